@@ -1,1 +1,329 @@
-from fastgan_kernels.reference import bias_act  # replaced by the kernel
+"""Bias, activation, gain and clamp in one pass.
+
+    y = clamp(gain * act(x + bias))
+
+The derivative m depends on the output alone (its sign tells the branch, its size whether it was clamped), so y is all
+that is saved. The first gradient is D(dy, 0), where the linear map
+
+    D(g, b) = (m(y) * (g + b), the same summed over all axes but the channels)
+
+is symmetric in (g, b): it is its own derivative, and gradients of every order are this one fused pass.
+"""
+
+import functools
+import math
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastgan_kernels import reference
+from fastgan_kernels.backend import runs_triton
+from fastgan_kernels.checks import check_feature_map, check_operand
+from fastgan_kernels.differentiable import DifferentiableOp
+from fastgan_kernels.layout import as_matrix, dense, empty_dense, tile_of_matrix
+from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
+from fastgan_kernels.reduction import sum_partials
+from fastgan_kernels.tiling import alignment, matrix_tiling
+
+ACTIVATIONS = ("linear", "relu", "lrelu")
+
+
+@triton.jit(do_not_specialize=["rows", "col_groups", "channels"])
+def _forward_kernel(
+    x_ptr,
+    bias_ptr,
+    y_ptr,
+    rows,
+    col_groups,
+    channels,
+    ACT: tl.constexpr,
+    SLOPE: tl.constexpr,
+    GAIN: tl.constexpr,
+    CLAMP: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    COL_ALIGN: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+):
+    col_tiles = tl.cdiv(col_groups * COL_ALIGN, BLOCK_COLS)
+    pid = tl.program_id(0)
+    row, col, offset, mask = tile_of_matrix(
+        pid // col_tiles, pid % col_tiles, rows, col_groups, COL_ALIGN, BLOCK_ROWS, BLOCK_COLS
+    )
+    # Constants become tensors of the right type here: in the interpreter a bare one is a float32.
+    y = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+    if bias_ptr is not None:
+        if CHANNELS_LAST:
+            bias = tl.load(bias_ptr + col, mask=col < channels, other=0.0)[None, :]
+        else:
+            bias = tl.load(bias_ptr + row % channels, mask=row < rows, other=0.0)[:, None]
+        y += bias.to(COMPUTE)
+    # Comparisons are turned so that NaN passes, as in torch.
+    if ACT == "relu":
+        y = tl.where(y <= 0, 0.0, y)
+    elif ACT == "lrelu":
+        y = tl.where(y > 0, y, y * tl.full((), SLOPE, COMPUTE))
+    y *= tl.full((), GAIN, COMPUTE)
+    if CLAMP is not None:
+        # The backward pass compares the stored output, so this compares what will be stored.
+        y = y.to(y_ptr.dtype.element_ty).to(COMPUTE)
+        limit = tl.full((), CLAMP, COMPUTE)
+        y = tl.where(tl.abs(y) >= limit, tl.where(y > 0, limit, -limit), y)
+    tl.store(y_ptr + offset, y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["rows", "col_groups", "channels"])
+def _derivative_kernel(
+    g_ptr,
+    b_ptr,
+    y_ptr,
+    dx_ptr,
+    partials_ptr,
+    rows,
+    col_groups,
+    channels,
+    ACT: tl.constexpr,
+    SLOPE: tl.constexpr,
+    GAIN: tl.constexpr,
+    CLAMP: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    COL_ALIGN: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
+    TILES: tl.constexpr,
+):
+    """dx = m(y) * (g + b) and its sums over each tile's share of a channel; an absent operand is None."""
+    cols = col_groups * COL_ALIGN
+    col_tiles = tl.cdiv(cols, BLOCK_COLS)
+    pid = tl.program_id(0)
+    col_tile = pid % col_tiles
+    column_sums = tl.zeros([BLOCK_COLS], dtype=COMPUTE)
+    for tile in range(TILES):
+        row_tile = pid // col_tiles * TILES + tile
+        row, col, offset, mask = tile_of_matrix(row_tile, col_tile, rows, col_groups, COL_ALIGN, BLOCK_ROWS, BLOCK_COLS)
+        if g_ptr is not None:
+            dx = tl.load(g_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+        else:
+            dx = tl.zeros([BLOCK_ROWS, BLOCK_COLS], dtype=COMPUTE)
+        if b_ptr is not None:
+            if CHANNELS_LAST:
+                dx += tl.load(b_ptr + col, mask=col < channels, other=0.0).to(COMPUTE)[None, :]
+            else:
+                dx += tl.load(b_ptr + row % channels, mask=row < rows, other=0.0).to(COMPUTE)[:, None]
+        dx *= tl.full((), GAIN, COMPUTE)
+        # Selections, not products: a closed branch passes no NaN, and NaN takes the branch that torch gives it.
+        if y_ptr is not None:
+            y = tl.load(y_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+            if ACT == "relu":
+                dx = tl.where(y <= 0, 0.0, dx)
+            elif ACT == "lrelu":
+                dx = tl.where(y > 0, dx, dx * tl.full((), SLOPE, COMPUTE))
+            if CLAMP is not None:
+                dx = tl.where(tl.abs(y) >= tl.full((), CLAMP, COMPUTE), 0.0, dx)
+        if dx_ptr is not None:
+            tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
+        if partials_ptr is not None:
+            dx = tl.where(mask, dx, 0.0)
+            if CHANNELS_LAST:
+                column_sums += tl.sum(dx, axis=0)
+            else:
+                tl.store(partials_ptr + row * col_tiles + col_tile, tl.sum(dx, axis=1), mask=row < rows)
+    if partials_ptr is not None:
+        if CHANNELS_LAST:
+            col = col_tile * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
+            row_program = (pid // col_tiles).to(tl.int64)
+            tl.store(partials_ptr + row_program * cols + col, column_sums, mask=col < cols)
+
+
+@functools.cache
+def _round_to(value: float | None, dtype: torch.dtype) -> float | None:
+    return None if value is None else torch.tensor(value, dtype=dtype).item()
+
+
+def _launch_forward(x: Tensor, bias: Tensor | None, act: str, slope: float, gain: float, clamp: float | None) -> Tensor:
+    x = dense(x)
+    y = torch.empty_like(x)
+    if y.numel() == 0:
+        return y
+    m = as_matrix(x)
+    tiling = matrix_tiling(m.rows, m.cols, x.element_size())
+    align = alignment(m.cols)
+    _forward_kernel[tiling.grid](
+        x,
+        None if bias is None else bias.contiguous(),
+        y,
+        m.rows,
+        m.cols // align,
+        m.channels,
+        ACT=act,
+        SLOPE=slope,
+        GAIN=gain,
+        CLAMP=_round_to(clamp, x.dtype),
+        CHANNELS_LAST=m.channels_last,
+        COMPUTE=triton_compute_dtype(x.dtype),
+        COL_ALIGN=align,
+        BLOCK_ROWS=tiling.block_rows,
+        BLOCK_COLS=tiling.block_cols,
+        num_warps=tiling.num_warps,
+    )
+    return y
+
+
+def _launch_derivative(
+    g: Tensor | None,
+    b: Tensor | None,
+    y: Tensor,
+    act: str,
+    slope: float,
+    gain: float,
+    clamp: float | None,
+    needs_dx: bool,
+    needs_dbias: bool,
+) -> tuple[Tensor, Tensor]:
+    y = dense(y)
+    dx = torch.empty_like(y) if needs_dx else y.new_empty(0)
+    sum_dtype = compute_dtype(y.dtype)
+    if y.numel() == 0:
+        return dx, y.new_zeros(y.shape[1] if needs_dbias else 0, dtype=sum_dtype)
+    m = as_matrix(y)
+    tiling = matrix_tiling(m.rows, m.cols, y.element_size(), column_sums=needs_dbias and m.channels_last)
+    align = alignment(m.cols)
+    partials = None
+    if needs_dbias:
+        if m.channels_last:
+            shape = (tiling.row_programs, m.channels, 1)
+        else:
+            shape = (m.rows // m.channels, m.channels, tiling.col_programs)
+        partials = y.new_empty(shape, dtype=sum_dtype)
+    reads_y = act != "linear" or clamp is not None
+    _derivative_kernel[tiling.grid](
+        None if g is None else dense(g, like=y),
+        None if b is None else b.contiguous(),
+        y if reads_y else None,
+        dx if needs_dx else None,
+        partials,
+        m.rows,
+        m.cols // align,
+        m.channels,
+        ACT=act,
+        SLOPE=slope,
+        GAIN=gain,
+        CLAMP=_round_to(clamp, y.dtype),
+        CHANNELS_LAST=m.channels_last,
+        COMPUTE=triton_compute_dtype(y.dtype),
+        COL_ALIGN=align,
+        BLOCK_ROWS=tiling.block_rows,
+        BLOCK_COLS=tiling.block_cols,
+        TILES=tiling.tiles_per_program,
+        num_warps=tiling.num_warps,
+    )
+    return dx, y.new_empty(0, dtype=sum_dtype) if partials is None else sum_partials(partials)
+
+
+def _fake_derivative(g: Tensor | None, b: Tensor | None, y: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+    needs_dx, needs_dbias = settings[-2:]
+    return (
+        empty_dense(y) if needs_dx else y.new_empty(0),
+        y.new_empty(y.shape[1] if needs_dbias else 0, dtype=compute_dtype(y.dtype)),
+    )
+
+
+def _save_for_derivative(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(inputs[2])
+    ctx.settings = inputs[3:-2]
+
+
+def _backward_of_derivative(ctx: Any, g: Tensor | None, b: Tensor | None) -> tuple[Tensor | None, ...]:
+    (y,) = ctx.saved_tensors
+    dg, db = _differentiate(ctx, g, b, y, *ctx.needs_input_grad[:2])
+    return dg, db, None, None, None, None, None, None, None
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], y: Tensor) -> None:
+    _, bias, *ctx.settings = inputs
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    act, _, _, clamp = ctx.settings
+    # A purely linear op has a constant derivative.
+    ctx.save_for_backward(*(() if act == "linear" and clamp is None else (y,)))
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    y = ctx.saved_tensors[0] if ctx.saved_tensors else dy
+    dx, dbias = _differentiate(ctx, dy, None, y, *ctx.needs_input_grad[:2])
+    return dx, None if dbias is None else dbias.to(ctx.bias_dtype), None, None, None, None
+
+
+def _differentiate(
+    ctx: Any, g: Tensor | None, b: Tensor | None, y: Tensor, needs_dx: bool, needs_dbias: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    if g is None and b is None:
+        return None, None
+    dx, dbias = _derivative(g, b, y, *ctx.settings, needs_dx, needs_dbias)
+    return dx if needs_dx else None, dbias if needs_dbias else None
+
+
+_derivative = DifferentiableOp(
+    "bias_act_derivative(Tensor? g, Tensor? b, Tensor y, str act, float slope, float gain, float? clamp, bool needs_dx,"
+    " bool needs_dbias) -> (Tensor, Tensor)",
+    launch=_launch_derivative,
+    fake=_fake_derivative,
+    setup_context=_save_for_derivative,
+    backward=_backward_of_derivative,
+)
+
+_bias_act = DifferentiableOp(
+    "bias_act(Tensor x, Tensor? bias, str act, float slope, float gain, float? clamp) -> Tensor",
+    launch=_launch_forward,
+    fake=lambda x, *_: empty_dense(x),
+    setup_context=_save_for_backward,
+    backward=_backward,
+)
+
+
+def bias_act(
+    x: Tensor,
+    bias: Tensor | None = None,
+    *,
+    act: str = "lrelu",
+    negative_slope: float = 0.2,
+    gain: float = 1.0,
+    clamp: float | None = None,
+) -> Tensor:
+    """Adds a bias, applies an activation, multiplies by a gain and clamps, in one pass.
+
+    Args:
+        x: [N, C, *spatial], any floating-point type; contiguous and channels-last are read as they are.
+        bias: [C], any floating-point type, or ``None``.
+        act: ``"linear"``, ``"relu"`` or ``"lrelu"``.
+        negative_slope: slope of ``"lrelu"`` below zero; finite, at least 0.
+        gain: finite, greater than 0. StyleGAN's layers use sqrt(2) (Karras et al. 2020, appendix B).
+        clamp: limits y to [-clamp, clamp], rounded to the type of ``x``; greater than 0, or ``None``. The gradient is 0
+            where abs(y) >= clamp.
+
+    Returns:
+        y in the shape, type and layout of ``x``. Differentiable to any order in ``x`` and ``bias``. Saves y, or nothing
+        where the op is linear.
+
+    Raises:
+        ValueError: for a shape, device or value other than those above.
+        TypeError: for an integer or complex tensor.
+    """
+    check_feature_map("bias_act", x)
+    if bias is not None:
+        check_operand("bias_act", "bias", bias, (x.shape[1],), x)
+    if act not in ACTIVATIONS:
+        raise ValueError(f"bias_act: act is {act!r}, expected one of {', '.join(map(repr, ACTIVATIONS))}")
+    if not 0 <= negative_slope < math.inf:
+        raise ValueError(f"bias_act: negative_slope is {negative_slope}, expected a finite number of at least 0")
+    if not 0 < gain < math.inf:
+        raise ValueError(f"bias_act: gain is {gain}, expected a finite number greater than 0")
+    if clamp is not None and not clamp > 0:
+        raise ValueError(f"bias_act: clamp is {clamp}, expected None or a number greater than 0")
+    if not runs_triton(x):
+        return reference.bias_act(x, bias, act=act, negative_slope=negative_slope, gain=gain, clamp=clamp)
+    return _bias_act(x, bias, act, float(negative_slope), float(gain), None if clamp is None else float(clamp))

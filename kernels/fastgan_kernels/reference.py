@@ -7,14 +7,12 @@ and return the type of ``x``. Arguments are those of the public functions, alrea
 import torch
 from torch import Tensor
 
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+from fastgan_kernels.precision import compute_dtype
 
 
 def _per_channel(v: Tensor, x: Tensor) -> Tensor:
     """Reshapes ``v`` ([C] or [N, C]) so that it broadcasts over the spatial axes of ``x`` [N, C, *spatial]."""
-    return v.to(_compute_dtype(x)).reshape(*v.shape, *(1,) * (x.dim() - 2))
+    return v.to(compute_dtype(x.dtype)).reshape(*v.shape, *(1,) * (x.dim() - 2))
 
 
 def bias_act(
@@ -27,7 +25,7 @@ def bias_act(
     clamp: float | None = None,
 ) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
-        y = x.to(_compute_dtype(x))
+        y = x.to(compute_dtype(x.dtype))
         if bias is not None:
             y = y + _per_channel(bias, x)
         if act == "relu":
@@ -36,16 +34,18 @@ def bias_act(
             y = torch.nn.functional.leaky_relu(y, negative_slope)
         if gain != 1.0:
             y = y * gain
+        y = y.to(x.dtype)
         if clamp is not None:
             # torch.clamp passes the gradient where |y| == clamp; a saturated output must not.
-            y = torch.where(y.abs() >= clamp, torch.sign(y) * clamp, y)
-        return y.to(x.dtype)
+            limit = torch.full((), clamp, dtype=x.dtype, device=x.device)
+            y = torch.where(y.abs() >= limit, torch.sign(y).detach() * limit, y)
+        return y
 
 
 def adain(x: Tensor, scale: Tensor, shift: Tensor, *, eps: float = 1e-5) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         spatial = tuple(range(2, x.dim()))
-        xc = x.to(_compute_dtype(x))
+        xc = x.to(compute_dtype(x.dtype))
         xc = xc - xc.mean(spatial, keepdim=True)
         rstd = torch.rsqrt(xc.square().mean(spatial, keepdim=True) + eps)
         y = xc * rstd * _per_channel(scale, x) + _per_channel(shift, x)

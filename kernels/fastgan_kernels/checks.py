@@ -1,0 +1,31 @@
+"""What the public functions refuse, in one sentence each."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_feature_map(op: str, x: Tensor) -> None:
+    """``x`` must be [N, C, *spatial] of a floating-point type."""
+    if x.dim() < 2:
+        raise ValueError(f"{op}: x has shape {list(x.shape)}, expected [N, C, *spatial]")
+    check_float(op, "x", x)
+
+
+def check_operand(op: str, name: str, operand: Tensor, shape: Sequence[int], x: Tensor) -> None:
+    """``operand`` must have ``shape``, a floating-point type and the device of ``x``."""
+    if list(operand.shape) != list(shape):
+        raise ValueError(
+            f"{op}: {name} has shape {list(operand.shape)}, expected {list(shape)} for x of shape {list(x.shape)}"
+        )
+    check_float(op, name, operand)
+    if operand.device != x.device:
+        raise ValueError(f"{op}: {name} is on {operand.device} and x on {x.device}, expected one device")
+
+
+def check_float(op: str, name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in FLOAT_TYPES:
+        raise TypeError(f"{op}: {name} is {tensor.dtype}, expected float16, bfloat16, float32 or float64")
