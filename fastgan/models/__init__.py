@@ -1,0 +1,53 @@
+"""Generators and discriminators, looked up by name.
+
+A model is a function from the shape of the images and of the latents to a pair of networks. Generators map standard
+normal latents [N, latent_dim] to images [N, C, H, W] in [-1, 1] and carry ``latent_dim`` as an attribute;
+discriminators map such images to raw logits [N], with no sigmoid.
+"""
+
+import difflib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import nn
+
+from fastgan.models.dcgan import build_dcgan
+
+
+class Networks(NamedTuple):
+    """A generator and the discriminator that it plays against."""
+
+    generator: nn.Module
+    discriminator: nn.Module
+
+
+MODELS: dict[str, Callable[..., tuple[nn.Module, nn.Module]]] = {"dcgan": build_dcgan}
+
+
+def build_networks(
+    model: str, *, resolution: int, num_channels: int, latent_dim: int = 100, base_channels: int | None = None
+) -> Networks:
+    """Builds the freshly initialised networks of a model, on the CPU, from torch's global random state.
+
+    Args:
+        model: a name in ``MODELS``.
+        resolution: height and width of the images, in pixels.
+        num_channels: channels of the images: 1 for grey, 3 for colour.
+        latent_dim: length of a latent.
+        base_channels: the width that the model's other widths follow from; ``None`` for the model's own default.
+
+    Raises:
+        ValueError: for an unknown name, or a resolution or width that the model does not have; one sentence.
+    """
+    if model not in MODELS:
+        nearest = difflib.get_close_matches(model, MODELS, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"no model is called {model!r} (there is {', '.join(MODELS)}){hint}")
+    return Networks(
+        *MODELS[model](
+            resolution=resolution, num_channels=num_channels, latent_dim=latent_dim, base_channels=base_channels
+        )
+    )
+
+
+__all__ = ["MODELS", "Networks", "build_networks"]

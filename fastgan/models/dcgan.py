@@ -1,0 +1,221 @@
+"""DCGAN at 28x28 and at every power of two from 16 to 256.
+
+Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial
+Networks", 2016 (https://arxiv.org/abs/1511.06434), section 3. Where a leaky ReLU follows a biased convolution, both
+are one :class:`fastgan.nn.BiasAct` after a convolution without bias; it holds the same parameters.
+"""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from fastgan.nn import BiasAct
+
+RESOLUTIONS = (16, 28, 32, 64, 128, 256)
+DEFAULT_BASE_CHANNELS = 128
+DEFAULT_BASE_CHANNELS_28 = 64
+
+
+def build_dcgan(
+    *, resolution: int, num_channels: int, latent_dim: int = 100, base_channels: int | None = None
+) -> tuple[nn.Module, nn.Module]:
+    """Builds the generator and the discriminator for a resolution, 28 or a power of two from 16 to 256.
+
+    Args:
+        resolution: height and width of the images, in pixels.
+        num_channels: channels of the images.
+        latent_dim: length of a latent.
+        base_channels: channels of the generator's last map before the image, which the other widths follow from; 64 by
+            default at 28 and 128 elsewhere.
+
+    Raises:
+        ValueError: for another resolution, or ``base_channels`` that do not divide by 4 at 28; one sentence.
+    """
+    if resolution not in RESOLUTIONS:
+        *others, last = RESOLUTIONS
+        raise ValueError(
+            f"dcgan has no networks for resolution {resolution}, only for {', '.join(map(str, others))} and {last}"
+        )
+    if resolution == 28:
+        base = DEFAULT_BASE_CHANNELS_28 if base_channels is None else base_channels
+        if base % 4:
+            raise ValueError(f"dcgan at resolution 28 needs base_channels that divide by 4, not {base}")
+        return (
+            DCGAN28Generator(num_channels, latent_dim, base_channels=base),
+            DCGAN28Discriminator(num_channels, base_channels=base),
+        )
+    base = DEFAULT_BASE_CHANNELS if base_channels is None else base_channels
+    return (
+        DCGANGenerator(resolution, num_channels, latent_dim, base_channels=base),
+        DCGANDiscriminator(resolution, num_channels, base_channels=base),
+    )
+
+
+def widths(resolution: int, base_channels: int) -> list[int]:
+    """Channels of the maps between image and latent, from 4x4 up to half the image's size.
+
+    The map at half the image's size has ``base_channels``; each halving of the size doubles them, up to
+    ``8 * base_channels``. With 128 at resolution 64 that is the paper's 1024, 512, 256, 128.
+    """
+    num_maps = (resolution // 4).bit_length() - 1
+    return [base_channels * min(2**i, 8) for i in reversed(range(num_maps))]
+
+
+class DCGANGenerator(nn.Module):
+    """Projection to 4x4, then transposed convolutions 4x4 of stride 2; batch norm and ReLU except at the image.
+
+    Args:
+        resolution: height and width of the images, a power of two from 16 to 256.
+        num_channels: channels of the images.
+        latent_dim: length of a latent.
+        base_channels: see :func:`widths`.
+
+    Shape:
+        [N, latent_dim] to [N, num_channels, resolution, resolution] in [-1, 1].
+    """
+
+    def __init__(
+        self, resolution: int, num_channels: int, latent_dim: int = 100, *, base_channels: int = DEFAULT_BASE_CHANNELS
+    ) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        channels = widths(resolution, base_channels)
+        layers: list[nn.Module] = [
+            nn.Linear(latent_dim, channels[0] * 16, bias=False),
+            nn.Unflatten(1, (channels[0], 4, 4)),
+            nn.BatchNorm2d(channels[0]),
+            nn.ReLU(),
+        ]
+        for c_in, c_out in pairwise(channels):
+            layers += [
+                nn.ConvTranspose2d(c_in, c_out, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(c_out),
+                nn.ReLU(),
+            ]
+        layers += [nn.ConvTranspose2d(channels[-1], num_channels, 4, stride=2, padding=1), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+        self.apply(_init_weights)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.layers(latents)
+
+
+class DCGANDiscriminator(nn.Module):
+    """Convolutions 4x4 of stride 2 down to 4x4; leaky ReLU 0.2, and batch norm except at the image.
+
+    Args:
+        resolution: height and width of the images, a power of two from 16 to 256.
+        num_channels: channels of the images.
+        base_channels: see :func:`widths`.
+
+    Shape:
+        [N, num_channels, resolution, resolution] to logits [N].
+    """
+
+    def __init__(self, resolution: int, num_channels: int, *, base_channels: int = DEFAULT_BASE_CHANNELS) -> None:
+        super().__init__()
+        channels = widths(resolution, base_channels)[::-1]
+        layers: list[nn.Module] = [
+            nn.Conv2d(num_channels, channels[0], 4, stride=2, padding=1, bias=False),
+            BiasAct(channels[0], act="lrelu", negative_slope=0.2),
+        ]
+        for c_in, c_out in pairwise(channels):
+            layers += [
+                nn.Conv2d(c_in, c_out, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(c_out),
+                nn.LeakyReLU(0.2),
+            ]
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * 16, 1))
+        self.apply(_init_weights)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images).squeeze(1)
+
+
+class DCGAN28Generator(nn.Module):
+    """The 28x28 generator: a linear layer to 128x7x7, then twice nearest x2 and a 3x3 convolution, to 128 and 64.
+
+    856,065 parameters for one channel and a latent of 100.
+
+    Args:
+        num_channels: channels of the images.
+        latent_dim: length of a latent.
+        base_channels: channels of the last map, in place of 64; the other two have twice as many.
+
+    Shape:
+        [N, latent_dim] to [N, num_channels, 28, 28] in [-1, 1].
+    """
+
+    def __init__(
+        self, num_channels: int = 1, latent_dim: int = 100, *, base_channels: int = DEFAULT_BASE_CHANNELS_28
+    ) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        narrow, wide = base_channels, 2 * base_channels
+        self.layers = nn.Sequential(
+            nn.Linear(latent_dim, wide * 7 * 7),
+            nn.Unflatten(1, (wide, 7, 7)),
+            nn.BatchNorm2d(wide),
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            nn.Conv2d(wide, wide, 3, padding=1),
+            nn.BatchNorm2d(wide),
+            nn.ReLU(),
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            nn.Conv2d(wide, narrow, 3, padding=1),
+            nn.BatchNorm2d(narrow),
+            nn.ReLU(),
+            nn.Conv2d(narrow, num_channels, 3, padding=1),
+            nn.Tanh(),
+        )
+        self.apply(_init_weights)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.layers(latents)
+
+
+class DCGAN28Discriminator(nn.Module):
+    """The 28x28 discriminator: four 3x3 convolutions of stride 2 to 16, 32, 64 and 128 channels, and a linear head.
+
+    98,113 parameters for one channel.
+
+    Args:
+        num_channels: channels of the images.
+        base_channels: channels of the third map, in place of 64, divisible by 4; each map has twice those before it.
+
+    Shape:
+        [N, num_channels, 28, 28] to logits [N].
+    """
+
+    def __init__(self, num_channels: int = 1, *, base_channels: int = DEFAULT_BASE_CHANNELS_28) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        c_in = num_channels
+        for i in range(4):
+            c_out = base_channels // 4 * 2**i
+            layers += [
+                nn.Conv2d(c_in, c_out, 3, stride=2, padding=1, bias=False),
+                BiasAct(c_out, act="lrelu", negative_slope=0.2),
+                nn.Dropout2d(0.25),
+            ]
+            if i > 0:
+                layers.append(nn.BatchNorm2d(c_out))
+            c_in = c_out
+        # 28 halves to 14, 7, 4 and 2: the head sees maps of 2x2, not of 1x1.
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(c_in * 2 * 2, 1))
+        self.apply(_init_weights)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images).squeeze(1)
+
+
+def _init_weights(module: nn.Module) -> None:
+    """Weights from a normal distribution of standard deviation 0.02 (section 4 of the paper), biases zero.
+
+    The scales of batch norm are drawn around 1, as in the authors' code.
+    """
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)

@@ -1,0 +1,94 @@
+"""Images out of a trained generator, and grids of them."""
+
+import math
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fastgan.data import to_uint8
+
+
+def draw_latents(count: int, latent_dim: int, *, seed: int) -> Tensor:
+    """Draws standard normal latents, float32 [count, latent_dim] on the CPU; row i depends on ``seed`` and i alone."""
+    random = torch.Generator().manual_seed(seed)
+    # Row by row: a single call fills its last values differently when more rows are asked for.
+    return torch.stack([torch.randn(latent_dim, generator=random) for _ in range(count)])
+
+
+@torch.inference_mode()
+def render(generator: nn.Module, latents: Tensor, *, batch_size: int = 64) -> Tensor:
+    """Runs a generator in evaluation mode, in batches, and leaves it in the mode that it was in.
+
+    Args:
+        generator: maps latents [n, latent_dim] to images [n, C, H, W] in [-1, 1].
+        latents: [N, latent_dim], on any device.
+        batch_size: how many images are made at a time; in evaluation mode no image depends on its batch.
+
+    Returns:
+        float32 [N, C, H, W] in [-1, 1], on the CPU.
+    """
+    device = next(generator.parameters()).device
+    was_training = generator.training
+    generator.eval()
+    try:
+        return torch.cat([generator(batch.to(device)).float().cpu() for batch in latents.split(batch_size)])
+    finally:
+        generator.train(was_training)
+
+
+def generate(generator: nn.Module, count: int, *, seed: int = 0, batch_size: int = 64) -> Tensor:
+    """Generates images from a seed.
+
+    The same seed gives the same images, and more of them when ``count`` grows, whatever the batch size, as far as
+    floating-point sums are the same in batches of different sizes.
+
+    Args:
+        generator: as in :func:`render`, with ``latent_dim``.
+        count: how many images, at least 1.
+        seed: from 0 to 2**63 - 1.
+        batch_size: how many are made at a time.
+
+    Returns:
+        float32 [count, C, H, W] in [-1, 1], on the CPU.
+    """
+    return render(generator, draw_latents(count, generator.latent_dim, seed=seed), batch_size=batch_size)
+
+
+def image_grid(images: Tensor, *, columns: int | None = None, padding: int = 2) -> Tensor:
+    """Lays images out row by row on black, with ``padding`` pixels around and between them.
+
+    Args:
+        images: [N, C, H, W] in [-1, 1], N at least 1.
+        columns: images a row; by default as square as N allows.
+        padding: pixels.
+
+    Returns:
+        uint8 [C, H', W']; 16 images of 28x28 in 4 columns with padding 2 make 122x122.
+    """
+    count, channels, height, width = images.shape
+    if columns is None:
+        columns = math.ceil(math.sqrt(count))
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    pixels = to_uint8(images)
+    grid = pixels.new_zeros(channels, rows * (height + padding) + padding, columns * (width + padding) + padding)
+    for i, image in enumerate(pixels):
+        top = padding + i // columns * (height + padding)
+        left = padding + i % columns * (width + padding)
+        grid[:, top : top + height, left : left + width] = image
+    return grid
+
+
+def save_png(pixels: Tensor, path: Path) -> None:
+    """Writes uint8 pixels [C, H, W], grey (C = 1) or colour (C = 3), as a PNG file."""
+    array = pixels.permute(1, 2, 0).cpu().numpy()
+    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(path)
+
+
+def save_images(images: Tensor, folder: Path) -> None:
+    """Writes images [N, C, H, W] in [-1, 1] to an existing folder: ``grid.png``, and ``00000.png`` and so on."""
+    save_png(image_grid(images), folder / "grid.png")
+    for i, pixels in enumerate(to_uint8(images)):
+        save_png(pixels, folder / f"{i:05d}.png")

@@ -1,0 +1,237 @@
+"""Every setting of a training run, in one typed place.
+
+This module imports the standard library alone, so that ``fastgan --help`` need not wait for torch.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+# TOML's own limit.
+_INT64_MAX = 2**63 - 1
+
+
+class SettingsError(ValueError):
+    """A setting that is unknown, ill-typed, out of range or impossible here. The message is one sentence."""
+
+
+class Range(NamedTuple):
+    """An interval of numbers, closed unless said otherwise."""
+
+    low: float
+    high: float = math.inf
+    above_low: bool = False
+    below_high: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        assert isinstance(value, int | float)
+        over = value > self.low if self.above_low else value >= self.low
+        under = value < self.high if self.below_high else value <= self.high
+        return over and under and math.isfinite(value)
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.above_low else 'at least'} {self.low}"
+        return low if self.high == math.inf else f"{low} and {'below' if self.below_high else 'at most'} {self.high}"
+
+
+def _setting(default: Any, help: str, valid: Range | re.Pattern[str] | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "valid": valid})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The settings of a run. Each field's metadata holds its help and what is valid.
+
+    Raises:
+        SettingsError: for a value of the wrong type or out of range.
+    """
+
+    data: str = _setting("digits", "images: 'digits' (bundled), a folder, a zip, an IDX file, .npy or .npz")
+    resolution: int = _setting(32, "height and width of the images in pixels; others are resized to it", Range(1, 4096))
+    model: str = _setting("dcgan", "architecture, by its name in fastgan.models")
+    base_channels: int = _setting(
+        0, "width that the networks' other widths follow from; 0 for the model's own", Range(0, 4096)
+    )
+    latent_dim: int = _setting(100, "length of a latent", Range(1, 65536))
+    loss: str = _setting("non-saturating", "adversarial loss, by its name in fastgan.losses")
+    batch_size: int = _setting(64, "images in a step", Range(2, 2**20))
+    steps: int = _setting(1500, "steps to train in all; a step updates both networks once", Range(1, _INT64_MAX))
+    lr: float = _setting(2e-4, "learning rate of both Adam optimizers", Range(0, 1, above_low=True))
+    beta1: float = _setting(0.5, "Adam's decay of the mean gradient", Range(0, 1, below_high=True))
+    beta2: float = _setting(0.999, "Adam's decay of the mean squared gradient", Range(0, 1, below_high=True))
+    ema_decay: float = _setting(
+        0.999,
+        "decay of the generator's moving average, a step; (1 + t) / (10 + t) where that is less at step t",
+        Range(0, 1, below_high=True),
+    )
+    seed: int = _setting(0, "seed of weights, data order, latents and dropout", Range(0, _INT64_MAX))
+    device: str = _setting(
+        "auto", "auto (a GPU where there is one), cpu, cuda or cuda:INDEX", re.compile(r"auto|cpu|cuda(:\d{1,4})?")
+    )
+    log_every: int = _setting(50, "steps between reports of the losses", Range(1, _INT64_MAX))
+    sample_every: int = _setting(500, "steps between sample grids", Range(1, _INT64_MAX))
+    checkpoint_every: int = _setting(500, "steps between checkpoints", Range(1, _INT64_MAX))
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            # The class is frozen for everybody else: an integer where a float belongs is stored as a float.
+            object.__setattr__(self, f.name, _checked(f, getattr(self, f.name)))
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, Any], *, source: str = "") -> Self:
+        """Makes a config from names and values; what is absent takes its default.
+
+        Args:
+            settings: values by name, typed as TOML types them.
+            source: where they come from, for the messages.
+
+        Raises:
+            SettingsError: for an unknown name, with the nearest valid one, or a value that is not valid.
+        """
+        check_names(settings, source=source)
+        return cls(**settings)
+
+
+def check_names(settings: Mapping[str, Any], *, source: str = "") -> None:
+    """Refuses names that are no settings, with the nearest that is.
+
+    Raises:
+        SettingsError: one sentence.
+    """
+    for name in settings:
+        _field(name, source)
+
+
+def parse_assignment(assignment: str) -> tuple[str, Any]:
+    """Reads ``key=value`` as the type of the setting ``key``; text is taken as it stands, without quotes.
+
+    Raises:
+        SettingsError: one sentence.
+    """
+    name, equals, text = assignment.partition("=")
+    name = name.strip()
+    if not equals:
+        raise SettingsError(f"--set takes key=value, not {assignment!r}")
+    f = _field(name, "--set")
+    if f.type is str:
+        return name, text
+    try:
+        return name, f.type(text)
+    except ValueError:
+        raise SettingsError(f"setting {name!r} is {text!r}, expected {_expected(f)}") from None
+
+
+def load_settings(path: Path) -> dict[str, Any]:
+    """Reads a TOML file of settings; names are checked, values are not yet.
+
+    Raises:
+        SettingsError: for a file that is missing, not TOML, or names an unknown setting; one sentence.
+    """
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"settings file {str(path)!r} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"settings file {str(path)!r} is not valid TOML: {error}") from None
+    check_names(settings, source=str(path))
+    return settings
+
+
+def to_toml(config: TrainingConfig) -> str:
+    """Writes a config as TOML that :func:`load_settings` reads back to an equal one."""
+    lines = [f"{f.name} = {_toml_value(getattr(config, f.name))}" for f in dataclasses.fields(config)]
+    return "\n".join(lines) + "\n"
+
+
+def preset_names() -> list[str]:
+    """Names of the presets: the TOML files in ``fastgan/training/presets``."""
+    return sorted(p.name.removesuffix(".toml") for p in _presets().iterdir() if p.name.endswith(".toml"))
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """Reads the settings of a preset.
+
+    Raises:
+        SettingsError: for an unknown name, with the nearest that exists.
+    """
+    names = preset_names()
+    if name not in names:
+        raise SettingsError(f"no preset is called {name!r} (there is {', '.join(names)}){_nearest(name, names)}")
+    return load_settings(_presets() / f"{name}.toml")
+
+
+def describe_settings() -> list[tuple[str, str, str, str]]:
+    """Name, type, default and help of every setting, in order."""
+    rows = []
+    for f in dataclasses.fields(TrainingConfig):
+        valid = f.metadata["valid"]
+        limits = f" ({valid})" if isinstance(valid, Range) and valid.high < _INT64_MAX else ""
+        rows.append((f.name, f.type.__name__, str(f.default), f.metadata["help"] + limits))
+    return rows
+
+
+def _presets() -> Path:
+    # The package is always installed as files: wheels and editable installs are both unpacked.
+    return Path(str(files("fastgan.training"))) / "presets"
+
+
+def _field(name: str, source: str) -> dataclasses.Field[Any]:
+    known = {f.name: f for f in dataclasses.fields(TrainingConfig)}
+    if name not in known:
+        where = f" in {source}" if source else ""
+        raise SettingsError(f"unknown setting {name!r}{where}{_nearest(name, list(known))}")
+    return known[name]
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else f"; valid names are {', '.join(names)}"
+
+
+def _checked(f: dataclasses.Field[Any], value: Any) -> Any:
+    if f.type is float and type(value) is int:
+        value = float(value)
+    valid = f.metadata["valid"]
+    if type(value) is not f.type:  # bool is an int to isinstance
+        ok = False
+    elif isinstance(valid, Range):
+        ok = value in valid
+    elif f.type is str:
+        ok = _is_text(value) and (valid is None or valid.fullmatch(value) is not None)
+    else:
+        ok = True
+    if not ok:
+        raise SettingsError(f"setting {f.name!r} is {value!r}, expected {_expected(f)}")
+    return value
+
+
+def _is_text(value: str) -> bool:
+    """False for what UTF-8, and so TOML, cannot hold, such as half of a surrogate pair."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _expected(f: dataclasses.Field[Any]) -> str:
+    valid = f.metadata["valid"]
+    kind = {int: "an integer", float: "a number", str: "text"}[f.type]
+    if isinstance(valid, re.Pattern):
+        return str(f.metadata["help"])
+    return kind if valid is None else f"{kind} {valid}"
+
+
+def _toml_value(value: str | int | float) -> str:
+    if isinstance(value, str):
+        # JSON's escapes are TOML's; TOML alone forbids a bare DEL.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)

@@ -1,0 +1,170 @@
+"""The networks, optimizers and random state of a run, and one step of training."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastgan.data import normalize
+from fastgan.losses import get_loss
+from fastgan.models import build_networks
+from fastgan.training.averaging import AveragedNetwork
+from fastgan.training.config import SettingsError, TrainingConfig
+
+
+class Engine:
+    """Everything that a step reads and writes.
+
+    The step itself never waits for the device: losses add up there until :meth:`mean_losses` reads them.
+
+    Args:
+        config: the settings.
+        images: the data set, uint8 [N, C, H, W]; kept on the device, sampled there with replacement.
+        device: where to train.
+
+    Raises:
+        SettingsError: for a model or loss that is not there, or a resolution that the model does not have.
+    """
+
+    def __init__(self, config: TrainingConfig, images: Tensor, device: torch.device) -> None:
+        # Weights and dropout draw from torch's global state; data and latents from a generator on the device.
+        torch.manual_seed(config.seed)
+        self.architecture = {
+            "model": config.model,
+            "resolution": images.shape[-1],
+            "num_channels": images.shape[1],
+            "latent_dim": config.latent_dim,
+            "base_channels": config.base_channels or None,
+        }
+        try:
+            networks = build_networks(**self.architecture)
+            self.loss = get_loss(config.loss)
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
+        self.config = config
+        self.device = device
+        self.images = images.to(device)
+        self.generator = networks.generator.to(device)
+        self.discriminator = networks.discriminator.to(device)
+        self.averaged = AveragedNetwork(self.generator, config.ema_decay)
+        self.generator_optimizer = self._adam(self.generator)
+        self.discriminator_optimizer = self._adam(self.discriminator)
+        self.random = torch.Generator(device).manual_seed(config.seed)
+        self.step_count = 0
+        self.loss_sums = torch.zeros(2, device=device)
+        self.num_summed = 0
+        self._discriminator_parameters = list(self.discriminator.parameters())
+
+    def _adam(self, network: nn.Module) -> torch.optim.Adam:
+        config = self.config
+        return torch.optim.Adam(network.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+
+    def step(self) -> None:
+        """Trains the discriminator and the generator once each, on one batch of latents, and updates the average."""
+        size = self.config.batch_size
+        chosen = torch.randint(len(self.images), (size,), device=self.device, generator=self.random)
+        real = normalize(self.images[chosen])
+        latents = torch.randn(size, self.config.latent_dim, device=self.device, generator=self.random)
+        fake = self.generator(latents)
+
+        discriminator_loss = self.loss.discriminator(self.discriminator(real), self.discriminator(fake.detach()))
+        self.discriminator_optimizer.zero_grad()
+        discriminator_loss.backward()
+        self.discriminator_optimizer.step()
+
+        # The generator's gradient passes through the discriminator, whose own weights need none now.
+        for parameter in self._discriminator_parameters:
+            parameter.requires_grad_(False)
+        generator_loss = self.loss.generator(self.discriminator(fake))
+        self.generator_optimizer.zero_grad()
+        generator_loss.backward()
+        self.generator_optimizer.step()
+        for parameter in self._discriminator_parameters:
+            parameter.requires_grad_(True)
+
+        self.step_count += 1
+        self.averaged.update(self.step_count)
+        self.loss_sums += torch.stack((discriminator_loss.detach(), generator_loss.detach()))
+        self.num_summed += 1
+
+    def mean_losses(self) -> dict[str, float]:
+        """Means over the steps since :meth:`reset_losses`; waits for the device."""
+        discriminator, generator = (self.loss_sums / max(self.num_summed, 1)).tolist()
+        return {"discriminator_loss": discriminator, "generator_loss": generator}
+
+    def reset_losses(self) -> None:
+        self.loss_sums.zero_()
+        self.num_summed = 0
+
+    def is_finite(self) -> bool:
+        """False where a loss since the last reset, a weight or an average is infinite or not a number."""
+        tensors = [self.loss_sums, *self.generator.state_dict().values(), *self.discriminator.state_dict().values()]
+        return bool(torch.stack([t.isfinite().all() for t in tensors]).all())
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """The whole state in tensors, by file and name; the other half is :meth:`state`."""
+        training: dict[str, Tensor] = {
+            "loss_sums": self.loss_sums,
+            "random.device": self.random.get_state(),
+            "random.cpu": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            training["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        for name, optimizer in self._optimizers().items():
+            for index, values in optimizer.state_dict()["state"].items():
+                for key, value in values.items():
+                    training[f"{name}.{index}.{key}"] = value
+        return {
+            "generator": self.generator.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "averaged_generator": self.averaged.module.state_dict(),
+            "training": training,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """What of the state is no tensor, as JSON types."""
+        return {
+            "architecture": self.architecture,
+            "device": self.device.type,
+            "num_summed": self.num_summed,
+            "step": self.step_count,
+        }
+
+    def load(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        """Takes over what :meth:`tensors` and :meth:`state` gave.
+
+        Raises:
+            SettingsError: for a state of another architecture or kind of device; one sentence.
+        """
+        for key, value in self.architecture.items():
+            if state["architecture"][key] != value:
+                raise SettingsError(f"the checkpoint has {key} {state['architecture'][key]!r}, the run {value!r}")
+        if state["device"] != self.device.type:
+            raise SettingsError(
+                f"the checkpoint was written on {state['device']}, whose random state does not go on on "
+                f"{self.device.type}; resume it with device {state['device']!r}"
+            )
+        self.generator.load_state_dict(tensors["generator"])
+        self.discriminator.load_state_dict(tensors["discriminator"])
+        self.averaged.module.load_state_dict(tensors["averaged_generator"])
+        training = tensors["training"]
+        for name, optimizer in self._optimizers().items():
+            values: dict[int, dict[str, Tensor]] = {}
+            for key, value in training.items():
+                if key.startswith(f"{name}."):
+                    _, index, entry = key.split(".")
+                    values.setdefault(int(index), {})[entry] = value
+            optimizer.load_state_dict({"state": values, "param_groups": optimizer.state_dict()["param_groups"]})
+        self.loss_sums.copy_(training["loss_sums"])
+        self.num_summed = state["num_summed"]
+        self.step_count = state["step"]
+        self.random.set_state(training["random.device"])
+        torch.set_rng_state(training["random.cpu"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(training["random.cuda"], self.device)
+
+    def _optimizers(self) -> dict[str, torch.optim.Adam]:
+        return {
+            "generator_optimizer": self.generator_optimizer,
+            "discriminator_optimizer": self.discriminator_optimizer,
+        }

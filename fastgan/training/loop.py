@@ -1,0 +1,185 @@
+"""A run from its first step, or its latest checkpoint, to its last."""
+
+import dataclasses
+import os
+import shlex
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+from rich.console import Console
+
+from fastgan.data import load_dataset
+from fastgan.sampling import draw_latents, render
+from fastgan.training.checkpoints import (
+    CheckpointError,
+    latest_checkpoint,
+    load_checkpoint,
+    require_checkpoint,
+    save_checkpoint,
+)
+from fastgan.training.config import SettingsError, TrainingConfig, load_settings, to_toml
+from fastgan.training.device import resolve_device
+from fastgan.training.engine import Engine
+from fastgan.training.reporting import Reporter
+
+_CONFIG_FILE = "config.toml"
+_NUM_SAMPLES = 64
+
+
+class NonFiniteError(RuntimeError):
+    """Training has left the finite numbers. The message is one sentence."""
+
+
+def start_run(config: TrainingConfig, run: Path, *, console: Console) -> signal.Signals | None:
+    """Trains from the start, into a folder without a checkpoint; what an earlier start left there is replaced.
+
+    Returns:
+        The signal that ended it before its last step, after saving, or None.
+
+    Raises:
+        SettingsError, DataError, CheckpointError: for what cannot be trained; one sentence, before anything is written.
+        NonFiniteError: see :func:`resume_run`.
+    """
+    if latest_checkpoint(run) is not None:
+        raise CheckpointError(
+            f"run {str(run)!r} has a checkpoint already; go on with {resume_command(run)!r}, or give another --out"
+        )
+    engine = _make_engine(config)
+    try:
+        (run / "samples").mkdir(parents=True, exist_ok=True)
+        for stale in (*run.glob("samples/*.png"), *run.glob("tensorboard/events.*"), *run.glob("metrics.jsonl")):
+            stale.unlink()
+        _write_config(config, run)
+    except OSError as error:
+        raise CheckpointError(f"run folder {str(run)!r} cannot be written: {error.strerror}") from None
+    return _train(engine, run, console)
+
+
+def resume_run(run: Path, *, steps: int | None = None, console: Console) -> signal.Signals | None:
+    """Goes on from the latest checkpoint with the settings of the run's ``config.toml``, as if never interrupted.
+
+    Args:
+        run: the run's folder.
+        steps: a new last step, in place of the one in the settings.
+        console: where to show progress.
+
+    Returns:
+        As :func:`start_run`.
+
+    Raises:
+        SettingsError, DataError, CheckpointError: for a folder that is no run, or cannot go on; one sentence.
+        NonFiniteError: when a loss, a weight or an average is infinite or not a number; nothing is saved then, so the
+            latest checkpoint is from before.
+    """
+    checkpoint = require_checkpoint(run)
+    config = TrainingConfig.from_mapping(load_settings(run / _CONFIG_FILE), source=str(run / _CONFIG_FILE))
+    if steps is not None:
+        config = dataclasses.replace(config, steps=steps)
+    engine = _make_engine(config)
+    tensors, state = load_checkpoint(checkpoint, *engine.tensors())
+    engine.load(tensors, state)
+    if engine.step_count > config.steps:
+        raise SettingsError(f"run {str(run)!r} is at step {engine.step_count} already, past --steps {config.steps}")
+    if engine.step_count == config.steps:
+        console.print(f"The run is at its last step, {config.steps}; train on with --steps and a larger number.")
+        return None
+    _write_config(config, run)
+    return _train(engine, run, console)
+
+
+def resume_command(run: Path) -> str:
+    """The command that goes on with a run."""
+    return f"fastgan train --resume {shlex.quote(str(run))}"
+
+
+def _make_engine(config: TrainingConfig) -> Engine:
+    device = resolve_device(config.device)
+    return Engine(config, load_dataset(config.data, resolution=config.resolution).images, device)
+
+
+def _write_config(config: TrainingConfig, run: Path) -> None:
+    temporary = run / f".{_CONFIG_FILE}.partial"
+    temporary.write_text(to_toml(config), encoding="utf-8")
+    os.replace(temporary, run / _CONFIG_FILE)
+
+
+def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None:
+    config = engine.config
+    latents = draw_latents(_NUM_SAMPLES, config.latent_dim, seed=config.seed)
+    began = time.perf_counter()
+    saved = engine.step_count
+    with StopSignals() as stop, Reporter(run, config, step=engine.step_count, console=console) as reporter:
+        while engine.step_count < config.steps and stop.received is None:
+            engine.step()
+            step = engine.step_count
+            last = step == config.steps
+            reporter.advance(step)
+            if step % config.log_every == 0 or last:
+                _require_finite(engine, run)
+                reporter.losses(step, engine.mean_losses())
+                # The last report may cut an interval short; its sums stay, for a run that goes on with more steps.
+                if step % config.log_every == 0:
+                    engine.reset_losses()
+            if step % config.sample_every == 0 or last:
+                reporter.samples(step, render(engine.averaged.module, latents))
+            if step % config.checkpoint_every == 0:
+                _save(engine, run)
+                saved = step
+        if saved != engine.step_count or latest_checkpoint(run) is None:
+            _save(engine, run)
+    step = engine.step_count
+    if step < config.steps:
+        console.print(f"Stopped at step {step} of {config.steps} and saved. Go on with:\n  {resume_command(run)}")
+        return stop.received
+    seconds = round(time.perf_counter() - began)
+    console.print(
+        f"Trained to step {step} in {seconds // 60}:{seconds % 60:02d}. Samples are in {run / 'samples'}; make more "
+        f"with:\n  fastgan generate {shlex.quote(str(run))}"
+    )
+    return None
+
+
+def _save(engine: Engine, run: Path) -> None:
+    _require_finite(engine, run)
+    save_checkpoint(run, engine.step_count, engine.tensors(), engine.state())
+
+
+def _require_finite(engine: Engine, run: Path) -> None:
+    if not engine.is_finite():
+        checkpoint = latest_checkpoint(run)
+        kept = f"the latest checkpoint, {checkpoint}, is from before" if checkpoint else "no checkpoint was written"
+        raise NonFiniteError(
+            f"a loss or a weight stopped being a finite number by step {engine.step_count}; {kept}; try a lower lr"
+        )
+
+
+class StopSignals:
+    """Notes SIGINT and SIGTERM instead of dying of them; a second SIGINT raises KeyboardInterrupt.
+
+    Outside the main thread, where Python allows no handlers, it notes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)

@@ -1,0 +1,124 @@
+"""What a run tells while it trains: progress in the terminal, metrics.jsonl, TensorBoard and sample grids."""
+
+import json
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from fastgan.sampling import image_grid, save_png
+from fastgan.training.config import TrainingConfig
+
+_SECONDS_BETWEEN_REFRESHES = 0.5
+
+
+class Reporter:
+    """Writes ``metrics.jsonl``, ``tensorboard/`` and ``samples/`` in a run's folder, and shows progress.
+
+    A terminal gets a progress bar, a pipe or file one line at each report.
+
+    Args:
+        run: the run's folder.
+        config: its settings.
+        step: how many steps have been trained; later entries, of a run that was cut off after its last checkpoint, are
+            taken out.
+        console: where to show progress.
+    """
+
+    def __init__(self, run: Path, config: TrainingConfig, *, step: int, console: Console) -> None:
+        self._run = run
+        self._config = config
+        self._console = console
+        self._last_step = step
+        self._next_refresh = 0.0
+        metrics = run / "metrics.jsonl"
+        _drop_rows_after(metrics, step, every=config.log_every)
+        self._metrics = metrics.open("a", encoding="utf-8")
+        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        (run / "samples").mkdir(exist_ok=True)
+        # Refreshed from the loop: a thread of its own would take time from it ten times a second.
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[losses]}"),
+            TimeRemainingColumn(),
+            console=console,
+            auto_refresh=False,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=config.steps, completed=step, losses="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        self._last_time = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.refresh()
+        self._progress.stop()
+        self._metrics.close()
+        self._writer.close()
+
+    def advance(self, step: int) -> None:
+        """Called after every step; shows it now and then."""
+        now = time.perf_counter()
+        if now >= self._next_refresh:
+            self._next_refresh = now + _SECONDS_BETWEEN_REFRESHES
+            self._progress.update(self._task, completed=step, refresh=True)
+
+    def losses(self, step: int, losses: dict[str, float]) -> None:
+        """Reports mean losses up to ``step``, with the throughput since the last report, all pauses included."""
+        now = time.perf_counter()
+        seconds = now - self._last_time
+        images_per_second = (step - self._last_step) * self._config.batch_size / seconds
+        left = (self._config.steps - step) * seconds / max(step - self._last_step, 1)
+        self._last_time, self._last_step = now, step
+
+        values = {**losses, "images_per_second": images_per_second}
+        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
+        self._metrics.flush()
+        for name, value in values.items():
+            self._writer.add_scalar(name.replace("_loss", "/loss"), value, step)
+
+        text = f"D {losses['discriminator_loss']:.3f}  G {losses['generator_loss']:.3f}  {images_per_second:,.0f} img/s"
+        self._progress.update(self._task, completed=step, losses=text, refresh=True)
+        if not self._console.is_terminal:
+            minutes, seconds = divmod(round(left), 60)
+            self._console.print(
+                f"step {step}/{self._config.steps}  {text}  {minutes}:{seconds:02d} left", highlight=False
+            )
+
+    def samples(self, step: int, images: Tensor) -> Path:
+        """Writes a grid of images [N, C, H, W] in [-1, 1] to ``samples/STEP.png`` and to TensorBoard."""
+        grid = image_grid(images)
+        path = self._run / "samples" / f"{step}.png"
+        save_png(grid, path)
+        self._writer.add_image("samples", grid, step)
+        self._writer.flush()
+        return path
+
+
+def _drop_rows_after(path: Path, step: int, *, every: int) -> None:
+    """Keeps the rows that a run without interruption would have at ``step``; a last line cut short goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if row["step"] <= step and row["step"] % every == 0:
+            kept.append(line + "\n")
+    temporary = path.with_suffix(".partial")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)
