@@ -133,11 +133,10 @@ def _derivative_kernel(
                 column_sums += tl.sum(dx, axis=0)
             else:
                 tl.store(partials_ptr + row * col_tiles + col_tile, tl.sum(dx, axis=1), mask=row < rows)
-    if partials_ptr is not None:
-        if CHANNELS_LAST:
-            col = col_tile * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
-            row_program = (pid // col_tiles).to(tl.int64)
-            tl.store(partials_ptr + row_program * cols + col, column_sums, mask=col < cols)
+    if partials_ptr is not None and CHANNELS_LAST:
+        col = col_tile * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
+        row_program = (pid // col_tiles).to(tl.int64)
+        tl.store(partials_ptr + row_program * cols + col, column_sums, mask=col < cols)
 
 
 @functools.cache

@@ -60,8 +60,8 @@ def tile_of_matrix(
 ):
     """Row and column indices of a tile of a row-major matrix, the offsets of its elements and which of them exist.
 
-    The matrix has ``col_groups * COL_ALIGN`` columns: from the constant factor the compiler knows the alignment of every
-    row, and so how wide it may load.
+    The matrix has ``col_groups * COL_ALIGN`` columns: from the constant factor the compiler knows how every row is
+    aligned, and so how wide it may load.
     """
     cols = col_groups * COL_ALIGN
     row = row_tile.to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -69,3 +69,27 @@ def tile_of_matrix(
     offset = row[:, None] * cols + col[None, :]
     mask = (row < rows)[:, None] & (col < cols)[None, :]
     return row, col, offset, mask
+
+
+@triton.jit
+def block_of_planes(block, samples, channels, pixels, CHANNELS_LAST: tl.constexpr, BLOCK_PLANES: tl.constexpr):
+    """Indices n * C + c of a block of planes, which of them exist, and the offset of the first pixel of each."""
+    block += tl.zeros((), tl.int64)
+    if CHANNELS_LAST:
+        blocks = tl.cdiv(channels, BLOCK_PLANES)
+        sample = block // blocks
+        channel = block % blocks * BLOCK_PLANES + tl.arange(0, BLOCK_PLANES)
+        return sample * channels + channel, channel < channels, sample * channels * pixels + channel
+    else:
+        plane = block * BLOCK_PLANES + tl.arange(0, BLOCK_PLANES)
+        return plane, plane < samples * channels, plane * pixels
+
+
+@triton.jit
+def tile_of_planes(first, exists, pixel, last, channels, CHANNELS_LAST: tl.constexpr):
+    """Offsets [planes, pixels] of the pixels ``pixel`` of a block of planes, and which of them exist before ``last``."""
+    mask = exists[:, None] & (pixel < last)[None, :]
+    if CHANNELS_LAST:
+        return first[:, None] + pixel.to(tl.int64)[None, :] * channels, mask
+    else:
+        return first[:, None] + pixel[None, :], mask

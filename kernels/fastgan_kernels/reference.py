@@ -43,10 +43,12 @@ def bias_act(
 
 
 def adain(x: Tensor, scale: Tensor, shift: Tensor, *, eps: float = 1e-5) -> Tensor:
+    if x.dim() == 2:
+        return adain(x.unsqueeze(2), scale, shift, eps=eps).squeeze(2)
     with torch.autocast(x.device.type, enabled=False):
         spatial = tuple(range(2, x.dim()))
-        xc = x.to(compute_dtype(x.dtype))
-        xc = xc - xc.mean(spatial, keepdim=True)
-        rstd = torch.rsqrt(xc.square().mean(spatial, keepdim=True) + eps)
-        y = xc * rstd * _per_channel(scale, x) + _per_channel(shift, x)
+        wide = x.to(compute_dtype(x.dtype))
+        deviation = wide - wide.mean(spatial, keepdim=True)
+        rstd = torch.rsqrt(deviation.square().mean(spatial, keepdim=True) + eps)
+        y = deviation * rstd * _per_channel(scale, x) + _per_channel(shift, x)
         return y.to(x.dtype)
