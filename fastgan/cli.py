@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 
 # torch takes seconds to import: the commands import what needs it, so that help comes at once.
@@ -27,23 +26,28 @@ from fastgan.training.config import (
 # The base class of what typer raises for a wrong command line; recent versions of typer bring a click of their own.
 _UsageError = typer.BadParameter.__mro__[1]
 
+_DEFAULT_PRESET = "dcgan"
+
 app = typer.Typer(
     name="fastgan",
     help="Train generative adversarial networks and use what they have learned.",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
 )
 
 
 def _settings_epilog() -> str:
     lines = ["Settings for --set and --config, with their defaults (a preset may set others):"]
-    lines += [f"{name} = {default or repr(default)}: {help}" for name, _, default, help in describe_settings()]
+    lines += [f"{name} = {default}: {help}" for name, default, help in describe_settings()]
     return "\n\n".join(lines)
 
 
 @app.command(epilog=_settings_epilog())
 def train(
-    preset: Annotated[str | None, typer.Argument(help=f"Settings to start from: {', '.join(preset_names())}.")] = None,
+    preset: Annotated[
+        str, typer.Argument(metavar="[PRESET]", help=f"Settings to start from: {', '.join(preset_names())}.")
+    ] = _DEFAULT_PRESET,
     data: Annotated[
         str | None, typer.Option(help="'digits' (bundled), a folder of images, a zip, an IDX file, .npy or .npz.")
     ] = None,
@@ -68,15 +72,14 @@ def train(
     given = {name: value for name, value in named.items() if value is not None}
     if resume is not None:
         refused = [f"--{name.replace('_', '-')}" for name in given]
-        refused += [
-            name for name, value in (("PRESET", preset), ("--out", out), ("--config", config), ("--set", set_)) if value
-        ]
+        refused += [name for name, value in (("--out", out), ("--config", config), ("--set", set_)) if value]
+        refused += [f"the preset {preset!r}"] if preset != _DEFAULT_PRESET else []
         if refused:
             raise SettingsError(
                 f"--resume takes the settings of the run, so {refused[0]} cannot be given with it; only --steps can"
             )
     else:
-        settings: dict[str, Any] = load_preset(preset or "dcgan")
+        settings: dict[str, Any] = load_preset(preset)
         if config is not None:
             settings |= load_settings(config)
         settings |= dict(parse_assignment(assignment) for assignment in set_ or [])
@@ -90,7 +93,7 @@ def train(
     if resume is not None:
         received = resume_run(resume, steps=steps, console=console)
     else:
-        received = start_run(chosen, out or Path("runs") / (preset or "dcgan"), console=console)
+        received = start_run(chosen, out or Path("runs") / preset, console=console)
     return 0 if received is None else 128 + received
 
 
@@ -177,9 +180,14 @@ def _run(args: list[str] | None) -> int:
         message = error.format_message()  # type: ignore[attr-defined]
     except (KeyboardInterrupt, typer.Abort):
         return 130
+    except SettingsError as error:
+        message = str(error)
     except ValueError as error:
         # Only the errors of bad input: any other ValueError is a fault of ours, and keeps its traceback.
-        if not isinstance(error, _input_errors()):
+        from fastgan.data import DataError
+        from fastgan.training.checkpoints import CheckpointError
+
+        if not isinstance(error, DataError | CheckpointError):
             raise
         message = str(error)
     except RuntimeError as error:
@@ -193,15 +201,18 @@ def _run(args: list[str] | None) -> int:
     return 2
 
 
-def _input_errors() -> tuple[type[ValueError], ...]:
-    from fastgan.data import DataError
-    from fastgan.training.checkpoints import CheckpointError
+class _Notes(logging.Handler):
+    """Shows log lines in a console that may hold a progress bar."""
 
-    return SettingsError, DataError, CheckpointError
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(f"note: {record.getMessage()}", style="dim", markup=False, highlight=False)
 
 
 def _show_log_of_kernels(console: Console) -> None:
     logger = logging.getLogger("fastgan_kernels")
-    if not logger.handlers:
-        logger.addHandler(RichHandler(console=console, show_time=False, show_path=False))
-        logger.propagate = False
+    logger.handlers = [_Notes(console)]
+    logger.propagate = False

@@ -93,7 +93,7 @@ def load_checkpoint(checkpoint: Path, *groups: str) -> tuple[Tensors, dict[str, 
     except OSError as error:
         raise CheckpointError(f"checkpoint file {str(path)!r} cannot be read: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
-        raise CheckpointError(f"checkpoint file {str(path)!r} is damaged: {error}") from None
+        raise CheckpointError(f"checkpoint file {str(path)!r} is damaged: {' '.join(str(error).split())}") from None
     return tensors, state
 
 
@@ -110,8 +110,14 @@ def load_averaged_generator(run: Path, device: torch.device) -> tuple[nn.Module,
         generator.load_state_dict(tensors["averaged_generator"])
         step = int(state["step"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"checkpoint {str(checkpoint)!r} does not hold its model: {error}") from None
+        raise misfit(checkpoint, error) from None
     return generator.eval().requires_grad_(False).to(device), step
+
+
+def misfit(checkpoint: Path, error: Exception) -> CheckpointError:
+    """The refusal of a checkpoint whose files are readable but do not fit together."""
+    first_line = str(error).partition("\n")[0]
+    return CheckpointError(f"checkpoint {str(checkpoint)!r} does not fit its model: {first_line}")
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -15,9 +15,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-# TOML's own limit.
-_INT64_MAX = 2**63 - 1
-
 
 class SettingsError(ValueError):
     """A setting that is unknown, ill-typed, out of range or impossible here. The message is one sentence."""
@@ -31,15 +28,19 @@ class Range(NamedTuple):
     above_low: bool = False
     below_high: bool = False
 
-    def __contains__(self, value: object) -> bool:
-        assert isinstance(value, int | float)
+    def includes(self, value: int | float) -> bool:
+        """False for NaN and the infinities too."""
         over = value > self.low if self.above_low else value >= self.low
-        under = value < self.high if self.below_high else value <= self.high
-        return over and under and math.isfinite(value)
+        under = value < self.high if self.below_high or self.high == math.inf else value <= self.high
+        return over and under
 
     def __str__(self) -> str:
         low = f"{'above' if self.above_low else 'at least'} {self.low}"
-        return low if self.high == math.inf else f"{low} and {'below' if self.below_high else 'at most'} {self.high}"
+        if self.high == math.inf:
+            return low
+        if not self.above_low and not self.below_high:
+            return f"from {self.low} to {self.high}"
+        return f"{low} and {'below' if self.below_high else 'at most'} {self.high}"
 
 
 def _setting(default: Any, help: str, valid: Range | re.Pattern[str] | None = None) -> Any:
@@ -63,7 +64,7 @@ class TrainingConfig:
     latent_dim: int = _setting(100, "length of a latent", Range(1, 65536))
     loss: str = _setting("non-saturating", "adversarial loss, by its name in fastgan.losses")
     batch_size: int = _setting(64, "images in a step", Range(2, 2**20))
-    steps: int = _setting(1500, "steps to train in all; a step updates both networks once", Range(1, _INT64_MAX))
+    steps: int = _setting(1500, "steps to train in all; a step updates both networks once", Range(1))
     lr: float = _setting(2e-4, "learning rate of both Adam optimizers", Range(0, 1, above_low=True))
     beta1: float = _setting(0.5, "Adam's decay of the mean gradient", Range(0, 1, below_high=True))
     beta2: float = _setting(0.999, "Adam's decay of the mean squared gradient", Range(0, 1, below_high=True))
@@ -72,13 +73,13 @@ class TrainingConfig:
         "decay of the generator's moving average, a step; (1 + t) / (10 + t) where that is less at step t",
         Range(0, 1, below_high=True),
     )
-    seed: int = _setting(0, "seed of weights, data order, latents and dropout", Range(0, _INT64_MAX))
+    seed: int = _setting(0, "seed of weights, data order, latents and dropout", Range(0, 2**63 - 1))
     device: str = _setting(
         "auto", "auto (a GPU where there is one), cpu, cuda or cuda:INDEX", re.compile(r"auto|cpu|cuda(:\d{1,4})?")
     )
-    log_every: int = _setting(50, "steps between reports of the losses", Range(1, _INT64_MAX))
-    sample_every: int = _setting(500, "steps between sample grids", Range(1, _INT64_MAX))
-    checkpoint_every: int = _setting(500, "steps between checkpoints", Range(1, _INT64_MAX))
+    log_every: int = _setting(50, "steps between reports of the losses", Range(1))
+    sample_every: int = _setting(500, "steps between sample grids", Range(1))
+    checkpoint_every: int = _setting(500, "steps between checkpoints", Range(1))
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -168,13 +169,13 @@ def load_preset(name: str) -> dict[str, Any]:
     return load_settings(_presets() / f"{name}.toml")
 
 
-def describe_settings() -> list[tuple[str, str, str, str]]:
-    """Name, type, default and help of every setting, in order."""
+def describe_settings() -> list[tuple[str, str, str]]:
+    """Name, default as TOML, and help with the valid range, of every setting."""
     rows = []
     for f in dataclasses.fields(TrainingConfig):
         valid = f.metadata["valid"]
-        limits = f" ({valid})" if isinstance(valid, Range) and valid.high < _INT64_MAX else ""
-        rows.append((f.name, f.type.__name__, str(f.default), f.metadata["help"] + limits))
+        limits = f" ({valid})" if isinstance(valid, Range) else ""
+        rows.append((f.name, _toml_value(f.default), f.metadata["help"] + limits))
     return rows
 
 
@@ -197,20 +198,16 @@ def _nearest(name: str, names: list[str]) -> str:
 
 
 def _checked(f: dataclasses.Field[Any], value: Any) -> Any:
-    if f.type is float and type(value) is int:
-        value = float(value)
     valid = f.metadata["valid"]
-    if type(value) is not f.type:  # bool is an int to isinstance
-        ok = False
-    elif isinstance(valid, Range):
-        ok = value in valid
-    elif f.type is str:
+    # bool is an int to isinstance; an integer may stand where a float belongs.
+    ok = type(value) is f.type or (f.type is float and type(value) is int)
+    if ok and isinstance(valid, Range):
+        ok = valid.includes(value)
+    elif ok:
         ok = _is_text(value) and (valid is None or valid.fullmatch(value) is not None)
-    else:
-        ok = True
     if not ok:
         raise SettingsError(f"setting {f.name!r} is {value!r}, expected {_expected(f)}")
-    return value
+    return f.type(value)
 
 
 def _is_text(value: str) -> bool:

@@ -18,6 +18,7 @@ from fastgan.training.checkpoints import (
     CheckpointError,
     latest_checkpoint,
     load_checkpoint,
+    misfit,
     require_checkpoint,
     save_checkpoint,
 )
@@ -81,7 +82,12 @@ def resume_run(run: Path, *, steps: int | None = None, console: Console) -> sign
         config = dataclasses.replace(config, steps=steps)
     engine = _make_engine(config)
     tensors, state = load_checkpoint(checkpoint, *engine.tensors())
-    engine.load(tensors, state)
+    try:
+        engine.load(tensors, state)
+    except SettingsError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise misfit(checkpoint, error) from None
     if engine.step_count > config.steps:
         raise SettingsError(f"run {str(run)!r} is at step {engine.step_count} already, past --steps {config.steps}")
     if engine.step_count == config.steps:

@@ -1,0 +1,218 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from fastgan.models import build_networks
+from fastgan.models.dcgan import RESOLUTIONS, widths
+from fastgan.nn import BiasAct
+
+
+def num_parameters(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+def twin_28(num_channels=1):
+    """The 28x28 networks in plain torch, written out from SPEC.md section 2."""
+    generator = nn.Sequential(
+        nn.Linear(100, 6272),
+        nn.Unflatten(1, (128, 7, 7)),
+        nn.BatchNorm2d(128),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(128, 128, 3, padding=1),
+        nn.BatchNorm2d(128),
+        nn.ReLU(),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(128, 64, 3, padding=1),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.Conv2d(64, num_channels, 3, padding=1),
+        nn.Tanh(),
+    )
+    discriminator = nn.Sequential(
+        nn.Conv2d(num_channels, 16, 3, 2, 1),
+        nn.LeakyReLU(0.2),
+        nn.Dropout2d(0.25),
+        nn.Conv2d(16, 32, 3, 2, 1),
+        nn.LeakyReLU(0.2),
+        nn.Dropout2d(0.25),
+        nn.BatchNorm2d(32),
+        nn.Conv2d(32, 64, 3, 2, 1),
+        nn.LeakyReLU(0.2),
+        nn.Dropout2d(0.25),
+        nn.BatchNorm2d(64),
+        nn.Conv2d(64, 128, 3, 2, 1),
+        nn.LeakyReLU(0.2),
+        nn.Dropout2d(0.25),
+        nn.BatchNorm2d(128),
+        nn.Flatten(),
+        nn.Linear(512, 1),
+        nn.Flatten(0),
+    )
+    return generator, discriminator
+
+
+def twin_64(num_channels=3, base=128):
+    """The paper's 64x64 networks in plain torch (base 128: 1024, 512, 256, 128 channels)."""
+    generator = nn.Sequential(
+        nn.Linear(100, 8 * base * 16, bias=False),
+        nn.Unflatten(1, (8 * base, 4, 4)),
+        nn.BatchNorm2d(8 * base),
+        nn.ReLU(),
+        nn.ConvTranspose2d(8 * base, 4 * base, 4, 2, 1, bias=False),
+        nn.BatchNorm2d(4 * base),
+        nn.ReLU(),
+        nn.ConvTranspose2d(4 * base, 2 * base, 4, 2, 1, bias=False),
+        nn.BatchNorm2d(2 * base),
+        nn.ReLU(),
+        nn.ConvTranspose2d(2 * base, base, 4, 2, 1, bias=False),
+        nn.BatchNorm2d(base),
+        nn.ReLU(),
+        nn.ConvTranspose2d(base, num_channels, 4, 2, 1),
+        nn.Tanh(),
+    )
+    discriminator = nn.Sequential(
+        nn.Conv2d(num_channels, base, 4, 2, 1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(base, 2 * base, 4, 2, 1, bias=False),
+        nn.BatchNorm2d(2 * base),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(2 * base, 4 * base, 4, 2, 1, bias=False),
+        nn.BatchNorm2d(4 * base),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(4 * base, 8 * base, 4, 2, 1, bias=False),
+        nn.BatchNorm2d(8 * base),
+        nn.LeakyReLU(0.2),
+        nn.Flatten(),
+        nn.Linear(8 * base * 16, 1),
+        nn.Flatten(0),
+    )
+    return generator, discriminator
+
+
+def copy_weights(network, twin):
+    """Both hold their parameters in the order of the forward pass: a BiasAct's bias stands where the twin's does."""
+    ours, theirs = list(network.parameters()), list(twin.parameters())
+    assert [p.shape for p in ours] == [p.shape for p in theirs]
+    with torch.no_grad():
+        for source, target in zip(ours, theirs, strict=True):
+            target.copy_(source)
+
+
+def error_bound(network, reference):
+    """Rounding of float64 through the network: every layer sums at most ``fan_in`` products, and the errors add up."""
+    weights = [p for p in network.parameters() if p.dim() > 1]
+    fan_in = max(p.numel() // min(p.shape[:2]) for p in weights)
+    return len(list(network.modules())) * fan_in * torch.finfo(torch.float64).eps * max(reference.abs().max().item(), 1)
+
+
+@pytest.mark.parametrize(
+    ("num_channels", "generator", "discriminator"),
+    # SPEC.md; a second and third colour add 64 * 9 + 1 weights to the last convolution and 16 * 9 to the first.
+    [(1, 856_065, 98_113), (3, 856_065 + 2 * 577, 98_113 + 2 * 144)],
+)
+def test_28_has_the_specified_number_of_parameters(num_channels, generator, discriminator):
+    networks = build_networks("dcgan", resolution=28, num_channels=num_channels)
+    assert num_parameters(networks.generator) == generator
+    assert num_parameters(networks.discriminator) == discriminator
+
+
+def test_64_has_the_papers_widths_and_number_of_parameters():
+    assert widths(64, 128) == [1024, 512, 256, 128]
+    networks = build_networks("dcgan", resolution=64, num_channels=3)
+    convolutions = 16 * (1024 * 512 + 512 * 256 + 256 * 128 + 128 * 3)
+    assert num_parameters(networks.generator) == 100 * 16 * 1024 + convolutions + 2 * (1024 + 512 + 256 + 128) + 3
+    assert num_parameters(networks.discriminator) == convolutions + 128 + 2 * (256 + 512 + 1024) + 16 * 1024 + 1
+
+
+@pytest.mark.parametrize(
+    ("resolution", "expected"),
+    [(16, [16, 8]), (32, [32, 16, 8]), (128, [64, 64, 32, 16, 8]), (256, [64, 64, 64, 32, 16, 8])],
+)
+def test_widths_double_towards_the_latent_up_to_eight_times_the_base(resolution, expected):
+    assert widths(resolution, 8) == expected
+
+
+@pytest.mark.parametrize("resolution", RESOLUTIONS)
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_images_are_in_range_and_logits_are_one_a_sample(resolution, num_channels):
+    torch.manual_seed(0)
+    generator, discriminator = build_networks(
+        "dcgan", resolution=resolution, num_channels=num_channels, latent_dim=7, base_channels=4
+    )
+    images = generator(torch.randn(3, 7))
+    assert images.shape == (3, num_channels, resolution, resolution)
+    assert images.abs().max() <= 1
+    assert discriminator(images).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("resolution", "base_channels", "make_twins"),
+    [(28, None, twin_28), (64, 8, lambda: twin_64(num_channels=1, base=8))],
+    ids=["28", "64"],
+)
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_networks_equal_plain_torch_twins(resolution, base_channels, make_twins, training):
+    torch.manual_seed(1)
+    networks = build_networks("dcgan", resolution=resolution, num_channels=1, base_channels=base_channels)
+    inputs = (torch.randn(4, 100), torch.rand(4, 1, resolution, resolution) * 2 - 1)
+    for network, twin, x in zip(networks, make_twins(), inputs, strict=True):
+        network.double().train(training)
+        twin.double().train(training)
+        with torch.no_grad():
+            for parameter in network.parameters():  # biases start at zero, where a missing one would not show
+                parameter += 0.05 * torch.randn_like(parameter)
+        copy_weights(network, twin)
+        results = []
+        for module in (network, twin):
+            module.zero_grad()
+            torch.manual_seed(2)  # the same dropout
+            leaf = x.double().requires_grad_()
+            y = module(leaf)
+            y.square().sum().backward()
+            results.append([y, leaf.grad, *(p.grad for p in module.parameters())])
+        for ours, theirs in zip(*results, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=error_bound(network, theirs))
+
+
+def test_fused_layers_stand_where_leaky_relu_follows_a_bias():
+    def count(resolution):
+        discriminator = build_networks("dcgan", resolution=resolution, num_channels=1, base_channels=4).discriminator
+        return sum(isinstance(m, BiasAct) for m in discriminator.modules())
+
+    assert count(28) == 4
+    assert count(64) == 1
+
+
+@pytest.mark.parametrize("resolution", [28, 32])
+def test_weights_start_as_in_the_paper(resolution):
+    torch.manual_seed(3)
+    for network in build_networks("dcgan", resolution=resolution, num_channels=1):
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+                weight = module.weight.double()
+                # Five standard errors of a mean and of a standard deviation of n normal values.
+                assert weight.mean().abs() < 5 * 0.02 / math.sqrt(weight.numel())
+                assert (weight.std() - 0.02).abs() < 5 * 0.02 / math.sqrt(2 * weight.numel())
+                assert module.bias is None or not module.bias.any()
+            elif isinstance(module, nn.BatchNorm2d):
+                assert (module.weight.mean() - 1).abs() < 5 * 0.02 / math.sqrt(module.num_features)
+                assert module.weight.std() > 0
+                assert not module.bias.any()
+
+
+@pytest.mark.parametrize("resolution", [0, 8, 27, 48, 512])
+def test_another_resolution_is_refused(resolution):
+    with pytest.raises(ValueError, match=f"resolution {resolution}, only for 16, 28, 32, 64, 128 and 256"):
+        build_networks("dcgan", resolution=resolution, num_channels=1)
+
+
+def test_widths_that_28_cannot_have_are_refused():
+    with pytest.raises(ValueError, match="divide by 4, not 6"):
+        build_networks("dcgan", resolution=28, num_channels=1, base_channels=6)
+
+
+def test_an_unknown_model_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'dcgan'"):
+        build_networks("dgcan", resolution=28, num_channels=1)

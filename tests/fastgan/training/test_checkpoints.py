@@ -1,0 +1,171 @@
+import json
+import os
+
+import pytest
+import torch
+
+from fastgan.models import build_networks
+from fastgan.training import checkpoints
+from fastgan.training.checkpoints import (
+    CheckpointError,
+    latest_checkpoint,
+    load_averaged_generator,
+    load_checkpoint,
+    require_checkpoint,
+    save_checkpoint,
+)
+
+ARCHITECTURE = {"model": "dcgan", "resolution": 16, "num_channels": 1, "latent_dim": 5, "base_channels": 4}
+
+
+def content(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def groups(value=1.0):
+    # Strided, integer and scalar tensors, as optimizer and random states have them.
+    return {
+        "first": {"b": torch.full((3, 4), value).T, "a": torch.arange(5), "c": torch.tensor(value)},
+        "second": {"state": torch.arange(10, dtype=torch.uint8), "empty": torch.empty(0)},
+    }
+
+
+def generator_groups():
+    torch.manual_seed(0)
+    network = build_networks(**ARCHITECTURE).generator
+    network(torch.randn(8, 5))
+    return network, {"averaged_generator": network.state_dict()}
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path):
+    path = save_checkpoint(tmp_path, 12, groups(), {"step": 12, "text": 'é "'})
+    assert path == tmp_path / "checkpoints" / "12"
+    tensors, state = load_checkpoint(path, "first", "second")
+    assert state == {"step": 12, "text": 'é "'}
+    for group, members in groups().items():
+        assert tensors[group].keys() == members.keys()
+        for name, tensor in members.items():
+            assert tensors[group][name].dtype == tensor.dtype
+            assert torch.equal(tensors[group][name], tensor)
+
+
+def test_equal_states_are_equal_bytes(tmp_path):
+    first = save_checkpoint(tmp_path / "a", 3, groups(), {"step": 3, "device": "cpu"})
+    reordered = {group: dict(reversed(members.items())) for group, members in reversed(groups().items())}
+    second = save_checkpoint(tmp_path / "b", 3, reordered, {"device": "cpu", "step": 3})
+    assert content(first) == content(second)
+    third = save_checkpoint(tmp_path / "c", 3, groups(2.0), {"step": 3, "device": "cpu"})
+    assert content(first) != content(third)
+
+
+def test_the_latest_is_the_highest_number_not_the_last_name(tmp_path):
+    for step in (9, 100, 20):
+        save_checkpoint(tmp_path, step, groups(), {})
+    (tmp_path / "checkpoints" / "notes").mkdir()
+    assert latest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "100"
+
+
+@pytest.mark.parametrize("function", ["fsync", "rename"])
+def test_a_crash_at_any_moment_leaves_the_previous_checkpoint_whole(tmp_path, monkeypatch, function):
+    """Fails every call that reaches the disk, one after the other, and after each reads and repeats the save."""
+    first = save_checkpoint(tmp_path, 1, groups(1.0), {"step": 1})
+    before = content(first)
+    real = {"fsync": os.fsync, "rename": checkpoints.Path.rename}[function]
+    crashes = 0
+    while True:
+        calls = 0
+
+        def fail(*args, at=crashes):
+            nonlocal calls
+            calls += 1
+            if calls > at:
+                raise OSError("the power is gone")
+            return real(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(*{"fsync": (os, "fsync"), "rename": (checkpoints.Path, "rename")}[function], fail)
+            try:
+                save_checkpoint(tmp_path, 2, groups(2.0), {"step": 2})
+            except OSError:
+                crashes += 1
+            else:
+                break
+        latest = latest_checkpoint(tmp_path)
+        assert content(first) == before
+        if latest.name == "2":  # the rename had happened: it is all there
+            assert load_checkpoint(latest, "first", "second")[1] == {"step": 2}
+            break
+    # Three files and the folder are synced before the rename.
+    assert crashes >= {"fsync": 4, "rename": 1}[function]
+    assert latest_checkpoint(tmp_path).name == "2"
+
+
+def test_leftovers_of_a_crash_are_replaced(tmp_path):
+    partial = tmp_path / "checkpoints" / ".5.partial"
+    partial.mkdir(parents=True)
+    (partial / "old.safetensors").write_bytes(b"old")
+    assert latest_checkpoint(tmp_path) is None
+    path = save_checkpoint(tmp_path, 5, groups(), {})
+    assert sorted(p.name for p in path.iterdir()) == ["first.safetensors", "second.safetensors", "state.json"]
+    assert not partial.exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda run: None, "is not there"),
+        (lambda run: run.mkdir(), "has no checkpoint"),
+        (lambda run: run.write_text("x"), "has no checkpoint"),
+        (lambda run: (run / "checkpoints" / ".3.partial").mkdir(parents=True), "has no checkpoint"),
+    ],
+)
+def test_what_is_no_run_is_refused(tmp_path, make, message):
+    run = tmp_path / "run"
+    make(run)
+    with pytest.raises(CheckpointError, match=f"run .*{message}; expected a folder that 'fastgan train' has written"):
+        require_checkpoint(run)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("state.json", lambda b: b[:-5], "state.json' is damaged"),
+        ("state.json", lambda b: b"\xff", "state.json' is damaged"),
+        ("state.json", lambda b: b"[]", "has format None, expected 1"),
+        ("state.json", lambda b: b.replace(b'"format": 1', b'"format": 2'), "has format 2, expected 1"),
+        ("state.json", None, "state.json' cannot be read: No such file"),
+        ("averaged_generator.safetensors", lambda b: b[:-1], "safetensors' is damaged"),
+        ("averaged_generator.safetensors", lambda b: b"", "safetensors' is damaged"),
+        ("averaged_generator.safetensors", None, "safetensors' cannot be read: No such file"),
+        ("state.json", lambda b: b.replace(b'"resolution": 16', b'"resolution": 32'), "does not fit its model"),
+        ("state.json", lambda b: b.replace(b'"model"', b'"mdl"'), "does not fit its model"),
+        ("state.json", lambda b: b.replace(b'"architecture"', b'"arch"'), "does not fit its model"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_in_one_sentence(tmp_path, file, change, message):
+    _, tensors = generator_groups()
+    path = save_checkpoint(tmp_path, 1, tensors, {"step": 1, "architecture": ARCHITECTURE}) / file
+    if change is None:
+        path.unlink()
+    else:
+        path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(CheckpointError) as caught:
+        load_averaged_generator(tmp_path, torch.device("cpu"))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_averaged_generator_comes_back_ready_to_use(tmp_path):
+    network, tensors = generator_groups()
+    save_checkpoint(tmp_path, 40, tensors, {"step": 40, "architecture": ARCHITECTURE})
+    loaded, step = load_averaged_generator(tmp_path, torch.device("cpu"))
+    assert step == 40
+    assert not loaded.training
+    assert loaded.latent_dim == 5
+    latents = torch.randn(3, 5)
+    assert torch.equal(loaded(latents), network.eval()(latents))
+
+
+def test_json_is_readable_and_without_time(tmp_path):
+    path = save_checkpoint(tmp_path, 1, groups(), {"step": 1})
+    assert json.loads((path / "state.json").read_text()) == {"format": 1, "step": 1}

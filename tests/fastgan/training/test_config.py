@@ -1,0 +1,178 @@
+import dataclasses
+import math
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastgan.training.config import (
+    SettingsError,
+    TrainingConfig,
+    describe_settings,
+    load_preset,
+    load_settings,
+    parse_assignment,
+    preset_names,
+    to_toml,
+)
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))  # all that UTF-8 can hold
+CONFIGS = st.builds(
+    TrainingConfig,
+    data=TEXT,
+    model=TEXT,
+    batch_size=st.integers(2, 2**20),
+    steps=st.integers(1, 2**63 - 1),
+    lr=st.floats(0, 1, exclude_min=True),
+    beta1=st.floats(0, 1, exclude_max=True),
+    seed=st.integers(0, 2**63 - 1),
+)
+
+
+@given(CONFIGS)
+def test_toml_reads_back_equal(config):
+    assert TrainingConfig.from_mapping(tomllib.loads(to_toml(config))) == config
+
+
+def test_awkward_text_survives_a_file(tmp_path):
+    config = TrainingConfig(data='a "quoted" \\path\\ with \n newline, tab \t, DEL \x7f, NUL \0 and é 🙂')
+    (tmp_path / "config.toml").write_text(to_toml(config), encoding="utf-8")
+    assert TrainingConfig.from_mapping(load_settings(tmp_path / "config.toml")) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("batchsize", "batch_size"), ("learning_rate", None), ("step", "steps"), ("zzz", None)]
+)
+def test_an_unknown_setting_is_refused_with_the_nearest(name, nearest):
+    with pytest.raises(SettingsError) as caught:
+        TrainingConfig.from_mapping({name: 1}, source="my.toml")
+    assert f"unknown setting {name!r} in my.toml" in str(caught.value)
+    assert f"did you mean {nearest!r}" in str(caught.value) if nearest else "valid names are data," in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("steps", 0, "an integer at least 1"),
+        ("steps", 10.0, "an integer at least 1"),
+        ("steps", "10", "an integer at least 1"),
+        ("steps", True, "an integer at least 1"),
+        ("batch_size", 1, "an integer from 2 to 1048576"),
+        ("lr", 0, "a number above 0 and at most 1"),
+        ("lr", math.nan, "a number above 0 and at most 1"),
+        ("lr", math.inf, "a number above 0 and at most 1"),
+        ("lr", 10**400, "a number above 0 and at most 1"),
+        ("beta1", 1, "a number at least 0 and below 1"),
+        ("beta1", -0.1, "a number at least 0 and below 1"),
+        ("seed", -1, "an integer from 0 to 9223372036854775807"),
+        ("seed", 2**63, "an integer from 0 to 9223372036854775807"),
+        ("data", 3, "text"),
+        ("data", "half a pair \ud800", "text"),
+        ("device", "tpu", "auto (a GPU where there is one), cpu, cuda or cuda:INDEX"),
+        ("device", "cuda:x", "cuda:INDEX"),
+        ("device", "cpu ", "cuda:INDEX"),
+    ],
+)
+def test_an_ill_typed_or_out_of_range_value_is_refused(name, value, expected):
+    with pytest.raises(SettingsError) as caught:
+        TrainingConfig(**{name: value})
+    message = str(caught.value)
+    assert message.startswith(f"setting {name!r} is {value!r}, expected ")
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_a_whole_number_may_stand_where_a_float_belongs():
+    config = TrainingConfig(lr=1, beta1=0)
+    assert (config.lr, config.beta1) == (1.0, 0.0)
+    assert type(config.lr) is type(config.beta1) is float
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TrainingConfig().steps = 3
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("steps=7", ("steps", 7)),
+        ("lr=1e-3", ("lr", 1e-3)),
+        ("data=a=b", ("data", "a=b")),
+        ("data=", ("data", "")),
+        (" seed =3", ("seed", 3)),
+    ],
+)
+def test_assignments_are_read_as_the_type_of_the_setting(assignment, expected):
+    assert parse_assignment(assignment) == expected
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("steps", "--set takes key=value, not 'steps'"),
+        ("steps=1.5", "setting 'steps' is '1.5', expected an integer at least 1"),
+        ("lr=fast", "setting 'lr' is 'fast', expected a number"),
+        ("stepz=1", "unknown setting 'stepz' in --set; did you mean 'steps'?"),
+        ("=1", "unknown setting ''"),
+    ],
+)
+def test_a_bad_assignment_is_refused(assignment, message):
+    with pytest.raises(SettingsError) as caught:
+        parse_assignment(assignment)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"steps = ", "is not valid TOML"),
+        (b"\xff\xfe", "is not valid TOML"),
+        (b"[training]\nsteps = 3", "unknown setting 'training'"),
+        (b"stepz = 3", "did you mean 'steps'"),
+        (None, "cannot be read: No such file or directory"),
+    ],
+)
+def test_a_bad_settings_file_is_refused_in_one_sentence(tmp_path, content, message):
+    path = tmp_path / "settings.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_folder_is_no_settings_file(tmp_path):
+    with pytest.raises(SettingsError, match="cannot be read: Is a directory"):
+        load_settings(tmp_path)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_are_valid_and_name_their_sources(name):
+    TrainingConfig.from_mapping(load_preset(name))
+    from importlib.resources import files
+
+    text = (files("fastgan.training") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    assert "https://" in text
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest():
+    with pytest.raises(SettingsError, match=r"no preset is called 'dcgn' \(there is dcgan\); did you mean 'dcgan'\?"):
+        load_preset("dcgn")
+
+
+def test_every_setting_is_described():
+    rows = {name: (default, help) for name, default, help in describe_settings()}
+    assert list(rows) == [f.name for f in dataclasses.fields(TrainingConfig)]
+    assert all(help for _, help in rows.values())
+    assert rows["beta1"] == ("0.5", "Adam's decay of the mean gradient (at least 0 and below 1)")
+    assert rows["data"][0] == '"digits"'
+
+
+def test_settings_are_read_without_torch():
+    code = "import sys, fastgan.training.config, fastgan.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
