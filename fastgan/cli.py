@@ -46,15 +46,15 @@ def _settings_epilog() -> str:
 @app.command(epilog=_settings_epilog())
 def train(
     preset: Annotated[
-        str, typer.Argument(metavar="[PRESET]", help=f"Settings to start from: {', '.join(preset_names())}.")
+        str, typer.Argument(metavar="PRESET", help=f"Settings to start from: {', '.join(preset_names())}.")
     ] = _DEFAULT_PRESET,
     data: Annotated[
         str | None, typer.Option(help="'digits' (bundled), a folder of images, a zip, an IDX file, .npy or .npz.")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="Folder of the run; runs/PRESET by default.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps to train in all.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
-    checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
+    steps: Annotated[str | None, typer.Option(metavar="N", help="Steps to train in all.")] = None,
+    seed: Annotated[str | None, typer.Option(metavar="S", help="Seed of everything that is drawn.")] = None,
+    checkpoint_every: Annotated[str | None, typer.Option(metavar="N", help="Steps between checkpoints.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:INDEX.")] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="A TOML file of settings.")] = None,
     set_: Annotated[
@@ -68,10 +68,11 @@ def train(
 
     The preset is overridden by --config, that by --set, and that by the options named here.
     """
-    named = {"data": data, "seed": seed, "checkpoint_every": checkpoint_every, "device": device}
-    given = {name: value for name, value in named.items() if value is not None}
+    # Parsed as --set is, so that a wrong value is refused in the same words.
+    named = {"data": data, "steps": steps, "seed": seed, "checkpoint_every": checkpoint_every, "device": device}
+    given = dict(parse_assignment(f"{name}={value}") for name, value in named.items() if value is not None)
     if resume is not None:
-        refused = [f"--{name.replace('_', '-')}" for name in given]
+        refused = [f"--{name.replace('_', '-')}" for name in given if name != "steps"]
         refused += [name for name, value in (("--out", out), ("--config", config), ("--set", set_)) if value]
         refused += [f"the preset {preset!r}"] if preset != _DEFAULT_PRESET else []
         if refused:
@@ -83,15 +84,14 @@ def train(
         if config is not None:
             settings |= load_settings(config)
         settings |= dict(parse_assignment(assignment) for assignment in set_ or [])
-        settings |= given | ({} if steps is None else {"steps": steps})
-        chosen = TrainingConfig.from_mapping(settings)
+        chosen = TrainingConfig.from_mapping(settings | given)
 
     from fastgan.training.loop import resume_run, start_run
 
     console = Console(soft_wrap=True)
     _show_log_of_kernels(console)
     if resume is not None:
-        received = resume_run(resume, steps=steps, console=console)
+        received = resume_run(resume, steps=given.get("steps"), console=console)
     else:
         received = start_run(chosen, out or Path("runs") / preset, console=console)
     return 0 if received is None else 128 + received

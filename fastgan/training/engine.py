@@ -98,7 +98,8 @@ class Engine:
 
     def is_finite(self) -> bool:
         """False where a loss since the last reset, a weight or an average is infinite or not a number."""
-        tensors = [self.loss_sums, *self.generator.state_dict().values(), *self.discriminator.state_dict().values()]
+        networks = (self.generator, self.discriminator, self.averaged.module)
+        tensors = [self.loss_sums, *(t for network in networks for t in network.state_dict().values())]
         return bool(torch.stack([t.isfinite().all() for t in tensors]).all())
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:

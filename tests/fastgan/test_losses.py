@@ -56,5 +56,5 @@ def test_extreme_logits_give_finite_losses_and_gradients_that_do_not_vanish(extr
 
 
 def test_an_unknown_loss_is_refused_with_the_nearest():
-    with pytest.raises(ValueError, match="no loss is called 'non-saturated'.*did you mean 'non-saturating'"):
+    with pytest.raises(ValueError, match=r"no loss is called 'non-saturated'.*did you mean 'non-saturating'"):
         get_loss("non-saturated")

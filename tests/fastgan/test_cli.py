@@ -1,0 +1,208 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from fastgan import cli
+
+TINY = [
+    *("--set", "resolution=16", "--set", "base_channels=4", "--set", "batch_size=4", "--set", "latent_dim=5"),
+    *("--set", "log_every=2", "--device", "cpu"),
+]
+
+
+@pytest.fixture
+def fastgan(capsys, monkeypatch):
+    """Runs the command line in this process; returns exit code, stdout and stderr."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*args):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(arg) for arg in args])
+        return caught.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    run = tmp_path_factory.mktemp("trained")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["train", "--out", str(run), "--steps", "3", *TINY])
+    assert caught.value.code == 0
+    return run
+
+
+def test_train_resume_and_generate(fastgan, tmp_path):
+    run = tmp_path / "run"
+    code, out, err = fastgan("train", "--out", run, "--steps", 4, "--seed", 9, "--checkpoint-every", 2, *TINY)
+    assert (code, err) == (0, "")
+    assert "step 4/4  D " in out
+    assert f"fastgan generate {run}" in out
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["2", "4"]
+    assert "seed = 9\n" in (run / "config.toml").read_text()
+
+    assert fastgan("train", "--resume", run, "--steps", 6)[0] == 0
+    assert (run / "checkpoints" / "6").is_dir()
+
+    code, out, err = fastgan("generate", run, "--count", 5, "--seed", 1, "--out", tmp_path / "images")
+    assert (code, err) == (0, "")
+    assert "5 images from step 6, seed 1" in out
+    names = sorted(p.name for p in (tmp_path / "images").iterdir())
+    assert names == ["00000.png", "00001.png", "00002.png", "00003.png", "00004.png", "grid.png"]
+    with Image.open(tmp_path / "images" / "grid.png") as grid:
+        assert grid.size == (3 * 18 + 2, 2 * 18 + 2)
+
+
+def test_train_without_arguments_takes_the_default_preset_and_folder(fastgan, tmp_path, monkeypatch):
+    from fastgan.training import loop
+    from fastgan.training.config import TrainingConfig, load_preset
+
+    calls = []
+    monkeypatch.setattr(loop, "start_run", lambda config, run, console: calls.append((config, run)))
+    monkeypatch.chdir(tmp_path)
+    assert fastgan("train")[0] == 0
+    ((config, run),) = calls
+    assert config == TrainingConfig.from_mapping(load_preset("dcgan"))
+    assert str(run) == os.path.join("runs", "dcgan")
+
+
+def test_options_go_before_set_before_file_before_preset(fastgan, tmp_path):
+    (tmp_path / "my.toml").write_text("steps = 50\nbeta1 = 0.25\nlr = 0.125\n")
+    run = tmp_path / "run"
+    settings = ["--config", tmp_path / "my.toml", "--set", "steps=40", "--set", "lr=0.0625", "--steps", 1]
+    assert fastgan("train", "dcgan", "--out", run, *settings, *TINY)[0] == 0
+    config = (run / "config.toml").read_text()
+    assert all(line in config for line in ("steps = 1\n", "beta1 = 0.25\n", "lr = 0.0625\n", "loss = "))
+
+
+def test_generating_twice_gives_the_same_images_and_another_seed_others(fastgan, trained, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert fastgan("generate", trained, "--count", 2, "--seed", seed, "--out", tmp_path / name)[0] == 0
+    a, b, c = ((tmp_path / name / "00001.png").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["train", "--set", "lrr=3"], "unknown setting 'lrr' in --set; did you mean 'lr'?"),
+        (["train", "--set", "lr=-1"], "setting 'lr' is -1.0, expected a number above 0 and at most 1"),
+        (["train", "--steps", "0"], "setting 'steps' is 0, expected an integer at least 1"),
+        (["train", "--steps", "x"], "setting 'steps' is 'x', expected an integer at least 1"),
+        (["train", "--device", "tpu"], "setting 'device' is 'tpu', expected auto"),
+        (["train", "--device", "cuda:77"], "device 'cuda:77' is not there"),
+        (["train", "dcgn"], "no preset is called 'dcgn' (there is dcgan); did you mean 'dcgan'?"),
+        (["train", "--data", "/nowhere"], "/nowhere"),
+        (["train", "--config", "/nowhere.toml"], "settings file '/nowhere.toml' cannot be read"),
+        (["train", "--bogus"], "No such option: --bogus"),
+        (["train", "--resume", "/nowhere"], "run '/nowhere' is not there"),
+        (["train", "--resume", "RUN", "--seed", "3"], "so --seed cannot be given with it; only --steps can"),
+        (["train", "--resume", "RUN", "--set", "lr=1"], "so --set cannot be given with it"),
+        (["train", "--resume", "RUN", "--steps", "2"], "is at step 3 already, past --steps 2"),
+        (["train", "--out", "RUN"], "has a checkpoint already; go on with 'fastgan train --resume "),
+        (["generate", "/nowhere"], "run '/nowhere' is not there"),
+        (["generate", "."], "run '.' has no checkpoint"),
+        (["generate", "RUN", "--count", "0"], "Invalid value for '--count'"),
+        (["generate", "RUN", "--seed", "-1"], "Invalid value for '--seed'"),
+        (["generate", "RUN", "--device", "gpu"], "device is 'gpu', expected auto, cpu, cuda or cuda:INDEX"),
+        (["generate", "RUN", "--out", "/dev/null/x"], "folder '/dev/null/x' cannot be made: Not a directory"),
+        (["generate"], "Missing argument 'RUN'"),
+        (["tarin"], "No such command 'tarin'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(fastgan, trained, tmp_path, monkeypatch, args, sentence):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = fastgan(*(str(trained) if arg == "RUN" else arg for arg in args))
+    assert code == 2
+    assert out == ""
+    assert err.startswith("fastgan: ")
+    assert err.count("\n") == 1
+    assert sentence in err
+    assert not list(tmp_path.iterdir())  # nothing was begun
+
+
+def test_a_fault_of_ours_keeps_its_traceback(fastgan, trained, monkeypatch):
+    from fastgan import sampling
+
+    def fail(*args, **kwargs):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(sampling, "generate", fail)
+    with pytest.raises(ValueError, match="a bug"):
+        cli.main(["generate", str(trained)])
+
+
+def test_values_that_are_not_finite_end_with_exit_code_1(fastgan, tmp_path, monkeypatch):
+    from fastgan.training.engine import Engine
+
+    monkeypatch.setattr(Engine, "is_finite", lambda engine: False)
+    code, _, err = fastgan("train", "--out", tmp_path, "--steps", 3, *TINY)
+    assert code == 1
+    assert re.fullmatch(r"fastgan: .*stopped being a finite number by step 2; no checkpoint was written; .*\n", err)
+
+
+def test_help_names_every_option_and_setting(fastgan):
+    code, out, _ = fastgan("train", "--help")
+    assert code == 0
+    for name in ("--data", "--out", "--steps", "--seed", "--checkpoint-every", "--device", "--config", "--resume"):
+        assert name in out
+    for setting in ("batch_size = 64: images in a step", "beta1 = 0.5: ", 'loss = "non-saturating": '):
+        assert setting in out
+    code, out, _ = fastgan("--help")
+    assert code == 0
+    assert all(command in out for command in ("train", "generate", "doctor"))
+
+
+def test_doctor_tells_versions_devices_and_the_backend_of_each_op(fastgan):
+    import torch
+
+    import fastgan_kernels
+
+    code, out, err = fastgan("doctor")
+    assert (code, err) == (0, "")
+    assert torch.__version__ in out
+    assert "interpreter" in out
+    for op in set(fastgan_kernels.__all__) - {"backend_of", "use_backend"}:
+        choice = fastgan_kernels.backend_of(op, torch.empty(0))
+        assert re.search(rf"{op}\W+cpu\W+{choice.backend}\W+{re.escape(choice.reason)}", out)
+
+
+def start(run, *args):
+    """Starts ``python -m fastgan train`` in a process of its own and waits until it has reported a step."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastgan", "train", "--out", str(run), "--steps", "1000000", *TINY, *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    metrics = run / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_the_process_saves_and_tells_how_to_resume(fastgan, tmp_path, number, code):
+    run = tmp_path / "run"
+    process = start(run)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == code
+    step = int(re.search(r"Stopped at step (\d+) of 1000000 and saved", out)[1])
+    assert f"fastgan train --resume {run}" in out
+    assert "Traceback" not in out
+    assert out.count("note: ") <= 1
+    assert [p.name for p in (run / "checkpoints").iterdir()] == [str(step)]
+    assert fastgan("train", "--resume", run, "--steps", step + 2)[0] == 0
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == step + 2

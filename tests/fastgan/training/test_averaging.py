@@ -1,0 +1,45 @@
+import torch
+from torch import nn
+
+from fastgan.training.averaging import AveragedNetwork
+
+
+def network(value):
+    module = nn.BatchNorm1d(2)
+    for tensor in module.state_dict().values():
+        tensor.fill_(value)
+    return module
+
+
+def test_the_average_is_the_formula_with_its_ramp():
+    source = network(0.0)
+    averaged = AveragedNetwork(source, 0.25)
+    expected = 0.0
+    for step in range(1, 6):
+        source.load_state_dict(network(float(step)).state_dict())
+        averaged.update(step)
+        # (1 + t) / (10 + t) is 2/11, 3/12 = 0.25, 4/13 ...: the ramp ends at step 2.
+        decay = 2 / 11 if step == 1 else 0.25
+        expected = decay * expected + (1 - decay) * step
+        assert torch.allclose(averaged.module.weight, torch.tensor(expected), rtol=1e-6, atol=0)
+        assert torch.allclose(averaged.module.running_var, torch.tensor(expected), rtol=1e-6, atol=0)
+        assert averaged.module.num_batches_tracked == step
+
+
+def test_no_decay_is_a_copy():
+    source = network(1.0)
+    averaged = AveragedNetwork(source, 0.0)
+    source.load_state_dict(network(7.0).state_dict())
+    averaged.update(1000)
+    for a, b in zip(averaged.module.state_dict().values(), source.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_average_neither_trains_nor_shares_memory():
+    source = network(1.0).train()
+    averaged = AveragedNetwork(source, 0.9)
+    assert not averaged.module.training
+    assert not any(p.requires_grad for p in averaged.module.parameters())
+    with torch.no_grad():
+        source.weight += 1
+    assert averaged.module.weight.tolist() == [1.0, 1.0]

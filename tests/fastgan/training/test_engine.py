@@ -1,0 +1,155 @@
+import copy
+
+import pytest
+import torch
+from bare_training import BareTraining
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastgan.training.config import SettingsError
+from fastgan.training.engine import Engine
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("resolution", [16, 28])  # 28 has dropout
+def test_steps_equal_bare_torch(tiny, resolution):
+    config = tiny(resolution=resolution, ema_decay=0.4)  # the ramp passes 0.4 at step 5
+    images = torch.randint(0, 256, (20, 1, resolution, resolution), dtype=torch.uint8)
+    bare = BareTraining(config, images)
+    losses = [bare.step() for _ in range(8)]
+    engine = Engine(config, images, CPU)
+    for expected in losses:
+        engine.step()
+        assert list(engine.mean_losses().values()) == [loss.item() for loss in expected]
+        engine.reset_losses()
+    for ours, theirs in ((engine.generator, bare.generator), (engine.discriminator, bare.discriminator)):
+        for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+            assert torch.equal(a, b), name
+    # The average is rounded in another order: a few units in the last place a step, of values up to the largest.
+    averages = zip(engine.averaged.module.state_dict().items(), bare.average.state_dict().values(), strict=True)
+    for (name, a), b in averages:
+        bound = 8 * 4 * torch.finfo(torch.float32).eps * b.abs().max().item()
+        torch.testing.assert_close(a, b, rtol=0, atol=bound, msg=lambda m, name=name: f"{name}: {m}")
+
+
+class _CountReads(TorchDispatchMode):
+    """Counts what makes a GPU wait: a tensor's value read by Python, and copies to another device."""
+
+    reads = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.reads += name in ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique")
+        self.reads += name == "_to_copy" and (kwargs or {}).get("device") is not None
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("resolution", [16, 28])
+def test_a_step_reads_nothing_back(tiny, resolution):
+    images = torch.randint(0, 256, (20, 1, resolution, resolution), dtype=torch.uint8)
+    engine = Engine(tiny(resolution=resolution), images, CPU)
+    with _CountReads() as counter:
+        for _ in range(3):
+            engine.step()
+    assert counter.reads == 0
+    with _CountReads() as counter:
+        engine.loss_sums[0].item()
+    assert counter.reads == 1  # the counter does see a read
+
+
+def test_losses_are_means_since_the_last_report(tiny, images):
+    engine = Engine(tiny(), images, CPU)
+    each = []
+    for _ in range(3):
+        before = engine.loss_sums.clone()
+        engine.step()
+        each.append(engine.loss_sums - before)
+    mean = torch.stack(each).mean(0)
+    assert list(engine.mean_losses().values()) == pytest.approx(mean.tolist(), rel=1e-6)
+    engine.reset_losses()
+    engine.step()
+    assert engine.num_summed == 1
+
+
+def test_the_generator_step_leaves_the_discriminator_alone(tiny, images):
+    engine = Engine(tiny(), images, CPU)
+    gradients = []
+    engine.generator_optimizer.register_step_pre_hook(
+        lambda *_: gradients.append([p.grad.clone() for p in engine.discriminator.parameters()])
+    )
+    weights = []
+    engine.generator_optimizer.register_step_pre_hook(
+        lambda *_: weights.append([p.clone() for p in engine.discriminator.parameters()])
+    )
+    engine.discriminator_optimizer.register_step_pre_hook(
+        lambda *_: gradients.append([p.grad.clone() for p in engine.discriminator.parameters()])
+    )
+    engine.step()
+    at_discriminator_step, at_generator_step = gradients
+    for a, b in zip(at_discriminator_step, at_generator_step, strict=True):
+        assert torch.equal(a, b)  # no gradient of the generator's loss has been added
+    for a, b in zip(weights[0], engine.discriminator.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert all(p.requires_grad for p in engine.discriminator.parameters())
+
+
+def test_the_seed_decides_everything(tiny, images):
+    def trained(**changes):
+        engine = Engine(tiny(**changes), images, CPU)
+        for _ in range(2):
+            engine.step()
+        return engine.generator.state_dict()["layers.0.weight"]
+
+    assert torch.equal(trained(), trained())
+    assert not torch.equal(trained(), trained(seed=4))
+
+
+def test_a_state_that_is_loaded_goes_on_exactly(tiny):
+    images = torch.randint(0, 256, (20, 1, 28, 28), dtype=torch.uint8)
+    config = tiny(resolution=28)
+    engine = Engine(config, images, CPU)
+    for _ in range(3):
+        engine.step()
+    saved = copy.deepcopy(engine.tensors()), copy.deepcopy(engine.state())
+    for _ in range(3):
+        engine.step()
+    other = Engine(config, images, CPU)
+    other.load(*saved)
+    for _ in range(3):
+        other.step()
+    assert other.state() == engine.state()
+    for group, members in engine.tensors().items():
+        for name, tensor in members.items():
+            assert torch.equal(other.tensors()[group][name], tensor), f"{group} {name}"
+
+
+@pytest.mark.parametrize("which", ["generator", "discriminator", "averaged"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_noticed(tiny, images, which, value):
+    engine = Engine(tiny(), images, CPU)
+    engine.step()
+    assert engine.is_finite()
+    network = engine.averaged.module if which == "averaged" else getattr(engine, which)
+    with torch.no_grad():
+        next(network.parameters()).view(-1)[3] = value
+    assert not engine.is_finite()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "dcgann"}, "did you mean 'dcgan'"),
+        ({"loss": "saturating"}, "no loss is called 'saturating'"),
+    ],
+)
+def test_what_cannot_be_built_is_a_settings_error(tiny, images, changes, message):
+    with pytest.raises(SettingsError, match=message):
+        Engine(tiny(**changes), images, CPU)
+
+
+def test_a_state_of_another_device_or_shape_is_refused(tiny, images):
+    engine = Engine(tiny(), images, CPU)
+    with pytest.raises(SettingsError, match=r"written on cuda.*resume it with device 'cuda'"):
+        engine.load(engine.tensors(), engine.state() | {"device": "cuda"})
+    with pytest.raises(SettingsError, match="the checkpoint has latent_dim 9, the run 8"):
+        engine.load(engine.tensors(), engine.state() | {"architecture": engine.architecture | {"latent_dim": 9}})

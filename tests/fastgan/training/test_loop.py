@@ -1,0 +1,283 @@
+import json
+import os
+import signal
+
+import pytest
+import torch
+from PIL import Image
+
+from fastgan.data import DataError
+from fastgan.sampling import draw_latents, image_grid, render
+from fastgan.training.checkpoints import CheckpointError, latest_checkpoint, load_averaged_generator
+from fastgan.training.config import SettingsError, TrainingConfig, load_settings
+from fastgan.training.engine import Engine
+from fastgan.training.loop import NonFiniteError, StopSignals, resume_run, start_run
+
+
+def checkpoint_bytes(run, step):
+    folder = run / "checkpoints" / str(step)
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def rows(run):
+    """The rows of the log, without what depends on the clock."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "images_per_second"} for line in lines]
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """Makes the next run call a function once, right after the given step."""
+
+    def arrange(step, action):
+        real = Engine.step
+        calls = []
+
+        def instrumented(engine):
+            real(engine)
+            if engine.step_count == step and not calls:
+                calls.append(step)
+                action(engine)
+
+        monkeypatch.setattr(Engine, "step", instrumented)
+
+    return arrange
+
+
+class PowerCut(BaseException):
+    """Ends a run without giving it a chance to save, as SIGKILL would."""
+
+
+def cut_power(engine):
+    raise PowerCut
+
+
+def interrupt(engine):
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Runs of 12 steps without interruption, one for each architecture, made when asked for."""
+    made = {}
+
+    def run(config, console):
+        if config not in made:
+            made[config] = tmp_path_factory.mktemp("straight")
+            assert start_run(config, made[config], console=console) is None
+        return made[config]
+
+    return run
+
+
+# Steps 4 and 8 are checkpoints, 5 and 10 reports. The networks for 28 have dropout, which draws from torch's global
+# random state.
+@pytest.mark.parametrize(
+    ("resolution", "action", "step", "kept"),
+    [
+        (16, interrupt, 1, 1),
+        (16, interrupt, 4, 4),
+        (16, interrupt, 5, 5),
+        (16, interrupt, 7, 7),
+        (16, interrupt, 11, 11),
+        (16, cut_power, 4, None),
+        (16, cut_power, 7, 4),
+        (16, cut_power, 11, 8),
+        (28, interrupt, 7, 7),
+        (28, cut_power, 6, 4),
+    ],
+)
+def test_a_run_that_is_resumed_ends_as_one_never_interrupted(
+    tmp_path, straight, tiny, console, at_step, resolution, action, step, kept
+):
+    config = tiny(resolution=resolution)
+    expected = straight(config, console)
+    at_step(step, action)
+    if action is interrupt:
+        assert start_run(config, tmp_path, console=console) == signal.SIGINT
+    else:
+        with pytest.raises(PowerCut):
+            start_run(config, tmp_path, console=console)
+    if kept is None:
+        assert latest_checkpoint(tmp_path) is None
+        start_run(config, tmp_path, console=console)
+    else:
+        assert latest_checkpoint(tmp_path).name == str(kept)
+        resume_run(tmp_path, console=console)
+    for at in (8, 12):
+        assert checkpoint_bytes(tmp_path, at) == checkpoint_bytes(expected, at)
+    assert rows(tmp_path) == rows(expected)
+    assert [row["step"] for row in rows(tmp_path)] == [5, 10, 12]
+    for picture in (expected / "samples").iterdir():
+        assert (tmp_path / "samples" / picture.name).read_bytes() == picture.read_bytes()
+
+
+def test_more_steps_go_on_as_if_planned(tmp_path, straight, tiny, console):
+    expected = straight(tiny(), console)
+    run = tmp_path / "run"
+    start_run(tiny(steps=7), run, console=console)
+    assert [row["step"] for row in rows(run)] == [5, 7]
+    resume_run(run, steps=12, console=console)
+    assert checkpoint_bytes(run, 12) == checkpoint_bytes(expected, 12)
+    assert rows(run) == rows(expected)
+    assert TrainingConfig.from_mapping(load_settings(run / "config.toml")) == tiny(steps=12)
+
+
+def test_a_run_folder_holds_what_is_promised(straight, tiny, console):
+    run = straight(tiny(), console)
+    assert sorted(p.name for p in run.iterdir()) == [
+        "checkpoints",
+        "config.toml",
+        "metrics.jsonl",
+        "samples",
+        "tensorboard",
+    ]
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["12", "4", "8"]
+    assert sorted(p.name for p in (run / "samples").iterdir()) == ["12.png", "8.png"]
+    assert TrainingConfig.from_mapping(load_settings(run / "config.toml")) == tiny()
+    assert list(json.loads((run / "metrics.jsonl").read_text().splitlines()[0])) == [
+        "step",
+        "discriminator_loss",
+        "generator_loss",
+        "images_per_second",
+    ]
+
+
+def test_samples_are_drawn_by_the_averaged_generator_from_fixed_latents(straight, tiny, console):
+    run = straight(tiny(), console)
+    generator, step = load_averaged_generator(run, torch.device("cpu"))
+    assert step == 12
+    grid = image_grid(render(generator, draw_latents(64, 8, seed=3)))
+    with Image.open(run / "samples" / "12.png") as picture:
+        assert picture.tobytes() == grid[0].numpy().tobytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, tiny, console, at_step, number):
+    run = tmp_path / "a run"
+    at_step(3, lambda engine: os.kill(os.getpid(), number))
+    assert start_run(tiny(), run, console=console) == number
+    assert latest_checkpoint(run).name == "3"
+    said = console.file.getvalue()
+    assert "Stopped at step 3 of 12" in said
+    assert f"fastgan train --resume '{run}'" in said
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_leaves_at_once():
+    with StopSignals() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.received == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_during_the_last_step_is_no_interruption(tmp_path, tiny, console, at_step):
+    at_step(12, interrupt)
+    assert start_run(tiny(), tmp_path, console=console) is None
+    assert latest_checkpoint(tmp_path).name == "12"
+
+
+@pytest.mark.parametrize(("step", "good"), [(2, None), (7, "4"), (9, "8")])
+def test_a_value_that_is_not_finite_stops_the_run_and_harms_no_checkpoint(
+    tmp_path, straight, tiny, console, at_step, step, good
+):
+    def poison(engine):
+        with torch.no_grad():
+            next(engine.generator.parameters())[0] = float("nan")
+
+    at_step(step, poison)
+    with pytest.raises(NonFiniteError) as caught:
+        start_run(tiny(), tmp_path, console=console)
+    latest = latest_checkpoint(tmp_path)
+    assert (latest and latest.name) == good
+    if latest is None:
+        assert "no checkpoint was written" in str(caught.value)
+    else:
+        assert f"the latest checkpoint, {latest}, is from before" in str(caught.value)
+        assert checkpoint_bytes(tmp_path, int(good)) == checkpoint_bytes(straight(tiny(), console), int(good))
+    assert all(abs(row["generator_loss"]) < 1e3 for row in rows(tmp_path))
+
+
+def test_a_run_that_has_a_checkpoint_is_not_started_over(straight, tiny, console):
+    run = straight(tiny(), console)
+    before = checkpoint_bytes(run, 12)
+    with pytest.raises(CheckpointError, match=f"has a checkpoint already.*fastgan train --resume {run}.*--out"):
+        start_run(tiny(), run, console=console)
+    assert checkpoint_bytes(run, 12) == before
+
+
+def test_a_start_replaces_what_an_earlier_one_left_but_nothing_else(tmp_path, tiny, console):
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "tensorboard").mkdir()
+    mine = [tmp_path / "notes.txt", tmp_path / "samples" / "notes.txt"]
+    stale = [tmp_path / "metrics.jsonl", tmp_path / "samples" / "99.png", tmp_path / "tensorboard" / "events.out.1"]
+    for path in mine + stale:
+        path.write_text("{}")
+    start_run(tiny(steps=2), tmp_path, console=console)
+    assert [row["step"] for row in rows(tmp_path)] == [2]
+    assert not any(path.exists() for path in stale[1:])
+    assert all(path.exists() for path in mine)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"data": "/there/is/no/such"}, DataError, "/there/is/no/such"),
+        ({"resolution": 17}, SettingsError, "no networks for resolution 17"),
+        ({"device": "cuda:77"}, SettingsError, "device 'cuda:77' is not there"),
+        ({"loss": "hinges"}, SettingsError, "no loss is called 'hinges'"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(tmp_path, tiny, console, changes, error, message):
+    with pytest.raises(error, match=message):
+        start_run(tiny(**changes), tmp_path / "run", console=console)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path, tiny, console):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"run folder .* cannot be written: Not a directory"):
+        start_run(tiny(), tmp_path / "file" / "run", console=console)
+
+
+def test_what_cannot_be_resumed_is_refused(tmp_path, straight, tiny, console):
+    with pytest.raises(CheckpointError, match="has no checkpoint"):
+        resume_run(tmp_path, console=console)
+    run = straight(tiny(), console)
+    with pytest.raises(SettingsError, match="is at step 12 already, past --steps 11"):
+        resume_run(run, steps=11, console=console)
+    assert resume_run(run, console=console) is None
+    assert "at its last step, 12" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "error", "message"),
+    [
+        ("config.toml", "latent_dim = 8", "latent_dim = 9", SettingsError, "has latent_dim 8, the run 9"),
+        ("config.toml", "steps = 12", "steps = 'x'", SettingsError, "setting 'steps' is 'x'"),
+        ("config.toml", "steps", "stepz", SettingsError, "did you mean 'steps'"),
+        (
+            "checkpoints/12/state.json",
+            '"num_summed"',
+            '"sums"',
+            CheckpointError,
+            "does not fit its model: 'num_summed'",
+        ),
+    ],
+)
+def test_a_run_that_was_tampered_with_is_refused(tmp_path, tiny, console, file, old, new, error, message):
+    start_run(tiny(), tmp_path, console=console)
+    text = (tmp_path / file).read_text()
+    assert old in text
+    (tmp_path / file).write_text(text.replace(old, new))
+    with pytest.raises(error, match=message):
+        resume_run(tmp_path, steps=20, console=console)
+
+
+def test_a_missing_settings_file_is_named(tmp_path, tiny, console):
+    start_run(tiny(steps=1), tmp_path, console=console)
+    (tmp_path / "config.toml").unlink()
+    with pytest.raises(SettingsError, match=r"config.toml' cannot be read: No such file"):
+        resume_run(tmp_path, console=console)

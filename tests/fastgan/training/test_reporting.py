@@ -1,0 +1,79 @@
+import io
+import json
+
+import pytest
+import torch
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fastgan.training.reporting import Reporter
+
+LOSSES = {"discriminator_loss": 1.25, "generator_loss": 0.5}
+
+
+def steps_logged(run):
+    return [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_pipe_gets_a_line_a_report_with_losses_speed_and_time_left(tmp_path, tiny, console):
+    with Reporter(tmp_path, tiny(steps=100), step=0, console=console) as reporter:
+        reporter.advance(5)
+        reporter.losses(5, LOSSES)
+    line = console.file.getvalue().strip()
+    assert line.startswith("step 5/100  D 1.250  G 0.500  ")
+    assert "img/s" in line
+    assert line.endswith("left")
+
+
+def test_a_terminal_gets_a_progress_bar(tmp_path, tiny):
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with Reporter(tmp_path, tiny(steps=100), step=0, console=console) as reporter:
+        reporter.losses(5, LOSSES)
+    shown = console.file.getvalue()
+    assert "5/100" in shown
+    assert "D 1.250  G 0.500" in shown
+    assert "img/s" in shown
+    assert "step 5/100" not in shown
+
+
+def test_throughput_counts_images_over_time(tmp_path, tiny, console, monkeypatch):
+    clock = iter([100.0, 102.0, 106.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    with Reporter(tmp_path, tiny(steps=20, batch_size=6), step=10, console=console) as reporter:
+        reporter.losses(14, LOSSES)
+        reporter.losses(16, LOSSES)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["images_per_second"] for row in rows] == [4 * 6 / 2, 2 * 6 / 4]
+    lines = console.file.getvalue().splitlines()
+    assert lines[0].endswith("0:03 left")  # 6 steps at half a second
+    assert lines[1].endswith("0:08 left")  # 4 steps at two seconds
+
+
+def test_tensorboard_gets_scalars_and_grids(tmp_path, tiny, console):
+    with Reporter(tmp_path, tiny(), step=0, console=console) as reporter:
+        reporter.losses(5, LOSSES)
+        path = reporter.samples(8, torch.zeros(4, 1, 16, 16))
+    assert path == tmp_path / "samples" / "8.png"
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert sorted(events.Tags()["scalars"]) == ["discriminator/loss", "generator/loss", "images_per_second"]
+    (scalar,) = events.Scalars("discriminator/loss")
+    assert (scalar.step, scalar.value) == (5, 1.25)
+    (image,) = events.Images("samples")
+    assert (image.step, image.width, image.height) == (8, 2 * 18 + 2, 2 * 18 + 2)
+
+
+@pytest.mark.parametrize(
+    ("resumed_at", "kept"), [(0, []), (4, []), (5, [5]), (9, [5]), (10, [5, 10]), (12, [5, 10]), (99, [5, 10])]
+)
+def test_rows_past_the_checkpoint_and_of_cut_intervals_go(tmp_path, tiny, console, resumed_at, kept):
+    text = "".join(json.dumps({"step": step}) + "\n" for step in (5, 10, 12)) + '{"step": 1'
+    (tmp_path / "metrics.jsonl").write_text(text)
+    with Reporter(tmp_path, tiny(log_every=5), step=resumed_at, console=console):
+        assert steps_logged(tmp_path) == kept
+
+
+def test_a_row_is_on_disk_once_reported(tmp_path, tiny, console):
+    with Reporter(tmp_path, tiny(), step=0, console=console) as reporter:
+        reporter.losses(5, LOSSES)
+        assert steps_logged(tmp_path) == [5]
