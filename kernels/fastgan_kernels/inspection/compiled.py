@@ -1,0 +1,276 @@
+"""The table: every kernel at the specialisations in use, compiled for four targets, and the rules that it must hold.
+
+Registers and local memory are what the assembler reports (ptxas through cuobjdump, LLVM's AMDGPU metadata). The width
+of a global access comes from LLVM IR, where it is known through which argument it goes, and is compared with the widths
+in the assembly (PTX, amdgcn).
+"""
+
+import csv
+import os
+import re
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from math import gcd, prod
+from pathlib import Path
+
+import triton
+from torch import Tensor
+from triton import knobs
+from triton.compiler import CompiledKernel
+
+from fastgan_kernels.inspection.launches import TARGETS, Launch, Specialization, launches_of
+from fastgan_kernels.inspection.llir import GlobalAccess, global_accesses
+from fastgan_kernels.inspection.problems import Problem
+from fastgan_kernels.inspection.ttir import TritonIR
+
+MAX_THREADS = 1024
+INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a kernel at one specialisation for one target.
+
+    ``spilled_registers`` on NVIDIA is stack_bytes / 4, since ptxas counts spilled registers and local arrays together.
+    ``loads`` and ``stores`` give for each argument the bytes of one thread's access, narrowest and widest where they
+    differ.
+    """
+
+    ops: str
+    kernel: str
+    problem: str
+    arguments: str
+    constants: str
+    target: str
+    num_warps: int
+    registers: int
+    spilled_registers: int
+    stack_bytes: int
+    shared_bytes: int
+    loads: str
+    stores: str
+
+
+@dataclass(frozen=True)
+class _Use:
+    """A specialisation and the launches, each with its problem, that ask for it."""
+
+    specialization: Specialization
+    launches: Sequence[tuple[Problem, Launch]]
+
+
+def inspect_compiled(
+    problems: Iterable[Problem], targets: Iterable[str] = tuple(TARGETS)
+) -> tuple[list[Row], list[str]]:
+    """Compiles what ``problems`` launch and returns the table and, one sentence each, the rules that are broken.
+
+    Raises:
+        RuntimeError: in a process where Triton is interpreted.
+    """
+    uses = _uses(list(problems), targets)
+    # Triton's passes and ptxas run outside Python's lock.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        inspected = list(pool.map(_inspect, uses))
+    rows = sorted((row for row, _ in inspected), key=_order)
+    return rows, sorted({finding for _, findings in inspected for finding in findings})
+
+
+def write_table(rows: Iterable[Row], path: Path) -> None:
+    """Writes the table as CSV under one line with the version of Triton that compiled it."""
+    with path.open("w", newline="") as file:
+        file.write(f"# triton {triton.__version__}\n")
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def read_table(path: Path) -> tuple[str, list[Row]]:
+    """The version of Triton and the rows that :func:`write_table` wrote."""
+    with path.open(newline="") as file:
+        version = file.readline().removeprefix("# triton ").strip()
+        numbers = {field.name for field in fields(Row) if field.type is int}
+        return version, [
+            Row(**{k: int(v) if k in numbers else v for k, v in line.items()}) for line in csv.DictReader(file)
+        ]
+
+
+def compare_tables(committed: Iterable[Row], compiled: Iterable[Row]) -> list[str]:
+    """What differs, one sentence for each row."""
+    key = ("kernel", "arguments", "constants", "target", "num_warps")
+    before, now = ({tuple(getattr(row, k) for k in key): row for row in rows} for rows in (committed, compiled))
+    differences = []
+    for name in sorted(before.keys() | now.keys()):
+        title = f"{name[0]} ({(now.get(name) or before[name]).problem}) for {name[3]}"
+        if name not in now:
+            differences.append(f"{title}: in the table but no longer launched")
+        elif name not in before:
+            differences.append(f"{title}: launched but not in the table")
+        else:
+            differences += [
+                f"{title}: {column} is {value} now, {getattr(before[name], column)} in the table"
+                for column, value in asdict(now[name]).items()
+                if value != getattr(before[name], column)
+            ]
+    return differences
+
+
+def _uses(problems: Sequence[Problem], targets: Iterable[str]) -> list[_Use]:
+    launches: dict[tuple[str, str, str], list[tuple[Problem, Launch]]] = defaultdict(list)
+    for target in targets:
+        for problem in problems:
+            for launch in launches_of(problem, target):
+                launches[launch.specialization.identity].append((problem, launch))
+    return [_Use(users[0][1].specialization, users) for users in launches.values()]
+
+
+def _inspect(use: _Use) -> tuple[Row, list[str]]:
+    specialization = use.specialization
+    kernel = specialization.compile()
+    registers, spilled, stack = _registers(kernel)
+    accesses = _accesses_by_argument(specialization, kernel)
+    row = Row(
+        ops="+".join(sorted({problem.op for problem, _ in use.launches})),
+        kernel=specialization.kernel,
+        problem=use.launches[0][0].label,
+        arguments=_arguments(specialization),
+        constants=_constants(specialization),
+        target=specialization.target,
+        num_warps=specialization.num_warps,
+        registers=registers,
+        spilled_registers=spilled,
+        stack_bytes=stack,
+        shared_bytes=kernel.metadata.shared,
+        loads=_widths(accesses, "load"),
+        stores=_widths(accesses, "store"),
+    )
+    broken = [*_resource_findings(row), *_width_findings(use, kernel, accesses), *_index_findings(use, kernel)]
+    return row, [f"{row.kernel} ({row.problem}) for {row.target}: {finding}" for finding in broken]
+
+
+def _order(row: Row) -> tuple[object, ...]:
+    return row.kernel, row.arguments, row.constants, row.num_warps, list(TARGETS).index(row.target)
+
+
+def _arguments(specialization: Specialization) -> str:
+    """Types of the run-time arguments; ``/16`` marks a promised multiple of 16, ``/2GB`` a tensor below 2 GB."""
+    marks = {("tt.divisibility", 16): "/16", ("tt.pointer_range", 32): "/2GB"}
+    return " ".join(
+        f"{name}:{specialization.signature[name]}"
+        + "".join(mark for promise, mark in marks.items() if promise in specialization.attributes_of(name))
+        for name in specialization.runtime_arguments
+    )
+
+
+def _constants(specialization: Specialization) -> str:
+    names = [name for name in specialization.signature if name not in specialization.runtime_arguments]
+    return " ".join(f"{name}={specialization.constant(name)}" for name in names)
+
+
+def _registers(kernel: CompiledKernel) -> tuple[int, int, int]:
+    """Registers of a thread, those spilled, and its bytes of local memory."""
+    if "cubin" in kernel.asm:
+        cubin = next(path for name, path in kernel.metadata_group.items() if name.endswith(".cubin"))
+        report = subprocess.run(
+            [knobs.nvidia.cuobjdump.path, "-res-usage", cubin], check=True, capture_output=True, text=True
+        ).stdout
+        used = {name: int(re.search(rf"\b{name}:(\d+)", report)[1]) for name in ("REG", "STACK", "LOCAL")}
+        stack = used["STACK"] + used["LOCAL"]
+        return used["REG"], stack // 4, stack
+    metadata = {
+        name: int(re.search(rf"^\s+\.{name}:\s+(\d+)$", kernel.asm["amdgcn"], re.MULTILINE)[1])
+        for name in ("vgpr_count", "vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size")
+    }
+    spilled = metadata["vgpr_spill_count"] + metadata["sgpr_spill_count"]
+    return metadata["vgpr_count"], spilled, metadata["private_segment_fixed_size"]
+
+
+def _accesses_by_argument(specialization: Specialization, kernel: CompiledKernel) -> dict[str, list[GlobalAccess]]:
+    runtime = specialization.runtime_arguments
+    accesses: dict[str, list[GlobalAccess]] = defaultdict(list)
+    for access in global_accesses(kernel.asm["llir"]):
+        accesses[runtime[access.argument]].append(access)
+    return {name: accesses[name] for name in runtime if name in accesses}
+
+
+def _widths(accesses: Mapping[str, Sequence[GlobalAccess]], kind: str) -> str:
+    words = []
+    for name, of_argument in accesses.items():
+        widths = {access.bytes for access in of_argument if access.kind == kind}
+        if widths:
+            words.append(f"{name}:" + "-".join(map(str, sorted({min(widths), max(widths)}))))
+    return " ".join(words)
+
+
+def _resource_findings(row: Row) -> Iterable[str]:
+    if row.spilled_registers:
+        yield f"spills {row.spilled_registers} registers"
+    if row.stack_bytes:
+        yield f"keeps {row.stack_bytes} bytes of a thread in local memory"
+    threads = row.num_warps * TARGETS[row.target].warp_size
+    if threads > MAX_THREADS:
+        yield f"has {threads} threads in a program, at most {MAX_THREADS} can be"
+
+
+def _width_findings(use: _Use, kernel: CompiledKernel, accesses: Mapping[str, Sequence[GlobalAccess]]) -> Iterable[str]:
+    """The rule: a feature map is accessed as wide as the start of each of its rows allows.
+
+    A feature map is a tensor with the dimensions of x and at least its elements. Wide is 16 bytes, or less where the
+    bytes of a row are not a multiple of 16 or a tile does not hold 16 bytes for each thread. What is smaller (a value
+    for each channel or plane, partial sums) may be accessed narrowly.
+    """
+    in_ir = {access.bytes for of_argument in accesses.values() for access in of_argument}
+    in_assembly = _assembly_widths(kernel)
+    if min(in_assembly) < min(in_ir):
+        yield f"the assembler split accesses of {min(in_ir)} bytes into {min(in_assembly)}"
+    if any(access.kind == "atomic" for of_argument in accesses.values() for access in of_argument):
+        yield "uses atomics, so results change from run to run"
+    tiles = defaultdict(list)
+    for tile in TritonIR(kernel.asm["ttir"]).accesses:
+        tiles[tile.argument].append(tile.elements)
+    specialization = use.specialization
+    for problem, launch in use.launches:
+        for name, tensor in launch.tensors.items():
+            is_feature_map = tensor.dim() == len(problem.shape) and tensor.numel() >= problem.elements
+            if not is_feature_map or name not in accesses or not specialization.is_aligned(name):
+                continue
+            size = tensor.element_size()
+            of_thread = max(1, min(tiles[name]) // specialization.threads) * size
+            allowed = min(gcd(_row_length(tensor) * size, 16), 1 << (of_thread.bit_length() - 1))
+            narrowest = min(access.bytes for access in accesses[name])
+            if narrowest < allowed:
+                yield f"accesses {name} by {narrowest} bytes, {allowed} are possible at {problem.label}"
+
+
+def _row_length(tensor: Tensor) -> int:
+    """Elements of a row of a dense [N, C, *spatial] in memory: pixels, or channels where those are innermost."""
+    pixels = prod(tensor.shape[2:])
+    return pixels if tensor.is_contiguous() and pixels > 1 else tensor.shape[1]
+
+
+def _assembly_widths(kernel: CompiledKernel) -> set[int]:
+    if "ptx" in kernel.asm:
+        accesses = re.findall(r"\b(?:ld|st)\.global(?:\.[\w:]+)*?(?:\.v(\d))?\.[bfus](\d+)\b", kernel.asm["ptx"])
+        return {int(vector or 1) * int(bits) // 8 for vector, bits in accesses}
+    accesses = re.findall(r"\b(?:buffer|global|flat)_(?:load|store)_(\w+)", kernel.asm["amdgcn"])
+    return {_amd_width(kind) for kind in accesses}
+
+
+def _amd_width(kind: str) -> int:
+    words = re.match(r"(dwordx?|[us]?byte|[us]?short)(\d)?", kind)
+    unit = 4 if words[1].startswith("dword") else 2 if "short" in words[1] else 1
+    return unit * int(words[2] or 1)
+
+
+def _index_findings(use: _Use, kernel: CompiledKernel) -> Iterable[str]:
+    ir = TritonIR(kernel.asm["ttir"])
+    for problem, launch in use.launches:
+        for name in sorted(ir.narrow_offsets & launch.tensors.keys()):
+            elements = launch.tensors[name].numel()
+            if elements > INT32_MAX:
+                yield f"adds 32-bit offsets to {name}, which has {elements} elements at {problem.label}"
+        overflow = next(iter(ir.overflows(launch.integers, launch.grid)), None)
+        if overflow is not None:
+            yield f"{overflow}, more than 32 bits hold, at {problem.label}"

@@ -1,0 +1,225 @@
+"""How many bytes an op moves, counted under Triton's interpreter on the CPU.
+
+Memory moves in sectors of 32 bytes. Each ``tl.load`` or ``tl.store`` of one program counts the distinct sectors that
+its unmasked lanes touch, so a kernel that reads narrow strips pays for what it leaves unused. What torch itself runs
+between the kernels (copies, casts, composed derivatives) is counted as well, a launch for each operator.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from triton import knobs
+from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder
+
+SECTOR = 32
+"""Bytes that memory moves at least: a sector of NVIDIA's L2 cache."""
+
+SMALL = 16
+"""An operand smaller than this fraction of x stays in cache: it counts once however often it is read again."""
+
+
+@dataclass
+class TensorTraffic:
+    """Bytes that one launch loads from and stores to one of its tensors."""
+
+    tensor: Tensor
+    loaded: int = 0
+    stored: int = 0
+
+
+@dataclass
+class LaunchTraffic:
+    """One launch: a kernel's name and what it moves, by argument; or a torch operator's, by position."""
+
+    kernel: str
+    programs: int
+    tensors: dict[str, TensorTraffic]
+
+    @property
+    def loaded(self) -> int:
+        return sum(t.loaded for t in self.tensors.values())
+
+    @property
+    def stored(self) -> int:
+        return sum(t.stored for t in self.tensors.values())
+
+
+class FloorRatio(NamedTuple):
+    """Bytes moved over the least that the problem needs: by its inputs and outputs, and apart from them by the rest
+    (partial sums, statistics kept between two kernels)."""
+
+    ratio: float
+    apart: float
+
+
+@dataclass
+class Traffic:
+    """The launches that a block made, in order."""
+
+    launches: list[LaunchTraffic] = field(default_factory=list)
+
+    @property
+    def loaded(self) -> int:
+        return sum(launch.loaded for launch in self.launches)
+
+    @property
+    def stored(self) -> int:
+        return sum(launch.stored for launch in self.launches)
+
+    def over_floor(self, x: Tensor, *, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> FloorRatio:
+        """Compares with the floor of the problem: each input read once, each output written once.
+
+        Args:
+            x: the operand whose size tells which operands are small: those below a sixteenth of it count once.
+            inputs, outputs: what the op is given and what it returns. All else that it moves is ``apart``.
+        """
+        moved = apart = 0
+        named = [*inputs, *outputs]
+        for tensor in named:
+            if tensor.nbytes * SMALL < x.nbytes:
+                moved += tensor.nbytes
+        for launch in self.launches:
+            for entry in launch.tensors.values():
+                owner = next((t for t in named if _is_part(entry.tensor, t)), None)
+                if owner is None:
+                    apart += entry.loaded + entry.stored
+                elif owner.nbytes * SMALL >= x.nbytes:
+                    moved += entry.loaded + entry.stored
+        floor = sum(tensor.nbytes for tensor in named)
+        return FloorRatio(moved / floor, apart / floor)
+
+
+@contextmanager
+def count_traffic() -> Iterator[Traffic]:
+    """Counts what the kernels and torch operators launched inside the block move.
+
+    The tensors live as long as the result. Not for use beside other threads that launch kernels.
+
+    Raises:
+        RuntimeError: where Triton is not interpreted; from a kernel that uses atomics; from an access outside the
+            kernel's tensors.
+    """
+    if not knobs.runtime.interpret:
+        raise RuntimeError("traffic is counted in Triton's interpreter: set TRITON_INTERPRET=1 before the first import")
+    counter = _Counter()
+    originals = {
+        (owner, name): getattr(owner, name)
+        for owner, name in (
+            (InterpretedFunction, "run"),
+            (InterpreterBuilder, "create_masked_load"),
+            (InterpreterBuilder, "create_masked_store"),
+            (InterpreterBuilder, "create_atomic_rmw"),
+            (InterpreterBuilder, "create_atomic_cas"),
+        )
+    }
+    run, load, store, *_ = originals.values()
+
+    def counted_run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        named = dict(zip(self.arg_names, args, strict=False)) | kwargs
+        with counter.launch(self.__name__, named, grid(named) if callable(grid) else grid):
+            return run(self, *args, grid=grid, warmup=warmup, **kwargs)
+
+    def counted_load(self: Any, ptrs: Any, mask: Any, *rest: Any, **kwargs: Any) -> Any:
+        counter.access("loaded", ptrs, mask)
+        return load(self, ptrs, mask, *rest, **kwargs)
+
+    def counted_store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any, **kwargs: Any) -> Any:
+        counter.access("stored", ptrs, mask)
+        return store(self, ptrs, value, mask, *rest, **kwargs)
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("a kernel with atomics: its results would change from run to run")
+
+    replacements = (counted_run, counted_load, counted_store, refuse, refuse)
+    try:
+        for (owner, name), replacement in zip(originals, replacements, strict=True):
+            setattr(owner, name, replacement)
+        with _TorchOperators(counter):
+            yield counter.traffic
+    finally:
+        for (owner, name), original in originals.items():
+            setattr(owner, name, original)
+
+
+class _Counter:
+    def __init__(self) -> None:
+        self.traffic = Traffic()
+        self.running: LaunchTraffic | None = None
+
+    @contextmanager
+    def launch(self, kernel: str, arguments: dict[str, Any], grid: Sequence[int]) -> Iterator[None]:
+        programs = 1
+        for axis in grid:
+            programs *= axis
+        tensors = {name: TensorTraffic(value) for name, value in arguments.items() if isinstance(value, Tensor)}
+        self.running = LaunchTraffic(kernel, programs, tensors)
+        self.traffic.launches.append(self.running)
+        try:
+            yield
+        finally:
+            self.running = None
+
+    def access(self, direction: str, pointers: Any, mask: Any) -> None:
+        addresses = pointers.data.ravel() if mask is None else pointers.data[mask.data]
+        if addresses.size == 0:
+            return
+        low, high = int(addresses.min()), int(addresses.max())
+        for entry in self.running.tensors.values():
+            start, end = _extent(entry.tensor)
+            if start <= low and high < end:
+                # Sectors of the tensor, not of the machine: only on a GPU is memory handed out aligned.
+                sectors = (addresses - addresses.dtype.type(start)) // addresses.dtype.type(SECTOR)
+                sectors.sort()
+                distinct = 1 + int((sectors[1:] != sectors[:-1]).sum())
+                setattr(entry, direction, getattr(entry, direction) + distinct * SECTOR)
+                return
+        raise RuntimeError(f"{self.running.kernel} accesses memory outside any one of its tensors")
+
+    def torch_operator(self, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        tensors = {f"input {i}": TensorTraffic(t, loaded=_touched(t)) for i, t in enumerate(inputs)}
+        tensors |= {f"output {i}": TensorTraffic(t, stored=_touched(t)) for i, t in enumerate(outputs)}
+        self.traffic.launches.append(LaunchTraffic(name, 0, tensors))
+
+
+class _TorchOperators(TorchDispatchMode):
+    """Tells the counter of every torch operator that moves bytes: not of views and allocations."""
+
+    def __init__(self, counter: _Counter) -> None:
+        super().__init__()
+        self._counter = counter
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if self._counter.running is not None:  # the interpreter's own housekeeping
+            return result
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        moves = not any(
+            o.untyped_storage().data_ptr() == i.untyped_storage().data_ptr() for o in outputs for i in inputs
+        )
+        if moves and outputs and "empty" not in func.__name__:
+            self._counter.torch_operator(str(func), inputs, outputs)
+        return result
+
+
+def _extent(tensor: Tensor) -> tuple[int, int]:
+    """First and one past the last address of a tensor."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
+
+
+def _touched(tensor: Tensor) -> int:
+    """Bytes of memory behind a tensor; an expanded one has less than it shows."""
+    start, end = _extent(tensor)
+    return min(tensor.nbytes, end - start) if tensor.numel() else 0
+
+
+def _is_part(tensor: Tensor, whole: Tensor) -> bool:
+    """Whether the memory of ``tensor`` lies within that of ``whole``."""
+    (start, end), (whole_start, whole_end) = _extent(tensor), _extent(whole)
+    return tensor.numel() > 0 and whole_start <= start and end <= whole_end
