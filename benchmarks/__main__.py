@@ -1,0 +1,39 @@
+"""python -m benchmarks: the evidence run, and taking its rows into the repository's table."""
+
+import time
+
+_STARTED = time.time()  # importing torch belongs to the time of the run
+
+import argparse  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from benchmarks import evidence, results  # noqa: E402
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    run = commands.add_parser("evidence", help="tests, memory checker and benchmark of all ops on this machine")
+    run.add_argument("--out", type=Path, required=True, help="folder of at most eight files; run again to go on")
+    run.add_argument("--minutes", type=float, default=9, help="the whole run ends within this time (default: 9)")
+    run.add_argument("--toy", action="store_true", help="toy sizes on the CPU; chosen by itself without a GPU")
+    run.add_argument("--commit", help="the commit that is measured, where the sources are not a git checkout")
+
+    merge = commands.add_parser("merge", help="append the rows of an evidence run that a GPU gave")
+    merge.add_argument("csv", type=Path, help="results.csv of an evidence folder")
+
+    given = parser.parse_args(arguments)
+    try:
+        if given.command == "evidence":
+            return evidence.run(given.out, until=_STARTED + 60 * given.minutes, toy=given.toy, commit=given.commit)
+        print(f"{results.merge(given.csv)} rows appended to {results.REPOSITORY_CSV}")
+    except (evidence.Refused, OSError, ValueError) as refusal:
+        print(f"benchmarks: {refusal}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

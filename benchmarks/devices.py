@@ -1,0 +1,126 @@
+"""Two clocks behind one interface: events on a GPU's stream, and the host's clock on a CPU (toy size only)."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+AnyCall = Callable[[], Any]
+
+
+class CpuDevice:
+    """Runs the code path of the benchmark where there is no GPU. Its figures say nothing about the kernels."""
+
+    kind = "cpu"
+    torch_device = torch.device("cpu")
+    cache_bytes = 1024  # so that buffers rotate at toy size as well
+
+    def synchronize(self) -> None:
+        pass
+
+    def timed(self, call: AnyCall, host_seconds: float) -> float:
+        """Seconds of one call."""
+        return self.wall([call])
+
+    def wall(self, calls: Sequence[AnyCall]) -> float:
+        """Seconds a call, on the host's clock, until all of ``calls`` are finished."""
+        start = time.perf_counter()
+        for call in calls:
+            call()
+        return (time.perf_counter() - start) / len(calls)
+
+    def host_seconds(self, call: AnyCall) -> float:
+        """How long the host is busy with a call (on a GPU: with queueing it)."""
+        return self.wall([call])
+
+    def capture(self, calls: Sequence[AnyCall]) -> AnyCall | None:
+        """``calls`` as one replayable graph; ``None`` where there are no graphs."""
+        return None
+
+    def peak_bytes(self, call: AnyCall) -> int | None:
+        """The most memory that a call holds beyond what was allocated before it; ``None`` where nobody counts."""
+        return None
+
+
+class CudaDevice:
+    """NVIDIA, and AMD through the same names. Make one a process, before any tensor.
+
+    Everything runs on one stream that is not the default one: autograd runs each backward node on the stream of its
+    forward, and a capture allows no other stream than its own.
+    """
+
+    kind = "rocm" if torch.version.hip else "cuda"
+
+    def __init__(self) -> None:
+        self.torch_device = torch.device("cuda", torch.cuda.current_device())
+        self.stream = torch.cuda.Stream()
+        torch.cuda.set_stream(self.stream)
+        self.cache_bytes = torch.cuda.get_device_properties(self.torch_device).L2_cache_size
+        if torch.version.hip:
+            # Behind the L2 of an MI300 stands a memory-side cache of 256 MB, which the properties do not tell.
+            self.cache_bytes = max(self.cache_bytes, 256 * 2**20)
+        self._cycles_per_second = self._measure_spin()
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize()
+
+    def timed(self, call: AnyCall, host_seconds: float) -> float:
+        """Seconds between events around one call.
+
+        The stream is kept busy while the host queues the call, so no gap between launches is counted as device time.
+        """
+        self._spin(2 * host_seconds + 20e-6)
+        return self._elapsed(call)
+
+    def wall(self, calls: Sequence[AnyCall]) -> float:
+        """Seconds a call, on the host's clock, until the device has finished all of ``calls``."""
+        self.synchronize()
+        start = time.perf_counter()
+        for call in calls:
+            call()
+        self.synchronize()
+        return (time.perf_counter() - start) / len(calls)
+
+    def host_seconds(self, call: AnyCall) -> float:
+        """How long the host is busy with queueing a call."""
+        self.synchronize()
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+    def capture(self, calls: Sequence[AnyCall]) -> AnyCall | None:
+        """``calls`` as one replayable graph. They must have run before: nothing may be compiled in a capture."""
+        graph = torch.cuda.CUDAGraph()
+        outputs = []
+        with torch.cuda.graph(graph, stream=self.stream):
+            # Outputs live to the end of the capture: else the next call would write to memory still in cache.
+            outputs.extend(call() for call in calls)
+        return graph.replay
+
+    def peak_bytes(self, call: AnyCall) -> int | None:
+        self.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+
+    def _elapsed(self, call: AnyCall) -> float:
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+
+    def _spin(self, seconds: float) -> None:
+        torch.cuda._sleep(int(min(seconds, 0.01) * self._cycles_per_second))
+
+    def _measure_spin(self) -> float:
+        cycles = 1_000_000
+        return cycles / min(self._elapsed(lambda: torch.cuda._sleep(cycles)) for _ in range(5))
+
+
+def device() -> CpuDevice | CudaDevice:
+    """The GPU where there is one."""
+    return CudaDevice() if torch.cuda.is_available() else CpuDevice()

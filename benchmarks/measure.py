@@ -1,0 +1,195 @@
+"""One case: check every provider, then time those that are right, side by side."""
+
+import gc
+import itertools
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.accuracy import error, tolerance
+from benchmarks.devices import CpuDevice, CudaDevice
+from benchmarks.passes import Binder, Call, Operands, bind, compiled_binder, draw
+from benchmarks.registry import Case
+from benchmarks.results import MODES
+from benchmarks.timing import Quartiles, interleave, slots_for
+
+CLONE = "clone"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured: samples a mode, seconds a mode after which fewer are enough, calls in a sample of wall
+    time, torch.compile's backend."""
+
+    rounds: int = 25
+    seconds: float = 0.4
+    wall_calls: int = 10
+    compile_backend: str = "inductor"
+
+
+TOY = Effort(rounds=2, seconds=0.0, wall_calls=2, compile_backend="aot_eager")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a provider was not timed: its result is wrong, or it failed."""
+
+    provider: str
+    kind: str  # "wrong" | "failed"
+    reason: str
+
+
+def binders(case: Case, compile_backend: str) -> dict[str, Binder]:
+    """The providers of a case by name."""
+    op = case.op
+    functions = {"fused": op.fused, "eager": op.reference, **{f"vendor:{k}": v for k, v in op.vendors.items()}}
+    named: dict[str, Binder] = {name: partial(bind, f, op, case.pass_) for name, f in functions.items()}
+    if case.compiled:
+        named["compile"] = compiled_binder(op, case.pass_, compile_backend)
+    return named
+
+
+def planted(case: Case) -> Binder:
+    """A provider with a single wrong element, which the check must refuse."""
+
+    def wrong(*operands: Tensor) -> Tensor:
+        y = case.op.reference(*operands).detach().clone(memory_format=torch.contiguous_format)
+        y.view(-1)[-1] += 1
+        return y
+
+    return partial(bind, wrong, case.op, "forward")
+
+
+def check(case: Case, named: dict[str, Binder], operands: Operands, device: CpuDevice | CudaDevice) -> list[Refusal]:
+    """Compares every provider with the float64 reference."""
+    expected = bind(case.op.reference, case.op, case.pass_, operands.to(torch.float64))()
+    expected = tuple(t.detach() for t in expected)
+    allowed = tolerance(case.dtype, case.work.reduction)
+    refusals = []
+    for name, binder in named.items():
+        # Freed memory is handed out again: an element that is not written shows as NaN, not as a former result.
+        _ = [torch.full_like(t, torch.nan, dtype=case.dtype) for t in expected]
+        del _
+        try:
+            found = error(binder(operands)(), expected)
+        except Exception as failure:
+            device.synchronize()  # after a fault of the device nothing works: this raises again
+            refusals.append(Refusal(name, "failed", f"{type(failure).__name__}: {_first_line(failure)}"))
+            continue
+        if not found <= allowed:
+            refusals.append(Refusal(name, "wrong", f"error {found:.2g}, rounding explains {allowed:.2g}"))
+    return refusals
+
+
+def measure(
+    case: Case, device: CpuDevice | CudaDevice, effort: Effort, *, plant: bool = False
+) -> tuple[list[dict[str, object]], list[Refusal]]:
+    """Returns the rows of a case (without the identity of the machine) and the providers that were refused."""
+    torch._dynamo.reset()  # each case compiles for itself; on disk its kernels are cached
+    torch.manual_seed(zlib.crc32(case.key.encode()))
+    named = binders(case, effort.compile_backend)
+    if plant:
+        named["planted"] = planted(case)
+    operands = draw(case, device.torch_device)
+    refusals = check(case, named, operands, device)
+    for refusal in refusals:
+        del named[refusal.provider]
+
+    slots = [operands, *(draw(case, device.torch_device) for _ in range(1, slots_for(case.bytes, device.cache_bytes)))]
+    calls = {name: [binder(slot) for slot in slots] for name, binder in named.items()}
+    calls[CLONE] = [_clone(case, device) for _ in slots]
+    figures = _time(calls, device, effort)
+    peaks = {name: device.peak_bytes(of_slots[0]) for name, of_slots in calls.items()}
+    return [_row(case, name, figures, peaks[name]) for name in calls], refusals
+
+
+def _clone(case: Case, device: CpuDevice | CudaDevice) -> Call:
+    # Half the bytes are read and half are written.
+    source = torch.randn(max(1, case.bytes // 2 // case.dtype.itemsize), dtype=case.dtype, device=device.torch_device)
+    return lambda: (source.clone(),)
+
+
+def _time(
+    calls: dict[str, list[Call]], device: CpuDevice | CudaDevice, effort: Effort
+) -> dict[str, dict[str, Quartiles]]:
+    for of_slots in calls.values():
+        for call in of_slots:
+            call()
+    graphs = {name: graph for name, of_slots in calls.items() if (graph := _capture(of_slots, device)) is not None}
+    host = {name: min(device.host_seconds(of_slots[0]) for _ in range(3)) for name, of_slots in calls.items()}
+
+    # One cursor for all providers: they share the operands, and none may find what another has just read.
+    cursor = itertools.cycle(range(len(next(iter(calls.values())))))
+    held: dict[tuple[str, int], object] = {}
+
+    def cold(name: str) -> float:
+        slot = next(cursor)
+
+        def call() -> None:
+            # The outputs rotate as well: a block that was just freed would still be in cache.
+            held[name, slot] = calls[name][slot]()
+
+        return device.timed(call, host[name])
+
+    def warm(name: str) -> float:
+        calls[name][0]()
+        return device.timed(calls[name][0], host[name])
+
+    def graph(name: str) -> float:
+        return device.timed(graphs[name], 20e-6) / len(calls[name])
+
+    def wall(name: str) -> float:
+        return device.wall([calls[name][next(cursor)] for _ in range(effort.wall_calls)])
+
+    samplers: dict[str, Callable[[str], float]] = {"cold": cold, "warm": warm, "graph": graph, "wall": wall}
+    figures: dict[str, dict[str, Quartiles]] = {}
+    gc.disable()
+    try:
+        for mode in MODES:
+            names = graphs if mode == "graph" else calls
+            sample = {name: partial(samplers[mode], name) for name in names}
+            figures[mode] = interleave(sample, rounds=effort.rounds, seconds=effort.seconds)
+            held.clear()
+    finally:
+        gc.enable()
+    return figures
+
+
+def _capture(of_slots: list[Call], device: CpuDevice | CudaDevice) -> Callable[[], object] | None:
+    try:
+        return device.capture(of_slots)
+    except RuntimeError:
+        device.synchronize()
+        return None
+
+
+def _row(case: Case, name: str, figures: dict[str, dict[str, Quartiles]], peak_bytes: int | None) -> dict[str, object]:
+    row: dict[str, object] = {
+        "op": case.op.name,
+        "problem": case.problem.name,
+        "shape": "x".join(map(str, case.problem.shape)),
+        "dtype": case.dtype_name,
+        "layout": case.layout,
+        "pass": case.pass_,
+        "provider": name,
+        "bytes": case.bytes,
+        "operations": case.work.operations,
+        "gb_per_s": f"{case.bytes / figures['cold'][name].median / 1e9:.1f}",
+    }
+    for mode, by_name in figures.items():
+        if name in by_name:
+            q = by_name[name]
+            row |= {f"{mode}_us_{part}": f"{getattr(q, part) * 1e6:.3f}" for part in ("q1", "median", "q3")}
+            if mode in ("cold", "graph"):
+                row[f"share_of_clone_{mode}"] = f"{by_name[CLONE].median / q.median:.4f}"
+    if peak_bytes is not None:
+        row["peak_bytes"] = peak_bytes
+    return row
+
+
+def _first_line(failure: Exception) -> str:
+    return (str(failure).strip().splitlines() or ["no message"])[0][:200]

@@ -1,0 +1,160 @@
+"""The end of an evidence run in words: a short table, then what failed and what is missing."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import results, worker
+from benchmarks.measure import CLONE
+from benchmarks.ops import OPS
+from benchmarks.registry import PASSES, Case, cases
+
+_SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "contiguous": "nchw", "channels_last": "nhwc"}
+_LISTED = 25  # lines of failures before "and n more"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """``full`` is for the file, ``short`` for the screen; ``faults`` are those that make the run fail."""
+
+    full: str
+    short: str
+    faults: tuple[str, ...]
+
+
+def summarise(out: Path) -> Summary:
+    run = json.loads((out / worker.RUN).read_text())
+    toy, stages = run["toy"], run["stages"]
+    listed = cases(OPS, toy=toy)
+    rows = results.read(out / worker.RESULTS) if (out / worker.RESULTS).exists() else []
+    events = worker.events(out)
+    by_case: dict[str, dict[str, dict[str, str]]] = {}
+    for row in rows:
+        by_case.setdefault(worker.key_of(row), {})[row["provider"]] = row
+
+    tests, test_faults = _tests(out, stages)
+    sanitizer, sanitizer_faults = _sanitizer(stages)
+    refused, bench_faults = _refused(listed, events, by_case)
+    missing = [case.key for case in listed if case.key not in worker.finished(out)]
+    faults = (*test_faults, *sanitizer_faults, *bench_faults)
+
+    identity = run["identity"]
+    title = " ".join(f"{name} {identity[name]}" for name in results.IDENTITY if identity[name])
+    head = [f"evidence: {title}"]
+    if toy:
+        head.append("TOY SIZE ON A CPU: this proves that the run works, and nothing about speed")
+    tail = [tests, sanitizer, *refused]
+    tail.append(f"benchmark: {len(listed) - len(missing)} of {len(listed)} cases finished")
+    if missing:
+        tail.append(f"missing: {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}")
+    tail.append("FAULTS: " + "; ".join(faults) if faults else "no faults")
+    full = "\n".join([*head, *_table(listed, by_case), *tail]) + "\n"
+    common = [case for case in listed if case.rank < 2]
+    return Summary(full, "\n".join([*head, *_table(common, by_case), *tail]) + "\n", faults)
+
+
+def _table(listed: list[Case], by_case: dict[str, dict[str, dict[str, str]]]) -> list[str]:
+    """A line for each problem, type and layout: for each pass the figures of :func:`_cells`."""
+    lines: dict[str, dict[str, str]] = {}
+    for case in listed:
+        if (rows := by_case.get(case.key)) is not None:
+            name = f"{case.op.name} {case.problem.name} {_SHORT[case.dtype_name]} {_SHORT[case.layout]}"
+            lines.setdefault(name, {})[case.pass_] = _cells(rows)
+    if not lines:
+        return ["no case was measured"]
+    width = max(map(len, lines))
+    blank = _columns("-", "-", "-", "-")
+    return [
+        "fused: share of a clone's speed, times faster than eager and torch.compile (cold cache), than eager (wall)",
+        " " * width + "".join(f" | {pass_.replace('_', ' '):<23}" for pass_ in PASSES),
+        " " * width + f" | {_columns('clone', 'eager', 'compl', 'wall')}" * len(PASSES),
+        *(
+            f"{name:<{width}}" + "".join(f" | {cells.get(pass_, blank)}" for pass_ in PASSES)
+            for name, cells in lines.items()
+        ),
+    ]
+
+
+def _cells(rows: dict[str, dict[str, str]]) -> str:
+    fused = rows.get("fused")
+    if fused is None:
+        return _columns("none", "", "", "")
+
+    def times(provider: str, column: str) -> str:
+        return f"{float(rows[provider][column]) / float(fused[column]):.2f}" if provider in rows else "-"
+
+    return _columns(
+        f"{float(fused['share_of_clone_cold']):.0%}" if CLONE in rows else "-",
+        times("eager", "cold_us_median"),
+        times("compile", "cold_us_median"),
+        times("eager", "wall_us_median"),
+    )
+
+
+def _columns(*cells: str) -> str:
+    return " ".join(f"{cell:>5}" for cell in cells)
+
+
+def _refused(
+    listed: list[Case], events: list[dict], by_case: dict[str, dict[str, dict[str, str]]]
+) -> tuple[list[str], list[str]]:
+    lines, faults = [], []
+    planted_seen = set()
+    for event in events:
+        for refusal in event.get("refused", ()):
+            if refusal["provider"] == "planted":
+                planted_seen.add(event["case"])
+                continue
+            lines.append(f"{refusal['kind']}, not timed: {refusal['provider']} in {event['case']}: {refusal['reason']}")
+            if refusal["provider"] == "fused":
+                faults.append(f"fused {refusal['kind']} in {event['case']}")
+        if event["event"] in ("failed", "crashed"):
+            lines.append(f"{event['event']}: {event['case']}: {event['reason']}")
+            faults.append(f"{event['case']} {event['event']}")
+    if len(lines) > _LISTED:
+        lines[_LISTED:] = [f"and {len(lines) - _LISTED} more in {worker.PROGRESS}"]
+    escaped = [key for key, rows in by_case.items() if "planted" in rows]
+    faults += [f"the planted wrong kernel was timed in {key}" for key in escaped]
+    expected = len(worker.first_forwards(listed))
+    lines.append(f"planted wrong kernels refused: {len(planted_seen)} of {expected}")
+    return lines, faults
+
+
+def _tests(out: Path, stages: dict[str, dict]) -> tuple[str, list[str]]:
+    stage = stages.get("tests")
+    if stage is None:
+        return "tests: not run", []
+    counts = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
+    try:
+        for suite in ElementTree.parse(out / "tests.xml").getroot().iter("testsuite"):
+            for name in counts:
+                counts[name] += int(suite.get(name, 0))
+    except (OSError, ElementTree.ParseError):
+        return f"tests: {stage['status']} after {stage['seconds']} s, no report, see tests.log", ["no test report"]
+    said = ", ".join(f"{count} {name}" for name, count in counts.items())
+    bad = counts["failures"] + counts["errors"]
+    faults = [f"{bad} tests failed"] if bad else []
+    if stage["status"] == "done" and stage["code"] and not bad:
+        faults.append(f"pytest ended with exit code {stage['code']}")
+    return f"tests: {said} ({stage['status']} after {stage['seconds']} s)", faults
+
+
+def _sanitizer(stages: dict[str, dict]) -> tuple[str, list[str]]:
+    said, faults = [], []
+    for tool in ("memcheck", "racecheck", "bare"):
+        if (stage := stages.get(tool)) is None:
+            continue
+        if stage["status"] != "done":
+            verdict = stage["status"]
+        elif stage["code"] == 0:
+            verdict = "clean"
+        elif stage["code"] == 9:
+            verdict = "FOUND ERRORS, see sanitizer.log"
+            faults.append(f"{tool} found errors")
+        else:
+            verdict = f"did not run (exit code {stage['code']}), see sanitizer.log"
+            if tool == "bare":
+                faults.append("the sanitizer's list of calls failed")
+        said.append(f"{tool} {verdict}")
+    return "compute-sanitizer: " + (", ".join(said) or "not run"), faults
