@@ -1,0 +1,106 @@
+"""Opening a zip that nobody vouches for. Nothing is ever extracted to disk."""
+
+import re
+import stat
+import zipfile
+from pathlib import Path
+
+from fastgan.data.errors import DataError, quoted, reason
+from fastgan.data.limits import MAX_ARCHIVE_BYTES, MAX_COMPRESSION_RATIO, explodes
+
+_DRIVE_LETTER = re.compile(r"[A-Za-z]:")
+# The methods that zip tools write by default. Python's readers of the others do not bound what one read may inflate.
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+class SafeZip:
+    """The checked files of a zip: ``entries`` maps each name to its zipfile.ZipInfo, sorted by name.
+
+    Raises:
+        DataError: not a zip or a corrupt one; an entry that points outside the archive (absolute, "..", drive letter,
+            symbolic link), is encrypted, twice there, without a valid name or of an unusual compression method; or
+            sizes past ``MAX_ARCHIVE_BYTES`` or ``MAX_COMPRESSION_RATIO``.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        try:
+            self._zip = zipfile.ZipFile(path)
+        # On damaged input zipfile raises BadZipFile, struct.error, UnicodeDecodeError, NotImplementedError and more.
+        except Exception as error:
+            raise DataError(f"{quoted(path)} is broken ({reason(error)}); expected a whole zip file.") from error
+        try:
+            self.entries = self._checked_entries()
+        except DataError:
+            self._zip.close()
+            raise
+
+    def __enter__(self) -> "SafeZip":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._zip.close()
+
+    def where(self, name: str) -> str:
+        """How an error's sentence names an entry."""
+        return f"{quoted(name)} in {quoted(self._path)}"
+
+    def read(self, name: str, max_bytes: int) -> bytes:
+        """The content of an entry; zipfile checks its CRC and never returns more than the directory promises.
+
+        Raises:
+            DataError: the entry is larger than ``max_bytes``, or corrupt.
+        """
+        entry = self.entries[name]
+        if entry.file_size > max_bytes:
+            raise DataError(
+                f"{self.where(name)} has {entry.file_size:,} bytes when unpacked; expected at most {max_bytes:,}."
+            )
+        try:
+            data = self._zip.read(entry)
+        except Exception as error:  # As in __init__, and zlib.error and EOFError.
+            raise DataError(f"{self.where(name)} is corrupt ({reason(error)}); expected a whole zip.") from error
+        if len(data) != entry.file_size:
+            raise DataError(f"{self.where(name)} is corrupt: it has {len(data):,} bytes; expected {entry.file_size:,}.")
+        return data
+
+    def _checked_entries(self) -> dict[str, zipfile.ZipInfo]:
+        entries: dict[str, zipfile.ZipInfo] = {}
+        for entry in sorted(self._zip.infolist(), key=lambda entry: entry.filename):
+            where = self.where(entry.orig_filename)
+            # zipfile cuts a name at its first zero byte, so two names may fall together, or nothing may be left.
+            if not entry.orig_filename or "\0" in entry.orig_filename:
+                raise DataError(f"{where} is no name for a file; expected one without zero bytes.")
+            if _escapes(entry.orig_filename):
+                raise DataError(f"{where} points outside the archive; expected relative paths without '..'.")
+            if stat.S_ISLNK(entry.external_attr >> 16):
+                raise DataError(f"{where} is a symbolic link; expected plain files.")
+            if entry.is_dir():
+                continue
+            if entry.flag_bits & 0x1:
+                raise DataError(f"{where} is encrypted; expected a zip without a password.")
+            if entry.compress_type not in _METHODS:
+                raise DataError(f"{where} uses compression method {entry.compress_type}; expected stored or deflated.")
+            if entry.filename in entries:
+                raise DataError(f"{where} is there twice; expected each name once.")
+            entries[entry.filename] = entry
+        self._check_total(sum(entry.file_size for entry in entries.values()))
+        return entries
+
+    def _check_total(self, total: int) -> None:
+        # The whole against the file on disk, because entries may share the same compressed bytes.
+        size = self._path.stat().st_size
+        if total > MAX_ARCHIVE_BYTES:
+            raise DataError(
+                f"{quoted(self._path)} would unpack to {total:,} bytes; expected at most {MAX_ARCHIVE_BYTES:,}."
+            )
+        if explodes(size, total):
+            raise DataError(
+                f"{quoted(self._path)} would explode from {size:,} to {total:,} bytes; expected a compression of at "
+                f"most {MAX_COMPRESSION_RATIO}:1, which real images do not reach."
+            )
+
+
+def _escapes(name: str) -> bool:
+    path = name.replace("\\", "/")
+    return path.startswith("/") or ".." in path.split("/") or _DRIVE_LETTER.match(path) is not None

@@ -1,0 +1,126 @@
+"""numpy's .npy and .npz. Object arrays are refused before numpy sees their data, so nothing is ever unpickled."""
+
+import io
+import math
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from fastgan.data.archive import SafeZip
+from fastgan.data.errors import DataError, quoted, reason
+from fastgan.data.limits import require_memory
+
+NPY_MAGIC = b"\x93NUMPY"
+
+# The first pair whose images are there is read. In order: ours, Keras's mnist.npz, MedMNIST, numpy.savez without names.
+_KEYS = (("images", "labels"), ("x_train", "y_train"), ("train_images", "train_labels"), ("arr_0", "arr_1"))
+_SHAPES = "uint8 of shape [N, S, S], [N, S, S, C] or [N, C, S, S] with 1 or 3 channels"
+
+
+def load_npy(path: Path) -> tuple[np.ndarray, None]:
+    """The images of a .npy file as uint8 [N, C, S, S].
+
+    Raises:
+        DataError: as :func:`fastgan.data.load_dataset` says.
+    """
+    try:
+        with path.open("rb") as file:
+            array = _read(file, path.stat().st_size, quoted(path))
+    except OSError as error:
+        raise DataError(f"{quoted(path)} cannot be read ({reason(error)}); expected a readable file.") from error
+    return _images(array, quoted(path)), None
+
+
+def load_npz(archive: SafeZip, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """The images of a .npz file as uint8 [N, C, S, S], and its labels as int64 [N] if it has any.
+
+    Raises:
+        DataError: as :func:`fastgan.data.load_dataset` says.
+    """
+    keys = [name.removesuffix(".npy") for name in archive.entries if name.endswith(".npy")]
+    pair = next((pair for pair in _KEYS if pair[0] in keys), None)
+    if pair is None:
+        raise DataError(
+            f"{quoted(path)} holds the arrays {quoted(', '.join(keys))}; expected images under one of the names "
+            f"{', '.join(images for images, _ in _KEYS)}."
+        )
+
+    def read(key: str) -> tuple[np.ndarray, str]:
+        name = f"{key}.npy"
+        where = archive.where(key)
+        size = archive.entries[name].file_size
+        require_memory(size, where)
+        return _read(io.BytesIO(archive.read(name, size)), size, where), where
+
+    images = _images(*read(pair[0]))
+    if pair[1] not in keys:
+        return images, None
+    labels, where = read(pair[1])
+    return images, _labels(labels, len(images), where)
+
+
+def _read(file: BinaryIO, size: int, where: str) -> np.ndarray:
+    """The array of a .npy stream of ``size`` bytes; its header is checked first, as numpy allocates what it says."""
+    try:
+        version = np.lib.format.read_magic(file)
+        # Version 3 differs only in the encoding of field names, and arrays with fields are of no use here.
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in read_header:
+            raise ValueError(f"format version {version[0]}.{version[1]}")
+        shape, _, dtype = read_header[version](file)
+        # Python's integers have no bound, and past 4,300 digits they cannot be shown; every numpy has 32 dimensions.
+        if len(shape) > 32 or not all(0 <= extent < 2**63 for extent in shape):
+            raise ValueError("impossible shape")
+    except Exception as error:  # The header is a Python literal: besides ValueError, whatever its parser raises.
+        raise DataError(f"{where} has no valid .npy header ({reason(error)}); expected {_SHAPES}.") from error
+    if dtype.hasobject:
+        raise DataError(f"{where} holds Python objects, which are never unpickled; expected {_SHAPES}.")
+    promised = file.tell() + math.prod(shape) * dtype.itemsize
+    if promised != size:
+        raise DataError(
+            f"{where} has {size:,} bytes; expected {promised:,} for the {dtype} values of shape {list(shape)} that its "
+            "header promises."
+        )
+    require_memory(size, where)
+    file.seek(0)
+    try:
+        return np.load(file, allow_pickle=False)
+    except Exception as error:
+        raise DataError(f"{where} cannot be read ({reason(error)}); expected {_SHAPES}.") from error
+
+
+def _images(array: np.ndarray, where: str) -> np.ndarray:
+    """Any accepted layout as [N, C, S, S]."""
+    found = f"{where} holds {array.dtype} of shape {list(array.shape)}"
+    if array.dtype != np.uint8 or array.ndim not in (3, 4):
+        raise DataError(f"{found}; expected {_SHAPES}.")
+    if array.ndim == 3:
+        images = array[:, None]
+    else:
+        _, first, second, third = array.shape
+        channels_first = first in (1, 3) and second == third
+        channels_last = third in (1, 3) and first == second
+        if channels_first and channels_last and first == 3:
+            raise DataError(f"{found}, which is both [N, C, S, S] and [N, S, S, C]; expected images larger than 3x3.")
+        if not channels_first and not channels_last:
+            raise DataError(f"{found}; expected {_SHAPES}.")
+        images = array if channels_first else array.transpose(0, 3, 1, 2)
+    count, _, height, width = images.shape
+    if count == 0 or height == 0 or height != width:
+        raise DataError(f"{found}; expected at least one image, and square ones: {_SHAPES}.")
+    return np.ascontiguousarray(images)
+
+
+def _labels(array: np.ndarray, count: int, where: str) -> np.ndarray:
+    found = f"{where} holds {array.dtype} of shape {list(array.shape)}"
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise DataError(f"{found}; expected integer class numbers of shape [{count}].")
+    if len(array) != count:
+        raise DataError(f"{found} for {count:,} images; expected one label for each.")
+    smallest, largest = int(array.min()), int(array.max())
+    if smallest < 0 or largest >= 2**63:
+        raise DataError(f"{where} holds labels from {smallest} to {largest}; expected class numbers from 0.")
+    return array.astype(np.int64)

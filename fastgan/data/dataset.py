@@ -1,0 +1,117 @@
+"""The one door through which images come in."""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgan.data.archive import SafeZip
+from fastgan.data.arrays import NPY_MAGIC, load_npy, load_npz
+from fastgan.data.digits import load_digits
+from fastgan.data.errors import DataError, quoted, reason
+from fastgan.data.files import load_folder, load_zip
+from fastgan.data.idx import GZIP_MAGIC, TRAIN_IMAGES, load_idx
+from fastgan.data.pixels import resize_images
+
+_SOURCES = "'digits', a folder of images, a zip of images, an IDX file (.gz or not), .npy or .npz"
+_ZIP_MAGIC = b"PK"
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Square images of one size, all in memory.
+
+    Attributes:
+        name: "digits", or the path as given.
+        images: uint8 [N, C, S, S], C 1 (greyscale) or 3 (RGB), N at least 1.
+        labels: class numbers from 0, int64 [N], or None.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor | None
+
+
+def load_dataset(source: str | os.PathLike[str] = "digits", *, resolution: int | None = None) -> ImageDataset:
+    """Load and check a whole data set, on the CPU.
+
+    ``source`` is recognised by what it is, not by its suffix:
+
+    - ``"digits"``: scikit-learn's 1,797 handwritten digits, 8x8 greyscale with labels; ``"./digits"`` is a path.
+    - A folder: every .png, .jpg, .jpeg, .webp, .bmp, .gif, .tif, .tiff, .ppm and .pgm below it, sorted by relative
+      path, hidden files and folders passed over. Labels come from a ``dataset.json`` at its top, as in the zip.
+    - A zip in the layout that NVIDIA's dataset_tool writes: image files, and ``dataset.json`` holding
+      ``{"labels": [["00000/img00000000.png", 6], ...]}`` or ``{"labels": null}``.
+    - An MNIST-style IDX file of images, or a folder with ``train-images-idx3-ubyte`` in it (the plain file before the
+      .gz); labels come from the matching file beside it.
+    - .npy: uint8 [N, S, S], [N, S, S, C] or [N, C, S, S]; .npz: likewise, named ``images`` and optionally ``labels``
+      (or x_train and y_train, train_images and train_labels, arr_0 and arr_1).
+
+    Greyscale files have one channel and all others three; a mixture becomes RGB. Transparency is composited over
+    white, 16 bits are scaled to 8, the EXIF orientation is applied.
+
+    Args:
+        source: what to load.
+        resolution: resize to this edge length where the stored one differs, with Pillow's antialiased bicubic filter:
+            no aliasing when it reduces; smooth, with no visible ringing, when it enlarges the 8x8 digits.
+
+    Raises:
+        DataError: one sentence with what was found and what is expected, for a path that is missing or cannot be read;
+            no images; an image that is broken, not square, of another size than the rest, or past the limits in
+            ``fastgan/data/limits.py``; a zip that is corrupt, encrypted, escapes its root or explodes; an IDX file
+            with a wrong magic number or length; an array of another type or shape; labels that are not one integer for
+            each image; a resolution that is not a positive integer; more data than memory.
+    """
+    name = os.fspath(source)
+    if resolution is not None and (isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < 1):
+        raise DataError(f"The resolution is {resolution!r}; expected a positive integer.")
+    # A Path is never the bundled set: Path("./digits") has lost its dot.
+    images, labels = load_digits() if source == "digits" else _load_path(name, resolution)
+    if resolution is not None and images.shape[-1] != resolution:
+        images = resize_images(images, resolution, quoted(name))
+    return ImageDataset(
+        name=name,
+        images=torch.from_numpy(images),
+        labels=None if labels is None else torch.from_numpy(labels),
+    )
+
+
+def _load_path(name: str, resolution: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+    path = Path(name)
+    try:
+        if not name:  # Path("") would be the current folder.
+            raise FileNotFoundError
+        mode = path.stat().st_mode
+        start = b"" if not stat.S_ISREG(mode) else _first_bytes(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"There is no file or folder {quoted(name)}; expected {_SOURCES}.") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name.
+        raise DataError(f"{quoted(name)} cannot be read ({reason(error)}); expected {_SOURCES}.") from error
+
+    if stat.S_ISDIR(mode):
+        idx_file = next((path / file for file in TRAIN_IMAGES if (path / file).is_file()), None)
+        return load_folder(path, resolution) if idx_file is None else load_idx(idx_file)
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{quoted(name)} is neither a regular file nor a folder; expected {_SOURCES}.")
+    # The content decides; a suffix only where the content tells nothing, so that the error fits what was meant.
+    if start.startswith(NPY_MAGIC):
+        return load_npy(path)
+    if start.startswith(_ZIP_MAGIC) or path.suffix.lower() in (".zip", ".npz"):
+        with SafeZip(path) as archive:
+            holds_arrays = any(entry.endswith(".npy") for entry in archive.entries)
+            return load_npz(archive, path) if holds_arrays else load_zip(archive, path, resolution)
+    if start.startswith((GZIP_MAGIC, b"\0\0")) or "idx" in path.name.lower() or path.suffix.lower() == ".gz":
+        return load_idx(path)
+    if path.suffix.lower() == ".npy":
+        return load_npy(path)
+    found = f"begins with the bytes {start.hex(' ')}" if start else "is empty"
+    raise DataError(f"{quoted(name)} {found}; expected {_SOURCES}.")
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(NPY_MAGIC))

@@ -1,0 +1,25 @@
+"""The one exception of the package, and what its sentences are made of."""
+
+import os
+
+# A zip entry's name may have 65,535 characters, and a decoder may say anything: a sentence has to stay readable.
+_LONGEST_QUOTE = 200
+
+
+class DataError(ValueError):
+    """Image data that cannot be used. The message is one sentence: what was found where, and what is expected."""
+
+
+def quoted(name: str | os.PathLike[str]) -> str:
+    """``name`` in quotes on one line: control characters and undecodable bytes escaped, a long middle left out."""
+    text = repr(os.fspath(name))
+    half = _LONGEST_QUOTE // 2
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[:half]}...{text[-half:]}"
+
+
+def reason(error: BaseException) -> str:
+    """What an exception of another library says, as the end of a sentence: one line, no full stop."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}..."

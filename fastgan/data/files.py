@@ -1,0 +1,178 @@
+"""Encoded image files in a folder or a zip, with labels in an optional dataset.json."""
+
+import json
+import os
+import reprlib
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from fastgan.data.archive import SafeZip
+from fastgan.data.decode import SUFFIXES, decode_image
+from fastgan.data.errors import DataError, quoted, reason
+from fastgan.data.limits import MAX_FILE_BYTES, require_memory
+from fastgan.data.pixels import resize_image
+
+LABELS_FILE = "dataset.json"
+
+
+def load_folder(path: Path, resolution: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Every image below ``path``, sorted by relative path, as uint8 [N, C, S, S]; int64 [N] labels if there are any.
+
+    Hidden files and folders and files with other suffixes than images are passed over; links to folders are followed.
+
+    Raises:
+        DataError: as :func:`fastgan.data.load_dataset` says.
+    """
+    names = _walk(path, "", ())
+
+    def read(name: str) -> bytes:
+        return _read_file(path / name)
+
+    def where(name: str) -> str:
+        return quoted(path / name)
+
+    return _load(names, read, where, quoted(path), resolution)
+
+
+def load_zip(archive: SafeZip, path: Path, resolution: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """The same for a zip, as the dataset_tool.py of NVIDIA's StyleGAN repositories writes it, or any other with images.
+
+    Raises:
+        DataError: as :func:`fastgan.data.load_dataset` says.
+    """
+
+    def read(name: str) -> bytes:
+        return archive.read(name, MAX_FILE_BYTES)
+
+    return _load(list(archive.entries), read, archive.where, quoted(path), resolution)
+
+
+def _walk(root: Path, folder: str, above: Sequence[tuple[int, int]]) -> list[str]:
+    """Relative POSIX paths of all files below; ``above`` identifies the folders on the way, to find a link's loop."""
+    here = root / folder
+    try:
+        status = here.stat()
+        with os.scandir(here) as scan:
+            children = [(child.name, child.is_dir()) for child in scan if not child.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"{quoted(here)} cannot be read ({reason(error)}); expected a readable folder.") from error
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        raise DataError(f"{quoted(here)} links back to a folder that contains it; expected a tree of folders.")
+    names = []
+    for name, is_folder in children:
+        relative = f"{folder}/{name}" if folder else name
+        names += _walk(root, relative, (*above, identity)) if is_folder else [relative]
+    return names
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # Opening a pipe would wait for ever.
+            raise DataError(f"{quoted(path)} is not a regular file; expected one that can be read to its end.")
+        if status.st_size > MAX_FILE_BYTES:
+            raise DataError(f"{quoted(path)} has {status.st_size:,} bytes; expected at most {MAX_FILE_BYTES:,}.")
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{quoted(path)} cannot be read ({reason(error)}); expected a readable file.") from error
+
+
+def _load(
+    names: list[str],
+    read: Callable[[str], bytes],
+    where: Callable[[str], str],
+    source: str,
+    resolution: int | None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    visible = sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
+    image_names = [name for name in visible if name.lower().endswith(SUFFIXES)]
+    if not image_names:
+        raise DataError(f"{source} holds no images; expected at least one file ending in {', '.join(SUFFIXES)}.")
+    # Labels first: reading them costs little, and a fault in them should not wait for the last image to be decoded.
+    labels = _labels(visible, image_names, read, where)
+
+    images = np.empty((0, 0, 0, 0), np.uint8)
+    first_size = 0
+    for index, name in enumerate(image_names):
+        image = decode_image(read(name), where(name))
+        channels, size = image.shape[:2]
+        if index == 0:
+            first_size = size
+            images = _allocate(len(image_names), channels, resolution or size, source)
+        if size != first_size:
+            raise DataError(
+                f"{where(name)} is {size}x{size} while {where(image_names[0])} is {first_size}x{first_size}; "
+                "expected images of one size."
+            )
+        if channels > images.shape[1]:  # The first colour image among grey ones: all become RGB.
+            grey = images[:index]
+            images = _allocate(len(image_names), channels, images.shape[2], source)
+            images[:index] = grey
+        images[index] = image if resolution is None else resize_image(image, resolution)
+    return images, labels
+
+
+def _allocate(count: int, channels: int, size: int, source: str) -> np.ndarray:
+    require_memory(count * channels * size**2, f"{source} ({count:,} images of {size}x{size})")
+    return np.empty((count, channels, size, size), np.uint8)
+
+
+def _labels(
+    visible: list[str], image_names: list[str], read: Callable[[str], bytes], where: Callable[[str], str]
+) -> np.ndarray | None:
+    """int64 [N], or None where there is no dataset.json or it says that there are no labels.
+
+    Labels of images that are not there are passed over: a subset of a labelled set is still labelled.
+    """
+    misplaced = [name for name in visible if PurePosixPath(name).name == LABELS_FILE and name != LABELS_FILE]
+    if misplaced:
+        raise DataError(
+            f"{where(misplaced[0])} is below the top, where its labels do not apply; expected {LABELS_FILE} at the top."
+        )
+    if LABELS_FILE not in visible:
+        return None
+    label_of = _parse_labels(read(LABELS_FILE), where(LABELS_FILE))
+    if label_of is None:
+        return None
+    missing = [name for name in image_names if name not in label_of]
+    if missing:
+        raise DataError(
+            f"{where(LABELS_FILE)} has no label for {len(missing):,} of {len(image_names):,} images, first of them "
+            f"{quoted(missing[0])}; expected one for each."
+        )
+    return np.array([label_of[name] for name in image_names], np.int64)
+
+
+def _parse_labels(data: bytes, where: str) -> dict[str, int] | None:
+    expected = 'expected {"labels": [["00000/img00000000.png", 6], ...]} or {"labels": null}'
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON ({reason(error)}); {expected}.") from error
+    if not isinstance(content, dict) or "labels" not in content:
+        raise DataError(f"{where} has no 'labels'; {expected}.")
+    pairs = content["labels"]
+    if pairs is None:
+        return None
+    if not isinstance(pairs, list):
+        raise DataError(f"{where} holds labels of type {type(pairs).__name__}; {expected}.")
+    label_of: dict[str, int] = {}
+    for pair in pairs:
+        if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise DataError(f"{where} holds {reprlib.repr(pair)} among its labels; {expected}.")
+        name, label = pair[0].replace("\\", "/"), pair[1]
+        if isinstance(label, list):
+            raise DataError(
+                f"{where} labels {quoted(name)} with the vector {reprlib.repr(label)}; expected a class number "
+                "(one-hot and attribute vectors are not supported)."
+            )
+        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < 2**63:
+            raise DataError(f"{where} labels {quoted(name)} with {reprlib.repr(label)}; expected an integer from 0.")
+        if name in label_of:
+            raise DataError(f"{where} labels {quoted(name)} twice; expected one label for each image.")
+        label_of[name] = label
+    return label_of

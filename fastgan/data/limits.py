@@ -1,0 +1,50 @@
+"""How much data is too much. Each limit keeps a small hostile or broken file from filling the memory or the day."""
+
+import os
+
+from fastgan.data.errors import DataError
+
+# The largest image that Pillow opens without its decompression-bomb warning: 256 MiB as 8-bit RGB.
+MAX_PIXELS = 2**28 // 3
+
+# An encoded image (or its dataset.json) need not be larger than the largest accepted image is with no compression.
+# The labels of ImageNet's 1.3 million images take 50 MB.
+MAX_FILE_BYTES = 2**28
+
+# FFHQ at 1024x1024, the largest set usual in the zip layout, is 220 GB with no compression; a forged directory
+# can promise 16 EiB.
+MAX_ARCHIVE_BYTES = 2**40
+
+# Deflate reaches 1030:1 on zeros, real image data far less: 12.5:1 for a dataset.json of 60,000 labels, 2.5:1 for the
+# bundled digits, 402:1 for a flat drawing of two colours stored raw. 100:1 leaves a wide margin to all but the last ...
+MAX_COMPRESSION_RATIO = 100
+
+# ... and below 64 MiB a ratio is no danger (inflating as many zeros takes 0.2 s), so small synthetic sets pass.
+RATIO_FREE_BYTES = 2**26
+
+
+def explodes(compressed_bytes: int, promised_bytes: int) -> bool:
+    """Whether data that grows from ``compressed_bytes`` to ``promised_bytes`` looks like a decompression bomb."""
+    return promised_bytes > RATIO_FREE_BYTES and promised_bytes > MAX_COMPRESSION_RATIO * compressed_bytes
+
+
+def _physical_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def require_memory(needed_bytes: int, what: str) -> None:
+    """Refuse what this machine cannot hold before any of it is allocated: a data set is decoded into memory whole.
+
+    Raises:
+        DataError: ``needed_bytes`` is more than the physical memory.
+    """
+    available = _physical_memory()
+    if needed_bytes > available:
+        raise DataError(
+            f"{what} would need {_gib(needed_bytes)} GiB of memory; this machine has {_gib(available)} GiB, "
+            "so expected fewer or smaller images."
+        )
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:,.1f}" if count < 2**60 else f"over {2**30:,}"

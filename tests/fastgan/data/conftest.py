@@ -1,0 +1,36 @@
+"""Small images, and the check of a refusal."""
+
+import numpy as np
+import pytest
+
+from fastgan.data import DataError, load_dataset
+
+
+@pytest.fixture
+def grey() -> np.ndarray:
+    """uint8 [5, 6, 6]."""
+    return np.random.default_rng(0).integers(0, 256, (5, 6, 6), np.uint8)
+
+
+@pytest.fixture
+def rgb() -> np.ndarray:
+    """uint8 [5, 6, 6, 3]."""
+    return np.random.default_rng(1).integers(0, 256, (5, 6, 6, 3), np.uint8)
+
+
+@pytest.fixture
+def refused():
+    """``refused(source, *parts)`` asserts that loading raises DataError, in one sentence that contains each part."""
+
+    def check(source, *parts: str, **options) -> str:
+        with pytest.raises(DataError) as caught:
+            load_dataset(str(source), **options)
+        sentence = str(caught.value)
+        assert sentence.endswith(".")
+        assert "\n" not in sentence
+        assert "expected" in sentence or "promises" in sentence
+        for part in parts:
+            assert part in sentence, sentence
+        return sentence
+
+    return check

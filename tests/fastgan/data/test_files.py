@@ -1,0 +1,220 @@
+import io
+import json
+import os
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from image_sources import encode, write_stylegan_zip
+from PIL import Image
+
+from fastgan.data import files, load_dataset
+
+
+def write_folder(folder, images, names=None):
+    for index, image in enumerate(images):
+        path = folder / (names[index] if names else f"{index:03d}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(image))
+    return folder
+
+
+def channels_first(images):
+    return torch.from_numpy(images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2).copy())
+
+
+def test_folder_of_grey_and_of_colour(tmp_path, grey, rgb):
+    for name, images in (("grey", grey), ("rgb", rgb)):
+        dataset = load_dataset(str(write_folder(tmp_path / name, images)))
+        assert torch.equal(dataset.images, channels_first(images))
+        assert dataset.labels is None
+
+
+def test_folder_is_read_in_the_order_of_relative_paths(tmp_path, grey):
+    names = ["b/1.png", "a/2.PNG", "a/1.png", "c.png", "a/b/3.png"]
+    write_folder(tmp_path, grey, names)
+    expected = grey[[names.index(name) for name in sorted(names)]]
+    assert torch.equal(load_dataset(str(tmp_path)).images, channels_first(expected))
+
+
+def test_hidden_and_other_files_are_passed_over(tmp_path, grey):
+    write_folder(tmp_path, grey)
+    for name in (".hidden.png", ".thumbs/a.png", "a/._b.png", "notes.txt", "model.bin"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"not an image")
+    (tmp_path / ".loop").symlink_to(tmp_path)
+    assert torch.equal(load_dataset(str(tmp_path)).images, channels_first(grey))
+
+
+@pytest.mark.parametrize("first", ["grey", "rgb"])
+def test_mixed_channels_become_rgb(tmp_path, grey, rgb, first):
+    pair = [grey[0], rgb[0]] if first == "grey" else [rgb[0], grey[0]]
+    images = load_dataset(str(write_folder(tmp_path, [*pair, grey[1]]))).images
+    as_rgb = [np.stack([image] * 3, -1) if image.ndim == 2 else image for image in [*pair, grey[1]]]
+    assert torch.equal(images, channels_first(np.stack(as_rgb)))
+
+
+def test_zip_as_dataset_tool_writes_it(tmp_path, rgb, grey):
+    dataset = load_dataset(str(write_stylegan_zip(tmp_path / "a.zip", rgb, [3, 1, 4, 1, 5])))
+    assert torch.equal(dataset.images, channels_first(rgb))
+    assert dataset.labels.tolist() == [3, 1, 4, 1, 5]
+    assert dataset.labels.dtype == torch.int64
+    dataset = load_dataset(str(write_stylegan_zip(tmp_path / "b.zip", grey)))
+    assert torch.equal(dataset.images, channels_first(grey))
+    assert dataset.labels is None
+
+
+def test_unpacked_zip_is_the_same_data_set(tmp_path, rgb):
+    path = write_stylegan_zip(tmp_path / "a.zip", rgb, [3, 1, 4, 1, 5])
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(tmp_path / "a")
+    zipped, unpacked = load_dataset(str(path)), load_dataset(str(tmp_path / "a"))
+    assert torch.equal(zipped.images, unpacked.images)
+    assert torch.equal(zipped.labels, unpacked.labels)
+
+
+def test_zip_without_dataset_json_deflated_in_any_order(tmp_path, grey):
+    order = [3, 0, 4, 1, 2]
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.mkdir("x") if hasattr(archive, "mkdir") else None
+        archive.writestr("__MACOSX/._0.png", b"finder's notes")
+        for index in order:
+            archive.writestr(f"x/{index}.png", encode(grey[index]))
+    dataset = load_dataset(str(tmp_path / "a.zip"))
+    assert torch.equal(dataset.images, channels_first(grey))
+    assert dataset.labels is None
+
+
+def test_links_to_folders_are_followed_but_loops_refused(tmp_path, grey, refused):
+    write_folder(tmp_path / "elsewhere", grey)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "link").symlink_to(tmp_path / "elsewhere")
+    assert torch.equal(load_dataset(str(tmp_path / "set")).images, channels_first(grey))
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "set")
+    refused(tmp_path / "set", "links back", "loop")
+
+
+def test_folders_without_images(tmp_path, refused):
+    refused(tmp_path, "holds no images", ".png", repr(str(tmp_path)))
+    (tmp_path / "notes.txt").write_text("hello")
+    refused(tmp_path, "holds no images")
+    (tmp_path / "sub.png").mkdir()
+    refused(tmp_path, "holds no images")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w"):
+        pass
+    refused(tmp_path / "a.zip", "holds no images", "a.zip")
+
+
+def test_broken_images_are_named(tmp_path, grey, refused):
+    write_folder(tmp_path / "a", grey)
+    (tmp_path / "a" / "002.png").write_bytes(encode(grey[2])[:60])
+    refused(tmp_path / "a", "002.png", "broken or truncated")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("0/0.png", b"")
+    refused(tmp_path / "a.zip", "'0/0.png' in ", "a.zip", "not a readable image")
+
+
+def test_mixed_sizes_name_two_files(tmp_path, grey, refused):
+    write_folder(tmp_path, [grey[0], grey[1], grey[2, :4, :4]])
+    refused(tmp_path, "002.png", "4x4", "000.png", "6x6", "one size")
+    refused(tmp_path, "002.png", "000.png", resolution=8)
+
+
+def test_non_square_images(tmp_path, grey, refused):
+    write_folder(tmp_path, [grey[0], grey[1, :4]])
+    refused(tmp_path, "001.png", "6x4", "square")
+
+
+def test_unreadable_places(tmp_path, grey, refused, monkeypatch):
+    write_folder(tmp_path, grey)
+    (tmp_path / "zz.png").symlink_to(tmp_path / "nowhere")
+    refused(tmp_path, "zz.png", "No such file")
+    (tmp_path / "zz.png").unlink()
+    (tmp_path / "locked").mkdir()
+    scandir = os.scandir
+
+    def locked(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    refused(tmp_path, "locked", "Permission denied", "readable folder")
+
+
+def test_files_past_the_limit_are_not_read(tmp_path, grey, refused, monkeypatch):
+    write_folder(tmp_path / "a", grey)
+    write_stylegan_zip(tmp_path / "a.zip", grey)
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 10)
+    refused(tmp_path / "a", "000.png", "expected at most 10")
+    # dataset.json is the first to be read.
+    refused(tmp_path / "a.zip", "dataset.json", "expected at most 10")
+
+
+LABELLED = ["000.png", "001.png", "002.png", "003.png", "004.png"]
+
+
+def test_labels_of_absent_images_and_backslashes_are_accepted(tmp_path, grey):
+    write_folder(tmp_path, grey, [f"a/{name}" for name in LABELLED])
+    pairs = [[f"a\\{name}", index] for index, name in enumerate(LABELLED)]
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": [["a/gone.png", 9], *reversed(pairs)]}))
+    assert load_dataset(str(tmp_path)).labels.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("{", ["is not JSON"]),
+        ("[" * 100_000, ["is not JSON"]),
+        (b"\xff\xfe\xfd", ["is not JSON"]),
+        ("9" * 5000, ["is not JSON"]),
+        ("[]", ["has no 'labels'"]),
+        ("{}", ["has no 'labels'"]),
+        ({"labels": {"000.png": 1}}, ["labels of type dict"]),
+        ({"labels": ["000.png"]}, ["'000.png'", "among its labels"]),
+        ({"labels": [["000.png", 1, 2]]}, ["among its labels"]),
+        ({"labels": [[0, 1]]}, ["among its labels"]),
+        ({"labels": [[name, [0, 1]] for name in LABELLED]}, ["'000.png'", "the vector [0, 1]", "one-hot"]),
+        ({"labels": [[name, 1.0] for name in LABELLED]}, ["'000.png' with 1.0", "integer"]),
+        ({"labels": [[name, "cat"] for name in LABELLED]}, ["with 'cat'", "integer"]),
+        ({"labels": [[name, True] for name in LABELLED]}, ["with True", "integer"]),
+        ({"labels": [[name, None] for name in LABELLED]}, ["with None", "integer"]),
+        ({"labels": [[name, -1] for name in LABELLED]}, ["with -1", "from 0"]),
+        ({"labels": [[name, 2**63] for name in LABELLED]}, ["from 0"]),
+        ({"labels": [[name, 1] for name in LABELLED[:3]]}, ["no label for 2 of 5 images", "'003.png'"]),
+        ({"labels": [["000.png", 1], ["000.png", 2]]}, ["'000.png' twice"]),
+    ],
+)
+def test_unusable_labels(tmp_path, grey, refused, content, parts):
+    write_folder(tmp_path / "a", grey)
+    data = (
+        content
+        if isinstance(content, bytes)
+        else (content if isinstance(content, str) else json.dumps(content)).encode()
+    )
+    (tmp_path / "a" / "dataset.json").write_bytes(data)
+    refused(tmp_path / "a", "dataset.json", *parts)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for index, name in enumerate(LABELLED):
+            archive.writestr(name, encode(grey[index]))
+        archive.writestr("dataset.json", data)
+    refused(tmp_path / "a.zip", "'dataset.json' in ", "a.zip", *parts)
+
+
+def test_labels_below_the_top_are_not_passed_over_in_silence(tmp_path, grey, refused):
+    write_folder(tmp_path / "inner", grey)
+    (tmp_path / "inner" / "dataset.json").write_text('{"labels": null}')
+    refused(tmp_path, "inner/dataset.json", "at the top")
+
+
+def test_every_suffix_is_decoded(tmp_path):
+    image = Image.new("L", (4, 4), 77)
+    for suffix in files.SUFFIXES:
+        stream = io.BytesIO()
+        image.save(stream, Image.registered_extensions()[suffix])
+        (tmp_path / f"a{suffix}").write_bytes(stream.getvalue())
+    images = load_dataset(str(tmp_path)).images
+    # WebP has no greyscale, so the mixture is RGB.
+    assert images.shape == (len(files.SUFFIXES), 3, 4, 4)
+    assert (images.int() - 77).abs().max() <= 1
