@@ -122,7 +122,11 @@ def generate(
     except OSError as error:
         raise SettingsError(f"folder {str(folder)!r} cannot be made: {error.strerror}") from None
     sampling.save_images(images, folder)
-    console.print(f"{count} images from step {step}, seed {seed}: {folder / 'grid.png'} and one PNG each beside it")
+    console.print(
+        f"{count} images from step {step}, seed {seed}: {folder / 'grid.png'} and one PNG each beside it",
+        highlight=False,
+        markup=False,
+    )
     return 0
 
 

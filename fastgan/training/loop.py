@@ -115,6 +115,12 @@ def _write_config(config: TrainingConfig, run: Path) -> None:
 
 def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None:
     config = engine.config
+    console.print(
+        f"Training {config.model} at {config.resolution}x{config.resolution} on {engine.device} with "
+        f"{len(engine.images):,} images of {config.data}, into {run}",
+        highlight=False,
+        markup=False,
+    )
     latents = draw_latents(_NUM_SAMPLES, config.latent_dim, seed=config.seed)
     began = time.perf_counter()
     saved = engine.step_count
@@ -139,12 +145,18 @@ def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None
             _save(engine, run)
     step = engine.step_count
     if step < config.steps:
-        console.print(f"Stopped at step {step} of {config.steps} and saved. Go on with:\n  {resume_command(run)}")
+        console.print(
+            f"Stopped at step {step} of {config.steps} and saved. Go on with:\n  {resume_command(run)}",
+            highlight=False,
+            markup=False,
+        )
         return stop.received
     seconds = round(time.perf_counter() - began)
     console.print(
         f"Trained to step {step} in {seconds // 60}:{seconds % 60:02d}. Samples are in {run / 'samples'}; make more "
-        f"with:\n  fastgan generate {shlex.quote(str(run))}"
+        f"with:\n  fastgan generate {shlex.quote(str(run))}",
+        highlight=False,
+        markup=False,
     )
     return None
 
