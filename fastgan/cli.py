@@ -38,8 +38,9 @@ app = typer.Typer(
 
 
 def _settings_epilog() -> str:
-    lines = ["Settings for --set and --config, with their defaults (a preset may set others):"]
-    lines += [f"{name} = {default}: {help}" for name, default, help in describe_settings()]
+    config = TrainingConfig.from_mapping(load_preset(_DEFAULT_PRESET))
+    lines = [f"Settings for --set and --config, with their values in the preset {_DEFAULT_PRESET}:"]
+    lines += [f"{name} = {value}: {help}" for name, value, help in describe_settings(config)]
     return "\n\n".join(lines)
 
 

@@ -166,10 +166,10 @@ def test_an_unknown_preset_is_refused_with_the_nearest():
 
 
 def test_every_setting_is_described():
-    rows = {name: (default, help) for name, default, help in describe_settings()}
+    rows = {name: (value, help) for name, value, help in describe_settings(TrainingConfig(beta1=0.25))}
     assert list(rows) == [f.name for f in dataclasses.fields(TrainingConfig)]
     assert all(help for _, help in rows.values())
-    assert rows["beta1"] == ("0.5", "Adam's decay of the mean gradient (at least 0 and below 1)")
+    assert rows["beta1"] == ("0.25", "Adam's decay of the mean gradient (at least 0 and below 1)")
     assert rows["data"][0] == '"digits"'
 
 
