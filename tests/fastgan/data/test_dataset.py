@@ -63,7 +63,7 @@ def test_impossible_resolutions(refused, resolution):
 
 @pytest.mark.parametrize("resolution", [10**7, 10**30])
 def test_a_resolution_past_the_memory_is_refused_before_allocating(refused, resolution):
-    refused("digits", "memory", resolution=resolution)
+    refused("digits", "GiB of memory", resolution=resolution)
 
 
 def test_the_name_is_the_path_as_given(tmp_path, grey, monkeypatch):
@@ -143,10 +143,10 @@ def test_sources_past_the_memory_are_refused(tmp_path, refused, grey, monkeypatc
     write_stylegan_zip(tmp_path / "a.zip", grey)
     monkeypatch.setattr(limits, "_physical_memory", lambda: grey.nbytes - 1)
     for name in ("a.npy", "a.npz", "m", "a.zip"):
-        refused(tmp_path / name, "memory", name)
+        refused(tmp_path / name, "GiB of memory", name)
     with monkeypatch.context() as patch:
         patch.setattr(zipfile.ZipFile, "read", None)
-        refused(tmp_path / "a.npz", "memory")  # Before anything is unpacked.
+        refused(tmp_path / "a.npz", "GiB of memory")  # Before anything is unpacked.
     monkeypatch.setattr(limits, "_physical_memory", lambda: 10**6)
     for name in ("a.npy", "a.npz", "m", "a.zip"):
         load_dataset(str(tmp_path / name))
