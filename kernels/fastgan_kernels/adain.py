@@ -22,7 +22,7 @@ from torch import Tensor
 from fastgan_kernels import reference
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_feature_map, check_operand
-from fastgan_kernels.differentiable import DifferentiableOp
+from fastgan_kernels.differentiable import DifferentiableOp, guard_second_order
 from fastgan_kernels.layout import as_matrix, block_of_planes, dense, empty_dense, tile_of_planes
 from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
 from fastgan_kernels.tiling import PlaneTiling, alignment, next_power_of_2, plane_tiling
@@ -203,7 +203,7 @@ def _backward_kernel(
     CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_PLANES: tl.constexpr, BLOCK_PIXELS: tl.constexpr, RESIDENT: tl.constexpr,
 ):  # fmt: skip
-    """Whole planes: both sums, then dx, from registers (RESIDENT) or by a second read. An output not asked for is None."""
+    """Whole planes: both sums, then dx, from registers (RESIDENT) or by a second read. Unwanted outputs are None."""
     channels, pixels = _extents(minor_groups, major, ALIGN, CHANNELS_LAST)
     count = tl.zeros((), COMPUTE) + pixels
     for block in range(tl.program_id(0), plane_blocks, tl.num_programs(0)):
@@ -325,7 +325,7 @@ def _new_statistic(x: Tensor, *more: int) -> Tensor:
 
 
 def _rows(style: Tensor) -> Tensor:
-    """``style`` [N, C] with neighbouring channels; rows may lie apart, as those of a chunk of a linear layer's output do."""
+    """``style`` [N, C] with neighbouring channels; rows may lie apart, as in a chunk of a wider matrix."""
     return style if style.stride(1) == 1 else style.contiguous()
 
 
@@ -398,15 +398,17 @@ def _empty_gradients(x: Tensor, needs_x: bool, needs_scale: bool, needs_shift: b
 
 
 def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    g, x, scale, _, _, ctx.eps, *_ = inputs
+    g, x, scale, _, _, ctx.eps, *ctx.has_gradients = inputs
     ctx.save_for_backward(g, x, scale)
 
 
-def _double_backward(ctx: Any, v: Tensor | None, a: Tensor | None, b: Tensor | None) -> tuple[Tensor | None, ...]:
+def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
     """The gradient of <dx, v> + <dscale, a> + <dshift, b>, in differentiable torch operations.
 
     Mean and r are computed anew from x: as saved they would be constants, and the third order wrong.
     """
+    # An output that was not asked for is empty, and so is what comes back for it.
+    v, a, b = (t if has else None for t, has in zip(cotangents, ctx.has_gradients, strict=True))
     g, x, scale = ctx.saved_tensors
     spatial = tuple(range(2, x.dim()))
     per_plane = (*scale.shape, *(1,) * len(spatial))
@@ -420,7 +422,7 @@ def _double_backward(ctx: Any, v: Tensor | None, a: Tensor | None, b: Tensor | N
     def project(t: Tensor) -> Tensor:
         return t - plane_mean(t) - xh * plane_mean(t * xh)
 
-    with torch.autocast(x.device.type, enabled=False):
+    with reference.no_autocast(x):
         wide_g, wide_x, s = widened(g), widened(x), widened(scale).reshape(per_plane)
         deviation = wide_x - plane_mean(wide_x)
         r = torch.rsqrt(plane_mean(deviation.square()) + ctx.eps)
@@ -473,6 +475,7 @@ _adain_backward = DifferentiableOp(
     fake=lambda g, x, scale, mean, rstd, eps, *needs: _empty_gradients(x, *needs),
     setup_context=_save_for_double_backward,
     backward=_double_backward,
+    is_gradient=True,
 )
 
 _adain = DifferentiableOp(
@@ -493,9 +496,9 @@ def adain(x: Tensor, scale: Tensor, shift: Tensor, *, eps: float = 1e-5) -> Tens
         eps: added to the biased variance; finite, at least 0.
 
     Returns:
-        scale * (x - mean) / sqrt(var + eps) + shift, in the shape, type and layout of ``x``. Differentiable to any order
-        in all three; the first gradient is fused, higher ones are torch operations. Saves x, scale and two numbers a
-        plane.
+        scale * (x - mean) / sqrt(var + eps) + shift, in the shape, type and layout of ``x``. Differentiable to any
+        order in all three; the first gradient is fused, higher ones are torch operations. Saves x, scale and two
+        numbers a plane.
 
     Raises:
         ValueError: for a shape, device or value other than those above.
@@ -507,5 +510,5 @@ def adain(x: Tensor, scale: Tensor, shift: Tensor, *, eps: float = 1e-5) -> Tens
     if not 0 <= eps < math.inf:
         raise ValueError(f"adain: eps is {eps}, expected a finite number of at least 0")
     if not runs_triton(x):
-        return reference.adain(x, scale, shift, eps=eps)
+        return reference.adain(guard_second_order(x), scale, shift, eps=eps)
     return _adain(x, scale, shift, float(eps))[0]

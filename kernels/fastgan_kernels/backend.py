@@ -69,9 +69,13 @@ def runs_triton(tensor: Tensor) -> bool:
 
 
 # The decision depends on nothing but its arguments, which torch.compile guards: it becomes a constant of the graph.
-@torch._dynamo.assume_constant_result
-@functools.cache
+@torch.compiler.assume_constant_result
 def _decide(requested: str, device_type: str, device_index: int | None) -> bool:
+    return _decide_once(requested, device_type, device_index)
+
+
+@functools.cache
+def _decide_once(requested: str, device_type: str, device_index: int | None) -> bool:
     choice = _choose(requested, device_type, device_index)
     if requested == "auto" and choice.backend == "reference":
         _logger.warning("fastgan ops on %s tensors run in plain torch: %s", device_type, choice.reason)

@@ -22,7 +22,7 @@ from torch import Tensor
 from fastgan_kernels import reference
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_feature_map, check_operand
-from fastgan_kernels.differentiable import DifferentiableOp
+from fastgan_kernels.differentiable import DifferentiableOp, guard_second_order
 from fastgan_kernels.layout import as_matrix, dense, empty_dense, tile_of_matrix
 from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
 from fastgan_kernels.reduction import sum_partials
@@ -234,11 +234,13 @@ def _fake_derivative(g: Tensor | None, b: Tensor | None, y: Tensor, *settings: A
 
 def _save_for_derivative(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(inputs[2])
-    ctx.settings = inputs[3:-2]
+    *ctx.settings, ctx.has_dx, ctx.has_dbias = inputs[3:]
 
 
 def _backward_of_derivative(ctx: Any, g: Tensor | None, b: Tensor | None) -> tuple[Tensor | None, ...]:
     (y,) = ctx.saved_tensors
+    # An output that was not asked for is empty, and so is what comes back for it.
+    g, b = g if ctx.has_dx else None, b if ctx.has_dbias else None
     dg, db = _differentiate(ctx, g, b, y, *ctx.needs_input_grad[:2])
     return dg, db, None, None, None, None, None, None, None
 
@@ -273,6 +275,7 @@ _derivative = DifferentiableOp(
     fake=_fake_derivative,
     setup_context=_save_for_derivative,
     backward=_backward_of_derivative,
+    is_gradient=True,
 )
 
 _bias_act = DifferentiableOp(
@@ -324,5 +327,7 @@ def bias_act(
     if clamp is not None and not clamp > 0:
         raise ValueError(f"bias_act: clamp is {clamp}, expected None or a number greater than 0")
     if not runs_triton(x):
-        return reference.bias_act(x, bias, act=act, negative_slope=negative_slope, gain=gain, clamp=clamp)
+        return reference.bias_act(
+            guard_second_order(x), bias, act=act, negative_slope=negative_slope, gain=gain, clamp=clamp
+        )
     return _bias_act(x, bias, act, float(negative_slope), float(gain), None if clamp is None else float(clamp))

@@ -12,7 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_route = threading.local()
+
+class _Route(threading.local):
+    # Set while the derivative of a registered operator runs: the ops that it calls belong to the traced graph too.
+    registered = False
+
+
+_route = _Route()
 
 
 class DifferentiableOp:
@@ -27,7 +33,9 @@ class DifferentiableOp:
         fake: the output's shapes, strides and types for tracing, without data.
         setup_context: ``(ctx, inputs, output)``, saves what ``backward`` needs.
         backward: ``(ctx, *grads)`` to one gradient (or ``None``) for each argument. A gradient that is absent arrives
-            as ``None``, never as zeros. Called when the gradient itself is needed or, for a second order, recorded.
+            as ``None``, never as zeros.
+        is_gradient: whether this op computes the gradient of another. Such an op refuses to run in a compiled backward
+            pass under ``create_graph=True``.
     """
 
     def __init__(
@@ -38,9 +46,9 @@ class DifferentiableOp:
         fake: Callable[..., Any],
         setup_context: Callable[..., None],
         backward: Callable[..., Any],
+        is_gradient: bool = False,
     ) -> None:
         name, signature = schema.split("(", 1)
-        qualified_name = f"fastgan::{name}"
 
         def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.set_materialize_grads(False)
@@ -51,26 +59,69 @@ class DifferentiableOp:
             save(ctx, args, output)
             return output
 
-        def registered_backward(ctx: Any, *grads: Tensor | None) -> Any:
-            # The ops that the derivative calls belong to the traced graph as well.
-            before = getattr(_route, "registered", False)
-            _route.registered = True
-            try:
-                return backward(ctx, *grads)
-            finally:
-                _route.registered = before
-
         self._eager = type(
             name,
             (torch.autograd.Function,),
             {"forward": staticmethod(eager_forward), "backward": staticmethod(backward)},
         ).apply
-        registered = torch.library.custom_op(qualified_name, launch, mutates_args=(), schema="(" + signature)
+
+        def registered_launch(*args: Any) -> Any:
+            if is_gradient and not _route.registered and _in_compiled_backward_that_is_recorded():
+                raise RuntimeError(
+                    f"{name}: a compiled backward pass runs with create_graph=True, but torch.compile cannot"
+                    " differentiate it again and would drop the second order; compile the whole step, penalty included,"
+                    " under torch._dynamo.config.trace_autograd_ops = True, or do not compile the penalised network"
+                )
+            return launch(*args)
+
+        def registered_backward(ctx: Any, *grads: Tensor | None) -> Any:
+            before, _route.registered = _route.registered, True
+            try:
+                return backward(ctx, *grads)
+            finally:
+                _route.registered = before
+
+        registered = torch.library.custom_op(
+            f"fastgan::{name}", registered_launch, mutates_args=(), schema=f"({signature}"
+        )
         registered.register_fake(fake)
         registered.register_autograd(registered_backward, setup_context=save)
         self._registered = registered._opoverload
 
     def __call__(self, *args: Any) -> Any:
-        if torch.compiler.is_compiling() or getattr(_route, "registered", False):
+        if torch.compiler.is_compiling() or _route.registered:
             return self._registered(*args)
         return self._eager(*args)
+
+
+def _in_compiled_backward_that_is_recorded() -> bool:
+    """True in a compiled backward pass under ``create_graph=True``.
+
+    torch itself raises only when the second backward reaches the compiled one, which ``torch.autograd.grad`` for chosen
+    parameters often does not: then the penalty's gradient is silently wrong (torch 2.13, in plain torch too). Such a
+    pass runs as the forward of another autograd Function, the one place in a backward where forward-mode AD is off.
+    """
+    return torch._C._current_graph_task_id() != -1 and not torch._C._is_fwd_grad_enabled()
+
+
+def _copy_op(name: str, *, is_gradient: bool) -> DifferentiableOp:
+    return DifferentiableOp(
+        f"{name}(Tensor x) -> Tensor",
+        launch=torch.clone,
+        fake=torch.clone,
+        setup_context=lambda ctx, inputs, output: None,
+        backward=lambda ctx, g: _guarded_gradient(g),
+        is_gradient=is_gradient,
+    )
+
+
+_guarded_gradient = _copy_op("guarded_gradient", is_gradient=True)
+_guarded = _copy_op("guarded", is_gradient=False)
+
+
+def guard_second_order(x: Tensor) -> Tensor:
+    """``x``; inside ``torch.compile`` a copy whose gradient refuses to lose a second order, as those of our ops do.
+
+    The references need it: what torch.compile makes of them would drop the second order of a penalty silently.
+    """
+    return _guarded(x) if torch.compiler.is_compiling() else x

@@ -87,7 +87,7 @@ def block_of_planes(block, samples, channels, pixels, CHANNELS_LAST: tl.constexp
 
 @triton.jit
 def tile_of_planes(first, exists, pixel, last, channels, CHANNELS_LAST: tl.constexpr):
-    """Offsets [planes, pixels] of the pixels ``pixel`` of a block of planes, and which of them exist before ``last``."""
+    """Offsets [planes, pixels] of some pixels of a block of planes, and which of them exist before ``last``."""
     mask = exists[:, None] & (pixel < last)[None, :]
     if CHANNELS_LAST:
         return first[:, None] + pixel.to(tl.int64)[None, :] * channels, mask

@@ -4,6 +4,8 @@ The functions here are differentiable to any order, compute in float32 (float64 
 and return the type of ``x``. Arguments are those of the public functions, already checked by them.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,13 @@ def _per_channel(v: Tensor, x: Tensor) -> Tensor:
     return v.to(compute_dtype(x.dtype)).reshape(*v.shape, *(1,) * (x.dim() - 2))
 
 
+def no_autocast(x: Tensor) -> AbstractContextManager[None]:
+    """Keeps the surrounding autocast from changing the types of what follows."""
+    device_type = x.device.type
+    available = torch.amp.is_autocast_available(device_type)
+    return torch.autocast(device_type, enabled=False) if available else nullcontext()
+
+
 def bias_act(
     x: Tensor,
     bias: Tensor | None = None,
@@ -24,7 +33,7 @@ def bias_act(
     gain: float = 1.0,
     clamp: float | None = None,
 ) -> Tensor:
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x):
         y = x.to(compute_dtype(x.dtype))
         if bias is not None:
             y = y + _per_channel(bias, x)
@@ -45,7 +54,7 @@ def bias_act(
 def adain(x: Tensor, scale: Tensor, shift: Tensor, *, eps: float = 1e-5) -> Tensor:
     if x.dim() == 2:
         return adain(x.unsqueeze(2), scale, shift, eps=eps).squeeze(2)
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x):
         spatial = tuple(range(2, x.dim()))
         wide = x.to(compute_dtype(x.dtype))
         deviation = wide - wide.mean(spatial, keepdim=True)

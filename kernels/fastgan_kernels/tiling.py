@@ -1,7 +1,7 @@
 """How problems are cut into tiles: pure functions of sizes, so that tests can hold them without a GPU.
 
-The thresholds are arithmetic, not yet measurements. A chip needs about (bandwidth x latency) bytes in flight: on an H200
-4.8 TB/s x 0.7 us / 132 multiprocessors = 25 KB a multiprocessor, which a few blocks of 16 KB tiles provide.
+The thresholds are arithmetic, not yet measurements. A chip needs about (bandwidth x latency) bytes in flight: on an
+H200 4.8 TB/s x 0.7 us / 132 multiprocessors = 25 KB a multiprocessor, which a few blocks of 16 KB tiles provide.
 """
 
 import math

@@ -10,11 +10,12 @@ import os
 import re
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from math import gcd, prod
 from pathlib import Path
+from typing import NamedTuple
 
 import triton
 from torch import Tensor
@@ -62,6 +63,14 @@ class _Use:
     launches: Sequence[tuple[Problem, Launch]]
 
 
+class _Finding(NamedTuple):
+    """A broken rule: of which specialisation, at which problem, and how."""
+
+    specialization: Specialization
+    problem: str
+    text: str
+
+
 def inspect_compiled(
     problems: Iterable[Problem], targets: Iterable[str] = tuple(TARGETS)
 ) -> tuple[list[Row], list[str]]:
@@ -74,8 +83,8 @@ def inspect_compiled(
     # Triton's passes and ptxas run outside Python's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         inspected = list(pool.map(_inspect, uses))
-    rows = sorted((row for row, _ in inspected), key=_order)
-    return rows, sorted({finding for _, findings in inspected for finding in findings})
+    rows = sorted((row for row, _ in inspected if row), key=_order)
+    return rows, _by_target(finding for _, findings in inspected for finding in findings)
 
 
 def write_table(rows: Iterable[Row], path: Path) -> None:
@@ -126,15 +135,20 @@ def _uses(problems: Sequence[Problem], targets: Iterable[str]) -> list[_Use]:
     return [_Use(users[0][1].specialization, users) for users in launches.values()]
 
 
-def _inspect(use: _Use) -> tuple[Row, list[str]]:
+def _inspect(use: _Use) -> tuple[Row | None, list[_Finding]]:
     specialization = use.specialization
-    kernel = specialization.compile()
+    problem = use.launches[0][0].label
+    try:
+        kernel = specialization.compile()
+    except Exception as error:  # of whatever pass of the compiler: the other kernels are inspected all the same
+        message = "".join(str(error).strip().splitlines()[:1])
+        return None, [_Finding(specialization, problem, f"does not compile: {type(error).__name__}: {message}")]
     registers, spilled, stack = _registers(kernel)
     accesses = _accesses_by_argument(specialization, kernel)
     row = Row(
         ops="+".join(sorted({problem.op for problem, _ in use.launches})),
         kernel=specialization.kernel,
-        problem=use.launches[0][0].label,
+        problem=problem,
         arguments=_arguments(specialization),
         constants=_constants(specialization),
         target=specialization.target,
@@ -146,8 +160,20 @@ def _inspect(use: _Use) -> tuple[Row, list[str]]:
         loads=_widths(accesses, "load"),
         stores=_widths(accesses, "store"),
     )
-    broken = [*_resource_findings(row), *_width_findings(use, kernel, accesses), *_index_findings(use, kernel)]
-    return row, [f"{row.kernel} ({row.problem}) for {row.target}: {finding}" for finding in broken]
+    findings = [_Finding(specialization, problem, text) for text in _resource_findings(row)]
+    findings += _width_findings(use, kernel, accesses)
+    findings += _index_findings(use, kernel)
+    return row, findings
+
+
+def _by_target(findings: Iterable[_Finding]) -> list[str]:
+    """One sentence for each kernel, problem and broken rule, with the targets where it is broken."""
+    targets: dict[str, set[str]] = defaultdict(set)
+    for finding in findings:
+        targets[f"{finding.specialization.kernel} at {finding.problem} {finding.text}"].add(
+            finding.specialization.target
+        )
+    return [f"{text} ({', '.join(t for t in TARGETS if t in targets[text])})" for text in sorted(targets)]
 
 
 def _order(row: Row) -> tuple[object, ...]:
@@ -204,44 +230,53 @@ def _widths(accesses: Mapping[str, Sequence[GlobalAccess]], kind: str) -> str:
     return " ".join(words)
 
 
-def _resource_findings(row: Row) -> Iterable[str]:
-    if row.spilled_registers:
-        yield f"spills {row.spilled_registers} registers"
-    if row.stack_bytes:
-        yield f"keeps {row.stack_bytes} bytes of a thread in local memory"
+def _resource_findings(row: Row) -> Iterator[str]:
+    if row.spilled_registers or row.stack_bytes:
+        yield f"spills {row.spilled_registers} registers and keeps {row.stack_bytes} bytes of a thread in local memory"
     threads = row.num_warps * TARGETS[row.target].warp_size
     if threads > MAX_THREADS:
-        yield f"has {threads} threads in a program, at most {MAX_THREADS} can be"
+        yield f"has {threads} threads in a program, {MAX_THREADS} at most are possible"
 
 
-def _width_findings(use: _Use, kernel: CompiledKernel, accesses: Mapping[str, Sequence[GlobalAccess]]) -> Iterable[str]:
+def _width_findings(
+    use: _Use, kernel: CompiledKernel, accesses: Mapping[str, Sequence[GlobalAccess]]
+) -> Iterator[_Finding]:
     """The rule: a feature map is accessed as wide as the start of each of its rows allows.
 
     A feature map is a tensor with the dimensions of x and at least its elements. Wide is 16 bytes, or less where the
     bytes of a row are not a multiple of 16 or a tile does not hold 16 bytes for each thread. What is smaller (a value
     for each channel or plane, partial sums) may be accessed narrowly.
     """
-    in_ir = {access.bytes for of_argument in accesses.values() for access in of_argument}
-    in_assembly = _assembly_widths(kernel)
-    if min(in_assembly) < min(in_ir):
-        yield f"the assembler split accesses of {min(in_ir)} bytes into {min(in_assembly)}"
+    specialization = use.specialization
+    problem = use.launches[0][0].label
     if any(access.kind == "atomic" for of_argument in accesses.values() for access in of_argument):
-        yield "uses atomics, so results change from run to run"
-    tiles = defaultdict(list)
+        yield _Finding(specialization, problem, "uses atomics: its results would change from run to run")
+    in_ir = {
+        name: min(widths)
+        for name, of_argument in accesses.items()
+        if (widths := [access.bytes for access in of_argument if access.kind != "atomic"])
+    }
+    in_assembly = min(_assembly_widths(kernel))
+    if in_assembly < min(in_ir.values()):
+        text = f"accesses {in_assembly} bytes where LLVM IR has {min(in_ir.values())} or more"
+        yield _Finding(specialization, problem, text)
+    tiles: dict[str, list[int]] = defaultdict(list)
     for tile in TritonIR(kernel.asm["ttir"]).accesses:
         tiles[tile.argument].append(tile.elements)
-    specialization = use.specialization
-    for problem, launch in use.launches:
+    # Every launch of a specialisation is accessed alike, so the first that breaks the rule is enough.
+    broken: dict[str, _Finding] = {}
+    for launched_for, launch in use.launches:
         for name, tensor in launch.tensors.items():
-            is_feature_map = tensor.dim() == len(problem.shape) and tensor.numel() >= problem.elements
-            if not is_feature_map or name not in accesses or not specialization.is_aligned(name):
+            is_feature_map = tensor.dim() == len(launched_for.shape) and tensor.numel() >= launched_for.elements
+            if not is_feature_map or name not in in_ir or not specialization.is_aligned(name):
                 continue
             size = tensor.element_size()
             of_thread = max(1, min(tiles[name]) // specialization.threads) * size
-            allowed = min(gcd(_row_length(tensor) * size, 16), 1 << (of_thread.bit_length() - 1))
-            narrowest = min(access.bytes for access in accesses[name])
-            if narrowest < allowed:
-                yield f"accesses {name} by {narrowest} bytes, {allowed} are possible at {problem.label}"
+            possible = min(gcd(_row_length(tensor) * size, 16), 1 << (of_thread.bit_length() - 1))
+            if in_ir[name] < possible:
+                text = f"accesses {name} by {in_ir[name]} bytes where {possible} are possible"
+                broken.setdefault(name, _Finding(specialization, launched_for.label, text))
+    yield from broken.values()
 
 
 def _row_length(tensor: Tensor) -> int:
@@ -264,13 +299,15 @@ def _amd_width(kind: str) -> int:
     return unit * int(words[2] or 1)
 
 
-def _index_findings(use: _Use, kernel: CompiledKernel) -> Iterable[str]:
+def _index_findings(use: _Use, kernel: CompiledKernel) -> Iterator[_Finding]:
+    """The rule: no index of a launch leaves 32 bits where the kernel computes it in 32 bits."""
     ir = TritonIR(kernel.asm["ttir"])
     for problem, launch in use.launches:
         for name in sorted(ir.narrow_offsets & launch.tensors.keys()):
             elements = launch.tensors[name].numel()
             if elements > INT32_MAX:
-                yield f"adds 32-bit offsets to {name}, which has {elements} elements at {problem.label}"
-        overflow = next(iter(ir.overflows(launch.integers, launch.grid)), None)
-        if overflow is not None:
-            yield f"{overflow}, more than 32 bits hold, at {problem.label}"
+                text = f"adds 32-bit offsets to {name}, which has {elements} elements"
+                yield _Finding(use.specialization, problem.label, text)
+        overflows = ir.overflows(launch.integers, launch.grid)
+        if overflows:
+            yield _Finding(use.specialization, problem.label, f"overflows: {overflows[0]}")

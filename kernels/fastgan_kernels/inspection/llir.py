@@ -22,7 +22,7 @@ _NAME = r"%[\w.$-]+"
 _DEFINITION = re.compile(rf"^\s*({_NAME}) = (.*)$")
 _POINTER_OPERAND = re.compile(rf"ptr addrspace\([18]\)[^,()%]*({_NAME})")
 # Triton writes NVIDIA's accesses as inline assembly: ld.global.L1::evict_last.v4.b32, atom.global.gpu.acq_rel.add.f32.
-_ASM_ACCESS = re.compile(r"\b(ld|st|atom|red)\.(?:[\w:]+\.)*?global((?:\.[\w:]+)*)")
+_ASM_ACCESS = re.compile(r"(?<![a-z])(ld|st|atom|red)\.(?:[\w:]+\.)*?global((?:\.[\w:]+)*)")
 _TYPE = r"(<[^>]*>|\w+)"
 _LLVM_ACCESS = (
     # What moves, in the group.

@@ -1,8 +1,8 @@
 """The problems at which every op is inspected: one list an op, run on torch's meta device.
 
-Not a cross product, which would take an hour to compile. Each op meets: both layouts in float32 and bfloat16 at
-every length of row that its tiling treats differently, aligned and not; the other two types once in each layout; each
-optional operand and setting once; and more than 2^31 elements.
+PROBLEMS makes the table. Each op meets: both layouts in float32 and bfloat16 at every length of row that its tiling
+treats differently, aligned and not; the other two types; each optional operand and setting; more than 2^31 elements.
+SWEEP, for a slow test of the rules alone, is the cross product of the shapes with both layouts and all types.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +15,10 @@ from torch import Tensor
 
 import fastgan_kernels
 
-MORE_THAN_INT32 = 2**31
-
 
 @dataclass(frozen=True)
 class Problem:
-    """One call of an op, with its derivatives: x [N, C, *spatial] and what else the op's function below takes."""
+    """One call of an op, with its derivatives: x [N, C, *spatial] and the settings of the op's function in OPS."""
 
     op: str
     shape: tuple[int, ...]
@@ -48,7 +46,7 @@ class Problem:
             x = torch.empty(n, *spatial, c, dtype=self.dtype, device="meta").movedim(-1, 1)
         else:
             x = torch.empty(n, c, *spatial, dtype=self.dtype, device="meta")
-        _OPS[self.op](x, **self.settings)
+        OPS[self.op](x, **self.settings)
 
 
 def _differentiate_twice(y: Tensor, inputs: Sequence[Tensor]) -> None:
@@ -77,99 +75,90 @@ def _adain(x: Tensor, *, constant: str = "") -> None:
     _differentiate_twice(fastgan_kernels.adain(x, scale, shift), inputs)
 
 
-_OPS: dict[str, Callable[..., None]] = {"bias_act": _bias_act, "adain": _adain}
+OPS: dict[str, Callable[..., None]] = {"bias_act": _bias_act, "adain": _adain}
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 
 
-def _bias_act_problems() -> list[Problem]:
-    def problem(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False, **settings: Any) -> Problem:
-        return Problem("bias_act", shape, dtype, channels_last, settings)
+def _in_layouts(
+    op: str, contiguous: Sequence[tuple[int, ...]], channels_last: Sequence[tuple[int, ...]], *dtypes: torch.dtype
+) -> list[Problem]:
+    return [
+        Problem(op, shape, dtype, in_channels_last)
+        for dtype in dtypes
+        for in_channels_last, shapes in ((False, contiguous), (True, channels_last))
+        for shape in shapes
+    ]
 
-    problems = []
-    for dtype in (F32, BF16):
-        # Rows of pixels: DCGAN's and StyleGAN's maps, and 14 x 14 and 7 x 7 whose rows start at odd addresses.
-        for shape in (
-            (64, 512, 4, 4),
-            (64, 64, 7, 7),
-            (64, 64, 14, 14),
-            (64, 128, 28, 28),
-            (16, 256, 32, 32),
-            (4, 128, 128, 128),
-            (1, 16, 1024, 1024),
-            (1, 1, 2, 2),
-        ):
-            problems.append(problem(shape, dtype))
-        # Rows of channels.
-        for shape in ((64, 1, 28, 28), (16, 3, 64, 64), (16, 64, 32, 32), (16, 513, 8, 8), (64, 512, 4, 4), (64, 512)):
-            problems.append(problem(shape, dtype, channels_last=True))
-        problems += [
-            problem((2, 16, 8192, 8200), dtype),
-            problem((2, 16, 8192, 8200), dtype, channels_last=True),
-            problem((2**20, 2056), dtype),
-        ]
-    for dtype in (F16, F64):
-        problems += [problem((16, 256, 32, 32), dtype), problem((16, 64, 32, 32), dtype, channels_last=True)]
-    for channels_last in (False, True):
-        for settings in (
-            {"act": "linear"},
-            {"act": "relu"},
-            {"act": "linear", "clamp": 256.0},
-            {"act": "lrelu", "gain": 2.0**0.5, "clamp": 256.0},
-            {"bias": False},
-            {"constant": "x"},
-            {"constant": "bias"},
-        ):
-            problems.append(problem((16, 64, 32, 32), F32, channels_last, **settings))
-    return problems
+
+def _bias_act_problems() -> list[Problem]:
+    shape = (16, 64, 32, 32)
+    return [
+        # Rows of pixels, the odd ones of 7 x 7 and 14 x 14 too; rows of channels.
+        *_in_layouts(
+            "bias_act",
+            [(64, 512, 4, 4), (64, 64, 7, 7), (64, 64, 14, 14), (64, 128, 28, 28), (1, 1, 2, 2)],
+            [(16, 3, 64, 64), (16, 16, 64, 64), shape, (16, 513, 8, 8), (64, 512)],
+            F32,
+            BF16,
+        ),
+        *_in_layouts("bias_act", [(2, 16, 8192, 8200)], [(2, 16, 8192, 8200)], F32),
+        Problem("bias_act", (2**20, 2056), BF16),
+        *_in_layouts("bias_act", [shape], [shape], F16, F64),
+        *(
+            Problem("bias_act", shape, F32, settings=settings)
+            for settings in (
+                {"act": "linear"},
+                {"act": "relu"},
+                {"act": "linear", "clamp": 256.0},
+                {"act": "lrelu", "gain": 2.0**0.5, "clamp": 256.0},
+            )
+        ),
+        *(
+            Problem("bias_act", shape, F32, channels_last, settings)
+            for channels_last in (False, True)
+            for settings in ({"bias": False}, {"constant": "x"}, {"constant": "bias"})
+        ),
+    ]
 
 
 def _adain_problems() -> list[Problem]:
-    def problem(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False, **settings: Any) -> Problem:
-        return Problem("adain", shape, dtype, channels_last, settings)
-
-    problems = []
-    for dtype in (F32, BF16):
-        for shape in (
-            (64, 512, 4, 4),
-            (64, 512, 8, 8),
-            (64, 64, 7, 7),
-            (64, 64, 14, 14),
-            (64, 128, 28, 28),
-            (16, 256, 32, 32),
-            (16, 128, 64, 64),
-            (8, 64, 128, 128),
-            (8, 64, 101, 103),
-            (8, 32, 256, 256),
-            (8, 32, 255, 257),
-            (2, 16, 1024, 1024),
-            (1, 1, 2, 2),
-        ):
-            problems.append(problem(shape, dtype))
-        for shape in (
-            (64, 512, 4, 4),
-            (16, 513, 8, 8),
-            (16, 256, 32, 32),
-            (16, 3, 64, 64),
-            (8, 64, 128, 128),
-            (2, 16, 1024, 1024),
-        ):
-            problems.append(problem(shape, dtype, channels_last=True))
-        problems += [
-            problem((2, 16, 8192, 8200), dtype),
-            problem((2, 16, 8192, 8200), dtype, channels_last=True),
-            problem((2**11, 2**10, 32, 33), dtype),
-            problem((2**11, 2**10, 32, 33), dtype, channels_last=True),
-            problem((2**17, 2**15, 1, 1), dtype),
-        ]
-    for dtype in (F16, F64):
-        for shape in ((16, 256, 32, 32), (8, 64, 128, 128)):
-            problems += [problem(shape, dtype), problem(shape, dtype, channels_last=True)]
-    for shape in ((16, 256, 32, 32), (8, 32, 256, 256), (2, 16, 1024, 1024)):
-        for channels_last in (False, True):
-            for constant in ("x", "scale+shift", "scale"):
-                problems.append(problem(shape, F32, channels_last, constant=constant))
-    return problems
+    return [
+        # Planes that share a block, that fill one, that stay in registers, that are read twice, that are cut in spans.
+        *_in_layouts(
+            "adain",
+            [
+                (64, 512, 4, 4),
+                (64, 64, 7, 7),
+                (64, 128, 28, 28),
+                (16, 128, 64, 64),
+                (8, 64, 101, 103),
+                (8, 64, 128, 128),
+                (8, 32, 256, 256),
+                (2, 16, 1024, 1024),
+            ],
+            [(64, 512, 4, 4), (16, 513, 8, 8), (16, 256, 32, 32), (16, 3, 64, 64), (8, 64, 128, 128)],
+            F32,
+            BF16,
+        ),
+        *_in_layouts("adain", [(2, 16, 8192, 8200)], [(2, 16, 8192, 8200)], F32),
+        Problem("adain", (2**11, 2**10, 32, 33), BF16),
+        Problem("adain", (2**17, 2**15, 1, 1), BF16),
+        *_in_layouts("adain", [(16, 256, 32, 32)], [(16, 256, 32, 32)], F16, F64),
+        Problem("adain", (8, 64, 128, 128), F64),
+        *(
+            Problem("adain", shape, F32, settings={"constant": constant})
+            for shape in ((16, 128, 64, 64), (2, 16, 1024, 1024))
+            for constant in ("x", "scale", "scale+shift")
+        ),
+    ]
 
 
 PROBLEMS: list[Problem] = [*_bias_act_problems(), *_adain_problems()]
+
+SWEEP: list[Problem] = [
+    Problem(op, shape, dtype, channels_last)
+    for op, shape in dict.fromkeys((problem.op, problem.shape) for problem in PROBLEMS)
+    for dtype in (F16, BF16, F32, F64)
+    for channels_last in (False, True)
+]

@@ -197,14 +197,31 @@ class _TorchOperators(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if self._counter.running is not None:  # the interpreter's own housekeeping
             return result
-        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        moves = not any(
-            o.untyped_storage().data_ptr() == i.untyped_storage().data_ptr() for o in outputs for i in inputs
-        )
-        if moves and outputs and "empty" not in func.__name__:
-            self._counter.torch_operator(str(func), inputs, outputs)
+        given, returned = _tensors((args, kwargs)), _tensors(result)
+        schema = func._schema
+        in_place = [
+            tensor
+            for argument, value in zip(schema.arguments, args, strict=False)
+            if argument.alias_info is not None and argument.alias_info.is_write
+            for tensor in _tensors(value)
+        ]
+        if in_place:
+            only_written = schema.name.split("::")[1] in _OVERWRITING
+            read = given[len(in_place) :] if only_written else given
+            self._counter.torch_operator(str(func), read, in_place)
+        elif returned and "empty" not in schema.name:
+            storages = {tensor.untyped_storage().data_ptr() for tensor in given}
+            if not any(tensor.untyped_storage().data_ptr() in storages for tensor in returned):
+                self._counter.torch_operator(str(func), given, returned)
         return result
+
+
+_OVERWRITING = ("copy_", "fill_", "zero_", "normal_", "uniform_", "random_", "bernoulli_")
+"""Operators that write their first argument without reading it."""
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _extent(tensor: Tensor) -> tuple[int, int]:

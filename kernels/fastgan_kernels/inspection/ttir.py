@@ -23,8 +23,9 @@ class Operation:
 
     @property
     def result_type(self) -> str:
-        """The last type of the operation: ``tensor<4x8xi64>``, ``i32``, ``!tt.ptr<f32>``."""
-        return re.split(r" : | -> | to ", self.text)[-1].strip()
+        """Such as ``tensor<4x8xi64>``, ``i32`` or ``!tt.ptr<f32>``."""
+        last = re.split(r" : | -> | to ", self.text)[-1].strip()
+        return re.sub(r"!tt\.ptr<(\w+)>", r"\1", last) if self.name == "tt.load" else last
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Overflow:
 
     def __str__(self) -> str:
         low, high = self.interval
-        return f"{self.operation.results[0]} = {self.operation.name} can be {high if high >= 2**31 else low:.0f}"
+        variable = re.sub(r"_\d+$", "", self.operation.results[0].removeprefix("%"))
+        return f"{variable} ({self.operation.name}) can be {high if high >= 2**31 else low:.0f}"
 
 
 class TritonIR:

@@ -1,0 +1,94 @@
+"""How an op is compared with its float64 reference: values and two orders of gradients, within derived tolerances."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FLOAT_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed", "expanded", "offset")
+
+Op = Callable[..., Tensor]
+
+
+def lay_out(x: Tensor, layout: str) -> Tensor:
+    """``x`` [N, C, *spatial] with other strides; "expanded" repeats the first sample, the others keep the values."""
+    if layout == "contiguous":
+        return x.contiguous()
+    if layout == "channels_last":
+        return x.movedim(1, -1).contiguous().movedim(-1, 1)
+    if layout == "sliced":
+        wide = x.new_full((x.shape[0], 2 * x.shape[1], *x.shape[2:]), math.nan)
+        wide[:, ::2] = x
+        return wide[:, ::2]
+    if layout == "transposed":
+        return x.transpose(1, -1).contiguous().transpose(1, -1)
+    if layout == "expanded":
+        return x[:1].expand(x.shape)
+    if layout == "offset":
+        # A contiguous view whose first element is not 16-byte aligned.
+        flat = x.new_full((x.numel() + 1,), math.nan)
+        flat[1:] = x.flatten()
+        return flat[1:].view(x.shape)
+    raise ValueError(layout)
+
+
+def random(shape: Sequence[int], seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(DEVICE, dtype)
+
+
+def derivatives(op: Op, inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:
+    """The output, its gradients for the first cotangent, and the gradients of those for the other cotangents."""
+    dy, *cotangents_of_gradients = cotangents
+    inputs = [t.detach().requires_grad_() for t in inputs]
+    dy = dy.detach().requires_grad_()
+    y = op(*inputs)
+    first = torch.autograd.grad(y, inputs, dy, create_graph=True)
+    second = torch.autograd.grad(first, [*inputs, dy], cotangents_of_gradients, allow_unused=True)
+    zeros = (torch.zeros_like(t) if g is None else g for g, t in zip(second, [*inputs, dy], strict=True))
+    return [t.detach() for t in (y, *first, *zeros)]
+
+
+def check_against_float64(
+    op: Op, reference: Op, inputs: Sequence[Tensor], *, reduction: int, gradient_layout: str = "contiguous"
+) -> None:
+    """Asserts that ``op`` computes what ``reference`` does in float64, up to and including the second order.
+
+    The tolerance is derived, not chosen. What is stored may be off by one epsilon of its type (half of one where the
+    store rounds; Triton's interpreter truncates to bfloat16). For what is computed the yardstick is plain torch in the
+    type of the arithmetic on inputs that are one epsilon off: how far its results are from the exact ones tells how the
+    problem is conditioned, and that, times a few and the depth of a sum of ``reduction`` terms, is allowed.
+    """
+    x = inputs[0]
+    y_like = reference(*(t.detach() for t in inputs))
+    cotangents = [lay_out(random(y_like.shape, 101, y_like.dtype), gradient_layout)]
+    cotangents += [random(t.shape, 102 + i, t.dtype) for i, t in enumerate(inputs)]
+    found = derivatives(op, inputs, cotangents)
+
+    exact = [t.detach().double() for t in (*inputs, *cotangents)]
+    expected = derivatives(reference, exact[: len(inputs)], exact[len(inputs) :])
+    arithmetic = torch.float64 if x.dtype == torch.float64 else torch.float32
+    eps = torch.finfo(arithmetic).eps
+    moved = [0.0 for _ in expected]
+    for seed in range(3):
+        signs = [random(t.shape, 1000 * (seed + 1) + i).sign() for i, t in enumerate(exact)]
+        perturbed = [(t * (1 + eps * s)).to(arithmetic) for t, s in zip(exact, signs, strict=True)]
+        results = derivatives(reference, perturbed[: len(inputs)], perturbed[len(inputs) :])
+        moved = [max(m, _largest(r - e)) for m, r, e in zip(moved, results, expected, strict=True)]
+    depth = 4 + 2 * math.log2(max(reduction, 1))
+    names = ["output", *(f"gradient {i}" for i in range(len(inputs)))]
+    names += [f"second gradient {i}" for i in range(len(inputs) + 1)]
+    for name, f, e, m in zip(names, found, expected, moved, strict=True):
+        assert f.shape == e.shape, f"{name}: shape {list(f.shape)}, expected {list(e.shape)}"
+        stored = torch.finfo(f.dtype)
+        tolerance = stored.eps * e.abs() + stored.smallest_normal + depth * (m + eps * _largest(e))
+        excess = (f.double() - e).abs() - tolerance
+        assert (excess <= 0).all(), f"{name}, {f.dtype} {list(f.shape)}: {_largest(excess):.3g} beyond the tolerance"
+    assert found[0].dtype == x.dtype, f"the output is {found[0].dtype}, expected the type of x, {x.dtype}"
+
+
+def _largest(t: Tensor) -> float:
+    return t.abs().max().item() if t.numel() else 0.0

@@ -1,0 +1,233 @@
+"""What is particular to bias_act; the rest of its tests are in test_every_op.py."""
+
+import importlib
+
+import pytest
+import torch
+from torch import nn
+
+from fastgan_kernels import bias_act, reference, use_backend
+from tests.kernels.harness import DEVICE, FLOAT_TYPES, random
+
+# The package exports the function under the name of its module.
+bias_act_module = importlib.import_module("fastgan_kernels.bias_act")
+
+
+@pytest.mark.parametrize("dtype", FLOAT_TYPES, ids=str)
+@pytest.mark.parametrize("clamp", [0.7, 1.1, 256.3])
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_a_clamped_output_has_no_gradient_in_any_type(dtype: torch.dtype, clamp: float, backend: str):
+    """0.7, 1.1 and 256.3 exist in no type: a saved output that was rounded below them must still count as clamped."""
+    x = torch.tensor([[-5000.0, -1e-3, 1e-3, 5000.0]], dtype=dtype, device=DEVICE).requires_grad_()
+    with use_backend(backend):
+        y = bias_act(x, act="linear", clamp=clamp)
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+    limit = torch.tensor(clamp, dtype=dtype).item()
+    assert y[0, 0].item() == -limit
+    assert y[0, 3].item() == limit
+    assert gradient.tolist() == [[0.0, 1.0, 1.0, 0.0]]
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_the_gradient_is_zero_where_the_output_equals_the_clamp(backend: str):
+    x = torch.tensor([[-2.0, -1.0, 1.0, 2.0]], device=DEVICE, requires_grad=True)
+    with use_backend(backend):
+        (gradient,) = torch.autograd.grad(bias_act(x, act="linear", clamp=2.0).sum(), x)
+    assert gradient.tolist() == [[0.0, 1.0, 1.0, 0.0]]
+
+
+@pytest.mark.parametrize(("act", "at_zero"), [("relu", 0.0), ("lrelu", 0.25)])
+def test_the_gradient_at_zero_is_that_of_torch(act: str, at_zero: float):
+    x = torch.zeros(1, 4, device=DEVICE, requires_grad=True)
+    (gradient,) = torch.autograd.grad(bias_act(x, act=act, negative_slope=0.25).sum(), x)
+    assert gradient.tolist() == [[at_zero] * 4]
+
+
+def saved_bytes(f) -> int:
+    total = 0
+
+    def count(t: torch.Tensor) -> torch.Tensor:
+        nonlocal total
+        total += t.numel() * t.element_size()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+        f()
+    return total
+
+
+def test_saves_the_output_and_nothing_else():
+    x = random((2, 3, 8, 8), 0, torch.bfloat16).requires_grad_()
+    bias = random((3,), 1, torch.float32).requires_grad_()
+    assert saved_bytes(lambda: bias_act(x, bias)) == x.numel() * 2
+    assert saved_bytes(lambda: bias_act(x, bias, act="linear")) == 0
+
+
+def test_an_output_changed_in_place_is_noticed():
+    x = random((2, 3), 0).requires_grad_()
+    y = bias_act(x)
+    y.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_what_is_not_asked_for_is_empty():
+    g = y = random((2, 3, 4), 0)
+    for needs_dx in (True, False):
+        for needs_dbias in (True, False):
+            dx, dbias = bias_act_module._launch_derivative(g, None, y, "lrelu", 0.2, 1.0, None, needs_dx, needs_dbias)
+            assert dx.numel() == (24 if needs_dx else 0)
+            assert dbias.numel() == (3 if needs_dbias else 0)
+
+
+def test_backward_asks_only_for_what_is_needed(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    inner = bias_act_module._derivative
+
+    def spy(*args):
+        asked.append((args[0] is not None, args[1] is not None, *args[-2:]))
+        return inner(*args)
+
+    monkeypatch.setattr(bias_act_module, "_derivative", spy)
+    x, bias = random((2, 3, 4), 0), random((3,), 1)
+    bias_act(x, bias.requires_grad_()).sum().backward()
+    bias_act(x.requires_grad_(), bias.detach()).sum().backward()
+    assert asked == [(True, False, False, True), (True, False, True, False)]
+    asked.clear()
+    # The second order of the bias alone has no tangent of x: an absent operand, not a tensor of zeros.
+    bias = bias.detach().requires_grad_()
+    dy = random((2, 3, 4), 2).requires_grad_()
+    (dbias,) = torch.autograd.grad(bias_act(x.detach(), bias), bias, dy, create_graph=True)
+    torch.autograd.grad(dbias.sum(), dy)
+    assert asked == [(True, False, False, True), (False, True, True, False)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"x": torch.zeros(3)}, r"x has shape \[3\], expected \[N, C, \*spatial\]"),
+        ({"x": torch.zeros(2, 3, dtype=torch.int32)}, "x is torch.int32, expected float16"),
+        ({"bias": torch.zeros(4)}, r"bias has shape \[4\], expected \[3\] for x of shape \[2, 3, 4, 4\]"),
+        ({"bias": torch.zeros(3, dtype=torch.int64)}, "bias is torch.int64"),
+        ({"bias": torch.zeros(3, device="meta")}, "bias is on meta and x on cpu"),
+        ({"act": "gelu"}, "act is 'gelu', expected one of 'linear', 'relu', 'lrelu'"),
+        ({"negative_slope": -0.1}, "negative_slope is -0.1"),
+        ({"negative_slope": float("nan")}, "negative_slope is nan"),
+        ({"gain": 0.0}, "gain is 0.0"),
+        ({"gain": float("inf")}, "gain is inf"),
+        ({"clamp": 0.0}, "clamp is 0.0"),
+        ({"clamp": float("nan")}, "clamp is nan"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_bad_input_is_refused_in_one_sentence(arguments: dict, message: str, backend: str):
+    with use_backend(backend), pytest.raises((ValueError, TypeError), match=message):
+        bias_act(**{"x": torch.zeros(2, 3, 4, 4), **arguments})
+
+
+class Discriminator(nn.Module):
+    """Two convolutions; the activation is ours or torch's, the parameters are the same."""
+
+    def __init__(self, *, fused: bool) -> None:
+        super().__init__()
+        self.fused = fused
+        generator = torch.Generator().manual_seed(5)
+        self.weights = nn.ParameterList(
+            torch.randn(*shape, generator=generator, dtype=torch.float64) * 0.2
+            for shape in ((4, 2, 3, 3), (5, 4, 3, 3), (1, 5, 4, 4))
+        )
+        self.biases = nn.ParameterList(torch.randn(n, generator=generator, dtype=torch.float64) * 0.2 for n in (4, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for weight, bias in zip(self.weights, self.biases, strict=False):
+            x = nn.functional.conv2d(x, weight, padding=1)
+            if self.fused:
+                x = bias_act(x, bias, act="lrelu", gain=2**0.5, clamp=1.5)
+            else:
+                x = nn.functional.leaky_relu(x + bias.view(1, -1, 1, 1), 0.2) * 2**0.5
+                x = torch.where(x.abs() < 1.5, x, 1.5 * x.sign())
+        return nn.functional.conv2d(x, self.weights[2]).flatten()
+
+
+def r1_gradients(discriminator: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Parameter gradients of the logistic loss with R1 (Mescheder et al. 2018, eq. 9)."""
+    images = images.detach().requires_grad_()
+    logits = discriminator(images)
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    loss = nn.functional.softplus(-logits).mean() + 5 * gradient.square().sum((1, 2, 3)).mean()
+    return torch.autograd.grad(loss, tuple(discriminator.parameters()))
+
+
+@pytest.fixture
+def expected_r1() -> tuple[torch.Tensor, ...]:
+    return r1_gradients(Discriminator(fused=False).to(DEVICE), random((3, 2, 4, 4), 0))
+
+
+def assert_equal_gradients(found, expected) -> None:
+    for f, e in zip(found, expected, strict=True):
+        torch.testing.assert_close(f, e, rtol=1e-12, atol=1e-12)
+
+
+def test_r1_in_eager_mode(expected_r1):
+    assert_equal_gradients(r1_gradients(Discriminator(fused=True).to(DEVICE), random((3, 2, 4, 4), 0)), expected_r1)
+
+
+@pytest.mark.parametrize("ops", ["triton", "reference"])
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("fullgraph", [True, False])
+def test_r1_in_a_compiled_step_with_traced_autograd(expected_r1, ops: str, backend: str, fullgraph: bool):
+    discriminator = Discriminator(fused=True).to(DEVICE)
+    with use_backend(ops), torch._dynamo.config.patch(trace_autograd_ops=True):
+        step = torch.compile(r1_gradients, backend=backend, fullgraph=fullgraph)
+        assert_equal_gradients(step(discriminator, random((3, 2, 4, 4), 0)), expected_r1)
+
+
+@pytest.mark.parametrize("ops", ["triton", "reference"])
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("fullgraph", [True, False])
+def test_r1_in_a_compiled_step_without_traced_autograd_is_refused(ops: str, backend: str, fullgraph: bool):
+    """With the activation in plain torch, torch 2.13 returns wrong gradients here without a word."""
+    discriminator = Discriminator(fused=True).to(DEVICE)
+    step = torch.compile(r1_gradients, backend=backend, fullgraph=fullgraph)
+    with use_backend(ops), pytest.raises(RuntimeError, match="trace_autograd_ops"):
+        step(discriminator, random((3, 2, 4, 4), 0))
+
+
+@pytest.mark.parametrize("ops", ["triton", "reference"])
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_eager_r1_through_a_compiled_discriminator_is_refused(ops: str, backend: str):
+    discriminator = Discriminator(fused=True).to(DEVICE)
+    discriminator.compile(backend=backend)
+    with use_backend(ops), pytest.raises(RuntimeError, match="do not compile the penalised network"):
+        r1_gradients(discriminator, random((3, 2, 4, 4), 0))
+
+
+@pytest.mark.parametrize("ops", ["triton", "reference"])
+def test_a_compiled_discriminator_trains_without_a_penalty(ops: str):
+    images = random((3, 2, 4, 4), 0).requires_grad_()
+    results = []
+    for compiled in (True, False):
+        discriminator = Discriminator(fused=compiled).to(DEVICE)
+        if compiled:
+            discriminator.compile(backend="aot_eager")
+        with use_backend(ops):
+            loss = nn.functional.softplus(-discriminator(images)).mean()
+            # Twice through a kept graph is not a second order.
+            torch.autograd.grad(loss, images, retain_graph=True)
+            results.append(torch.autograd.grad(loss, tuple(discriminator.parameters())))
+    assert_equal_gradients(*results)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_the_bias_gradient_is_summed_in_float32(dtype: torch.dtype):
+    """A sum of 4,096 ones in half precision would stop at 2,048 (float16) or 256 (bfloat16)."""
+    x = torch.ones(16, 1, 16, 16, dtype=dtype, device=DEVICE)
+    bias = torch.zeros(1, device=DEVICE, requires_grad=True)
+    bias_act(x, bias).sum().backward()
+    assert bias.grad.item() == 4096.0
+
+
+def test_reference_is_what_it_says():
+    x, bias = random((2, 3, 4, 4), 0), random((3,), 1)
+    y = reference.bias_act(x, bias, act="lrelu", negative_slope=0.1, gain=3.0)
+    torch.testing.assert_close(y, 3 * nn.functional.leaky_relu(x + bias.view(1, 3, 1, 1), 0.1))

@@ -1,0 +1,78 @@
+"""Tiles are pure functions of sizes: every element is covered, no limit passed, and the regimes are as stated."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastgan_kernels.tiling import alignment, cdiv, matrix_tiling, next_power_of_2, plane_tiling
+
+extents = st.one_of(st.integers(1, 300), st.integers(1, 1 << 20))
+element_sizes = st.sampled_from([2, 4, 8])
+
+
+@given(extents, extents, element_sizes, st.booleans())
+def test_matrix_tiles_cover_the_matrix(rows: int, cols: int, element_size: int, column_sums: bool):
+    t = matrix_tiling(rows, cols, element_size, column_sums=column_sums)
+    assert t.row_programs * t.block_rows * t.tiles_per_program >= rows
+    assert t.col_programs * t.block_cols >= cols
+    assert (t.row_programs - 1) * t.block_rows * t.tiles_per_program < rows
+    assert t.block_rows * t.block_cols * element_size <= 16384
+    for n in (t.block_rows, t.block_cols, t.num_warps):
+        assert n == next_power_of_2(n)
+    assert column_sums or t.tiles_per_program == 1
+
+
+@pytest.mark.parametrize("element_size", [2, 4])
+@pytest.mark.parametrize("cols", [64, 128, 512, 1024])
+def test_partial_sums_of_columns_stay_near_a_hundredth_of_the_bytes(cols: int, element_size: int):
+    rows = (64 << 20) // cols
+    t = matrix_tiling(rows, cols, element_size, column_sums=True)
+    partials = t.row_programs * cols * 4
+    assert partials <= 0.011 * 3 * rows * cols * element_size
+
+
+@given(st.integers(1, 64), st.integers(1, 700), extents, element_sizes, st.booleans(), st.sampled_from([1, 2]))
+def test_plane_tiles_cover_the_planes(
+    samples: int, channels: int, pixels: int, element_size: int, channels_last: bool, tensors: int
+):
+    t = plane_tiling(samples, channels, pixels, element_size, channels_last=channels_last, tensors=tensors)
+    if channels_last:
+        assert t.plane_blocks == samples * cdiv(channels, t.block_planes)
+    else:
+        assert t.plane_blocks * t.block_planes >= samples * channels
+    assert t.spans * t.span_pixels >= pixels > (t.spans - 1) * t.span_pixels
+    assert t.spans <= 64
+    assert t.plane_programs <= t.plane_blocks
+    # A program that takes several blocks belongs to the planes that stay in L2.
+    assert t.plane_programs == t.plane_blocks or (t.spans == 1 and not t.resident)
+    assert t.block_planes * t.block_pixels <= 16384
+    assert not t.resident or t.block_pixels >= pixels
+    # 1024 threads a block on AMD, whose waves are 64 wide.
+    assert t.num_warps * 64 <= 1024
+    for n in (t.block_planes, t.block_pixels, t.num_warps):
+        assert n == next_power_of_2(n)
+
+
+def test_regimes_of_planes():
+    def regime(pixels: int, planes: int, tensors: int = 1) -> str:
+        t = plane_tiling(1, planes, pixels, 4, channels_last=False, tensors=tensors)
+        return "registers" if t.resident else "L2" if t.spans == 1 else "spans"
+
+    assert regime(1, 512) == "registers"
+    assert regime(16384, 512) == "registers"
+    assert regime(16385, 512) == "L2"
+    assert regime(65536, 512) == "L2"
+    assert regime(65536, 512, tensors=2) == "spans"
+    assert regime(65537, 512) == "spans"
+    assert regime(65536, 127) == "spans"
+    assert regime(1 << 20, 512) == "spans"
+
+
+@given(st.integers(0, 1 << 40))
+def test_arithmetic(n: int):
+    assert next_power_of_2(n) == (1 if n <= 1 else 2 ** math.ceil(math.log2(n)) if n < 1 << 40 else 1 << 40)
+    assert cdiv(n, 7) == math.ceil(n / 7) or n > 1 << 50
+    assert n % alignment(n) == 0
+    assert alignment(n) in (1, 2, 4, 8, 16)
