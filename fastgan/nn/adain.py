@@ -1,5 +1,6 @@
 """Adaptive instance normalisation driven by a style vector."""
 
+import torch
 from torch import Tensor, nn
 
 from fastgan_kernels import adain
@@ -8,8 +9,8 @@ from fastgan_kernels import adain
 class AdaIN(nn.Module):
     """Instance normalisation whose scale and shift are an affine function of a style (Karras et al. 2019, eq. 1).
 
-    One linear layer maps the style to ``2 * num_channels`` numbers: the first half, plus one, is the scale, the second
-    half is the shift, so that a zero style leaves plain instance normalisation.
+    One linear layer maps the style to ``2 * num_channels`` numbers, the scale and then the shift. Its biases begin at 1
+    and 0, so that a zero style gives plain instance normalisation.
 
     Args:
         num_channels: C.
@@ -24,10 +25,13 @@ class AdaIN(nn.Module):
         super().__init__()
         self.eps = eps
         self.style = nn.Linear(style_dim, 2 * num_channels)
+        with torch.no_grad():
+            self.style.bias[:num_channels] = 1
+            self.style.bias[num_channels:] = 0
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         scale, shift = self.style(style).chunk(2, dim=1)
-        return adain(x, scale + 1, shift, eps=self.eps)
+        return adain(x, scale, shift, eps=self.eps)
 
     def extra_repr(self) -> str:
         return f"eps={self.eps}"
