@@ -14,7 +14,7 @@ class CpuDevice:
 
     kind = "cpu"
     torch_device = torch.device("cpu")
-    cache_bytes = 1024  # so that buffers rotate at toy size as well
+    cache_bytes = 128  # so that buffers rotate at toy size as well
 
     def synchronize(self) -> None:
         pass

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import machine, results, worker
-from benchmarks.summary import summarise
+from benchmarks.summary import MEMORY_ERRORS, summarise
 
 _ROOT = Path(__file__).parents[1]
 _CHIP_TESTS = ("tests/kernels", "tests/fastgan")
@@ -146,10 +146,17 @@ class _Evidence:
             _trim(self.out / log)
         summary = summarise(self.out)
         (self.out / "summary.txt").write_text(summary.full)
-        rows = self.out / worker.RESULTS
-        appended = results.merge(rows) if rows.exists() and not self.toy else 0
-        print(f"{appended} rows appended to {results.REPOSITORY_CSV}\n{summary.short}", end="", flush=True)
+        print(self._merge(), summary.short, sep="\n", end="", flush=True)
         return bool(summary.faults)
+
+    def _merge(self) -> str:
+        rows = self.out / worker.RESULTS
+        if self.toy or not rows.exists():
+            return f"nothing to append to {results.REPOSITORY_CSV}"
+        try:
+            return f"{results.merge(rows)} rows appended to {results.REPOSITORY_CSV}"
+        except (OSError, ValueError) as refusal:
+            return f"nothing appended to the repository's table: {refusal}"
 
     def stop_children(self) -> None:
         self.stopping = True
@@ -168,20 +175,19 @@ class _Evidence:
 
     def _sanitizer(self, until: float) -> None:
         target = [sys.executable, "-m", "benchmarks.sanitized"]
+        options = ["--target-processes", "application-only", "--error-exitcode", str(MEMORY_ERRORS)]
         path = f"{os.environ['PATH']}:/usr/local/cuda/bin"
         checker = None if self.toy else shutil.which("compute-sanitizer", path=path)
-        tools = ("memcheck", "racecheck") if checker else ("bare",)
-        for tool in tools:
-            wrap = [checker, "--tool", tool, "--target-processes", "application-only", "--error-exitcode", "9"]
+        for tool in ("memcheck", "racecheck") if checker else ("unchecked",):
             if self._pending(tool):
-                command = [*wrap, *target] if checker else target
+                command = [checker, "--tool", tool, *options, *target] if checker else target
                 environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
                 self._stage(tool, self._child(command, "sanitizer.log", until, environment))
 
     def _warm_up(self, until: float) -> None:
         if not self._pending("warm_up"):
             return
-        processes = 1 if self.toy else max(1, (os.cpu_count() or 1) // 4)
+        processes = 1 if self.toy else _compilers()
         shares = _TOY_SHARES if self.toy else processes
         command = [sys.executable, "-m", "benchmarks.worker", f"--out={self.out}", f"--until={until}", *self._toy()]
         environment = {"TORCHINDUCTOR_COMPILE_THREADS": "2"}
@@ -259,6 +265,12 @@ class _Evidence:
 
     def _toy(self) -> list[str]:
         return ["--toy"] if self.toy else []
+
+
+def _compilers() -> int:
+    """How many processes compile beside the tests: a quarter of the processors, and 16 GB of the GPU for each."""
+    memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return max(1, min((os.cpu_count() or 1) // 4, memory // (16 * 10**9)))
 
 
 def _interrupt(child: subprocess.Popen[bytes]) -> None:

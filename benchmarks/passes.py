@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch._functorch.config
+import torch._inductor.config
 from torch import Tensor
 
 from benchmarks.registry import Case, Op, Pass
@@ -57,6 +59,14 @@ def bind(function: Callable[..., Tensor], op: Op, pass_: Pass, operands: Operand
     first = torch.autograd.grad(y, [inputs[i] for i in op.penalised], dy, create_graph=True)
     targets = [(*inputs, dy)[i] for i in op.second_order]
     return lambda: torch.autograd.grad(first, targets, hs, retain_graph=True)
+
+
+def configure_compilation() -> None:
+    """Settings of ``torch.compile`` for the whole process, before anything is compiled."""
+    # A compiled backward may otherwise reuse saved buffers for its outputs: ours runs many times on one graph.
+    torch._functorch.config.donated_buffer = False
+    # Inductor picks its tiles by measuring. What it measured beside the tests must not be what is benchmarked.
+    torch._inductor.config.autotune_local_cache = False
 
 
 def compiled_binder(op: Op, pass_: Pass, backend: str) -> Binder:

@@ -11,6 +11,7 @@ from benchmarks.ops import OPS
 from benchmarks.registry import PASSES, Case, cases
 
 _SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "contiguous": "nchw", "channels_last": "nhwc"}
+MEMORY_ERRORS = 9  # the exit code that compute-sanitizer is told to end with where it found something
 _LISTED = 25  # lines of failures before "and n more"
 
 
@@ -36,6 +37,8 @@ def summarise(out: Path) -> Summary:
     tests, test_faults = _tests(out, stages)
     sanitizer, sanitizer_faults = _sanitizer(stages)
     refused, bench_faults = _refused(listed, events, by_case)
+    if (bench := stages.get("bench")) is not None and bench["code"]:
+        bench_faults.append(f"the measuring process ended with exit code {bench['code']}, see bench.log")
     missing = [case.key for case in listed if case.key not in worker.finished(out)]
     faults = (*test_faults, *sanitizer_faults, *bench_faults)
 
@@ -142,19 +145,19 @@ def _tests(out: Path, stages: dict[str, dict]) -> tuple[str, list[str]]:
 
 def _sanitizer(stages: dict[str, dict]) -> tuple[str, list[str]]:
     said, faults = [], []
-    for tool in ("memcheck", "racecheck", "bare"):
+    for tool in ("memcheck", "racecheck", "unchecked"):
         if (stage := stages.get(tool)) is None:
             continue
-        if stage["status"] != "done":
-            verdict = stage["status"]
-        elif stage["code"] == 0:
-            verdict = "clean"
-        elif stage["code"] == 9:
-            verdict = "FOUND ERRORS, see sanitizer.log"
+        code = stage["code"]
+        if code is None:
+            said.append(f"{tool} {stage['status']} after {stage['seconds']} s")
+        elif code == 0:
+            said.append(f"{tool} clean" if tool != "unchecked" else "not installed, the calls ran unchecked")
+        elif code == MEMORY_ERRORS:
+            said.append(f"{tool} FOUND ERRORS, see sanitizer.log")
             faults.append(f"{tool} found errors")
         else:
-            verdict = f"did not run (exit code {stage['code']}), see sanitizer.log"
-            if tool == "bare":
-                faults.append("the sanitizer's list of calls failed")
-        said.append(f"{tool} {verdict}")
+            said.append(f"{tool} did not run (exit code {code}), see sanitizer.log")
+            if tool == "unchecked":
+                faults.append("the calls for the memory checker failed")
     return "compute-sanitizer: " + (", ".join(said) or "not run"), faults

@@ -16,7 +16,7 @@ from benchmarks import results
 from benchmarks.devices import CpuDevice, CudaDevice, device
 from benchmarks.measure import TOY, Effort, binders, measure
 from benchmarks.ops import OPS
-from benchmarks.passes import draw
+from benchmarks.passes import configure_compilation, draw
 from benchmarks.registry import Case, cases
 from fastgan_kernels import use_backend
 
@@ -68,7 +68,7 @@ def bench(out: Path, until: float, *, toy: bool) -> None:
     """Measures what is left, most important first, until the time is up (seconds since the epoch)."""
     identity = json.loads((out / RUN).read_text())["identity"]
     parent = os.getppid()
-    torch._functorch.config.donated_buffer = False  # a compiled backward may reuse buffers else: ours runs many times
+    configure_compilation()
     where = device()
     effort = TOY if toy else Effort()
     listed = cases(OPS, toy=toy)
@@ -96,7 +96,7 @@ def bench(out: Path, until: float, *, toy: bool) -> None:
 
 def warm_up(share: int, of: int, until: float, *, toy: bool) -> None:
     """Fills the caches of Triton and Inductor with the kernels of every ``of``-th case, beside the untimed stages."""
-    torch._functorch.config.donated_buffer = False
+    configure_compilation()
     where: CpuDevice | CudaDevice = device()
     effort = TOY if toy else Effort()
     with use_backend("triton"):

@@ -1,0 +1,170 @@
+"""The whole run at toy size: begun, hit by a fault, stopped, resumed, finished."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from benchmarks import results, worker
+from benchmarks.__main__ import main
+from benchmarks.ops import OPS
+from benchmarks.registry import cases
+
+_ROOT = Path(__file__).parents[2]
+_FILES = {
+    "evidence.json", "tests.xml", "tests.log", "sanitizer.log", "bench.jsonl", "bench.log", "results.csv", "summary.txt"
+}  # fmt: skip
+
+
+@dataclass
+class _Story:
+    out: Path
+    repository_csv_before: bytes
+    stopped: subprocess.CompletedProcess[str]
+    rows_when_stopped: list[dict[str, str]]
+    stages_when_stopped: dict
+    resumed: subprocess.CompletedProcess[str]
+    forgiven: subprocess.CompletedProcess[str]
+
+
+_COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def _command(out: Path) -> list[str]:
+    program = [sys.executable, "-m", "benchmarks", "evidence", "--toy", "--minutes", "5"]
+    return [*program, "--commit", _COMMIT, "--out", str(out)]
+
+
+def _environment() -> dict[str, str]:
+    # As on a machine that has the sources and no checkout: a commit made meanwhile is none of the run's business.
+    no_checkout = {"GIT_DIR": str(_ROOT / "nowhere")}
+    return {**os.environ, **no_checkout, "PYTHONPATH": f"{_ROOT}:{_ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"}
+
+
+def _run(out: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(_command(out), cwd=_ROOT, env=_environment(), capture_output=True, text=True, check=False)
+
+
+def _wait_for(out: Path, kind: str, count: int) -> None:
+    deadline = time.time() + 120
+    while sum(event["event"] == kind for event in worker.events(out)) < count:
+        assert time.time() < deadline, f"no {count} events {kind!r} in two minutes"
+        time.sleep(0.02)
+
+
+def _measuring_process(driver: int) -> int:
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if (
+                b"benchmarks.worker" in entry.read_bytes()
+                and f"\nPPid:\t{driver}\n" in entry.with_name("status").read_text()
+            ):
+                return int(entry.parent.name)
+        except OSError:
+            continue  # it has just ended
+    raise AssertionError("no measuring process")
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> _Story:
+    out = tmp_path_factory.mktemp("evidence") / "out"
+    before = results.REPOSITORY_CSV.read_bytes()
+    pipe = subprocess.PIPE
+    driver = subprocess.Popen(_command(out), cwd=_ROOT, env=_environment(), stdout=pipe, stderr=pipe, text=True)
+    # What a fault of the device looks like from outside: the measuring process is gone.
+    _wait_for(out, "begin", 1)
+    os.kill(_measuring_process(driver.pid), signal.SIGKILL)
+    _wait_for(out, "done", 4)
+    driver.send_signal(signal.SIGTERM)
+    stdout, stderr = driver.communicate(timeout=60)
+    stopped = subprocess.CompletedProcess(driver.args, driver.returncode, stdout, stderr)
+    rows = results.read(out / worker.RESULTS)
+    stages = json.loads((out / worker.RUN).read_text())["stages"]
+    resumed = _run(out)
+    # The case of the fault gets another chance only if a person says so.
+    progress = out / worker.PROGRESS
+    kept = [line for line in progress.read_text().splitlines(keepends=True) if '"crashed"' not in line]
+    progress_with_fault = progress.read_text()
+    progress.write_text("".join(kept))
+    assert progress_with_fault.count('"crashed"') == 1
+    return _Story(out, before, stopped, rows, stages, resumed, _run(out))
+
+
+def test_a_stopped_run_keeps_what_it_has_and_says_what_is_missing(story: _Story):
+    assert story.stopped.returncode == 143, story.stopped.stderr
+    assert len({worker.key_of(row) for row in story.rows_when_stopped}) >= 4
+    assert "crashed: bias_act/toy_4/float32/contiguous/forward: exit code -9" in story.stopped.stdout
+    assert "missing: " in story.stopped.stdout
+    status = {name: stage["status"] for name, stage in story.stages_when_stopped.items()}
+    assert status == {"tests": "done", "unchecked": "done", "warm_up": "done"}
+
+
+def test_resumption_repeats_nothing_and_reports_the_fault(story: _Story):
+    assert story.resumed.returncode == 1, story.resumed.stderr
+    assert story.resumed.stdout.rstrip().endswith("bias_act/toy_4/float32/contiguous/forward crashed")
+    rows = results.read(story.out / worker.RESULTS)
+    assert rows[: len(story.rows_when_stopped)] == story.rows_when_stopped
+    providers = Counter((worker.key_of(row), row["provider"]) for row in rows)
+    assert set(providers.values()) == {1}
+    stages = json.loads((story.out / worker.RUN).read_text())["stages"]
+    for name in ("tests", "unchecked", "warm_up"):
+        assert stages[name] == story.stages_when_stopped[name]
+
+
+def test_a_whole_run_ends_well(story: _Story):
+    assert story.forgiven.returncode == 0, story.forgiven.stdout + story.forgiven.stderr
+    lines = story.forgiven.stdout.splitlines()
+    assert lines[-1] == "no faults"
+    listed = cases(OPS, toy=True)
+    assert f"benchmark: {len(listed)} of {len(listed)} cases finished" in lines
+    assert "planted wrong kernels refused: 2 of 2" in lines
+    assert not any(line.startswith(("wrong", "failed", "crashed")) for line in lines)
+    assert "TOY SIZE ON A CPU: this proves that the run works, and nothing about speed" in lines
+    assert any(line.startswith("tests: ") and " 0 failures, 0 errors" in line for line in lines)
+
+
+def test_every_right_provider_of_every_case_has_a_row_marked_as_a_cpus(story: _Story):
+    rows = results.read(story.out / worker.RESULTS)
+    expected = {
+        (case.key, provider)
+        for case in cases(OPS, toy=True)
+        for provider in (
+            "fused", "eager", "clone", *(f"vendor:{v}" for v in case.op.vendors), *(["compile"] * case.compiled)
+        )
+    }  # fmt: skip
+    assert {(worker.key_of(row), row["provider"]) for row in rows} == expected
+    assert {row["device"] for row in rows} == {"cpu"}
+    for row in rows:
+        assert float(row["cold_us_median"]) > 0
+        assert float(row["wall_us_median"]) > 0
+        assert row["graph_us_median"] == row["peak_bytes"] == row["driver"] == ""
+        assert (row["commit"], row["dirty"]) == (_COMMIT, "")
+
+
+def test_the_folder_is_small_and_flat_and_the_repositorys_table_untouched(story: _Story):
+    assert {path.name for path in story.out.iterdir()} == _FILES
+    assert all(path.is_file() and path.stat().st_size < 16 * 2**20 for path in story.out.iterdir())
+    assert results.REPOSITORY_CSV.read_bytes() == story.repository_csv_before
+
+
+def test_a_folder_with_other_evidence_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / worker.RUN).write_text(
+        json.dumps({"identity": dict.fromkeys(results.IDENTITY, "other"), "toy": True, "stages": {}})
+    )
+    before = (tmp_path / worker.RUN).read_text()
+    assert main(["evidence", "--toy", "--out", str(tmp_path)]) == 2
+    assert "holds evidence of another state (commit 'other', now " in capsys.readouterr().err
+    assert (tmp_path / worker.RUN).read_text() == before
+
+
+def test_merging_a_table_with_another_header_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "results.csv").write_text("a,b\n1,2\n")
+    assert main(["merge", str(tmp_path / "results.csv")]) == 2
+    assert "has the columns 'a,b', expected 'date," in capsys.readouterr().err

@@ -1,0 +1,128 @@
+"""No timing behind a wrong result."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.accuracy import error, tolerance
+from benchmarks.devices import CpuDevice
+from benchmarks.measure import TOY, measure
+from benchmarks.ops import OPS
+from benchmarks.passes import bind, compiled_binder, draw
+from benchmarks.registry import PASSES, Case, cases
+from fastgan_kernels import reference
+
+_BIAS_ACT = OPS[0]
+_TOY = {case.key: case for case in cases(OPS, toy=True)}
+
+
+def _with_fused(case: Case, fused) -> Case:
+    return replace(case, op=replace(case.op, fused=fused))
+
+
+class _DoublesAChannel(torch.autograd.Function):
+    """Right forward; the gradient of one channel doubled, to every order."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, dx: Tensor) -> Tensor:
+        factor = torch.ones_like(dx)
+        factor[:, 1] = 2
+        return dx * factor
+
+
+def _drops_the_bias(x: Tensor, bias: Tensor) -> Tensor:
+    return reference.bias_act(x, bias * 0)
+
+
+def _wrong_gradient(x: Tensor, bias: Tensor) -> Tensor:
+    return reference.bias_act(_DoublesAChannel.apply(x), bias)
+
+
+def _nan_somewhere(x: Tensor, bias: Tensor) -> Tensor:
+    return reference.bias_act(x, bias).index_fill(0, torch.tensor([1]), torch.nan)
+
+
+def _raises(x: Tensor, bias: Tensor) -> Tensor:
+    raise RuntimeError("no kernel for this\nand a long trace")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("fused", "pass_", "kind"),
+    [
+        (_drops_the_bias, "forward", "wrong"),
+        (_wrong_gradient, "backward", "wrong"),
+        (_wrong_gradient, "double_backward", "wrong"),
+        (_nan_somewhere, "forward", "wrong"),
+        (_raises, "backward", "failed"),
+    ],
+)
+def test_a_wrong_provider_is_reported_and_not_timed(fused, pass_: str, kind: str, dtype: str):
+    case = _with_fused(_TOY[f"bias_act/toy_odd/{dtype}/contiguous/{pass_}"], fused)
+    rows, refusals = measure(case, CpuDevice(), TOY)
+    assert [(refusal.provider, refusal.kind) for refusal in refusals] == [("fused", kind)]
+    assert {row["provider"] for row in rows} == {"eager", "vendor:leaky_relu", "clone"}
+
+
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+def test_the_planted_element_is_refused_and_the_right_providers_are_timed(op):
+    case = _TOY[f"{op.name}/toy_4/float32/contiguous/forward"]
+    rows, refusals = measure(_with_fused(case, op.reference), CpuDevice(), TOY, plant=True)
+    assert [refusal.provider for refusal in refusals] == ["planted"]
+    assert {row["provider"] for row in rows} == {
+        "fused",
+        "eager",
+        "compile",
+        "clone",
+        *(f"vendor:{v}" for v in op.vendors),
+    }
+    for row in rows:
+        assert float(row["cold_us_q1"]) <= float(row["cold_us_median"]) <= float(row["cold_us_q3"])
+        assert "graph_us_median" not in row  # a CPU has none: not measured, not zero
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_tolerance_stands_between_rounding_and_a_mistake(dtype: torch.dtype):
+    """Rounding passes by a factor, after a chain of separate operations as well; one wrong element of many does not."""
+    torch.manual_seed(0)
+    a, b, c = torch.randn(3, 4, 8, 64, 64).to(dtype).double()
+    exact = a * b + c
+    allowed = tolerance(dtype, reduction=1)
+    assert error((exact.to(dtype),), (exact,)) < allowed / 2
+    assert error((a.to(dtype) * b.to(dtype) + c.to(dtype),), (exact,)) < allowed
+    wrong = exact.to(dtype)
+    wrong[2, 3, 4, 5] += 1
+    assert error((wrong,), (exact,)) > 3 * allowed
+    # A bias of the rounding itself, as where a store truncates an already truncated sum: too small for any element.
+    assert error((exact.to(dtype) * (1 + 3 * torch.finfo(dtype).eps),), (exact,)) > allowed or dtype == torch.float32
+
+
+def test_errors_of_zero_missing_and_non_finite_outputs():
+    zero, one = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+    assert error((zero,), (zero,)) == 0
+    assert error((one,), (zero,)) == float("inf")
+    assert not error((one / 0 * 0,), (one,)) < 1e9
+    with pytest.raises(ValueError, match="1 outputs, expected 2"):
+        error((one,), (one, one))
+    with pytest.raises(ValueError, match="shape"):
+        error((one[:2],), (one,))
+
+
+@pytest.mark.parametrize("pass_", PASSES)
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
+def test_the_compiled_form_computes_the_same_pass(op, pass_: str):
+    """Second order above all: it is another formulation than that of the other providers."""
+    case = _TOY[f"{op.name}/toy_4/float32/contiguous/{pass_}"]
+    operands = draw(case, torch.device("cpu"))
+    expected = bind(op.reference, op, pass_, operands)()
+    torch._dynamo.reset()
+    outputs = compiled_binder(op, pass_, TOY.compile_backend)(operands)()
+    assert len(outputs) == len(expected)
+    for output, other in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(output, other)
