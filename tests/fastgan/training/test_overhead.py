@@ -64,7 +64,7 @@ def measure(run, config, images, console, monkeypatch):
 
 @pytest.mark.slow
 def test_the_loop_costs_at_most_three_percent(tmp_path, console, monkeypatch, one_thread):
-    """Interleaved blocks of the default run, with reports as often as by default, samples and checkpoints twice as often.
+    """Interleaved blocks of the default run, with samples and a checkpoint twice as often as by default.
 
     The bound holds for processor time, which other processes on the machine hardly change; the wall clock is printed
     beside it.
