@@ -169,7 +169,7 @@ class _Evidence:
         paths = _TOY_TESTS if self.toy else _CHIP_TESTS
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={self.out}/tests.xml"]
         if not self.toy and importlib.util.find_spec("xdist"):
-            command += ["-n", str(max(2, (os.cpu_count() or 2) // 2)), "--dist", "worksteal"]
+            command += ["-n", str(max(2, (os.cpu_count() or 2) // 2))]
         # Interrupted, pytest still writes its report.
         self._stage("tests", self._child([*command, *paths], "tests.log", until, interrupt_first=True))
 

@@ -126,3 +126,60 @@ def test_the_compiled_form_computes_the_same_pass(op, pass_: str):
     assert len(outputs) == len(expected)
     for output, other in zip(outputs, expected, strict=True):
         torch.testing.assert_close(output, other)
+
+
+class _RecordingDevice(CpuDevice):
+    """A clock that says a second for everything, graphs that replay nothing, and a note of what was timed."""
+
+    cache_bytes = 1500  # a pass of the case below moves 226 bytes and more: several sets of buffers
+
+    def __init__(self) -> None:
+        self.timing = False
+        self.read: list[int | None] = []  # by each timed call; the clone reads no operand
+
+    def timed(self, call, host_seconds: float) -> float:
+        self.timing = True
+        self.read.append(None)
+        call()
+        self.timing = False
+        return 1.0
+
+    def capture(self, calls):
+        self.captured = len(calls)
+        return lambda: None
+
+    def peak_bytes(self, call) -> int:
+        return 123
+
+
+def test_a_timed_call_with_a_cold_cache_finds_operands_that_nobody_has_touched_for_long():
+    device = _RecordingDevice()
+
+    def recording(function):
+        def call(x: Tensor, bias: Tensor) -> Tensor:
+            if device.timing:
+                device.read[-1] = x.data_ptr()
+            return function(x, bias)
+
+        return call
+
+    op = replace(_BIAS_ACT, vendors={}, fused=recording(reference.bias_act), reference=recording(reference.bias_act))
+    case = replace(_TOY["bias_act/toy_odd/float32/contiguous/forward"], op=op)
+    rounds = 12
+    measure(case, device, replace(TOY, rounds=rounds))
+    cold = device.read[: 3 * rounds]  # by the two providers and the clone
+    slots = device.captured
+    assert slots * case.bytes > 3 * device.cache_bytes
+    for start in range(len(cold)):
+        operands = [read for read in cold[start : start + slots] if read is not None]
+        assert len(set(operands)) == len(operands), "a set of buffers came back before the others were through"
+
+
+def test_a_replayed_graph_is_charged_per_call_and_compared_with_the_clones():
+    device = _RecordingDevice()
+    rows, _ = measure(_TOY["bias_act/toy_odd/float32/contiguous/backward"], device, TOY)
+    for row in rows:
+        assert float(row["graph_us_median"]) == pytest.approx(1e6 / device.captured, rel=1e-3)
+        assert float(row["cold_us_median"]) == 1e6
+        assert row["share_of_clone_graph"] == row["share_of_clone_cold"] == "1.0000"
+        assert row["peak_bytes"] == 123
