@@ -165,8 +165,8 @@ def test_a_timed_call_with_a_cold_cache_finds_operands_that_nobody_has_touched_f
 
     op = replace(_BIAS_ACT, vendors={}, fused=recording(reference.bias_act), reference=recording(reference.bias_act))
     case = replace(_TOY["bias_act/toy_odd/float32/contiguous/forward"], op=op)
-    rounds = 12
-    measure(case, device, replace(TOY, rounds=rounds))
+    rounds = 20
+    measure(case, device, replace(TOY, rounds=rounds, seconds=60))
     cold = device.read[: 3 * rounds]  # by the two providers and the clone
     slots = device.captured
     assert slots * case.bytes > 3 * device.cache_bytes
