@@ -52,6 +52,7 @@ def test_nvidia_accesses(instruction, kind, size):
         ("%9 = load <4 x float>, ptr addrspace(1) %5, align 16", "load", 16),
         ("store <8 x bfloat> %8, ptr addrspace(1) %5, align 16", "store", 16),
         ("store double %8, ptr addrspace(1) %5, align 8", "store", 8),
+        ("store ptr addrspace(1) %0, ptr addrspace(1) %5, align 8", "store", 8),
         ("%9 = tail call half @llvm.amdgcn.raw.ptr.buffer.load.f16(ptr addrspace(8) %6, i32 %7)", "load", 2),
         (
             "tail call void @llvm.amdgcn.raw.ptr.buffer.store.v4i32(<4 x i32> %8, ptr addrspace(8) %6, i32 %7)",
