@@ -175,6 +175,10 @@ def doctor() -> int:
 
 def main(args: list[str] | None = None) -> None:
     """Runs the command line and exits; never returns."""
+    # Read when torch loads OpenMP. By default a thread that waits for the others spins, and where another process has
+    # the core that they need, all stand still: on two cores under a load average of 4.4 the median step of the default
+    # run took 870 ms of wall time and 589 ms of processor time, and 96 and 67 ms with this.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     sys.exit(_run(args))
 
 

@@ -160,6 +160,15 @@ def test_help_names_every_option_and_setting(fastgan):
     assert all(command in out for command in ("train", "generate", "doctor"))
 
 
+@pytest.mark.parametrize(("given", "expected"), [(None, "passive"), ("active", "active")])
+def test_waiting_threads_give_way_unless_told_otherwise(fastgan, monkeypatch, given, expected):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    assert fastgan("--help")[0] == 0
+    assert os.environ["OMP_WAIT_POLICY"] == expected
+
+
 def test_doctor_tells_versions_devices_and_the_backend_of_each_op(fastgan):
     import torch
 
