@@ -64,7 +64,7 @@ class TrainingConfig:
     latent_dim: int = _setting(100, "length of a latent", Range(1, 65536))
     loss: str = _setting("non-saturating", "adversarial loss, by its name in fastgan.losses")
     batch_size: int = _setting(64, "images in a step", Range(2, 2**20))
-    steps: int = _setting(3000, "steps to train in all; a step updates both networks once", Range(1))
+    steps: int = _setting(2000, "steps to train in all; a step updates both networks once", Range(1))
     lr: float = _setting(2e-4, "learning rate of both Adam optimizers", Range(0, 1, above_low=True))
     beta1: float = _setting(0.5, "Adam's decay of the mean gradient", Range(0, 1, below_high=True))
     beta2: float = _setting(0.999, "Adam's decay of the mean squared gradient", Range(0, 1, below_high=True))
