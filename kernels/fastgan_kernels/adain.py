@@ -23,7 +23,7 @@ from fastgan_kernels import reference
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_feature_map, check_operand
 from fastgan_kernels.differentiable import DifferentiableOp, guard_second_order
-from fastgan_kernels.layout import as_matrix, block_of_planes, dense, empty_dense, tile_of_planes
+from fastgan_kernels.layout import as_matrix, block_of_planes, dense, empty_dense, tile_of_planes, tiles_of_span
 from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
 from fastgan_kernels.tiling import PlaneTiling, alignment, next_power_of_2, plane_tiling
 
@@ -38,125 +38,157 @@ def _extents(minor_groups, major, ALIGN: tl.constexpr, CHANNELS_LAST: tl.constex
 
 
 @triton.jit
-def _per_sample(ptr, stride, plane, exists, channels, COMPUTE: tl.constexpr):
+def _per_plane(ptr, stride, sample, channel, exists, COMPUTE: tl.constexpr):
     """The scale or shift of each plane, from a matrix [N, C] with a row stride."""
-    return tl.load(ptr + plane // channels * stride + plane % channels, mask=exists, other=0.0).to(COMPUTE)
+    return tl.load(ptr + (sample * stride + channel), mask=exists, other=0.0).to(COMPUTE)
 
 
 @triton.jit
 def _moments(
-    x_ptr, first, exists, start, stop, channels,
+    x_ptr, first, exists, start, stop, channels, pixels,
     CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, BLOCK_PLANES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """Mean and sum of squared deviations of the pixels start to stop, tile by tile (Chan et al. 1983, eq. 2.1)."""
-    mean = tl.zeros([BLOCK_PLANES], dtype=COMPUTE)
-    m2 = tl.zeros([BLOCK_PLANES], dtype=COMPUTE)
-    for begin in range(start, stop, BLOCK_PIXELS):
-        offset, mask = tile_of_planes(first, exists, begin + tl.arange(0, BLOCK_PIXELS), stop, channels, CHANNELS_LAST)
+    """Mean and sum of squared deviations over the tiles start to stop.
+
+    Every lane of a tile keeps the moments of its own pixels (Welford 1962), so that nothing is summed across threads
+    before the end (Chan et al. 1983, eq. 2.1).
+    """
+    mean = tl.zeros([BLOCK_PLANES, BLOCK_PIXELS], dtype=COMPUTE)
+    m2 = tl.zeros([BLOCK_PLANES, BLOCK_PIXELS], dtype=COMPUTE)
+    for tile in range(start, stop):
+        offset, mask = tile_of_planes(first, exists, tile, channels, pixels, CHANNELS_LAST, BLOCK_PIXELS)
         x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-        before = tl.zeros((), COMPUTE) + (begin - start)
-        count = tl.zeros((), COMPUTE) + tl.minimum(stop - begin, BLOCK_PIXELS)
-        tile_mean = tl.sum(x, axis=1) / count
-        deviation = tl.where(mask, x - tile_mean[:, None], 0.0)
-        delta = tile_mean - mean
-        mean += delta * (count / (before + count))
-        m2 += tl.sum(deviation * deviation, axis=1) + delta * delta * (before * count / (before + count))
-    return mean, m2
-
-
-@triton.jit(do_not_specialize=["samples", "minor_groups", "major", "plane_blocks", "scale_stride", "shift_stride"])
-def _forward_kernel(
-    x_ptr, scale_ptr, shift_ptr, y_ptr, mean_ptr, rstd_ptr,
-    samples, minor_groups, major, plane_blocks, scale_stride, shift_stride,
-    EPS: tl.constexpr, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
-    BLOCK_PLANES: tl.constexpr, BLOCK_PIXELS: tl.constexpr, RESIDENT: tl.constexpr,
-):  # fmt: skip
-    """Whole planes: statistics, then the output, from registers (RESIDENT) or by a second read."""
-    channels, pixels = _extents(minor_groups, major, ALIGN, CHANNELS_LAST)
-    for block in range(tl.program_id(0), plane_blocks, tl.num_programs(0)):
-        plane, exists, first = block_of_planes(block, samples, channels, pixels, CHANNELS_LAST, BLOCK_PLANES)
-        scale = _per_sample(scale_ptr, scale_stride, plane, exists, channels, COMPUTE)
-        shift = _per_sample(shift_ptr, shift_stride, plane, exists, channels, COMPUTE)
-        count = tl.zeros((), COMPUTE) + pixels
-        if RESIDENT:
-            offset, mask = tile_of_planes(first, exists, tl.arange(0, BLOCK_PIXELS), pixels, channels, CHANNELS_LAST)
-            x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            mean = tl.sum(x, axis=1) / count
-            deviation = tl.where(mask, x - mean[:, None], 0.0)
-            rstd = tl.rsqrt(tl.sum(deviation * deviation, axis=1) / count + tl.full((), EPS, COMPUTE))
-            y = deviation * (scale * rstd)[:, None] + shift[:, None]
-            tl.store(y_ptr + offset, y.to(y_ptr.dtype.element_ty), mask=mask)
-        else:
-            mean, m2 = _moments(
-                x_ptr, first, exists, 0, pixels, channels, CHANNELS_LAST, COMPUTE, BLOCK_PLANES, BLOCK_PIXELS
-            )
-            rstd = tl.rsqrt(m2 / count + tl.full((), EPS, COMPUTE))
-            _normalise(
-                x_ptr, y_ptr, first, exists, 0, pixels, channels, mean, scale * rstd, shift,
-                CHANNELS_LAST, COMPUTE, BLOCK_PIXELS,
-            )  # fmt: skip
-        tl.store(mean_ptr + plane, mean, mask=exists)
-        tl.store(rstd_ptr + plane, rstd, mask=exists)
+        delta = tl.where(mask, x - mean, 0.0)
+        mean += delta * (tl.full((), 1.0, COMPUTE) / (tile - start + 1))
+        m2 += delta * (x - mean)
+    # Lanes past the end of the last tile have seen one pixel less than the others.
+    in_last_tile = (stop - 1) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS) < pixels
+    count = tl.zeros((), COMPUTE) + (stop - start) - tl.where(in_last_tile, 0, 1)
+    total = tl.sum(count, axis=0)
+    mean_of_all = tl.sum(mean * count[None, :], axis=1) / total
+    deviation = mean - mean_of_all[:, None]
+    return mean_of_all, tl.sum(m2 + deviation * deviation * count[None, :], axis=1)
 
 
 @triton.jit
 def _normalise(
-    x_ptr, y_ptr, first, exists, start, stop, channels, mean, factor, shift,
+    x_ptr, y_ptr, first, exists, start, stop, channels, pixels, mean, factor, shift,
     CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
-    for begin in range(start, stop, BLOCK_PIXELS):
-        offset, mask = tile_of_planes(first, exists, begin + tl.arange(0, BLOCK_PIXELS), stop, channels, CHANNELS_LAST)
+    """y = (x - mean) * factor + shift over the tiles start to stop."""
+    for tile in range(start, stop):
+        offset, mask = tile_of_planes(first, exists, tile, channels, pixels, CHANNELS_LAST, BLOCK_PIXELS)
         x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
         y = (x - mean[:, None]) * factor[:, None] + shift[:, None]
         tl.store(y_ptr + offset, y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["samples", "minor_groups", "major", "span_pixels"])
+@triton.jit(do_not_specialize=["samples", "minor_groups", "major", "scale_stride", "shift_stride"])
+def _forward_kernel(
+    x_ptr, scale_ptr, shift_ptr, y_ptr, mean_ptr, rstd_ptr,
+    samples, minor_groups, major, scale_stride, shift_stride,
+    EPS: tl.constexpr, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_PLANES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
+):  # fmt: skip
+    """Planes that fit into registers: read once, written once."""
+    channels, pixels = _extents(minor_groups, major, ALIGN, CHANNELS_LAST)
+    sample, channel, plane, exists, first = block_of_planes(
+        tl.program_id(0), samples, channels, pixels, CHANNELS_LAST, BLOCK_PLANES
+    )
+    offset, mask = tile_of_planes(first, exists, 0, channels, pixels, CHANNELS_LAST, BLOCK_PIXELS)
+    x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+    count = tl.zeros((), COMPUTE) + pixels
+    mean = tl.sum(x, axis=1) / count
+    deviation = tl.where(mask, x - mean[:, None], 0.0)
+    rstd = tl.rsqrt(tl.sum(deviation * deviation, axis=1) / count + tl.full((), EPS, COMPUTE))
+    scale = _per_plane(scale_ptr, scale_stride, sample, channel, exists, COMPUTE)
+    shift = _per_plane(shift_ptr, shift_stride, sample, channel, exists, COMPUTE)
+    y = deviation * (scale * rstd)[:, None] + shift[:, None]
+    tl.store(y_ptr + offset, y.to(y_ptr.dtype.element_ty), mask=mask)
+    tl.store(mean_ptr + plane, mean, mask=exists)
+    tl.store(rstd_ptr + plane, rstd, mask=exists)
+
+
+@triton.jit(
+    do_not_specialize=["samples", "minor_groups", "major", "plane_blocks", "tiles", "scale_stride", "shift_stride"]
+)
+def _looping_forward_kernel(
+    x_ptr, scale_ptr, shift_ptr, y_ptr, mean_ptr, rstd_ptr,
+    samples, minor_groups, major, plane_blocks, tiles, scale_stride, shift_stride,
+    EPS: tl.constexpr, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_PLANES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
+):  # fmt: skip
+    """Planes, so few at a time that the second read of each comes from L2."""
+    channels, pixels = _extents(minor_groups, major, ALIGN, CHANNELS_LAST)
+    for block in range(tl.program_id(0), plane_blocks, tl.num_programs(0)):
+        sample, channel, plane, exists, first = block_of_planes(
+            block, samples, channels, pixels, CHANNELS_LAST, BLOCK_PLANES
+        )
+        mean, m2 = _moments(
+            x_ptr, first, exists, 0, tiles, channels, pixels, CHANNELS_LAST, COMPUTE, BLOCK_PLANES, BLOCK_PIXELS
+        )
+        rstd = tl.rsqrt(m2 / (tl.zeros((), COMPUTE) + pixels) + tl.full((), EPS, COMPUTE))
+        scale = _per_plane(scale_ptr, scale_stride, sample, channel, exists, COMPUTE)
+        shift = _per_plane(shift_ptr, shift_stride, sample, channel, exists, COMPUTE)
+        _normalise(
+            x_ptr, y_ptr, first, exists, 0, tiles, channels, pixels, mean, scale * rstd, shift,
+            CHANNELS_LAST, COMPUTE, BLOCK_PIXELS,
+        )  # fmt: skip
+        tl.store(mean_ptr + plane, mean, mask=exists)
+        tl.store(rstd_ptr + plane, rstd, mask=exists)
+
+
+@triton.jit(do_not_specialize=["samples", "minor_groups", "major", "tiles"])
 def _span_moments_kernel(
     x_ptr, means_ptr, m2s_ptr,
-    samples, minor_groups, major, span_pixels,
+    samples, minor_groups, major, tiles,
     CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_PLANES: tl.constexpr, BLOCK_PIXELS: tl.constexpr, SPANS: tl.constexpr,
 ):  # fmt: skip
-    """The moments of one span of pixels: partials [planes, SPANS]."""
+    """The moments of one span of tiles: partials [planes, SPANS]."""
     channels, pixels = _extents(minor_groups, major, ALIGN, CHANNELS_LAST)
+    _, _, plane, exists, first = block_of_planes(
+        tl.program_id(0), samples, channels, pixels, CHANNELS_LAST, BLOCK_PLANES
+    )
     span = tl.program_id(1)
-    plane, exists, first = block_of_planes(tl.program_id(0), samples, channels, pixels, CHANNELS_LAST, BLOCK_PLANES)
-    stop = tl.minimum((span + 1) * span_pixels, pixels)
+    start, stop = tiles_of_span(span, tiles, pixels, BLOCK_PIXELS)
     mean, m2 = _moments(
-        x_ptr, first, exists, span * span_pixels, stop, channels, CHANNELS_LAST, COMPUTE, BLOCK_PLANES, BLOCK_PIXELS
+        x_ptr, first, exists, start, stop, channels, pixels, CHANNELS_LAST, COMPUTE, BLOCK_PLANES, BLOCK_PIXELS
     )
     tl.store(means_ptr + plane * SPANS + span, mean, mask=exists)
     tl.store(m2s_ptr + plane * SPANS + span, m2, mask=exists)
 
 
-@triton.jit(do_not_specialize=["samples", "minor_groups", "major", "span_pixels", "scale_stride", "shift_stride"])
+@triton.jit(do_not_specialize=["samples", "minor_groups", "major", "tiles", "scale_stride", "shift_stride"])
 def _span_normalise_kernel(
     x_ptr, scale_ptr, shift_ptr, means_ptr, m2s_ptr, y_ptr, mean_ptr, rstd_ptr,
-    samples, minor_groups, major, span_pixels, scale_stride, shift_stride,
+    samples, minor_groups, major, tiles, scale_stride, shift_stride,
     EPS: tl.constexpr, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_PLANES: tl.constexpr, BLOCK_PIXELS: tl.constexpr, SPANS: tl.constexpr, SPANS_POWER_OF_2: tl.constexpr,
 ):  # fmt: skip
     """Combines the moments of all spans and writes the output of one."""
     channels, pixels = _extents(minor_groups, major, ALIGN, CHANNELS_LAST)
-    span = tl.program_id(1)
-    plane, exists, first = block_of_planes(tl.program_id(0), samples, channels, pixels, CHANNELS_LAST, BLOCK_PLANES)
+    sample, channel, plane, exists, first = block_of_planes(
+        tl.program_id(0), samples, channels, pixels, CHANNELS_LAST, BLOCK_PLANES
+    )
     others = tl.arange(0, SPANS_POWER_OF_2)
     partial = plane[:, None] * SPANS + others[None, :]
     mask = exists[:, None] & (others < SPANS)[None, :]
-    counts = tl.zeros((), COMPUTE) + tl.maximum(tl.minimum(pixels - others * span_pixels, span_pixels), 0)
     means = tl.load(means_ptr + partial, mask=mask, other=0.0)
     m2s = tl.load(m2s_ptr + partial, mask=mask, other=0.0)
+    span_pixels = tiles * BLOCK_PIXELS
+    counts = tl.zeros((), COMPUTE) + tl.maximum(tl.minimum(pixels - others * span_pixels, span_pixels), 0)
     count = tl.zeros((), COMPUTE) + pixels
     mean = tl.sum(means * counts[None, :], axis=1) / count
     delta = means - mean[:, None]
     m2 = tl.sum(m2s + delta * delta * counts[None, :], axis=1)
     rstd = tl.rsqrt(m2 / count + tl.full((), EPS, COMPUTE))
-    scale = _per_sample(scale_ptr, scale_stride, plane, exists, channels, COMPUTE)
-    shift = _per_sample(shift_ptr, shift_stride, plane, exists, channels, COMPUTE)
-    stop = tl.minimum((span + 1) * span_pixels, pixels)
+    scale = _per_plane(scale_ptr, scale_stride, sample, channel, exists, COMPUTE)
+    shift = _per_plane(shift_ptr, shift_stride, sample, channel, exists, COMPUTE)
+    span = tl.program_id(1)
+    start, stop = tiles_of_span(span, tiles, pixels, BLOCK_PIXELS)
     _normalise(
-        x_ptr, y_ptr, first, exists, span * span_pixels, stop, channels, mean, scale * rstd, shift,
+        x_ptr, y_ptr, first, exists, start, stop, channels, pixels, mean, scale * rstd, shift,
         CHANNELS_LAST, COMPUTE, BLOCK_PIXELS,
     )  # fmt: skip
     if span == 0:
@@ -166,29 +198,29 @@ def _span_normalise_kernel(
 
 @triton.jit
 def _sums(
-    g_ptr, x_ptr, first, exists, start, stop, channels, mean, rstd,
+    g_ptr, x_ptr, first, exists, start, stop, channels, pixels, mean, rstd,
     CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, BLOCK_PLANES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """Sums of g and of g * xh over the pixels start to stop: this span's share of dshift and dscale."""
-    sum_g = tl.zeros([BLOCK_PLANES], dtype=COMPUTE)
-    sum_gxh = tl.zeros([BLOCK_PLANES], dtype=COMPUTE)
-    for begin in range(start, stop, BLOCK_PIXELS):
-        offset, mask = tile_of_planes(first, exists, begin + tl.arange(0, BLOCK_PIXELS), stop, channels, CHANNELS_LAST)
+    """Sums of g and of g * xh over the tiles start to stop: their share of dshift and dscale."""
+    g_of_lane = tl.zeros([BLOCK_PLANES, BLOCK_PIXELS], dtype=COMPUTE)
+    gxh_of_lane = tl.zeros([BLOCK_PLANES, BLOCK_PIXELS], dtype=COMPUTE)
+    for tile in range(start, stop):
+        offset, mask = tile_of_planes(first, exists, tile, channels, pixels, CHANNELS_LAST, BLOCK_PIXELS)
         g = tl.load(g_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
         x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-        sum_g += tl.sum(g, axis=1)
-        sum_gxh += tl.sum(g * (x - mean[:, None]), axis=1)
-    return sum_g, sum_gxh * rstd
+        g_of_lane += g
+        gxh_of_lane += g * (x - mean[:, None])
+    return tl.sum(g_of_lane, axis=1), tl.sum(gxh_of_lane, axis=1) * rstd
 
 
 @triton.jit
 def _project(
-    g_ptr, x_ptr, dx_ptr, first, exists, start, stop, channels, mean, rstd, scale, mean_g, mean_gxh,
+    g_ptr, x_ptr, dx_ptr, first, exists, start, stop, channels, pixels, mean, rstd, scale, mean_g, mean_gxh,
     CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """dx = scale * r * P(g) for the pixels start to stop."""
-    for begin in range(start, stop, BLOCK_PIXELS):
-        offset, mask = tile_of_planes(first, exists, begin + tl.arange(0, BLOCK_PIXELS), stop, channels, CHANNELS_LAST)
+    """dx = scale * r * P(g) over the tiles start to stop."""
+    for tile in range(start, stop):
+        offset, mask = tile_of_planes(first, exists, tile, channels, pixels, CHANNELS_LAST, BLOCK_PIXELS)
         g = tl.load(g_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
         x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
         xh = (x - mean[:, None]) * rstd[:, None]
@@ -196,101 +228,128 @@ def _project(
         tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["samples", "minor_groups", "major", "plane_blocks", "scale_stride"])
+@triton.jit
+def _store_sums(dscale_ptr, dshift_ptr, plane, exists, sum_g, sum_gxh):
+    if dscale_ptr is not None:
+        tl.store(dscale_ptr + plane, sum_gxh, mask=exists)
+    if dshift_ptr is not None:
+        tl.store(dshift_ptr + plane, sum_g, mask=exists)
+
+
+# In the backward kernels an output that nobody asked for is None.
+
+
+@triton.jit(do_not_specialize=["samples", "minor_groups", "major", "scale_stride"])
 def _backward_kernel(
     g_ptr, x_ptr, scale_ptr, mean_ptr, rstd_ptr, dx_ptr, dscale_ptr, dshift_ptr,
-    samples, minor_groups, major, plane_blocks, scale_stride,
+    samples, minor_groups, major, scale_stride,
     CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
-    BLOCK_PLANES: tl.constexpr, BLOCK_PIXELS: tl.constexpr, RESIDENT: tl.constexpr,
+    BLOCK_PLANES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """Whole planes: both sums, then dx, from registers (RESIDENT) or by a second read. Unwanted outputs are None."""
+    """Planes that fit into registers: g and x read once, dx written once."""
     channels, pixels = _extents(minor_groups, major, ALIGN, CHANNELS_LAST)
-    count = tl.zeros((), COMPUTE) + pixels
+    sample, channel, plane, exists, first = block_of_planes(
+        tl.program_id(0), samples, channels, pixels, CHANNELS_LAST, BLOCK_PLANES
+    )
+    mean = tl.load(mean_ptr + plane, mask=exists, other=0.0)
+    rstd = tl.load(rstd_ptr + plane, mask=exists, other=0.0)
+    offset, mask = tile_of_planes(first, exists, 0, channels, pixels, CHANNELS_LAST, BLOCK_PIXELS)
+    g = tl.load(g_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+    x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+    xh = (x - mean[:, None]) * rstd[:, None]
+    sum_g = tl.sum(g, axis=1)
+    sum_gxh = tl.sum(g * xh, axis=1)
+    _store_sums(dscale_ptr, dshift_ptr, plane, exists, sum_g, sum_gxh)
+    if dx_ptr is not None:
+        scale = _per_plane(scale_ptr, scale_stride, sample, channel, exists, COMPUTE)
+        count = tl.zeros((), COMPUTE) + pixels
+        dx = (g - (sum_g / count)[:, None] - xh * (sum_gxh / count)[:, None]) * (scale * rstd)[:, None]
+        tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["samples", "minor_groups", "major", "plane_blocks", "tiles", "scale_stride"])
+def _looping_backward_kernel(
+    g_ptr, x_ptr, scale_ptr, mean_ptr, rstd_ptr, dx_ptr, dscale_ptr, dshift_ptr,
+    samples, minor_groups, major, plane_blocks, tiles, scale_stride,
+    CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_PLANES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
+):  # fmt: skip
+    """Planes, so few at a time that the second read of each comes from L2."""
+    channels, pixels = _extents(minor_groups, major, ALIGN, CHANNELS_LAST)
     for block in range(tl.program_id(0), plane_blocks, tl.num_programs(0)):
-        plane, exists, first = block_of_planes(block, samples, channels, pixels, CHANNELS_LAST, BLOCK_PLANES)
+        sample, channel, plane, exists, first = block_of_planes(
+            block, samples, channels, pixels, CHANNELS_LAST, BLOCK_PLANES
+        )
         mean = tl.load(mean_ptr + plane, mask=exists, other=0.0)
         rstd = tl.load(rstd_ptr + plane, mask=exists, other=0.0)
-        if RESIDENT:
-            offset, mask = tile_of_planes(first, exists, tl.arange(0, BLOCK_PIXELS), pixels, channels, CHANNELS_LAST)
-            g = tl.load(g_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            xh = (x - mean[:, None]) * rstd[:, None]
-            sum_g = tl.sum(g, axis=1)
-            sum_gxh = tl.sum(g * xh, axis=1)
-            if dx_ptr is not None:
-                scale = _per_sample(scale_ptr, scale_stride, plane, exists, channels, COMPUTE)
-                dx = (g - (sum_g / count)[:, None] - xh * (sum_gxh / count)[:, None]) * (scale * rstd)[:, None]
-                tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
-        else:
-            sum_g, sum_gxh = _sums(
-                g_ptr, x_ptr, first, exists, 0, pixels, channels, mean, rstd,
-                CHANNELS_LAST, COMPUTE, BLOCK_PLANES, BLOCK_PIXELS,
+        sum_g, sum_gxh = _sums(
+            g_ptr, x_ptr, first, exists, 0, tiles, channels, pixels, mean, rstd,
+            CHANNELS_LAST, COMPUTE, BLOCK_PLANES, BLOCK_PIXELS,
+        )  # fmt: skip
+        _store_sums(dscale_ptr, dshift_ptr, plane, exists, sum_g, sum_gxh)
+        if dx_ptr is not None:
+            scale = _per_plane(scale_ptr, scale_stride, sample, channel, exists, COMPUTE)
+            count = tl.zeros((), COMPUTE) + pixels
+            _project(
+                g_ptr, x_ptr, dx_ptr, first, exists, 0, tiles, channels, pixels,
+                mean, rstd, scale, sum_g / count, sum_gxh / count, CHANNELS_LAST, COMPUTE, BLOCK_PIXELS,
             )  # fmt: skip
-            if dx_ptr is not None:
-                scale = _per_sample(scale_ptr, scale_stride, plane, exists, channels, COMPUTE)
-                _project(
-                    g_ptr, x_ptr, dx_ptr, first, exists, 0, pixels, channels,
-                    mean, rstd, scale, sum_g / count, sum_gxh / count, CHANNELS_LAST, COMPUTE, BLOCK_PIXELS,
-                )  # fmt: skip
-        if dscale_ptr is not None:
-            tl.store(dscale_ptr + plane, sum_gxh, mask=exists)
-        if dshift_ptr is not None:
-            tl.store(dshift_ptr + plane, sum_g, mask=exists)
 
 
-@triton.jit(do_not_specialize=["samples", "minor_groups", "major", "span_pixels"])
+@triton.jit(do_not_specialize=["samples", "minor_groups", "major", "tiles"])
 def _span_sums_kernel(
     g_ptr, x_ptr, mean_ptr, rstd_ptr, sums_g_ptr, sums_gxh_ptr,
-    samples, minor_groups, major, span_pixels,
+    samples, minor_groups, major, tiles,
     CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_PLANES: tl.constexpr, BLOCK_PIXELS: tl.constexpr, SPANS: tl.constexpr,
 ):  # fmt: skip
-    """The sums of one span of pixels: partials [planes, SPANS]."""
+    """The sums of one span of tiles: partials [planes, SPANS]."""
     channels, pixels = _extents(minor_groups, major, ALIGN, CHANNELS_LAST)
-    span = tl.program_id(1)
-    plane, exists, first = block_of_planes(tl.program_id(0), samples, channels, pixels, CHANNELS_LAST, BLOCK_PLANES)
+    _, _, plane, exists, first = block_of_planes(
+        tl.program_id(0), samples, channels, pixels, CHANNELS_LAST, BLOCK_PLANES
+    )
     mean = tl.load(mean_ptr + plane, mask=exists, other=0.0)
     rstd = tl.load(rstd_ptr + plane, mask=exists, other=0.0)
-    stop = tl.minimum((span + 1) * span_pixels, pixels)
+    span = tl.program_id(1)
+    start, stop = tiles_of_span(span, tiles, pixels, BLOCK_PIXELS)
     sum_g, sum_gxh = _sums(
-        g_ptr, x_ptr, first, exists, span * span_pixels, stop, channels, mean, rstd,
+        g_ptr, x_ptr, first, exists, start, stop, channels, pixels, mean, rstd,
         CHANNELS_LAST, COMPUTE, BLOCK_PLANES, BLOCK_PIXELS,
     )  # fmt: skip
     tl.store(sums_g_ptr + plane * SPANS + span, sum_g, mask=exists)
     tl.store(sums_gxh_ptr + plane * SPANS + span, sum_gxh, mask=exists)
 
 
-@triton.jit(do_not_specialize=["samples", "minor_groups", "major", "span_pixels", "scale_stride"])
+@triton.jit(do_not_specialize=["samples", "minor_groups", "major", "tiles", "scale_stride"])
 def _span_project_kernel(
     g_ptr, x_ptr, scale_ptr, mean_ptr, rstd_ptr, sums_g_ptr, sums_gxh_ptr, dx_ptr, dscale_ptr, dshift_ptr,
-    samples, minor_groups, major, span_pixels, scale_stride,
+    samples, minor_groups, major, tiles, scale_stride,
     CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_PLANES: tl.constexpr, BLOCK_PIXELS: tl.constexpr, SPANS: tl.constexpr, SPANS_POWER_OF_2: tl.constexpr,
 ):  # fmt: skip
     """Combines the sums of all spans and writes the gradient of one."""
     channels, pixels = _extents(minor_groups, major, ALIGN, CHANNELS_LAST)
-    span = tl.program_id(1)
-    plane, exists, first = block_of_planes(tl.program_id(0), samples, channels, pixels, CHANNELS_LAST, BLOCK_PLANES)
+    sample, channel, plane, exists, first = block_of_planes(
+        tl.program_id(0), samples, channels, pixels, CHANNELS_LAST, BLOCK_PLANES
+    )
     others = tl.arange(0, SPANS_POWER_OF_2)
     partial = plane[:, None] * SPANS + others[None, :]
     mask = exists[:, None] & (others < SPANS)[None, :]
     sum_g = tl.sum(tl.load(sums_g_ptr + partial, mask=mask, other=0.0), axis=1)
     sum_gxh = tl.sum(tl.load(sums_gxh_ptr + partial, mask=mask, other=0.0), axis=1)
+    span = tl.program_id(1)
     if dx_ptr is not None:
         mean = tl.load(mean_ptr + plane, mask=exists, other=0.0)
         rstd = tl.load(rstd_ptr + plane, mask=exists, other=0.0)
-        scale = _per_sample(scale_ptr, scale_stride, plane, exists, channels, COMPUTE)
+        scale = _per_plane(scale_ptr, scale_stride, sample, channel, exists, COMPUTE)
         count = tl.zeros((), COMPUTE) + pixels
-        stop = tl.minimum((span + 1) * span_pixels, pixels)
+        start, stop = tiles_of_span(span, tiles, pixels, BLOCK_PIXELS)
         _project(
-            g_ptr, x_ptr, dx_ptr, first, exists, span * span_pixels, stop, channels,
+            g_ptr, x_ptr, dx_ptr, first, exists, start, stop, channels, pixels,
             mean, rstd, scale, sum_g / count, sum_gxh / count, CHANNELS_LAST, COMPUTE, BLOCK_PIXELS,
         )  # fmt: skip
     if span == 0:
-        if dscale_ptr is not None:
-            tl.store(dscale_ptr + plane, sum_gxh, mask=exists)
-        if dshift_ptr is not None:
-            tl.store(dshift_ptr + plane, sum_g, mask=exists)
+        _store_sums(dscale_ptr, dshift_ptr, plane, exists, sum_g, sum_gxh)
 
 
 class _Launch:
@@ -338,23 +397,34 @@ def _launch_forward(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> tupl
     scale, shift = _rows(scale), _rows(shift)
     launch = _Launch(x, tensors=1)
     tiling = launch.tiling
+    outputs = y, mean, rstd
+    strides = scale.stride(0), shift.stride(0)
+    if tiling.resident:
+        _forward_kernel[tiling.grid](x, scale, shift, *outputs, *launch.extents, *strides, EPS=eps, **launch.constants)
+        return outputs
     if tiling.spans == 1:
-        _forward_kernel[tiling.grid](
-            x, scale, shift, y, mean, rstd,
-            *launch.extents, tiling.plane_blocks, scale.stride(0), shift.stride(0),
-            EPS=eps, RESIDENT=tiling.resident, **launch.constants,
-        )  # fmt: skip
-        return y, mean, rstd
+        _looping_forward_kernel[tiling.grid](
+            x,
+            scale,
+            shift,
+            *outputs,
+            *launch.extents,
+            tiling.plane_blocks,
+            tiling.tiles,
+            *strides,
+            EPS=eps,
+            **launch.constants,
+        )
+        return outputs
     means, m2s = launch.new_partials(x), launch.new_partials(x)
     _span_moments_kernel[tiling.grid](
-        x, means, m2s, *launch.extents, tiling.span_pixels, SPANS=tiling.spans, **launch.constants
+        x, means, m2s, *launch.extents, tiling.tiles, SPANS=tiling.spans, **launch.constants
     )
     _span_normalise_kernel[tiling.grid](
-        x, scale, shift, means, m2s, y, mean, rstd,
-        *launch.extents, tiling.span_pixels, scale.stride(0), shift.stride(0),
+        x, scale, shift, means, m2s, *outputs, *launch.extents, tiling.tiles, *strides,
         EPS=eps, SPANS=tiling.spans, SPANS_POWER_OF_2=next_power_of_2(tiling.spans), **launch.constants,
     )  # fmt: skip
-    return y, mean, rstd
+    return outputs
 
 
 def _launch_backward(
@@ -369,20 +439,31 @@ def _launch_backward(
     dx, dscale, dshift = (t if t.numel() else None for t in outputs)
     launch = _Launch(x, tensors=2)
     tiling = launch.tiling
-    if tiling.spans == 1:
+    operands = g, x, scale, mean, rstd
+    if tiling.resident:
         _backward_kernel[tiling.grid](
-            g, x, scale, mean, rstd, dx, dscale, dshift,
-            *launch.extents, tiling.plane_blocks, scale.stride(0),
-            RESIDENT=tiling.resident, **launch.constants,
-        )  # fmt: skip
+            *operands, dx, dscale, dshift, *launch.extents, scale.stride(0), **launch.constants
+        )
+        return outputs
+    if tiling.spans == 1:
+        _looping_backward_kernel[tiling.grid](
+            *operands,
+            dx,
+            dscale,
+            dshift,
+            *launch.extents,
+            tiling.plane_blocks,
+            tiling.tiles,
+            scale.stride(0),
+            **launch.constants,
+        )
         return outputs
     sums_g, sums_gxh = launch.new_partials(x), launch.new_partials(x)
     _span_sums_kernel[tiling.grid](
-        g, x, mean, rstd, sums_g, sums_gxh, *launch.extents, tiling.span_pixels, SPANS=tiling.spans, **launch.constants
+        g, x, mean, rstd, sums_g, sums_gxh, *launch.extents, tiling.tiles, SPANS=tiling.spans, **launch.constants
     )
     _span_project_kernel[tiling.grid if needs_x else (tiling.plane_programs, 1)](
-        g, x, scale, mean, rstd, sums_g, sums_gxh, dx, dscale, dshift,
-        *launch.extents, tiling.span_pixels, scale.stride(0),
+        *operands, sums_g, sums_gxh, dx, dscale, dshift, *launch.extents, tiling.tiles, scale.stride(0),
         SPANS=tiling.spans, SPANS_POWER_OF_2=next_power_of_2(tiling.spans), **launch.constants,
     )  # fmt: skip
     return outputs

@@ -31,6 +31,19 @@ from fastgan_kernels.tiling import alignment, matrix_tiling
 ACTIVATIONS = ("linear", "relu", "lrelu")
 
 
+@triton.jit
+def _per_channel(
+    ptr, row_tile, col, channels, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, BLOCK_ROWS: tl.constexpr
+):
+    """The bias of each column (channels-last) or row of a tile, ready to broadcast."""
+    if CHANNELS_LAST:
+        return tl.load(ptr + col, mask=col < channels, other=0.0).to(COMPUTE)[None, :]
+    else:
+        # In 32 bits, which contiguous rows fit; those past the end wrap around to a channel that exists.
+        row = row_tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+        return tl.load(ptr + row % channels).to(COMPUTE)[:, None]
+
+
 @triton.jit(do_not_specialize=["rows", "col_groups", "channels"])
 def _forward_kernel(
     x_ptr,
@@ -51,17 +64,14 @@ def _forward_kernel(
 ):
     col_tiles = tl.cdiv(col_groups * COL_ALIGN, BLOCK_COLS)
     pid = tl.program_id(0)
-    row, col, offset, mask = tile_of_matrix(
-        pid // col_tiles, pid % col_tiles, rows, col_groups, COL_ALIGN, BLOCK_ROWS, BLOCK_COLS
+    row_tile = pid // col_tiles
+    _, col, offset, mask = tile_of_matrix(
+        row_tile, pid % col_tiles, rows, col_groups, COL_ALIGN, BLOCK_ROWS, BLOCK_COLS
     )
     # Constants become tensors of the right type here: in the interpreter a bare one is a float32.
     y = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
     if bias_ptr is not None:
-        if CHANNELS_LAST:
-            bias = tl.load(bias_ptr + col, mask=col < channels, other=0.0)[None, :]
-        else:
-            bias = tl.load(bias_ptr + row % channels, mask=row < rows, other=0.0)[:, None]
-        y += bias.to(COMPUTE)
+        y += _per_channel(bias_ptr, row_tile, col, channels, CHANNELS_LAST, COMPUTE, BLOCK_ROWS)
     # Comparisons are turned so that NaN passes, as in torch.
     if ACT == "relu":
         y = tl.where(y <= 0, 0.0, y)
@@ -95,48 +105,38 @@ def _derivative_kernel(
     COL_ALIGN: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
-    TILES: tl.constexpr,
 ):
-    """dx = m(y) * (g + b) and its sums over each tile's share of a channel; an absent operand is None."""
+    """dx = m(y) * (g + b), and the sums of dx over the part of each channel in this tile; an absent operand is None."""
     cols = col_groups * COL_ALIGN
     col_tiles = tl.cdiv(cols, BLOCK_COLS)
     pid = tl.program_id(0)
-    col_tile = pid % col_tiles
-    column_sums = tl.zeros([BLOCK_COLS], dtype=COMPUTE)
-    for tile in range(TILES):
-        row_tile = pid // col_tiles * TILES + tile
-        row, col, offset, mask = tile_of_matrix(row_tile, col_tile, rows, col_groups, COL_ALIGN, BLOCK_ROWS, BLOCK_COLS)
-        if g_ptr is not None:
-            dx = tl.load(g_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+    row_tile = pid // col_tiles
+    row, col, offset, mask = tile_of_matrix(
+        row_tile, pid % col_tiles, rows, col_groups, COL_ALIGN, BLOCK_ROWS, BLOCK_COLS
+    )
+    dx = tl.zeros([BLOCK_ROWS, BLOCK_COLS], dtype=COMPUTE)
+    if g_ptr is not None:
+        dx += tl.load(g_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+    if b_ptr is not None:
+        dx += _per_channel(b_ptr, row_tile, col, channels, CHANNELS_LAST, COMPUTE, BLOCK_ROWS)
+    dx *= tl.full((), GAIN, COMPUTE)
+    # Selections, not products: a closed branch passes no NaN, and NaN takes the branch that torch gives it.
+    if y_ptr is not None:
+        y = tl.load(y_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+        if ACT == "relu":
+            dx = tl.where(y <= 0, 0.0, dx)
+        elif ACT == "lrelu":
+            dx = tl.where(y > 0, dx, dx * tl.full((), SLOPE, COMPUTE))
+        if CLAMP is not None:
+            dx = tl.where(tl.abs(y) >= tl.full((), CLAMP, COMPUTE), 0.0, dx)
+    if dx_ptr is not None:
+        tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
+    if partials_ptr is not None:
+        dx = tl.where(mask, dx, 0.0)
+        if CHANNELS_LAST:
+            tl.store(partials_ptr + row_tile.to(tl.int64) * cols + col, tl.sum(dx, axis=0), mask=col < cols)
         else:
-            dx = tl.zeros([BLOCK_ROWS, BLOCK_COLS], dtype=COMPUTE)
-        if b_ptr is not None:
-            if CHANNELS_LAST:
-                dx += tl.load(b_ptr + col, mask=col < channels, other=0.0).to(COMPUTE)[None, :]
-            else:
-                dx += tl.load(b_ptr + row % channels, mask=row < rows, other=0.0).to(COMPUTE)[:, None]
-        dx *= tl.full((), GAIN, COMPUTE)
-        # Selections, not products: a closed branch passes no NaN, and NaN takes the branch that torch gives it.
-        if y_ptr is not None:
-            y = tl.load(y_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            if ACT == "relu":
-                dx = tl.where(y <= 0, 0.0, dx)
-            elif ACT == "lrelu":
-                dx = tl.where(y > 0, dx, dx * tl.full((), SLOPE, COMPUTE))
-            if CLAMP is not None:
-                dx = tl.where(tl.abs(y) >= tl.full((), CLAMP, COMPUTE), 0.0, dx)
-        if dx_ptr is not None:
-            tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
-        if partials_ptr is not None:
-            dx = tl.where(mask, dx, 0.0)
-            if CHANNELS_LAST:
-                column_sums += tl.sum(dx, axis=0)
-            else:
-                tl.store(partials_ptr + row * col_tiles + col_tile, tl.sum(dx, axis=1), mask=row < rows)
-    if partials_ptr is not None and CHANNELS_LAST:
-        col = col_tile * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
-        row_program = (pid // col_tiles).to(tl.int64)
-        tl.store(partials_ptr + row_program * cols + col, column_sums, mask=col < cols)
+            tl.store(partials_ptr + row * col_tiles + pid % col_tiles, tl.sum(dx, axis=1), mask=row < rows)
 
 
 @functools.cache
@@ -218,7 +218,6 @@ def _launch_derivative(
         COL_ALIGN=align,
         BLOCK_ROWS=tiling.block_rows,
         BLOCK_COLS=tiling.block_cols,
-        TILES=tiling.tiles_per_program,
         num_warps=tiling.num_warps,
     )
     return dx, y.new_empty(0, dtype=sum_dtype) if partials is None else sum_partials(partials)

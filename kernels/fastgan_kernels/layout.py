@@ -42,15 +42,23 @@ def empty_dense(x: Tensor) -> Tensor:
     return torch.empty_like(dense(x))
 
 
+_MAX_PLANES = 2**30
+
+
 def as_matrix(x: Tensor) -> Matrix:
     """The matrix that a dense ``x`` [N, C, *spatial] is in memory.
 
     An image of a single pixel is channels-last whatever its strides: its one-element rows would waste the loads.
+
+    Raises:
+        ValueError: for more than 2^30 contiguous planes, whose indices kernels keep in 32 bits.
     """
     n, c = x.shape[:2]
     pixels = math.prod(x.shape[2:])
     if pixels == 1 or not x.is_contiguous():
         return Matrix(n * pixels, c, c, channels_last=True)
+    if n * c > _MAX_PLANES:
+        raise ValueError(f"x of shape {list(x.shape)} has {n * c} planes, expected at most {_MAX_PLANES}")
     return Matrix(n * c, pixels, c, channels_last=False)
 
 
@@ -73,23 +81,33 @@ def tile_of_matrix(
 
 @triton.jit
 def block_of_planes(block, samples, channels, pixels, CHANNELS_LAST: tl.constexpr, BLOCK_PLANES: tl.constexpr):
-    """Indices n * C + c of a block of planes, which of them exist, and the offset of the first pixel of each."""
-    block += tl.zeros((), tl.int64)
+    """n and c of a block of planes, their indices n * C + c, which exist, and the offset of the first pixel of each."""
     if CHANNELS_LAST:
         blocks = tl.cdiv(channels, BLOCK_PLANES)
-        sample = block // blocks
+        sample = block // blocks + tl.zeros([BLOCK_PLANES], tl.int64)
         channel = block % blocks * BLOCK_PLANES + tl.arange(0, BLOCK_PLANES)
-        return sample * channels + channel, channel < channels, sample * channels * pixels + channel
+        plane = sample * channels + channel
+        return sample, channel, plane, channel < channels, sample * channels * pixels + channel
     else:
+        # Contiguous planes fit 32 bits (as_matrix sees to it), and a division of 64 bits is a call of a subroutine.
         plane = block * BLOCK_PLANES + tl.arange(0, BLOCK_PLANES)
-        return plane, plane < samples * channels, plane * pixels
+        sample = (plane // channels).to(tl.int64)
+        first = plane.to(tl.int64) * pixels
+        return sample, plane % channels, plane.to(tl.int64), plane < samples * channels, first
 
 
 @triton.jit
-def tile_of_planes(first, exists, pixel, last, channels, CHANNELS_LAST: tl.constexpr):
-    """Offsets [planes, pixels] of some pixels of a block of planes, and which of them exist before ``last``."""
-    mask = exists[:, None] & (pixel < last)[None, :]
+def tile_of_planes(first, exists, tile, channels, pixels, CHANNELS_LAST: tl.constexpr, BLOCK_PIXELS: tl.constexpr):
+    """Offsets [planes, pixels] of a tile of a block of planes, and which of its elements exist."""
+    pixel = tile * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
+    mask = exists[:, None] & (pixel < pixels)[None, :]
     if CHANNELS_LAST:
         return first[:, None] + pixel.to(tl.int64)[None, :] * channels, mask
     else:
         return first[:, None] + pixel[None, :], mask
+
+
+@triton.jit
+def tiles_of_span(span, tiles, pixels, BLOCK_PIXELS: tl.constexpr):
+    """First tile of a span of ``tiles`` tiles, and the tile after its last."""
+    return span * tiles, tl.minimum((span + 1) * tiles, tl.cdiv(pixels, BLOCK_PIXELS))

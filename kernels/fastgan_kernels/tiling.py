@@ -25,11 +25,10 @@ def alignment(cols: int) -> int:
 
 @dataclass(frozen=True)
 class MatrixTiling:
-    """Tiles of a row-major matrix; a program takes ``tiles_per_program`` of them, one under the other."""
+    """Tiles of a row-major matrix, a program each."""
 
     block_rows: int
     block_cols: int
-    tiles_per_program: int
     row_programs: int
     col_programs: int
     num_warps: int
@@ -45,28 +44,21 @@ def matrix_tiling(rows: int, cols: int, element_size: int, *, column_sums: bool 
     Args:
         rows, cols: the matrix; both at least 1.
         element_size: bytes of an element.
-        column_sums: whether each program also leaves partial sums of its columns. It then takes so many rows that the
-            partials, one float32 a column, stay near 1% of the bytes.
+        column_sums: whether each program also leaves the sums of its columns. Its tile is then narrow (64 bytes in half
+            precision, two sectors) and tall, so that these float32 sums are at most 1% of the bytes of a large problem.
     """
-    # 16 bytes a thread and access, eight accesses in flight: 16 KB a tile at four warps.
-    tile = 16384 // element_size
+    # 16 elements a thread at eight warps, four accesses of 16 bytes in float32; with 32 ptxas spills here and there.
+    tile = 16384 // max(element_size, 4)
     # A small problem is cut finer, so that every multiprocessor of a large chip (132 on an H200) has a tile.
     tile = min(tile, max(512, next_power_of_2(rows * cols // 256)))
-    block_cols = min(next_power_of_2(cols), 1024)
-    block_rows = min(next_power_of_2(rows), max(1, tile // block_cols))
-    tiles_per_program = 1
-    if column_sums:
-        enough_rows = 256 // element_size
-        # ... unless that would leave multiprocessors idle.
-        spare = max(1, rows // block_rows * cdiv(cols, block_cols) // 264)
-        tiles_per_program = max(1, min(enough_rows // block_rows, next_power_of_2(spare + 1) // 2))
+    block_cols = min(next_power_of_2(cols), 32 if column_sums else 1024, tile)
+    block_rows = min(next_power_of_2(rows), tile // block_cols)
     return MatrixTiling(
         block_rows,
         block_cols,
-        tiles_per_program,
-        row_programs=cdiv(rows, block_rows * tiles_per_program),
+        row_programs=cdiv(rows, block_rows),
         col_programs=cdiv(cols, block_cols),
-        num_warps=4 if block_rows * block_cols >= 1024 else 2,
+        num_warps=max(2, block_rows * block_cols // 512),
     )
 
 
@@ -74,15 +66,21 @@ def matrix_tiling(rows: int, cols: int, element_size: int, *, column_sums: bool 
 class PlaneTiling:
     """How the planes (the pixels of one sample and channel) of a feature map are shared among programs.
 
-    ``spans == 1``: a program takes ``block_planes`` whole planes at a time, ``resident`` in registers (read once) or in
-    steps of ``block_pixels`` (read twice, the second time from L2). ``spans > 1``: planes are cut into spans of
-    ``span_pixels`` with a program each, and a pass that reduces goes before the pass that writes.
+    Attributes:
+        block_planes, block_pixels: a tile.
+        spans: into how many spans a plane is cut, with a program each; a pass that reduces goes before the pass that
+            writes. 1 for a plane that one program reduces and writes.
+        tiles: tiles of a span.
+        resident: whether the one tile of a plane stays in registers, so that it is read once.
+        plane_blocks: blocks of ``block_planes`` planes.
+        plane_programs: programs that share them; fewer than blocks where planes take turns in L2.
+        num_warps: warps of a program.
     """
 
     block_planes: int
     block_pixels: int
     spans: int
-    span_pixels: int
+    tiles: int
     resident: bool
     plane_blocks: int
     plane_programs: int
@@ -104,38 +102,51 @@ def plane_tiling(
         channels_last: channels, not pixels, are neighbours in memory.
         tensors: how many tensors of this size the pass reads (1 forward, 2 backward).
     """
-    # Registers: 16K float32 elements over 512 threads are 32 registers a thread and tensor.
-    capacity = 16384 if element_size <= 4 else 4096
     if channels_last:
-        # 64 bytes of neighbouring channels: two whole sectors, half a line of L2.
-        block_planes = min(next_power_of_2(channels), 64 // element_size)
-        plane_blocks = samples * cdiv(channels, block_planes)
-        if next_power_of_2(pixels) * block_planes <= capacity:
-            return _whole_planes(block_planes, next_power_of_2(pixels), plane_blocks, pixels)
-        return _spans(block_planes, max(1, 4096 // block_planes), plane_blocks, pixels, shortest_span=1024)
+        return _channels_last_planes(samples, channels, pixels, element_size)
     planes = samples * channels
+    # 16K float32 elements over 512 threads are 32 registers a thread and tensor; 32K spill (kernels/compiled.csv).
+    capacity = 16384 if element_size <= 4 else 4096
     if pixels <= capacity:
         block_pixels = next_power_of_2(pixels)
         # Small planes share a block, as long as every multiprocessor of a large chip has one.
         fair_share = next_power_of_2(cdiv(planes, 256))
         block_planes = max(1, min(4096 // block_pixels, fair_share))
-        return _whole_planes(block_planes, block_pixels, cdiv(planes, block_planes), pixels)
+        return _resident(block_planes, block_pixels, cdiv(planes, block_planes))
     # The planes in flight must stay in L2 (50 MB on an H100) between their two reads, and fill the chip.
     in_flight = (32 << 20) // (pixels * element_size * tensors)
     if in_flight >= 128 <= planes:
-        block_pixels = 8192 // tensors * 4 // max(element_size, 4)
-        return PlaneTiling(1, block_pixels, 1, pixels, False, planes, min(planes, in_flight), num_warps=16)
-    return _spans(1, 4096, planes, pixels, shortest_span=16384)
+        block_pixels = 16384 // max(element_size, 4)
+        return PlaneTiling(1, block_pixels, 1, cdiv(pixels, block_pixels), False, planes, min(planes, in_flight), 16)
+    return _spans(1, 4096, planes, pixels, element_size, shortest_span=16384)
 
 
-def _whole_planes(block_planes: int, block_pixels: int, plane_blocks: int, pixels: int) -> PlaneTiling:
-    num_warps = min(max(block_planes * block_pixels // 1024, 2), 16)
-    return PlaneTiling(block_planes, block_pixels, 1, pixels, True, plane_blocks, plane_blocks, num_warps)
+def _channels_last_planes(samples: int, channels: int, pixels: int, element_size: int) -> PlaneTiling:
+    # Less than for contiguous planes: strides leave no constant distances between the addresses of a thread.
+    capacity = 8192 if element_size <= 4 else 2048
+    # Whole sectors, of 32 bytes, in every access; two of them as long as the plane stays resident.
+    for strip in (64, 32):
+        block_planes = min(next_power_of_2(channels), strip // element_size)
+        if next_power_of_2(pixels) * block_planes <= capacity:
+            return _resident(block_planes, next_power_of_2(pixels), samples * cdiv(channels, block_planes))
+    block_planes = min(next_power_of_2(channels), 64 // element_size)
+    plane_blocks = samples * cdiv(channels, block_planes)
+    return _spans(block_planes, 2048 // block_planes, plane_blocks, pixels, element_size, shortest_span=512)
 
 
-def _spans(block_planes: int, block_pixels: int, plane_blocks: int, pixels: int, *, shortest_span: int) -> PlaneTiling:
-    # At most 64 spans, so that the second pass combines its partials in one load.
-    span = max(shortest_span, cdiv(cdiv(pixels, 64), block_pixels) * block_pixels)
-    return PlaneTiling(
-        block_planes, block_pixels, cdiv(pixels, span), span, False, plane_blocks, plane_blocks, num_warps=4
-    )
+def _resident(block_planes: int, block_pixels: int, plane_blocks: int) -> PlaneTiling:
+    num_warps = min(max(block_planes * block_pixels // 512, 2), 16)
+    return PlaneTiling(block_planes, block_pixels, 1, 1, True, plane_blocks, plane_blocks, num_warps)
+
+
+def _spans(
+    block_planes: int, block_pixels: int, plane_blocks: int, pixels: int, element_size: int, *, shortest_span: int
+) -> PlaneTiling:
+    if element_size == 8:
+        block_pixels //= 2
+    # Eight programs for each multiprocessor of a large chip are enough: every program reads the partials of all spans
+    # of its planes. At most 64 spans, so that it does so in one load.
+    most_spans = min(64, cdiv(8 * 132, plane_blocks))
+    tiles = cdiv(min(max(shortest_span, cdiv(pixels, most_spans)), pixels), block_pixels)
+    spans = cdiv(pixels, tiles * block_pixels)
+    return PlaneTiling(block_planes, block_pixels, spans, tiles, False, plane_blocks, plane_blocks, num_warps=8)

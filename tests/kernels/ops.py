@@ -122,7 +122,8 @@ OPS = (
         settings=st.fixed_dictionaries({"eps": st.sampled_from([1e-5, 1e-8, 0.1])}),
         fixed_settings=({}, {"eps": 1e-2}),
         reduction=pixels,
-        # A pixel, two, several planes a block, a plane a block, the end of the registers, and spans of every length.
+        # A pixel, two, several planes a block, a plane a block, the end of the registers, spans of every length; and,
+        # channels-last in bfloat16 and float64, planes beyond the registers that one span holds.
         shapes=(
             (1, 1, 1),
             (2, 3, 2),
@@ -133,6 +134,7 @@ OPS = (
             (1, 1, 16385),
             (1, 3, 40001),
             (1, 33, 31, 37),
+            (2, 17, 23, 41),
         ),
         registered=_adain_registered,
     ),

@@ -46,7 +46,7 @@ def test_layouts_of_the_incoming_gradient(spec: OpSpec, layout: str, gradient_la
 def test_sizes_past_every_threshold(spec: OpSpec):
     op, reference = spec.with_settings(spec.fixed_settings[0])
     for shape, layout in itertools.product(spec.shapes, ("contiguous", "channels_last")):
-        for dtype in (torch.float32, torch.float64):
+        for dtype in (torch.bfloat16, torch.float32, torch.float64):
             x, *operands = prepared(spec, shape, dtype)
             check_against_float64(op, reference, [lay_out(x, layout), *operands], reduction=spec.reduction(shape))
 

@@ -1,7 +1,7 @@
 """What a kernel's Triton IR says of its addresses: which argument, which tile, and whether 32 bits hold the indices."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -50,6 +50,45 @@ class Overflow:
         return f"{variable} ({self.operation.name}) can be {high if high >= 2**31 else low:.0f}"
 
 
+def _with_unique_names(ttir: str) -> Iterator[str]:
+    """The lines of the module without locations; a name that two regions each define is made two names."""
+    scopes: list[dict[str, str]] = [{}]
+    taken: set[str] = set()
+
+    def define(name: str, scope: dict[str, str]) -> None:
+        scope[name] = name
+        while scope[name] in taken:
+            scope[name] += "$"
+        taken.add(scope[name])
+
+    def visible(name: re.Match[str]) -> str:
+        return next((scope[name[0]] for scope in reversed(scopes) if name[0] in scope), name[0])
+
+    for line in ttir.splitlines():
+        text = re.sub(r" loc\([^()]*(?:\([^()]*\))*[^()]*\)$", "", line.strip())
+        if not text or text.startswith("#"):
+            continue
+        if text.startswith("}"):
+            scopes.pop()
+        # What a line defines is not yet visible to what it reads; arguments of a region belong to the region.
+        result, equals, rest = re.match(r"(%[\w$.-]+)?((?::\d+)? = )?(.*)", text).groups()
+        defines = result is not None and equals is not None
+        arguments = re.findall(r"(%[\w$.-]+): ", rest) if re.match(r"\^|tt\.func", rest) else []
+        arguments += re.findall(r"(%[\w$.-]+) = ", rest) if rest.startswith("scf.for") else []
+        read = re.sub(r"%[\w$.-]+(?! = |: )" if arguments else r"%[\w$.-]+", visible, rest)
+        if defines:
+            define(result, scopes[-1])
+            result = scopes[-1][result]
+        elif result is not None:
+            read, result = re.sub(r"%[\w$.-]+", visible, text), ""
+        if text.endswith("{"):
+            scopes.append({})
+        for argument in arguments:
+            define(argument, scopes[-1])
+            read = re.sub(rf"{re.escape(argument)}(?= = |: )", scopes[-1][argument], read)
+        yield (result or "") + (equals or "") + read
+
+
 class TritonIR:
     """The kernel of a module in Triton IR.
 
@@ -65,9 +104,8 @@ class TritonIR:
 
     def _parse(self, ttir: str) -> None:
         open_regions: list[dict] = []
-        for line in ttir.splitlines():
-            text = re.sub(r" loc\([^()]*(?:\([^()]*\))*[^()]*\)$", "", line.strip())
-            if text.startswith(("#", "module", "^")) or not text:
+        for text in _with_unique_names(ttir):
+            if text.startswith(("module", "^")):
                 continue
             if text.startswith("tt.func"):
                 self.arguments = re.findall(r"%([\w$.-]+): ", text)

@@ -1,0 +1,186 @@
+"""Breaks the kernels on purpose, one way at a time, and tells which test notices: ``python -m tests.breaks``.
+
+Each break is applied to a copy of the repository, whose kernel tests must then fail. The table that this prints is kept
+in tests/README.md. Ends with exit code 1 if a break goes unnoticed.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+KERNELS = "kernels/fastgan_kernels"
+
+
+class Break(NamedTuple):
+    what: str
+    file: str
+    old: str
+    new: str
+
+
+BREAKS = (
+    Break("mask: the last row is forgotten", "layout.py", "(row < rows)[:, None] & ", "(row < rows - 1)[:, None] & "),
+    Break("mask: lanes past the end enter the bias gradient", "bias_act.py", "dx = tl.where(mask, dx, 0.0)", "dx = dx"),
+    Break(
+        "mask: lanes past the end enter the variance",
+        "adain.py",
+        "deviation = tl.where(mask, x - mean[:, None], 0.0)",
+        "deviation = x - mean[:, None]",
+    ),
+    Break(
+        "mean: divided by the tile, not by the pixels",
+        "adain.py",
+        "mean = tl.sum(x, axis=1) / count\n            deviation",
+        "mean = tl.sum(x, axis=1) / BLOCK_PIXELS\n            deviation",
+    ),
+    Break(
+        "variance: E[x^2] - E[x]^2",
+        "adain.py",
+        "tl.sum(deviation * deviation, axis=1) / count",
+        "(tl.sum(x * x, axis=1) / count - mean * mean)",
+    ),
+    Break(
+        "variance: tiles combined without the shift of their means",
+        "adain.py",
+        " + delta * delta * (before * count / (before + count))",
+        "",
+    ),
+    Break("statistics: the last span is left out", "adain.py", "(others < SPANS)", "(others < SPANS - 1)"),
+    Break(
+        "stride: rows of the style taken as neighbours",
+        "adain.py",
+        "plane // channels * stride",
+        "plane // channels * channels",
+    ),
+    Break(
+        "layout: any strides are read as if contiguous",
+        "layout.py",
+        "return x if x.is_contiguous() or x.movedim(1, -1).is_contiguous() else x.contiguous()",
+        "return x",
+    ),
+    Break("layout: the incoming gradient keeps a layout of its own", "bias_act.py", "dense(g, like=y)", "dense(g)"),
+    Break(
+        "channel: the bias of the neighbour",
+        "bias_act.py",
+        "bias_ptr + row % channels",
+        "bias_ptr + (row + 1) % channels",
+    ),
+    Break(
+        "sign: of the projection in the first gradient",
+        "adain.py",
+        "(g - mean_g[:, None] - xh",
+        "(g - mean_g[:, None] + xh",
+    ),
+    Break(
+        "sign: the slope where the output is exactly 0",
+        "bias_act.py",
+        "dx = tl.where(y > 0, dx,",
+        "dx = tl.where(y >= 0, dx,",
+    ),
+    Break(
+        "dtype: float64 computed in float32",
+        "precision.py",
+        "return tl.float64 if storage == torch.float64 else tl.float32",
+        "return tl.float32",
+    ),
+    Break(
+        "dtype: sums of gradients stored in half precision",
+        "precision.py",
+        "return torch.float64 if storage == torch.float64 else torch.float32",
+        "return storage",
+    ),
+    Break(
+        "dtype: constants rounded to float32",
+        "bias_act.py",
+        "tl.full((), GAIN, COMPUTE)",
+        "tl.full((), GAIN, tl.float32)",
+    ),
+    Break(
+        "clamp: compared before it is rounded to the type of x",
+        "bias_act.py",
+        "CLAMP=_round_to(clamp, y.dtype)",
+        "CLAMP=clamp",
+    ),
+    Break(
+        "NaN: stopped by the activation", "bias_act.py", "y = tl.where(y <= 0, 0.0, y)", "y = tl.where(y > 0, y, 0.0)"
+    ),
+    Break(
+        "second order: the derivative of 1/std left out",
+        "adain.py",
+        "dx = dx + r * project(dxh) - s * r.square() * mean_vpg * xh",
+        "dx = dx + r * project(dxh)",
+    ),
+    Break(
+        "second order: no path through the bias gradient",
+        "bias_act.py",
+        "g if ctx.has_dx else None, b if ctx.has_dbias else None",
+        "g if ctx.has_dx else None, None",
+    ),
+    Break(
+        "third order: the saved 1/std taken as a constant",
+        "adain.py",
+        "r = torch.rsqrt(plane_mean(deviation.square()) + ctx.eps)",
+        "r = torch.rsqrt(plane_mean(deviation.square()) + ctx.eps).detach()",
+    ),
+    Break(
+        "output mask: a gradient that nobody asked for",
+        "bias_act.py",
+        "dx = torch.empty_like(y) if needs_dx else y.new_empty(0)",
+        "dx = torch.empty_like(y)",
+    ),
+    Break(
+        "compile: the eager route inside a compiled region",
+        "differentiable.py",
+        "if torch.compiler.is_compiling() or _route.registered:",
+        "if _route.registered:",
+    ),
+    Break(
+        "compile: a recorded compiled backward is not refused",
+        "differentiable.py",
+        "return torch._C._current_graph_task_id() != -1 and",
+        "return False and",
+    ),
+    Break("addresses: 32 bits", "layout.py", "row = row_tile.to(tl.int64) * BLOCK_ROWS", "row = row_tile * BLOCK_ROWS"),
+    Break("traffic: planes of 16K elements read twice", "tiling.py", "capacity = 16384 if", "capacity = 8192 if"),
+)
+
+
+def first_failure(break_: Break) -> str | None:
+    """Applies the break to a copy of the repository and returns the first test that fails there."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "fastgan"
+        shutil.copytree(
+            ROOT, copy, ignore=shutil.ignore_patterns(".git", "runs", ".*cache*", "__pycache__", ".hypothesis")
+        )
+        path = copy / KERNELS / break_.file
+        source = path.read_text()
+        if break_.old not in source:
+            raise SystemExit(f"tests.breaks: {break_.file} no longer contains {break_.old!r}: mend the list of breaks")
+        path.write_text(source.replace(break_.old, break_.new))
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", "tests/kernels"]
+        output = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+        if output.returncode == 0:
+            return None
+        failed = re.search(r"^(?:FAILED|ERROR) tests/kernels/(\S+)", output.stdout, re.MULTILINE)
+        return failed[1] if failed else f"the test process died (exit code {output.returncode})"
+
+
+def main() -> int:
+    wanted = sys.argv[1:]
+    unnoticed = 0
+    print("| break | first test that fails |\n| --- | --- |")
+    for break_ in BREAKS:
+        if not wanted or any(w in break_.what for w in wanted):
+            caught = first_failure(break_)
+            unnoticed += caught is None
+            print(f"| {break_.what} | {f'`{caught}`' if caught else '**nothing**'} |", flush=True)
+    return int(unnoticed > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
