@@ -98,10 +98,12 @@ def _in_compiled_backward_that_is_recorded() -> bool:
     """True in a compiled backward pass under ``create_graph=True``.
 
     torch itself raises only when the second backward reaches the compiled one, which ``torch.autograd.grad`` for chosen
-    parameters often does not: then the penalty's gradient is silently wrong (torch 2.13, in plain torch too). Such a
-    pass runs as the forward of another autograd Function, the one place in a backward where forward-mode AD is off.
+    parameters often does not: then the penalty's gradient is silently wrong (torch 2.11 and 2.13, in plain torch too).
+    Such a pass runs with gradients enabled, or as the forward of another autograd Function: the one place in a backward
+    where forward-mode AD is off.
     """
-    return torch._C._current_graph_task_id() != -1 and not torch._C._is_fwd_grad_enabled()
+    recorded = torch.is_grad_enabled() or not torch._C._is_fwd_grad_enabled()
+    return recorded and torch._C._current_graph_task_id() != -1
 
 
 def _copy_op(name: str, *, is_gradient: bool) -> DifferentiableOp:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fastgan_kernels import bias_act, reference, use_backend
-from tests.kernels.harness import DEVICE, FLOAT_TYPES, random
+from tests.kernels.harness import DEVICE, FLOAT_TYPES, lay_out, random
 
 # The package exports the function under the name of its module.
 bias_act_module = importlib.import_module("fastgan_kernels.bias_act")
@@ -78,6 +78,20 @@ def test_what_is_not_asked_for_is_empty():
             dx, dbias = bias_act_module._launch_derivative(g, None, y, "lrelu", 0.2, 1.0, None, needs_dx, needs_dbias)
             assert dx.numel() == (24 if needs_dx else 0)
             assert dbias.numel() == (3 if needs_dbias else 0)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_the_derivative_is_symmetric(layout: str):
+    """<D(g, b), (v, w)> = <(g, b), D(v, w)>: why every order of gradient is this one op. Here with all its operands."""
+    y, g, v = (lay_out(random((3, 5, 7, 3), seed), layout) for seed in range(3))
+    b, w = random((5,), 3), random((5,), 4)
+
+    def derivative(g: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return bias_act_module._launch_derivative(g, b, y, "lrelu", 0.2, 1.5, 1.0, True, True)
+
+    (dx, dbias), (of_v, of_w) = derivative(g, b), derivative(v, w)
+    torch.testing.assert_close((dx * v).sum() + (dbias * w).sum(), (g * of_v).sum() + (b * of_w).sum())
+    torch.testing.assert_close(dbias, dx.sum((0, 2, 3)))
 
 
 def test_backward_asks_only_for_what_is_needed(monkeypatch: pytest.MonkeyPatch):
@@ -151,16 +165,19 @@ class Discriminator(nn.Module):
 
 def r1_gradients(discriminator: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Parameter gradients of the logistic loss with R1 (Mescheder et al. 2018, eq. 9)."""
-    images = images.detach().requires_grad_()
     logits = discriminator(images)
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     loss = nn.functional.softplus(-logits).mean() + 5 * gradient.square().sum((1, 2, 3)).mean()
     return torch.autograd.grad(loss, tuple(discriminator.parameters()))
 
 
+def some_images() -> torch.Tensor:
+    return random((3, 2, 4, 4), 0).requires_grad_()
+
+
 @pytest.fixture
 def expected_r1() -> tuple[torch.Tensor, ...]:
-    return r1_gradients(Discriminator(fused=False).to(DEVICE), random((3, 2, 4, 4), 0))
+    return r1_gradients(Discriminator(fused=False).to(DEVICE), some_images())
 
 
 def assert_equal_gradients(found, expected) -> None:
@@ -169,7 +186,7 @@ def assert_equal_gradients(found, expected) -> None:
 
 
 def test_r1_in_eager_mode(expected_r1):
-    assert_equal_gradients(r1_gradients(Discriminator(fused=True).to(DEVICE), random((3, 2, 4, 4), 0)), expected_r1)
+    assert_equal_gradients(r1_gradients(Discriminator(fused=True).to(DEVICE), some_images()), expected_r1)
 
 
 @pytest.mark.parametrize("ops", ["triton", "reference"])
@@ -179,7 +196,7 @@ def test_r1_in_a_compiled_step_with_traced_autograd(expected_r1, ops: str, backe
     discriminator = Discriminator(fused=True).to(DEVICE)
     with use_backend(ops), torch._dynamo.config.patch(trace_autograd_ops=True):
         step = torch.compile(r1_gradients, backend=backend, fullgraph=fullgraph)
-        assert_equal_gradients(step(discriminator, random((3, 2, 4, 4), 0)), expected_r1)
+        assert_equal_gradients(step(discriminator, some_images()), expected_r1)
 
 
 @pytest.mark.parametrize("ops", ["triton", "reference"])
@@ -190,7 +207,7 @@ def test_r1_in_a_compiled_step_without_traced_autograd_is_refused(ops: str, back
     discriminator = Discriminator(fused=True).to(DEVICE)
     step = torch.compile(r1_gradients, backend=backend, fullgraph=fullgraph)
     with use_backend(ops), pytest.raises(RuntimeError, match="trace_autograd_ops"):
-        step(discriminator, random((3, 2, 4, 4), 0))
+        step(discriminator, some_images())
 
 
 @pytest.mark.parametrize("ops", ["triton", "reference"])
@@ -199,12 +216,12 @@ def test_eager_r1_through_a_compiled_discriminator_is_refused(ops: str, backend:
     discriminator = Discriminator(fused=True).to(DEVICE)
     discriminator.compile(backend=backend)
     with use_backend(ops), pytest.raises(RuntimeError, match="do not compile the penalised network"):
-        r1_gradients(discriminator, random((3, 2, 4, 4), 0))
+        r1_gradients(discriminator, some_images())
 
 
 @pytest.mark.parametrize("ops", ["triton", "reference"])
 def test_a_compiled_discriminator_trains_without_a_penalty(ops: str):
-    images = random((3, 2, 4, 4), 0).requires_grad_()
+    images = some_images()
     results = []
     for compiled in (True, False):
         discriminator = Discriminator(fused=compiled).to(DEVICE)

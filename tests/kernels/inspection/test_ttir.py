@@ -53,6 +53,24 @@ def test_a_pointer_carried_through_a_loop_is_followed():
     assert ir.accesses == [Access("load", "x_ptr", 1)]
 
 
+def test_names_that_two_regions_each_define_are_kept_apart():
+    """MLIR numbers values anew in each region: the same name may be an address of x in one and of y in the next."""
+    ir = kernel(
+        "%c0 = arith.constant 0 : i32",
+        "%c1 = arith.constant 1 : i32",
+        "scf.for %i = %c0 to %rows step %c1  : i32 {",
+        "%0 = tt.addptr %x_ptr, %i : !tt.ptr<f32>, i32",
+        "%1 = tt.load %0 : !tt.ptr<f32>",
+        "}",
+        "%more = arith.cmpi eq, %rows, %c1 : i32",
+        "scf.if %more {",
+        "%0 = tt.addptr %y_ptr, %c1 : !tt.ptr<f32>, i32",
+        "%1 = tt.load %0 : !tt.ptr<f32>",
+        "}",
+    )
+    assert ir.accesses == [Access("load", "x_ptr", 1), Access("load", "y_ptr", 1)]
+
+
 def test_a_pointer_chosen_by_a_branch_has_no_single_argument():
     ir = kernel(
         "%0 = scf.if %c -> (!tt.ptr<f32>) {",
