@@ -58,7 +58,7 @@ def matrix_tiling(rows: int, cols: int, element_size: int, *, column_sums: bool 
         block_cols,
         row_programs=cdiv(rows, block_rows),
         col_programs=cdiv(cols, block_cols),
-        num_warps=max(2, block_rows * block_cols // 512),
+        num_warps=max(2, block_rows * block_cols * max(element_size, 4) // 2048),
     )
 
 
