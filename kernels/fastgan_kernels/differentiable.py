@@ -49,6 +49,7 @@ class DifferentiableOp:
         is_gradient: bool = False,
     ) -> None:
         name, signature = schema.split("(", 1)
+        launch = _on_the_device_of_its_tensors(launch)
 
         def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.set_materialize_grads(False)
@@ -92,6 +93,19 @@ class DifferentiableOp:
         if torch.compiler.is_compiling() or _route.registered:
             return self._registered(*args)
         return self._eager(*args)
+
+
+def _on_the_device_of_its_tensors(launch: Callable[..., Any]) -> Callable[..., Any]:
+    """Triton launches on the current GPU, which need not be the one that the tensors are on."""
+
+    def launch_there(*args: Any) -> Any:
+        device = next(a.device for a in args if isinstance(a, Tensor))
+        if device.type != "cuda" or device.index == torch.cuda.current_device():
+            return launch(*args)
+        with torch.cuda.device(device):
+            return launch(*args)
+
+    return launch_there
 
 
 def _in_compiled_backward_that_is_recorded() -> bool:

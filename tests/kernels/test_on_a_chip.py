@@ -1,4 +1,4 @@
-"""The ops inside a captured CUDA graph; only a chip can tell."""
+"""What only a chip can tell: ops inside a captured CUDA graph, and on a GPU that is not the current one."""
 
 import pytest
 import torch
@@ -29,3 +29,13 @@ def test_a_replayed_graph_computes_on_the_new_values(spec: OpSpec):
     cotangents[0].add_(1)
     graph.replay()
     assert all(torch.equal(c, e) for c, e in zip(captured, run(), strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("spec", OPS, ids=lambda spec: spec.name)
+def test_tensors_on_another_gpu_than_the_current_one(spec: OpSpec):
+    op, reference = spec.with_settings(spec.fixed_settings[0])
+    inputs = [t.to("cuda:1") for t in prepared(spec, (4, 6, 32, 32), torch.float32)]
+    assert torch.cuda.current_device() == 0
+    torch.testing.assert_close(op(*inputs), reference(*inputs))
