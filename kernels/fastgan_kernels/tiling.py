@@ -146,7 +146,7 @@ def _spans(
         block_pixels //= 2
     # Eight programs for each multiprocessor of a large chip are enough: every program reads the partials of all spans
     # of its planes. At most 64 spans, so that it does so in one load.
-    most_spans = min(64, cdiv(8 * 132, plane_blocks))
+    most_spans = min(64, max(2, cdiv(8 * 132, plane_blocks)))
     tiles = cdiv(min(max(shortest_span, cdiv(pixels, most_spans)), pixels), block_pixels)
     spans = cdiv(pixels, tiles * block_pixels)
     return PlaneTiling(block_planes, block_pixels, spans, tiles, False, plane_blocks, plane_blocks, num_warps=8)

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastgan_kernels.tiling import alignment, cdiv, matrix_tiling, next_power_of_2, plane_tiling
@@ -32,6 +32,7 @@ def test_partial_sums_of_columns_stay_near_a_hundredth_of_the_bytes(cols: int, e
 
 
 @given(st.integers(1, 64), st.integers(1, 700), extents, element_sizes, st.booleans(), st.sampled_from([1, 2]))
+@example(46, 177, 513, 8, True, 1)
 def test_plane_tiles_cover_the_planes(
     samples: int, channels: int, pixels: int, element_size: int, channels_last: bool, tensors: int
 ):
