@@ -9,11 +9,19 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
+import fastgan_kernels
 from fastgan_kernels import use_backend
+from fastgan_kernels.inspection.problems import PROBLEMS
 from tests.kernels.harness import FLOAT_TYPES, LAYOUTS, check_against_float64, derivatives, lay_out, random
 from tests.kernels.ops import OPS, OpSpec, prepared
 
 every_op = pytest.mark.parametrize("spec", OPS, ids=lambda spec: spec.name)
+
+
+def test_no_op_is_left_out():
+    ops = set(fastgan_kernels.__all__) - {"backend_of", "use_backend"}
+    assert {spec.name for spec in OPS} == ops, "tests/kernels/ops.py"
+    assert {problem.op for problem in PROBLEMS} == ops, "fastgan_kernels/inspection/problems.py"
 
 
 @every_op
