@@ -108,8 +108,8 @@ BREAKS = (
     Break(
         "clamp: compared before it is rounded to the type of x",
         "bias_act.py",
-        "CLAMP=_round_to(clamp, y.dtype)",
-        "CLAMP=clamp",
+        '"CLAMP": _round_to(clamp, dtype)',
+        '"CLAMP": clamp',
     ),
     Break(
         "NaN: stopped by the activation", "bias_act.py", "y = tl.where(y <= 0, 0.0, y)", "y = tl.where(y > 0, y, 0.0)"

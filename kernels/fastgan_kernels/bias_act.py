@@ -23,10 +23,10 @@ from fastgan_kernels import reference
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_feature_map, check_operand
 from fastgan_kernels.differentiable import DifferentiableOp, guard_second_order
-from fastgan_kernels.layout import as_matrix, dense, empty_dense, tile_of_matrix
+from fastgan_kernels.layout import Matrix, as_matrix, dense, empty_dense, tile_of_matrix
 from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
 from fastgan_kernels.reduction import sum_partials
-from fastgan_kernels.tiling import alignment, matrix_tiling
+from fastgan_kernels.tiling import MatrixTiling, alignment, matrix_tiling
 
 ACTIVATIONS = ("linear", "relu", "lrelu")
 
@@ -144,6 +144,23 @@ def _round_to(value: float | None, dtype: torch.dtype) -> float | None:
     return None if value is None else torch.tensor(value, dtype=dtype).item()
 
 
+def _constants(
+    m: Matrix, tiling: MatrixTiling, dtype: torch.dtype, act: str, slope: float, gain: float, clamp: float | None
+) -> dict[str, Any]:
+    return {
+        "ACT": act,
+        "SLOPE": slope,
+        "GAIN": gain,
+        "CLAMP": _round_to(clamp, dtype),
+        "CHANNELS_LAST": m.channels_last,
+        "COMPUTE": triton_compute_dtype(dtype),
+        "COL_ALIGN": alignment(m.cols),
+        "BLOCK_ROWS": tiling.block_rows,
+        "BLOCK_COLS": tiling.block_cols,
+        "num_warps": tiling.num_warps,
+    }
+
+
 def _launch_forward(x: Tensor, bias: Tensor | None, act: str, slope: float, gain: float, clamp: float | None) -> Tensor:
     x = dense(x)
     y = torch.empty_like(x)
@@ -151,24 +168,14 @@ def _launch_forward(x: Tensor, bias: Tensor | None, act: str, slope: float, gain
         return y
     m = as_matrix(x)
     tiling = matrix_tiling(m.rows, m.cols, x.element_size())
-    align = alignment(m.cols)
     _forward_kernel[tiling.grid](
         x,
         None if bias is None else bias.contiguous(),
         y,
         m.rows,
-        m.cols // align,
+        m.cols // alignment(m.cols),
         m.channels,
-        ACT=act,
-        SLOPE=slope,
-        GAIN=gain,
-        CLAMP=_round_to(clamp, x.dtype),
-        CHANNELS_LAST=m.channels_last,
-        COMPUTE=triton_compute_dtype(x.dtype),
-        COL_ALIGN=align,
-        BLOCK_ROWS=tiling.block_rows,
-        BLOCK_COLS=tiling.block_cols,
-        num_warps=tiling.num_warps,
+        **_constants(m, tiling, x.dtype, act, slope, gain, clamp),
     )
     return y
 
@@ -191,7 +198,6 @@ def _launch_derivative(
         return dx, y.new_zeros(y.shape[1] if needs_dbias else 0, dtype=sum_dtype)
     m = as_matrix(y)
     tiling = matrix_tiling(m.rows, m.cols, y.element_size(), column_sums=needs_dbias and m.channels_last)
-    align = alignment(m.cols)
     partials = None
     if needs_dbias:
         if m.channels_last:
@@ -207,18 +213,9 @@ def _launch_derivative(
         dx if needs_dx else None,
         partials,
         m.rows,
-        m.cols // align,
+        m.cols // alignment(m.cols),
         m.channels,
-        ACT=act,
-        SLOPE=slope,
-        GAIN=gain,
-        CLAMP=_round_to(clamp, y.dtype),
-        CHANNELS_LAST=m.channels_last,
-        COMPUTE=triton_compute_dtype(y.dtype),
-        COL_ALIGN=align,
-        BLOCK_ROWS=tiling.block_rows,
-        BLOCK_COLS=tiling.block_cols,
-        num_warps=tiling.num_warps,
+        **_constants(m, tiling, y.dtype, act, slope, gain, clamp),
     )
     return dx, y.new_empty(0, dtype=sum_dtype) if partials is None else sum_partials(partials)
 
