@@ -138,6 +138,7 @@ def doctor() -> int:
     from triton import knobs
 
     import fastgan_kernels
+    from fastgan_kernels.backend import op_names
 
     console = Console(soft_wrap=True)
     table = Table("what", "found", title="Software and devices")
@@ -165,7 +166,7 @@ def doctor() -> int:
     console.print(table)
 
     table = Table("op", "device", "backend", "why", title="Backend of each op")
-    for op in sorted(set(fastgan_kernels.__all__) - {"backend_of", "use_backend"}):
+    for op in op_names():
         for device in devices:
             choice = fastgan_kernels.backend_of(op, torch.empty(0, device=device))
             table.add_row(op, str(device), choice.backend, choice.reason)

@@ -55,12 +55,17 @@ def backend_of(op_name: str, tensor: Tensor) -> BackendChoice:
         ValueError: if there is no op of that name.
         RuntimeError: under ``use_backend("triton")`` where the kernel cannot run.
     """
-    import fastgan_kernels
-
-    ops = sorted(set(fastgan_kernels.__all__) - {"backend_of", "use_backend"})
+    ops = op_names()
     if op_name not in ops:
         raise ValueError(f"no op is called {op_name!r}; the ops are {', '.join(ops)}")
     return _choose(_requested, tensor.device.type, tensor.device.index)
+
+
+def op_names() -> list[str]:
+    """The names of all ops, sorted."""
+    import fastgan_kernels
+
+    return sorted(set(fastgan_kernels.__all__) - {"backend_of", "use_backend"})
 
 
 def runs_triton(tensor: Tensor) -> bool:

@@ -95,6 +95,15 @@ class DifferentiableOp:
         return self._eager(*args)
 
 
+def refuse_third_order(op_name: str) -> Callable[..., Any]:
+    """The ``backward`` of an op that ends at the second order: it raises."""
+
+    def refuse(ctx: Any, *grads: Tensor | None) -> Any:
+        raise RuntimeError(f"{op_name} has gradients up to the second order, and a third was asked for")
+
+    return refuse
+
+
 def _on_the_device_of_its_tensors(launch: Callable[..., Any]) -> Callable[..., Any]:
     """Triton launches on the current GPU, which need not be the one that the tensors are on."""
 

@@ -14,7 +14,14 @@ Op = Callable[..., Tensor]
 
 
 def lay_out(x: Tensor, layout: str) -> Tensor:
-    """``x`` [N, C, *spatial] with other strides; "expanded" repeats the first sample, the others keep the values."""
+    """``x`` [N, C, *spatial] with other strides; "expanded" repeats the first sample, the others keep the values.
+
+    A vector or a number is laid out with a stride of two or 0, or contiguously.
+    """
+    if x.dim() < 2:
+        if layout == "expanded" or x.dim() == 0:
+            return x.flatten()[:1].expand(x.shape) if x.dim() else x
+        return x if layout == "contiguous" else x.repeat_interleave(2)[::2]
     if layout == "contiguous":
         return x.contiguous()
     if layout == "channels_last":
@@ -53,7 +60,13 @@ def derivatives(op: Op, inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) 
 
 
 def check_against_float64(
-    op: Op, reference: Op, inputs: Sequence[Tensor], *, reduction: int, gradient_layout: str = "contiguous"
+    op: Op,
+    reference: Op,
+    inputs: Sequence[Tensor],
+    *,
+    reduction: int,
+    gradient_layout: str = "contiguous",
+    output_dtype: torch.dtype | None = None,
 ) -> None:
     """Asserts that ``op`` computes what ``reference`` does in float64, up to and including the second order.
 
@@ -87,7 +100,22 @@ def check_against_float64(
         tolerance = stored.eps * e.abs() + stored.smallest_normal + depth * (m + eps * _largest(e))
         excess = (f.double() - e).abs() - tolerance
         assert (excess <= 0).all(), f"{name}, {f.dtype} {list(f.shape)}: {_largest(excess):.3g} beyond the tolerance"
-    assert found[0].dtype == x.dtype, f"the output is {found[0].dtype}, expected the type of x, {x.dtype}"
+    output_dtype = output_dtype or x.dtype
+    assert found[0].dtype == output_dtype, f"the output is {found[0].dtype}, expected {output_dtype} for x of {x.dtype}"
+
+
+def saved_bytes(f: Callable[[], object]) -> int:
+    """Bytes of the tensors that autograd keeps while ``f`` runs."""
+    total = 0
+
+    def count(t: Tensor) -> Tensor:
+        nonlocal total
+        total += t.numel() * t.element_size()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+        f()
+    return total
 
 
 def _largest(t: Tensor) -> float:

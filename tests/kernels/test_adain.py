@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from fastgan_kernels import adain, reference, use_backend
-from tests.kernels.harness import check_against_float64, lay_out, random
-from tests.kernels.test_bias_act import saved_bytes
+from tests.kernels.harness import check_against_float64, lay_out, random, saved_bytes
 
 # The package exports the function under the name of its module.
 adain_module = importlib.import_module("fastgan_kernels.adain")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fastgan_kernels import bias_act, reference, use_backend
-from tests.kernels.harness import DEVICE, FLOAT_TYPES, lay_out, random
+from tests.kernels.harness import DEVICE, FLOAT_TYPES, lay_out, random, saved_bytes
 
 # The package exports the function under the name of its module.
 bias_act_module = importlib.import_module("fastgan_kernels.bias_act")
@@ -41,19 +41,6 @@ def test_the_gradient_at_zero_is_that_of_torch(act: str, at_zero: float):
     x = torch.zeros(1, 4, device=DEVICE, requires_grad=True)
     (gradient,) = torch.autograd.grad(bias_act(x, act=act, negative_slope=0.25).sum(), x)
     assert gradient.tolist() == [[at_zero] * 4]
-
-
-def saved_bytes(f) -> int:
-    total = 0
-
-    def count(t: torch.Tensor) -> torch.Tensor:
-        nonlocal total
-        total += t.numel() * t.element_size()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
-        f()
-    return total
 
 
 def test_saves_the_output_and_nothing_else():

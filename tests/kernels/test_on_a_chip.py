@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from tests.kernels.harness import derivatives, random
-from tests.kernels.ops import OPS, OpSpec, prepared
+from tests.kernels.ops import OPS
+from tests.kernels.opspec import OpSpec
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("spec", OPS, ids=lambda spec: spec.name)
 def test_a_replayed_graph_computes_on_the_new_values(spec: OpSpec):
-    x, *operands = prepared(spec, (4, 6, 32, 32), torch.float32)
+    x, *operands = spec.prepared((4, 6, 32, 32), torch.float32)
     op, _ = spec.with_settings(spec.fixed_settings[0])
     cotangents = [random(t.shape, i, t.dtype) for i, t in enumerate((x, x, *operands))]
 
@@ -36,6 +37,6 @@ def test_a_replayed_graph_computes_on_the_new_values(spec: OpSpec):
 @pytest.mark.parametrize("spec", OPS, ids=lambda spec: spec.name)
 def test_tensors_on_another_gpu_than_the_current_one(spec: OpSpec):
     op, reference = spec.with_settings(spec.fixed_settings[0])
-    inputs = [t.to("cuda:1") for t in prepared(spec, (4, 6, 32, 32), torch.float32)]
+    inputs = [t.to("cuda:1") for t in spec.prepared((4, 6, 32, 32), torch.float32)]
     assert torch.cuda.current_device() == 0
     torch.testing.assert_close(op(*inputs), reference(*inputs))
