@@ -4,6 +4,7 @@ The functions here are differentiable to any order, compute in float32 (float64 
 and return the type of ``x``. Arguments are those of the public functions, already checked by them.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -60,3 +61,123 @@ def adain(x: Tensor, scale: Tensor, shift: Tensor, *, eps: float = 1e-5) -> Tens
         rstd = torch.rsqrt(deviation.square().mean(spatial, keepdim=True) + eps)
         y = deviation * rstd * _per_channel(scale, x) + _per_channel(shift, x)
         return y.to(x.dtype)
+
+
+def noise_injection(x: Tensor, strength: Tensor, noise: Tensor) -> Tensor:
+    with no_autocast(x):
+        dtype = compute_dtype(x.dtype)
+        strength = _per_channel(strength, x) if strength.dim() else strength.to(dtype)
+        return (x.to(dtype) + strength * noise.to(dtype)).to(x.dtype)
+
+
+def style_epilogue(
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    *,
+    noise: Tensor | None = None,
+    strength: Tensor | None = None,
+    bias: Tensor | None = None,
+    act: str = "lrelu",
+    negative_slope: float = 0.2,
+    order: str = "paper",
+    eps: float = 1e-5,
+) -> Tensor:
+    with no_autocast(x):
+        y = x.to(compute_dtype(x.dtype))
+        if noise is not None:
+            y = noise_injection(y, strength, noise)
+        if order == "paper":
+            y = adain(bias_act(y, bias, act=act, negative_slope=negative_slope), scale, shift, eps=eps)
+        else:
+            y = y if bias is None else y + _per_channel(bias, x)
+            y = bias_act(adain(y, scale, shift, eps=eps), act=act, negative_slope=negative_slope)
+        return y.to(x.dtype)
+
+
+def pixel_norm(x: Tensor, *, eps: float = 1e-8) -> Tensor:
+    with no_autocast(x):
+        wide = x.to(compute_dtype(x.dtype))
+        return (wide * torch.rsqrt(wide.square().mean(1, keepdim=True) + eps)).to(x.dtype)
+
+
+def upfirdn2d(
+    x: Tensor, kernel: Tensor, *, up: int = 1, down: int = 1, padding: Sequence[int] = (0, 0, 0, 0), gain: float = 1.0
+) -> Tensor:
+    with no_autocast(x):
+        n, c, h, w = x.shape
+        wide = x.to(compute_dtype(x.dtype))
+        if up > 1:
+            # Each pixel is followed by up - 1 zeros along both axes.
+            wide = torch.nn.functional.pad(wide.reshape(n, c, h, 1, w, 1), (0, up - 1, 0, 0, 0, up - 1))
+            wide = wide.reshape(n, c, h * up, w * up)
+        wide = torch.nn.functional.pad(wide, list(padding))  # negative padding crops
+        taps = (kernel.to(wide.dtype) * gain).flip((0, 1))
+        y = torch.nn.functional.conv2d(wide.reshape(n * c, 1, *wide.shape[2:]), taps[None, None])
+        return y[:, :, ::down, ::down].reshape(n, c, *y[0, 0, ::down, ::down].shape).to(x.dtype)
+
+
+def minibatch_stddev(x: Tensor, *, group_size: int = 4, num_channels: int = 1) -> Tensor:
+    n = x.shape[0]
+    group = next(g for g in range(min(group_size, n), 0, -1) if n % g == 0) if n else 1
+    with no_autocast(x):
+        # Members of a group lie n / group samples apart.
+        grouped = x.to(compute_dtype(x.dtype)).reshape(group, n // group, num_channels, -1)
+        deviation = grouped - grouped.mean(0)
+        statistic = (deviation.square().mean(0) + 1e-8).sqrt().mean(2)
+        statistic = statistic.repeat(group, 1).reshape(n, num_channels, *(1,) * (x.dim() - 2)).to(x.dtype)
+        return torch.cat([x, statistic.expand(n, num_channels, *x.shape[2:])], dim=1)
+
+
+def minibatch_discrimination(m: Tensor) -> Tensor:
+    with no_autocast(m):
+        wide = m.to(compute_dtype(m.dtype))
+        distance = (wide[:, None] - wide[None]).abs().sum(3)
+        return torch.exp(-distance).sum(1).to(m.dtype)
+
+
+def interpolate(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+    with no_autocast(real):
+        dtype = compute_dtype(real.dtype)
+        alpha = alpha.to(dtype)
+        return (alpha * real.to(dtype) + (1 - alpha) * fake.to(dtype)).to(real.dtype)
+
+
+def gradient_norms(gradients: Tensor) -> Tensor:
+    with no_autocast(gradients):
+        # The gradient of torch's norm is 0 at zero; that of a square root of a sum is NaN.
+        return torch.linalg.vector_norm(gradients.to(compute_dtype(gradients.dtype)).flatten(1), dim=1)
+
+
+def gradient_penalty(gradients: Tensor, *, target: float = 1.0, one_sided: bool = False) -> Tensor:
+    excess = gradient_norms(gradients) - target
+    return (torch.relu(excess) if one_sided else excess).square().mean()
+
+
+def power_iteration(
+    weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor], *, n_iterations: int = 1, eps: float = 1e-12
+) -> Tensor:
+    """Changes ``us`` and ``vs`` in place; sigma [L] = u^T W v with the new ones."""
+    sigmas = []
+    with torch.no_grad(), no_autocast(weights[0]):
+        for weight, u, v in zip(weights, us, vs, strict=True):
+            matrix = weight.detach().to(compute_dtype(weight.dtype))
+            wide_u, wide_v = u.to(matrix.dtype), v.to(matrix.dtype)
+            for _ in range(n_iterations):
+                wide_u = torch.nn.functional.normalize(matrix @ wide_v, dim=0, eps=eps)
+                wide_v = torch.nn.functional.normalize(matrix.mT @ wide_u, dim=0, eps=eps)
+            if n_iterations:
+                u.copy_(wide_u)
+                v.copy_(wide_v)
+            sigmas.append(wide_u @ (matrix @ wide_v))
+    return torch.stack(sigmas)
+
+
+def spectral_normalize(weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor]) -> list[Tensor]:
+    normalised = []
+    for weight, u, v in zip(weights, us, vs, strict=True):
+        with no_autocast(weight):
+            matrix = weight.to(compute_dtype(weight.dtype))
+            sigma = u.detach().to(matrix.dtype) @ (matrix @ v.detach().to(matrix.dtype))
+            normalised.append((matrix / sigma).to(weight.dtype))
+    return normalised
