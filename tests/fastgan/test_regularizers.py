@@ -1,0 +1,250 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from fastgan import regularizers
+from fastgan.regularizers import compile_step, dragan, r1, r2, wgan_gp
+
+
+def images(seed: int, n: int = 4) -> torch.Tensor:
+    return torch.randn(n, 2, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class Critic(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(7)
+        self.convolution = nn.Conv2d(2, 4, 3, padding=1)
+        self.head = nn.Linear(64, 1)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.convolution(x)).flatten(1))
+
+
+class Linear(nn.Module):
+    """D(x) = <w, x>: the gradient is w everywhere."""
+
+    def __init__(self, w: torch.Tensor) -> None:
+        super().__init__()
+        self.w = nn.Parameter(w)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * self.w).flatten(1).sum(1)
+
+
+def test_penalties_of_a_linear_critic_are_those_of_its_weight():
+    w = images(0, 1)[0]
+    critic, real, fake, norm = Linear(w), images(1), images(2), w.norm().item()
+    assert wgan_gp(critic, real, fake).item() == pytest.approx(10 * (norm - 1) ** 2, rel=1e-12)
+    assert wgan_gp(critic, real, fake, weight=3, target=2).item() == pytest.approx(3 * (norm - 2) ** 2, rel=1e-12)
+    assert wgan_gp(critic, real, fake, one_sided=True).item() == pytest.approx(10 * (norm - 1) ** 2, rel=1e-12)
+    assert wgan_gp(critic, real, fake, target=norm + 1, one_sided=True).item() == 0
+    assert r1(critic, real).item() == pytest.approx(5 * norm**2, rel=1e-12)
+    assert r2(critic, fake, gamma=1).item() == pytest.approx(norm**2 / 2, rel=1e-12)
+    assert dragan(critic, real).item() == pytest.approx(10 * (norm - 1) ** 2, rel=1e-12)
+    # d/dw of 5 |w|^2 is 10 w, and of 10 (|w| - 1)^2 is 20 (1 - 1/|w|) w.
+    torch.testing.assert_close(torch.autograd.grad(r1(critic, real), critic.w)[0], 10 * w)
+    (gradient,) = torch.autograd.grad(wgan_gp(critic, real, fake), critic.w)
+    torch.testing.assert_close(gradient, 20 * (1 - 1 / norm) * w)
+
+
+def written_out(critic: nn.Module, points: torch.Tensor, target: float) -> torch.Tensor:
+    points = points.detach().requires_grad_()
+    (gradients,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
+    return (gradients.flatten(1).norm(dim=1) - target).square().mean()
+
+
+def test_where_each_penalty_is_taken():
+    critic, real, fake = Critic().double(), images(1), images(2)
+    alpha = torch.rand(4, 1, 1, 1, dtype=torch.float64)
+    between = alpha * real + (1 - alpha) * fake
+    expected = {
+        "wgan_gp": (wgan_gp(critic, real, fake, alpha=alpha), 10 * written_out(critic, between, 1)),
+        "r1": (r1(critic, real), 5 * written_out(critic, real, 0)),
+        "r2": (r2(critic, fake), 5 * written_out(critic, fake, 0)),
+    }
+    for found, by_hand in expected.values():
+        gradients = (
+            torch.autograd.grad(loss, tuple(critic.parameters()), allow_unused=True) for loss in (found, by_hand)
+        )
+        torch.testing.assert_close(found, by_hand, rtol=1e-12, atol=0)
+        for f, e in zip(*gradients, strict=True):
+            torch.testing.assert_close(f, e, rtol=1e-10, atol=1e-14)
+
+
+def test_random_points_follow_the_seed_and_lie_where_they_should():
+    seen = []
+
+    def critic(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.detach())
+        return x.flatten(1).sum(1)
+
+    real, fake = 3 * images(1, 1000), images(2, 1000)
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        wgan_gp(critic, real, fake)
+        dragan(critic, real, noise=0.25)
+    assert torch.equal(seen[0], seen[2])
+    assert not torch.equal(seen[0], seen[4])
+    share = (seen[0] - fake) / (real - fake)
+    torch.testing.assert_close(share, share[:, :1, :1, :1].expand_as(share), rtol=1e-6, atol=1e-6)
+    # One uniform draw for each sample: mean 1/2 with standard error 1/sqrt(12 * 1000) = 0.009.
+    assert abs(share[:, 0, 0, 0].mean().item() - 0.5) < 5 / math.sqrt(12 * 1000)
+    distance = (seen[1] - real) / real.std()
+    assert distance.min() >= 0
+    assert 0.2 < distance.max() < 0.25
+    # alpha and the noise are uniform and independent: the mean is noise / 4.
+    assert abs(distance.mean().item() - 0.0625) < 5 * distance.std().item() / math.sqrt(1000)
+
+
+def test_neither_images_nor_the_generator_get_a_gradient():
+    critic = Critic().double()
+    generator = torch.ones((), dtype=torch.float64, requires_grad=True)
+    real = images(1).requires_grad_()
+    (wgan_gp(critic, real, images(2) * generator) + r2(critic, images(2) * generator) + dragan(critic, real)).backward()
+    assert generator.grad is None
+    assert real.grad is None
+    assert critic.head.weight.grad.any()
+
+
+def test_a_zero_gradient_has_a_penalty_with_gradient_zero():
+    critic = Linear(torch.zeros(2, 4, 4, dtype=torch.float64))
+    for penalty in (wgan_gp(critic, images(0), images(1)), r1(critic, images(0))):
+        (gradient,) = torch.autograd.grad(penalty, critic.w)
+        assert not gradient.any()
+
+
+@pytest.mark.parametrize("penalty", ["wgan_gp", "r1", "r2", "dragan"])
+def test_batch_norm_in_a_penalised_critic_is_refused(penalty: str):
+    def call(critic: nn.Module, **options: bool) -> torch.Tensor:
+        real = images(1).float()
+        batches = (real, images(2).float()) if penalty == "wgan_gp" else (real,)
+        return getattr(regularizers, penalty)(critic, *batches, **options)
+
+    critic = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 1))
+    with pytest.raises(ValueError, match="has batch normalisation \\(1\\), which makes the output of a sample depend"):
+        call(critic)
+    assert call(critic, allow_batch_norm=True).isfinite()
+    # With fixed statistics it is an affine map of each sample.
+    assert call(critic.eval()).isfinite()
+    critic[1] = nn.BatchNorm2d(4, track_running_stats=False).eval()
+    with pytest.raises(ValueError, match="batch normalisation"):
+        call(critic)
+    critic[1] = nn.InstanceNorm2d(4)
+    assert call(critic.train()).isfinite()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_norms_are_float32_in_half_precision_and_under_autocast(dtype: torch.dtype):
+    # 32 gradients of 300: their squares sum to 2.9 million, and float16 ends at 65,504.
+    critic = Linear(torch.full((2, 4, 4), 300.0, dtype=dtype))
+    penalty = r1(critic, images(1).to(dtype), gamma=2)
+    assert penalty.dtype == torch.float32
+    assert penalty.item() == 32 * 300.0**2
+    critic = Critic()
+    with torch.autocast("cpu", dtype=dtype):
+        penalty = wgan_gp(critic, images(1).float(), images(2).float(), alpha=torch.full((4, 1, 1, 1), 0.5))
+    assert penalty.dtype == torch.float32
+    exact = 10 * written_out(Critic(), (images(1).float() + images(2).float()) / 2, 1)
+    # A few roundings to the reduced type along the way, relative to gradients of norm about 1.
+    assert penalty.item() == pytest.approx(exact.item(), abs=10 * 8 * torch.finfo(dtype).eps)
+
+
+def test_a_gradient_that_float16_cannot_hold_is_scaled():
+    """The gradient is 2^-26; float16 ends at 2^-24. The scaler of the training step lifts it."""
+
+    class Faint(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.factor = nn.Parameter(torch.full((), 2.0**-13))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            # The product of two small factors arises in the backward pass alone.
+            return ((x.half() * self.factor.half()).flatten(1).sum(1) * self.factor.half()).float()
+
+    real = torch.ones(2, 1, 1, 1)
+    assert r1(Faint(), real).item() == 0
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    found = r1(Faint(), real, scaler=scaler)
+    assert found.item() == pytest.approx(5 * 2.0**-52, rel=1e-3)
+
+
+def test_a_scaler_changes_nothing_in_full_precision():
+    critic = Critic()
+    scaler = torch.amp.GradScaler("cpu")
+    plain, scaled = (r1(critic, images(1).float(), scaler=s) for s in (None, scaler))
+    torch.testing.assert_close(scaled, plain)
+
+
+def test_more_inputs_are_bound_by_the_caller_and_outputs_have_any_shape():
+    labels = torch.arange(4.0, dtype=torch.float64)
+
+    def patches(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return x * labels.view(-1, 1, 1, 1)
+
+    penalty = r1(lambda x: patches(x, labels), images(0), gamma=2)
+    assert penalty.item() == pytest.approx(32 * (0 + 1 + 4 + 9) / 4)
+
+
+def step(critic: nn.Module, penalty: str, real: torch.Tensor, fake: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    match penalty:
+        case "wgan_gp":
+            loss = wgan_gp(critic, real, fake, alpha=torch.full((4, 1, 1, 1), 0.25, dtype=torch.float64))
+        case "one_sided":
+            loss = wgan_gp(critic, real, fake, alpha=torch.full((4, 1, 1, 1), 0.5).double(), target=0.1, one_sided=True)
+        case "r1":
+            loss = r1(critic, real)
+        case "r2":
+            loss = r2(critic, fake)
+    loss = loss + critic(fake).mean() - critic(real).mean()
+    return loss.detach(), *torch.autograd.grad(loss, tuple(critic.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("penalty", "backend"),
+    [("wgan_gp", "inductor"), ("one_sided", "aot_eager"), ("r1", "aot_eager"), ("r2", "aot_eager")],
+)
+def test_a_compiled_step_has_the_gradients_of_the_eager_one(penalty: str, backend: str):
+    arguments = Critic().double(), penalty, images(1), images(2)
+    compiled = compile_step(step, backend=backend)(*arguments)
+    assert not torch._dynamo.config.trace_autograd_ops
+    for found, expected in zip(compiled, step(*arguments), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_dragan_compiles():
+    critic = Critic().double()
+
+    def of_dragan(real: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        loss = dragan(critic, real)
+        return loss.detach(), torch.autograd.grad(loss, critic.head.weight)[0]
+
+    assert all(t.isfinite().all() for t in compile_step(of_dragan, backend="aot_eager")(images(1)))
+
+
+def test_a_compiled_critic_or_step_that_would_lose_the_second_order_is_refused():
+    critic, real, fake = Critic().double(), images(1), images(2)
+    with pytest.raises(RuntimeError, match="compile the whole step, penalty included"):
+        step(torch.compile(critic, backend="aot_eager"), "r1", real, fake)
+    with pytest.raises(RuntimeError, match="compile the whole step, penalty included"):
+        torch.compile(step, backend="aot_eager")(critic, "wgan_gp", real, fake)
+
+
+def test_a_torch_that_cannot_trace_autograd_is_named(monkeypatch: pytest.MonkeyPatch):
+    class Config:
+        pass
+
+    monkeypatch.setattr(torch._dynamo, "config", Config())
+    with pytest.raises(RuntimeError, match="cannot compile a gradient penalty"):
+        compile_step(step)
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    yield
+    torch.compiler.reset()
