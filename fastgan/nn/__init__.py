@@ -2,5 +2,6 @@
 
 from fastgan.nn.adain import AdaIN
 from fastgan.nn.bias_act import BiasAct
+from fastgan.nn.spectral_norm import spectral_norm, spectral_norm_
 
-__all__ = ["AdaIN", "BiasAct"]
+__all__ = ["AdaIN", "BiasAct", "spectral_norm", "spectral_norm_"]

@@ -1,0 +1,340 @@
+"""Spectral normalisation (Miyato et al. 2018): weights divided by their largest singular value.
+
+W / sigma with sigma = u^T W v, where u and v approach the first singular vectors of the weight matrix by power
+iteration: u <- W v / |W v|, v <- W^T u / |W^T u|. The gradient takes u and v for constants.
+"""
+
+import sys
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+
+from fastgan.nn.recomputation import Forward, PastVectors, outside_checkpoint, recomputing
+from fastgan_kernels import power_iteration, spectral_normalize
+
+Module = TypeVar("Module", bound=nn.Module)
+
+FIRST_ITERATIONS = 15
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+NORMALISED_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+
+
+def spectral_norm(
+    module: Module, name: str = "weight", n_power_iterations: int = 1, eps: float = 1e-12, dim: int | None = None
+) -> Module:
+    """Divides a parameter by its spectral norm; :func:`torch.nn.utils.parametrizations.spectral_norm` with fused ops.
+
+    The parameter becomes a torch parametrization with the state-dict keys of torch's, so that checkpoints load both
+    ways: ``parametrizations.weight.original``, ``parametrizations.weight.0._u`` and ``..._v``. Checkpoints of the older
+    :func:`torch.nn.utils.spectral_norm` (``weight_orig``, ``weight_u``, ``weight_v``) load too. A parameter of one axis
+    is divided by its norm.
+
+    As with torch's, u and v move by ``n_power_iterations`` whenever the parameter is read in training mode (once inside
+    :func:`torch.nn.utils.parametrize.cached`). Unlike torch's, a forward that a checkpoint recomputes does not move
+    them and uses those of the forward that it repeats; inside ``torch.compile`` that holds for :func:`spectral_norm_`
+    alone.
+
+    Args:
+        module: holds the parameter; changed in place.
+        name: of the parameter.
+        n_power_iterations: for each reading, at least 1.
+        eps: least norm in the normalisation of u and v.
+        dim: the axis of the outputs, which becomes the rows of the matrix; ``None`` for 1 in transposed convolutions
+            and 0 elsewhere.
+
+    Returns:
+        ``module``.
+
+    Raises:
+        ValueError: there is no such parameter, it is uninitialised, or ``n_power_iterations`` is below 1.
+        IndexError: ``dim`` is out of range.
+        TypeError: ``module`` is no module, or the parameter is not of a real floating-point type.
+
+    The gradient has the orders of :func:`fastgan_kernels.spectral_normalize`.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"spectral_norm: module is a {type(module).__name__}, expected a torch.nn.Module")
+    weight = getattr(module, name, None)
+    if not isinstance(weight, Tensor):
+        raise ValueError(f"spectral_norm: {type(module).__name__} has no parameter or buffer {name!r}")
+    _check_weight("spectral_norm", name, weight)
+    if n_power_iterations < 1:
+        raise ValueError(f"spectral_norm: n_power_iterations is {n_power_iterations}, expected at least 1")
+    if dim is None:
+        dim = 1 if isinstance(module, TRANSPOSED) else 0
+    axes = weight.dim()
+    if not -axes <= dim < axes:
+        raise IndexError(f"spectral_norm: dim is {dim}, expected {-axes} to {axes - 1} for {name} of {axes} axes")
+    parametrize.register_parametrization(module, name, _SpectralNorm(weight, n_power_iterations, eps, dim % axes))
+    # One hook a module, however many of its parameters are normalised.
+    hooks = module._load_state_dict_pre_hooks.values()
+    if not any(getattr(hook, "hook", hook) is _take_older_keys for hook in hooks):
+        module.register_load_state_dict_pre_hook(_take_older_keys)
+    return module
+
+
+def spectral_norm_(model: Module) -> Module:
+    """Normalises every convolution and linear layer of ``model`` as one group, in place.
+
+    A forward of ``model`` runs one power iteration for all layers (in training mode) and normalises all weights, in a
+    number of launches that does not grow with the number of layers; it uses the same weights from its beginning to its
+    end, a forward of ``model`` inside it included. A layer or a part of the model that is called by itself does the
+    same for its layers one by one. Reading ``.weight`` never moves u and v, and neither does a forward that
+    :func:`torch.utils.checkpoint.checkpoint` recomputes, in either of its modes: it uses the u and v of the forward
+    that it repeats, also when others followed before the backward pass.
+
+    State dicts are those of :func:`spectral_norm` on each layer, and of torch's. Processes that begin with equal
+    weights, u and v keep them equal: ``DistributedDataParallel`` need not broadcast buffers at every forward, if the
+    models were seeded or loaded alike. As with torch's parametrizations ``copy.deepcopy`` works and pickle is refused.
+
+    Args:
+        model: its ``nn.Linear``, ``nn.Conv*d`` and ``nn.ConvTranspose*d``, subclasses included, are normalised.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        ValueError: there is no such layer, or the weight of one is uninitialised, normalised or parametrised already;
+            ``model`` is then unchanged.
+        TypeError: ``model`` is no module, or a weight is not of a real floating-point type.
+
+    The gradient has the orders of :func:`fastgan_kernels.spectral_normalize`.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"spectral_norm_: model is a {type(model).__name__}, expected a torch.nn.Module")
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, NORMALISED_LAYERS)}
+    if not layers:
+        raise ValueError(f"spectral_norm_: {type(model).__name__} has no convolution or linear layer")
+    for name, layer in layers.items():
+        weight = layer._parameters.get("weight")
+        if weight is None:
+            raise ValueError(
+                f"spectral_norm_: the weight of {name or 'the model'} is normalised or parametrised already, expected"
+                " a plain parameter"
+            )
+        _check_weight("spectral_norm_", f"the weight of {name or 'the model'}", weight)
+    for layer in layers.values():
+        spectral_norm(layer)
+        layer.parametrizations["weight"][0].grouped = True
+        layer.register_forward_pre_hook(_iterate_where_alone)
+    group = _Group(tuple(tuple(name.split(".")) if name else () for name in layers))
+    model.register_forward_pre_hook(group.begin, prepend=True)
+    model.register_forward_hook(group.end, always_call=True)
+    return model
+
+
+def _check_weight(op: str, name: str, weight: Tensor) -> None:
+    if is_lazy(weight):
+        raise ValueError(f"{op}: {name} is uninitialised, run the model once before")
+    if not weight.is_floating_point():
+        raise TypeError(f"{op}: {name} is {weight.dtype}, expected a real floating-point type")
+
+
+class _SpectralNorm(nn.Module):
+    """The parametrization of one weight, with the buffers of torch's."""
+
+    _u: Tensor
+    _v: Tensor
+
+    def __init__(self, weight: Tensor, n_power_iterations: int, eps: float, dim: int) -> None:
+        super().__init__()
+        self.n_power_iterations = n_power_iterations
+        self.eps = eps
+        self.dim = dim
+        # In a group u and v move with the forward of the root, not with each reading.
+        self.grouped = False
+        self.running: _Running | None = None
+        self.normalised: Tensor | None = None
+        self.past = PastVectors()
+        if weight.dim() > 1:
+            matrix = self.matrix(weight.detach())
+            for name, size in zip(("_u", "_v"), matrix.shape, strict=True):
+                start = matrix.new_empty(size).normal_()
+                self.register_buffer(name, nn.functional.normalize(start, dim=0, eps=eps))
+            power_iteration([matrix], [self._u], [self._v], n_iterations=FIRST_ITERATIONS, eps=eps)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if weight.dim() == 1:
+            return nn.functional.normalize(weight, dim=0, eps=self.eps)
+        u, v = self._u, self._v
+        if self.is_running():
+            forward = self.running.forward
+            if forward is not None and forward.may_contain_checkpoint_here():
+                self.keep_vectors(forward)
+            # A part of the forward may switch gradients on that the root began without.
+            if self.normalised.requires_grad or not (weight.requires_grad and torch.is_grad_enabled()):
+                return self.normalised
+        elif recomputing():
+            u, v = self.past.find(root_runs_again=False) or (u, v)
+        else:
+            if self.training and not self.grouped:
+                self.iterate(weight)
+            if not torch.compiler.is_compiling():
+                forward = Forward(whole=False)
+                if forward.may_be_checkpointed():
+                    self.keep_vectors(forward)
+        with outside_checkpoint():
+            (normalised,) = spectral_normalize([self.matrix(weight)], [u.clone()], [v.clone()])
+            return self.like_weight(normalised, weight)
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        return value
+
+    def iterate(self, weight: Tensor) -> None:
+        with outside_checkpoint():
+            matrix = self.matrix(weight.detach())
+            power_iteration([matrix], [self._u], [self._v], n_iterations=self.n_power_iterations, eps=self.eps)
+
+    def keep_vectors(self, forward: Forward) -> None:
+        if not self.past.has(forward):
+            with outside_checkpoint():
+                self.past.keep(forward, self._u.clone(), self._v.clone())
+
+    def is_running(self) -> bool:
+        """Whether this runs inside a forward of the root, which has normalised the weight."""
+        return self.running is not None and self.running.is_on_the_stack()
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        return weight.movedim(self.dim, 0).flatten(1)
+
+    def like_weight(self, matrix: Tensor, weight: Tensor) -> Tensor:
+        return matrix.reshape(weight.movedim(self.dim, 0).shape).movedim(0, self.dim)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, n_power_iterations={self.n_power_iterations}, eps={self.eps}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies begin outside of any forward."""
+        return {**self.__dict__, "running": None, "normalised": None, "past": PastVectors()}
+
+
+class _Running:
+    """A forward of the root that is under way."""
+
+    def __init__(self, forward: Forward | None, frame: FrameType | None) -> None:
+        self.forward = forward
+        self.frame = frame
+        self.inner_forwards = 0
+
+    def is_on_the_stack(self) -> bool:
+        """Ctrl-C leaves a forward without the hooks at its end; so what they should have ended is told by the stack."""
+        if self.frame is None or torch.compiler.is_compiling():
+            return True
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame is not self.frame:
+            frame = frame.f_back
+        return frame is not None
+
+
+class _Group:
+    """The hooks of the root. They hold the names of the layers alone, so that copies of the root find their own."""
+
+    def __init__(self, layers: tuple[tuple[str, ...], ...]) -> None:
+        self.layers = layers
+
+    def begin(self, root: nn.Module, args: Any) -> None:
+        """Moves u and v, and hands every layer its weight for the forward that begins."""
+        weights = list(self._weights(root))
+        if not weights:
+            return
+        running = weights[0][0].running
+        if running is not None and running.is_on_the_stack():
+            running.inner_forwards += 1
+            return
+        compiling = torch.compiler.is_compiling()
+        forward = None if compiling or recomputing() else Forward(whole=True)
+        running = _Running(forward, None if compiling else sys._getframe(1))
+        alike: dict[Any, list[tuple[_SpectralNorm, Tensor]]] = {}
+        for norm, weight in weights:
+            key = (weight.device, weight.dtype, norm.n_power_iterations, norm.eps)
+            alike.setdefault(key, []).append((norm, weight))
+        with outside_checkpoint():
+            for some in alike.values():
+                self._normalise(some, running)
+
+    def end(self, root: nn.Module, args: Any, output: Any) -> None:
+        for norm, _ in self._weights(root):
+            running = norm.running
+            if running is not None and running.inner_forwards:
+                running.inner_forwards -= 1
+                return
+            if running is not None and running.forward is not None:
+                running.forward.finish()
+            norm.running = norm.normalised = None
+
+    def _weights(self, root: nn.Module) -> Iterator[tuple["_SpectralNorm", Tensor]]:
+        for path in self.layers:
+            layer: Any = root
+            for name in path:
+                layer = getattr(layer, name, None)
+            norm = _norm_of(layer)
+            if norm is not None:
+                yield norm, layer.parametrizations["weight"].original
+
+    def _normalise(self, weights: list[tuple["_SpectralNorm", Tensor]], running: "_Running") -> None:
+        norms = [norm for norm, _ in weights]
+        matrices = [norm.matrix(weight) for norm, weight in weights]
+        us, vs = [norm._u for norm in norms], [norm._v for norm in norms]
+        if recomputing():
+            past = [norm.past.find(root_runs_again=True) or (norm._u, norm._v) for norm in norms]
+            us, vs = [u for u, _ in past], [v for _, v in past]
+        else:
+            moving = [i for i, norm in enumerate(norms) if norm.training]
+            if moving:
+                power_iteration(
+                    [matrices[i].detach() for i in moving],
+                    [us[i] for i in moving],
+                    [vs[i] for i in moving],
+                    n_iterations=norms[0].n_power_iterations,
+                    eps=norms[0].eps,
+                )
+            if running.forward is not None and running.forward.may_be_checkpointed():
+                copies = torch.cat(us + vs).split([vector.numel() for vector in us + vs])
+                for norm, u, v in zip(norms, copies[: len(norms)], copies[len(norms) :], strict=True):
+                    norm.past.keep(running.forward, u, v)
+        normalised = spectral_normalize(matrices, [u.clone() for u in us], [v.clone() for v in vs])
+        for (norm, weight), matrix in zip(weights, normalised, strict=True):
+            norm.running, norm.normalised = running, norm.like_weight(matrix, weight)
+
+
+def _norm_of(layer: nn.Module | None) -> _SpectralNorm | None:
+    """The parametrization of a layer of a group, unless it was replaced or its parametrization was removed."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return None
+    norm = layer.parametrizations["weight"][0]
+    return norm if isinstance(norm, _SpectralNorm) and norm.grouped else None
+
+
+def _iterate_where_alone(layer: nn.Module, args: Any) -> None:
+    norm = _norm_of(layer)
+    if norm is not None and norm.training and not norm.is_running():
+        weight = layer.parametrizations["weight"].original
+        _iterate_unless_recomputing(norm, weight, compiled=torch.compiler.is_compiling())
+
+
+# Whether this is a recomputation is known when the code runs, not when it is compiled.
+@torch.compiler.disable
+def _iterate_unless_recomputing(norm: _SpectralNorm, weight: Tensor, *, compiled: bool) -> None:
+    if not recomputing():
+        norm.iterate(weight)
+    elif compiled:
+        raise RuntimeError(
+            "spectral_norm_: a checkpoint recomputes a compiled part of the model, which does not know the u and v of"
+            " the forward that is repeated; compile the model as a whole"
+        )
+
+
+def _take_older_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    """Lets checkpoints of the hooks of torch.nn.utils.spectral_norm load."""
+    if not parametrize.is_parametrized(module):
+        return
+    for name, norms in module.parametrizations.items():
+        if isinstance(norms[0], _SpectralNorm):
+            for older, key in (("orig", "original"), ("u", "0._u"), ("v", "0._v")):
+                if f"{prefix}{name}_{older}" in state_dict:
+                    state_dict[f"{prefix}parametrizations.{name}.{key}"] = state_dict.pop(f"{prefix}{name}_{older}")

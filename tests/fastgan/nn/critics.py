@@ -1,0 +1,56 @@
+"""A critic with every kind of place a normalised layer can be in."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm as torch_spectral_norm
+
+from fastgan.nn import spectral_norm, spectral_norm_
+
+LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+
+
+class Critic(nn.Module):
+    """``run_trunk`` calls the trunk on the features: plainly, or as a test likes."""
+
+    run_trunk: Callable[[nn.Module, Tensor], Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.2))
+        self.trunk = nn.Sequential(
+            nn.Conv2d(4, 4, 3, padding=1), nn.LeakyReLU(0.2), nn.ConvTranspose2d(4, 2, 3), nn.LeakyReLU(0.2)
+        )
+        self.head = nn.Linear(2 * 8 * 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        trunk = self.trunk
+        x = self.run_trunk(trunk, x) if hasattr(self, "run_trunk") else trunk(x)
+        return self.head(x.flatten(1))
+
+
+def normalised(how: str, model: nn.Module | None = None) -> nn.Module:
+    """A critic in float64 whose layers are normalised by ``how``: torch, single or group; equal for all three."""
+    torch.manual_seed(3)
+    model = Critic().double() if model is None else model
+    torch.manual_seed(4)
+    if how == "group":
+        return spectral_norm_(model)
+    for layer in list(model.modules()):
+        if isinstance(layer, LAYERS):
+            {"torch": torch_spectral_norm, "single": spectral_norm}[how](layer)
+    return model
+
+
+def images(seed: int, n: int = 2) -> Tensor:
+    return torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def vectors(model: nn.Module) -> list[Tensor]:
+    return [value.clone() for key, value in model.state_dict().items() if key.endswith(("._u", "._v"))]
+
+
+def gradients(model: nn.Module) -> list[Tensor]:
+    return [parameter.grad.clone() for parameter in model.parameters()]

@@ -1,0 +1,216 @@
+"""Checkpoints repeat a forward with the u and v of that forward, whatever moved them since."""
+
+import copy
+
+import pytest
+import torch
+from critics import gradients, images, normalised, vectors
+from torch import nn
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+from fastgan.nn import recomputation, spectral_norm, spectral_norm_
+from fastgan_kernels import use_backend
+
+HOW = pytest.mark.parametrize("how", ["group", "single"])
+MODES = pytest.mark.parametrize("reentrant", [False, True], ids=["non-reentrant", "reentrant"])
+
+
+@pytest.fixture(params=["auto", "triton"])
+def backend(request: pytest.FixtureRequest):
+    with use_backend(request.param):
+        yield request.param
+
+
+def step(model: nn.Module, call=None) -> list[torch.Tensor]:
+    """Two forwards before a backward, then one of each, with a parameter update between."""
+    call = model if call is None else call
+    real, fake = images(0).requires_grad_(), images(1).requires_grad_()
+    (call(fake).mean() - call(real).square().mean()).backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 0.1 * parameter.grad
+    call(real).square().mean().backward()
+    return gradients(model) + vectors(model)
+
+
+def assert_equal(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
+
+
+@HOW
+@MODES
+def test_a_checkpoint_inside_the_forward(how: str, reentrant: bool, backend: str):
+    model = normalised(how)
+    expected = step(copy.deepcopy(model))
+    model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=reentrant)
+    assert_equal(step(model), expected)
+
+
+@HOW
+@MODES
+def test_a_checkpoint_around_the_forward(how: str, reentrant: bool, backend: str):
+    model = normalised(how)
+    expected = step(copy.deepcopy(model))
+    assert_equal(step(model, lambda x: checkpoint(model, x, use_reentrant=reentrant)), expected)
+
+
+@HOW
+@MODES
+def test_a_checkpoint_around_two_forwards(how: str, reentrant: bool):
+    model = normalised(how)
+    twin = copy.deepcopy(model)
+
+    def loss(model: nn.Module, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+        return model(fake).mean() - model(real).square().mean()
+
+    real, fake = images(0).requires_grad_(), images(1).requires_grad_()
+    for _ in range(2):
+        loss(twin, real, fake).backward()
+        checkpoint(loss, model, real, fake, use_reentrant=reentrant).backward()
+        assert_equal(gradients(model) + vectors(model), gradients(twin) + vectors(twin))
+
+
+@HOW
+@MODES
+def test_a_layer_that_is_called_twice(how: str, reentrant: bool):
+    """In a checkpoint, once each in two, and by itself outside of the root's forward."""
+
+    class Twice(nn.Module):
+        run = staticmethod(lambda f, x: f(x))
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.run(lambda x: torch.tanh(self.layer(torch.tanh(self.layer(x)))), x)
+            return self.head(self.run(self.layer, x))
+
+    torch.manual_seed(5)
+    model = Twice().double()
+    model = spectral_norm_(model) if how == "group" else model
+    if how == "single":
+        spectral_norm(model.layer)
+    twin = copy.deepcopy(model)
+    model.run = lambda f, x: checkpoint(f, x, use_reentrant=reentrant)
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    for each in (twin, model):
+        alone = each.run(lambda x, each=each: each.layer(torch.tanh(each.layer(x))), x)
+        (each(x).mean() + each(2 * x).square().mean() + alone.square().mean()).backward()
+    assert_equal(gradients(model) + vectors(model), gradients(twin) + vectors(twin))
+
+
+@HOW
+@pytest.mark.parametrize("outer", [False, True])
+@pytest.mark.parametrize("inner", [False, True])
+def test_nested_checkpoints_are_right_or_refused(how: str, inner: bool, outer: bool):
+    model = normalised(how)
+    expected = step(copy.deepcopy(model))
+    model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=inner)
+    call = lambda x: checkpoint(model, x, use_reentrant=outer)  # noqa: E731
+    if outer or (inner and how == "single"):
+        with pytest.raises(RuntimeError, match="reentrant checkpoints are nested"):
+            step(model, call)
+    else:
+        assert_equal(step(model, call), expected)
+
+
+@HOW
+def test_a_double_backward_through_a_checkpoint(how: str, backend: str):
+    """torch allows it for the non-reentrant form."""
+    model = normalised(how)
+    twin = copy.deepcopy(model)
+    model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=False)
+    for each in (model, twin):
+        x = images(0).requires_grad_()
+        on_real, on_fake = each(x), each(images(1))
+        (gradient,) = torch.autograd.grad(on_real.sum(), x, create_graph=True)
+        ((gradient.flatten(1).norm(dim=1) - 1).square().mean() + on_fake.mean()).backward()
+    assert_equal(gradients(model) + vectors(model), gradients(twin) + vectors(twin))
+
+
+@HOW
+def test_a_kept_graph_is_recomputed_at_each_backward(how: str):
+    model = normalised(how)
+    twin = copy.deepcopy(model)
+    for each, covered in ((model, True), (twin, False)):
+        loss = checkpoint(each, images(0), use_reentrant=False) if covered else each(images(0))
+        each(images(1))
+        loss.sum().backward(retain_graph=True)
+        loss.square().sum().backward()
+    assert_equal(gradients(model) + vectors(model), gradients(twin) + vectors(twin))
+
+
+@HOW
+def test_a_selective_checkpoint(how: str):
+    model = normalised(how)
+    expected = step(copy.deepcopy(model))
+    keep = [torch.ops.aten.convolution.default]
+    model.run_trunk = lambda trunk, x: checkpoint(
+        trunk, x, use_reentrant=False, context_fn=lambda: create_selective_checkpoint_contexts(keep)
+    )
+    assert_equal(step(model), expected)
+
+
+@HOW
+@MODES
+def test_a_checkpoint_under_other_hooks(how: str, reentrant: bool):
+    model = normalised(how)
+    expected = step(copy.deepcopy(model))
+    inside = copy.deepcopy(model)
+    inside.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=reentrant)
+    with torch.autograd.graph.save_on_cpu():
+        assert_equal(step(inside), expected)
+        assert_equal(step(model, lambda x: checkpoint(model, x, use_reentrant=reentrant)), expected)
+
+
+@HOW
+@MODES
+def test_a_forward_that_is_too_long_ago_is_refused(how: str, reentrant: bool):
+    model = normalised(how)
+    model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=reentrant)
+    losses = [model(images(0).requires_grad_()).sum() for _ in range(recomputation.KEPT_FORWARDS + 1)]
+    sum(losses[1:]).backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="more than 16 forwards ago"):
+        losses[0].backward()
+
+
+def test_nothing_is_kept_without_a_checkpoint():
+    model = normalised("group")
+    step(model)
+    assert all(len(module.past) == 0 for module in model.modules() if hasattr(module, "past"))
+
+
+def test_forwards_in_evaluation_mode_are_repeated_with_their_own_vectors():
+    model = normalised("group")
+    twin = copy.deepcopy(model)
+    model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=True)
+    for each in (model, twin):
+        judged = each.eval()(images(0).requires_grad_())
+        trained = each.train()(images(1).requires_grad_())
+        (judged.mean() + trained.square().mean()).backward()
+    assert_equal(gradients(model) + vectors(model), gradients(twin) + vectors(twin))
+
+
+@pytest.fixture
+def fresh_compiler():
+    yield
+    torch.compiler.reset()
+
+
+def test_a_checkpoint_in_a_compiled_model(fresh_compiler: None):
+    model = normalised("group")
+    expected = step(copy.deepcopy(model))
+    model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=False)
+    assert_equal(step(model, torch.compile(model, backend="aot_eager")), expected)
+
+
+@MODES
+def test_a_checkpoint_of_a_compiled_part_is_refused(reentrant: bool, fresh_compiler: None):
+    """What is compiled cannot know which forward it repeats."""
+    model = normalised("group")
+    model.trunk = torch.compile(model.trunk, backend="aot_eager")
+    model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=reentrant)
+    with pytest.raises(RuntimeError, match="compile the model as a whole"):
+        step(model)
