@@ -16,7 +16,13 @@ ROOT = Path(__file__).parents[1]
 KERNELS = "kernels/fastgan_kernels"
 
 
-VALUES = ("test_every_op.py", "test_bias_act.py", "test_adain.py", "test_backend.py")
+VALUES = (
+    "test_every_op.py",
+    "test_bias_act.py",
+    "test_adain.py",
+    "test_minibatch_discrimination.py",
+    "test_backend.py",
+)
 
 
 class Break(NamedTuple):
@@ -149,6 +155,26 @@ BREAKS = (
         "differentiable.py",
         "return recorded and",
         "return False and",
+    ),
+    Break(
+        "pairs: no gradient through the outputs of the other samples",
+        "minibatch_discrimination.py",
+        "(g_i + g_j) * tl.exp(-distance)",
+        "g_i * tl.exp(-distance)",
+    ),
+    Break("pairs: a tie has a sign", "minibatch_discrimination.py", "(difference > 0)", "(difference >= 0)"),
+    Break(
+        "pairs: the distance is that of the first chunk of components",
+        "minibatch_discrimination.py",
+        "for start in range(0, components, BLOCK_C):",
+        "for start in range(0, BLOCK_C, BLOCK_C):",
+    ),
+    Break(
+        "pairs: rows of samples counted in 32 bits",
+        "minibatch_discrimination.py",
+        "j * kernels.to(tl.int64)",
+        "j * kernels",
+        ("test_compiled.py",),
     ),
     Break(
         "addresses: 32 bits",

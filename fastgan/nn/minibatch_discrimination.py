@@ -1,0 +1,55 @@
+"""Minibatch discrimination: a discriminator that sees how alike the samples of a batch are."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fastgan_kernels import minibatch_discrimination
+
+
+class MinibatchDiscrimination(nn.Module):
+    """Appends to each sample's features how close it lies to the batch (Salimans et al. 2016, section 3.2).
+
+    The features are projected by a learned tensor T to ``num_kernels`` vectors of ``kernel_dim`` components, and for
+    each of these kernels exp(-L1 distance) is summed over the samples of the batch, the sample itself included.
+
+    The layer couples the samples of a batch. The gradient of one sample's output with respect to the inputs is then not
+    its own alone, so per-sample gradient penalties (WGAN-GP, R1, R2, DRAGAN) no longer penalise what they are defined
+    on: they take the gradient of the sum of the outputs, to which every sample's distances contribute.
+
+    ``weight`` begins normal with standard deviation sqrt(pi / in_features) / (2 * kernel_dim): the expected distance of
+    two samples with independent features of unit variance is then 1, where exp(-distance) neither vanishes nor
+    saturates. The paper leaves it open.
+
+    Args:
+        in_features: A, of the features.
+        num_kernels: B.
+        kernel_dim: C.
+
+    Shape:
+        [N, in_features] to [N, in_features + num_kernels].
+
+    Raises:
+        ValueError: for an input of another shape.
+    """
+
+    def __init__(self, in_features: int, num_kernels: int, kernel_dim: int) -> None:
+        super().__init__()
+        self.num_kernels = num_kernels
+        self.kernel_dim = kernel_dim
+        self.weight = nn.Parameter(torch.empty(in_features, num_kernels * kernel_dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=math.sqrt(math.pi / self.weight.shape[0]) / (2 * self.kernel_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.weight.shape[0]
+        if x.dim() != 2 or x.shape[1] != features:
+            raise ValueError(f"MinibatchDiscrimination: x has shape {list(x.shape)}, expected [N, {features}]")
+        m = (x @ self.weight).unflatten(1, (self.num_kernels, self.kernel_dim))
+        return torch.cat([x, minibatch_discrimination(m)], dim=1)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, num_kernels={self.num_kernels}, kernel_dim={self.kernel_dim}"

@@ -1,0 +1,68 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastgan.nn import BiasAct, MinibatchDiscrimination
+from fastgan_kernels import use_backend
+
+
+def _as_in_the_paper(x: Tensor, weight: Tensor, kernels: int) -> Tensor:
+    """Salimans et al. 2016, section 3.2, with the tensor T [A, B, C]."""
+    m = torch.einsum("na,abc->nbc", x, weight.view(x.shape[1], kernels, -1))
+    c = torch.exp(-(m[:, None] - m[None]).abs().sum(3))
+    return torch.cat([x, c.sum(1)], dim=1)
+
+
+def test_appends_the_similarities_of_the_paper():
+    layer = MinibatchDiscrimination(6, num_kernels=4, kernel_dim=3).double()
+    x = torch.randn(5, 6, dtype=torch.float64)
+    y = layer(x)
+    assert y.shape == (5, 10)
+    torch.testing.assert_close(y, _as_in_the_paper(x, layer.weight, 4))
+    assert [(name, p.shape) for name, p in layer.named_parameters()] == [("weight", (6, 12))]
+    assert repr(layer) == "MinibatchDiscrimination(6, num_kernels=4, kernel_dim=3)"
+
+
+@pytest.mark.parametrize("kernel_dim", [1, 16])
+@pytest.mark.parametrize("in_features", [32, 512])
+def test_samples_begin_at_a_distance_of_one(in_features: int, kernel_dim: int):
+    torch.manual_seed(0)
+    layer = MinibatchDiscrimination(in_features, 200, kernel_dim)
+    m = (torch.randn(60, in_features) @ layer.weight).detach().view(60, 200, kernel_dim)
+    distance = (m[:30] - m[30:]).abs().sum(2)
+    assert 0.95 < distance.mean() < 1.05
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_r1_of_a_critic_with_the_layer(backend: str):
+    """The gradient of the penalty reaches every parameter as it does in plain torch."""
+    torch.manual_seed(0)
+    critic = nn.Sequential(
+        nn.Linear(5, 8, bias=False), BiasAct(8), MinibatchDiscrimination(8, 3, 4), nn.Linear(11, 1)
+    ).double()
+    first, act, similar, last = critic
+
+    def plain(x: Tensor) -> Tensor:
+        h = nn.functional.leaky_relu(x @ first.weight.T + act.bias, 0.2)
+        return last(_as_in_the_paper(h, similar.weight, 3))
+
+    x = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
+    results = []
+    with use_backend(backend):
+        for f in (critic, plain):
+            (gradient,) = torch.autograd.grad(f(x).square().sum(), x, create_graph=True)
+            results.append(torch.autograd.grad(gradient.square().sum(), tuple(critic.parameters())))
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
+    assert all(g.any() for g in results[0])
+
+
+def test_the_samples_of_a_batch_are_coupled():
+    x = torch.randn(3, 6, requires_grad=True)
+    (gradient,) = torch.autograd.grad(MinibatchDiscrimination(6, 4, 3)(x)[0].sum(), x)
+    assert gradient[1:].any()
+
+
+@pytest.mark.parametrize("shape", [(6,), (3, 5), (3, 6, 1)])
+def test_another_shape_is_refused(shape: tuple[int, ...]):
+    with pytest.raises(ValueError, match=r"^MinibatchDiscrimination: x has shape \[.*\], expected \[N, 6\]$"):
+        MinibatchDiscrimination(6, 4, 3)(torch.zeros(shape))
