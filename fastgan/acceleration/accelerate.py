@@ -1,0 +1,250 @@
+"""The one call: find, swap, check, report."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastgan.acceleration.activation import PassThrough, find_pairs, is_activation, recipe_of
+from fastgan.acceleration.fixed import is_candidate, recognise_fixed
+from fastgan.acceleration.report import Left, Report, Swapped
+from fastgan.acceleration.rewriting import is_rewritten
+from fastgan.acceleration.running import difference, measure
+from fastgan.acceleration.style import INSTANCE_NORMS, recognise_adain
+from fastgan.acceleration.swaps import Converter, Swap, convert, is_mapped, replacement, rewriting
+from fastgan.acceleration.tracing import is_torch_layer, trace_model
+from fastgan_kernels import backend_of
+
+
+def accelerate(
+    model: nn.Module,
+    *,
+    mapping: Mapping[type[nn.Module], Converter] | None = None,
+    example_inputs: Sequence[Any] | None = None,
+    check: bool = False,
+    dry_run: bool = False,
+) -> Report:
+    """Swaps what it recognises in ``model`` for fused ops, in place.
+
+    Recognised are
+
+    - a convolution or linear layer with a bias and the ``nn.ReLU`` or ``nn.LeakyReLU`` module behind it
+      (:func:`fastgan_kernels.bias_act`);
+    - a module that normalises each plane and then scales and shifts it by a style (:func:`fastgan_kernels.adain`);
+    - a module that is pixel norm, minibatch standard deviation or blur (:func:`fastgan_kernels.pixel_norm`,
+      :func:`~fastgan_kernels.minibatch_stddev`, :func:`~fastgan_kernels.upfirdn2d`).
+
+    Parameters stay the same objects, and buffers, hooks, state-dict keys, modes and ``requires_grad`` stay as they are:
+    optimisers built before go on, and checkpoints load both ways. Copies and pickles of the model keep the swaps. The
+    swapped modules hold to what the forward of the model does with them now, as traced: a layer with its activation,
+    called alone, gives the activated output, and its activation gives back its input. Call this before
+    ``torch.compile``; call it again after changing the structure of the model.
+
+    Args:
+        model: any module.
+        mapping: for classes of the user's own, functions from a module to its replacement, or to ``None`` to leave it.
+            A replacement holds the same parameters and buffers under the same names. It comes before all else, and
+            gets the module's hooks and mode.
+        example_inputs: positional arguments of the model, for ``check``.
+        check: compare outputs, gradients in inputs and parameters, and gradients of those, before and after, in float64
+            where the model runs in it. A swap after which they differ by more than rounding is undone and reported.
+            Changes no buffer and no state of a random number generator.
+        dry_run: change nothing, and report what would be swapped.
+
+    Returns:
+        What was swapped, what was left and why, and on what the ops run. On the CPU that is plain torch, and nothing
+        is faster.
+
+    Raises:
+        TypeError: if ``model`` or what a converter returns is no module.
+        ValueError: for ``check`` without ``example_inputs`` or with ``dry_run``, and for a replacement with other
+            parameters, buffers or keys.
+        Exception: what the model raises on ``example_inputs`` before any swap. The model is then as it was.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"accelerate: model is a {type(model).__name__}, expected a torch.nn.Module")
+    if check and example_inputs is None:
+        raise ValueError("accelerate: check=True needs example_inputs, the positional arguments of the model")
+    if check and dry_run:
+        raise ValueError("accelerate: check=True and dry_run=True exclude each other, for a check needs the swaps")
+    tensor = next((t for t in (*model.parameters(), *model.buffers())), torch.empty(0))
+    backend = backend_of("bias_act", tensor)
+    plan = _Plan(model, dict(mapping or {}))
+    verdict = None
+    if check:
+        verdict = _apply_checked(plan, tuple(example_inputs))
+    elif not dry_run:
+        _apply(plan.swaps)
+    return Report(tuple(s.told for s in plan.swaps), tuple(plan.told_left()), backend, dry_run, verdict)
+
+
+class _Plan:
+    """What to swap in a model and what to leave. Making it changes nothing."""
+
+    def __init__(self, model: nn.Module, mapping: dict[type[nn.Module], Converter]) -> None:
+        self.model = model
+        self.swaps: list[Swap] = []
+        self._left: list[tuple[nn.Module, Left]] = []
+        self._paths = {module: path or "(model)" for path, module in model.named_modules()}
+        # Modules that are swapped or spoken for, which stay whole in the traces.
+        self._closed: set[nn.Module] = set()
+        self._find_closed()
+        self._find_mapped(mapping)
+        self._find_functions()
+        self._find_activations()
+        order = {module: i for i, module in enumerate(self._paths)}
+        self.swaps.sort(key=lambda swap: order[swap.module])
+        self._left.sort(key=lambda entry: order[entry[0]])
+
+    def told_left(self) -> list[Left]:
+        return [left for _, left in self._left]
+
+    def leave(self, module: nn.Module, why: str, what: str | None = None) -> None:
+        self._left.append((module, Left(self._paths[module], what or type(module).__name__, why)))
+
+    def _swap(self, module: nn.Module, by: str, steps: list[Any], what: str | None = None) -> None:
+        told = Swapped(self._paths[module], what or type(module).__name__, by)
+        self.swaps.append(Swap(module, told, steps))
+
+    def _open_modules(self) -> list[nn.Module]:
+        return [module for module in self._paths if module not in self._closed]
+
+    def _find_closed(self) -> None:
+        for module in self._paths:
+            if module in self._closed:
+                continue
+            why = _why_closed(module)
+            if why is not None:
+                self._closed.update(module.modules())
+                self.leave(module, why)
+
+    def _find_mapped(self, mapping: dict[type[nn.Module], Converter]) -> None:
+        for module in self._open_modules():
+            if module in self._closed or not is_mapped(module, mapping):
+                continue
+            if module is self.model:
+                self.leave(module, "the model itself cannot be replaced in place")
+                continue
+            new = convert(module, self._paths[module], mapping)
+            if new is None:
+                self.leave(module, "its converter left it")
+            else:
+                step = replacement(self.model, module, new)
+                self._swap(module, f"{type(new).__name__}, by its converter", [step])
+            self._closed.update(module.modules())
+
+    def _find_functions(self) -> None:
+        for module in self._open_modules():
+            if is_torch_layer(module) or isinstance(module, nn.Sequential):
+                continue
+            found = recognise_adain(module)
+            if found is None and is_candidate(module):
+                found = recognise_fixed(module)
+            if found is None:
+                if not list(module.children()):
+                    self.leave(module, "not recognised; a mapping can name its replacement")
+                continue
+            if isinstance(found, str):
+                self.leave(module, found)
+            else:
+                self._swap(module, str(found), [rewriting(module, found)])
+                self._closed.add(module)
+            # A norm inside has been spoken of with it.
+            self._closed.update(m for m in module.modules() if isinstance(m, INSTANCE_NORMS))
+        for module in self._open_modules():
+            if isinstance(module, INSTANCE_NORMS):
+                self.leave(module, _why_alone(module))
+
+    def _find_activations(self) -> None:
+        activations = [module for module in self._open_modules() if is_activation(module)]
+        flow = trace_model(self.model, self._closed)
+        pairs = find_pairs(activations, flow, self._paths.__getitem__)
+        for module, why in pairs.why_not.items():
+            self.leave(module, why)
+        for activation, layers in pairs.layers.items():
+            recipe = recipe_of(activation)
+            # An activation that several layers share passes for all of them or for none.
+            first, path = layers[0], self._paths[activation]
+            names = ", ".join(f"`{self._paths[layer]}`" for layer in layers)
+            steps = [rewriting(layer, recipe) for layer in layers]
+            steps.append(rewriting(activation, PassThrough(names)))
+            also = f" and {names.split(', ', 1)[1]}" if len(layers) > 1 else ""
+            what = f"{type(first).__name__}{also} + {type(activation).__name__} `{path}`"
+            self._swap(first, str(recipe), steps, what)
+
+
+def _why_closed(module: nn.Module) -> str | None:
+    if isinstance(module, torch.jit.ScriptModule):
+        return "it is a ScriptModule, whose code is fixed"
+    if isinstance(module, torch._dynamo.OptimizedModule) or module._compiled_call_impl is not None:
+        return "it is compiled; accelerate it before torch.compile"
+    if is_rewritten(module):
+        return "it is accelerated already"
+    if type(module).__module__.startswith("fastgan.nn"):
+        return "it is a layer of fastgan already"
+    return None
+
+
+def _why_alone(norm: nn.Module) -> str:
+    if norm.affine:
+        return "it has a scale and shift of its own (affine=True), which do not come from a style"
+    if norm.track_running_stats:
+        return "it keeps running statistics"
+    return "no scale and shift by a style are found in one module with it"
+
+
+def _apply(swaps: Sequence[Swap]) -> None:
+    done: list[Swap] = []
+    try:
+        for swap in swaps:
+            swap.apply()
+            done.append(swap)
+    except BaseException:
+        for swap in reversed(done):
+            swap.undo()
+        raise
+
+
+def _apply_checked(plan: _Plan, args: tuple[Any, ...]) -> str:
+    """Applies the swaps that change nothing; the others are left. Returns what was found."""
+    model = plan.model
+    dtype: torch.dtype | None = torch.float64
+    try:
+        before = measure(model, args, dtype=dtype)
+    except Exception:  # the model's code may fix a type
+        dtype = None
+        before = measure(model, args, dtype=dtype)
+
+    def compare() -> tuple[float, str | None]:
+        try:
+            return difference(before, measure(model, args, dtype=dtype))
+        except Exception as error:
+            return float("inf"), f"the model fails: {error}"
+
+    undone = 0
+    try:
+        _apply(plan.swaps)
+        worst, complaint = compare()
+        if complaint:
+            kept: list[Swap] = []
+            for swap in reversed(plan.swaps):
+                swap.undo()
+            for swap in plan.swaps:
+                swap.apply()
+                worst_here, complaint = compare()
+                if complaint:
+                    swap.undo()
+                    undone += 1
+                    plan.leave(swap.module, f"undone by the check: {complaint}", swap.told.what)
+                else:
+                    worst = worst_here
+                    kept.append(swap)
+            plan.swaps[:] = kept
+    except BaseException:
+        for swap in reversed(plan.swaps):
+            swap.undo()
+        raise
+    orders = "outputs, first- and second-order gradients" if before.second is not None else "outputs and gradients"
+    where = "float64" if dtype else "the model's own types, as it does not run in float64"
+    return f"{orders} agree in {where}, largest relative difference {worst:.1e}; {undone} swaps undone"

@@ -1,0 +1,258 @@
+"""Pixel norm, minibatch standard deviation and blur: modules without parameters, functions of one tensor.
+
+They are recognised by what they compute. A candidate runs on random inputs of several sizes, ranks and variances in
+float64; the constants of the op (eps, group size, padding) follow from its answers, and it is swapped where values and
+gradients agree on all of them. Numbers alone would not show a clamp that was out of reach, so what it executes must
+also be made of analytic operations.
+"""
+
+import inspect
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from fastgan.acceleration.rewriting import Recipe, why_not_rewritable
+from fastgan.acceleration.running import fixed_random_state, scratch_values, unobserved, why_not_equal
+from fastgan_kernels import minibatch_stddev, pixel_norm, upfirdn2d
+
+_WHOLE_BATCH = 2**30
+# ATen operations that are analytic where they have a derivative, or only make and move elements.
+_ANALYTIC = frozenset(
+    """
+    add sub rsub mul div pow sqrt rsqrt square reciprocal neg mean sum var std var_mean std_mean linalg_vector_norm
+    view reshape _reshape_alias _unsafe_view expand clone permute transpose t unsqueeze squeeze repeat cat stack slice
+    select flip constant_pad_nd alias detach convolution ones zeros full new_zeros new_ones new_full ones_like
+    zeros_like empty empty_like new_empty copy fill arange lift_fresh_copy _to_copy
+    """.split()  # noqa: SIM905
+)
+
+
+@dataclass(frozen=True)
+class PixelNorm:
+    eps: float
+
+    def forward(self) -> Callable[..., Tensor]:
+        eps = self.eps
+
+        def forward(self: nn.Module, *args: Tensor, **kwargs: Tensor) -> Tensor:
+            (x,) = (*args, *kwargs.values())
+            return pixel_norm(x, eps=eps)
+
+        return forward
+
+    def __str__(self) -> str:
+        return f"pixel_norm(eps={self.eps})"
+
+
+@dataclass(frozen=True)
+class MinibatchStdDev:
+    group_size: int
+    num_channels: int
+
+    def forward(self) -> Callable[..., Tensor]:
+        group_size, num_channels = self.group_size, self.num_channels
+
+        def forward(self: nn.Module, *args: Tensor, **kwargs: Tensor) -> Tensor:
+            (x,) = (*args, *kwargs.values())
+            return minibatch_stddev(x, group_size=group_size, num_channels=num_channels)
+
+        return forward
+
+    def __str__(self) -> str:
+        group = "the batch" if self.group_size == _WHOLE_BATCH else self.group_size
+        return f"minibatch_stddev(group_size={group}, num_channels={self.num_channels})"
+
+
+@dataclass(frozen=True)
+class Blur:
+    """The kernel is read from the buffer at each call; ``flip`` where the module correlates with it."""
+
+    buffer: str
+    flip: bool
+    up: int
+    down: int
+    padding: tuple[int, int, int, int]
+    gain: float
+
+    def forward(self) -> Callable[..., Tensor]:
+        buffer, flip, up, down, padding, gain = (
+            self.buffer, self.flip, self.up, self.down, list(self.padding), self.gain,
+        )  # fmt: skip
+
+        def forward(self: nn.Module, *args: Tensor, **kwargs: Tensor) -> Tensor:
+            (x,) = (*args, *kwargs.values())
+            kernel = _plane(getattr(self, buffer))
+            return upfirdn2d(x, kernel.flip((0, 1)) if flip else kernel, up=up, down=down, padding=padding, gain=gain)
+
+        return forward
+
+    def __str__(self) -> str:
+        return f"upfirdn2d({self.buffer}, up={self.up}, down={self.down}, padding={list(self.padding)})"
+
+
+def _plane(kernel: Tensor) -> Tensor:
+    """The taps [kh, kw] of a kernel that may be repeated for each channel."""
+    return kernel if kernel.dim() == 2 else kernel.flatten(0, -3)[0]
+
+
+def is_candidate(module: nn.Module) -> bool:
+    """True for a module without parameters whose forward takes one tensor and nothing else."""
+    if next(module.parameters(), None) is not None:
+        return False
+    taken = list(inspect.signature(module.forward).parameters.values())
+    return len(taken) == 1 and taken[0].kind is taken[0].POSITIONAL_OR_KEYWORD and taken[0].default is taken[0].empty
+
+
+def recognise_fixed(module: nn.Module) -> Recipe | str | None:
+    """The new forward of a candidate; a reason, where it resembles one of the ops; ``None`` where it does not."""
+    with warnings.catch_warnings(), fixed_random_state():
+        warnings.simplefilter("ignore")  # of torch, about sizes that are not the module's
+        for recognise in (_as_pixel_norm, _as_minibatch_stddev, _as_blur):
+            found = recognise(module)
+            if found is not None:
+                return found
+    return None
+
+
+def _answer(module: nn.Module, x: Tensor) -> Tensor | None:
+    """What the module makes of ``x``, or ``None`` where it takes no such tensor."""
+    try:
+        with torch.no_grad(), scratch_values(module), unobserved(module):
+            y = module(x.clone())
+    except Exception:  # whatever the module's code raises
+        return None
+    return y if isinstance(y, Tensor) and y.isfinite().all() else None
+
+
+def _normal(module: nn.Module, *shape: int, scale: float = 1.0) -> Tensor:
+    device = next((b.device for b in module.buffers()), None)
+    return scale * torch.randn(shape, dtype=torch.float64, device=device)
+
+
+def _as_pixel_norm(module: nn.Module) -> Recipe | str | None:
+    x = _normal(module, 3, 6, 5, 4)
+    y = _answer(module, x)
+    if y is None or y.shape != x.shape or not _close(y, pixel_norm(x), 0.1):
+        return None
+    # With tiny inputs eps is what divides them: eps = (x / y)^2 - mean(x^2).
+    tiny = 1e-5 * x
+    answer = _answer(module, tiny)
+    eps = 0.0
+    if answer is not None:
+        solved = ((tiny / answer).square() - tiny.square().mean(1, keepdim=True)).median().item()
+        eps = float(f"{solved:.6g}") if solved > 1e-20 else 0.0
+    shapes = ((3, 6, 5, 4), (2, 9), (4, 3, 7), (2, 5, 2, 3, 2))
+    inputs = [_normal(module, *shape, scale=scale) for shape in shapes for scale in (1.0, 1e-4, 1e-8, 30.0)]
+    return _verified(module, PixelNorm(eps), inputs, "x / sqrt(mean(x^2, dim=1) + eps)")
+
+
+def _as_minibatch_stddev(module: nn.Module) -> Recipe | str | None:
+    channels = 8
+    x = _normal(module, 8, channels, 4, 3)
+    y = _answer(module, x)
+    if y is None or y.dim() != 4 or y.shape[1] <= channels or not torch.equal(y[:, :channels], x):
+        return None
+    num_channels = y.shape[1] - channels
+    constants = sorted({n for n in _integers(module) if 1 <= n <= 256} | {2, 4, 8, 16})
+    batches = sorted({*range(1, 13), 16, 24, *(2 * n for n in constants), *(n for n in constants)})
+    asked = [(a, _answer(module, a)) for a in (_normal(module, n, channels, 3, 2) for n in batches)]
+    complaint = f"its {num_channels} channels do not fit {channels}"
+    if channels % num_channels == 0:
+        complaint = "for no size of the groups are its statistics those of minibatch_stddev (members i, i + N/G, ...)"
+        for group_size in (*constants, _WHOLE_BATCH):
+            recipe = MinibatchStdDev(group_size, num_channels)
+            ours = [(minibatch_stddev(a, group_size=group_size, num_channels=num_channels), b) for a, b in asked]
+            if all(b is None or (a.shape == b.shape and _close(a, b, 1e-3)) for a, b in ours):
+                inputs = [
+                    _normal(module, n, channels, 4, 3, scale=scale)
+                    for n in (4, 8, 12)
+                    for scale in (1.0, 1e-4)
+                    if _answer(module, _normal(module, n, channels, 4, 3)) is not None
+                ]
+                return _verified(module, recipe, inputs, "sqrt(biased variance + 1e-8) over each group, averaged")
+    return complaint
+
+
+def _integers(module: nn.Module) -> set[int]:
+    """The integers that the module holds and that its forward's code mentions."""
+    code = type(module).forward.__code__
+    found = [*code.co_consts, *(value for m in module.modules() for value in vars(m).values())]
+    found += [type(module).forward.__globals__.get(name) for name in code.co_names]
+    return {n for n in found if type(n) is int}
+
+
+def _as_blur(module: nn.Module) -> Recipe | str | None:
+    buffers = {name: b for name, b in module.named_buffers(recurse=False) if b.dim() in (2, 3, 4)}
+    kernels = {name: b for name, b in buffers.items() if b.shape[-1] == b.shape[-2] and 2 <= b.shape[-1] <= 16}
+    for name, buffer in kernels.items():
+        for channels in sorted({3, *(buffer.shape[:-2])}):
+            x = _normal(module, 2, channels, 32, 32)
+            y = _answer(module, x)
+            if y is not None and y.dim() == 4 and y.shape[:2] == x.shape[:2]:
+                return _blur_by(module, name, channels, x, y)
+    return None
+
+
+def _blur_by(module: nn.Module, name: str, channels: int, x: Tensor, y: Tensor) -> Recipe | str:
+    kernel = _plane(getattr(module, name)).double()
+    complaint = f"no padding by zeros makes it upfirdn2d with `{name}`"
+    planes = getattr(module, name).double().flatten(0, -3) if getattr(module, name).dim() > 2 else kernel[None]
+    if not torch.equal(planes, kernel.expand_as(planes)):
+        return f"`{name}` differs from channel to channel"
+    for recipe in _blurs(name, kernel, x, y):
+        taps = kernel.flip((0, 1)) if recipe.flip else kernel
+        ours = upfirdn2d(x, taps, up=recipe.up, down=recipe.down, padding=list(recipe.padding), gain=recipe.gain)
+        if ours.shape == y.shape and _close(ours, y, 1e-9):
+            inputs = [_normal(module, 2, channels, *size) for size in ((32, 32), (17, 20), (24, 9))]
+            return _verified(module, recipe, inputs, complaint)
+    return complaint
+
+
+def _blurs(name: str, kernel: Tensor, x: Tensor, y: Tensor) -> Iterator[Blur]:
+    """The settings that lead to the size of ``y``."""
+    taps, size_in, size_out = kernel.shape[0], x.shape[-1], y.shape[-1]
+    for up, down in ((1, 1), (1, 2), (2, 1)):
+        # size_out = (size_in * up + total - taps) // down + 1
+        for total in range(2 * taps + 2):
+            if (size_in * up + total - taps) // down + 1 != size_out:
+                continue
+            for before, flip, gain in itertools.product(range(total + 1), (True, False), sorted({1.0, float(up**2)})):
+                if flip and torch.equal(kernel, kernel.flip((0, 1))):
+                    continue
+                yield Blur(name, flip, up, down, (before, total - before) * 2, gain)
+
+
+def _verified(module: nn.Module, recipe: Recipe, inputs: Sequence[Tensor], expected: str) -> Recipe | str:
+    """The recipe, if it does what the module does on all ``inputs`` that the module takes; else the reason."""
+    why_not = why_not_rewritable(module)
+    if why_not:
+        return why_not
+    taken = [x for x in inputs if _answer(module, x) is not None]
+    complaint = why_not_equal(module, recipe, [(x,) for x in taken])
+    if complaint:
+        return f"it is close to {recipe} and not the same: expected {expected}; {complaint}"
+    foreign = sorted({name for x in taken[:1] for name in _operations(module, x)} - _ANALYTIC)
+    if foreign:
+        return f"it agrees with {recipe} on random inputs, but uses {', '.join(foreign)}, which may differ on others"
+    return recipe
+
+
+def _operations(module: nn.Module, x: Tensor) -> set[str]:
+    """The names of the ATen operations that the module executes."""
+    with scratch_values(module), unobserved(module), torch.no_grad():
+        graph: fx.Graph = make_fx(lambda a: module(a))(x).graph
+    return {_packet(node.target) for node in graph.nodes if node.op == "call_function"}
+
+
+def _packet(target: Any) -> str:
+    return target.overloadpacket.__name__.rstrip("_") if hasattr(target, "overloadpacket") else target.__name__
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    return bool((a - b).abs().max() <= tolerance * b.abs().max())

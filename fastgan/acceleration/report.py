@@ -1,0 +1,67 @@
+"""What was swapped and what was left."""
+
+from dataclasses import dataclass
+
+from fastgan_kernels.backend import BackendChoice
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """A part of the model that runs on fused ops: where it is, what it was, and what it runs now."""
+
+    path: str
+    what: str
+    by: str
+
+
+@dataclass(frozen=True)
+class Left:
+    """A part of the model that was left as it was: where it is, what it is, and why it was left."""
+
+    path: str
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of :func:`fastgan.accelerate`; printed, it is a table.
+
+    Attributes:
+        swapped: the parts that run on fused ops, or would under ``dry_run``.
+        left: the parts that look as if they might, and why they do not.
+        backend: which implementation the swapped ops run on the model's device, and why.
+        dry_run: whether the model was left untouched.
+        check: what the comparison before and after found; ``None`` where none was asked for.
+    """
+
+    swapped: tuple[Swapped, ...]
+    left: tuple[Left, ...]
+    backend: BackendChoice
+    dry_run: bool = False
+    check: str | None = None
+
+    def __str__(self) -> str:
+        verb = "would be swapped" if self.dry_run else "swapped"
+        lines = [f"{len(self.swapped)} {verb}, {len(self.left)} left"]
+        lines += _table(("module", "was", "runs"), [(s.path, s.what, s.by) for s in self.swapped])
+        lines += _table(("module", "is", "left because"), [(s.path, s.what, s.why) for s in self.left])
+        faster = "" if self.backend.backend == "triton" else "; nothing is faster there"
+        lines.append(f"the ops run on {self.backend.backend}: {self.backend.reason}{faster}")
+        if self.check is not None:
+            lines.append(f"check: {self.check}")
+        return "\n".join(lines)
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    if not rows:
+        return []
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return [
+        "",
+        *(
+            "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in (head, *rows)
+        ),
+        "",
+    ]

@@ -1,0 +1,80 @@
+"""Changing what a module's forward does, in place, so that copies, pickles and an undo are right.
+
+A rewritten module gets another class: a subclass of its own with a new ``forward``. Nothing else of it changes, so
+parameters, buffers, hooks and state-dict keys are untouched, ``isinstance`` holds, and the undo is the old class. A
+``forward`` set on the instance would be bound to the original in a copy.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+
+
+class Recipe(Protocol):
+    """Makes a forward; hashable and picklable, for it identifies the class."""
+
+    def forward(self) -> Callable[..., Any]: ...
+
+    def __str__(self) -> str: ...
+
+
+def rewrite(module: nn.Module, recipe: Recipe) -> Callable[[], None]:
+    """Gives ``module`` the forward of ``recipe``; returns what undoes it."""
+    before = module.__class__
+    if is_parametrized(module):
+        # Torch gives such a module a class of its own and takes it off again with the last parametrisation. It must
+        # stay the outermost, or torch would take ours off; copied, because copies of the module share it.
+        namespace = {k: v for k, v in vars(before).items() if k not in ("__dict__", "__weakref__")}
+        module.__class__ = type(before.__name__, (_rewritten(before.__bases__[0], recipe),), namespace)
+    else:
+        module.__class__ = _rewritten(before, recipe)
+
+    def undo() -> None:
+        module.__class__ = before
+
+    return undo
+
+
+def is_rewritten(module: nn.Module) -> bool:
+    return hasattr(type(module), "_fastgan_recipe")
+
+
+def why_not_rewritable(module: nn.Module) -> str | None:
+    """The reason why ``module`` cannot take another class, or ``None``."""
+    cls = type(module)
+    if is_rewritten(module):
+        return "it is accelerated already"
+    if "forward" in vars(module):
+        return "its forward was set on the instance"
+    if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__:
+        return f"{cls.__name__} is pickled in a way of its own"
+    return None
+
+
+@functools.cache
+def _rewritten(cls: type[nn.Module], recipe: Recipe) -> type[nn.Module]:
+    def reduce(self: nn.Module, protocol: int) -> tuple[Any, ...]:
+        _, _, *state = super(made, self).__reduce_ex__(max(protocol, 2))
+        return (_new, (cls, recipe), *state)
+
+    def extra_repr(self: nn.Module) -> str:
+        return ", ".join(filter(None, [super(made, self).extra_repr(), f"accelerated: {recipe}"]))
+
+    namespace = {
+        "_fastgan_recipe": recipe,
+        "forward": recipe.forward(),
+        "extra_repr": extra_repr,
+        "__reduce_ex__": reduce,
+        "__module__": cls.__module__,
+        "__doc__": cls.__doc__,
+    }
+    made = type(cls.__name__, (cls,), namespace)
+    return made
+
+
+def _new(cls: type[nn.Module], recipe: Recipe) -> nn.Module:
+    made = _rewritten(cls, recipe)
+    return made.__new__(made)

@@ -1,0 +1,224 @@
+"""Running a model, or a part of it, without a trace left behind, and measuring what it computes.
+
+Everything runs in float64 where the code allows: the parameters and buffers lend their names to float64 copies for the
+time being. A copy of the model would not do, for a module that holds the result of a computation cannot be copied.
+"""
+
+import itertools
+import random
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map
+
+from fastgan.acceleration.rewriting import Recipe, rewrite
+
+OBSERVING_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+)
+HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", *OBSERVING_HOOKS)
+
+
+@contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Puts back the attributes of all modules, and the entries of lists, dictionaries and sets that they hold."""
+    # Buffers and parameters are entries of such dictionaries; their values are the business of in_float64.
+    modules = list(model.modules())
+    attributes = [(m, dict(vars(m))) for m in modules]
+    entries = [(v, v.copy()) for m in modules for v in vars(m).values() if isinstance(v, list | dict | set)]
+    try:
+        yield
+    finally:
+        for module, before in attributes:
+            vars(module).clear()
+            vars(module).update(before)
+        for container, before in entries:
+            container.clear()
+            container.extend(before) if isinstance(container, list) else container.update(before)
+
+
+@contextmanager
+def unobserved(model: nn.Module, *, with_pre_hooks: bool = True) -> Iterator[None]:
+    """Keeps hooks from being called; those ahead of a forward, which may compute its weights, stay on request."""
+    with preserved(model):
+        for module in model.modules():
+            for hooks in HOOKS if not with_pre_hooks else OBSERVING_HOOKS:
+                vars(module)[hooks] = OrderedDict()
+        yield
+
+
+@contextmanager
+def scratch_values(model: nn.Module, dtype: torch.dtype | None = torch.float64) -> Iterator[None]:
+    """Lends parameters and buffers copies of their values, floating-point ones in ``dtype`` (``None``: as they are)."""
+    tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}.values()
+    values = [(t, t.data) for t in tensors]
+    with preserved(model):
+        try:
+            for tensor, value in values:
+                tensor.data = value.to(dtype) if dtype and value.is_floating_point() else value
+                if tensor.data is value or tensor.data.data_ptr() == value.data_ptr():
+                    tensor.data = value.clone()
+            yield
+        finally:
+            for tensor, value in values:
+                tensor.data = value
+
+
+@contextmanager
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Training or evaluation mode for all modules, and their own modes again."""
+    with preserved(model):
+        for module in model.modules():
+            module.training = training
+        yield
+
+
+@contextmanager
+def fixed_random_state(seed: int = 0) -> Iterator[None]:
+    """Seeds the random number generators of torch, Python and NumPy, and puts their states back."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+        try:
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Outputs, gradients in inputs and parameters, and gradients of the squared length of the first ones.
+
+    ``second`` is ``None`` where what was measured cannot be differentiated twice.
+    """
+
+    outputs: list[Tensor]
+    first: list[Tensor | None]
+    second: list[Tensor | None] | None
+
+
+def measure(module: nn.Module, args: Sequence[Any], *, dtype: torch.dtype | None = torch.float64) -> Measured:
+    """Runs ``module`` on ``args`` and differentiates twice; changes nothing, and draws the same numbers every time."""
+    with scratch_values(module, dtype), fixed_random_state(), torch.enable_grad():
+        args = tree_map(lambda a: _leaf(a, dtype) if isinstance(a, Tensor) else a, tuple(args))
+        outputs = [o for o in tree_flatten(module(*args))[0] if isinstance(o, Tensor)]
+        leaves = [a for a in tree_flatten(args)[0] if isinstance(a, Tensor) and a.requires_grad]
+        num_inputs = len(leaves)
+        leaves += [p for p in module.parameters() if p.requires_grad]
+        differentiable = [o for o in outputs if o.requires_grad]
+        detached = [o.detach().clone() for o in outputs]
+        if not differentiable:
+            return Measured(detached, [], [])
+        loss = sum((o * torch.randn_like(o)).sum() for o in differentiable)
+        first = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
+        lengths = [g.square().sum() for g in first[:num_inputs] or first if g is not None and g.requires_grad]
+        second: Sequence[Tensor | None] | None = [None] * len(leaves)
+        if lengths:
+            try:
+                second = torch.autograd.grad(sum(lengths), leaves, allow_unused=True)
+            except RuntimeError:
+                second = None
+        return Measured(
+            detached,
+            [g if g is None else g.detach().clone() for g in first],
+            None if second is None else [g if g is None else g.detach().clone() for g in second],
+        )
+
+
+def why_not_equal(module: nn.Module, recipe: Recipe, inputs: Sequence[Sequence[Any]]) -> str | None:
+    """The difference that ``recipe`` would make on one of the ``inputs`` in float64, in training or evaluation mode."""
+    try:
+        for training, args in itertools.product((True, False), inputs):
+            with unobserved(module), in_mode(module, training):
+                before = measure(module, args)
+                undo = rewrite(module, recipe)
+                try:
+                    after = measure(module, args)
+                finally:
+                    undo()
+            _, complaint = difference(before, after)
+            if complaint:
+                return f"{complaint} on random inputs"
+    except Exception as error:  # whatever the module's code raises
+        return f"it fails on random inputs ({error})"
+    return None
+
+
+def _leaf(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    tensor = tensor.detach().clone()
+    if not tensor.is_floating_point():
+        return tensor
+    return (tensor.to(dtype) if dtype else tensor).requires_grad_()
+
+
+def difference(before: Measured, after: Measured) -> tuple[float, str | None]:
+    """The largest difference relative to the largest element of its tensor, and a sentence if it is no rounding error.
+
+    Rounding moves each tensor by less than half the digits of its type, sqrt(eps), beside its largest element; or, for
+    tensors that are nothing but rounding, such as the gradient of a bias ahead of a normalisation, by less than
+    eps^(3/4) beside the largest element of its kind.
+    """
+    worst, complaint = 0.0, None
+    groups = [("outputs", before.outputs, after.outputs), ("gradients", before.first, after.first)]
+    if before.second is not None:
+        if after.second is None:
+            return float("inf"), "it cannot be differentiated twice any more"
+        groups.append(("second-order gradients", before.second, after.second))
+    for name, olds, news in groups:
+        if len(olds) != len(news):
+            return float("inf"), f"the number of {name} changes from {len(olds)} to {len(news)}"
+        top = max((_largest(old) for old in olds), default=0.0)
+        for old, new in zip(olds, news, strict=True):
+            if old is None and new is None:
+                continue
+            # An unused input has no gradient for some ways of writing, and one of zeros for others.
+            old = torch.zeros_like(new) if old is None else old
+            new = torch.zeros_like(old) if new is None else new
+            if old.shape != new.shape or old.dtype != new.dtype:
+                return float("inf"), f"{name} change from {_describe(old)} to {_describe(new)}"
+            if not old.is_floating_point():
+                if not torch.equal(old, new):
+                    return float("inf"), f"{name} of type {old.dtype} differ"
+                continue
+            eps = torch.finfo(old.dtype).eps
+            gap, size = _gap(old, new), _largest(old)
+            if gap == 0:
+                continue
+            if not gap <= eps**0.5 * size + eps**0.75 * top:
+                relative = gap / (size or top or 1.0)
+                if complaint is None or relative > worst:
+                    worst, complaint = relative, f"{name} differ by {relative:.1e} of the largest element"
+            elif complaint is None:
+                worst = max(worst, gap / (top or 1.0))
+    return worst, complaint
+
+
+def _largest(tensor: Tensor | None) -> float:
+    if tensor is None or tensor.numel() == 0 or not tensor.is_floating_point():
+        return 0.0
+    return tensor.nan_to_num(0.0, 0.0, 0.0).abs().max().item()
+
+
+def _gap(old: Tensor, new: Tensor) -> float:
+    """The largest difference; infinite where one is NaN or infinite and the other is not the same."""
+    gap = (old - new).abs()
+    same = (old == new) | (old.isnan() & new.isnan())
+    gap = torch.where(same, torch.zeros_like(gap), gap).nan_to_num(float("inf"), float("inf"))
+    return gap.max().item() if gap.numel() else 0.0
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

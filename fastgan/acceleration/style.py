@@ -1,0 +1,275 @@
+"""AdaIN as it is usually written: an instance norm, then a scale and a shift that come from a style.
+
+A module's forward is recognised by its dataflow: the output is ``scale * n + shift``, where n depends on one input x
+alone, through the operations of a normalisation, and scale and shift do not depend on the values of x. Whether n is
+*the* instance norm, with the biased variance and eps inside the root, is decided by numbers: the module and its
+replacement are compared on random inputs in float64. The operations are analytic, so functions that agree there are
+the same. The new forward computes scale and shift as the old one did, by the same modules, and then calls adain.
+"""
+
+import itertools
+import math
+import operator
+import warnings
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fastgan.acceleration.rewriting import why_not_rewritable
+from fastgan.acceleration.running import fixed_random_state, in_mode, scratch_values, unobserved, why_not_equal
+from fastgan.acceleration.tracing import Tracer, asks_for_shape, called_name
+from fastgan_kernels import adain
+
+INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+# What a normalisation is made of: analytic, without a random number and without an effect.
+_STATISTICS = ("mean", "var", "std", "var_mean", "std_mean", "instance_norm", "sum")
+_ELEMENTWISE = ("add", "sub", "mul", "truediv", "div", "pow", "square", "sqrt", "rsqrt", "neg", "reciprocal")
+_RESHAPES = ("view", "reshape", "flatten", "unsqueeze", "squeeze", "expand", "expand_as", "view_as", "contiguous")
+# What the new forward calls styled_instance_norm: a name that does not depend on how torch.fx makes names.
+_ALIAS = "fastgan_adain"
+_PURE = {*_STATISTICS, *_ELEMENTWISE, *_RESHAPES, "getitem"}
+
+
+def styled_instance_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+    """:func:`fastgan_kernels.adain` with a scale and a shift shaped [N or 1, C, 1, ...], of as many axes as ``x``."""
+    if scale.dim() != x.dim() or shift.dim() != x.dim():
+        raise ValueError(
+            f"accelerated AdaIN: scale and shift have shapes {list(scale.shape)} and {list(shift.shape)}, "
+            f"expected as many axes as x of shape {list(x.shape)}"
+        )
+    n = max(x.shape[0], scale.shape[0], shift.shape[0])
+    if x.shape[0] != n:
+        x = x.expand(n, *x.shape[1:])
+    return adain(x, scale.flatten(1).expand(n, -1), shift.flatten(1).expand(n, -1), eps=eps)
+
+
+@dataclass(frozen=True)
+class StyledInstanceNorm:
+    """A forward written by ``torch.fx``: scale and shift as they were, then adain."""
+
+    source: str
+    eps: float
+
+    def forward(self) -> Callable[..., Tensor]:
+        names: dict[str, Any] = {
+            "torch": torch,
+            "device": torch.device,
+            "inf": math.inf,
+            "nan": math.nan,
+            _ALIAS: styled_instance_norm,
+        }
+        exec(self.source, names)
+        return names["forward"]
+
+    def __str__(self) -> str:
+        return f"adain(eps={self.eps})"
+
+
+def recognise_adain(module: nn.Module) -> StyledInstanceNorm | str | None:
+    """The new forward of ``module``; a reason, where it resembles AdaIN and is not; ``None`` where it does not."""
+    graphs = []
+    for training in (not module.training, module.training):
+        tracer = Tracer(m for m in module.modules() if m is not module)
+        try:
+            with in_mode(module, training):
+                graphs.append(tracer.trace_forward(module))
+        except Exception:  # whatever the model's own code raises on symbolic values
+            return None
+    graph = graphs[-1]
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    for x in inputs:
+        found = _split(graph, x, tracer)
+        if found is None:
+            continue
+        if str(graphs[0]) != str(graph):
+            return "its forward is not the same in training and in evaluation mode"
+        why_not = why_not_rewritable(module) or _why_not(module, found, inputs, tracer)
+        return why_not or _verified(module, found, inputs)
+    return None
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The output as ``product(factors) * n + shift``; a factor is a node or number, and whether it divides."""
+
+    x: fx.Node
+    factors: list[tuple[fx.Node | float, bool]]
+    shift: fx.Node
+    normalisation: set[fx.Node]
+
+
+def _split(graph: fx.Graph, x: fx.Node, tracer: Tracer) -> _Split | None:
+    output = next(node for node in graph.nodes if node.op == "output").args[0]
+    of_x: set[fx.Node] = {x}
+    of_style: set[fx.Node] = set()
+    for node in graph.nodes:
+        inputs = [] if asks_for_shape(node) else node.all_input_nodes
+        if any(i in of_x for i in inputs):
+            of_x.add(node)
+        if node is not x and (
+            node.op in ("placeholder", "get_attr")
+            or (node.op == "call_module" and not isinstance(tracer.calls[node].module, INSTANCE_NORMS))
+            or any(i in of_style for i in inputs)
+        ):
+            of_style.add(node)
+    if not isinstance(output, fx.Node) or output not in of_x or output not in of_style:
+        return None
+    if called_name(output) == "add" and len(output.args) == 2 and not output.kwargs:
+        product, shift = output.args if output.args[0] in of_x else reversed(output.args)
+        pending: list[tuple[Any, bool]] = [(product, False)]
+    elif called_name(output) == "addcmul" and len(output.args) == 3 and not output.kwargs:
+        shift = output.args[0]
+        pending = [(factor, False) for factor in output.args[1:]]
+    else:
+        return None
+    if not isinstance(shift, fx.Node) or shift in of_x or shift not in of_style:
+        return None
+    factors: list[tuple[fx.Node | float, bool]] = []
+    parts: list[fx.Node] = []
+    while pending:
+        node, divides = pending.pop()
+        if not isinstance(node, fx.Node) or node not in of_x:
+            factors.append((node, divides))
+        elif node not in of_style:
+            parts.append(node)
+        elif called_name(node) in ("mul", "truediv", "div") and len(node.args) == 2 and not node.kwargs:
+            pending.append((node.args[0], divides))
+            pending.append((node.args[1], divides ^ (called_name(node) != "mul")))
+        else:
+            return None
+    normalisation = _ancestors(parts) & of_x
+    normalises = any(n.op == "call_module" or called_name(n) in _STATISTICS for n in normalisation)
+    if not normalises or not any(isinstance(f, fx.Node) for f, _ in factors):
+        return None
+    return _Split(x, factors, shift, normalisation - {x})
+
+
+def _ancestors(nodes: list[fx.Node], without: Collection[fx.Node] = ()) -> set[fx.Node]:
+    seen: set[fx.Node] = set()
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        if node not in seen and node not in without:
+            seen.add(node)
+            pending += node.all_input_nodes
+    return seen
+
+
+def _why_not(module: nn.Module, found: _Split, inputs: list[fx.Node], tracer: Tracer) -> str | None:
+    if any(node.args or str(node.target).startswith("*") for node in inputs):
+        return "its forward has optional arguments"
+    for node in found.normalisation:
+        if node.op != "call_module":
+            if called_name(node) not in _PURE:
+                return f"its normalisation uses `{called_name(node)}`"
+            continue
+        norm = tracer.calls[node].module
+        if norm.affine:
+            return f"`{node.target}` has a scale and shift of its own (affine=True)"
+        if norm.track_running_stats:
+            return f"`{node.target}` keeps running statistics"
+        if any(getattr(norm, k) for k in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")):
+            return f"`{node.target}` has a hook, which would not be called any more"
+    return None
+
+
+def _verified(module: nn.Module, found: _Split, inputs: list[fx.Node]) -> StyledInstanceNorm | str:
+    probes = _probes(module, inputs, found.x)
+    if not probes:
+        return "no example input could be made up for it"
+    complaint = None
+    for eps in _eps_candidates(module, found):
+        recipe = StyledInstanceNorm(_write(found, inputs, eps), eps)
+        complaint = why_not_equal(module, recipe, probes)
+        if complaint is None:
+            return recipe
+    return f"its normalisation is not (x - mean) / sqrt(var + eps) with the biased variance: {complaint}"
+
+
+def _eps_candidates(module: nn.Module, found: _Split) -> list[float]:
+    values = [0.0]
+    for node in found.normalisation:
+        if node.op == "call_module":
+            values.append(module.get_submodule(node.target).eps)
+        elif called_name(node) == "instance_norm":
+            values.append(node.kwargs.get("eps", 1e-5))
+        values += [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, float) and 0 < a < 0.1]
+    return sorted(set(values))
+
+
+def _write(found: _Split, inputs: list[fx.Node], eps: float) -> str:
+    """The source of the new forward."""
+    style = [found.shift, *(factor for factor, _ in found.factors if isinstance(factor, fx.Node))]
+    needed = _ancestors(style, without=found.normalisation)
+    graph, copies = fx.Graph(), {}
+    for node in inputs:
+        copies[node] = graph.node_copy(node)
+
+    def copy(node: fx.Node) -> fx.Node:
+        # Whatever is asked of a normalised x here is its shape, which is that of x.
+        return copies[found.x if node in found.normalisation else node]
+
+    for node in found.x.graph.nodes:
+        if node in needed and node not in copies:
+            copies[node] = graph.node_copy(node, copy)
+
+    def value(factor: fx.Node | float) -> Any:
+        return copies[factor] if isinstance(factor, fx.Node) else factor
+
+    scale: Any = None
+    # Factors before divisors, so that there is always something to divide.
+    for factor, divides in sorted(found.factors, key=lambda f: f[1]):
+        if scale is None:
+            scale = graph.call_function(operator.truediv, (1.0, value(factor))) if divides else value(factor)
+        else:
+            scale = graph.call_function(operator.truediv if divides else operator.mul, (scale, value(factor)))
+    graph.output(graph.call_function(styled_instance_norm, (copies[found.x], scale, copies[found.shift], eps)))
+    code = graph.python_code("self")
+    alias = next(name for name, thing in code.globals.items() if thing is styled_instance_norm)
+    return code.src.replace(f"{alias}(", f"{_ALIAS}(")
+
+
+_PROBE_SCALES = (1.0, 1e-3, 1e-7, 30.0)
+
+
+def _probes(module: nn.Module, inputs: list[fx.Node], x: fx.Node) -> list[tuple[Tensor, ...]]:
+    """Random inputs that the module takes, at a large and a small variance; found by trying sizes of its tensors."""
+    tensors = [*module.parameters(), *module.buffers()]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    sizes = {size for t in tensors for size in t.shape}
+    sizes |= {v for m in module.modules() for v in vars(m).values() if type(v) is int}
+    sizes = sorted({s for size in sizes for s in (size, size // 2) if 1 < s < 1 << 16} | {4})
+    position = inputs.index(x)
+
+    def make(n: int, channels: int, others: tuple[tuple[int, ...], ...], spatial: tuple[int, ...], scale: float):
+        shapes = [(n, *shape) for shape in others]
+        shapes.insert(position, (n, channels, *spatial))
+        values = [torch.randn(shape, dtype=torch.float64, device=device) for shape in shapes]
+        values[position] = scale * values[position] + (0 if scale < 1 else 1)
+        return tuple(values)
+
+    with warnings.catch_warnings(), fixed_random_state(), scratch_values(module), unobserved(module):
+        warnings.simplefilter("ignore")  # of torch, about sizes that are not the module's
+        for channels in sizes:
+            shapes = [(size,) for size in sizes] + [(channels, 1, 1), (channels, 3, 2)]
+            for others in itertools.product(shapes, repeat=len(inputs) - 1):
+                probes = [
+                    make(n, channels, others, spatial, scale)
+                    for (n, *spatial), scale in zip(
+                        ((2, 5, 3), (3, 4, 6), (2, 3, 4), (2, 7, 2)), _PROBE_SCALES, strict=True
+                    )
+                ]
+                try:
+                    with torch.no_grad():
+                        outputs = [module(*args) for args in probes]
+                except Exception:  # these sizes are not the module's
+                    continue
+                if all(
+                    isinstance(y, Tensor) and y.shape == args[position].shape and y.isfinite().all()
+                    for y, args in zip(outputs, probes, strict=True)
+                ):
+                    return probes
+    return []

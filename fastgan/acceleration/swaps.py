@@ -1,0 +1,93 @@
+"""A swap is made and undone as a whole."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from fastgan.acceleration.report import Swapped
+from fastgan.acceleration.rewriting import Recipe, rewrite
+from fastgan.acceleration.running import HOOKS
+
+Converter = Callable[[nn.Module], nn.Module | None]
+
+
+@dataclass
+class Swap:
+    """What to change, and how the report tells it. ``steps`` change one thing each and return what undoes it."""
+
+    module: nn.Module
+    told: Swapped
+    steps: list[Callable[[], Callable[[], None]]]
+    _undo: list[Callable[[], None]] = field(default_factory=list)
+
+    def apply(self) -> None:
+        try:
+            for step in self.steps:
+                self._undo.append(step())
+        except BaseException:
+            self.undo()
+            raise
+
+    def undo(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+
+def rewriting(module: nn.Module, recipe: Recipe) -> Callable[[], Callable[[], None]]:
+    """The step that gives ``module`` another forward."""
+    return lambda: rewrite(module, recipe)
+
+
+def replacement(model: nn.Module, module: nn.Module, new: nn.Module) -> Callable[[], Callable[[], None]]:
+    """The step that puts ``new`` in every place of ``module`` in ``model``, with its hooks and its mode."""
+    places = [(p, name) for p in model.modules() for name, child in p._modules.items() if child is module]
+
+    def place(child: nn.Module) -> None:
+        for parent, name in places:
+            parent._modules[name] = child
+
+    def step() -> Callable[[], None]:
+        for hooks in HOOKS:
+            own = getattr(new, hooks)
+            if not own:
+                setattr(new, hooks, getattr(module, hooks))  # the same dictionary, so that handles go on removing
+        new._is_full_backward_hook = module._is_full_backward_hook
+        inherited = set(module.modules())
+        for m in new.modules():
+            if m not in inherited:
+                m.training = module.training
+        place(new)
+        return lambda: place(module)
+
+    return step
+
+
+def convert(module: nn.Module, path: str, mapping: dict[type[nn.Module], Converter]) -> nn.Module | None:
+    """What the user's converter for the module's class makes of it; ``None`` to leave it.
+
+    Raises:
+        TypeError, ValueError: if that is not a module, or not one that optimisers and checkpoints can go on with.
+    """
+    new = mapping[next(cls for cls in type(module).__mro__ if cls in mapping)](module)
+    if new is None:
+        return None
+    named = f"accelerate: the converter of {type(module).__name__} returned for `{path}`"
+    if not isinstance(new, nn.Module):
+        raise TypeError(f"{named} a {type(new).__name__}, expected a module, or None to leave it")
+    if new is module:
+        raise ValueError(f"{named} the same module, expected another, or None to leave it")
+    before, after = dict(module.named_parameters()), dict(new.named_parameters())
+    if before.keys() != after.keys() or any(after[name] is not before[name] for name in before):
+        raise ValueError(f"{named} other parameters than the module's own, under the same names: {sorted(after)}")
+    before, after = dict(module.named_buffers()), dict(new.named_buffers())
+    if before.keys() != after.keys() or not all(torch.equal(after[name], before[name]) for name in before):
+        raise ValueError(f"{named} other buffers than the module's own, under the same names: {sorted(after)}")
+    if list(module.state_dict()) != list(new.state_dict()):
+        raise ValueError(f"{named} a module with the state {list(new.state_dict())}, expected the same keys")
+    return new
+
+
+def is_mapped(module: nn.Module, mapping: dict[type[nn.Module], Converter]) -> bool:
+    return any(cls in mapping for cls in type(module).__mro__)
