@@ -411,6 +411,23 @@ def test_a_transposed_convolution_goes_on_taking_the_size_of_its_output():
     torch.testing.assert_close(model(x), plain(x))
 
 
+def test_a_parametrised_layer_takes_its_activation_along_and_its_parametrisation_comes_off():
+    layer = nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 3))
+    model = nn.Sequential(layer, nn.ReLU()).double()
+    twin = copy.deepcopy(model)
+    plain = copy.deepcopy(model)
+    assert len(fastgan.accelerate(model).swapped) == 1
+    assert type(twin[0]) is type(plain[0])  # copies share the class that torch made for the layer
+    x = torch.randn(2, 2, 5, 5, dtype=torch.float64)
+    assert_same(derivatives(model, x), derivatives(plain, x))
+    assert_same(derivatives(copy.deepcopy(model), x), derivatives(plain, x))
+    for m in (model, plain):
+        nn.utils.parametrize.remove_parametrizations(m[0], "weight")
+    assert list(model.state_dict()) == list(plain.state_dict())
+    assert_same(derivatives(model, x), derivatives(plain, x))
+    assert "accelerated" in repr(model[0])
+
+
 def test_mapping_replaces_by_class_and_keeps_hooks_and_mode():
     class Fast(nn.Module):
         def __init__(self, old):
