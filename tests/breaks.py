@@ -21,6 +21,8 @@ VALUES = (
     "test_bias_act.py",
     "test_adain.py",
     "test_minibatch_discrimination.py",
+    "test_gradient_penalty.py",
+    "test_interpolate.py",
     "test_backend.py",
 )
 
@@ -175,6 +177,43 @@ BREAKS = (
         "j * kernels.to(tl.int64)",
         "j * kernels",
         ("test_compiled.py",),
+    ),
+    Break(
+        "penalty: a norm of zero divides",
+        "gradient_penalty.py",
+        "return tl.where(zero, 0.0, 1.0 / tl.where(zero, 1.0, norm))",
+        "return 1.0 / norm",
+    ),
+    Break(
+        "penalty: norms below the target are not free",
+        "gradient_penalty.py",
+        "excess = tl.where(excess <= 0, 0.0, excess)",
+        "excess = excess",
+    ),
+    Break("penalty: no curvature", "gradient_penalty.py", "along = (curvature - across) *", "along = -across *"),
+    Break(
+        "penalty: rows past the end of the last block count as norms of zero",
+        "gradient_penalty.py",
+        "tl.where(exists, excess * excess, 0.0)",
+        "excess * excess",
+    ),
+    Break(
+        "stride: shares with strides of their own are read as neighbours",
+        "interpolate.py",
+        "alpha_ptr + row * alpha_stride",
+        "alpha_ptr + row",
+    ),
+    Break(
+        "sum: the share has the gradient of its last tile alone",
+        "interpolate.py",
+        "return dreal, dfake, dalpha if partials is None else sum_partials(partials)",
+        "return dreal, dfake, dalpha if partials is None else partials[0, :, -1].clone()",
+    ),
+    Break(
+        "saved: the images although no gradient needs them",
+        "interpolate.py",
+        "if ctx.needs_input_grad[2] else ()",
+        "if True else ()",
     ),
     Break(
         "addresses: 32 bits",

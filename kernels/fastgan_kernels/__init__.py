@@ -7,8 +7,8 @@ Every op is a function on tensors. On a GPU it runs a Triton kernel, elsewhere i
 from fastgan_kernels.adain import adain
 from fastgan_kernels.backend import backend_of, use_backend
 from fastgan_kernels.bias_act import bias_act
-from fastgan_kernels.gradient_penalty import gradient_norms, gradient_penalty  # noqa: F401
-from fastgan_kernels.interpolate import interpolate  # noqa: F401
+from fastgan_kernels.gradient_penalty import gradient_norms, gradient_penalty
+from fastgan_kernels.interpolate import interpolate
 from fastgan_kernels.minibatch_discrimination import minibatch_discrimination
 from fastgan_kernels.minibatch_stddev import minibatch_stddev  # noqa: F401
 from fastgan_kernels.noise_injection import noise_injection  # noqa: F401
@@ -17,4 +17,13 @@ from fastgan_kernels.spectral_norm import power_iteration, spectral_normalize  #
 from fastgan_kernels.style_epilogue import style_epilogue  # noqa: F401
 from fastgan_kernels.upfirdn2d import upfirdn2d  # noqa: F401
 
-__all__ = ["adain", "backend_of", "bias_act", "minibatch_discrimination", "use_backend"]
+__all__ = [
+    "adain",
+    "backend_of",
+    "bias_act",
+    "gradient_norms",
+    "gradient_penalty",
+    "interpolate",
+    "minibatch_discrimination",
+    "use_backend",
+]

@@ -15,15 +15,25 @@ def check_feature_map(op: str, x: Tensor) -> None:
     check_float(op, "x", x)
 
 
-def check_operand(op: str, name: str, operand: Tensor, shape: Sequence[int], x: Tensor) -> None:
+def check_samples(op: str, name: str, tensor: Tensor) -> None:
+    """``tensor`` must be [N, ...], with an axis beside that of the samples, of a floating-point type."""
+    if tensor.dim() < 2:
+        raise ValueError(f"{op}: {name} has shape {list(tensor.shape)}, expected [N, ...] with two axes or more")
+    check_float(op, name, tensor)
+
+
+def check_operand(
+    op: str, name: str, operand: Tensor, shape: Sequence[int], x: Tensor, *, name_of_x: str = "x"
+) -> None:
     """``operand`` must have ``shape``, a floating-point type and the device of ``x``."""
     if list(operand.shape) != list(shape):
         raise ValueError(
-            f"{op}: {name} has shape {list(operand.shape)}, expected {list(shape)} for x of shape {list(x.shape)}"
+            f"{op}: {name} has shape {list(operand.shape)}, expected {list(shape)} for {name_of_x} of shape"
+            f" {list(x.shape)}"
         )
     check_float(op, name, operand)
     if operand.device != x.device:
-        raise ValueError(f"{op}: {name} is on {operand.device} and x on {x.device}, expected one device")
+        raise ValueError(f"{op}: {name} is on {operand.device} and {name_of_x} on {x.device}, expected one device")
 
 
 def check_float(op: str, name: str, tensor: Tensor) -> None:

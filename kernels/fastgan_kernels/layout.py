@@ -62,6 +62,21 @@ def as_matrix(x: Tensor) -> Matrix:
     return Matrix(n * c, pixels, c, channels_last=False)
 
 
+_MAX_SAMPLE = 2**30
+
+
+def sample_rows(x: Tensor) -> tuple[int, int]:
+    """Rows and columns of the matrix that a dense ``x`` [N, ...] is in memory, a sample a row, in either layout.
+
+    Raises:
+        ValueError: for samples of more than 2^30 elements, whose indices kernels keep in 32 bits.
+    """
+    cols = math.prod(x.shape[1:])
+    if cols > _MAX_SAMPLE:
+        raise ValueError(f"x of shape {list(x.shape)} has {cols} elements a sample, expected at most {_MAX_SAMPLE}")
+    return x.shape[0], cols
+
+
 @triton.jit
 def tile_of_matrix(
     row_tile, col_tile, rows, col_groups, COL_ALIGN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr

@@ -144,14 +144,24 @@ def interpolate(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
 
 
 def gradient_norms(gradients: Tensor) -> Tensor:
-    with no_autocast(gradients):
-        # The gradient of torch's norm is 0 at zero; that of a square root of a sum is NaN.
-        return torch.linalg.vector_norm(gradients.to(compute_dtype(gradients.dtype)).flatten(1), dim=1)
+    squares = _squares(gradients)
+    zero = squares == 0
+    # Torch's convention at zero, gradient 0, in every order: the second order of its own norm is NaN there.
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, squares).sqrt())
 
 
 def gradient_penalty(gradients: Tensor, *, target: float = 1.0, one_sided: bool = False) -> Tensor:
+    if target == 0:
+        # Smooth at zero too, where the square of a norm would have no second order.
+        return _squares(gradients).mean()
     excess = gradient_norms(gradients) - target
     return (torch.relu(excess) if one_sided else excess).square().mean()
+
+
+def _squares(x: Tensor) -> Tensor:
+    """The sum of squares of each sample of ``x`` [N, ...]: [N]."""
+    with no_autocast(x):
+        return x.to(compute_dtype(x.dtype)).square().sum(tuple(range(1, x.dim())))
 
 
 def power_iteration(

@@ -63,6 +63,57 @@ def matrix_tiling(rows: int, cols: int, element_size: int, *, column_sums: bool 
 
 
 @dataclass(frozen=True)
+class RowTiling:
+    """How the rows of a row-major matrix are shared among programs that reduce them.
+
+    Attributes:
+        block_rows, block_cols: a tile.
+        row_programs: blocks of ``block_rows`` rows.
+        spans: into how many spans a row is cut, with a program each; 1 where one program reduces whole rows.
+        tiles: tiles of a span.
+        num_warps: warps of a program.
+    """
+
+    block_rows: int
+    block_cols: int
+    row_programs: int
+    spans: int
+    tiles: int
+    num_warps: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return (self.row_programs, self.spans)
+
+
+def row_tiling(rows: int, cols: int, element_size: int) -> RowTiling:
+    """Tiles for a pass that reduces every row of a row-major matrix and writes nothing else.
+
+    Args:
+        rows, cols: the matrix; both at least 1.
+        element_size: bytes of an element.
+    """
+    # 16 elements a thread at eight warps, as in matrix_tiling.
+    tile = 16384 // max(element_size, 4)
+    block_cols = min(next_power_of_2(cols), tile)
+    # Short rows share a block, as long as every multiprocessor of a large chip has one or a thread has few elements.
+    block_rows = max(1, min(tile, max(512, block_cols * next_power_of_2(cdiv(rows, 256)))) // block_cols)
+    row_programs = cdiv(rows, block_rows)
+    # Eight programs for each multiprocessor of a large chip, none with less than 16K elements of a row: below, the
+    # launch that adds up the spans would cost more than they save.
+    most_spans = min(256, cdiv(8 * 132, row_programs))
+    tiles = cdiv(min(max(16384, cdiv(cols, most_spans)), cols), block_cols)
+    return RowTiling(
+        block_rows,
+        block_cols,
+        row_programs,
+        spans=cdiv(cols, tiles * block_cols),
+        tiles=tiles,
+        num_warps=max(2, block_rows * block_cols * max(element_size, 4) // 2048),
+    )
+
+
+@dataclass(frozen=True)
 class PlaneTiling:
     """How the planes (the pixels of one sample and channel) of a feature map are shared among programs.
 

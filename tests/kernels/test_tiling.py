@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fastgan_kernels.tiling import alignment, cdiv, matrix_tiling, next_power_of_2, plane_tiling
+from fastgan_kernels.tiling import alignment, cdiv, matrix_tiling, next_power_of_2, plane_tiling, row_tiling
 
 extents = st.one_of(st.integers(1, 300), st.integers(1, 1 << 20))
 element_sizes = st.sampled_from([2, 4, 8])
@@ -29,6 +29,30 @@ def test_partial_sums_of_columns_stay_near_a_hundredth_of_the_bytes(cols: int, e
     t = matrix_tiling(rows, cols, element_size, column_sums=True)
     partials = t.row_programs * cols * 4
     assert partials <= 0.011 * 3 * rows * cols * element_size
+
+
+@given(extents, extents, element_sizes)
+def test_row_tiles_cover_the_rows(rows: int, cols: int, element_size: int):
+    t = row_tiling(rows, cols, element_size)
+    assert t.row_programs * t.block_rows >= rows > (t.row_programs - 1) * t.block_rows
+    span = t.tiles * t.block_cols
+    assert t.spans * span >= cols > (t.spans - 1) * span
+    assert t.block_rows * t.block_cols * max(element_size, 4) <= 16384
+    assert t.spans == 1 or span >= 16384
+    assert t.num_warps <= 8
+    for n in (t.block_rows, t.block_cols, t.num_warps):
+        assert n == next_power_of_2(n)
+
+
+def test_few_long_rows_fill_a_chip_and_many_have_a_program_each():
+    def spans(rows: int, cols: int) -> int:
+        return row_tiling(rows, cols, 4).spans
+
+    assert spans(1, 16384) == 1
+    assert spans(1, 16385) == 2
+    assert spans(1, 1 << 30) == 256
+    assert spans(16, 3 << 20) == 64
+    assert spans(1056, 1 << 20) == 1
 
 
 @given(st.integers(1, 64), st.integers(1, 700), extents, element_sizes, st.booleans(), st.sampled_from([1, 2]))
