@@ -250,7 +250,9 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], y: Tensor) -> None:
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    y = ctx.saved_tensors[0] if ctx.saved_tensors else dy
+    # Read once: under torch.utils.checkpoint what is saved can be unpacked a single time.
+    saved = ctx.saved_tensors
+    y = saved[0] if saved else dy
     dx, dbias = _differentiate(ctx, dy, None, y, *ctx.needs_input_grad[:2])
     return dx, None if dbias is None else dbias.to(ctx.bias_dtype), None, None, None, None
 

@@ -135,7 +135,7 @@ def _copy_op(name: str, *, is_gradient: bool) -> DifferentiableOp:
         launch=torch.clone,
         fake=torch.clone,
         setup_context=lambda ctx, inputs, output: None,
-        backward=lambda ctx, g: _guarded_gradient(g),
+        backward=lambda ctx, g: None if g is None else _guarded_gradient(g),
         is_gradient=is_gradient,
     )
 

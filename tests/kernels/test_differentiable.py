@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from fastgan_kernels import bias_act, use_backend
 from fastgan_kernels.differentiable import _on_the_device_of_its_tensors
 
 
@@ -25,3 +26,27 @@ def test_a_launch_runs_on_the_gpu_of_its_tensors(monkeypatch: pytest.MonkeyPatch
     launch = _on_the_device_of_its_tensors(lambda *args: args)
     assert launch(None, x, 3) == (None, x, 3)
     assert seen == entered
+
+
+class Stop(torch.autograd.Function):
+    """Passes no gradient: what comes before it is given None."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g: torch.Tensor) -> None:
+        return None
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_absent_gradient_stays_absent(backend: str, compiled: bool):
+    def f(x: torch.Tensor) -> torch.Tensor:
+        return (Stop.apply(bias_act(x)) + x).sum()
+
+    x = torch.ones(2, 3, requires_grad=True)
+    with use_backend(backend):
+        (gradient,) = torch.autograd.grad((torch.compile(f, backend="aot_eager") if compiled else f)(x), x)
+    assert torch.equal(gradient, torch.ones(2, 3))

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
+from torch.utils.checkpoint import checkpoint
 
 from fastgan_kernels import use_backend
 from fastgan_kernels.backend import op_names
@@ -236,3 +237,19 @@ def test_memory_kept_for_backward(spec: OpSpec):
     op, _ = spec.with_settings(spec.fixed_settings[0])
     y = op(*inputs)
     assert saved_bytes(lambda: op(*inputs)) == spec.saved(inputs, y)
+
+
+@every_op
+def test_through_a_checkpoint(spec: OpSpec):
+    """Recomputation hands out what is saved a single time."""
+    inputs = [t.requires_grad_() for t in spec.prepared((4, 3, 4, 4), torch.float64)]
+    op, _ = spec.with_settings(spec.fixed_settings[0])
+
+    def gradients(f):
+        first = torch.autograd.grad(f(*inputs).square().sum(), inputs, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), inputs)
+        return *first, *second
+
+    checkpointed = gradients(lambda *tensors: checkpoint(op, *tensors, use_reentrant=False))
+    for found, expected in zip(checkpointed, gradients(op), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
