@@ -132,8 +132,10 @@ def cases(ops: Iterable[Op], *, toy: bool = False) -> list[Case]:
         ]
         if toy:
             in_turn = [case for case in in_turn if case.rank < 2]
-        in_turn.sort(key=lambda case: case.rank)
-        listed += [(case.rank, turn // len(PASSES), case) for turn, case in enumerate(in_turn)]
+        # Turns are counted in each rank: ops need not have equally many problems in it.
+        for rank in sorted({case.rank for case in in_turn}):
+            of_rank = (case for case in in_turn if case.rank == rank)
+            listed += [(rank, turn // len(PASSES), case) for turn, case in enumerate(of_rank)]
     return [case for *_, case in sorted(listed, key=lambda item: item[:2])]
 
 

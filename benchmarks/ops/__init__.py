@@ -1,5 +1,5 @@
 """The registry: one module an op. A new op is a module here and a name in this list."""
 
-from benchmarks.ops import adain, bias_act
+from benchmarks.ops import adain, bias_act, gradient_norms, gradient_penalty, interpolate
 
-OPS = (bias_act.OP, adain.OP)
+OPS = (bias_act.OP, adain.OP, gradient_norms.OP, gradient_penalty.OP, interpolate.OP)

@@ -124,7 +124,7 @@ def test_a_whole_run_ends_well(story: _Story):
     assert lines[-1] == "no faults"
     listed = cases(OPS, toy=True)
     assert f"benchmark: {len(listed)} of {len(listed)} cases finished" in lines
-    assert "planted wrong kernels refused: 2 of 2" in lines
+    assert f"planted wrong kernels refused: {len(OPS)} of {len(OPS)}" in lines
     assert not any(line.startswith(("wrong", "failed", "crashed")) for line in lines)
     assert "TOY SIZE ON A CPU: this proves that the run works, and nothing about speed" in lines
     assert any(line.startswith("tests: ") and " 0 failures, 0 errors" in line for line in lines)
