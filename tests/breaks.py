@@ -23,6 +23,8 @@ VALUES = (
     "test_minibatch_discrimination.py",
     "test_gradient_penalty.py",
     "test_interpolate.py",
+    "test_noise.py",
+    "test_noise_injection.py",
     "test_backend.py",
 )
 
@@ -214,6 +216,37 @@ BREAKS = (
         "interpolate.py",
         "if ctx.needs_input_grad[2] else ()",
         "if True else ()",
+    ),
+    Break(
+        "noise: the counter starts anew in every sample",
+        "noise_injection.py",
+        "pixel < pixels, sample * pixels + pixel",
+        "pixel < pixels, sample * 0 + pixel",
+    ),
+    Break(
+        "noise: a counter of 32 bits",
+        "noise.py",
+        "tl.load(seed_ptr), counter)",
+        "tl.load(seed_ptr), counter.to(tl.int32))",
+    ),
+    Break("noise: one seed for every call", "noise.py", "torch.randint(2**63 - 1,", "torch.randint(1,"),
+    Break(
+        "noise: the backward pass draws anew",
+        "noise_injection.py",
+        "seed if needs_strength else None,",
+        "draw_seed(strength) if needs_strength else None,",
+    ),
+    Break(
+        "noise: drawn again by every program that shares its pixels",
+        "noise_injection.py",
+        "seed is not None and self.tiling.splits > 1",
+        "False",
+    ),
+    Break(
+        "noise: the second order takes the strength for its cotangent",
+        "noise_injection.py",
+        "_noise_injection_backward(g, a, b, None,",
+        "_noise_injection_backward(g, strength, b, None,",
     ),
     Break(
         "addresses: 32 bits",

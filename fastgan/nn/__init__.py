@@ -3,6 +3,7 @@
 from fastgan.nn.adain import AdaIN
 from fastgan.nn.bias_act import BiasAct
 from fastgan.nn.minibatch_discrimination import MinibatchDiscrimination
+from fastgan.nn.noise_injection import NoiseInjection
 from fastgan.nn.spectral_norm import spectral_norm, spectral_norm_
 
-__all__ = ["AdaIN", "BiasAct", "MinibatchDiscrimination", "spectral_norm", "spectral_norm_"]
+__all__ = ["AdaIN", "BiasAct", "MinibatchDiscrimination", "NoiseInjection", "spectral_norm", "spectral_norm_"]

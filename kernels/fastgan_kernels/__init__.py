@@ -11,7 +11,7 @@ from fastgan_kernels.gradient_penalty import gradient_norms, gradient_penalty
 from fastgan_kernels.interpolate import interpolate
 from fastgan_kernels.minibatch_discrimination import minibatch_discrimination
 from fastgan_kernels.minibatch_stddev import minibatch_stddev  # noqa: F401
-from fastgan_kernels.noise_injection import noise_injection  # noqa: F401
+from fastgan_kernels.noise_injection import noise_injection
 from fastgan_kernels.pixel_norm import pixel_norm  # noqa: F401
 from fastgan_kernels.spectral_norm import power_iteration, spectral_normalize  # noqa: F401
 from fastgan_kernels.style_epilogue import style_epilogue  # noqa: F401
@@ -25,5 +25,6 @@ __all__ = [
     "gradient_penalty",
     "interpolate",
     "minibatch_discrimination",
+    "noise_injection",
     "use_backend",
 ]

@@ -4,6 +4,7 @@ The functions here are differentiable to any order, compute in float32 (float64 
 and return the type of ``x``. Arguments are those of the public functions, already checked by them.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -61,6 +62,38 @@ def adain(x: Tensor, scale: Tensor, shift: Tensor, *, eps: float = 1e-5) -> Tens
         rstd = torch.rsqrt(deviation.square().mean(spatial, keepdim=True) + eps)
         y = deviation * rstd * _per_channel(scale, x) + _per_channel(shift, x)
         return y.to(x.dtype)
+
+
+def normal_noise(seed: Tensor, x: Tensor) -> Tensor:
+    """The noise that kernels draw for ``x`` [N, C, *spatial] from an int64 ``seed``: [N, 1, *spatial] in float32."""
+    shape = x.shape[0], 1, *x.shape[2:]
+    with no_autocast(x):
+        return standard_normal(seed, torch.arange(math.prod(shape), device=x.device)).reshape(shape)
+
+
+def standard_normal(seed: Tensor, counter: Tensor) -> Tensor:
+    """Philox4x32-10 (Salmon et al. 2011) of int64 counters under an int64 key, to Box and Muller's transform (1958)."""
+    # Unsigned words of 32 bits, held in int64. Products of two words are made of halves: 64 bits have no room for them.
+    word = 0xFFFFFFFF
+    k0, k1 = seed & word, (seed >> 32) & word
+    c0, c1 = counter & word, (counter >> 32) & word
+    c2 = c3 = torch.zeros_like(counter)
+
+    def multiply(factor: int, c: Tensor) -> tuple[Tensor, Tensor]:
+        of_low, of_high = factor * (c & 0xFFFF), factor * (c >> 16)
+        return (of_high + (of_low >> 16)) >> 16, (((of_high & 0xFFFF) << 16) + of_low) & word
+
+    for _ in range(10):
+        (high0, low0), (high2, low2) = multiply(0xD2511F53, c0), multiply(0xCD9E8D57, c2)
+        c0, c1, c2, c3 = high2 ^ c1 ^ k0, low2, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + 0x9E3779B9) & word, (k1 + 0xBB67AE85) & word
+
+    def uniform(c: Tensor) -> Tensor:
+        # As a signed word, with the negative half folded onto the other.
+        return torch.where(c > word // 2, word - c, c).to(torch.float32) * 4.6566127342e-10
+
+    radius = torch.sqrt(-2 * torch.log(uniform(c0).clamp(min=1e-7)))
+    return radius * torch.cos(2 * math.pi * uniform(c1))
 
 
 def noise_injection(x: Tensor, strength: Tensor, noise: Tensor) -> Tensor:

@@ -201,3 +201,67 @@ def _spans(
     tiles = cdiv(min(max(shortest_span, cdiv(pixels, most_spans)), pixels), block_pixels)
     spans = cdiv(pixels, tiles * block_pixels)
     return PlaneTiling(block_planes, block_pixels, spans, tiles, False, plane_blocks, plane_blocks, num_warps=8)
+
+
+@dataclass(frozen=True)
+class NoiseTiling:
+    """How a feature map is shared among programs that each hold a value for every pixel of a block.
+
+    Attributes:
+        block_channels, block_pixels: a tile.
+        tiles: tiles of a program, over as many blocks of channels.
+        splits: programs that share the channels of a block of pixels.
+        pixel_programs: blocks of pixels, of all samples.
+        num_warps: warps of a program.
+    """
+
+    block_channels: int
+    block_pixels: int
+    tiles: int
+    splits: int
+    pixel_programs: int
+    num_warps: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return (self.pixel_programs, self.splits)
+
+
+def noise_tiling(
+    samples: int, channels: int, pixels: int, element_size: int, *, channels_last: bool, sums: bool = False
+) -> NoiseTiling:
+    """Tiles for a pass over [samples, channels, pixels] in which all channels share a value for each pixel.
+
+    Args:
+        samples, channels, pixels: the problem; each at least 1.
+        element_size: bytes of an element.
+        channels_last: channels, not pixels, are neighbours in memory.
+        sums: whether each program also leaves a sum for every channel, as in :func:`matrix_tiling`.
+    """
+    tile = 16384 // max(element_size, 4)
+    tile = min(tile, max(512, next_power_of_2(samples * channels * pixels // 256)))
+    if channels_last:
+        # The more pixels in a tile, the fewer partial sums and the longer a program keeps its values; but rows that
+        # start in the middle of a sector are better read whole.
+        strip = 32 if sums else 64 if channels * element_size % 32 == 0 else 1024
+        block_channels = min(next_power_of_2(channels), strip, tile)
+        block_pixels = min(next_power_of_2(pixels), tile // block_channels)
+    else:
+        # Likewise, though as long as rows are aligned to sectors the fewer pixels, the more programs.
+        row = tile // min(next_power_of_2(channels), 16) if pixels * element_size % 32 == 0 else tile
+        block_pixels = min(next_power_of_2(pixels), row, 1024)
+        block_channels = min(next_power_of_2(channels), tile // block_pixels)
+    pixel_programs = samples * cdiv(pixels, block_pixels)
+    channel_tiles = cdiv(channels, block_channels)
+    # Two programs for each multiprocessor of a large chip (132) are enough; with fewer, eight are better. But for a few
+    # channels the value of a pixel, which each of the programs that share it reads, is no small part of the traffic.
+    splits = 1 if pixel_programs >= 256 or channels <= 16 else min(channel_tiles, cdiv(8 * 132, pixel_programs))
+    tiles = cdiv(channel_tiles, splits)
+    return NoiseTiling(
+        block_channels,
+        block_pixels,
+        tiles,
+        splits=cdiv(channel_tiles, tiles),
+        pixel_programs=pixel_programs,
+        num_warps=max(2, block_channels * block_pixels * max(element_size, 4) // 2048),
+    )

@@ -67,6 +67,7 @@ def check_against_float64(
     reduction: int,
     gradient_layout: str = "contiguous",
     output_dtype: torch.dtype | None = None,
+    passes_gradient_on: bool = False,
 ) -> None:
     """Asserts that ``op`` computes what ``reference`` does in float64, up to and including the second order.
 
@@ -74,6 +75,9 @@ def check_against_float64(
     store rounds; Triton's interpreter truncates to bfloat16). For what is computed the yardstick is plain torch in the
     type of the arithmetic on inputs that are one epsilon off: how far its results are from the exact ones tells how the
     problem is conditioned, and that, times a few and the depth of a sum of ``reduction`` terms, is allowed.
+
+    With ``passes_gradient_on`` the gradient of x is dy itself. The second gradient of dy is then the cotangent of that
+    one and the op's own part, added by autograd as they are stored, each off by an epsilon of its own size.
     """
     x = inputs[0]
     y_like = reference(*(t.detach() for t in inputs))
@@ -97,7 +101,11 @@ def check_against_float64(
     for name, f, e, m in zip(names, found, expected, moved, strict=True):
         assert f.shape == e.shape, f"{name}: shape {list(f.shape)}, expected {list(e.shape)}"
         stored = torch.finfo(f.dtype)
-        tolerance = stored.eps * e.abs() + stored.smallest_normal + depth * (m + eps * _largest(e))
+        size = e.abs()
+        if passes_gradient_on and name == names[-1]:
+            passed_on = exact[len(inputs) + 1]
+            size = size + passed_on.abs() + (e - passed_on).abs()
+        tolerance = stored.eps * size + stored.smallest_normal + depth * (m + eps * _largest(e))
         excess = (f.double() - e).abs() - tolerance
         assert (excess <= 0).all(), f"{name}, {f.dtype} {list(f.shape)}: {_largest(excess):.3g} beyond the tolerance"
     output_dtype = output_dtype or x.dtype

@@ -50,6 +50,7 @@ class OpSpec:
         output_shape: from the shape of x to that of the output.
         output_dtype: from the type of x to that of the output.
         keeps_layout: whether the output has the layout of x.
+        passes_gradient_on: whether the gradient of x is the incoming one itself.
         highest_order: of the gradients; ``None`` for every order. Beyond it the op must raise.
         empty: shapes of x without elements.
         saved: from the inputs and the output to the bytes that forward keeps for backward, by the first of
@@ -70,6 +71,7 @@ class OpSpec:
     output_shape: Callable[[Sequence[int]], Shape] = _same
     output_dtype: Callable[[torch.dtype], torch.dtype] = lambda dtype: dtype
     keeps_layout: bool = True
+    passes_gradient_on: bool = False
     highest_order: int | None = None
     empty: tuple[Shape, ...] = ((0, 3), (0, 3, 4, 4), (2, 3, 0), (2, 0, 4))
     op: Function = field(default=None)

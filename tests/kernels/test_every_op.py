@@ -36,6 +36,7 @@ def check_spec(spec: OpSpec, chosen: dict, inputs: list[torch.Tensor], gradient_
         reduction=spec.reduction(x.shape),
         gradient_layout=gradient_layout,
         output_dtype=spec.output_dtype(x.dtype),
+        passes_gradient_on=spec.passes_gradient_on,
     )
 
 

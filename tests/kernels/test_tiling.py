@@ -6,7 +6,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fastgan_kernels.tiling import alignment, cdiv, matrix_tiling, next_power_of_2, plane_tiling, row_tiling
+from fastgan_kernels.tiling import (
+    alignment,
+    cdiv,
+    matrix_tiling,
+    next_power_of_2,
+    noise_tiling,
+    plane_tiling,
+    row_tiling,
+)
 
 extents = st.one_of(st.integers(1, 300), st.integers(1, 1 << 20))
 element_sizes = st.sampled_from([2, 4, 8])
@@ -78,6 +86,21 @@ def test_plane_tiles_cover_the_planes(
     # 1024 threads a block on AMD, whose waves are 64 wide.
     assert t.num_warps * 64 <= 1024
     for n in (t.block_planes, t.block_pixels, t.num_warps):
+        assert n == next_power_of_2(n)
+
+
+@given(st.integers(1, 64), st.integers(1, 700), extents, element_sizes, st.booleans(), st.booleans())
+def test_noise_tiles_cover_the_map(
+    samples: int, channels: int, pixels: int, element_size: int, channels_last: bool, sums: bool
+):
+    t = noise_tiling(samples, channels, pixels, element_size, channels_last=channels_last, sums=sums)
+    assert t.pixel_programs == samples * cdiv(pixels, t.block_pixels)
+    of_program = t.tiles * t.block_channels
+    assert t.splits * of_program >= channels > (t.splits - 1) * of_program
+    # Splits for want of programs, and not of so few channels that what they share is no small part of the whole.
+    assert t.splits == 1 or (channels > 16 and t.pixel_programs < 256)
+    assert t.block_channels * t.block_pixels * element_size <= 16384
+    for n in (t.block_channels, t.block_pixels, t.num_warps):
         assert n == next_power_of_2(n)
 
 
