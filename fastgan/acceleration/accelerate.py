@@ -11,9 +11,10 @@ from fastgan.acceleration.fixed import is_candidate, recognise_fixed
 from fastgan.acceleration.report import Left, Report, Swapped
 from fastgan.acceleration.rewriting import is_rewritten
 from fastgan.acceleration.running import difference, measure
+from fastgan.acceleration.spectral import find_groups, find_spectral_norm, group_step
 from fastgan.acceleration.style import INSTANCE_NORMS, recognise_adain
 from fastgan.acceleration.swaps import Converter, Swap, convert, is_mapped, replacement, rewriting
-from fastgan.acceleration.tracing import is_torch_layer, trace_model
+from fastgan.acceleration.tracing import Dataflow, is_torch_layer, trace_model
 from fastgan_kernels import backend_of
 
 
@@ -31,6 +32,8 @@ def accelerate(
 
     - a convolution or linear layer with a bias and the ``nn.ReLU`` or ``nn.LeakyReLU`` module behind it
       (:func:`fastgan_kernels.bias_act`);
+    - torch's two spectral norms of a ``weight``; those that each forward of the model calls once share their launches
+      (:func:`fastgan_kernels.power_iteration`, :func:`~fastgan_kernels.spectral_normalize`);
     - a module that normalises each plane and then scales and shifts it by a style (:func:`fastgan_kernels.adain`);
     - a module that is pixel norm, minibatch standard deviation or blur (:func:`fastgan_kernels.pixel_norm`,
       :func:`~fastgan_kernels.minibatch_stddev`, :func:`~fastgan_kernels.upfirdn2d`).
@@ -38,7 +41,8 @@ def accelerate(
     Parameters stay the same objects, and buffers, hooks, state-dict keys, modes and ``requires_grad`` stay as they are:
     optimisers built before go on, and checkpoints load both ways. Copies and pickles of the model keep the swaps. The
     swapped modules hold to what the forward of the model does with them now, as traced: a layer with its activation,
-    called alone, gives the activated output, and its activation gives back its input. Call this before
+    called alone, gives the activated output, and its activation gives back its input; reading the ``weight`` of a
+    parametrised layer in a group moves no u and v, and a recomputed forward does not either. Call this before
     ``torch.compile``; call it again after changing the structure of the model.
 
     Args:
@@ -76,7 +80,7 @@ def accelerate(
         verdict = _apply_checked(plan, tuple(example_inputs))
     elif not dry_run:
         _apply(plan.swaps)
-    return Report(tuple(s.told for s in plan.swaps), tuple(plan.told_left()), backend, dry_run, verdict)
+    return plan.report(backend=backend, dry_run=dry_run, check=verdict)
 
 
 class _Plan:
@@ -92,19 +96,23 @@ class _Plan:
         self._find_closed()
         self._find_mapped(mapping)
         self._find_functions()
-        self._find_activations()
-        order = {module: i for i, module in enumerate(self._paths)}
-        self.swaps.sort(key=lambda swap: order[swap.module])
-        self._left.sort(key=lambda entry: order[entry[0]])
+        normalised = self._find_spectral_norms()
+        flow = trace_model(model, self._closed | set(normalised))
+        self._find_activations(flow)
+        for root, layers in find_groups(normalised, flow).items():
+            self._swap(root, "one group", [group_step(root, layers)], f"{len(layers)} spectral norms")
 
-    def told_left(self) -> list[Left]:
-        return [left for _, left in self._left]
+    def report(self, **outcome: Any) -> Report:
+        order = {module: i for i, module in enumerate(self._paths)}
+        swaps = sorted(self.swaps, key=lambda swap: order[swap.module])
+        left = sorted(self._left, key=lambda entry: order[entry[0]])
+        return Report(tuple(swap.told for swap in swaps), tuple(told for _, told in left), **outcome)
 
     def leave(self, module: nn.Module, why: str, what: str | None = None) -> None:
-        self._left.append((module, Left(self._paths[module], what or type(module).__name__, why)))
+        self._left.append((module, Left(self._paths[module], what or _class_name(module), why)))
 
     def _swap(self, module: nn.Module, by: str, steps: list[Any], what: str | None = None) -> None:
-        told = Swapped(self._paths[module], what or type(module).__name__, by)
+        told = Swapped(self._paths[module], what or _class_name(module), by)
         self.swaps.append(Swap(module, told, steps))
 
     def _open_modules(self) -> list[nn.Module]:
@@ -156,9 +164,23 @@ class _Plan:
             if isinstance(module, INSTANCE_NORMS):
                 self.leave(module, _why_alone(module))
 
-    def _find_activations(self) -> None:
+    def _find_spectral_norms(self) -> list[nn.Module]:
+        normalised = []
+        for module in self._open_modules():
+            found = find_spectral_norm(module)
+            if found is None:
+                continue
+            form, step = found
+            what = f"{_class_name(module)}, {form}"
+            if isinstance(step, str):
+                self.leave(module, step, what)
+            else:
+                self._swap(module, "power_iteration, spectral_normalize", [step], what)
+                normalised.append(module)
+        return normalised
+
+    def _find_activations(self, flow: Dataflow) -> None:
         activations = [module for module in self._open_modules() if is_activation(module)]
-        flow = trace_model(self.model, self._closed)
         pairs = find_pairs(activations, flow, self._paths.__getitem__)
         for module, why in pairs.why_not.items():
             self.leave(module, why)
@@ -170,8 +192,13 @@ class _Plan:
             steps = [rewriting(layer, recipe) for layer in layers]
             steps.append(rewriting(activation, PassThrough(names)))
             also = f" and {names.split(', ', 1)[1]}" if len(layers) > 1 else ""
-            what = f"{type(first).__name__}{also} + {type(activation).__name__} `{path}`"
+            what = f"{_class_name(first)}{also} + {type(activation).__name__} `{path}`"
             self._swap(first, str(recipe), steps, what)
+
+
+def _class_name(module: nn.Module) -> str:
+    """Without what torch puts before it when a parameter is parametrised."""
+    return type(module).__name__.removeprefix("Parametrized")
 
 
 def _why_closed(module: nn.Module) -> str | None:

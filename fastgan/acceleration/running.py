@@ -100,12 +100,13 @@ def fixed_random_state(seed: int = 0) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Outputs, gradients in inputs and parameters, and gradients of the squared length of the first ones.
+    """Outputs, buffers afterwards, gradients in inputs and parameters, and those of the squared length of the former.
 
     ``second`` is ``None`` where what was measured cannot be differentiated twice.
     """
 
     outputs: list[Tensor]
+    buffers: list[Tensor]
     first: list[Tensor | None]
     second: list[Tensor | None] | None
 
@@ -120,8 +121,9 @@ def measure(module: nn.Module, args: Sequence[Any], *, dtype: torch.dtype | None
         leaves += [p for p in module.parameters() if p.requires_grad]
         differentiable = [o for o in outputs if o.requires_grad]
         detached = [o.detach().clone() for o in outputs]
+        buffers = [b.detach().clone() for _, b in sorted(module.named_buffers(), key=lambda entry: entry[0])]
         if not differentiable:
-            return Measured(detached, [], [])
+            return Measured(detached, buffers, [], [])
         loss = sum((o * torch.randn_like(o)).sum() for o in differentiable)
         first = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
         lengths = [g.square().sum() for g in first[:num_inputs] or first if g is not None and g.requires_grad]
@@ -133,6 +135,7 @@ def measure(module: nn.Module, args: Sequence[Any], *, dtype: torch.dtype | None
                 second = None
         return Measured(
             detached,
+            buffers,
             [g if g is None else g.detach().clone() for g in first],
             None if second is None else [g if g is None else g.detach().clone() for g in second],
         )
@@ -172,7 +175,11 @@ def difference(before: Measured, after: Measured) -> tuple[float, str | None]:
     eps^(3/4) beside the largest element of its kind.
     """
     worst, complaint = 0.0, None
-    groups = [("outputs", before.outputs, after.outputs), ("gradients", before.first, after.first)]
+    groups = [
+        ("outputs", before.outputs, after.outputs),
+        ("buffers", before.buffers, after.buffers),
+        ("gradients", before.first, after.first),
+    ]
     if before.second is not None:
         if after.second is None:
             return float("inf"), "it cannot be differentiated twice any more"

@@ -54,11 +54,13 @@ def called_name(node: fx.Node) -> str:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a leaf module in a trace; ``callers`` are the modules around it, outermost first."""
+    """One call of a leaf module; ``callers`` are the modules around it, the traced one first, of which this is in the
+    trace of number ``trace``."""
 
     node: fx.Node
     module: nn.Module
     callers: tuple[nn.Module, ...]
+    trace: int
 
 
 class Tracer(fx.Tracer):
@@ -66,8 +68,9 @@ class Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True
 
-    def __init__(self, leaves: Iterable[nn.Module] = ()) -> None:
+    def __init__(self, leaves: Iterable[nn.Module] = (), number: int = 0) -> None:
         super().__init__()
+        self._number = number
         self._leaves = set(leaves)
         self._callers: list[nn.Module] = []
         self.calls: dict[fx.Node, Call] = {}
@@ -83,7 +86,7 @@ class Tracer(fx.Tracer):
         finally:
             self._callers.pop()
         if self.is_leaf_module(m, ""):
-            self.calls[result.node] = Call(result.node, m, callers)
+            self.calls[result.node] = Call(result.node, m, callers, self._number)
         return result
 
     def trace_forward(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
@@ -100,12 +103,14 @@ class Dataflow:
     Attributes:
         calls: each leaf module's calls, in all traces.
         by_node: the same calls by their nodes.
+        traces: the modules that were traced, and how often.
         untraced: the modules whose forward cannot be traced, and why.
         reached_into: modules whose children an untraced forward seems to call one by one.
     """
 
     calls: dict[nn.Module, list[Call]] = field(default_factory=lambda: defaultdict(list))
     by_node: dict[fx.Node, Call] = field(default_factory=dict)
+    traces: dict[nn.Module, int] = field(default_factory=dict)
     untraced: dict[nn.Module, str] = field(default_factory=dict)
     reached_into: set[nn.Module] = field(default_factory=set)
 
@@ -141,13 +146,15 @@ def _record(module: nn.Module, closed: set[nn.Module], flow: Dataflow) -> str | 
     """Adds the calls of all traces of ``module``; if one fails none is added, and the reason is returned."""
     calls: list[Call] = []
     try:
-        for training, concrete_args in itertools.product((True, False), _variants(module)):
-            tracer = Tracer(closed | flow.untraced.keys())
+        variants = list(itertools.product((True, False), _variants(module)))
+        for number, (training, concrete_args) in enumerate(variants):
+            tracer = Tracer(closed | flow.untraced.keys(), number)
             with in_mode(module, training):
                 tracer.trace_forward(module, concrete_args)
             calls += tracer.calls.values()
     except Exception as error:  # whatever the model's own code raises on symbolic values
         return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    flow.traces[module] = len(variants)
     for call in calls:
         flow.calls[call.module].append(call)
         flow.by_node[call.node] = call

@@ -5,7 +5,7 @@ iteration: u <- W v / |W v|, v <- W^T u / |W^T u|. The gradient takes u and v fo
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -20,6 +20,8 @@ from fastgan_kernels import power_iteration, spectral_normalize
 Module = TypeVar("Module", bound=nn.Module)
 
 FIRST_ITERATIONS = 15
+# The submodule that normalises a weight which is no parametrization.
+UNPARAMETRISED = "accelerated_spectral_norm"
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 NORMALISED_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 
@@ -70,7 +72,9 @@ def spectral_norm(
     axes = weight.dim()
     if not -axes <= dim < axes:
         raise IndexError(f"spectral_norm: dim is {dim}, expected {-axes} to {axes - 1} for {name} of {axes} axes")
-    parametrize.register_parametrization(module, name, _SpectralNorm(weight, n_power_iterations, eps, dim % axes))
+    norm = SpectralNorm(n_power_iterations, eps, dim % axes)
+    norm.start(weight)
+    parametrize.register_parametrization(module, name, norm)
     # One hook a module, however many of its parameters are normalised.
     hooks = module._load_state_dict_pre_hooks.values()
     if not any(getattr(hook, "hook", hook) is _take_older_keys for hook in hooks):
@@ -120,12 +124,32 @@ def spectral_norm_(model: Module) -> Module:
         _check_weight("spectral_norm_", f"the weight of {name or 'the model'}", weight)
     for layer in layers.values():
         spectral_norm(layer)
-        layer.parametrizations["weight"][0].grouped = True
-        layer.register_forward_pre_hook(_iterate_where_alone)
-    group = _Group(tuple(tuple(name.split(".")) if name else () for name in layers))
-    model.register_forward_pre_hook(group.begin, prepend=True)
-    model.register_forward_hook(group.end, always_call=True)
+    group_layers(model, layers)
     return model
+
+
+def group_layers(model: nn.Module, paths: Iterable[str]) -> Callable[[], None]:
+    """Makes one group of layers of ``model`` whose weights are normalised already; returns what takes it apart."""
+    paths = [tuple(path.split(".")) if path else () for path in paths]
+    handles = []
+    norms = []
+    for path in paths:
+        layer = model.get_submodule(".".join(path))
+        norms.append(norm_of(layer))
+        norms[-1].grouped = True
+        if parametrize.is_parametrized(layer, "weight"):
+            handles.append(layer.register_forward_pre_hook(_iterate_where_alone))
+    group = _Group(tuple(paths))
+    handles.append(model.register_forward_pre_hook(group.begin, prepend=True))
+    handles.append(model.register_forward_hook(group.end, always_call=True))
+
+    def undo() -> None:
+        for handle in handles:
+            handle.remove()
+        for norm in norms:
+            norm.grouped = False
+
+    return undo
 
 
 def _check_weight(op: str, name: str, weight: Tensor) -> None:
@@ -135,13 +159,13 @@ def _check_weight(op: str, name: str, weight: Tensor) -> None:
         raise TypeError(f"{op}: {name} is {weight.dtype}, expected a real floating-point type")
 
 
-class _SpectralNorm(nn.Module):
-    """The parametrization of one weight, with the buffers of torch's."""
+class SpectralNorm(nn.Module):
+    """The parametrization of one weight, with the buffers of torch's; ``_u`` and ``_v`` are missing at one axis."""
 
     _u: Tensor
     _v: Tensor
 
-    def __init__(self, weight: Tensor, n_power_iterations: int, eps: float, dim: int) -> None:
+    def __init__(self, n_power_iterations: int, eps: float, dim: int) -> None:
         super().__init__()
         self.n_power_iterations = n_power_iterations
         self.eps = eps
@@ -151,12 +175,15 @@ class _SpectralNorm(nn.Module):
         self.running: _Running | None = None
         self.normalised: Tensor | None = None
         self.past = PastVectors()
+
+    def start(self, weight: Tensor) -> None:
+        """Draws u and v and brings them near the singular vectors of ``weight``."""
         if weight.dim() > 1:
             matrix = self.matrix(weight.detach())
             for name, size in zip(("_u", "_v"), matrix.shape, strict=True):
                 start = matrix.new_empty(size).normal_()
-                self.register_buffer(name, nn.functional.normalize(start, dim=0, eps=eps))
-            power_iteration([matrix], [self._u], [self._v], n_iterations=FIRST_ITERATIONS, eps=eps)
+                self.register_buffer(name, nn.functional.normalize(start, dim=0, eps=self.eps))
+            power_iteration([matrix], [self._u], [self._v], n_iterations=FIRST_ITERATIONS, eps=self.eps)
 
     def forward(self, weight: Tensor) -> Tensor:
         if weight.dim() == 1:
@@ -172,7 +199,7 @@ class _SpectralNorm(nn.Module):
         elif recomputing():
             u, v = self.past.find(root_runs_again=False) or (u, v)
         else:
-            if self.training and not self.grouped:
+            if self.moves_when_read():
                 self.iterate(weight)
             if not torch.compiler.is_compiling():
                 forward = Forward(whole=False)
@@ -181,6 +208,13 @@ class _SpectralNorm(nn.Module):
         with outside_checkpoint():
             (normalised,) = spectral_normalize([self.matrix(weight)], [u.clone()], [v.clone()])
             return self.like_weight(normalised, weight)
+
+    def moves_when_read(self) -> bool:
+        return self.training and not self.grouped
+
+    def weight_in(self, layer: nn.Module) -> Tensor:
+        """The weight of ``layer`` before its normalisation."""
+        return layer.parametrizations["weight"].original
 
     def right_inverse(self, value: Tensor) -> Tensor:
         return value
@@ -249,7 +283,7 @@ class _Group:
         compiling = torch.compiler.is_compiling()
         forward = None if compiling or recomputing() else Forward(whole=True)
         running = _Running(forward, None if compiling else sys._getframe(1))
-        alike: dict[Any, list[tuple[_SpectralNorm, Tensor]]] = {}
+        alike: dict[Any, list[tuple[SpectralNorm, Tensor]]] = {}
         for norm, weight in weights:
             key = (weight.device, weight.dtype, norm.n_power_iterations, norm.eps)
             alike.setdefault(key, []).append((norm, weight))
@@ -267,16 +301,16 @@ class _Group:
                 running.forward.finish()
             norm.running = norm.normalised = None
 
-    def _weights(self, root: nn.Module) -> Iterator[tuple["_SpectralNorm", Tensor]]:
+    def _weights(self, root: nn.Module) -> Iterator[tuple["SpectralNorm", Tensor]]:
         for path in self.layers:
             layer: Any = root
             for name in path:
                 layer = getattr(layer, name, None)
-            norm = _norm_of(layer)
-            if norm is not None:
-                yield norm, layer.parametrizations["weight"].original
+            norm = norm_of(layer)
+            if norm is not None and norm.grouped:
+                yield norm, norm.weight_in(layer)
 
-    def _normalise(self, weights: list[tuple["_SpectralNorm", Tensor]], running: "_Running") -> None:
+    def _normalise(self, weights: list[tuple["SpectralNorm", Tensor]], running: "_Running") -> None:
         norms = [norm for norm, _ in weights]
         matrices = [norm.matrix(weight) for norm, weight in weights]
         us, vs = [norm._u for norm in norms], [norm._v for norm in norms]
@@ -302,24 +336,24 @@ class _Group:
             norm.running, norm.normalised = running, norm.like_weight(matrix, weight)
 
 
-def _norm_of(layer: nn.Module | None) -> _SpectralNorm | None:
-    """The parametrization of a layer of a group, unless it was replaced or its parametrization was removed."""
-    if not parametrize.is_parametrized(layer, "weight"):
-        return None
-    norm = layer.parametrizations["weight"][0]
-    return norm if isinstance(norm, _SpectralNorm) and norm.grouped else None
+def norm_of(layer: nn.Module | None) -> SpectralNorm | None:
+    """What normalises the weight of a layer, unless it was replaced or removed."""
+    if parametrize.is_parametrized(layer, "weight"):
+        norm = layer.parametrizations["weight"][0]
+    else:
+        norm = getattr(layer, UNPARAMETRISED, None)
+    return norm if isinstance(norm, SpectralNorm) else None
 
 
 def _iterate_where_alone(layer: nn.Module, args: Any) -> None:
-    norm = _norm_of(layer)
-    if norm is not None and norm.training and not norm.is_running():
-        weight = layer.parametrizations["weight"].original
-        _iterate_unless_recomputing(norm, weight, compiled=torch.compiler.is_compiling())
+    norm = norm_of(layer)
+    if norm is not None and norm.grouped and norm.training and not norm.is_running():
+        _iterate_unless_recomputing(norm, norm.weight_in(layer), compiled=torch.compiler.is_compiling())
 
 
 # Whether this is a recomputation is known when the code runs, not when it is compiled.
 @torch.compiler.disable
-def _iterate_unless_recomputing(norm: _SpectralNorm, weight: Tensor, *, compiled: bool) -> None:
+def _iterate_unless_recomputing(norm: SpectralNorm, weight: Tensor, *, compiled: bool) -> None:
     if not recomputing():
         norm.iterate(weight)
     elif compiled:
@@ -334,7 +368,7 @@ def _take_older_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str,
     if not parametrize.is_parametrized(module):
         return
     for name, norms in module.parametrizations.items():
-        if isinstance(norms[0], _SpectralNorm):
+        if isinstance(norms[0], SpectralNorm):
             for older, key in (("orig", "original"), ("u", "0._u"), ("v", "0._v")):
                 if f"{prefix}{name}_{older}" in state_dict:
                     state_dict[f"{prefix}parametrizations.{name}.{key}"] = state_dict.pop(f"{prefix}{name}_{older}")

@@ -1,0 +1,143 @@
+"""Torch's two spectral norms, on the fused ops and as groups.
+
+The parametrization gives way to that of :mod:`fastgan.nn.spectral_norm` over the same buffers. The older form, a hook
+that computes the weight ahead of each forward, gives way to a hook that gets it from the same class; the parameters and
+buffers, ``weight_orig``, ``weight_u`` and ``weight_v``, stay in the layer. A layer that every forward of the traced
+model calls once moves its u and v once, whoever does it, so such layers are a group and share their launches.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _SpectralNorm as TorchParametrization
+from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
+
+from fastgan.acceleration.tracing import Dataflow
+from fastgan.nn.spectral_norm import UNPARAMETRISED, SpectralNorm, group_layers, norm_of
+
+
+class OfHook(SpectralNorm):
+    """Normalises a weight whose u and v are buffers of its layer. It has no state of its own.
+
+    Torch's hook moves v before u, which is the power iteration of the transposed matrix with u and v exchanged.
+    """
+
+    def weight_in(self, layer: nn.Module) -> Tensor:
+        self._u, self._v = layer.weight_v, layer.weight_u
+        return layer.weight_orig
+
+    def moves_when_read(self) -> bool:
+        # It is read by the hook alone, ahead of a forward.
+        return self.training
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        return super().matrix(weight).mT
+
+    def like_weight(self, matrix: Tensor, weight: Tensor) -> Tensor:
+        return super().like_weight(matrix.mT, weight)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in super().__getstate__().items() if k not in ("_u", "_v")}
+
+
+class FusedHook(TorchHook):
+    """Torch's hook, so that ``remove_spectral_norm`` finds it, with the weight from ``OfHook``."""
+
+    def __call__(self, module: nn.Module, inputs: Any) -> None:
+        norm = getattr(module, UNPARAMETRISED)
+        module.weight = norm(norm.weight_in(module))
+
+    def remove(self, module: nn.Module) -> None:
+        super().remove(module)
+        delattr(module, UNPARAMETRISED)
+
+
+Step = Callable[[], Callable[[], None]]
+
+
+def find_spectral_norm(module: nn.Module) -> tuple[str, Step | str] | None:
+    """Which of torch's spectral norms a module has, and the step that swaps it, or why it is left."""
+    for hook in module._forward_pre_hooks.values():
+        if type(hook) is TorchHook:
+            why_not = _why_not(hook.name, getattr(module, f"{hook.name}_orig"))
+            return "torch.nn.utils.spectral_norm", why_not or _hook_step(module, hook)
+    if parametrize.is_parametrized(module):
+        for name, norms in module.parametrizations.items():
+            for i, norm in enumerate(norms):
+                if type(norm) is TorchParametrization:
+                    why_not = _why_not(name, norms.original) if i == 0 else "it comes after another parametrization"
+                    return "parametrizations.spectral_norm", why_not or _parametrization_step(module, norm)
+    return None
+
+
+def _why_not(name: str, original: Tensor) -> str | None:
+    if name != "weight":
+        return f"its parameter is `{name}`, not `weight`"
+    if original.dim() < 2:
+        return "a weight of one axis takes no power iteration"
+    if not original.is_floating_point():
+        return f"its weight is {original.dtype}"
+    return None
+
+
+def _hook_step(module: nn.Module, hook: TorchHook) -> Step:
+    def step() -> Callable[[], None]:
+        norm = OfHook(hook.n_power_iterations, hook.eps, hook.dim % module.weight_orig.dim())
+        norm.training = module.training
+        fused = FusedHook(hook.name, hook.n_power_iterations, hook.dim, hook.eps)
+        places = [key for key, found in module._forward_pre_hooks.items() if found is hook]
+        weight = module.weight
+        module.add_module(UNPARAMETRISED, norm)
+        _put(module._forward_pre_hooks, places, fused)
+
+        def undo() -> None:
+            _put(module._forward_pre_hooks, places, hook)
+            delattr(module, UNPARAMETRISED)
+            module.weight = weight
+
+        return undo
+
+    return step
+
+
+def _put(hooks: dict[int, Any], places: list[int], hook: Any) -> None:
+    for place in places:
+        hooks[place] = hook
+
+
+def _parametrization_step(module: nn.Module, theirs: nn.Module) -> Step:
+    def step() -> Callable[[], None]:
+        norms = module.parametrizations["weight"]
+        ours = SpectralNorm(theirs.n_power_iterations, theirs.eps, theirs.dim)
+        ours.training = theirs.training
+        for name in ("_u", "_v"):
+            ours.register_buffer(name, getattr(theirs, name))
+        norms[0] = ours
+
+        def undo() -> None:
+            norms[0] = theirs
+
+        return undo
+
+    return step
+
+
+def find_groups(layers: list[nn.Module], flow: Dataflow) -> dict[nn.Module, list[nn.Module]]:
+    """The layers that every forward of a traced module calls exactly once, by the outermost such module."""
+    groups: dict[nn.Module, list[nn.Module]] = {}
+    for layer in layers:
+        calls = flow.calls.get(layer, [])
+        # A module is traced after those inside it that had to be traced by themselves.
+        for root in reversed(flow.traces):
+            if sorted(call.trace for call in calls if call.callers[0] is root) == list(range(flow.traces[root])):
+                groups.setdefault(root, []).append(layer)
+                break
+    return {root: found for root, found in groups.items() if len(found) > 1}
+
+
+def group_step(root: nn.Module, layers: list[nn.Module]) -> Step:
+    """To be made after the steps of the layers; those that have been undone stay out of the group."""
+    paths = {module: path for path, module in root.named_modules()}
+    return lambda: group_layers(root, [paths[layer] for layer in layers if norm_of(layer) is not None])

@@ -1,0 +1,330 @@
+"""accelerate on torch's two spectral norms: the same weights, u and v, forward after forward."""
+
+import copy
+import importlib
+import pickle
+
+import plain_models
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, remove_spectral_norm
+from torch.nn.utils import spectral_norm as hook_form
+
+import fastgan
+from fastgan.acceleration import spectral
+from fastgan_kernels import use_backend
+
+FORMS = [hook_form, parametrizations.spectral_norm]
+
+
+def build(form, make=plain_models.SNDiscriminator):
+    """The model in float64 and an untouched copy of it."""
+    torch.manual_seed(0)
+    model = make(form).double()
+    return model, copy.deepcopy(model)
+
+
+def images(seed=1, n=3):
+    return torch.randn(n, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_same(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+def derivatives(model, *inputs):
+    """Outputs, gradients and the parameter gradients of a WGAN-GP penalty, all forwards before the one backward."""
+    inputs = [x.clone().requires_grad_() for x in inputs]
+    outputs = [model(x) for x in inputs]
+    leaves = [*inputs, *model.parameters()]
+    first = torch.autograd.grad(sum(y.square().sum() for y in outputs), leaves, create_graph=True)
+    penalty = sum((g.flatten(1).norm(dim=1) - 1).square().mean() for g in first[: len(inputs)])
+    second = torch.autograd.grad(penalty, leaves, allow_unused=True, materialize_grads=True)
+    return [t.detach() for t in (*outputs, *first, *second)]
+
+
+def spied(monkeypatch):
+    """The number of weights in each call of power_iteration."""
+    module = importlib.import_module("fastgan.nn.spectral_norm")
+    sizes = []
+    original = module.power_iteration
+
+    def spy(weights, *args, **kwargs):
+        sizes.append(len(weights))
+        return original(weights, *args, **kwargs)
+
+    monkeypatch.setattr(module, "power_iteration", spy)
+    return sizes
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_report(form):
+    model, _ = build(form)
+    report = fastgan.accelerate(model, check=True, example_inputs=(images(),))
+    name = "torch.nn.utils.spectral_norm" if form is hook_form else "parametrizations.spectral_norm"
+    ours = "power_iteration, spectral_normalize"
+    assert {(s.path, s.what, s.by) for s in report.swapped} == {
+        ("(model)", "4 spectral norms", "one group"),
+        *((path, f"Conv2d, {name}", ours) for path in ("features.0", "features.2", "conv")),
+        ("fc", f"Linear, {name}", ours),
+        ("features.0", "Conv2d + LeakyReLU `features.1`", "bias_act(lrelu, 0.1)"),
+        ("features.2", "Conv2d + LeakyReLU `features.3`", "bias_act(lrelu, 0.1)"),
+        ("conv", "Conv2d + ReLU `relu`", "bias_act(relu)"),
+    }
+    assert not report.left
+    assert "0 swaps undone" in report.check
+    assert not fastgan.accelerate(model).swapped
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forward_after_forward_outputs_gradients_and_vectors_are_torchs(form, monkeypatch):
+    model, plain = build(form)
+    fastgan.accelerate(model)
+    sizes = spied(monkeypatch)
+    for seed in range(3):
+        assert_same(derivatives(model, images(seed), images(9)), derivatives(plain, images(seed), images(9)))
+        assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
+    assert sizes == [4] * 6
+    model.eval()
+    plain.eval()
+    assert_same(derivatives(model, images()), derivatives(plain, images()))
+    assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
+    assert sizes == [4] * 6
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_through_the_kernels(form):
+    model, plain = build(form)
+    with use_backend("triton"):
+        fastgan.accelerate(model)
+        assert_same(derivatives(model, images()), derivatives(plain, images()))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_optimiser_built_before_goes_on(form):
+    model, plain = build(form)
+    optimisers = [torch.optim.Adam(m.parameters(), lr=1e-2, betas=(0.0, 0.9)) for m in (model, plain)]
+    parameters = list(model.parameters())
+    fastgan.accelerate(model)
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    for seed in range(3):
+        for m, optimiser in zip((model, plain), optimisers, strict=True):
+            optimiser.zero_grad()
+            (m(images(seed)).mean() - m(images(seed + 5)).mean()).backward()
+            optimiser.step()
+    assert_same(model.state_dict(), plain.state_dict())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_state_dicts_have_the_same_keys_and_load_both_ways(form):
+    model, plain = build(form)
+    keys = list(plain.state_dict())
+    fastgan.accelerate(model)
+    assert list(model.state_dict()) == keys
+    for m in (model, plain):
+        m(images())
+    torch.manual_seed(5)
+    other = plain_models.SNDiscriminator(form).double()
+    other(images())
+    for source, target in ((other, model), (model, plain)):
+        target.load_state_dict(source.state_dict())
+        twin = copy.deepcopy(type(source)(form)).double()
+        twin.load_state_dict(source.state_dict())
+        assert_same(derivatives(target, images(3)), derivatives(twin, images(3)))
+
+
+def test_checkpoints_of_the_first_version_of_the_hook_load():
+    model, plain = build(hook_form)
+    fastgan.accelerate(model)
+    state = plain.state_dict()
+    for path in ("features.0", "features.2", "conv", "fc"):
+        # Version 0 had the weight as a buffer, and no v.
+        u, v, original = (state[f"{path}.weight_{name}"] for name in ("u", "v", "orig"))
+        state[f"{path}.weight"] = original / (u @ (original.flatten(1) @ v))
+        del state[f"{path}.weight_v"]
+        del state._metadata[path]["spectral_norm"]
+    for m in (model, plain):
+        m.load_state_dict(copy.copy(state))
+    assert_same(model.state_dict(), plain.state_dict())
+    assert_same(derivatives(model, images()), derivatives(plain, images()))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_copies_stand_alone(form):
+    model, plain = build(form)
+    fastgan.accelerate(model)
+    with torch.no_grad():
+        for m in (model, plain):
+            m(images())
+    twins = [copy.deepcopy(model)]
+    if form is hook_form:
+        twins.append(pickle.loads(pickle.dumps(model)))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    expected = derivatives(plain, images(2))
+    for twin in twins:
+        assert_same(derivatives(twin, images(2)), expected)
+        assert_same(twin.state_dict(), plain.state_dict())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_part_called_by_itself_moves_its_own_vectors(form, monkeypatch):
+    model, plain = build(form)
+    fastgan.accelerate(model)
+    sizes = spied(monkeypatch)
+    for m in (model, plain):
+        m.features(images())
+        m.conv.eval()
+    assert sizes == [1, 1]
+    assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
+    for m in (model, plain):
+        m(images())
+    assert sizes == [1, 1, 3]
+    assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_layer_that_is_called_twice_stays_outside_of_the_group(form):
+    class Twice(plain_models.SNDiscriminator):
+        def forward(self, x):
+            h = self.features(x)
+            return self.fc(self.conv(self.conv(h)).sum(dim=(2, 3))).squeeze(1)
+
+    model, plain = build(form, Twice)
+    report = fastgan.accelerate(model, check=True, example_inputs=(images(),))
+    assert ("(model)", "3 spectral norms", "one group") in {(s.path, s.what, s.by) for s in report.swapped}
+    assert "0 swaps undone" in report.check
+    for seed in range(2):
+        assert_same(derivatives(model, images(seed)), derivatives(plain, images(seed)))
+        assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_layer_that_is_not_always_called_stays_outside_of_the_group(form):
+    class Sometimes(plain_models.SNDiscriminator):
+        def forward(self, x, deep=True):
+            h = self.features(x)
+            return self.fc((self.conv(h) if deep else h).sum(dim=(2, 3))).squeeze(1)
+
+    model, plain = build(form, Sometimes)
+    fastgan.accelerate(model)
+    for deep in (False, True, False):
+        assert_same(model(images(), deep=deep), plain(images(), deep=deep))
+        assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_where_the_model_cannot_be_traced_its_parts_are_the_groups(form):
+    class Untraceable(plain_models.SNDiscriminator):
+        def forward(self, x):
+            return super().forward(x if x.mean() > 0 else -x)
+
+    model, plain = build(form, Untraceable)
+    report = fastgan.accelerate(model)
+    assert [(s.path, s.what) for s in report.swapped if s.by == "one group"] == [("features", "2 spectral norms")]
+    for seed in range(2):
+        assert_same(derivatives(model, images(seed)), derivatives(plain, images(seed)))
+        assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
+
+
+def test_the_check_sees_vectors_that_move_otherwise(monkeypatch):
+    class Twice(plain_models.SNDiscriminator):
+        def forward(self, x):
+            return self.fc(self.conv(self.conv(self.features(x))).sum(dim=(2, 3))).squeeze(1)
+
+    model, plain = build(parametrizations.spectral_norm, Twice)
+    monkeypatch.setattr(
+        importlib.import_module("fastgan.acceleration.accelerate"), "find_groups", lambda layers, flow: {model: layers}
+    )
+    report = fastgan.accelerate(model, check=True, example_inputs=(images(),))
+    assert [(entry.path, entry.what) for entry in report.left if "differ" in entry.why] == [
+        ("(model)", "4 spectral norms")
+    ]
+    assert len(report.swapped) == 6
+    assert_same(derivatives(model, images()), derivatives(plain, images()))
+    assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_norm_comes_off_as_torchs_does(form):
+    model, plain = build(form)
+    fastgan.accelerate(model)
+    for m in (model, plain):
+        m(images())
+        if form is hook_form:
+            remove_spectral_norm(m.conv)
+        else:
+            m.eval()
+            nn.utils.parametrize.remove_parametrizations(m.conv, "weight")
+            m.train()
+    assert list(model.state_dict()) == list(plain.state_dict())
+    assert_same(derivatives(model, images(2)), derivatives(plain, images(2)))
+    assert_same(model.state_dict(), plain.state_dict())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: nn.Linear(3, 5),
+        lambda: nn.Conv1d(3, 4, 2),
+        lambda: nn.ConvTranspose2d(3, 4, 3, stride=2),
+        lambda: nn.Embedding(7, 3),
+    ],
+)
+def test_every_kind_of_layer_by_itself(form, layer):
+    torch.manual_seed(0)
+    model = nn.Sequential(form(layer(), n_power_iterations=2)).double()
+    plain = copy.deepcopy(model)
+    assert len(fastgan.accelerate(model).swapped) == 1
+    x = torch.randn(2, 3, 5, 4)[..., 0, 0] if isinstance(model[0], nn.Linear) else torch.randn(2, 3, 5, 4)
+    x = x[..., 0] if isinstance(model[0], nn.Conv1d) else x
+    x = torch.tensor([1, 5]) if isinstance(model[0], nn.Embedding) else x.double()
+    for _ in range(2):
+        outputs = [m(x) for m in (model, plain)]
+        assert_same(outputs[0], outputs[1])
+        gradients = [
+            torch.autograd.grad(y.square().sum(), m.parameters()) for y, m in zip(outputs, (model, plain), strict=True)
+        ]
+        assert_same(gradients[0], gradients[1])
+        assert_same(model.state_dict(), plain.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [
+        (lambda: hook_form(nn.Linear(3, 5), name="bias"), "its parameter is `bias`"),
+        (lambda: parametrizations.spectral_norm(nn.Linear(3, 5), name="bias"), "its parameter is `bias`"),
+        (lambda: hook_form(nn.LayerNorm(3)), "a weight of one axis"),
+        (lambda: parametrizations.spectral_norm(nn.LayerNorm(3)), "a weight of one axis"),
+        (
+            lambda: parametrizations.spectral_norm(parametrizations.weight_norm(nn.Linear(3, 5))),
+            "it comes after another parametrization",
+        ),
+    ],
+)
+def test_norms_that_are_left(layer, why):
+    report = fastgan.accelerate(nn.Sequential(layer()))
+    assert not report.swapped
+    assert [entry.path for entry in report.left] == ["0"]
+    assert why in report.left[0].why
+
+
+def test_undoing_puts_everything_back(monkeypatch):
+    for form in FORMS:
+        model, plain = build(form)
+
+        def fail(*args):
+            raise MemoryError
+
+        monkeypatch.setattr(spectral, "group_layers", fail)
+        with pytest.raises(MemoryError):
+            fastgan.accelerate(model)
+        monkeypatch.undo()
+        assert repr(model) == repr(plain)
+        assert [type(h) for m in model.modules() for h in m._forward_pre_hooks.values()] == [
+            type(h) for m in plain.modules() for h in m._forward_pre_hooks.values()
+        ]
+        assert_same(derivatives(model, images()), derivatives(plain, images()))
