@@ -38,7 +38,8 @@ def derivatives(model, *inputs):
     inputs = [x.clone().requires_grad_() for x in inputs]
     outputs = [model(x) for x in inputs]
     leaves = [*inputs, *model.parameters()]
-    first = torch.autograd.grad(sum(y.square().sum() for y in outputs), leaves, create_graph=True)
+    loss = sum(y.square().sum() for y in outputs)
+    first = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True, materialize_grads=True)
     penalty = sum((g.flatten(1).norm(dim=1) - 1).square().mean() for g in first[: len(inputs)])
     second = torch.autograd.grad(penalty, leaves, allow_unused=True, materialize_grads=True)
     return [t.detach() for t in (*outputs, *first, *second)]
@@ -160,6 +161,7 @@ def test_copies_stand_alone(form):
     twins = [copy.deepcopy(model)]
     if form is hook_form:
         twins.append(pickle.loads(pickle.dumps(model)))
+        assert not any("_u" in vars(m) for twin in twins for m in twin.modules())
     with torch.no_grad():
         for p in model.parameters():
             p.zero_()
@@ -229,20 +231,35 @@ def test_where_the_model_cannot_be_traced_its_parts_are_the_groups(form):
         assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
 
 
-def test_the_check_sees_vectors_that_move_otherwise(monkeypatch):
-    class Twice(plain_models.SNDiscriminator):
-        def forward(self, x):
-            return self.fc(self.conv(self.conv(self.features(x))).sum(dim=(2, 3))).squeeze(1)
+@pytest.mark.parametrize("form", FORMS)
+def test_the_check_sees_vectors_that_move_otherwise(form, monkeypatch):
+    class Sometimes(plain_models.SNDiscriminator):
+        def forward(self, x, deep=False):
+            h = self.features(x)
+            return self.fc((self.conv(h) if deep else h).sum(dim=(2, 3))).squeeze(1)
 
-    model, plain = build(parametrizations.spectral_norm, Twice)
-    monkeypatch.setattr(
-        importlib.import_module("fastgan.acceleration.accelerate"), "find_groups", lambda layers, flow: {model: layers}
-    )
+    model, plain = build(form, Sometimes)
+    swaps = importlib.import_module("fastgan.acceleration.accelerate")
+    monkeypatch.setattr(swaps, "find_groups", lambda layers, flow: {model: layers})
     report = fastgan.accelerate(model, check=True, example_inputs=(images(),))
-    assert [(entry.path, entry.what) for entry in report.left if "differ" in entry.why] == [
-        ("(model)", "4 spectral norms")
-    ]
+    (entry,) = (entry for entry in report.left if "check" in entry.why)
+    assert (entry.path, entry.what) == ("(model)", "4 spectral norms")
+    assert "buffers differ by" in entry.why
     assert len(report.swapped) == 6
+    assert not model._forward_pre_hooks
+    assert not model._forward_hooks
+    assert_same(derivatives(model, images()), derivatives(plain, images()))
+    assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("part", ["features", ""])
+def test_vectors_of_layers_in_evaluation_mode_stay(form, part):
+    model, plain = build(form)
+    for m in (model, plain):
+        m.get_submodule(part).eval()
+    fastgan.accelerate(model)
+    assert [m.training for m in model.features.modules()] == [False] * len(list(model.features.modules()))
     assert_same(derivatives(model, images()), derivatives(plain, images()))
     assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
 
