@@ -47,11 +47,9 @@ class Forward:
         """A checkpoint runs what it covers without gradients, or under hooks that drop what autograd saves."""
         return (not self.grad or self.hooks is not None) and not torch.is_inference_mode_enabled()
 
-    def may_be_repeated_by(self, number: int, latest: "Forward | None") -> bool:
-        """Whether a node may repeat this forward, given the latest kept forward that began before it."""
-        if latest is not None and latest.hooks is not None:
-            return self.hooks is latest.hooks
-        return self.start > number or (self.end is not None and number < self.end)
+    def may_be_repeated_by(self, number: int) -> bool:
+        """Whether a node that is older than every later forward may repeat this one."""
+        return self.start > number or self.hooks is not None or (self.end is not None and number < self.end)
 
     def may_contain_checkpoint_here(self) -> bool:
         """Whether the code that runs now may be covered by a checkpoint that began inside this forward."""
@@ -98,8 +96,6 @@ class PastVectors:
 
     def keep(self, forward: Forward, u: Tensor, v: Tensor) -> None:
         """``u`` and ``v`` are copies, which nobody changes."""
-        if self.has(forward):
-            return
         self._kept.append((forward, u, v))
         if len(self._kept) > KEPT_FORWARDS:
             self._dropped = self._kept.pop(0)[0]
@@ -126,16 +122,14 @@ class PastVectors:
         # The checkpoint covers whole forwards: they are repeated in their order.
         if latest and latest.hooks is not None:
             covered = [i for i, (forward, _, _) in enumerate(self._kept) if forward.hooks is latest.hooks]
+        elif self._dropped is not None and latest is None and self._dropped.may_be_repeated_by(number):
+            covered = []
         else:  # the reentrant form: its node is older than the forwards that it covers, which ran without gradients
             covered = [i for i, (forward, _, _) in enumerate(self._kept) if forward.start > number and not forward.grad]
         task = torch._C._current_graph_task_id()
         position = self._position + 1 if self._repeated == (task, number) else 0
         self._repeated, self._position = (task, number), position
-        if (
-            position >= len(covered)
-            or self._kept[covered[position]][0].in_nested_checkpoints_of_both_forms()
-            or (self._dropped is not None and self._dropped.may_be_repeated_by(number, latest))
-        ):
+        if position >= len(covered) or self._kept[covered[position]][0].in_nested_checkpoints_of_both_forms():
             raise RuntimeError(
                 "spectral_norm: a checkpoint is recomputed, and which forward it repeats cannot be told: it is more"
                 f" than {KEPT_FORWARDS} forwards ago, or reentrant checkpoints are nested, which use_reentrant=False"

@@ -1,6 +1,7 @@
 """Checkpoints repeat a forward with the u and v of that forward, whatever moved them since."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -21,15 +22,15 @@ def backend(request: pytest.FixtureRequest):
         yield request.param
 
 
-def step(model: nn.Module, call=None) -> list[torch.Tensor]:
+def step(model: nn.Module, call=None, backward=torch.Tensor.backward) -> list[torch.Tensor]:
     """Two forwards before a backward, then one of each, with a parameter update between."""
     call = model if call is None else call
     real, fake = images(0).requires_grad_(), images(1).requires_grad_()
-    (call(fake).mean() - call(real).square().mean()).backward()
+    backward(call(fake).mean() - call(real).square().mean())
     with torch.no_grad():
         for parameter in model.parameters():
             parameter -= 0.1 * parameter.grad
-    call(real).square().mean().backward()
+    backward(call(real).square().mean())
     return gradients(model) + vectors(model)
 
 
@@ -62,7 +63,7 @@ def test_a_checkpoint_around_two_forwards(how: str, reentrant: bool):
     twin = copy.deepcopy(model)
 
     def loss(model: nn.Module, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-        return model(fake).mean() - model(real).square().mean()
+        return model(fake).mean() - 2 * model(real).mean()
 
     real, fake = images(0).requires_grad_(), images(1).requires_grad_()
     for _ in range(2):
@@ -114,6 +115,24 @@ def test_nested_checkpoints_are_right_or_refused(how: str, inner: bool, outer: b
             step(model, call)
     else:
         assert_equal(step(model, call), expected)
+
+
+def test_a_backward_in_another_thread():
+    """As a GPU's is. Nodes made there, for a checkpoint within a reentrant one, are numbered on their own."""
+    model = normalised("group")
+    expected = step(copy.deepcopy(model))
+
+    def backward(loss: torch.Tensor) -> None:
+        with ThreadPoolExecutor(1) as other:
+            other.submit(loss.backward).result()
+
+    nested = copy.deepcopy(model)
+    model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=True)
+    assert_equal(step(model, backward=backward), expected)
+    nested.run_trunk = model.run_trunk
+    nested.trunk.forward = lambda x: checkpoint(nn.Sequential.forward, nested.trunk, x, use_reentrant=True)
+    with pytest.raises(RuntimeError, match="reentrant checkpoints are nested"):
+        step(nested, backward=backward)
 
 
 @HOW
@@ -170,16 +189,42 @@ def test_a_checkpoint_under_other_hooks(how: str, reentrant: bool):
 def test_a_forward_that_is_too_long_ago_is_refused(how: str, reentrant: bool):
     model = normalised(how)
     model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=reentrant)
-    losses = [model(images(0).requires_grad_()).sum() for _ in range(recomputation.KEPT_FORWARDS + 1)]
-    sum(losses[1:]).backward(retain_graph=True)
+    losses = [model(images(0).requires_grad_()).sum() for _ in range(recomputation.KEPT_FORWARDS)]
+    with torch.no_grad():
+        model(images(1))
+    sum(losses[1:]).backward()
     with pytest.raises(RuntimeError, match="more than 16 forwards ago"):
         losses[0].backward()
 
 
+def test_too_many_forwards_in_a_checkpoint_are_refused():
+    layer = spectral_norm(nn.Linear(3, 3).double())
+
+    def often(x: torch.Tensor, n: int) -> torch.Tensor:
+        # The repetition ends before the last, whose gradient is not needed.
+        return sum(layer(x).sum() for _ in range(n)) + layer(x).detach().sum()
+
+    x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    checkpoint(often, x, recomputation.KEPT_FORWARDS - 1, use_reentrant=False).backward()
+    with pytest.raises(RuntimeError, match="more than 16 forwards ago"):
+        checkpoint(often, x, recomputation.KEPT_FORWARDS, use_reentrant=False).backward()
+
+
 def test_nothing_is_kept_without_a_checkpoint():
+    for how in ("group", "single"):
+        model = normalised(how)
+        step(model)
+        with torch.inference_mode():
+            model(images(0))
+        assert all(len(module.past) == 0 for module in model.modules() if hasattr(module, "past"))
+
+
+def test_copies_keep_nothing():
     model = normalised("group")
+    model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=False)
     step(model)
-    assert all(len(module.past) == 0 for module in model.modules() if hasattr(module, "past"))
+    assert len(model.trunk[0].parametrizations.weight[0].past) == 3
+    assert len(copy.deepcopy(model).trunk[0].parametrizations.weight[0].past) == 0
 
 
 def test_forwards_in_evaluation_mode_are_repeated_with_their_own_vectors():

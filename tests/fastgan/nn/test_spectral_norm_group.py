@@ -363,6 +363,9 @@ def test_an_error_inside_the_forward(error: type[BaseException], inner: bool, ca
     model.run_trunk = fail
     with pytest.raises(error):
         model(images(0))
+    if error is ValueError:
+        # What the forward held is freed at once.
+        assert model.head.parametrizations.weight[0].normalised is None
     del model.run_trunk
     calls.take()
     reference = normalised("torch")
@@ -425,8 +428,11 @@ def test_removed_and_replaced_layers_leave_the_group(calls: Calls):
     model.stem = nn.Conv2d(3, 4, 3).double()
     model(images(0))
     assert calls.take() == ([2], [2])
-    spectral_norm(model.trunk[0])
+    # A layer that takes a place in the group does not join it.
+    model.trunk[0] = spectral_norm(nn.Conv2d(4, 4, 3, padding=1).double())
+    calls.take()
     model(images(0)).sum().backward()
+    assert calls.take() == ([1, 1], [1, 1])
 
 
 def test_a_layer_alone_can_be_the_model(calls: Calls):
