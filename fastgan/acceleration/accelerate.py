@@ -12,7 +12,7 @@ from fastgan.acceleration.report import Left, Report, Swapped
 from fastgan.acceleration.rewriting import is_rewritten
 from fastgan.acceleration.running import difference, measure
 from fastgan.acceleration.spectral import find_groups, find_spectral_norm, group_step
-from fastgan.acceleration.style import INSTANCE_NORMS, recognise_adain
+from fastgan.acceleration.style import INSTANCE_NORMS, StyledInstanceNorm, recognise_adain
 from fastgan.acceleration.swaps import Converter, Swap, convert, is_mapped, replacement, rewriting
 from fastgan.acceleration.tracing import Dataflow, is_torch_layer, trace_model
 from fastgan_kernels import backend_of
@@ -37,6 +37,8 @@ def accelerate(
     - a module that normalises each plane and then scales and shifts it by a style (:func:`fastgan_kernels.adain`);
     - a module that is pixel norm, minibatch standard deviation or blur (:func:`fastgan_kernels.pixel_norm`,
       :func:`~fastgan_kernels.minibatch_stddev`, :func:`~fastgan_kernels.upfirdn2d`).
+
+    All is differentiable twice; what the ops refuse beyond that, the accelerated model refuses.
 
     Parameters stay the same objects, and buffers, hooks, state-dict keys, modes and ``requires_grad`` stay as they are:
     optimisers built before go on, and checkpoints load both ways. Copies and pickles of the model keep the swaps. The
@@ -143,10 +145,11 @@ class _Plan:
             self._closed.update(module.modules())
 
     def _find_functions(self) -> None:
+        known: dict[str, StyledInstanceNorm] = {}
         for module in self._open_modules():
             if is_torch_layer(module) or isinstance(module, nn.Sequential):
                 continue
-            found = recognise_adain(module)
+            found = recognise_adain(module, known)
             if found is None and is_candidate(module):
                 found = recognise_fixed(module)
             if found is None:

@@ -68,8 +68,11 @@ class StyledInstanceNorm:
         return f"adain(eps={self.eps})"
 
 
-def recognise_adain(module: nn.Module) -> StyledInstanceNorm | str | None:
-    """The new forward of ``module``; a reason, where it resembles AdaIN and is not; ``None`` where it does not."""
+def recognise_adain(module: nn.Module, known: dict[str, StyledInstanceNorm]) -> StyledInstanceNorm | str | None:
+    """The new forward of ``module``; a reason, where it resembles AdaIN and is not; ``None`` where it does not.
+
+    ``known`` holds what was verified before, by the dataflow: layers of one class differ in their sizes alone.
+    """
     graphs = []
     for training in (not module.training, module.training):
         tracer = Tracer(m for m in module.modules() if m is not module)
@@ -87,7 +90,16 @@ def recognise_adain(module: nn.Module) -> StyledInstanceNorm | str | None:
         if str(graphs[0]) != str(graph):
             return "its forward is not the same in training and in evaluation mode"
         why_not = why_not_rewritable(module) or _why_not(module, found, inputs, tracer)
-        return why_not or _verified(module, found, inputs)
+        if why_not:
+            return why_not
+        settings = [tracer.calls[node].module for node in found.normalisation if node.op == "call_module"]
+        dataflow = f"{type(module)} {graph} {[norm.eps for norm in settings]}"
+        if dataflow not in known:
+            verified = _verified(module, found, inputs)
+            if isinstance(verified, str):
+                return verified
+            known[dataflow] = verified
+        return known[dataflow]
     return None
 
 
@@ -180,13 +192,14 @@ def _verified(module: nn.Module, found: _Split, inputs: list[fx.Node]) -> Styled
     probes = _probes(module, inputs, found.x)
     if not probes:
         return "no example input could be made up for it"
-    complaint = None
+    complaints = []
     for eps in _eps_candidates(module, found):
         recipe = StyledInstanceNorm(_write(found, inputs, eps), eps)
         complaint = why_not_equal(module, recipe, probes)
         if complaint is None:
             return recipe
-    return f"its normalisation is not (x - mean) / sqrt(var + eps) with the biased variance: {complaint}"
+        complaints.append(complaint)
+    return f"its normalisation is not (x - mean) / sqrt(var + eps) with the biased variance: {complaints[0]}"
 
 
 def _eps_candidates(module: nn.Module, found: _Split) -> list[float]:
@@ -197,7 +210,7 @@ def _eps_candidates(module: nn.Module, found: _Split) -> list[float]:
         elif called_name(node) == "instance_norm":
             values.append(node.kwargs.get("eps", 1e-5))
         values += [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, float) and 0 < a < 0.1]
-    return sorted(set(values))
+    return sorted(set(values), reverse=True)
 
 
 def _write(found: _Split, inputs: list[fx.Node], eps: float) -> str:
