@@ -9,7 +9,7 @@ from torch import nn
 from fastgan.acceleration.activation import PassThrough, find_pairs, is_activation, recipe_of
 from fastgan.acceleration.fixed import is_candidate, recognise_fixed
 from fastgan.acceleration.report import Left, Report, Swapped
-from fastgan.acceleration.rewriting import is_rewritten
+from fastgan.acceleration.rewriting import is_rewritten, settings_of
 from fastgan.acceleration.running import difference, measure
 from fastgan.acceleration.spectral import find_groups, find_spectral_norm, group_step
 from fastgan.acceleration.style import INSTANCE_NORMS, StyledInstanceNorm, recognise_adain
@@ -44,7 +44,8 @@ def accelerate(
     optimisers built before go on, and checkpoints load both ways. Copies and pickles of the model keep the swaps. The
     swapped modules hold to what the forward of the model does with them now, as traced: a layer with its activation,
     called alone, gives the activated output, and its activation gives back its input; reading the ``weight`` of a
-    parametrised layer in a group moves no u and v, and a recomputed forward does not either. Call this before
+    parametrised layer in a group moves no u and v, and a recomputed forward does not either. A module whose plain
+    attributes (an eps, a switch) change afterwards runs its old forward. Call this before
     ``torch.compile``; call it again after changing the structure of the model.
 
     Args:
@@ -159,7 +160,7 @@ class _Plan:
             if isinstance(found, str):
                 self.leave(module, found)
             else:
-                self._swap(module, str(found), [rewriting(module, found)])
+                self._swap(module, str(found), [rewriting(module, found, settings_of(module))])
                 self._closed.add(module)
             # A norm inside has been spoken of with it.
             self._closed.update(m for m in module.modules() if isinstance(m, INSTANCE_NORMS))

@@ -21,16 +21,32 @@ class Recipe(Protocol):
     def __str__(self) -> str: ...
 
 
-def rewrite(module: nn.Module, recipe: Recipe) -> Callable[[], None]:
-    """Gives ``module`` the forward of ``recipe``; returns what undoes it."""
+Settings = tuple[tuple[str, Any], ...]
+
+
+def settings_of(module: nn.Module) -> Settings:
+    """The plain attributes of a module that its code may read, such as an eps."""
+    return tuple(
+        (name, value)
+        for name, value in vars(module).items()
+        if isinstance(value, bool | int | float | str | None) and name != "training" and not name.startswith("_")
+    )
+
+
+def rewrite(module: nn.Module, recipe: Recipe, settings: Settings = ()) -> Callable[[], None]:
+    """Gives ``module`` the forward of ``recipe``; returns what undoes it.
+
+    A recipe that has constants of the old forward in it is good for the ``settings`` of its time; with others the
+    module runs the old one.
+    """
     before = module.__class__
     if is_parametrized(module):
         # Torch gives such a module a class of its own and takes it off again with the last parametrisation. It must
         # stay the outermost, or torch would take ours off; copied, because copies of the module share it.
         namespace = {k: v for k, v in vars(before).items() if k not in ("__dict__", "__weakref__")}
-        module.__class__ = type(before.__name__, (_rewritten(before.__bases__[0], recipe),), namespace)
+        module.__class__ = type(before.__name__, (_rewritten(before.__bases__[0], recipe, settings),), namespace)
     else:
-        module.__class__ = _rewritten(before, recipe)
+        module.__class__ = _rewritten(before, recipe, settings)
 
     def undo() -> None:
         module.__class__ = before
@@ -55,17 +71,24 @@ def why_not_rewritable(module: nn.Module) -> str | None:
 
 
 @functools.cache
-def _rewritten(cls: type[nn.Module], recipe: Recipe) -> type[nn.Module]:
+def _rewritten(cls: type[nn.Module], recipe: Recipe, settings: Settings) -> type[nn.Module]:
+    fused = recipe.forward()
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if any(getattr(self, name, None) != value for name, value in settings):
+            return super(made, self).forward(*args, **kwargs)
+        return fused(self, *args, **kwargs)
+
     def reduce(self: nn.Module, protocol: int) -> tuple[Any, ...]:
         _, _, *state = super(made, self).__reduce_ex__(max(protocol, 2))
-        return (_new, (cls, recipe), *state)
+        return (_new, (cls, recipe, settings), *state)
 
     def extra_repr(self: nn.Module) -> str:
         return ", ".join(filter(None, [super(made, self).extra_repr(), f"accelerated: {recipe}"]))
 
     namespace = {
         "_fastgan_recipe": recipe,
-        "forward": recipe.forward(),
+        "forward": forward if settings else fused,
         "extra_repr": extra_repr,
         "__reduce_ex__": reduce,
         "__module__": cls.__module__,
@@ -75,6 +98,6 @@ def _rewritten(cls: type[nn.Module], recipe: Recipe) -> type[nn.Module]:
     return made
 
 
-def _new(cls: type[nn.Module], recipe: Recipe) -> nn.Module:
-    made = _rewritten(cls, recipe)
+def _new(cls: type[nn.Module], recipe: Recipe, settings: Settings) -> nn.Module:
+    made = _rewritten(cls, recipe, settings)
     return made.__new__(made)

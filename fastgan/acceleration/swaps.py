@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fastgan.acceleration.report import Swapped
-from fastgan.acceleration.rewriting import Recipe, rewrite
+from fastgan.acceleration.rewriting import Recipe, Settings, rewrite
 from fastgan.acceleration.running import HOOKS
 
 Converter = Callable[[nn.Module], nn.Module | None]
@@ -35,9 +35,9 @@ class Swap:
             self._undo.pop()()
 
 
-def rewriting(module: nn.Module, recipe: Recipe) -> Callable[[], Callable[[], None]]:
-    """The step that gives ``module`` another forward."""
-    return lambda: rewrite(module, recipe)
+def rewriting(module: nn.Module, recipe: Recipe, settings: Settings = ()) -> Callable[[], Callable[[], None]]:
+    """The step that gives ``module`` another forward, good for its ``settings``."""
+    return lambda: rewrite(module, recipe, settings)
 
 
 def replacement(model: nn.Module, module: nn.Module, new: nn.Module) -> Callable[[], Callable[[], None]]:

@@ -279,11 +279,11 @@ def test_after_an_error_the_model_is_as_it_was(check, monkeypatch):
         swaps = importlib.import_module("fastgan.acceleration.swaps")
         calls = []
 
-        def fail(module, recipe):
+        def fail(module, recipe, settings):
             calls.append(module)
             if len(calls) == 4:
                 raise MemoryError
-            return original(module, recipe)
+            return original(module, recipe, settings)
 
         original = swaps.rewrite
         monkeypatch.setattr(swaps, "rewrite", fail)
@@ -355,6 +355,17 @@ def test_a_module_in_two_places_is_swapped_once():
     assert model.a is model.b
     inputs = torch.randn(2, 4, 3, 3, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)
     torch.testing.assert_close(model(*inputs), plain(*inputs), rtol=1e-12, atol=1e-12)
+
+
+def test_a_module_whose_settings_change_afterwards_runs_its_old_forward():
+    model, plain, x = build(style_generator)
+    fastgan.accelerate(model)
+    for m in (model, plain, copy.deepcopy(model)):
+        m.blocks[1].adain.eps = 0.5
+    assert_same(derivatives(model, x), derivatives(plain, x))
+    for m in (model, plain):
+        m.blocks[1].adain.eps = 1e-6
+    assert_same(derivatives(model, x), derivatives(plain, x))
 
 
 def test_one_batch_of_styles_for_all_images_and_the_reverse():
