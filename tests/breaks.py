@@ -21,6 +21,7 @@ VALUES = (
     "test_bias_act.py",
     "test_adain.py",
     "test_minibatch_discrimination.py",
+    "test_minibatch_stddev.py",
     "test_gradient_penalty.py",
     "test_interpolate.py",
     "test_noise.py",
@@ -247,6 +248,30 @@ BREAKS = (
         "noise_injection.py",
         "_noise_injection_backward(g, a, b, None,",
         "_noise_injection_backward(g, strength, b, None,",
+    ),
+    Break(
+        "stddev: the members of a group are neighbours",
+        "minibatch_stddev.py",
+        "sample = member.to(tl.int64) * groups + group",
+        "sample = group.to(tl.int64) * MEMBERS + member",
+    ),
+    Break(
+        "stddev: members that a group does not have enter its variance",
+        "minibatch_stddev.py",
+        "tl.where(mask, x - (tl.sum(x, axis=0) / count)[None, :, :], 0.0)",
+        "x - (tl.sum(x, axis=0) / count)[None, :, :]",
+    ),
+    Break(
+        "stddev: the first gradient forgets to divide by the members",
+        "minibatch_stddev.py",
+        "(features.to(COMPUTE) * MEMBERS)",
+        "features.to(COMPUTE)",
+    ),
+    Break(
+        "stddev: the second order without the mean of its cotangent",
+        "minibatch_stddev.py",
+        "(v - mean_v[None, :, :] - xh",
+        "(v - xh",
     ),
     Break(
         "addresses: 32 bits",

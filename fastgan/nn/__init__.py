@@ -3,7 +3,16 @@
 from fastgan.nn.adain import AdaIN
 from fastgan.nn.bias_act import BiasAct
 from fastgan.nn.minibatch_discrimination import MinibatchDiscrimination
+from fastgan.nn.minibatch_stddev import MinibatchStdDev
 from fastgan.nn.noise_injection import NoiseInjection
 from fastgan.nn.spectral_norm import spectral_norm, spectral_norm_
 
-__all__ = ["AdaIN", "BiasAct", "MinibatchDiscrimination", "NoiseInjection", "spectral_norm", "spectral_norm_"]
+__all__ = [
+    "AdaIN",
+    "BiasAct",
+    "MinibatchDiscrimination",
+    "MinibatchStdDev",
+    "NoiseInjection",
+    "spectral_norm",
+    "spectral_norm_",
+]

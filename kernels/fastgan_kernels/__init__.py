@@ -10,7 +10,7 @@ from fastgan_kernels.bias_act import bias_act
 from fastgan_kernels.gradient_penalty import gradient_norms, gradient_penalty
 from fastgan_kernels.interpolate import interpolate
 from fastgan_kernels.minibatch_discrimination import minibatch_discrimination
-from fastgan_kernels.minibatch_stddev import minibatch_stddev  # noqa: F401
+from fastgan_kernels.minibatch_stddev import minibatch_stddev
 from fastgan_kernels.noise_injection import noise_injection
 from fastgan_kernels.pixel_norm import pixel_norm  # noqa: F401
 from fastgan_kernels.spectral_norm import power_iteration, spectral_normalize  # noqa: F401
@@ -25,6 +25,7 @@ __all__ = [
     "gradient_penalty",
     "interpolate",
     "minibatch_discrimination",
+    "minibatch_stddev",
     "noise_injection",
     "use_backend",
 ]

@@ -37,9 +37,18 @@ def dense(x: Tensor, *, like: Tensor | None = None) -> Tensor:
     return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
-def empty_dense(x: Tensor) -> Tensor:
-    """Uninitialised memory of the shape and type of ``x``, in the layout of ``dense(x)``."""
-    return torch.empty_like(dense(x))
+def empty_dense(x: Tensor, *, channels: int | None = None) -> Tensor:
+    """Uninitialised memory of the shape and type of ``x``, in the layout of ``dense(x)``.
+
+    With ``channels`` it has so many of them instead.
+    """
+    x = dense(x)
+    if channels is None:
+        return torch.empty_like(x)
+    n, _, *spatial = x.shape
+    if x.is_contiguous():
+        return x.new_empty(n, channels, *spatial)
+    return x.new_empty(n, *spatial, channels).movedim(-1, 1)
 
 
 _MAX_PLANES = 2**30

@@ -1,11 +1,502 @@
-"""minibatch_stddev: not yet a kernel."""
+"""Minibatch standard deviation (Karras et al. 2018, section 3; groups as in the code of Karras et al. 2019).
 
+Over the G members g of each group m of samples, feature by feature, with biased variance,
+
+    sigma[m, j] = sqrt(var_g(x[g, m, j]) + 1e-8),    s[m, f] = mean of sigma[m, j] over the J features of f,
+
+where f counts the sets of neighbouring channels, one for each channel that is appended: y is x with s[m, f] in all
+pixels of channel C + f. With xh = (x - mean_g(x)) / sigma and a[m, f] the sum of dy over the members and pixels of that
+channel, the first gradient is
+
+    dx = dy[:, :C] + a / (G J) * xh
+
+and for a cotangent v of dx the gradients of <dx, v> are
+
+    ddy[:, :C] = v,    ddy[:, C + f] = mean over the J features of mean_g(v * xh),
+    ddx = a / (G J sigma) * (v - mean_g(v) - xh * mean_g(v * xh)).
+
+Saved for backward: x alone; for the second order x and a.
+"""
+
+import math
+from typing import Any
+
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels import reference
-from fastgan_kernels.differentiable import guard_second_order
+from fastgan_kernels.backend import runs_triton
+from fastgan_kernels.checks import check_feature_map
+from fastgan_kernels.differentiable import DifferentiableOp, guard_second_order, refuse_third_order
+from fastgan_kernels.layout import as_matrix, dense, empty_dense
+from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
+from fastgan_kernels.reduction import sum_partials
+from fastgan_kernels.tiling import GroupTiling, alignment, group_tiling
+
+_EPS = tl.constexpr(1e-8)
+
+# To the kernels a sample of x is a matrix [rows, SETS * cols], and one of y has more columns. Contiguous, it is a row
+# of C * pixels or (C + SETS) * pixels; channels-last, it has a row for each pixel. What is appended is such a matrix
+# too, at an offset inside y.
+
+
+@triton.jit
+def _tile(
+    rows, col_groups, y_groups, tiles, col_tiles,
+    SETS: tl.constexpr, ALIGN: tl.constexpr, Y_ALIGN: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """This program's group and set of columns, offsets of its tile within a sample of x and of y, which elements exist,
+    and the lengths of the two samples.
+
+    The widths are products with constants, from which the compiler knows how rows are aligned.
+    """
+    cols = col_groups.to(tl.int64) * ALIGN
+    y_cols = y_groups.to(tl.int64) * Y_ALIGN
+    group_and_set = tl.program_id(0) // tiles
+    tile = tl.program_id(0) % tiles
+    row = (tile // col_tiles).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    col = (tile % col_tiles).to(tl.int64) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
+    exists = (row < rows)[:, None] & (col < cols)[None, :]
+    col_of_sample = group_and_set % SETS * cols + col
+    in_x = row[:, None] * (cols * SETS) + col_of_sample[None, :]
+    in_y = row[:, None] * y_cols + col_of_sample[None, :]
+    return group_and_set // SETS, in_x, in_y, exists, cols * SETS * rows, y_cols * rows
+
+
+@triton.jit
+def _members(start, group, groups, exists, MEMBERS: tl.constexpr, BLOCK_MEMBERS: tl.constexpr):
+    """The samples that are a group's members from ``start`` on, and which elements of a tile of them exist."""
+    member = start + tl.arange(0, BLOCK_MEMBERS)
+    sample = member.to(tl.int64) * groups + group
+    return sample[:, None, None], (member < MEMBERS)[:, None, None] & exists[None, :, :]
+
+
+# More members than a program holds are read once for the mean, again for what the mean enters, and again for gradients.
+# A few kilobytes a program: all but the first read come from L2.
+
+
+@triton.jit
+def _mean(
+    x_ptr, group, groups, length, in_x, exists,
+    MEMBERS: tl.constexpr, COMPUTE: tl.constexpr,
+    BLOCK_MEMBERS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    total = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
+    for start in range(0, MEMBERS, BLOCK_MEMBERS):
+        sample, mask = _members(start, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
+        total += tl.load(x_ptr + (sample * length + in_x[None, :, :]), mask=mask, other=0.0).to(COMPUTE)
+    return tl.sum(total, axis=0) / tl.full((), MEMBERS, COMPUTE)
+
+
+@triton.jit
+def _variance(
+    x_ptr, mean, group, groups, length, in_x, exists,
+    MEMBERS: tl.constexpr, COMPUTE: tl.constexpr,
+    BLOCK_MEMBERS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """The variance plus epsilon."""
+    total = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
+    for start in range(0, MEMBERS, BLOCK_MEMBERS):
+        sample, mask = _members(start, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
+        x = tl.load(x_ptr + (sample * length + in_x[None, :, :]), mask=mask, other=0.0).to(COMPUTE)
+        deviation = tl.where(mask, x - mean[None, :, :], 0.0)
+        total += deviation * deviation
+    return tl.sum(total, axis=0) / tl.full((), MEMBERS, COMPUTE) + tl.full((), _EPS, COMPUTE)
+
+
+@triton.jit
+def _store_sum(partials_ptr, value, exists):
+    """The sum over the features of this program's tile."""
+    tl.store(partials_ptr + tl.program_id(0), tl.sum(tl.where(exists, value, 0.0)))
+
+
+@triton.jit(do_not_specialize=["groups", "rows", "col_groups", "y_groups", "tiles", "col_tiles"])
+def _forward_kernel(
+    x_ptr, y_ptr, partials_ptr,
+    groups, rows, col_groups, y_groups, tiles, col_tiles,
+    MEMBERS: tl.constexpr, SETS: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr, Y_ALIGN: tl.constexpr,
+    BLOCK_MEMBERS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """Copies x into y; the sum of sigma over each tile."""
+    group, in_x, in_y, exists, length, y_length = _tile(
+        rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS
+    )
+    count = tl.full((), MEMBERS, COMPUTE)
+    if MEMBERS <= BLOCK_MEMBERS:
+        sample, mask = _members(0, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
+        x = tl.load(x_ptr + (sample * length + in_x[None, :, :]), mask=mask, other=0.0)
+        tl.store(y_ptr + (sample * y_length + in_y[None, :, :]), x, mask=mask)
+        x = x.to(COMPUTE)
+        deviation = tl.where(mask, x - (tl.sum(x, axis=0) / count)[None, :, :], 0.0)
+        variance = tl.sum(deviation * deviation, axis=0) / count + tl.full((), _EPS, COMPUTE)
+    else:
+        mean = _mean(
+            x_ptr, group, groups, length, in_x, exists, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS
+        )
+        variance = _variance(
+            x_ptr, mean, group, groups, length, in_x, exists, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS
+        )
+        for start in range(0, MEMBERS, BLOCK_MEMBERS):
+            sample, mask = _members(start, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
+            x = tl.load(x_ptr + (sample * length + in_x[None, :, :]), mask=mask, other=0.0)
+            tl.store(y_ptr + (sample * y_length + in_y[None, :, :]), x, mask=mask)
+    _store_sum(partials_ptr, tl.sqrt(variance), exists)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "partials", "features", "start_groups", "groups", "rows", "col_groups", "y_groups", "tiles", "col_tiles",
+    ]
+)  # fmt: skip
+def _fill_kernel(
+    partials_ptr, y_ptr, partials, features, start_groups,
+    groups, rows, col_groups, y_groups, tiles, col_tiles,
+    MEMBERS: tl.constexpr, SETS: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr, Y_ALIGN: tl.constexpr,
+    BLOCK_MEMBERS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, BLOCK_PARTIALS: tl.constexpr,
+):  # fmt: skip
+    """Fills the appended channel of each group and set with the sum of its ``partials`` over ``features``."""
+    total = tl.full([BLOCK_PARTIALS], 0.0, COMPUTE)
+    first = (tl.program_id(0) // tiles).to(tl.int64) * partials
+    for start in range(0, partials, BLOCK_PARTIALS):
+        partial = start + tl.arange(0, BLOCK_PARTIALS)
+        total += tl.load(partials_ptr + (first + partial), mask=partial < partials, other=0.0)
+    value = tl.sum(total, axis=0) / features.to(COMPUTE)
+    group, _, in_y, exists, _, y_length = _tile(
+        rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS
+    )
+    in_y += start_groups.to(tl.int64) * ALIGN
+    filled = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE) + value
+    for start in range(0, MEMBERS, BLOCK_MEMBERS):
+        sample, mask = _members(start, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
+        tl.store(y_ptr + (sample * y_length + in_y[None, :, :]), filled.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["start_groups", "groups", "rows", "col_groups", "y_groups", "tiles", "col_tiles"])
+def _sums_kernel(
+    dy_ptr, sums_ptr, start_groups,
+    groups, rows, col_groups, y_groups, tiles, col_tiles,
+    MEMBERS: tl.constexpr, SETS: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr, Y_ALIGN: tl.constexpr,
+    BLOCK_MEMBERS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """Sums of dy over the members and the pixels of a tile of the appended channels."""
+    group, _, in_y, exists, _, y_length = _tile(
+        rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS
+    )
+    in_y += start_groups.to(tl.int64) * ALIGN
+    total = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
+    for start in range(0, MEMBERS, BLOCK_MEMBERS):
+        sample, mask = _members(start, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
+        total += tl.load(dy_ptr + (sample * y_length + in_y[None, :, :]), mask=mask, other=0.0).to(COMPUTE)
+    _store_sum(sums_ptr, tl.sum(total, axis=0), exists)
+
+
+@triton.jit(do_not_specialize=["features", "groups", "rows", "col_groups", "y_groups", "tiles", "col_tiles"])
+def _backward_kernel(
+    dy_ptr, x_ptr, sums_ptr, dx_ptr, features,
+    groups, rows, col_groups, y_groups, tiles, col_tiles,
+    MEMBERS: tl.constexpr, SETS: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr, Y_ALIGN: tl.constexpr,
+    BLOCK_MEMBERS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """dx = dy[:, :C] + a / (G J) * xh."""
+    group, in_x, in_y, exists, length, y_length = _tile(
+        rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS
+    )
+    factor = tl.load(sums_ptr + tl.program_id(0) // tiles) / (features.to(COMPUTE) * MEMBERS)
+    count = tl.full((), MEMBERS, COMPUTE)
+    if MEMBERS <= BLOCK_MEMBERS:
+        sample, mask = _members(0, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
+        offset = sample * length + in_x[None, :, :]
+        x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+        dy = tl.load(dy_ptr + (sample * y_length + in_y[None, :, :]), mask=mask, other=0.0).to(COMPUTE)
+        deviation = tl.where(mask, x - (tl.sum(x, axis=0) / count)[None, :, :], 0.0)
+        variance = tl.sum(deviation * deviation, axis=0) / count + tl.full((), _EPS, COMPUTE)
+        dx = dy + deviation * (factor * tl.rsqrt(variance))[None, :, :]
+        tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
+    else:
+        mean = _mean(
+            x_ptr, group, groups, length, in_x, exists, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS
+        )
+        variance = _variance(
+            x_ptr, mean, group, groups, length, in_x, exists, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS
+        )
+        factors = factor * tl.rsqrt(variance)
+        for start in range(0, MEMBERS, BLOCK_MEMBERS):
+            sample, mask = _members(start, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
+            offset = sample * length + in_x[None, :, :]
+            x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+            dy = tl.load(dy_ptr + (sample * y_length + in_y[None, :, :]), mask=mask, other=0.0).to(COMPUTE)
+            dx = dy + (x - mean[None, :, :]) * factors[None, :, :]
+            tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["features", "groups", "rows", "col_groups", "y_groups", "tiles", "col_tiles"])
+def _double_backward_kernel(
+    v_ptr, x_ptr, sums_ptr, ddy_ptr, partials_ptr, ddx_ptr, features,
+    groups, rows, col_groups, y_groups, tiles, col_tiles,
+    MEMBERS: tl.constexpr, SETS: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr, Y_ALIGN: tl.constexpr,
+    BLOCK_MEMBERS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """ddy without its appended channels, the sums of mean_g(v * xh) over each tile, and ddx.
+
+    Where nobody asked for ddy it is None, and so are the sums.
+    """
+    group, in_x, in_y, exists, length, y_length = _tile(
+        rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS
+    )
+    factor = tl.load(sums_ptr + tl.program_id(0) // tiles) / (features.to(COMPUTE) * MEMBERS)
+    count = tl.full((), MEMBERS, COMPUTE)
+    if MEMBERS <= BLOCK_MEMBERS:
+        sample, mask = _members(0, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
+        offset = sample * length + in_x[None, :, :]
+        x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+        v = tl.load(v_ptr + offset, mask=mask, other=0.0)
+        if ddy_ptr is not None:
+            tl.store(ddy_ptr + (sample * y_length + in_y[None, :, :]), v, mask=mask)
+        v = v.to(COMPUTE)
+        deviation = tl.where(mask, x - (tl.sum(x, axis=0) / count)[None, :, :], 0.0)
+        variance = tl.sum(deviation * deviation, axis=0) / count + tl.full((), _EPS, COMPUTE)
+        rstd = tl.rsqrt(variance)
+        xh = deviation * rstd[None, :, :]
+        mean_vxh = tl.sum(v * xh, axis=0) / count
+        mean_v = tl.sum(v, axis=0) / count
+        ddx = (v - mean_v[None, :, :] - xh * mean_vxh[None, :, :]) * (factor * rstd)[None, :, :]
+        tl.store(ddx_ptr + offset, ddx.to(ddx_ptr.dtype.element_ty), mask=mask)
+    else:
+        mean = _mean(
+            x_ptr, group, groups, length, in_x, exists, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS
+        )
+        variance = _variance(
+            x_ptr, mean, group, groups, length, in_x, exists, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS
+        )
+        rstd = tl.rsqrt(variance)
+        sum_v = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
+        sum_vxh = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
+        for start in range(0, MEMBERS, BLOCK_MEMBERS):
+            sample, mask = _members(start, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
+            offset = sample * length + in_x[None, :, :]
+            x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+            v = tl.load(v_ptr + offset, mask=mask, other=0.0)
+            if ddy_ptr is not None:
+                tl.store(ddy_ptr + (sample * y_length + in_y[None, :, :]), v, mask=mask)
+            sum_v += v.to(COMPUTE)
+            sum_vxh += v.to(COMPUTE) * (x - mean[None, :, :]) * rstd[None, :, :]
+        mean_vxh = tl.sum(sum_vxh, axis=0) / count
+        mean_v = tl.sum(sum_v, axis=0) / count
+        for start in range(0, MEMBERS, BLOCK_MEMBERS):
+            sample, mask = _members(start, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
+            offset = sample * length + in_x[None, :, :]
+            x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+            v = tl.load(v_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+            xh = (x - mean[None, :, :]) * rstd[None, :, :]
+            ddx = (v - mean_v[None, :, :] - xh * mean_vxh[None, :, :]) * (factor * rstd)[None, :, :]
+            tl.store(ddx_ptr + offset, ddx.to(ddx_ptr.dtype.element_ty), mask=mask)
+    if partials_ptr is not None:
+        _store_sum(partials_ptr, mean_vxh, exists)
+
+
+class _Launch:
+    """A dense, non-empty x in groups: the grid and the arguments that the kernels of this file share.
+
+    ``features`` are those of a sample and set (J above). The kernels of x take ``of_x``, those of the appended channels
+    ``of_appended``, after the offset ``start_groups``.
+    """
+
+    def __init__(self, x: Tensor, group_size: int, sets: int) -> None:
+        samples, channels = x.shape[:2]
+        pixels = math.prod(x.shape[2:])
+        channels_last = as_matrix(x).channels_last
+        self.members = reference.group_of(samples, group_size)
+        self.groups = samples // self.members
+        self.sets = sets
+        self.features = channels // sets * pixels
+        rows, row_pixels = (pixels, 1) if channels_last else (1, pixels)
+        x_cols, appended_cols = channels * row_pixels, sets * row_pixels
+        self.x_tiling, self.of_x, self.x_constants = self._region(x, rows, x_cols, x_cols + appended_cols)
+        self.tiling, self.of_appended, self.appended_constants = self._region(
+            # One program fills the channel of a group as long as it can, since it sums all partials of the group.
+            x, rows, appended_cols, x_cols + appended_cols, finest=4096,
+        )  # fmt: skip
+        self.start_groups = x_cols // self.appended_constants["ALIGN"]
+
+    def _region(
+        self, x: Tensor, rows: int, all_cols: int, y_cols: int, **options: int
+    ) -> tuple[GroupTiling, tuple[int, ...], dict[str, Any]]:
+        cols = all_cols // self.sets
+        tiling = group_tiling(self.groups * self.sets, self.members, rows, cols, x.element_size(), **options)
+        align, y_align = alignment(cols), alignment(y_cols)
+        extents = self.groups, rows, cols // align, y_cols // y_align, tiling.tiles, tiling.col_tiles
+        constants = {
+            "MEMBERS": self.members,
+            "SETS": self.sets,
+            "COMPUTE": triton_compute_dtype(x.dtype),
+            "ALIGN": align,
+            "Y_ALIGN": y_align,
+            "BLOCK_MEMBERS": tiling.block_members,
+            "BLOCK_ROWS": tiling.block_rows,
+            "BLOCK_COLS": tiling.block_cols,
+            "num_warps": tiling.num_warps,
+        }
+        return tiling, extents, constants
+
+    def grid(self, tiling: GroupTiling) -> tuple[int]:
+        return (self.groups * self.sets * tiling.tiles,)
+
+    def new_partials(self, x: Tensor, tiling: GroupTiling) -> Tensor:
+        """A number for each program, as [1, groups * sets, tiles]."""
+        return x.new_empty(1, self.groups * self.sets, tiling.tiles, dtype=compute_dtype(x.dtype))
+
+    def fill(self, y: Tensor, partials: Tensor) -> None:
+        """Fills the appended channels with the sums of ``partials`` over the features."""
+        if self.tiling.tiles > 1:
+            partials = sum_partials(partials)[None, :, None]
+        _fill_kernel[self.grid(self.tiling)](
+            partials, y, partials.shape[2], self.features, self.start_groups, *self.of_appended,
+            BLOCK_PARTIALS=1024 if partials.shape[2] > 64 else 64, **self.appended_constants,
+        )  # fmt: skip
+
+
+def _launch_forward(x: Tensor, group_size: int, sets: int) -> Tensor:
+    x = dense(x)
+    y = empty_dense(x, channels=x.shape[1] + sets)
+    if x.numel() == 0:
+        return y.fill_(math.nan)  # the mean of no features
+    launch = _Launch(x, group_size, sets)
+    partials = launch.new_partials(x, launch.x_tiling)
+    _forward_kernel[launch.grid(launch.x_tiling)](x, y, partials, *launch.of_x, **launch.x_constants)
+    launch.fill(y, partials)
+    return y
+
+
+def _new_gradients(x: Tensor, group_size: int, sets: int) -> tuple[Tensor, Tensor]:
+    groups = x.shape[0] // reference.group_of(x.shape[0], group_size)
+    return empty_dense(x), x.new_empty(groups * sets, dtype=compute_dtype(x.dtype))
+
+
+def _launch_backward(dy: Tensor, x: Tensor, group_size: int, sets: int) -> tuple[Tensor, Tensor]:
+    """dx, and the sums a of dy's appended channels, [groups * sets]."""
+    x = dense(x)
+    if x.numel() == 0:
+        dx, sums = _new_gradients(x, group_size, sets)
+        return dx, sums.zero_()
+    dy, dx = dense(dy, like=x), empty_dense(x)
+    launch = _Launch(x, group_size, sets)
+    partials = launch.new_partials(x, launch.tiling)
+    _sums_kernel[launch.grid(launch.tiling)](
+        dy, partials, launch.start_groups, *launch.of_appended, **launch.appended_constants
+    )
+    sums = partials.flatten() if launch.tiling.tiles == 1 else sum_partials(partials)
+    _backward_kernel[launch.grid(launch.x_tiling)](dy, x, sums, dx, launch.features, *launch.of_x, **launch.x_constants)
+    return dx, sums
+
+
+def _new_second_gradients(x: Tensor, sets: int, needs_dy: bool) -> tuple[Tensor, Tensor]:
+    return empty_dense(x, channels=x.shape[1] + sets) if needs_dy else x.new_empty(0), empty_dense(x)
+
+
+def _launch_double_backward(
+    v: Tensor, x: Tensor, sums: Tensor, group_size: int, sets: int, needs_dy: bool
+) -> tuple[Tensor, Tensor]:
+    x = dense(x)
+    ddy, ddx = _new_second_gradients(x, sets, needs_dy)
+    if x.numel() == 0:
+        return ddy.zero_(), ddx
+    launch = _Launch(x, group_size, sets)
+    partials = launch.new_partials(x, launch.x_tiling) if needs_dy else None
+    _double_backward_kernel[launch.grid(launch.x_tiling)](
+        dense(v, like=x), x, sums, ddy if needs_dy else None, partials, ddx,
+        launch.features, *launch.of_x, **launch.x_constants,
+    )  # fmt: skip
+    if needs_dy:
+        launch.fill(ddy, partials)
+    return ddy, ddx
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], y: Tensor) -> None:
+    x, *ctx.settings = inputs
+    ctx.save_for_backward(x)
+
+
+def _backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, None, None]:
+    if dy is None:
+        return None, None, None
+    (x,) = ctx.saved_tensors
+    dx, _ = _minibatch_stddev_backward(dy, x, *ctx.settings)
+    return dx, None, None
+
+
+def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, x, *ctx.settings = inputs
+    # The sums stay differentiable, though nobody asks for their gradient: so a third order that comes by way of dy
+    # meets the op that refuses it.
+    ctx.save_for_backward(x, output[1])
+
+
+def _double_backward(ctx: Any, v: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if v is None:
+        return None, None, None, None
+    # x needs a gradient, or dx would not have been asked for.
+    needs_dy = ctx.needs_input_grad[0]
+    ddy, ddx = _minibatch_stddev_double_backward(v, *ctx.saved_tensors, *ctx.settings, needs_dy)
+    return ddy if needs_dy else None, ddx, None, None
+
+
+_minibatch_stddev_double_backward = DifferentiableOp(
+    "minibatch_stddev_double_backward(Tensor v, Tensor x, Tensor sums, int group_size, int num_channels, bool needs_dy)"
+    " -> (Tensor, Tensor)",
+    launch=_launch_double_backward,
+    fake=lambda v, x, sums, group_size, *arguments: _new_second_gradients(x, *arguments),
+    setup_context=lambda ctx, inputs, output: None,
+    backward=refuse_third_order("minibatch_stddev"),
+    is_gradient=True,
+)
+
+_minibatch_stddev_backward = DifferentiableOp(
+    "minibatch_stddev_backward(Tensor dy, Tensor x, int group_size, int num_channels) -> (Tensor, Tensor)",
+    launch=_launch_backward,
+    fake=lambda dy, *arguments: _new_gradients(*arguments),
+    setup_context=_save_for_double_backward,
+    backward=_double_backward,
+    is_gradient=True,
+)
+
+_minibatch_stddev = DifferentiableOp(
+    "minibatch_stddev(Tensor x, int group_size, int num_channels) -> Tensor",
+    launch=_launch_forward,
+    fake=lambda x, group_size, num_channels: empty_dense(x, channels=x.shape[1] + num_channels),
+    setup_context=_save_for_backward,
+    backward=_backward,
+)
 
 
 def minibatch_stddev(x: Tensor, *, group_size: int = 4, num_channels: int = 1) -> Tensor:
-    """The reference alone, until the kernel lands."""
-    return reference.minibatch_stddev(guard_second_order(x), group_size=group_size, num_channels=num_channels)
+    """Appends to x how much the samples of a group differ (Karras et al. 2018, section 3).
+
+    The standard deviation of every feature over the members of a group, with biased variance and epsilon 1e-8, is
+    averaged over the pixels and channels, or over each of ``num_channels`` sets of neighbouring channels. The members
+    of a group are the samples i, i + N/G, i + 2N/G, ...
+
+    Args:
+        x: [N, C, *spatial], any floating-point type; contiguous and channels-last are read as they are.
+        group_size: at least 1. G is the largest divisor of N up to it.
+        num_channels: how many averages are appended; at least 1, and C is a multiple of it.
+
+    Returns:
+        [N, C + num_channels, *spatial] in the type and layout of ``x``. Differentiable twice, both orders fused; a
+        third raises RuntimeError. Saves x.
+
+    Raises:
+        ValueError: for a shape or value other than those above.
+        TypeError: for an integer or complex tensor.
+    """
+    check_feature_map("minibatch_stddev", x)
+    if group_size < 1:
+        raise ValueError(f"minibatch_stddev: group_size is {group_size}, expected at least 1")
+    if num_channels < 1 or x.shape[1] % num_channels:
+        raise ValueError(
+            f"minibatch_stddev: num_channels is {num_channels}, expected a divisor of the {x.shape[1]} channels of x"
+        )
+    if not runs_triton(x):
+        return reference.minibatch_stddev(guard_second_order(x), group_size=group_size, num_channels=num_channels)
+    return _minibatch_stddev(x, group_size, num_channels)

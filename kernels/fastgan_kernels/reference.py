@@ -150,16 +150,22 @@ def upfirdn2d(
         return y[:, :, ::down, ::down].reshape(n, c, *y[0, 0, ::down, ::down].shape).to(x.dtype)
 
 
+def group_of(samples: int, group_size: int) -> int:
+    """The largest divisor of ``samples`` up to ``group_size``; 1 for an empty batch."""
+    return next((g for g in range(min(group_size, samples), 0, -1) if samples % g == 0), 1)
+
+
 def minibatch_stddev(x: Tensor, *, group_size: int = 4, num_channels: int = 1) -> Tensor:
-    n = x.shape[0]
-    group = next(g for g in range(min(group_size, n), 0, -1) if n % g == 0) if n else 1
+    n, c, *spatial = x.shape
+    group = group_of(n, group_size)
+    features = c // num_channels * math.prod(spatial)
     with no_autocast(x):
         # Members of a group lie n / group samples apart.
-        grouped = x.to(compute_dtype(x.dtype)).reshape(group, n // group, num_channels, -1)
+        grouped = x.to(compute_dtype(x.dtype)).reshape(group, n // group, num_channels, features)
         deviation = grouped - grouped.mean(0)
         statistic = (deviation.square().mean(0) + 1e-8).sqrt().mean(2)
-        statistic = statistic.repeat(group, 1).reshape(n, num_channels, *(1,) * (x.dim() - 2)).to(x.dtype)
-        return torch.cat([x, statistic.expand(n, num_channels, *x.shape[2:])], dim=1)
+        statistic = statistic.repeat(group, 1).reshape(n, num_channels, *(1,) * len(spatial)).to(x.dtype)
+        return torch.cat([x, statistic.expand(n, num_channels, *spatial)], dim=1)
 
 
 def minibatch_discrimination(m: Tensor) -> Tensor:

@@ -265,3 +265,58 @@ def noise_tiling(
         pixel_programs=pixel_programs,
         num_warps=max(2, block_channels * block_pixels * max(element_size, 4) // 2048),
     )
+
+
+@dataclass(frozen=True)
+class GroupTiling:
+    """Tiles of groups of samples: a tile has some features (rows and columns) of the members of one group.
+
+    Attributes:
+        block_members, block_rows, block_cols: a tile; a program that cannot hold all members loops over them.
+        row_tiles, col_tiles: tiles of a group.
+        num_warps: warps of a program.
+    """
+
+    block_members: int
+    block_rows: int
+    block_cols: int
+    row_tiles: int
+    col_tiles: int
+    num_warps: int
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of a group."""
+        return self.row_tiles * self.col_tiles
+
+
+def group_tiling(
+    groups: int, members: int, rows: int, cols: int, element_size: int, *, finest: int = 1024
+) -> GroupTiling:
+    """Tiles for a pass that reduces over the members of each group, feature by feature.
+
+    Args:
+        groups, members: groups, and samples of a group.
+        rows, cols: features of a sample; the columns are neighbours in memory. Each at least 1, as the others.
+        element_size: bytes of an element.
+        finest: elements below which no tile is cut.
+    """
+    # 16 elements a thread at eight warps (8 in float64) leave room for two tensors and what is computed of them.
+    capacity = 4096 if element_size <= 4 else 2048
+    # A small problem is cut finer, so that every multiprocessor of a large chip (132 on an H200) has a tile.
+    tile = min(capacity, max(finest, next_power_of_2(groups * members * rows * cols // 256)))
+    # Two sectors of each member at least; members for which that is too much take turns.
+    strip = min(64 // element_size, next_power_of_2(rows) * next_power_of_2(cols))
+    block_members = min(next_power_of_2(members), capacity // strip)
+    width = max(tile // block_members, strip)
+    block_cols = min(next_power_of_2(cols), width)
+    block_rows = min(next_power_of_2(rows), width // block_cols)
+    elements = block_members * block_rows * block_cols
+    return GroupTiling(
+        block_members,
+        block_rows,
+        block_cols,
+        row_tiles=cdiv(rows, block_rows),
+        col_tiles=cdiv(cols, block_cols),
+        num_warps=max(1, elements * 8 // capacity),
+    )

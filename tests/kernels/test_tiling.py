@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fastgan_kernels.tiling import (
     alignment,
     cdiv,
+    group_tiling,
     matrix_tiling,
     next_power_of_2,
     noise_tiling,
@@ -117,6 +118,31 @@ def test_regimes_of_planes():
     assert regime(65537, 512) == "spans"
     assert regime(65536, 127) == "spans"
     assert regime(1 << 20, 512) == "spans"
+
+
+@given(st.integers(1, 300), st.integers(1, 2000), extents, extents, element_sizes, st.sampled_from([1024, 4096]))
+def test_group_tiles_cover_the_features(
+    groups: int, members: int, rows: int, cols: int, element_size: int, finest: int
+):
+    t = group_tiling(groups, members, rows, cols, element_size, finest=finest)
+    assert t.row_tiles * t.block_rows >= rows > (t.row_tiles - 1) * t.block_rows
+    assert t.col_tiles * t.block_cols >= cols > (t.col_tiles - 1) * t.block_cols
+    assert t.tiles == t.row_tiles * t.col_tiles
+    # At most 16 elements a thread, 8 in float64.
+    elements = t.block_members * t.block_rows * t.block_cols
+    assert elements * max(element_size, 4) <= t.num_warps * 32 * 64
+    assert t.num_warps <= 8
+    # 64 bytes of each member where there are so many, and all members of a group as long as there is room for that.
+    assert t.block_rows * t.block_cols * element_size >= 64 or (t.block_rows >= rows and t.block_cols >= cols)
+    assert t.block_members >= members or elements == (4096 if element_size <= 4 else 2048)
+    for n in (t.block_members, t.block_rows, t.block_cols, t.num_warps):
+        assert n == next_power_of_2(n)
+
+
+def test_how_many_members_a_program_holds():
+    for element_size, most in ((2, 128), (4, 256), (8, 256)):
+        assert group_tiling(8, most, 1, 8192, element_size).block_members == most
+        assert group_tiling(8, most + 1, 1, 8192, element_size).block_members == most
 
 
 @given(st.integers(0, 1 << 40))

@@ -1,0 +1,31 @@
+"""Minibatch standard deviation as a layer."""
+
+from torch import Tensor, nn
+
+from fastgan_kernels import minibatch_stddev
+
+
+class MinibatchStdDev(nn.Module):
+    """Appends to each sample how much the samples of its group differ, so that a discriminator sees a collapsed batch.
+
+    Karras et al. 2018, section 3. It stands before the last convolution of a discriminator, which then takes
+    ``num_channels`` more channels. It has no parameters.
+
+    Args:
+        group_size: samples whose standard deviation is taken; the largest divisor of the batch up to it.
+        num_channels: how many averages are appended; C must be a multiple of it.
+
+    Shape:
+        [N, C, \\*spatial] to [N, C + num_channels, \\*spatial], in the layout of the input.
+    """
+
+    def __init__(self, group_size: int = 4, num_channels: int = 1) -> None:
+        super().__init__()
+        self.group_size = group_size
+        self.num_channels = num_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return minibatch_stddev(x, group_size=self.group_size, num_channels=self.num_channels)
+
+    def extra_repr(self) -> str:
+        return f"group_size={self.group_size}, num_channels={self.num_channels}"
