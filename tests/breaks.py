@@ -26,6 +26,7 @@ VALUES = (
     "test_interpolate.py",
     "test_noise.py",
     "test_noise_injection.py",
+    "test_pixel_norm.py",
     "test_backend.py",
 )
 
@@ -272,6 +273,30 @@ BREAKS = (
         "minibatch_stddev.py",
         "(v - mean_v[None, :, :] - xh",
         "(v - xh",
+    ),
+    Break(
+        "pixel norm: divided by the tile, not by the channels",
+        "pixel_norm.py",
+        "count, eps = channels.to(COMPUTE)",
+        "count, eps = tl.full((), BLOCK_CHANNELS, COMPUTE)",
+    ),
+    Break(
+        "pixel norm: the mean square is a constant to the first gradient",
+        "pixel_norm.py",
+        "dx = (g - xh * mean_gxh[:, None, :])",
+        "dx = (g + 0 * xh)",
+    ),
+    Break(
+        "pixel norm: chunks of channels from the first one only",
+        "pixel_norm.py",
+        "channel = start + tl.arange",
+        "channel = 0 * start + tl.arange",
+    ),
+    Break(
+        "pixel norm: the second order without the derivative of the projection",
+        "pixel_norm.py",
+        "(xh * (c - 3 * a * b)",
+        "(xh * (c - a * b)",
     ),
     Break(
         "addresses: 32 bits",

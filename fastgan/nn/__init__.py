@@ -5,6 +5,7 @@ from fastgan.nn.bias_act import BiasAct
 from fastgan.nn.minibatch_discrimination import MinibatchDiscrimination
 from fastgan.nn.minibatch_stddev import MinibatchStdDev
 from fastgan.nn.noise_injection import NoiseInjection
+from fastgan.nn.pixel_norm import PixelNorm
 from fastgan.nn.spectral_norm import spectral_norm, spectral_norm_
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "MinibatchDiscrimination",
     "MinibatchStdDev",
     "NoiseInjection",
+    "PixelNorm",
     "spectral_norm",
     "spectral_norm_",
 ]

@@ -320,3 +320,72 @@ def group_tiling(
         col_tiles=cdiv(cols, block_cols),
         num_warps=max(1, elements * 8 // capacity),
     )
+
+
+@dataclass(frozen=True)
+class ChannelTiling:
+    """How a feature map is shared among programs that each reduce over the channels of some pixels.
+
+    Attributes:
+        block_samples, block_channels, block_pixels: a tile.
+        sample_tiles, pixel_tiles: programs.
+        resident: whether a tile has all channels and stays in registers, so that it is read once.
+        num_warps: warps of a program.
+    """
+
+    block_samples: int
+    block_channels: int
+    block_pixels: int
+    sample_tiles: int
+    pixel_tiles: int
+    resident: bool
+    num_warps: int
+
+    @property
+    def grid(self) -> tuple[int]:
+        return (self.sample_tiles * self.pixel_tiles,)
+
+
+def channel_tiling(
+    samples: int, channels: int, pixels: int, element_size: int, *, channels_last: bool
+) -> ChannelTiling:
+    """Tiles for a pass that reduces over the channels of every pixel and then writes them.
+
+    Args:
+        samples, channels, pixels: the problem; each at least 1. Channels-last, all pixels may count as one sample's.
+        element_size: bytes of an element.
+        channels_last: channels, not pixels, are neighbours in memory.
+    """
+    # 16 elements a thread (8 in float64) at 16 warps, the most that a program has on AMD.
+    capacity = 8192 if element_size <= 4 else 4096
+    if channels_last and channels * element_size % 16:
+        # Half of that where rows are accessed element by element, each with an address and a predicate of its own:
+        # ptxas spills for sm_80.
+        capacity //= 2
+    all_channels = next_power_of_2(channels)
+    # Contiguous, whole sectors of 32 bytes in every plane; two of them as long as all channels stay resident.
+    strips = (1,) if channels_last else (64 // element_size, 32 // element_size)
+    strips = [min(strip, next_power_of_2(pixels)) for strip in strips]
+    strip = next((strip for strip in strips if all_channels * strip <= capacity), 0)
+    resident = strip > 0
+    # Half of the capacity, four programs on a multiprocessor; less for a small problem, so that each of them (132 on an
+    # H200) has one; more where planes start inside a sector, which the longest strips touch least in vain.
+    tile = min(4096 if element_size <= 4 else 2048, max(1024, next_power_of_2(samples * channels * pixels // 256)))
+    if not channels_last and pixels * element_size % 32:
+        tile = capacity
+    if not resident:
+        strip, tile = strips[0], capacity // 2
+    block_channels = min(all_channels, tile // strip) if not resident else all_channels
+    block_pixels = min(next_power_of_2(pixels), max(tile // block_channels, strip))
+    block_samples = 1
+    if block_pixels >= pixels:
+        block_samples = min(next_power_of_2(samples), max(tile // (block_channels * block_pixels), 1))
+    return ChannelTiling(
+        block_samples,
+        block_channels,
+        block_pixels,
+        sample_tiles=cdiv(samples, block_samples),
+        pixel_tiles=cdiv(pixels, block_pixels),
+        resident=resident,
+        num_warps=max(1, block_samples * block_channels * block_pixels * 16 // capacity),
+    )

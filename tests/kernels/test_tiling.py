@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fastgan_kernels.tiling import (
     alignment,
     cdiv,
+    channel_tiling,
     group_tiling,
     matrix_tiling,
     next_power_of_2,
@@ -143,6 +144,39 @@ def test_how_many_members_a_program_holds():
     for element_size, most in ((2, 128), (4, 256), (8, 256)):
         assert group_tiling(8, most, 1, 8192, element_size).block_members == most
         assert group_tiling(8, most + 1, 1, 8192, element_size).block_members == most
+
+
+@given(st.integers(1, 300), st.integers(1, 20000), extents, element_sizes, st.booleans())
+def test_channel_tiles_cover_the_map(samples: int, channels: int, pixels: int, element_size: int, channels_last: bool):
+    t = channel_tiling(samples, channels, pixels, element_size, channels_last=channels_last)
+    assert t.sample_tiles * t.block_samples >= samples > (t.sample_tiles - 1) * t.block_samples
+    assert t.pixel_tiles * t.block_pixels >= pixels > (t.pixel_tiles - 1) * t.block_pixels
+    # Several samples only where each is whole.
+    assert t.block_samples == 1 or t.pixel_tiles == 1
+    assert t.resident == (t.block_channels >= channels)
+    # At most 16 elements a thread, 8 in float64.
+    assert t.block_samples * t.block_channels * t.block_pixels * max(element_size, 4) <= t.num_warps * 32 * 64
+    assert t.num_warps <= 16
+    # Whole sectors of every plane.
+    assert channels_last or t.block_pixels * element_size >= 32 or t.block_pixels >= pixels
+    for n in (t.block_samples, t.block_channels, t.block_pixels, t.num_warps):
+        assert n == next_power_of_2(n)
+
+
+def test_how_many_channels_stay_in_registers():
+    def regime(channels: int, pixels: int, element_size: int, *, channels_last: bool = False) -> tuple[bool, int]:
+        t = channel_tiling(8, channels, pixels, element_size, channels_last=channels_last)
+        return t.resident, t.block_pixels * element_size
+
+    assert regime(512, 1024, 4) == (True, 64)
+    assert regime(1024, 1024, 4) == (True, 32)
+    assert regime(1025, 1024, 4) == (False, 64)
+    assert regime(256, 1024, 2) == (True, 64)
+    assert regime(512, 1024, 2) == (True, 32)
+    assert regime(513, 1024, 2) == (False, 64)
+    assert regime(1024, 1024, 8) == (True, 32)
+    assert regime(8192, 1024, 2, channels_last=True) == (True, 2)
+    assert regime(8193, 1024, 2, channels_last=True) == (False, 2)
 
 
 @given(st.integers(0, 1 << 40))
