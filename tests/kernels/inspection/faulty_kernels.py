@@ -13,7 +13,6 @@ import triton
 import triton.language as tl
 from triton import knobs
 
-from fastgan_kernels.inspection import problems
 from fastgan_kernels.inspection.compiled import inspect_compiled
 from fastgan_kernels.inspection.launches import launches_of
 from fastgan_kernels.inspection.problems import Problem
@@ -119,6 +118,13 @@ CASES = {
 }
 
 
+class FaultyProblem(Problem):
+    """One of the cases, which are no ops of the package."""
+
+    def __call__(self):
+        CASES[self.op][0](torch.empty(self.shape, dtype=self.dtype, device="meta"))
+
+
 def sass_accesses(problem):
     """Names of the global loads and stores in the machine code for sm_90."""
     (launch,) = launches_of(problem, "sm_90")
@@ -130,9 +136,8 @@ def sass_accesses(problem):
 
 if __name__ == "__main__":
     found = {}
-    for name, (op, shape, *targets) in CASES.items():
-        problems.OPS[name] = op
-        problem = Problem(name, shape, torch.float32)
+    for name, (_, shape, *targets) in CASES.items():
+        problem = FaultyProblem(name, shape, torch.float32)
         rows, findings = inspect_compiled([problem], *targets)
         found[name] = {"findings": findings, "rows": [asdict(row) for row in rows]}
         if name in ("sound", "scalar"):
