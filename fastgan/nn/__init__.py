@@ -2,6 +2,7 @@
 
 from fastgan.nn.adain import AdaIN
 from fastgan.nn.bias_act import BiasAct
+from fastgan.nn.blur import Blur
 from fastgan.nn.minibatch_discrimination import MinibatchDiscrimination
 from fastgan.nn.minibatch_stddev import MinibatchStdDev
 from fastgan.nn.noise_injection import NoiseInjection
@@ -11,6 +12,7 @@ from fastgan.nn.spectral_norm import spectral_norm, spectral_norm_
 __all__ = [
     "AdaIN",
     "BiasAct",
+    "Blur",
     "MinibatchDiscrimination",
     "MinibatchStdDev",
     "NoiseInjection",

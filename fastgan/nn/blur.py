@@ -1,0 +1,53 @@
+"""FIR filtering as a layer: blur, and resampling without aliasing."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fastgan_kernels import upfirdn2d
+
+
+class Blur(nn.Module):
+    """Filters every channel with a fixed separable kernel, and doubles or halves the image on the way if asked to.
+
+    StyleGAN blurs with (1, 2, 1) around each change of resolution (Karras et al. 2019, section 2, after Zhang 2019),
+    StyleGAN2 resamples with (1, 3, 3, 1) (Karras et al. 2020, appendix B). Brightness is kept: the taps count by their
+    sum, and ``up`` makes up for the zeros that it inserts. The layer has no parameters and nothing in the state dict;
+    a persistent buffer of that name in the checkpoint of another implementation is left out by the loader.
+
+    Args:
+        kernel: taps of one axis, of a sum that is not 0; the filter is their outer product.
+        up: how many times larger the image becomes, at least 1.
+        down: how many times smaller, at least 1; together with ``up`` it must be 1.
+
+    Shape:
+        [N, C, H, W] to [N, C, up * H // down, up * W // down], in the layout (contiguous or channels-last) of the
+        input. A kernel whose length does not match the factor's parity lies half a pixel towards the end.
+
+    Raises:
+        ValueError: for other arguments.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, kernel: Sequence[float] = (1, 3, 3, 1), *, up: int = 1, down: int = 1) -> None:
+        super().__init__()
+        if not len(kernel) or not sum(kernel):
+            raise ValueError(f"Blur: kernel is {tuple(kernel)}, expected taps of a sum that is not 0")
+        if up < 1 or down < 1 or min(up, down) > 1:
+            raise ValueError(f"Blur: up is {up} and down {down}, expected at least 1 each and one of them 1")
+        self.up, self.down = up, down
+        # As they were given, so that they are exact in every type; their sum is in the gain.
+        taps = torch.tensor(kernel, dtype=torch.float32)
+        self.register_buffer("kernel", torch.outer(taps, taps), persistent=False)
+        self.gain = (up / sum(kernel)) ** 2
+        rest = len(kernel) - max(up, down)
+        before, after = (rest + 1) // 2 + up - 1, rest // 2
+        self.padding = [before, after, before, after]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return upfirdn2d(x, self.kernel, up=self.up, down=self.down, padding=self.padding, gain=self.gain)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.kernel)}x{len(self.kernel)}, up={self.up}, down={self.down}"
