@@ -13,7 +13,8 @@ from fastgan_kernels.minibatch_discrimination import minibatch_discrimination
 from fastgan_kernels.minibatch_stddev import minibatch_stddev
 from fastgan_kernels.noise_injection import noise_injection
 from fastgan_kernels.pixel_norm import pixel_norm
-from fastgan_kernels.spectral_norm import power_iteration, spectral_normalize  # noqa: F401
+from fastgan_kernels.power_iteration import power_iteration
+from fastgan_kernels.spectral_normalize import spectral_normalize
 from fastgan_kernels.style_epilogue import style_epilogue  # noqa: F401
 from fastgan_kernels.upfirdn2d import upfirdn2d  # noqa: F401
 
@@ -28,5 +29,7 @@ __all__ = [
     "minibatch_stddev",
     "noise_injection",
     "pixel_norm",
+    "power_iteration",
+    "spectral_normalize",
     "use_backend",
 ]

@@ -5,8 +5,9 @@ In eager mode an op is a ``torch.autograd.Function``, which costs about half of 
 compiled region (seen on torch 2.13). :class:`DifferentiableOp` makes both from the same pieces.
 """
 
+import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ class DifferentiableOp:
 
     Args:
         schema: name and signature without namespace, such as ``"twice(Tensor x) -> Tensor"``. Arguments are positional.
+            Those and outputs of type ``Tensor[]`` are lists, and so are the gradients that ``backward`` takes and
+            returns for them and their entries of ``ctx.needs_input_grad``.
         launch: computes the output from the arguments; it sees no autograd.
         fake: the output's shapes, strides and types for tracing, without data.
         setup_context: ``(ctx, inputs, output)``, saves what ``backward`` needs.
@@ -49,7 +52,7 @@ class DifferentiableOp:
         is_gradient: bool = False,
     ) -> None:
         name, signature = schema.split("(", 1)
-        launch = _on_the_device_of_its_tensors(launch)
+        launch = on_the_device_of_its_tensors(launch)
 
         def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.set_materialize_grads(False)
@@ -60,11 +63,10 @@ class DifferentiableOp:
             save(ctx, args, output)
             return output
 
-        self._eager = type(
-            name,
-            (torch.autograd.Function,),
-            {"forward": staticmethod(eager_forward), "backward": staticmethod(backward)},
-        ).apply
+        if "Tensor[]" in signature:
+            self._eager = _function_of_lists(name, eager_forward, backward)
+        else:
+            self._eager = _function(name, eager_forward, backward)
 
         def registered_launch(*args: Any) -> Any:
             if is_gradient and not _route.registered and _in_compiled_backward_that_is_recorded():
@@ -95,6 +97,61 @@ class DifferentiableOp:
         return self._eager(*args)
 
 
+def _function(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> Callable[..., Any]:
+    namespace = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(name, (torch.autograd.Function,), namespace).apply
+
+
+class _Lists:
+    """How long the lists among the arguments and outputs of one call are; ``None`` for what is no list."""
+
+    def __init__(self, inputs: Sequence[Any]) -> None:
+        self.inputs = [len(a) if _is_list_of_tensors(a) else None for a in inputs]
+        self.outputs: list[int | None] = []
+
+
+def _is_list_of_tensors(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, Tensor) for entry in value)
+
+
+def _flat(values: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
+    return [e for value, n in zip(values, lengths, strict=True) for e in ((value,) if n is None else value)]
+
+
+def _nested(flat: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
+    entries = iter(flat)
+    return [next(entries) if n is None else list(itertools.islice(entries, n)) for n in lengths]
+
+
+def _function_of_lists(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> Callable[..., Any]:
+    """An autograd Function tracks no tensor within a list: lists are taken apart before it and put together after."""
+
+    def flat_forward(ctx: Any, lists: _Lists, *flat: Any) -> Any:
+        output = forward(ctx, *_nested(flat, lists.inputs))
+        ctx.lists = lists
+        outputs = output if isinstance(output, tuple) else (output,)
+        lists.outputs = [len(o) if isinstance(o, list) else None for o in outputs]
+        return tuple(_flat(outputs, lists.outputs))
+
+    def flat_backward(ctx: Any, *grads: Tensor | None) -> Any:
+        needs = ctx.needs_input_grad
+        ctx.needs_input_grad = tuple(_nested(needs[1:], ctx.lists.inputs))
+        try:
+            gradients = backward(ctx, *_nested(grads, ctx.lists.outputs))
+        finally:
+            ctx.needs_input_grad = needs
+        return None, *_flat(gradients if isinstance(gradients, tuple) else (gradients,), ctx.lists.inputs)
+
+    apply = _function(name, flat_forward, flat_backward)
+
+    def call(*args: Any) -> Any:
+        lists = _Lists(args)
+        outputs = _nested(apply(lists, *_flat(args, lists.inputs)), lists.outputs)
+        return tuple(outputs) if len(outputs) > 1 else outputs[0]
+
+    return call
+
+
 def refuse_third_order(op_name: str) -> Callable[..., Any]:
     """The ``backward`` of an op that ends at the second order: it raises."""
 
@@ -104,11 +161,11 @@ def refuse_third_order(op_name: str) -> Callable[..., Any]:
     return refuse
 
 
-def _on_the_device_of_its_tensors(launch: Callable[..., Any]) -> Callable[..., Any]:
+def on_the_device_of_its_tensors(launch: Callable[..., Any]) -> Callable[..., Any]:
     """Triton launches on the current GPU, which need not be the one that the tensors are on."""
 
     def launch_there(*args: Any) -> Any:
-        device = next(a.device for a in args if isinstance(a, Tensor))
+        device = next(t.device for a in args for t in (a if isinstance(a, list) else (a,)) if isinstance(t, Tensor))
         if device.type != "cuda" or device.index == torch.cuda.current_device():
             return launch(*args)
         with torch.cuda.device(device):

@@ -203,14 +203,25 @@ def _squares(x: Tensor) -> Tensor:
         return x.to(compute_dtype(x.dtype)).square().sum(tuple(range(1, x.dim())))
 
 
+def _as_matrix(weight: Tensor, dim: int) -> Tensor:
+    return weight.movedim(dim, 0).flatten(1)
+
+
 def power_iteration(
-    weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor], *, n_iterations: int = 1, eps: float = 1e-12
+    weights: Sequence[Tensor],
+    us: Sequence[Tensor],
+    vs: Sequence[Tensor],
+    *,
+    n_iterations: int = 1,
+    eps: float = 1e-12,
+    dims: Sequence[int] | None = None,
 ) -> Tensor:
     """Changes ``us`` and ``vs`` in place; sigma [L] = u^T W v with the new ones."""
     sigmas = []
+    dims = [0] * len(weights) if dims is None else dims
     with torch.no_grad(), no_autocast(weights[0]):
-        for weight, u, v in zip(weights, us, vs, strict=True):
-            matrix = weight.detach().to(compute_dtype(weight.dtype))
+        for weight, u, v, dim in zip(weights, us, vs, dims, strict=True):
+            matrix = _as_matrix(weight.detach().to(compute_dtype(weight.dtype)), dim)
             wide_u, wide_v = u.to(matrix.dtype), v.to(matrix.dtype)
             for _ in range(n_iterations):
                 wide_u = torch.nn.functional.normalize(matrix @ wide_v, dim=0, eps=eps)
@@ -222,11 +233,26 @@ def power_iteration(
     return torch.stack(sigmas)
 
 
-def spectral_normalize(weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor]) -> list[Tensor]:
+def spectral_normalize(
+    weights: Sequence[Tensor],
+    us: Sequence[Tensor],
+    vs: Sequence[Tensor],
+    sigma: Tensor | None = None,
+    *,
+    dims: Sequence[int] | None = None,
+) -> list[Tensor]:
     normalised = []
-    for weight, u, v in zip(weights, us, vs, strict=True):
+    dims = [0] * len(weights) if dims is None else dims
+    for i, (weight, u, v, dim) in enumerate(zip(weights, us, vs, dims, strict=True)):
         with no_autocast(weight):
-            matrix = weight.to(compute_dtype(weight.dtype))
-            sigma = u.detach().to(matrix.dtype) @ (matrix @ v.detach().to(matrix.dtype))
-            normalised.append((matrix / sigma).to(weight.dtype))
+            wide = weight.to(compute_dtype(weight.dtype))
+            # Copies: u and v may change before the backward pass.
+            u, v = u.detach().to(wide.dtype, copy=True), v.detach().to(wide.dtype, copy=True)
+            of_weight = u @ (_as_matrix(wide, dim) @ v)
+            norm = of_weight
+            if sigma is not None:
+                # It has the gradient of u^T W v.
+                given = sigma[i].detach() + (of_weight - of_weight.detach())
+                norm = torch.where(of_weight.isfinite(), given, of_weight)
+            normalised.append((wide / norm).to(weight.dtype))
     return normalised

@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastgan_kernels import bias_act, use_backend
-from fastgan_kernels.differentiable import _on_the_device_of_its_tensors
+from fastgan_kernels.differentiable import on_the_device_of_its_tensors
 
 
 @pytest.mark.parametrize(("current", "entered"), [(1, []), (0, [torch.device("cuda:1")])])
@@ -23,7 +23,7 @@ def test_a_launch_runs_on_the_gpu_of_its_tensors(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "device", device)
     with FakeTensorMode():
         x = torch.empty(2, device="cuda:1")
-    launch = _on_the_device_of_its_tensors(lambda *args: args)
+    launch = on_the_device_of_its_tensors(lambda *args: args)
     assert launch(None, x, 3) == (None, x, 3)
     assert seen == entered
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fastgan_kernels import power_iteration, spectral_normalize
 from tests.kernels.harness import derivatives, random
 from tests.kernels.ops import OPS
 from tests.kernels.opspec import OpSpec
@@ -31,6 +32,42 @@ def test_a_replayed_graph_computes_on_the_new_values(spec: OpSpec):
     cotangents[0].add_(1)
     graph.replay()
     assert all(torch.equal(c, e) for c, e in zip(captured, run(), strict=True))
+
+
+@pytest.mark.gpu
+def test_a_replayed_graph_iterates_on_the_new_weights():
+    """Power iteration, normalised weights and two orders, warmed up as CUDA graphs ask for it."""
+    weights = [random(shape, i, torch.float32).requires_grad_() for i, shape in enumerate(((64, 27), (70, 64, 3, 3)))]
+    us, vs = ([random((n,), 9, torch.float32) for n in sizes] for sizes in ((64, 70), (27, 576)))
+    before = [t.clone() for t in (*us, *vs)]
+
+    def run() -> list[torch.Tensor]:
+        sigma = power_iteration(weights, us, vs)
+        ys = spectral_normalize(weights, us, vs, sigma)
+        gradients = torch.autograd.grad(sum(y.pow(3).sum() for y in ys), weights, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in gradients), weights)
+        return [t.detach().clone() for t in (sigma, *ys, *gradients, *second, *us, *vs)]
+
+    def reset() -> None:
+        for t, b in zip((*us, *vs), before, strict=True):
+            t.copy_(b)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    with torch.no_grad():
+        weights[1].mul_(-0.5)
+    reset()
+    graph.replay()
+    replayed = [t.clone() for t in captured]
+    reset()
+    for found, expected in zip(replayed, run(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 @pytest.mark.gpu

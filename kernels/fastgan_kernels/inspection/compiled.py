@@ -184,10 +184,17 @@ def _arguments(specialization: Specialization) -> str:
     """Types of the run-time arguments; ``/16`` marks a promised multiple of 16, ``/2GB`` a tensor below 2 GB."""
     marks = {("tt.divisibility", 16): "/16", ("tt.pointer_range", 32): "/2GB"}
     return " ".join(
-        f"{name}:{specialization.signature[name]}"
+        f"{name}:{_type(specialization.signature[name])}"
         + "".join(mark for promise, mark in marks.items() if promise in specialization.attributes_of(name))
         for name in specialization.runtime_arguments
     )
+
+
+def _type(signature: str | tuple[str, ...]) -> str:
+    """The type of an argument; of a tuple, how many entries it has and their types."""
+    if isinstance(signature, str):
+        return signature
+    return f"{len(signature)}x{'|'.join(dict.fromkeys(signature))}"
 
 
 def _constants(specialization: Specialization) -> str:
@@ -214,11 +221,16 @@ def _registers(kernel: CompiledKernel) -> tuple[int, int, int]:
 
 
 def _accesses_by_argument(specialization: Specialization, kernel: CompiledKernel) -> dict[str, list[GlobalAccess]]:
-    runtime = specialization.runtime_arguments
+    runtime: list[str] = []
+    for name in specialization.runtime_arguments:
+        signature = specialization.signature[name]
+        # A tuple is as many arguments as it has entries.
+        runtime += [name] * (len(signature) if isinstance(signature, tuple) else 1)
     accesses: dict[str, list[GlobalAccess]] = defaultdict(list)
     for access in global_accesses(kernel.asm["llir"]):
-        accesses[runtime[access.argument]].append(access)
-    return {name: accesses[name] for name in runtime if name in accesses}
+        accesses["*" * access.from_table + runtime[access.argument]].append(access)
+    names = [stars + name for name in dict.fromkeys(runtime) for stars in ("", "*")]
+    return {name: accesses[name] for name in names if name in accesses}
 
 
 def _widths(accesses: Mapping[str, Sequence[GlobalAccess]], kind: str) -> str:
@@ -241,11 +253,12 @@ def _resource_findings(row: Row) -> Iterator[str]:
 def _width_findings(
     use: _Use, kernel: CompiledKernel, accesses: Mapping[str, Sequence[GlobalAccess]]
 ) -> Iterator[_Finding]:
-    """The rule: a feature map is accessed as wide as the start of each of its rows allows.
+    """The rule: a feature map, and what a table points to, is accessed as wide as the start of each of its rows allows.
 
     A feature map is a tensor with the dimensions of x and at least its elements. Wide is 16 bytes, or less where the
     bytes of a row are not a multiple of 16 or a tile does not hold 16 bytes for each thread. What is smaller (a value
-    for each channel or plane, partial sums) may be accessed narrowly.
+    for each channel or plane, partial sums) may be accessed narrowly. Tensors behind a table may differ in this: the
+    narrowest access must be as wide as the least aligned allows, the widest as the most aligned.
     """
     specialization = use.specialization
     problem = use.launches[0][0].label
@@ -276,6 +289,17 @@ def _width_findings(
             if in_ir[name] < possible:
                 text = f"accesses {name} by {in_ir[name]} bytes where {possible} are possible"
                 broken.setdefault(name, _Finding(specialization, launched_for.label, text))
+        for name, tensors in launch.pointed_to.items():
+            matrices = [t for t in tensors if t.dim() > 1]
+            if not matrices or name not in in_ir:
+                continue
+            of_thread = max(1, min(tiles[name]) // specialization.threads) * matrices[0].element_size()
+            possible = [min(gcd(_slice_length(t) * t.element_size(), 16), of_thread) for t in matrices]
+            widest = max(access.bytes for access in accesses[name])
+            least, most = min(possible), max(possible)
+            if in_ir[name] < least or widest < most:
+                text = f"accesses {name} by {in_ir[name]} to {widest} bytes where {least} to {most} are possible"
+                broken.setdefault(name, _Finding(specialization, launched_for.label, text))
     yield from broken.values()
 
 
@@ -283,6 +307,12 @@ def _row_length(tensor: Tensor) -> int:
     """Elements of a row of a dense [N, C, *spatial] in memory: pixels, or channels where those are innermost."""
     pixels = prod(tensor.shape[2:])
     return pixels if tensor.is_contiguous() and pixels > 1 else tensor.shape[1]
+
+
+def _slice_length(tensor: Tensor) -> int:
+    """Elements from a slice of a dense tensor along its outermost axis in memory to the next; channels where those are
+    innermost."""
+    return max(tensor.stride()) if tensor.is_contiguous() or tensor.dim() == 2 else tensor.shape[1]
 
 
 def _assembly_widths(kernel: CompiledKernel) -> set[int]:
@@ -303,8 +333,9 @@ def _index_findings(use: _Use, kernel: CompiledKernel) -> Iterator[_Finding]:
     """The rule: no index of a launch leaves 32 bits where the kernel computes it in 32 bits."""
     ir = TritonIR(kernel.asm["ttir"])
     for problem, launch in use.launches:
-        for name in sorted(ir.narrow_offsets & launch.tensors.keys()):
-            elements = launch.tensors[name].numel()
+        addressed = {name: [tensor] for name, tensor in launch.tensors.items()} | dict(launch.pointed_to)
+        for name in sorted(ir.narrow_offsets & addressed.keys()):
+            elements = max(tensor.numel() for tensor in addressed[name])
             if elements > INT32_MAX:
                 text = f"adds 32-bit offsets to {name}, which has {elements} elements"
                 yield _Finding(use.specialization, problem.label, text)

@@ -6,9 +6,9 @@ launch a second time, and a tensor of 8 GB costs nothing.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from fastgan_kernels import backend
+from fastgan_kernels.inspection.tables import tables_of_pointers
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -83,11 +84,15 @@ class Specialization:
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch: its specialisation, grid and the values of its run-time arguments (tensors on the meta device)."""
+    """One launch: its specialisation, grid and the values of its run-time arguments (tensors on the meta device).
+
+    ``pointed_to`` has the tensors that the pointers in a table point to, by the name ``*argument``.
+    """
 
     specialization: Specialization
     grid: tuple[int, ...]
     arguments: Mapping[str, Any]
+    pointed_to: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -157,11 +162,14 @@ def _recording(target: str, launches: list[Launch]) -> Iterator[None]:
         named = dict(zip(self.arg_names, args, strict=False)) | {k: v for k, v in kwargs.items() if k in self.arg_names}
         triton_run(self, *args, grid=grid, warmup=True, **kwargs)
         specialization = seen.pop()
+        arguments = {name: named[name] for name in specialization.runtime_arguments}
+        pointed_to = {f"*{name}": behind(value) for name, value in arguments.items() if isinstance(value, Tensor)}
         launches.append(
             Launch(
                 specialization,
                 tuple(grid(named) if callable(grid) else grid),
-                {name: named[name] for name in specialization.runtime_arguments},
+                arguments,
+                {name: tensors for name, tensors in pointed_to.items() if tensors},
             )
         )
 
@@ -175,7 +183,7 @@ def _recording(target: str, launches: list[Launch]) -> Iterator[None]:
     JITFunction.run = run
     torch.autocast = autocast
     try:
-        with knobs.runtime.scope(), torch.enable_grad():
+        with knobs.runtime.scope(), torch.enable_grad(), tables_of_pointers() as behind:
             knobs.runtime.jit_cache_hook = take_specialization
             yield
     finally:

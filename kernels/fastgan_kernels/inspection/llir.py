@@ -11,11 +11,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class GlobalAccess:
-    """One access of one thread: through which argument (its position among the run-time arguments), how many bytes."""
+    """One access of one thread: through which argument (its position among the run-time arguments), how many bytes.
+
+    ``from_table``: not through the argument itself but through a pointer that was loaded through it.
+    """
 
     kind: Literal["load", "store", "atomic"]
     argument: int
     bytes: int
+    from_table: bool = False
 
 
 _NAME = r"%[\w.$-]+"
@@ -52,6 +56,8 @@ def global_accesses(llir: str) -> list[GlobalAccess]:
     arguments = re.findall(rf"({_NAME})(?=[,)])", lines[start])
     comes_from: dict[str, list[str]] = {}
     accesses: list[tuple[str, str, int]] = []
+    loaded: dict[str, str] = {}  # from what was loaded to its address
+    made_pointers: set[str] = set()
     for line in lines[start + 1 : end]:
         text = line.split(", !dbg")[0].strip()
         definition = _DEFINITION.match(text)
@@ -59,10 +65,14 @@ def global_accesses(llir: str) -> list[GlobalAccess]:
         access = _access(instruction)
         if access is not None:
             accesses.append(access)
+            if name is not None:
+                loaded[name] = access[1]
         elif _POINTER_OPERAND.search(instruction) and not _ADDRESS_ARITHMETIC.match(instruction):
             raise ValueError(f"unknown access to global memory: {instruction}")
         elif name is not None:
             comes_from[name] = re.findall(_NAME, instruction)
+            if instruction.startswith("inttoptr"):
+                made_pointers.add(name)
     pointers = {
         name: i
         for i, name in enumerate(arguments)
@@ -70,10 +80,12 @@ def global_accesses(llir: str) -> list[GlobalAccess]:
     }
     found = []
     for kind, pointer, size in accesses:
-        origins = _origins(pointer, comes_from) & pointers.keys()
+        arguments_of, tables_of = _origins(pointer, comes_from, loaded, made_pointers)
+        origins = [(pointers[name], False) for name in arguments_of & pointers.keys()]
+        origins += [(pointers[name], True) for name in tables_of & pointers.keys()]
         if len(origins) != 1:
             raise ValueError(f"the address {pointer} comes from the arguments {sorted(origins)}, expected one")
-        found.append(GlobalAccess(kind, pointers[origins.pop()], size))
+        found.append(GlobalAccess(kind, origins[0][0], size, origins[0][1]))
     return found
 
 
@@ -106,16 +118,24 @@ def _bits(llvm_type: str) -> int:
     return count * (_SCALAR_BITS.get(scalar) or int(scalar.removeprefix("i")))
 
 
-def _origins(name: str, comes_from: dict[str, list[str]]) -> set[str]:
-    """The names without a definition from which ``name`` is computed; what was loaded from memory counts as none."""
-    origins, open_names, seen = set(), [name], set()
+def _origins(
+    name: str, comes_from: dict[str, list[str]], loaded: dict[str, str], made_pointers: set[str]
+) -> tuple[set[str], set[str]]:
+    """The names without a definition from which ``name`` is computed; and those of tables that it was loaded from.
+
+    What was loaded from memory counts as none, unless it was made a pointer.
+    """
+    origins, tables = set(), set()
+    open_names, seen = [(name, False)], set()
     while open_names:
-        current = open_names.pop()
-        if current in seen:
+        current, is_pointer = open_names.pop()
+        if (current, is_pointer) in seen:
             continue
-        seen.add(current)
+        seen.add((current, is_pointer))
         if current in comes_from:
-            open_names += comes_from[current]
-        else:
+            open_names += [(source, is_pointer or current in made_pointers) for source in comes_from[current]]
+        elif current in loaded and is_pointer:
+            tables |= _origins(loaded[current], comes_from, loaded, made_pointers)[0]
+        elif current not in loaded:
             origins.add(current)
-    return origins
+    return origins, tables

@@ -5,7 +5,7 @@ its unmasked lanes touch, so a kernel that reads narrow strips pays for what it 
 between the kernels (copies, casts, composed derivatives) is counted as well, a launch for each operator.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from triton import knobs
 from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder
+
+from fastgan_kernels.inspection.tables import tables_of_pointers
 
 SECTOR = 32
 """Bytes that memory moves at least: a sector of NVIDIA's L2 cache."""
@@ -34,7 +36,10 @@ class TensorTraffic:
 
 @dataclass
 class LaunchTraffic:
-    """One launch: a kernel's name and what it moves, by argument; or a torch operator's, by position."""
+    """One launch: a kernel's name and what it moves, by argument; or a torch operator's, by position.
+
+    ``*argument[i]`` is the tensor that the i-th pointer of a table points to.
+    """
 
     kernel: str
     programs: int
@@ -106,7 +111,6 @@ def count_traffic() -> Iterator[Traffic]:
     """
     if not knobs.runtime.interpret:
         raise RuntimeError("traffic is counted in Triton's interpreter: set TRITON_INTERPRET=1 before the first import")
-    counter = _Counter()
     originals = {
         (owner, name): getattr(owner, name)
         for owner, name in (
@@ -139,15 +143,18 @@ def count_traffic() -> Iterator[Traffic]:
     try:
         for (owner, name), replacement in zip(originals, replacements, strict=True):
             setattr(owner, name, replacement)
-        with _TorchOperators(counter):
-            yield counter.traffic
+        with tables_of_pointers() as behind:
+            counter = _Counter(behind)
+            with _TorchOperators(counter):
+                yield counter.traffic
     finally:
         for (owner, name), original in originals.items():
             setattr(owner, name, original)
 
 
 class _Counter:
-    def __init__(self) -> None:
+    def __init__(self, behind: Callable[[Tensor], Sequence[Tensor]]) -> None:
+        self._behind = behind
         self.traffic = Traffic()
         self.running: LaunchTraffic | None = None
 
@@ -156,7 +163,10 @@ class _Counter:
         programs = 1
         for axis in grid:
             programs *= axis
-        tensors = {name: TensorTraffic(value) for name, value in arguments.items() if isinstance(value, Tensor)}
+        given = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
+        tensors = {name: TensorTraffic(value) for name, value in given.items()}
+        for name, value in given.items():
+            tensors |= {f"*{name}[{i}]": TensorTraffic(t) for i, t in enumerate(self._behind(value))}
         self.running = LaunchTraffic(kernel, programs, tensors)
         self.traffic.launches.append(self.running)
         try:

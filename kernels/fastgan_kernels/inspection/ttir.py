@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from typing import Literal
 
 Interval = tuple[float, float]
@@ -30,7 +30,8 @@ class Operation:
 
 @dataclass(frozen=True)
 class Access:
-    """A load or store of a tile, by the argument that its address starts from."""
+    """A load or store of a tile, by the argument that its address starts from: ``*table_ptr`` for a pointer that the
+    kernel loads through ``table_ptr``."""
 
     kind: Literal["load", "store"]
     argument: str
@@ -207,6 +208,8 @@ class TritonIR:
     def overflows(self, integers: Mapping[str, int], grid: Sequence[int]) -> list[Overflow]:
         """The integers in addresses and masks that a launch can drive out of their type, by interval arithmetic.
 
+        A number from memory may be anything that its type holds, unless the kernel promises its bounds (tl.assume).
+
         Args:
             integers: the values of the kernel's integer arguments.
             grid: programs along each axis.
@@ -225,7 +228,7 @@ class TritonIR:
         return found
 
     def _base(self, pointer: str) -> str:
-        """The pointer argument that an address starts from, without its ``%``."""
+        """The pointer argument that an address starts from, without its ``%``; with ``*`` for one loaded through it."""
         bases, open_names, seen = set(), [pointer], set()
         while open_names:
             name = open_names.pop()
@@ -239,9 +242,14 @@ class TritonIR:
                 open_names += op.operands
             elif op.name == "arith.select":
                 open_names += op.operands[1:]
+            elif op.name == "tt.int_to_ptr":
+                loaded = self._defined_by.get(op.operands[0])
+                if loaded is None or loaded.name != "tt.load":
+                    raise ValueError(f"the address {pointer} comes from {op.text}, expected a pointer from a table")
+                bases.add("*" + self._base(loaded.operands[0]))
             else:  # tt.splat, tt.addptr, tt.broadcast ...: the pointer comes first
                 open_names.append(op.operands[0])
-        if len(bases) != 1 or not bases <= set(self.arguments):
+        if len(bases) != 1 or not {base.lstrip("*") for base in bases} <= set(self.arguments):
             raise ValueError(f"the address {pointer} comes from {sorted(bases)}, expected one argument")
         return bases.pop()
 
@@ -265,6 +273,7 @@ class TritonIR:
     def _intervals(self, integers: Mapping[str, int], grid: Sequence[int]) -> dict[str, Interval]:
         """Between which values each integer lies, computed without wrapping around; what is unknown is left out."""
         known: dict[str, Interval] = {f"%{name}": (value, value) for name, value in integers.items()}
+        promised = self._promises()
         for op in self.operations:
             if len(op.results) != 1 or _element_type(op.result_type) not in _INDEX_WIDTHS:
                 continue
@@ -275,8 +284,34 @@ class TritonIR:
                 # Anything that the type holds.
                 half = 2 ** (_INDEX_WIDTHS[_element_type(op.result_type)] - 1)
                 interval = (-half, half - 1)
-            known[op.results[0]] = interval
+            low, high = promised.get(op.results[0], (-inf, inf))
+            known[op.results[0]] = max(interval[0], low), min(interval[1], high)
         return known
+
+    def _promises(self) -> dict[str, Interval]:
+        """The bounds of loaded numbers that the kernel promises to the compiler; of others, arithmetic must tell."""
+        promised: dict[str, Interval] = {}
+        conditions = [name for op in self.operations if op.name == "llvm.intr.assume" for name in op.operands]
+        while conditions:
+            op = self._defined_by.get(conditions.pop())
+            if op is not None and op.name == "arith.andi":
+                conditions += op.operands
+            if op is None or op.name != "arith.cmpi":
+                continue
+            value, limit = (self._defined_by.get(name) for name in op.operands)
+            if value is None or value.name != "tt.load" or limit is None or limit.name != "arith.constant":
+                continue
+            number, _ = _interval(limit, {}, ())
+            predicate = re.match(r"arith\.cmpi (\w+)", op.text)[1]
+            bound = {
+                "sge": (number, inf),
+                "sgt": (number + 1, inf),
+                "sle": (-inf, number),
+                "slt": (-inf, number - 1),
+            }.get(predicate, (-inf, inf))
+            low, high = promised.get(value.results[0], (-inf, inf))
+            promised[value.results[0]] = max(low, bound[0]), min(high, bound[1])
+        return promised
 
 
 def _operation(text: str) -> Operation:

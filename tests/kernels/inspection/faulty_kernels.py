@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from triton import knobs
 
+from fastgan_kernels import pointers
 from fastgan_kernels.inspection.compiled import inspect_compiled
 from fastgan_kernels.inspection.launches import launches_of
 from fastgan_kernels.inspection.problems import Problem
@@ -70,6 +71,20 @@ def atomic_kernel(x_ptr, y_ptr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def table_kernel(pointers_ptr, sizes_ptr, ALIGNED: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr):
+    # Copies the first tensor of a table to the second.
+    source = tl.load(pointers_ptr).to(tl.pointer_type(tl.float32))
+    target = tl.load(pointers_ptr + 1).to(tl.pointer_type(tl.float32))
+    blocks = tl.load(sizes_ptr)
+    tl.assume((blocks > 0) & (blocks < 2**22))
+    if ALIGNED:
+        source, target = tl.multiple_of(source, 16), tl.multiple_of(target, 16)
+    block = tl.program_id(0) % blocks.to(tl.int32)
+    offset = (block.to(tl.int64) if WIDE else block) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(target + offset, tl.load(source + offset))
+
+
+@triton.jit
 def broken_kernel(x_ptr, y_ptr, BLOCK: tl.constexpr):
     tl.static_assert(BLOCK == 0)
 
@@ -97,6 +112,16 @@ def loop(x):
     loop_kernel[(1,)](x, torch.empty_like(x), x.shape[0] * x.shape[1], x[0, 0].numel(), BLOCK=BLOCK, num_warps=4)
 
 
+def table(*, aligned=True, wide=True):
+    def op(x):
+        sizes = torch.empty(1, dtype=torch.int64, device=x.device)
+        table_kernel[(triton.cdiv(x.numel(), BLOCK),)](
+            pointers.written_pointers([x, torch.empty_like(x)]), sizes, ALIGNED=aligned, WIDE=wide, BLOCK=BLOCK
+        )
+
+    return op
+
+
 SMALL, HUGE = (4, 4, 32, 32), (3, 1024, 1024, 1024)
 NVIDIA, AMD = ("sm_80", "sm_90", "sm_100"), ("gfx942",)
 CASES = {
@@ -114,6 +139,10 @@ CASES = {
     "loop, small": (loop, SMALL),
     "32 warps": (per_block(sound_kernel, num_warps=32), (4, 64, 32, 32)),
     "atomic": (per_block(atomic_kernel, elements=False), SMALL),
+    "table": (table(), SMALL),
+    "table, huge": (table(), HUGE),
+    "table, narrow offset": (table(wide=False), HUGE),
+    "table, narrow access": (table(aligned=False), SMALL),
     "broken": (per_block(broken_kernel, elements=False), SMALL),
 }
 

@@ -27,7 +27,8 @@ def targets_of(findings: list[str], text: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "case", ["sound", "sound and huge", "narrow offset, small", "late widening, small", "loop, small"]
+    "case",
+    ["sound", "sound and huge", "narrow offset, small", "late widening, small", "loop, small", "table", "table, huge"],
 )
 def test_a_sound_kernel_breaks_no_rule(found, case):
     assert found[case]["findings"] == []
@@ -47,6 +48,8 @@ def test_a_sound_kernel_breaks_no_rule(found, case):
         ("loop", r"overflows: offset \(arith.muli\) can be 3220176896", ALL),
         ("32 warps", "has 2048 threads in a program, 1024 at most are possible", {"gfx942"}),
         ("atomic", "uses atomics", ALL),
+        ("table, narrow offset", r"adds 32-bit offsets to \*pointers_ptr, which has 3221225472 elements", ALL),
+        ("table, narrow access", r"accesses \*pointers_ptr by 4 to 4 bytes where 16 to 16 are possible", ALL),
         ("broken", "does not compile: CompileTimeAssertionFailure", ALL),
     ],
 )
@@ -63,6 +66,16 @@ def test_a_kernel_with_one_fault_has_one_finding(found, case):
 def test_the_widths_of_the_table_are_those_of_the_machine_code(found, case, width, sass):
     assert {(row["loads"], row["stores"]) for row in found[case]["rows"]} == {(f"x_ptr:{width}", f"y_ptr:{width}")}
     assert found[case]["sass"] == [f"LDG.E{sass}", f"STG.E{sass}"]
+
+
+def test_the_table_has_what_pointers_from_a_table_point_to(found):
+    rows = [row for row in found["table"]["rows"] if row["kernel"].endswith("table_kernel")]
+    assert {row["target"] for row in rows} == ALL
+    assert {row["loads"] for row in rows} == {"pointers_ptr:8 *pointers_ptr:16 sizes_ptr:8"}
+    assert {row["stores"] for row in rows} == {"*pointers_ptr:16"}
+    written = {row["arguments"] for row in found["table"]["rows"]} - {row["arguments"] for row in rows}
+    assert written
+    assert all(re.fullmatch(r"table_ptr:\*i64\S* tensors:16x\*fp32", arguments) for arguments in written)
 
 
 def test_a_table_is_read_as_it_was_written(found, tmp_path):

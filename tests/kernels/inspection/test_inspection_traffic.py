@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder
 
+from fastgan_kernels import pointers
 from fastgan_kernels.inspection.traffic import FloorRatio, count_traffic
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the counter works in the interpreter")
@@ -42,6 +43,13 @@ def _add_bias(x_ptr, bias_ptr, y_ptr, BLOCK: tl.constexpr):
 @triton.jit
 def _accumulate(x_ptr, y_ptr):
     tl.atomic_add(y_ptr, tl.load(x_ptr))
+
+
+@triton.jit
+def _copy_by_table(sources_ptr, targets_ptr, BLOCK: tl.constexpr):
+    source = tl.load(sources_ptr + tl.program_id(0)).to(tl.pointer_type(tl.float32))
+    target = tl.load(targets_ptr + tl.program_id(0)).to(tl.pointer_type(tl.float32))
+    tl.store(target + tl.arange(0, BLOCK), tl.load(source + tl.arange(0, BLOCK)))
 
 
 def copied(x, *, elements=None, first=0, block=256):
@@ -163,3 +171,29 @@ def test_the_interpreter_is_left_as_it_was():
         InterpreterBuilder.create_masked_load,
         InterpreterBuilder.create_atomic_rmw,
     )
+
+
+def test_what_a_table_points_to_is_counted():
+    """The second call is given the tables of the first, and parts of a written table know their share of it."""
+    sources, targets = (torch.randn(3, 256).unbind() for _ in range(2))
+    for _ in range(2):
+        with count_traffic() as traffic:
+            kept, written = pointers.kept_pointers(sources), pointers.written_pointers([*targets, *sources])
+            _copy_by_table[(3,)](kept, written[:3], BLOCK=256)
+        launch = traffic.launches[-1]
+        assert launch.tensors["sources_ptr"].loaded == launch.tensors["targets_ptr"].loaded == 3 * 32
+        for i in range(3):
+            assert launch.tensors[f"*sources_ptr[{i}]"].loaded == 1024
+            assert launch.tensors[f"*targets_ptr[{i}]"].stored == 1024
+            assert torch.equal(sources[i], targets[i])
+        assert launch.tensors.keys() == {
+            "sources_ptr", "targets_ptr", *(f"*{name}_ptr[{i}]" for name in ("sources", "targets") for i in range(3))
+        }  # fmt: skip
+        assert traffic.over_floor(torch.empty(1), inputs=sources, outputs=targets).ratio == 1.0
+
+
+def test_a_pointer_that_no_table_was_asked_for_is_refused():
+    x, y = torch.randn(256), torch.empty(256)
+    tables = [torch.tensor([t.data_ptr()]) for t in (x, y)]
+    with pytest.raises(Exception, match="outside any one of its tensors"), count_traffic():
+        _copy_by_table[(1,)](*tables, BLOCK=256)

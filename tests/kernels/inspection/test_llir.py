@@ -87,6 +87,47 @@ def test_an_index_from_memory_does_not_make_its_table_the_address():
     assert accesses(AMD, *lines) == [GlobalAccess("load", 0, 4), GlobalAccess("store", 1, 4)]
 
 
+@pytest.mark.parametrize(
+    ("head", "lines"),
+    [
+        (
+            AMD,
+            (
+                "%5 = load <1 x i64>, ptr addrspace(1) %0, align 8",
+                "%6 = extractelement <1 x i64> %5, i64 0",
+                "%7 = inttoptr i64 %6 to ptr addrspace(1)",
+                "%8 = getelementptr float, ptr addrspace(1) %7, i64 %4",
+                "store <4 x float> zeroinitializer, ptr addrspace(1) %8, align 16",
+            ),
+        ),
+        (
+            NVIDIA,
+            (
+                '%5 = tail call i64 asm sideeffect "ld.global.b64 { $0 }, [ $1 + 0 ];", "=l,l"(ptr addrspace(1) %0)',
+                "%7 = inttoptr i64 %5 to ptr addrspace(1)",
+                "%8 = getelementptr float, ptr addrspace(1) %7, i64 %4",
+                'tail call void asm sideeffect "@$5 st.global.v4.b32 [ $4 + 0 ], { $0, $1, $2, $3 };", "r,r,r,r,l,b"'
+                "(i32 0, i32 0, i32 0, i32 0, ptr addrspace(1) %8, i1 %9)",
+            ),
+        ),
+    ],
+)
+def test_a_pointer_from_a_table_belongs_to_the_table(head, lines):
+    assert accesses(head, *lines) == [GlobalAccess("load", 0, 8), GlobalAccess("store", 0, 16, from_table=True)]
+
+
+def test_pointers_from_two_tables_are_refused():
+    lines = (
+        "%5 = load i64, ptr addrspace(1) %0, align 8",
+        "%6 = load i64, ptr addrspace(1) %1, align 8",
+        "%7 = select i1 %3, i64 %5, i64 %6",
+        "%8 = inttoptr i64 %7 to ptr addrspace(1)",
+        "%9 = load float, ptr addrspace(1) %8, align 4",
+    )
+    with pytest.raises(ValueError, match="expected one"):
+        accesses(AMD, *lines)
+
+
 def test_shared_memory_is_not_global():
     assert accesses(NVIDIA, "%5 = load float, ptr addrspace(3) @global_smem, align 4") == []
 

@@ -151,3 +151,79 @@ def test_an_index_from_memory_may_be_anything():
         "%v = tt.load %a : !tt.ptr<f32>",
     )
     assert ir.overflows({"rows": 1}, (1,))
+
+
+def test_a_pointer_from_a_table_belongs_to_the_table():
+    ir = kernel(
+        RANGE,
+        "%t = tt.addptr %x_ptr, %rows : !tt.ptr<f32>, i32",
+        "%l = tt.load %t : !tt.ptr<i64>",
+        "%q = tt.int_to_ptr %l {tt.divisibility = dense<16> : tensor<1xi32>} : i64 -> !tt.ptr<f32>",
+        "%p = tt.splat %q : !tt.ptr<f32> -> tensor<1024x!tt.ptr<f32>>",
+        "%a = tt.addptr %p, %r : tensor<1024x!tt.ptr<f32>>, tensor<1024xi32>",
+        LOAD,
+        "tt.store %y_ptr, %c : !tt.ptr<f32>",
+    )
+    assert ir.accesses == [Access("load", "x_ptr", 1), Access("load", "*x_ptr", 1024), Access("store", "y_ptr", 1)]
+    assert ir.narrow_offsets == {"x_ptr", "*x_ptr"}
+
+
+def test_a_pointer_that_was_computed_is_refused():
+    ir = kernel(
+        "%l = tt.ptr_to_int %x_ptr : !tt.ptr<f32> -> i64",
+        "%q = tt.int_to_ptr %l : i64 -> !tt.ptr<f32>",
+        "%v = tt.load %q : !tt.ptr<f32>",
+    )
+    with pytest.raises(ValueError, match="expected a pointer from a table"):
+        _ = ir.accesses
+
+
+def promised(*conditions: str, value: str = "%i = tt.load %y_ptr : !tt.ptr<i32>") -> bool:
+    """Whether 1024 * %i as an index of x can leave 32 bits, under conditions on %i that the kernel promises."""
+    ir = addressed_by(
+        value,
+        "%zero = arith.constant 0 : i32",
+        "%most = arith.constant 2097151 : i32",
+        "%limit = arith.constant 2097152 : i32",
+        *conditions,
+        "%c1024 = arith.constant 1024 : i32",
+        "%b = arith.muli %i, %c1024 : i32",
+        "%s = tt.splat %b : i32 -> tensor<1024xi32>",
+        "%o = arith.addi %s, %r : tensor<1024xi32>",
+    )
+    return bool(ir.overflows({"rows": 1}, (1,)))
+
+
+LEAST, MOST = "%g = arith.cmpi sge, %i, %zero : i32", "%h = arith.cmpi sle, %i, %most : i32"
+BELOW = "%h = arith.cmpi slt, %i, %limit : i32"
+
+
+@pytest.mark.parametrize("most", [MOST, BELOW])
+def test_a_promise_bounds_an_index_from_memory(most):
+    assert promised()
+    assert not promised(LEAST, most, "llvm.intr.assume %g : i1", "llvm.intr.assume %h : i1")
+    assert not promised(LEAST, most, "%both = arith.andi %g, %h : i1", "llvm.intr.assume %both : i1")
+
+
+def test_half_a_promise_is_none():
+    assert promised(LEAST, "llvm.intr.assume %g : i1")
+    assert promised(MOST, "llvm.intr.assume %h : i1")
+    assert promised(LEAST, MOST)  # compared, not promised
+    either = "%either = arith.ori %g, %h : i1"
+    assert promised(LEAST, MOST, either, "llvm.intr.assume %either : i1")
+
+
+def test_a_promise_does_not_excuse_arithmetic():
+    grid = "%i = arith.muli %rows, %rows : i32"
+    assumed = "llvm.intr.assume %g : i1", "llvm.intr.assume %h : i1"
+    ir = addressed_by(
+        grid,
+        "%zero = arith.constant 0 : i32",
+        "%most = arith.constant 2097151 : i32",
+        LEAST,
+        MOST,
+        *assumed,
+        "%s = tt.splat %i : i32 -> tensor<1024xi32>",
+        "%o = arith.addi %s, %r : tensor<1024xi32>",
+    )
+    assert ir.overflows({"rows": 2**17}, (1,))

@@ -1,0 +1,46 @@
+"""What the pointers of a launch point to: kernels over any number of tensors find those in tables on the device."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from fastgan_kernels import pointers
+
+
+@contextmanager
+def tables_of_pointers() -> Iterator[Callable[[Tensor], Sequence[Tensor]]]:
+    """Notes down every table of pointers that is asked for inside the block.
+
+    Yields:
+        from an argument of a kernel to the tensors that its pointers point to: none for what is not (a part of) such a
+        table. Tensors live as long as the block.
+    """
+    asked: list[tuple[Tensor, Sequence[Tensor]]] = []
+    originals = {name: getattr(pointers, name) for name in ("kept_pointers", "written_pointers")}
+
+    def noting(original: Callable[[Sequence[Tensor]], Tensor]) -> Callable[[Sequence[Tensor]], Tensor]:
+        def note(tensors: Sequence[Tensor]) -> Tensor:
+            table = original(tensors)
+            if table.is_meta:  # where all pointers are 0, so that one table serves all
+                table = torch.empty_like(table)
+            asked.append((table, list(tensors)))
+            return table
+
+        return note
+
+    def behind(argument: Tensor) -> Sequence[Tensor]:
+        for table, tensors in reversed(asked):
+            if argument is table or argument._base is table:
+                first = argument.storage_offset() - table.storage_offset()
+                return tensors[first : first + argument.numel()]
+        return ()
+
+    for name, original in originals.items():
+        setattr(pointers, name, noting(original))
+    try:
+        yield behind
+    finally:
+        for name, original in originals.items():
+            setattr(pointers, name, original)

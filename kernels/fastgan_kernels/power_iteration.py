@@ -1,0 +1,309 @@
+"""Power iteration of the weights of many layers at once (Miyato et al. 2018, algorithm 1).
+
+For every weight, as a matrix W, and its vectors u and v, n times in the order of torch's parametrisation,
+
+    u = W v / |W v|,    v = W^T u / |W^T u|,    sigma = u^T W v = |W^T u|
+
+where a norm below eps is replaced by eps; then sigma is |W^T u|^2 / eps. An iteration is four launches for any number
+of layers: sums over parts of W v; their norm and u; sums over parts of W^T u; their norm, v and sigma.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastgan_kernels import pointers, reference
+from fastgan_kernels.backend import runs_triton
+from fastgan_kernels.differentiable import on_the_device_of_its_tensors
+from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
+from fastgan_kernels.spectral_normalize import parts_of_sigma, sum_of_items
+from fastgan_kernels.weight_group import (
+    BLOCKS,
+    COL_CHUNKS,
+    COL_PARTIALS,
+    COLS,
+    FIELDS,
+    KIND,
+    KINDS,
+    NUM_WARPS,
+    ROW_CHUNKS,
+    ROW_PARTIALS,
+    ROWS,
+    U_START,
+    V_START,
+    check_layers,
+    column_at,
+    dense_weight,
+    geometry_of,
+    group_of,
+    packed_size,
+    tile_of_weight,
+    triton_dtype,
+    weight_pointer,
+    work_item,
+)
+
+
+@triton.jit
+def _add_columns(
+    weights_ptr, v_ptr, partials_ptr, layer, layer_ptr, row_tile, start, stop, chunk,
+    GIVEN: tl.constexpr, LAYER_KIND: tl.constexpr, WEIGHT: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """W v over the column tiles start to stop of a block of rows."""
+    BLOCK_ROWS: tl.constexpr = BLOCKS[LAYER_KIND][0]
+    geometry = geometry_of(layer_ptr, LAYER_KIND, 128 // WEIGHT.primitive_bitwidth)
+    w_ptr = weight_pointer(weights_ptr, layer, WEIGHT, LAYER_KIND)
+    row = row_tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    of_lane = tl.full([BLOCK_ROWS, BLOCKS[LAYER_KIND][1]], 0.0, COMPUTE)
+    for tile in range(start, stop):
+        offset, mask, col, place, exists = tile_of_weight(row, tile, *geometry, LAYER_KIND)
+        v = tl.load(v_ptr + (col if GIVEN else place), mask=exists, other=0.0).to(COMPUTE)
+        of_lane += tl.load(w_ptr + offset, mask=mask, other=0.0).to(COMPUTE) * v[None, :]
+    rows = geometry[0]
+    first = tl.load(layer_ptr + ROW_PARTIALS)
+    tl.assume((first >= 0) & (first < 2**60))
+    tl.store(partials_ptr + (first + chunk * rows + row), tl.sum(of_lane, axis=1), mask=row < rows)
+
+
+@triton.jit
+def _times_v_kernel(
+    items_ptr, layers_ptr, weights_ptr, vs_ptr, vectors_ptr, partials_ptr,
+    OCCURRING: tl.constexpr, WEIGHT: tl.constexpr, STORED: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """Parts of W v. v is the caller's, or, without ``vs_ptr``, that of the iteration before."""
+    layer, layer_ptr, row_tile, start, stop, chunk = work_item(items_ptr, layers_ptr, True)
+    if vs_ptr is not None:
+        v_ptr = tl.load(vs_ptr + layer).to(tl.pointer_type(STORED))
+    else:
+        v_start = tl.load(layer_ptr + V_START)
+        tl.assume((v_start >= 0) & (v_start < 2**60))
+        v_ptr = vectors_ptr + v_start
+    kind = tl.load(layer_ptr + KIND)
+    for K in tl.static_range(KINDS):
+        if OCCURRING & (1 << K):  # noqa: SIM102 - at compile time
+            if kind == K:
+                _add_columns(
+                    weights_ptr, v_ptr, partials_ptr, layer, layer_ptr, row_tile, start, stop, chunk,
+                    vs_ptr is not None, K, WEIGHT, COMPUTE,
+                )  # fmt: skip
+
+
+@triton.jit
+def _add_rows(
+    weights_ptr, u_ptr, partials_ptr, layer, layer_ptr, tile, start, stop, chunk,
+    LAYER_KIND: tl.constexpr, WEIGHT: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """W^T u over the row tiles start to stop of a tile of columns."""
+    BLOCK_ROWS: tl.constexpr = BLOCKS[LAYER_KIND][0]
+    geometry = geometry_of(layer_ptr, LAYER_KIND, 128 // WEIGHT.primitive_bitwidth)
+    w_ptr = weight_pointer(weights_ptr, layer, WEIGHT, LAYER_KIND)
+    of_lane = tl.full([BLOCK_ROWS, BLOCKS[LAYER_KIND][1]], 0.0, COMPUTE)
+    for row_tile in range(start, stop):
+        row = row_tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+        offset, mask, _, _, _ = tile_of_weight(row, tile, *geometry, LAYER_KIND)
+        u = tl.load(u_ptr + row, mask=row < geometry[0], other=0.0)
+        of_lane += tl.load(w_ptr + offset, mask=mask, other=0.0).to(COMPUTE) * u[:, None]
+    _, _, _, place, exists = tile_of_weight(tl.arange(0, BLOCK_ROWS), tile, *geometry, LAYER_KIND)
+    first = tl.load(layer_ptr + COL_PARTIALS)
+    cols = tl.load(layer_ptr + COLS)
+    tl.assume((first >= 0) & (first < 2**60))
+    tl.assume((cols >= 0) & (cols < 2**30))
+    tl.store(partials_ptr + (first + chunk * cols + place), tl.sum(of_lane, axis=0), mask=exists)
+
+
+@triton.jit
+def _times_u_kernel(
+    items_ptr, layers_ptr, weights_ptr, vectors_ptr, partials_ptr,
+    OCCURRING: tl.constexpr, WEIGHT: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """Parts of W^T u."""
+    layer, layer_ptr, tile, start, stop, chunk = work_item(items_ptr, layers_ptr, False)
+    u_start = tl.load(layer_ptr + U_START)
+    tl.assume((u_start >= 0) & (u_start < 2**60))
+    kind = tl.load(layer_ptr + KIND)
+    for K in tl.static_range(KINDS):
+        if OCCURRING & (1 << K):  # noqa: SIM102 - at compile time
+            if kind == K:
+                _add_rows(
+                    weights_ptr, vectors_ptr + u_start, partials_ptr, layer, layer_ptr, tile, start, stop, chunk,
+                    K, WEIGHT, COMPUTE,
+                )  # fmt: skip
+
+
+@triton.jit
+def _sum_of_chunks(
+    partials_ptr, element, size, chunks, COMPUTE: tl.constexpr, BLOCK_CHUNKS: tl.constexpr, BLOCK: tl.constexpr
+):
+    total = tl.full([BLOCK_CHUNKS, BLOCK], 0.0, COMPUTE)
+    for start in range(0, chunks, BLOCK_CHUNKS):
+        chunk = start + tl.arange(0, BLOCK_CHUNKS)
+        mask = (chunk < chunks)[:, None] & (element < size)[None, :]
+        total += tl.load(partials_ptr + (chunk.to(tl.int64)[:, None] * size + element[None, :]), mask=mask, other=0.0)
+    return tl.sum(total, axis=0)
+
+
+@triton.jit
+def _normalize_kernel(
+    layers_ptr, partials_ptr, vectors_ptr, stored_ptr, sigma_ptr,
+    EPS: tl.constexpr, SIZE: tl.constexpr, CHUNKS: tl.constexpr, PARTIALS: tl.constexpr, START: tl.constexpr,
+    STORED: tl.constexpr, COMPUTE: tl.constexpr, BLOCK_CHUNKS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The vector u or v of a layer from its parts; for v, with ``sigma_ptr``, sigma from its norm.
+
+    SIZE, CHUNKS, PARTIALS and START are the fields of the table of layers with the length of the vector, the number and
+    first of its partial sums, and where it begins in ``vectors_ptr``.
+    """
+    layer = tl.program_id(0)
+    layer_ptr = layers_ptr + layer * FIELDS
+    size = tl.load(layer_ptr + SIZE)
+    chunks = tl.load(layer_ptr + CHUNKS)
+    first = tl.load(layer_ptr + PARTIALS)
+    position = tl.load(layer_ptr + START)
+    tl.assume((size >= 0) & (size < 2**30))
+    tl.assume((chunks >= 0) & (chunks < 2**30))
+    tl.assume((first >= 0) & (first < 2**60))
+    tl.assume((position >= 0) & (position < 2**60))
+    size, chunks = size.to(tl.int32), chunks.to(tl.int32)
+    squares = tl.full([BLOCK], 0.0, COMPUTE)
+    for start in range(0, size, BLOCK):
+        element = start + tl.arange(0, BLOCK)
+        x = _sum_of_chunks(partials_ptr + first, element, size, chunks, COMPUTE, BLOCK_CHUNKS, BLOCK)
+        squares += x * x
+    norm = tl.sqrt(tl.sum(squares, axis=0))
+    eps = tl.full((), EPS, COMPUTE)
+    # Turned so that NaN passes.
+    divisor = tl.where(norm < eps, eps, norm)
+    if sigma_ptr is not None:
+        tl.store(sigma_ptr + layer, norm / divisor * norm)
+    target_ptr = tl.load(stored_ptr + layer).to(tl.pointer_type(STORED))
+    # Summed again, not read back: what one thread has stored another may not see yet.
+    for start in range(0, size, BLOCK):
+        element = start + tl.arange(0, BLOCK)
+        x = _sum_of_chunks(partials_ptr + first, element, size, chunks, COMPUTE, BLOCK_CHUNKS, BLOCK) / divisor
+        tl.store(vectors_ptr + (position + element), x, mask=element < size)
+        if sigma_ptr is not None:
+            # v was in the order of the columns in memory.
+            tl.store(target_ptr + column_at(element, layer_ptr), x.to(STORED), mask=element < size)
+        else:
+            tl.store(target_ptr + element, x.to(STORED), mask=element < size)
+
+
+@triton.jit
+def _sigma_kernel(layers_ptr, products_ptr, sigma_ptr, COMPUTE: tl.constexpr):
+    layer = tl.program_id(0)
+    tl.store(sigma_ptr + layer, sum_of_items(products_ptr, layers_ptr + layer * FIELDS, COMPUTE))
+
+
+# A program normalises a whole vector, so its loads are wide: as many chunks as there usually are.
+_OF_U = {
+    "SIZE": ROWS, "CHUNKS": ROW_CHUNKS, "PARTIALS": ROW_PARTIALS, "START": U_START, "BLOCK_CHUNKS": 16, "BLOCK": 512,
+}  # fmt: skip
+_OF_V = {
+    "SIZE": COLS, "CHUNKS": COL_CHUNKS, "PARTIALS": COL_PARTIALS, "START": V_START, "BLOCK_CHUNKS": 4, "BLOCK": 1024,
+}  # fmt: skip
+
+
+def _launch(
+    weights: list[Tensor], us: list[Tensor], vs: list[Tensor], dims: list[int], n_iterations: int, eps: float
+) -> Tensor:
+    first, compute = weights[0], triton_compute_dtype(weights[0].dtype)
+    weights = [dense_weight(weight, dim) for weight, dim in zip(weights, dims, strict=True)]
+    grid = (len(weights),)
+    sigma = first.new_empty(grid, dtype=compute_dtype(first.dtype))
+    if n_iterations == 0:
+        group, parts = parts_of_sigma(weights, us, vs, dims)
+        _sigma_kernel[grid](group.layers, parts, sigma, COMPUTE=compute)
+        return sigma
+    group = group_of(weights, dims)
+    weight_table, u_table, v_table = (pointers.kept_pointers(tensors) for tensors in (weights, us, vs))
+    row_partials, col_partials = sigma.new_empty(group.row_partials), sigma.new_empty(group.col_partials)
+    vectors = sigma.new_empty(packed_size(weights, dims))
+    kinds = {"OCCURRING": group.kinds, "WEIGHT": triton_dtype(first), "COMPUTE": compute, "num_warps": NUM_WARPS}
+    stored = triton_dtype(us[0])
+    constants = {"EPS": eps, "STORED": stored, "COMPUTE": compute, "num_warps": 16}
+    for i in range(n_iterations):
+        _times_v_kernel[(len(group.row_items),)](
+            group.row_items, group.layers, weight_table, v_table if i == 0 else None, vectors, row_partials,
+            STORED=stored, **kinds,
+        )  # fmt: skip
+        _normalize_kernel[grid](group.layers, row_partials, vectors, u_table, None, **_OF_U, **constants)
+        _times_u_kernel[(len(group.col_items),)](
+            group.col_items, group.layers, weight_table, vectors, col_partials, **kinds
+        )
+        _normalize_kernel[grid](group.layers, col_partials, vectors, v_table, sigma, **_OF_V, **constants)
+    return sigma
+
+
+def _fake(
+    weights: list[Tensor], us: list[Tensor], vs: list[Tensor], dims: list[int], n_iterations: int, eps: float
+) -> Tensor:
+    return weights[0].new_empty(len(weights), dtype=compute_dtype(weights[0].dtype))
+
+
+_launch_there = on_the_device_of_its_tensors(_launch)
+_registered = torch.library.custom_op(
+    "fastgan::power_iteration",
+    _launch_there,
+    mutates_args=("us", "vs"),
+    schema="(Tensor[] weights, Tensor(a!)[] us, Tensor(b!)[] vs, int[] dims, int n_iterations, float eps) -> Tensor",
+)
+_registered.register_fake(_fake)
+
+
+def power_iteration(
+    weights: Sequence[Tensor],
+    us: Sequence[Tensor],
+    vs: Sequence[Tensor],
+    *,
+    n_iterations: int = 1,
+    eps: float = 1e-12,
+    dims: Sequence[int] | None = None,
+) -> Tensor:
+    """Improves the estimates u and v of the first singular vectors of every weight, in place; no autograd.
+
+    The work lists and pointers of a set of weights are prepared once and used as long as addresses, shapes and strides
+    are the same, which is checked on the host. Under CUDA graph capture tables of shapes must exist: run once before.
+
+    Args:
+        weights: tensors of two or more dimensions, of one floating-point type and on one device. Contiguous weights,
+            channels-last ones and transposed matrices are read as they are; what else there is is copied once a call.
+        us, vs: for each weight u [rows] and v [columns], contiguous, all of one floating-point type; changed in place.
+        n_iterations: at least 0. Four launches each, for any number of weights; 0 only computes sigma, in two.
+        eps: what a norm below it is replaced by; finite, at least 0.
+        dims: for each weight the axis that is the rows of its matrix; 0 by default. The columns are the other axes in
+            their order.
+
+    Returns:
+        sigma = u^T W v for every weight, with the new u and v: [L] in float32 (float64 for float64 weights).
+
+    Raises:
+        ValueError: for a length, shape, device, axis or value other than those above.
+        TypeError: for integer or complex tensors, or several types in a list.
+        RuntimeError: while a CUDA graph is captured, for shapes that were never used before.
+    """
+    dims = check_layers("power_iteration", weights, us, vs, dims)
+    for name, vectors in (("us", us), ("vs", vs)):
+        for i, vector in enumerate(vectors):
+            if not vector.is_contiguous():
+                raise ValueError(f"power_iteration: {name}[{i}] has stride {vector.stride(0)}, expected contiguous")
+            same = next((j for j in range(i) if vectors[j] is vector), None)
+            if same is not None:
+                raise ValueError(f"power_iteration: {name}[{i}] is {name}[{same}], expected one for each weight")
+    if n_iterations < 0:
+        raise ValueError(f"power_iteration: n_iterations is {n_iterations}, expected at least 0")
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"power_iteration: eps is {eps}, expected a finite number of at least 0")
+    if not runs_triton(weights[0]):
+        return reference.power_iteration(weights, us, vs, n_iterations=n_iterations, eps=eps, dims=dims)
+    weights, us, vs = list(weights), list(us), list(vs)
+    with torch.no_grad():
+        if torch.compiler.is_compiling():
+            return _registered(weights, us, vs, dims, n_iterations, float(eps))
+        sigma = _launch_there(weights, us, vs, dims, n_iterations, float(eps))
+        if n_iterations:
+            torch.autograd.graph.increment_version([*us, *vs])
+        return sigma

@@ -1,0 +1,496 @@
+"""Weights divided by their spectral norm (Miyato et al. 2018, eq. 8), for many layers at once.
+
+For every weight, as a matrix W, with constant vectors u and v,
+
+    y = W / sigma,    sigma = u^T W v,
+
+    dW = dy / sigma - <dy, W> / sigma^2 u v^T
+
+and for a cotangent H of dW, with h = u^T H v, the second order is
+
+    ddy = H / sigma - h / sigma^2 W,
+    dW  = (2 h <dy, W> / sigma^3 - <H, dy> / sigma^2) u v^T - h / sigma^2 dy.
+
+Two kernels do all of it: one sums the products h, <dy, W> and <H, dy>, one adds the terms. Saved for backward: the
+weights, which are parameters, and copies of u, v and sigma, so that later power iterations change nothing.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastgan_kernels import pointers, reference
+from fastgan_kernels.backend import runs_triton
+from fastgan_kernels.checks import check_float
+from fastgan_kernels.differentiable import DifferentiableOp, guard_second_order, refuse_third_order
+from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
+from fastgan_kernels.weight_group import (
+    BLOCKS,
+    FIRST_ITEM,
+    KIND,
+    KINDS,
+    LAST_ITEM,
+    NUM_WARPS,
+    ORDINAL,
+    U_START,
+    V_START,
+    WeightGroup,
+    check_layers,
+    dense_weight,
+    empty_weight,
+    geometry_of,
+    group_of,
+    packed_size,
+    tile_of_weight,
+    triton_dtype,
+    weight_pointer,
+    work_item,
+)
+
+# Rows of the partial products.
+_H, _GW, _HG = (tl.constexpr(i) for i in range(3))
+
+
+@triton.jit
+def _copies_of(vectors_ptr, layer_ptr):
+    """Where u and v of a layer lie in the buffer of copies."""
+    u_start = tl.load(layer_ptr + U_START)
+    v_start = tl.load(layer_ptr + V_START)
+    tl.assume((u_start >= 0) & (u_start < 2**60))
+    tl.assume((v_start >= 0) & (v_start < 2**60))
+    return vectors_ptr + u_start, vectors_ptr + v_start
+
+
+@triton.jit
+def _vectors_of(us_ptr, vs_ptr, vectors_ptr, layer, layer_ptr, STORED: tl.constexpr):
+    """u and v of a layer: the caller's, or, without ``us_ptr``, the copies."""
+    if us_ptr is not None:
+        u_ptr = tl.load(us_ptr + layer).to(tl.pointer_type(STORED))
+        v_ptr = tl.load(vs_ptr + layer).to(tl.pointer_type(STORED))
+    else:
+        u_ptr, v_ptr = _copies_of(vectors_ptr, layer_ptr)
+    return u_ptr, v_ptr
+
+
+@triton.jit
+def _add_products(
+    hs_ptr, gs_ptr, weights_ptr, u_ptr, v_ptr, copies_ptr, products_ptr, programs,
+    layer, layer_ptr, row_tile, start, stop,
+    GIVEN: tl.constexpr, LAYER_KIND: tl.constexpr, WEIGHT: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """The products over the column tiles start to stop of a block of rows."""
+    BLOCK_ROWS: tl.constexpr = BLOCKS[LAYER_KIND][0]
+    geometry = geometry_of(layer_ptr, LAYER_KIND, 128 // WEIGHT.primitive_bitwidth)
+    row = row_tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    if hs_ptr is not None:
+        h_ptr = weight_pointer(hs_ptr, layer, WEIGHT, LAYER_KIND)
+        hv = tl.full([BLOCK_ROWS, BLOCKS[LAYER_KIND][1]], 0.0, COMPUTE)
+    if copies_ptr is not None:
+        u_copy_ptr, v_copy_ptr = _copies_of(copies_ptr, layer_ptr)
+    if gs_ptr is not None:
+        g_ptr = weight_pointer(gs_ptr, layer, WEIGHT, LAYER_KIND)
+        w_ptr = weight_pointer(weights_ptr, layer, WEIGHT, LAYER_KIND)
+        gw = tl.full([BLOCK_ROWS, BLOCKS[LAYER_KIND][1]], 0.0, COMPUTE)
+        hg = tl.full([BLOCK_ROWS, BLOCKS[LAYER_KIND][1]], 0.0, COMPUTE)
+    for tile in range(start, stop):
+        offset, mask, col, place, exists = tile_of_weight(row, tile, *geometry, LAYER_KIND)
+        if hs_ptr is not None:
+            h = tl.load(h_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+            v = tl.load(v_ptr + (col if GIVEN else place), mask=exists, other=0.0).to(COMPUTE)
+            hv += h * v[None, :]
+            if copies_ptr is not None:
+                tl.store(v_copy_ptr + place, v, mask=exists & (row_tile == 0))
+        if gs_ptr is not None:
+            g = tl.load(g_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+            gw += g * tl.load(w_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+            if hs_ptr is not None:
+                hg += h * g
+    product_ptr = products_ptr + tl.program_id(0)
+    if hs_ptr is not None:
+        u = tl.load(u_ptr + row, mask=row < geometry[0], other=0.0).to(COMPUTE)
+        if copies_ptr is not None:
+            tl.store(u_copy_ptr + row, u, mask=(row < geometry[0]) & (start == 0))
+        tl.store(product_ptr + _H * programs, tl.sum(hv * u[:, None]))
+    if gs_ptr is not None:
+        tl.store(product_ptr + _GW * programs, tl.sum(gw))
+        if hs_ptr is not None:
+            tl.store(product_ptr + _HG * programs, tl.sum(hg))
+
+
+@triton.jit(do_not_specialize=["programs"], do_not_specialize_on_alignment=["hs_ptr", "gs_ptr"])
+def _products_kernel(
+    items_ptr, layers_ptr, hs_ptr, gs_ptr, weights_ptr, us_ptr, vs_ptr, vectors_ptr, products_ptr, programs,
+    COPY: tl.constexpr, OCCURRING: tl.constexpr,
+    WEIGHT: tl.constexpr, STORED: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """Parts of h = u^T H v, <G, W> and <H, G>, as far as there are ``hs_ptr`` and ``gs_ptr``: [3, programs].
+
+    u and v are the caller's, which COPY copies to ``vectors_ptr``, or, without ``us_ptr``, the copies.
+    """
+    layer, layer_ptr, row_tile, start, stop, _ = work_item(items_ptr, layers_ptr, True)
+    u_ptr, v_ptr = _vectors_of(us_ptr, vs_ptr, vectors_ptr, layer, layer_ptr, STORED)
+    kind = tl.load(layer_ptr + KIND)
+    for K in tl.static_range(KINDS):
+        if OCCURRING & (1 << K):  # noqa: SIM102 - at compile time
+            if kind == K:
+                _add_products(
+                    hs_ptr, gs_ptr, weights_ptr, u_ptr, v_ptr, vectors_ptr if COPY else None, products_ptr, programs,
+                    layer, layer_ptr, row_tile, start, stop, us_ptr is not None, K, WEIGHT, COMPUTE,
+                )  # fmt: skip
+
+
+@triton.jit
+def sum_of_items(products_ptr, layer_ptr, COMPUTE: tl.constexpr):
+    """The sum of what the programs of a layer left."""
+    first = tl.load(layer_ptr + FIRST_ITEM)
+    last = tl.load(layer_ptr + LAST_ITEM)
+    tl.assume((first >= 0) & (first < 2**30))
+    tl.assume((last >= 0) & (last < 2**30))
+    total = tl.full([256], 0.0, COMPUTE)
+    for start in range(first.to(tl.int32), last.to(tl.int32), 256):
+        item = start + tl.arange(0, 256)
+        total += tl.load(products_ptr + item, mask=item < last, other=0.0)
+    return tl.sum(total, axis=0)
+
+
+@triton.jit
+def _add_terms(
+    as_ptr, bs_ptr, outs_ptr, u_ptr, v_ptr, copies_ptr, alpha, beta, gamma,
+    layer, layer_ptr, row_tile, start, stop,
+    OUTER: tl.constexpr, GIVEN: tl.constexpr, LAYER_KIND: tl.constexpr, WEIGHT: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """alpha A + beta B + gamma u v^T over the column tiles start to stop of a block of rows."""
+    BLOCK_ROWS: tl.constexpr = BLOCKS[LAYER_KIND][0]
+    geometry = geometry_of(layer_ptr, LAYER_KIND, 128 // WEIGHT.primitive_bitwidth)
+    row = row_tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    if OUTER or copies_ptr is not None:
+        u = tl.load(u_ptr + row, mask=row < geometry[0], other=0.0).to(COMPUTE)
+    if copies_ptr is not None:
+        u_copy_ptr, v_copy_ptr = _copies_of(copies_ptr, layer_ptr)
+        tl.store(u_copy_ptr + row, u, mask=(row < geometry[0]) & (start == 0))
+    a_ptr = weight_pointer(as_ptr, layer, WEIGHT, LAYER_KIND)
+    out_ptr = weight_pointer(outs_ptr, layer, WEIGHT, LAYER_KIND)
+    if bs_ptr is not None:
+        b_ptr = weight_pointer(bs_ptr, layer, WEIGHT, LAYER_KIND)
+    for tile in range(start, stop):
+        offset, mask, col, place, exists = tile_of_weight(row, tile, *geometry, LAYER_KIND)
+        y = alpha * tl.load(a_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+        if bs_ptr is not None:
+            y += beta * tl.load(b_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+        if OUTER or copies_ptr is not None:
+            v = tl.load(v_ptr + (col if GIVEN else place), mask=exists, other=0.0).to(COMPUTE)
+            if copies_ptr is not None:
+                tl.store(v_copy_ptr + place, v, mask=exists & (row_tile == 0))
+            if OUTER:
+                y += (gamma * u)[:, None] * v[None, :]
+        tl.store(out_ptr + offset, y.to(WEIGHT), mask=mask)
+
+
+@triton.jit(do_not_specialize=["programs"], do_not_specialize_on_alignment=["as_ptr", "bs_ptr", "outs_ptr"])
+def _terms_kernel(
+    items_ptr, layers_ptr, as_ptr, bs_ptr, outs_ptr, us_ptr, vs_ptr, vectors_ptr, products_ptr, given_ptr, sigma_ptr,
+    programs,
+    RESULT: tl.constexpr, OCCURRING: tl.constexpr,
+    WEIGHT: tl.constexpr, STORED: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """One of the results at the head of this file: "y", "dw" and, of the second order, "ddy" and "ddw".
+
+    For y, sigma is given or the sum of the products, and kept in ``sigma_ptr``. Where it is given, u and v are copied.
+    """
+    layer, layer_ptr, row_tile, start, stop, _ = work_item(items_ptr, layers_ptr, True)
+    ordinal = tl.load(layer_ptr + ORDINAL)
+    tl.assume((ordinal >= 0) & (ordinal < 2**20))
+    if RESULT == "y":
+        if given_ptr is not None:
+            sigma = tl.load(given_ptr + ordinal)
+        else:
+            sigma = sum_of_items(products_ptr + _H * programs, layer_ptr, COMPUTE)
+        tl.store(sigma_ptr + ordinal, sigma, mask=tl.program_id(0) == tl.load(layer_ptr + FIRST_ITEM))
+    else:
+        sigma = tl.load(sigma_ptr + ordinal)
+    # One division, early: those of float64 are calls, and put on the stack what there is to keep.
+    alpha = tl.full((), 1.0, COMPUTE) / sigma
+    beta = tl.full((), 0.0, COMPUTE)
+    gamma = tl.full((), 0.0, COMPUTE)
+    if RESULT == "dw":
+        gamma = -sum_of_items(products_ptr + _GW * programs, layer_ptr, COMPUTE) * alpha * alpha
+    if RESULT == "ddy":
+        beta = -sum_of_items(products_ptr + _H * programs, layer_ptr, COMPUTE) * alpha * alpha
+    if RESULT == "ddw":
+        inverse = alpha
+        alpha = -sum_of_items(products_ptr + _H * programs, layer_ptr, COMPUTE) * inverse * inverse
+        gw = sum_of_items(products_ptr + _GW * programs, layer_ptr, COMPUTE) * inverse
+        hg = sum_of_items(products_ptr + _HG * programs, layer_ptr, COMPUTE) * inverse
+        gamma = -(gw * alpha + gw * alpha + hg * inverse)
+    u_ptr, v_ptr = _vectors_of(us_ptr, vs_ptr, vectors_ptr, layer, layer_ptr, STORED)
+    kind = tl.load(layer_ptr + KIND)
+    for K in tl.static_range(KINDS):
+        if OCCURRING & (1 << K):  # noqa: SIM102 - at compile time
+            if kind == K:
+                _add_terms(
+                    as_ptr, bs_ptr, outs_ptr, u_ptr, v_ptr, vectors_ptr if given_ptr is not None else None,
+                    alpha, beta, gamma, layer, layer_ptr, row_tile, start, stop,
+                    RESULT == "dw" or RESULT == "ddw", us_ptr is not None, K, WEIGHT, COMPUTE,
+                )  # fmt: skip
+
+
+class _Launch:
+    """The launches on the ``selected`` layers, whose tensors of one call are the lists ``tensors``.
+
+    u and v are ``us`` and ``vs``, or, without these, what ``vectors`` holds.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[Tensor],
+        dims: Sequence[int],
+        selected: Sequence[int],
+        vectors: Tensor | None,
+        tensors: Sequence[Sequence[Tensor]] = (),
+        us: Sequence[Tensor] | None = None,
+        vs: Sequence[Tensor] | None = None,
+    ) -> None:
+        first = weights[0]
+        self._group = group_of(weights, dims, selected, others=tensors)
+        self._vectors = vectors
+        self._us = None if us is None else pointers.kept_pointers(us)
+        self._vs = None if vs is None else pointers.kept_pointers(vs)
+        self.programs = len(self._group.row_items)
+        self.weights = pointers.kept_pointers([weights[i] for i in selected])
+        self.tables: list[Tensor] = []
+        if tensors:
+            table, n = pointers.written_pointers([t for of_layers in tensors for t in of_layers]), len(selected)
+            self.tables = [table[i * n : (i + 1) * n] for i in range(len(tensors))]
+        self._products = first.new_empty(3, self.programs, dtype=compute_dtype(first.dtype))
+        self._constants = {
+            "OCCURRING": self._group.kinds,
+            "WEIGHT": triton_dtype(first),
+            "STORED": None if us is None else triton_dtype(us[0]),
+            "COMPUTE": triton_compute_dtype(first.dtype),
+            "num_warps": NUM_WARPS,
+        }
+
+    def products(self, hs: Tensor | None, gs: Tensor | None) -> Tensor:
+        """Parts of h, <G, W> and <H, G>: [3, programs]; what H or G is missing for is not written."""
+        _products_kernel[(self.programs,)](
+            self._group.row_items, self._group.layers, hs, gs, None if gs is None else self.weights, self._us, self._vs,
+            self._vectors, self._products, self.programs,
+            COPY=self._us is not None and self._vectors is not None, **self._constants,
+        )  # fmt: skip
+        return self._products
+
+    def terms(
+        self, result: str, a: Tensor, b: Tensor | None, out: Tensor, sigma: Tensor, given: Tensor | None = None
+    ) -> None:
+        # Without sigma the products have copied u and v.
+        us, vs = (None, None) if given is None else (self._us, self._vs)
+        _terms_kernel[(self.programs,)](
+            self._group.row_items, self._group.layers, a, b, out, us, vs, self._vectors, self._products, given,
+            sigma, self.programs, RESULT=result, **self._constants,
+        )  # fmt: skip
+
+
+def parts_of_sigma(
+    weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor], dims: Sequence[int]
+) -> tuple[WeightGroup, Tensor]:
+    """The tables of dense ``weights`` and, by program, parts of their u^T W v, which :func:`sum_of_items` sums."""
+    launch = _Launch(weights, dims, range(len(weights)), None, us=us, vs=vs)
+    return launch._group, launch.products(launch.weights, None)
+
+
+def _launch_forward(
+    weights: list[Tensor], us: list[Tensor], vs: list[Tensor], sigma: Tensor | None, dims: list[int]
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    weights = [dense_weight(weight, dim) for weight, dim in zip(weights, dims, strict=True)]
+    us, vs = [u.contiguous() for u in us], [v.contiguous() for v in vs]
+    outputs, vectors, kept_sigma = _empty_outputs(weights, us, vs, sigma, dims)
+    launch = _Launch(weights, dims, range(len(weights)), vectors, [outputs], us, vs)
+    if sigma is None:
+        launch.products(launch.weights, None)
+    launch.terms("y", launch.weights, None, launch.tables[0], kept_sigma, sigma)
+    return outputs, vectors, kept_sigma
+
+
+def _empty_outputs(
+    weights: list[Tensor], us: list[Tensor], vs: list[Tensor], sigma: Tensor | None, dims: list[int]
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    first = weights[0]
+    dtype = compute_dtype(first.dtype)
+    outputs = [empty_weight(weight, dim) for weight, dim in zip(weights, dims, strict=True)]
+    vectors = first.new_empty(packed_size(weights, dims), dtype=dtype)
+    return outputs, vectors, first.new_empty(len(weights), dtype=dtype)
+
+
+def _launch_gradient(
+    gs: list[Tensor], weights: list[Tensor], vectors: Tensor, sigma: Tensor, layers: list[int], dims: list[int]
+) -> list[Tensor]:
+    weights = [dense_weight(weight, dim) for weight, dim in zip(weights, dims, strict=True)]
+    gs = [dense_weight(g, dims[i], like=weights[i]) for g, i in zip(gs, layers, strict=True)]
+    dws = [torch.empty_like(weights[i]) for i in layers]
+    launch = _Launch(weights, dims, layers, vectors, [gs, dws])
+    g_table, dw_table = launch.tables
+    launch.products(None, g_table)
+    launch.terms("dw", g_table, None, dw_table, sigma)
+    return dws
+
+
+def _fake_gradient(
+    gs: list[Tensor], weights: list[Tensor], vectors: Tensor, sigma: Tensor, layers: list[int], dims: list[int]
+) -> list[Tensor]:
+    return [empty_weight(weights[i], dims[i]) for i in layers]
+
+
+def _launch_second(
+    hs: list[Tensor],
+    gs: list[Tensor],
+    weights: list[Tensor],
+    vectors: Tensor,
+    sigma: Tensor,
+    layers: list[int],
+    dims: list[int],
+    needs_ddy: bool,
+    needs_ddw: bool,
+) -> tuple[list[Tensor], list[Tensor]]:
+    weights = [dense_weight(weight, dim) for weight, dim in zip(weights, dims, strict=True)]
+    hs, gs = ([dense_weight(t, dims[i], like=weights[i]) for t, i in zip(ts, layers, strict=True)] for ts in (hs, gs))
+    ddys = [torch.empty_like(weights[i]) for i in layers] if needs_ddy else []
+    ddws = [torch.empty_like(weights[i]) for i in layers] if needs_ddw else []
+    launch = _Launch(weights, dims, layers, vectors, [tensors for tensors in (hs, gs, ddys, ddws) if tensors])
+    h_table, g_table, *tables = launch.tables
+    launch.products(h_table, g_table if needs_ddw else None)
+    if needs_ddy:
+        launch.terms("ddy", h_table, launch.weights, tables[0], sigma)
+    if needs_ddw:
+        launch.terms("ddw", g_table, None, tables[-1], sigma)
+    return ddys, ddws
+
+
+def _fake_second(
+    hs: list[Tensor], gs: list[Tensor], weights: list[Tensor], vectors: Tensor, sigma: Tensor, layers: list[int],
+    dims: list[int], needs_ddy: bool, needs_ddw: bool,
+) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
+    empty = [[empty_weight(weights[i], dims[i]) for i in layers] if needed else [] for needed in (needs_ddy, needs_ddw)]
+    return empty[0], empty[1]
+
+
+def _at(layers: Sequence[int], gradients: Sequence[Tensor], count: int) -> list[Tensor | None]:
+    """A gradient for each of ``count`` layers; ``None`` but for ``layers``."""
+    by_layer = dict(zip(layers, gradients, strict=True)) if gradients else {}
+    return [by_layer.get(i) for i in range(count)]
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[list[Tensor], Tensor, Tensor]) -> None:
+    weights, _, _, _, ctx.dims = inputs
+    _, vectors, sigma = output
+    ctx.save_for_backward(*weights, vectors, sigma)
+
+
+def _backward(ctx: Any, gs: list[Tensor | None], *_: Tensor | None) -> tuple[Any, ...]:
+    *weights, vectors, sigma = ctx.saved_tensors
+    n = len(weights)
+    layers = [i for i in range(n) if gs[i] is not None and ctx.needs_input_grad[0][i]]
+    dws = _gradient([gs[i] for i in layers], weights, vectors, sigma, layers, ctx.dims) if layers else []
+    return _at(layers, dws, n), [None] * n, [None] * n, None, None
+
+
+def _save_for_second(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    gs, weights, vectors, sigma, ctx.layers, ctx.dims = inputs
+    ctx.save_for_backward(*gs, *weights, vectors, sigma)
+
+
+def _backward_of_gradient(ctx: Any, hs: list[Tensor | None]) -> tuple[Any, ...]:
+    *tensors, vectors, sigma = ctx.saved_tensors
+    gs, weights = tensors[: len(hs)], tensors[len(hs) :]
+    needs_ddy, needs_ddw = any(ctx.needs_input_grad[0]), any(ctx.needs_input_grad[1])
+    given = [j for j, h in enumerate(hs) if h is not None]
+    ddys = ddws = []
+    layers = [ctx.layers[j] for j in given]
+    if given and (needs_ddy or needs_ddw):
+        ddys, ddws = _second(
+            [hs[j] for j in given], [gs[j] for j in given], weights, vectors, sigma, layers, ctx.dims,
+            needs_ddy, needs_ddw,
+        )  # fmt: skip
+    return _at(given, ddys, len(hs)), _at(layers, ddws, len(weights)), None, None, None, None
+
+
+_second = DifferentiableOp(
+    "spectral_normalize_second(Tensor[] hs, Tensor[] gs, Tensor[] weights, Tensor vectors, Tensor sigma, int[] layers,"
+    " int[] dims, bool needs_ddy, bool needs_ddw) -> (Tensor[], Tensor[])",
+    launch=_launch_second,
+    fake=_fake_second,
+    setup_context=lambda ctx, inputs, output: None,
+    backward=refuse_third_order("spectral_normalize"),
+    is_gradient=True,
+)
+
+_gradient = DifferentiableOp(
+    "spectral_normalize_gradient(Tensor[] gs, Tensor[] weights, Tensor vectors, Tensor sigma, int[] layers,"
+    " int[] dims) -> Tensor[]",
+    launch=_launch_gradient,
+    fake=_fake_gradient,
+    setup_context=_save_for_second,
+    backward=_backward_of_gradient,
+    is_gradient=True,
+)
+
+_spectral_normalize = DifferentiableOp(
+    "spectral_normalize(Tensor[] weights, Tensor[] us, Tensor[] vs, Tensor? sigma, int[] dims)"
+    " -> (Tensor[], Tensor, Tensor)",
+    launch=_launch_forward,
+    fake=_empty_outputs,
+    setup_context=_save_for_backward,
+    backward=_backward,
+)
+
+
+def spectral_normalize(
+    weights: Sequence[Tensor],
+    us: Sequence[Tensor],
+    vs: Sequence[Tensor],
+    sigma: Tensor | None = None,
+    *,
+    dims: Sequence[int] | None = None,
+) -> list[Tensor]:
+    """Divides every weight by sigma = u^T W v, in a number of launches that does not grow with the number of weights.
+
+    Args:
+        weights: tensors of two or more dimensions, of one floating-point type and on one device. What
+            :func:`fastgan_kernels.power_iteration` reads without a copy is read so here.
+        us, vs: for each weight u [rows] and v [columns], all of one floating-point type. They are constants, and may
+            be changed before the backward pass.
+        sigma: [L], the values of u^T W v if they are known, as ``power_iteration`` returns them: then weights are read
+            once. For the gradient it is u^T W v all the same.
+        dims: for each weight the axis that is the rows of its matrix; 0 by default.
+
+    Returns:
+        W / sigma for every weight, in its shape, type and strides. Differentiable twice in ``weights``. Saves the
+        weights and a copy of u, v and sigma.
+
+    Raises:
+        ValueError: for a length, shape, device or axis other than those above.
+        TypeError: for integer or complex tensors, or several types in a list.
+        RuntimeError: for a third gradient; or while a CUDA graph is captured, for shapes that were never used before.
+    """
+    dims = check_layers("spectral_normalize", weights, us, vs, dims)
+    first = weights[0]
+    if sigma is not None:
+        if list(sigma.shape) != [len(weights)]:
+            raise ValueError(
+                f"spectral_normalize: sigma has shape {list(sigma.shape)}, expected [{len(weights)}] for {len(weights)}"
+                " weights"
+            )
+        check_float("spectral_normalize", "sigma", sigma)
+        if sigma.device != first.device:
+            raise ValueError(
+                f"spectral_normalize: sigma is on {sigma.device} and weights[0] on {first.device}, expected one device"
+            )
+        sigma = sigma.detach().to(compute_dtype(first.dtype))
+    if not runs_triton(first):
+        weights = [guard_second_order(weight) for weight in weights]
+        return reference.spectral_normalize(weights, us, vs, sigma, dims=dims)
+    us, vs = [u.detach() for u in us], [v.detach() for v in vs]
+    return _spectral_normalize(list(weights), us, vs, sigma, dims)[0]

@@ -1,0 +1,680 @@
+"""power_iteration, and spectral_normalize on lists; of a single weight the latter is tested with every op."""
+
+import importlib
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.autograd import gradcheck, gradgradcheck
+from torch.library import opcheck
+
+from fastgan_kernels import pointers, power_iteration, reference, spectral_normalize, use_backend
+from fastgan_kernels.inspection.traffic import Traffic, count_traffic
+from fastgan_kernels.weight_group import as_layer, dense_weight
+from tests.kernels.harness import DEVICE, FLOAT_TYPES, lay_out, random, saved_bytes
+
+# The package exports the function under the name of its module.
+normalize_module = importlib.import_module("fastgan_kernels.spectral_normalize")
+F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
+counted = pytest.mark.skipif(torch.cuda.is_available(), reason="launches are counted in the interpreter")
+
+
+class Group(NamedTuple):
+    """What both ops take."""
+
+    weights: list[Tensor]
+    us: list[Tensor]
+    vs: list[Tensor]
+    dims: list[int]
+
+    def iterate(self, function: Callable[..., Tensor] = power_iteration, **settings) -> Tensor:
+        return function(self.weights, self.us, self.vs, dims=self.dims, **settings)
+
+    def normalize(
+        self, function: Callable[..., list[Tensor]] = spectral_normalize, sigma: Tensor | None = None
+    ) -> list[Tensor]:
+        return function(self.weights, self.us, self.vs, sigma, dims=self.dims)
+
+    def copy(self, change: Callable[[Tensor], Tensor] = torch.clone) -> "Group":
+        return Group(*([change(t.detach()) for t in tensors] for tensors in self[:3]), self.dims)
+
+    def differentiable(self) -> "Group":
+        return self._replace(weights=[weight.requires_grad_() for weight in self.weights])
+
+
+def group_of(
+    shapes: Sequence[tuple[int, ...]],
+    dtype: torch.dtype = F64,
+    *,
+    vector_dtype: torch.dtype | None = None,
+    dims: Sequence[int] | None = None,
+    layouts: Sequence[str] | None = None,
+) -> Group:
+    """Weights of ``shapes`` with the vectors of a training that has begun: of values that every type has exactly."""
+    dims = [0] * len(shapes) if dims is None else list(dims)
+    weights, us, vs = [], [], []
+    for i, (shape, dim) in enumerate(zip(shapes, dims, strict=True)):
+        weight = random(shape, i).bfloat16().to(dtype)
+        weights.append(lay_out(weight, layouts[i]) if layouts else weight)
+        rows = shape[dim]
+        sizes = rows, math.prod(shape) // rows
+        u, v = (nn.functional.normalize(random((n,), 100 + i), dim=0).bfloat16() for n in sizes)
+        us.append(u.to(vector_dtype or dtype))
+        vs.append(v.to(vector_dtype or dtype))
+    return Group(weights, us, vs, dims)
+
+
+# A logit, one channel, long and short runs, past a tile of rows; a transposed convolution; channels-last ones; a
+# transposed matrix; every second channel; a view that starts at an odd address.
+SHAPES = ((1, 130), (64, 1, 3, 3), (40, 200), (300, 2, 3, 3), (6, 9, 4, 4), (7, 70, 3, 3), (6, 8, 2, 2), (10, 20),
+          (5, 6, 3), (33, 64))  # fmt: skip
+DIMS = (0, 0, 0, 0, 1, 0, 1, 0, 0, 0)
+LAYOUTS = ("contiguous", "contiguous", "contiguous", "contiguous", "contiguous", "channels_last", "channels_last",
+           "transposed", "sliced", "offset")  # fmt: skip
+
+
+def all_sorts(dtype: torch.dtype = F64, vector_dtype: torch.dtype | None = None) -> Group:
+    return group_of(SHAPES, dtype, vector_dtype=vector_dtype, dims=DIMS, layouts=LAYOUTS)
+
+
+def check_power_iteration(group: Group, n_iterations: int, eps: float = 1e-12) -> None:
+    """As harness.check_against_float64: the yardstick is plain torch in the type of the arithmetic, one epsilon off."""
+    arithmetic = F64 if group.weights[0].dtype == F64 else F32
+    machine = torch.finfo(arithmetic).eps
+
+    def run(problem: Group, function: Callable[..., Tensor]) -> list[Tensor]:
+        sigma = problem.iterate(function, n_iterations=n_iterations, eps=eps)
+        return [*sigma.unbind(), *problem.us, *problem.vs]
+
+    expected = run(group.copy(Tensor.double), reference.power_iteration)
+    moved = [0.0] * len(expected)
+    seeds = itertools.count(1000)
+    for _ in range(3):
+        perturbed = group.copy(
+            lambda t: (t.double() * (1 + machine * random(t.shape, next(seeds)).sign())).to(arithmetic)
+        )
+        results = run(perturbed, reference.power_iteration)
+        moved = [max(m, (r - e).abs().max().item()) for m, r, e in zip(moved, results, expected, strict=True)]
+    for i, (found, e, m) in enumerate(zip(run(group, power_iteration), expected, moved, strict=True)):
+        layer = i % len(group.weights)
+        depth = 4 + 2 * math.log2(group.weights[layer].numel()) * max(1, n_iterations)
+        stored = torch.finfo(found.dtype)
+        tolerance = stored.eps * e.abs() + stored.smallest_normal + depth * (m + machine * e.abs().max())
+        excess = (found.double() - e).abs() - tolerance
+        assert (excess <= 0).all(), f"{i}: weight {layer} is {excess.max():.3g} beyond the tolerance"
+
+
+@pytest.mark.parametrize("dtype", FLOAT_TYPES, ids=str)
+@pytest.mark.parametrize("n_iterations", [0, 1, 3])
+def test_power_iteration(dtype: torch.dtype, n_iterations: int):
+    check_power_iteration(all_sorts(dtype), n_iterations)
+
+
+@pytest.mark.parametrize(("dtype", "vector_dtype"), [(BF16, F32), (F32, BF16), (F16, F64)])
+def test_vectors_of_another_type(dtype: torch.dtype, vector_dtype: torch.dtype):
+    group = group_of(SHAPES[:4], dtype, vector_dtype=vector_dtype)
+    before = group.copy()
+    check_power_iteration(group, 1)
+    assert {t.dtype for t in (*group.us, *group.vs)} == {vector_dtype}
+    for found, expected in zip(group.normalize(), before._replace(us=group.us, vs=group.vs).normalize(), strict=True):
+        assert found.dtype == dtype
+        assert torch.equal(found, expected)
+
+
+# Past 16 chunks of a row, 4 chunks of a column, the 512 rows and 2,048 columns that are normalised at once; and 16 row
+# tiles a program.
+@pytest.mark.parametrize("shape", [(5, 2300), (700, 3), (1100, 70)], ids=str)
+@pytest.mark.parametrize("dtype", [F64, BF16], ids=str)
+def test_power_iteration_past_every_threshold(shape: tuple[int, ...], dtype: torch.dtype):
+    check_power_iteration(group_of([shape], dtype), 1)
+    check_power_iteration(group_of([shape[::-1]], dtype, dims=[1]), 1)
+
+
+LAYER = st.one_of(
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.tuples(st.integers(1, 5), st.integers(60, 140)),
+    st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(1, 4), st.integers(1, 4)),
+)
+DRAWN = {
+    "shapes": st.lists(LAYER, min_size=1, max_size=3),
+    "dtype": st.sampled_from(FLOAT_TYPES),
+    "vector_dtype": st.sampled_from(FLOAT_TYPES),
+    "data": st.data(),
+}
+
+
+def drawn_group(data, shapes, dtype, vector_dtype) -> Group:
+    dims = [data.draw(st.integers(0, 1)) for _ in shapes]
+    layouts = [
+        data.draw(st.sampled_from(["contiguous", "channels_last", "transposed", "sliced", "offset"])) for _ in shapes
+    ]
+    return group_of(shapes, dtype, vector_dtype=vector_dtype, dims=dims, layouts=layouts)
+
+
+@settings(max_examples=120)
+@given(n_iterations=st.integers(0, 2), **DRAWN)
+def test_drawn_power_iterations(data, n_iterations, shapes, dtype, vector_dtype):
+    check_power_iteration(drawn_group(data, shapes, dtype, vector_dtype), n_iterations)
+
+
+def orders(group: Group, sigma: Tensor | None = None, function: Callable[..., list[Tensor]] = spectral_normalize):
+    """The normalised weights, their gradients and the second order, by weight: [[y, dW, ddy, ddW], ...]."""
+    group = group.copy(lambda t: t).differentiable()
+    ys = group.normalize(function, sigma)
+    dys, hs = ([random(y.shape, 200 + s, y.dtype).requires_grad_(s == 0) for y in ys] for s in (0, 1))
+    dws = torch.autograd.grad(ys, group.weights, dys, create_graph=True)
+    second = torch.autograd.grad(dws, [*dys, *group.weights], hs)
+    return list(zip(ys, dws, second[: len(ys)], second[len(ys) :], strict=True))
+
+
+def assert_same(found, expected, *, tolerance: float | None = None) -> None:
+    for of_weight, expected_of_weight in zip(found, expected, strict=True):
+        for f, e in zip(of_weight, expected_of_weight, strict=True):
+            if tolerance is None:
+                assert torch.equal(f, e)
+            else:
+                torch.testing.assert_close(f, e, rtol=tolerance, atol=tolerance * e.abs().max().item())
+
+
+@pytest.mark.parametrize("given_sigma", [False, True])
+def test_normalized_weights_to_the_second_order(given_sigma: bool):
+    group = all_sorts()
+    sigma = group.iterate() if given_sigma else None
+    assert_same(orders(group, sigma), orders(group, sigma, reference.spectral_normalize), tolerance=1e-12)
+
+
+@settings(max_examples=40)
+@given(**DRAWN)
+def test_a_group_is_its_weights_one_by_one(data, shapes, dtype, vector_dtype):
+    group = drawn_group(data, shapes, dtype, vector_dtype)
+    one_by_one = []
+    for of_weight in zip(*group, strict=True):
+        torch.manual_seed(0)
+        one_by_one += orders(Group(*([entry] for entry in of_weight)))
+    assert_same(orders(group), one_by_one)
+
+
+def test_outputs_and_gradients_have_the_strides_of_the_weights():
+    group = all_sorts(F32)
+    for weight, layout, results in zip(group.weights, LAYOUTS, orders(group), strict=True):
+        expected = weight.contiguous() if layout == "sliced" else weight
+        assert [t.stride() for t in results] == [expected.stride()] * 4
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_only_what_no_stride_describes_is_copied(layout: str):
+    i = LAYOUTS.index(layout)
+    weight = all_sorts().weights[i]
+    assert (dense_weight(weight, DIMS[i]) is weight) == (layout != "sliced")
+
+
+def kind(shape, dim=0, layout="contiguous", dtype=F32, *, is_aligned=True) -> int:
+    weight = lay_out(torch.empty(shape, dtype=dtype), layout)
+    return as_layer(weight.shape, weight.stride(), dim, element_size=weight.element_size(), is_aligned=is_aligned).kind
+
+
+def test_kinds_of_tiles():
+    assert kind((8, 16, 4, 4)) == 0
+    assert kind((8, 16, 4, 4), is_aligned=False) == kind((8, 513, 3, 3)) == 1
+    assert kind((16, 8, 4, 4), dim=1) == kind((1, 32)) == 2
+    assert kind((16, 8, 3, 3), dim=1) == kind((8, 3, 3, 3)) == kind((8, 66, 1, 1), dtype=BF16) - 2 + 4 == 3
+    assert kind((8, 64, 3, 3), layout="channels_last") == 0
+    assert kind((8, 64, 3, 3), dim=1, layout="channels_last") == kind((8, 64), dim=1) == 4
+    assert kind((8, 62, 3, 3), dim=1, layout="channels_last") == 5
+    assert kind((8, 16, 4, 4), dtype=F64) == 6
+
+
+@pytest.mark.parametrize("module", [nn.Linear(7, 5), nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(3, 4, 3)], ids=str)
+def test_a_step_of_the_parametrization_of_torch(module: nn.Module):
+    torch.manual_seed(0)
+    dim = 1 if isinstance(module, nn.ConvTranspose2d) else 0
+    module = nn.utils.parametrizations.spectral_norm(module.double().to(DEVICE))
+    parametrization = module.parametrizations.weight[0]
+    original = module.parametrizations.weight.original
+    u, v = parametrization._u.clone(), parametrization._v.clone()
+    expected = module.weight
+    sigma = power_iteration([original], [u], [v], dims=[dim])
+    (found,) = spectral_normalize([original], [u], [v], sigma, dims=[dim])
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(u, parametrization._u)
+    torch.testing.assert_close(v, parametrization._v)
+    g = random(found.shape, 3)
+    torch.testing.assert_close(*(torch.autograd.grad(w, original, g) for w in (found, expected)))
+
+
+def launches(traffic: Traffic) -> list[str]:
+    return [launch.kernel for launch in traffic.launches]
+
+
+FORWARD = ["_write_pointers_kernel", "_products_kernel", "_terms_kernel"]
+
+
+@counted
+@pytest.mark.parametrize("layers", [1, 60])
+def test_the_number_of_launches_does_not_grow(layers: int):
+    group = group_of([(2, 3)] * layers, F32).differentiable()
+    group.iterate()
+    sigma = group.iterate(n_iterations=0)
+    with count_traffic() as traffic:
+        group.iterate()
+    assert launches(traffic) == ["_times_v_kernel", "_normalize_kernel", "_times_u_kernel", "_normalize_kernel"]
+    with count_traffic() as traffic:
+        group.iterate(n_iterations=0)
+    assert launches(traffic) == ["_products_kernel", "_sigma_kernel"]
+    with count_traffic() as traffic:
+        group.normalize()
+    assert launches(traffic) == FORWARD
+    with count_traffic() as traffic:
+        ys = group.normalize(sigma=sigma)
+    assert launches(traffic) == [FORWARD[0], FORWARD[2]]
+    dys = [torch.ones_like(y, requires_grad=True) for y in ys]
+    with count_traffic() as traffic:
+        dws = torch.autograd.grad(ys, group.weights, dys, create_graph=True)
+    assert launches(traffic) == FORWARD
+    hs = [torch.ones_like(dw) for dw in dws]
+    with count_traffic() as traffic:
+        torch.autograd.grad(dws, [*dys, *group.weights], hs)
+    assert launches(traffic) == [*FORWARD, "_terms_kernel"]
+
+
+@pytest.fixture
+def uploads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of the tables that were uploaded."""
+    seen: list[int] = []
+    upload = pointers.upload
+
+    def noting(device, values):
+        seen.append(len(values))
+        return upload(device, values)
+
+    for module in (pointers, importlib.import_module("fastgan_kernels.weight_group")):
+        monkeypatch.setattr(module, "upload", noting)
+    return seen
+
+
+def test_tables_are_uploaded_once_for_a_set_of_addresses(uploads: list[int]):
+    group = group_of([(31, 7), (5, 37)])
+    check_power_iteration(group, 1)
+    assert len(uploads) == 6  # pointers of three lists, layers, and the parts of two passes
+    uploads.clear()
+    with torch.no_grad():
+        group.weights[0].mul_(2)
+    check_power_iteration(group, 1)
+    assert uploads == []
+    # Another place: pointers alone. Another type: all.
+    moved = group.copy()
+    check_power_iteration(moved, 1)
+    assert uploads == [2] * 3
+    uploads.clear()
+    check_power_iteration(group_of([(31, 7), (5, 37)], F32), 1)
+    assert len(uploads) == 6
+
+
+def test_a_weight_that_moved_is_not_read_where_it_was():
+    group = group_of([(5, 7), (3, 4)])
+    group.iterate()
+    with torch.no_grad():
+        parameter = nn.Parameter(group.weights[0])
+        parameter.data = parameter.data.clone().mul_(-3)
+        group.weights[0].fill_(math.nan)
+    check_power_iteration(group._replace(weights=[parameter, group.weights[1]]), 1)
+
+
+def test_the_same_weight_twice():
+    group = group_of([(5, 7), (5, 7), (3, 4)])
+    group = group._replace(weights=[group.weights[0], group.weights[0], group.weights[2]])
+    check_power_iteration(group, 2)
+    group = group.differentiable()
+    found, expected = (
+        torch.autograd.grad([y.square().sum() for y in group.normalize(f)], group.weights[::2])
+        for f in (spectral_normalize, reference.spectral_normalize)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_tables_of_old_addresses_make_room(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pointers, "_MOST_TABLES", 3)
+    monkeypatch.setattr(pointers, "_tables", {})
+    tensors = [torch.empty(1, device=DEVICE) for _ in range(5)]
+    for tensor in tensors:
+        assert pointers.kept_pointers([tensor]).tolist() == [tensor.data_ptr()]
+    assert [key[1] for key in pointers._tables] == [(t.data_ptr(),) for t in tensors[2:]]
+
+
+@pytest.mark.parametrize("count", [1, 16, 17, 256, 300])
+def test_pointers_are_written_by_a_kernel(count: int):
+    tensors = [torch.empty(1, device=DEVICE) for _ in range(count)]
+    assert pointers.written_pointers(tensors)[:count].tolist() == [t.data_ptr() for t in tensors]
+
+
+def test_a_capture_needs_shapes_used_before_and_keeps_what_the_graph_reads(monkeypatch: pytest.MonkeyPatch):
+    """As on a GPU: nothing may be uploaded while a CUDA graph is captured."""
+    monkeypatch.setattr(pointers, "_kept_for_graphs", [])
+    capturing = False
+    monkeypatch.setattr(pointers, "_is_captured", lambda device: capturing)
+    group = group_of([(11, 13), (3, 4)])
+    capturing = True
+    with pytest.raises(RuntimeError, match="run the same ops on weights of the same shapes once before the capture"):
+        group.iterate()
+    capturing = False
+    group.iterate()
+    capturing = True
+    check_power_iteration(group, 1)
+    # Pointers of three lists and the tables of the layers; those of new addresses are written within the graph.
+    assert len(pointers._kept_for_graphs) == 4
+    assert_same(orders(group.copy()), orders(group.copy(), function=reference.spectral_normalize), tolerance=1e-12)
+
+
+def test_autograd_notices_that_u_and_v_change():
+    group = group_of([(5, 7)])
+    weight, u = group.weights[0].requires_grad_(), group.us[0]
+    versions = u._version, group.vs[0]._version
+    product = (weight.sum(1) * u).sum()
+    group.iterate(n_iterations=0)
+    assert (u._version, group.vs[0]._version) == versions
+    group.iterate()
+    assert (u._version, group.vs[0]._version) > versions
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_several_forwards_before_one_backward(backend: str):
+    """Each backward must see the u and v of its forward, which power iterations have changed since."""
+    group = group_of([(5, 7), (4, 3, 3, 3)])
+    with use_backend(backend):
+        found = [torch.zeros_like(weight) for weight in group.weights]
+        leaves = group.copy(lambda t: t).differentiable()
+        total = torch.zeros((), dtype=F64, device=DEVICE)
+        expected = [torch.zeros_like(weight) for weight in group.weights]
+        for step in range(3):
+            sigma = leaves.iterate()
+            total = total + sum((step + 1) * y.sin().sum() for y in leaves.normalize(sigma=sigma))
+            alone = leaves.copy().differentiable()
+            for e, gradient in zip(
+                expected,
+                torch.autograd.grad(
+                    sum((step + 1) * y.sin().sum() for y in alone.normalize(reference.spectral_normalize)),
+                    alone.weights,
+                ),
+                strict=True,
+            ):
+                e += gradient
+        found = torch.autograd.grad(total, leaves.weights)
+    torch.testing.assert_close(list(found), expected, rtol=1e-11, atol=1e-11)
+
+
+def test_gradients_of_a_part_of_the_group():
+    """Some weights are constant, some outputs unused; what is asked for is right, and what is not costs nothing."""
+    group = group_of([(3, 4), (2, 5), (4, 2), (2, 2)])
+    asked = []
+    inner = normalize_module._gradient
+
+    def results(function):
+        weights = [w.clone().requires_grad_(i != 1) for i, w in enumerate(group.weights)]
+        ys = group._replace(weights=weights).normalize(function)
+        wanted = [weights[0], weights[2], weights[3]]
+        first = torch.autograd.grad(
+            sum(ys[i].pow(3).sum() for i in (0, 1, 3)), wanted, create_graph=True, allow_unused=True
+        )
+        assert first[1] is None
+        second = torch.autograd.grad(first[2].square().sum(), wanted, allow_unused=True)
+        assert second[0] is None
+        return [first[0], first[2], second[2]]
+
+    normalize_module._gradient = lambda *args: asked.append(args[-2]) or inner(*args)
+    try:
+        found = results(spectral_normalize)
+    finally:
+        normalize_module._gradient = inner
+    assert asked == [[0, 3], [3]]  # the second for dy, which depends on the weight too
+    torch.testing.assert_close(found, results(reference.spectral_normalize), rtol=1e-12, atol=1e-12)
+
+
+def test_gradcheck_of_a_list():
+    group = group_of([(2, 3), (2, 2, 2)], dims=[0, 1]).differentiable()
+
+    def normalized(*weights: Tensor) -> tuple[Tensor, ...]:
+        return tuple(group._replace(weights=list(weights)).normalize())
+
+    assert gradcheck(normalized, group.weights)
+    assert gradgradcheck(normalized, group.weights)
+
+
+@pytest.mark.parametrize("given_sigma", [False, True])
+def test_memory_kept_for_backward(given_sigma: bool):
+    """The weights, which are parameters, and u, v and sigma in float32."""
+    group = group_of([(33, 7), (5, 6, 3, 3)], BF16).differentiable()
+    sigma = group.iterate() if given_sigma else None
+    vectors = sum(t.numel() for t in (*group.us, *group.vs))
+    weights = sum(2 * w.numel() for w in group.weights)
+    assert saved_bytes(lambda: group.normalize(sigma=sigma)) == weights + 4 * (vectors + 2)
+
+
+def test_same_bits_every_time():
+    group = all_sorts(F32)
+    once, again = group.copy(lambda t: t.clone()), group.copy(lambda t: t.clone())
+    assert torch.equal(once.iterate(n_iterations=2), again.iterate(n_iterations=2))
+    assert all(torch.equal(a, b) for a, b in zip((*once.us, *once.vs), (*again.us, *again.vs), strict=True))
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_zero_weights_and_small_norms(backend: str):
+    """A norm below eps is replaced by eps, and sigma is still u^T W v."""
+    with use_backend(backend):
+        zero = group_of([(3, 4)])
+        zero.weights[0].zero_()
+        assert zero.iterate().item() == 0
+        assert not zero.us[0].any()
+        assert not zero.vs[0].any()
+        small = group_of([(3, 4), (5, 2)])
+        check_power_iteration(small, 1, eps=5.0)
+        u, v, weight = small.us[0], small.vs[0], small.weights[0]
+        sigma = small.iterate(eps=5.0)
+        torch.testing.assert_close(sigma[0], u @ weight @ v)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_values_that_are_not_finite_pass_as_in_the_reference(value: float):
+    group = group_of([(3, 4), (5, 2)])
+    group.weights[0][1, 2] = value
+    other = group.copy(lambda t: t.clone())
+    found, expected = group.iterate(), other.iterate(reference.power_iteration)
+    results = (found, *group.us, *group.vs), (expected, *other.us, *other.vs)
+    for f, e in zip(*results, strict=True):
+        torch.testing.assert_close(f, e, equal_nan=True)
+
+
+def test_registered_power_iteration_passes_opcheck():
+    group = group_of([(3, 4), (2, 3, 2, 2)], F32, dims=[0, 1])
+    for n_iterations in (0, 1):
+        opcheck(torch.ops.fastgan.power_iteration.default, (*group, n_iterations, 1e-12))
+
+
+def test_registered_lists_pass_opcheck():
+    group = group_of([(3, 4), (2, 3, 2, 2), (2, 2)], F32, dims=[0, 1, 0])
+    _, copies, sigma = torch.ops.fastgan.spectral_normalize.default(*group[:3], None, group.dims)
+    group = group.differentiable()
+    gs, hs = ([random(w.shape, s + i, F32) for i, w in enumerate(group.weights)][::2] for s in (1, 9))
+    opcheck(torch.ops.fastgan.spectral_normalize.default, (*group[:3], None, group.dims))
+    arguments = (group.weights, copies, sigma, [0, 2], group.dims)
+    opcheck(torch.ops.fastgan.spectral_normalize_gradient.default, ([g.requires_grad_() for g in gs], *arguments))
+    with torch.no_grad():
+        second = ([h.detach() for h in hs], [g.detach() for g in gs], [w.detach() for w in group.weights])
+        opcheck(torch.ops.fastgan.spectral_normalize_second.default, (*second, *arguments[1:], True, False))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("ops", ["triton", "reference"])
+def test_a_training_forward_compiles_whole(backend: str, ops: str):
+    shapes = [(3, 4), (2, 3, 2, 2)]
+
+    def forward(weights, us, vs):
+        sigma = power_iteration(weights, us, vs, dims=[0, 1])
+        first = spectral_normalize(weights, us, vs, sigma, dims=[0, 1])
+        power_iteration(weights, us, vs, dims=[0, 1])
+        second = spectral_normalize(weights, us, vs, dims=[0, 1])
+        return sum((a * b).sin().sum() for a, b in zip(first, second, strict=True)), sigma
+
+    results = []
+    for f in (torch.compile(forward, fullgraph=True, backend=backend), forward):
+        group = group_of(shapes, F64, dims=[0, 1]).differentiable()
+        with use_backend(ops):
+            for _ in range(2):
+                loss, sigma = f(*group[:3])
+            gradients = torch.autograd.grad(loss, group.weights)
+        results.append([loss.detach(), sigma, *group.us, *group.vs, *gradients])
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+
+
+class Critic(nn.Module):
+    """Two convolutions and a logit, all normalised by constant vectors; by our ops or by plain torch."""
+
+    def __init__(self, *, fused: bool) -> None:
+        super().__init__()
+        self.fused = fused
+        group = group_of([(4, 2, 3, 3), (5, 4, 3, 3), (1, 80)])
+        self.weights, self.us, self.vs = nn.ParameterList(group.weights), group.us, group.vs
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fused:
+            first, second, last = spectral_normalize(list(self.weights), self.us, self.vs)
+        else:
+            first, second, last = (
+                w / (u @ w.flatten(1) @ v) for w, u, v in zip(self.weights, self.us, self.vs, strict=True)
+            )
+        x = nn.functional.softplus(nn.functional.conv2d(x, first, padding=1))
+        x = nn.functional.softplus(nn.functional.conv2d(x, second, padding=1))
+        return nn.functional.linear(x.flatten(1), last).flatten()
+
+
+def r1_gradients(critic: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+    """Parameter gradients of the logistic loss with R1 (Mescheder et al. 2018, eq. 9)."""
+    logits = critic(images)
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    loss = nn.functional.softplus(-logits).mean() + 5 * gradient.square().sum((1, 2, 3)).mean()
+    return torch.autograd.grad(loss, tuple(critic.parameters()))
+
+
+@pytest.mark.parametrize("mode", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize("ops", ["triton", "reference"])
+def test_r1_is_that_of_plain_torch(mode: str, ops: str):
+    images = random((3, 2, 4, 4), 0).requires_grad_()
+    expected = r1_gradients(Critic(fused=False).to(DEVICE), images)
+    with use_backend(ops), torch._dynamo.config.patch(trace_autograd_ops=True):
+        step = r1_gradients if mode == "eager" else torch.compile(r1_gradients, backend=mode, fullgraph=True)
+        found = step(Critic(fused=True).to(DEVICE), images)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("ops", ["triton", "reference"])
+def test_a_compiled_critic_under_an_eager_penalty_is_refused(ops: str):
+    critic = Critic(fused=True).to(DEVICE)
+    critic.compile(backend="aot_eager")
+    with use_backend(ops), pytest.raises(RuntimeError, match="do not compile the penalised network"):
+        r1_gradients(critic, random((3, 2, 4, 4), 0).requires_grad_())
+
+
+def test_third_order_is_refused():
+    group = group_of([(2, 3)]).differentiable()
+    total = group.normalize()[0].pow(3).sum()
+    for _ in range(2):
+        (gradient,) = torch.autograd.grad(total, group.weights, create_graph=True)
+        total = gradient.pow(2).sum()
+    with pytest.raises(RuntimeError, match="spectral_normalize has gradients up to the second order"):
+        torch.autograd.grad(total, group.weights)
+
+
+_WIDE, _DEEP = ((256, 144, 3, 3), (128, 64, 4, 4), (32, 2048)), ((128, 64, 4, 4), (64, 128, 4, 4))
+
+
+@counted
+@pytest.mark.parametrize(
+    ("shapes", "dtype", "dims", "layout"),
+    [(_WIDE, F32, 0, "contiguous"), (_WIDE, BF16, 0, "contiguous"), (_DEEP, F32, 1, "contiguous"),
+     (_DEEP, F32, 0, "channels_last")],
+)  # fmt: skip
+def test_traffic_is_little_more_than_the_floor(shapes, dtype, dims, layout):
+    group = group_of(shapes, dtype, dims=[dims] * len(shapes), layouts=[layout] * len(shapes)).differentiable()
+    total = torch.empty(sum(w.nbytes for w in group.weights), dtype=torch.uint8)  # what is small is so beside all
+    assert total.nbytes >= 2**20
+    sigma = group.iterate()
+    with count_traffic() as traffic:
+        group.iterate()
+    ratio = traffic.over_floor(total, inputs=group.weights, outputs=[]).ratio
+    assert 2 <= ratio <= 2 * 1.02
+    with count_traffic() as traffic:
+        ys = group.normalize(sigma=sigma)
+    assert 1 <= traffic.over_floor(total, inputs=group.weights, outputs=ys).ratio <= 1.02
+    with count_traffic() as traffic:
+        group.normalize()
+    assert 1 <= traffic.over_floor(total, inputs=group.weights, outputs=ys).ratio <= 1.5
+    dys, hs = ([torch.ones_like(y).requires_grad_() for y in ys] for _ in range(2))
+    with count_traffic() as traffic:
+        dws = torch.autograd.grad(ys, group.weights, dys, create_graph=True)
+    # dy is read twice, W and dW once.
+    assert 1 <= traffic.over_floor(total, inputs=[*dys, *group.weights], outputs=dws).ratio <= 4 / 3 * 1.02
+    with count_traffic() as traffic:
+        second = torch.autograd.grad(dws, [*dys, *group.weights], hs)
+    # H, dy and W are read twice.
+    ratio = traffic.over_floor(total, inputs=[*hs, *dys, *group.weights], outputs=second).ratio
+    assert 1 <= ratio <= 8 / 5 * 1.02
+
+
+WEIGHT = torch.zeros(3, 4)
+BAD = [
+    ({"weights": []}, "weights is empty"),
+    ({"us": []}, "us has 0 entries, expected 1, one for each weight"),
+    ({"dims": [0, 0]}, "dims has 2 entries, expected 1"),
+    ({"weights": [torch.zeros(3)]}, r"weights\[0\] has shape \[3\], expected two or more dimensions"),
+    ({"weights": [torch.zeros(3, 0)]}, r"weights\[0\] has shape \[3, 0\]"),
+    ({"dims": [2]}, r"dims\[0\] is 2, expected an axis of weights\[0\] of shape \[3, 4\]"),
+    ({"dims": [1]}, r"us\[0\] has shape \[3\], expected \[4\] for weights\[0\] of shape \[3, 4\]"),
+    ({"vs": [torch.zeros(4, 1)]}, r"vs\[0\] has shape \[4, 1\], expected \[4\]"),
+    ({"weights": [WEIGHT.int()]}, r"weights\[0\] is torch.int32, expected float16"),
+    ({"us": [torch.zeros(3, dtype=torch.complex64)]}, r"us\[0\] is torch.complex64"),
+    ({"vs": [torch.zeros(4, dtype=BF16)]}, r"vs\[0\] is torch.bfloat16 and us\[0\] torch.float32, expected one type"),
+    ({"us": [torch.zeros(3, device="meta")]}, r"us\[0\] is on meta and weights\[0\] on cpu, expected one device"),
+    (
+        {"weights": [WEIGHT, WEIGHT.half()], "us": [torch.zeros(3)] * 2, "vs": [torch.zeros(4)] * 2},
+        r"weights\[1\] is torch.float16 and weights\[0\] torch.float32, expected one type",
+    ),
+    (
+        {"weights": [torch.zeros(1, device="meta").expand(2**27, 2)], "us": [torch.zeros(2**27, device="meta")],
+         "vs": [torch.zeros(2, device="meta")]},
+        r"expected fewer than 2\^27 rows",
+    ),
+]  # fmt: skip
+OF_ITERATION = [
+    ({"n_iterations": -1}, "n_iterations is -1, expected at least 0"),
+    ({"eps": math.nan}, "eps is nan, expected a finite number of at least 0"),
+    ({"us": [torch.zeros(6)[::2]]}, r"us\[0\] has stride 2, expected contiguous"),
+    ({"us": "same", "weights": [WEIGHT] * 2, "vs": [torch.zeros(4), torch.zeros(4)]}, r"us\[1\] is us\[0\]"),
+]
+OF_NORMALIZATION = [
+    ({"sigma": torch.zeros(2)}, r"sigma has shape \[2\], expected \[1\] for 1 weights"),
+    ({"sigma": torch.zeros(1).int()}, "sigma is torch.int32"),
+    ({"sigma": torch.zeros(1, device="meta")}, r"sigma is on meta and weights\[0\] on cpu"),
+]
+
+
+@pytest.mark.parametrize(
+    ("op", "arguments", "message"),
+    [
+        *((power_iteration, *bad) for bad in BAD + OF_ITERATION),
+        *((spectral_normalize, *bad) for bad in BAD + OF_NORMALIZATION),
+    ],
+)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_bad_input_is_refused_in_one_sentence(op, arguments: dict, message: str, backend: str):
+    default = {"weights": [WEIGHT], "us": [torch.zeros(3)], "vs": [torch.zeros(4)]}
+    if arguments.get("us") == "same":
+        arguments = {**arguments, "us": default["us"] * 2}
+    with use_backend(backend), pytest.raises((ValueError, TypeError), match=f"{op.__name__}: .*{message}"):
+        op(**{**default, **arguments})
