@@ -32,11 +32,11 @@ class OfHook(SpectralNorm):
         # It is read by the hook alone, ahead of a forward.
         return self.training
 
-    def matrix(self, weight: Tensor) -> Tensor:
-        return super().matrix(weight).mT
+    def operand(self, weight: Tensor) -> tuple[Tensor, int]:
+        return weight.movedim(self.dim, 0).flatten(1), 1
 
-    def like_weight(self, matrix: Tensor, weight: Tensor) -> Tensor:
-        return super().like_weight(matrix.mT, weight)
+    def like_weight(self, normalised: Tensor, weight: Tensor) -> Tensor:
+        return normalised.reshape(weight.movedim(self.dim, 0).shape).movedim(0, self.dim)
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in super().__getstate__().items() if k not in ("_u", "_v")}

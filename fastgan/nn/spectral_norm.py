@@ -179,16 +179,16 @@ class SpectralNorm(nn.Module):
     def start(self, weight: Tensor) -> None:
         """Draws u and v and brings them near the singular vectors of ``weight``."""
         if weight.dim() > 1:
-            matrix = self.matrix(weight.detach())
-            for name, size in zip(("_u", "_v"), matrix.shape, strict=True):
-                start = matrix.new_empty(size).normal_()
-                self.register_buffer(name, nn.functional.normalize(start, dim=0, eps=self.eps))
-            power_iteration([matrix], [self._u], [self._v], n_iterations=FIRST_ITERATIONS, eps=self.eps)
+            rows = weight.shape[self.dim]
+            for name, size in (("_u", rows), ("_v", weight.numel() // rows)):
+                vector = weight.detach().new_empty(size).normal_()
+                self.register_buffer(name, nn.functional.normalize(vector, dim=0, eps=self.eps))
+            self.iterate(weight, FIRST_ITERATIONS)
 
     def forward(self, weight: Tensor) -> Tensor:
         if weight.dim() == 1:
             return nn.functional.normalize(weight, dim=0, eps=self.eps)
-        u, v = self._u, self._v
+        u, v, sigma = self._u, self._v, None
         if self.is_running():
             forward = self.running.forward
             if forward is not None and forward.may_contain_checkpoint_here():
@@ -200,13 +200,14 @@ class SpectralNorm(nn.Module):
             u, v = self.past.find(root_runs_again=False) or (u, v)
         else:
             if self.moves_when_read():
-                self.iterate(weight)
+                sigma = self.iterate(weight, self.n_power_iterations)
             if not torch.compiler.is_compiling():
                 forward = Forward(whole=False)
                 if forward.may_be_checkpointed():
                     self.keep_vectors(forward)
         with outside_checkpoint():
-            (normalised,) = spectral_normalize([self.matrix(weight)], [u.clone()], [v.clone()])
+            operand, dim = self.operand(weight)
+            (normalised,) = spectral_normalize([operand], [u], [v], sigma, dims=[dim])
             return self.like_weight(normalised, weight)
 
     def moves_when_read(self) -> bool:
@@ -214,15 +215,15 @@ class SpectralNorm(nn.Module):
 
     def weight_in(self, layer: nn.Module) -> Tensor:
         """The weight of ``layer`` before its normalisation."""
-        return layer.parametrizations["weight"].original
+        return layer._modules["parametrizations"]._modules["weight"].original
 
     def right_inverse(self, value: Tensor) -> Tensor:
         return value
 
-    def iterate(self, weight: Tensor) -> None:
+    def iterate(self, weight: Tensor, n_iterations: int) -> Tensor:
         with outside_checkpoint():
-            matrix = self.matrix(weight.detach())
-            power_iteration([matrix], [self._u], [self._v], n_iterations=self.n_power_iterations, eps=self.eps)
+            operand, dim = self.operand(weight)
+            return power_iteration([operand], [self._u], [self._v], n_iterations=n_iterations, eps=self.eps, dims=[dim])
 
     def keep_vectors(self, forward: Forward) -> None:
         if not self.past.has(forward):
@@ -233,11 +234,13 @@ class SpectralNorm(nn.Module):
         """Whether this runs inside a forward of the root, which has normalised the weight."""
         return self.running is not None and self.running.is_on_the_stack()
 
-    def matrix(self, weight: Tensor) -> Tensor:
-        return weight.movedim(self.dim, 0).flatten(1)
+    def operand(self, weight: Tensor) -> tuple[Tensor, int]:
+        """What the ops take for ``weight``, and which axis of that is the rows of its matrix."""
+        return weight, self.dim
 
-    def like_weight(self, matrix: Tensor, weight: Tensor) -> Tensor:
-        return matrix.reshape(weight.movedim(self.dim, 0).shape).movedim(0, self.dim)
+    def like_weight(self, normalised: Tensor, weight: Tensor) -> Tensor:
+        """What the ops return, in the shape of ``weight``."""
+        return normalised
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, n_power_iterations={self.n_power_iterations}, eps={self.eps}"
@@ -254,6 +257,7 @@ class _Running:
         self.forward = forward
         self.frame = frame
         self.inner_forwards = 0
+        self.norms: list[SpectralNorm] = []
 
     def is_on_the_stack(self) -> bool:
         """Ctrl-C leaves a forward without the hooks at its end; so what they should have ended is told by the stack."""
@@ -285,26 +289,29 @@ class _Group:
         running = _Running(forward, None if compiling else sys._getframe(1))
         alike: dict[Any, list[tuple[SpectralNorm, Tensor]]] = {}
         for norm, weight in weights:
-            key = (weight.device, weight.dtype, norm.n_power_iterations, norm.eps)
+            key = (weight.device, weight.dtype, norm._u.dtype, norm.n_power_iterations, norm.eps)
             alike.setdefault(key, []).append((norm, weight))
         with outside_checkpoint():
             for some in alike.values():
                 self._normalise(some, running)
 
     def end(self, root: nn.Module, args: Any, output: Any) -> None:
-        for norm, _ in self._weights(root):
-            running = norm.running
-            if running is not None and running.inner_forwards:
-                running.inner_forwards -= 1
-                return
-            if running is not None and running.forward is not None:
-                running.forward.finish()
+        running = next((norm.running for norm, _ in self._weights(root)), None)
+        if running is None:
+            return
+        if running.inner_forwards:
+            running.inner_forwards -= 1
+            return
+        if running.forward is not None:
+            running.forward.finish()
+        for norm in running.norms:
             norm.running = norm.normalised = None
 
     def _weights(self, root: nn.Module) -> Iterator[tuple["SpectralNorm", Tensor]]:
         for path in self.layers:
-            layer: Any = root
+            layer: nn.Module | None = root
             for name in path:
+                # Not from its dictionary: a compiled module hands on the attributes of its original.
                 layer = getattr(layer, name, None)
             norm = norm_of(layer)
             if norm is not None and norm.grouped:
@@ -312,36 +319,42 @@ class _Group:
 
     def _normalise(self, weights: list[tuple["SpectralNorm", Tensor]], running: "_Running") -> None:
         norms = [norm for norm, _ in weights]
-        matrices = [norm.matrix(weight) for norm, weight in weights]
-        us, vs = [norm._u for norm in norms], [norm._v for norm in norms]
+        operands = [norm.operand(weight) for norm, weight in weights]
+        tensors, dims = [operand for operand, _ in operands], [dim for _, dim in operands]
+        us, vs, sigma = [norm._u for norm in norms], [norm._v for norm in norms], None
         if recomputing():
             past = [norm.past.find(root_runs_again=True) or (norm._u, norm._v) for norm in norms]
             us, vs = [u for u, _ in past], [v for _, v in past]
         else:
             moving = [i for i, norm in enumerate(norms) if norm.training]
             if moving:
-                power_iteration(
-                    [matrices[i].detach() for i in moving],
-                    [us[i] for i in moving],
-                    [vs[i] for i in moving],
+                sigma = power_iteration(
+                    *([of_all[i] for i in moving] for of_all in (tensors, us, vs)),
                     n_iterations=norms[0].n_power_iterations,
                     eps=norms[0].eps,
+                    dims=[dims[i] for i in moving],
                 )
             if running.forward is not None and running.forward.may_be_checkpointed():
                 copies = torch.cat(us + vs).split([vector.numel() for vector in us + vs])
                 for norm, u, v in zip(norms, copies[: len(norms)], copies[len(norms) :], strict=True):
                     norm.past.keep(running.forward, u, v)
-        normalised = spectral_normalize(matrices, [u.clone() for u in us], [v.clone() for v in vs])
-        for (norm, weight), matrix in zip(weights, normalised, strict=True):
-            norm.running, norm.normalised = running, norm.like_weight(matrix, weight)
+            if len(moving) < len(norms):
+                sigma = None
+        normalised = spectral_normalize(tensors, us, vs, sigma, dims=dims)
+        for (norm, weight), of_norm in zip(weights, normalised, strict=True):
+            norm.running, norm.normalised = running, norm.like_weight(of_norm, weight)
+            running.norms.append(norm)
 
 
 def norm_of(layer: nn.Module | None) -> SpectralNorm | None:
     """What normalises the weight of a layer, unless it was replaced or removed."""
-    if parametrize.is_parametrized(layer, "weight"):
-        norm = layer.parametrizations["weight"][0]
+    # Read from the dictionaries, because modules are slow to look things up and this runs twice for each layer.
+    submodules = {} if layer is None else layer._modules
+    if "parametrizations" in submodules:
+        norms = submodules["parametrizations"]._modules.get("weight")
+        norm = None if norms is None else norms._modules["0"]
     else:
-        norm = getattr(layer, UNPARAMETRISED, None)
+        norm = submodules.get(UNPARAMETRISED)
     return norm if isinstance(norm, SpectralNorm) else None
 
 
@@ -355,7 +368,7 @@ def _iterate_where_alone(layer: nn.Module, args: Any) -> None:
 @torch.compiler.disable
 def _iterate_unless_recomputing(norm: SpectralNorm, weight: Tensor, *, compiled: bool) -> None:
     if not recomputing():
-        norm.iterate(weight)
+        norm.iterate(weight, norm.n_power_iterations)
     elif compiled:
         raise RuntimeError(
             "spectral_norm_: a checkpoint recomputes a compiled part of the model, which does not know the u and v of"
