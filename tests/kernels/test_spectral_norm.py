@@ -41,8 +41,9 @@ class Group(NamedTuple):
     ) -> list[Tensor]:
         return function(self.weights, self.us, self.vs, sigma, dims=self.dims)
 
-    def copy(self, change: Callable[[Tensor], Tensor] = torch.clone) -> "Group":
-        return Group(*([change(t.detach()) for t in tensors] for tensors in self[:3]), self.dims)
+    def copy(self, change: Callable[[Tensor], Tensor] = lambda t: t) -> "Group":
+        """Other memory, since power iterations change vectors in place."""
+        return Group(*([change(t.detach().clone()) for t in tensors] for tensors in self[:3]), self.dims)
 
     def differentiable(self) -> "Group":
         return self._replace(weights=[weight.requires_grad_() for weight in self.weights])
@@ -129,7 +130,7 @@ def test_vectors_of_another_type(dtype: torch.dtype, vector_dtype: torch.dtype):
 
 # Past 16 chunks of a row, 4 chunks of a column, the 512 rows and 2,048 columns that are normalised at once; and 16 row
 # tiles a program.
-@pytest.mark.parametrize("shape", [(5, 2300), (700, 3), (1100, 70)], ids=str)
+@pytest.mark.parametrize("shape", [(5, 2300), (700, 3), (2100, 64)], ids=str)
 @pytest.mark.parametrize("dtype", [F64, BF16], ids=str)
 def test_power_iteration_past_every_threshold(shape: tuple[int, ...], dtype: torch.dtype):
     check_power_iteration(group_of([shape], dtype), 1)
@@ -165,7 +166,7 @@ def test_drawn_power_iterations(data, n_iterations, shapes, dtype, vector_dtype)
 
 def orders(group: Group, sigma: Tensor | None = None, function: Callable[..., list[Tensor]] = spectral_normalize):
     """The normalised weights, their gradients and the second order, by weight: [[y, dW, ddy, ddW], ...]."""
-    group = group.copy(lambda t: t).differentiable()
+    group = group._replace(weights=[weight.detach() for weight in group.weights]).differentiable()
     ys = group.normalize(function, sigma)
     dys, hs = ([random(y.shape, 200 + s, y.dtype).requires_grad_(s == 0) for y in ys] for s in (0, 1))
     dws = torch.autograd.grad(ys, group.weights, dys, create_graph=True)
@@ -189,7 +190,7 @@ def test_normalized_weights_to_the_second_order(given_sigma: bool):
     assert_same(orders(group, sigma), orders(group, sigma, reference.spectral_normalize), tolerance=1e-12)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(**DRAWN)
 def test_a_group_is_its_weights_one_by_one(data, shapes, dtype, vector_dtype):
     group = drawn_group(data, shapes, dtype, vector_dtype)
@@ -390,7 +391,7 @@ def test_several_forwards_before_one_backward(backend: str):
     group = group_of([(5, 7), (4, 3, 3, 3)])
     with use_backend(backend):
         found = [torch.zeros_like(weight) for weight in group.weights]
-        leaves = group.copy(lambda t: t).differentiable()
+        leaves = group.copy().differentiable()
         total = torch.zeros((), dtype=F64, device=DEVICE)
         expected = [torch.zeros_like(weight) for weight in group.weights]
         for step in range(3):
@@ -459,7 +460,7 @@ def test_memory_kept_for_backward(given_sigma: bool):
 
 def test_same_bits_every_time():
     group = all_sorts(F32)
-    once, again = group.copy(lambda t: t.clone()), group.copy(lambda t: t.clone())
+    once, again = group.copy(), group.copy()
     assert torch.equal(once.iterate(n_iterations=2), again.iterate(n_iterations=2))
     assert all(torch.equal(a, b) for a, b in zip((*once.us, *once.vs), (*again.us, *again.vs), strict=True))
 
@@ -484,7 +485,7 @@ def test_zero_weights_and_small_norms(backend: str):
 def test_values_that_are_not_finite_pass_as_in_the_reference(value: float):
     group = group_of([(3, 4), (5, 2)])
     group.weights[0][1, 2] = value
-    other = group.copy(lambda t: t.clone())
+    other = group.copy()
     found, expected = group.iterate(), other.iterate(reference.power_iteration)
     results = (found, *group.us, *group.vs), (expected, *other.us, *other.vs)
     for f, e in zip(*results, strict=True):
