@@ -289,7 +289,7 @@ class _Group:
         running = _Running(forward, None if compiling else sys._getframe(1))
         alike: dict[Any, list[tuple[SpectralNorm, Tensor]]] = {}
         for norm, weight in weights:
-            key = (weight.device, weight.dtype, norm._u.dtype, norm.n_power_iterations, norm.eps)
+            key = (weight.device, weight.dtype, norm.n_power_iterations, norm.eps)
             alike.setdefault(key, []).append((norm, weight))
         with outside_checkpoint():
             for some in alike.values():
