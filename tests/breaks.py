@@ -27,6 +27,7 @@ VALUES = (
     "test_noise.py",
     "test_noise_injection.py",
     "test_pixel_norm.py",
+    "test_upfirdn2d.py",
     "test_backend.py",
 )
 SPECTRAL_NORM = ("test_spectral_norm.py",)
@@ -347,6 +348,37 @@ BREAKS = (
         "torch.autograd.graph.increment_version([*us, *vs])",
         "pass",
         SPECTRAL_NORM,
+    ),
+    Break(
+        "resampling: the kernel is not turned around",
+        "upfirdn2d.py",
+        "col = KW - 1 - b if FLIP else b",
+        "col = b",
+    ),
+    Break(
+        "resampling: the gradient by the kernel as it is",
+        "upfirdn2d.py",
+        "ctx.gain, not ctx.flip)",
+        "ctx.gain, ctx.flip)",
+    ),
+    Break(
+        "resampling: a lane without a tap reads a pixel all the same",
+        "upfirdn2d.py",
+        "met &= b + UP * m < KW",
+        "met &= b >= 0",
+    ),
+    Break(
+        "mask: the rows of the image above enter the first windows",
+        "upfirdn2d.py",
+        "exists = (row + r >= 0) & (row + r < in_h)",
+        "exists = row + r < in_h",
+    ),
+    Break(
+        "traffic: strips of single rows",
+        "tiling.py",
+        "return min(reversed(candidates), key=",
+        "return min((1,), key=",
+        ("test_upfirdn2d.py",),
     ),
     Break(
         "addresses: 32 bits",

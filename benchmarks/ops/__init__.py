@@ -8,6 +8,7 @@ from benchmarks.ops import (
     interpolate,
     minibatch_stddev,
     pixel_norm,
+    upfirdn2d,
 )
 
 OPS = (
@@ -18,4 +19,5 @@ OPS = (
     interpolate.OP,
     minibatch_stddev.OP,
     pixel_norm.OP,
+    upfirdn2d.OP,
 )

@@ -20,10 +20,13 @@ class Blur(nn.Module):
         kernel: taps of one axis, of a sum that is not 0; the filter is their outer product.
         up: how many times larger the image becomes, at least 1.
         down: how many times smaller, at least 1; together with ``up`` it must be 1.
+        padding: as in :func:`fastgan_kernels.upfirdn2d`; ``None`` for the sizes below. StyleGAN2 pads by 2 where a
+            convolution of 3 x 3 with stride 2 and no padding follows.
 
     Shape:
-        [N, C, H, W] to [N, C, up * H // down, up * W // down], in the layout (contiguous or channels-last) of the
-        input. A kernel whose length does not match the factor's parity lies half a pixel towards the end.
+        [N, C, H, W] to [N, C, up * H // down, up * W // down] where ``padding`` is ``None``, in the layout (contiguous
+        or channels-last) of the input. A kernel whose length does not match the factor's parity lies half a pixel
+        towards the end.
 
     Raises:
         ValueError: for other arguments.
@@ -31,7 +34,14 @@ class Blur(nn.Module):
 
     kernel: Tensor
 
-    def __init__(self, kernel: Sequence[float] = (1, 3, 3, 1), *, up: int = 1, down: int = 1) -> None:
+    def __init__(
+        self,
+        kernel: Sequence[float] = (1, 3, 3, 1),
+        *,
+        up: int = 1,
+        down: int = 1,
+        padding: int | Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         if not len(kernel) or not sum(kernel):
             raise ValueError(f"Blur: kernel is {tuple(kernel)}, expected taps of a sum that is not 0")
@@ -44,10 +54,10 @@ class Blur(nn.Module):
         self.gain = (up / sum(kernel)) ** 2
         rest = len(kernel) - max(up, down)
         before, after = (rest + 1) // 2 + up - 1, rest // 2
-        self.padding = [before, after, before, after]
+        self.padding = [before, after, before, after] if padding is None else padding
 
     def forward(self, x: Tensor) -> Tensor:
         return upfirdn2d(x, self.kernel, up=self.up, down=self.down, padding=self.padding, gain=self.gain)
 
     def extra_repr(self) -> str:
-        return f"{len(self.kernel)}x{len(self.kernel)}, up={self.up}, down={self.down}"
+        return f"{len(self.kernel)}x{len(self.kernel)}, up={self.up}, down={self.down}, padding={self.padding}"

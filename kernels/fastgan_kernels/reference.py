@@ -144,10 +144,14 @@ def upfirdn2d(
             # Each pixel is followed by up - 1 zeros along both axes.
             wide = torch.nn.functional.pad(wide.reshape(n, c, h, 1, w, 1), (0, up - 1, 0, 0, 0, up - 1))
             wide = wide.reshape(n, c, h * up, w * up)
-        wide = torch.nn.functional.pad(wide, list(padding))  # negative padding crops
-        taps = (kernel.to(wide.dtype) * gain).flip((0, 1))
-        y = torch.nn.functional.conv2d(wide.reshape(n * c, 1, *wide.shape[2:]), taps[None, None])
-        return y[:, :, ::down, ::down].reshape(n, c, *y[0, 0, ::down, ::down].shape).to(x.dtype)
+        # Grown before it is cropped: a crop may take more than the image alone has.
+        x0, x1, y0, y1 = padding
+        wide = torch.nn.functional.pad(wide, [max(p, 0) for p in padding])
+        wide = wide[:, :, max(-y0, 0) : wide.shape[2] - max(-y1, 0), max(-x0, 0) : wide.shape[3] - max(-x1, 0)]
+        taps = kernel.to(wide.dtype)
+        taps = (torch.outer(taps, taps) if taps.dim() == 1 else taps).flip((0, 1)) * gain
+        y = torch.nn.functional.conv2d(wide.reshape(n * c, 1, *wide.shape[2:]), taps[None, None], stride=down)
+        return y.reshape(n, c, *y.shape[2:]).to(x.dtype)
 
 
 def group_of(samples: int, group_size: int) -> int:

@@ -389,3 +389,85 @@ def channel_tiling(
         resident=resident,
         num_warps=max(1, block_samples * block_channels * block_pixels * 16 // capacity),
     )
+
+
+@dataclass(frozen=True)
+class StripTiling:
+    """How the output of a resampling is shared among programs: tiles of strips of neighbouring rows.
+
+    Attributes:
+        rows: rows of a strip. A thread computes them all, so that it loads an input row once for every row it enters.
+        block_strips, block_cols, block_channels: a tile, 1 channel wide where pixels are neighbours in memory. Where
+            images are small the strips of several share a tile.
+        programs: how many tiles there are.
+        num_warps: warps of a program.
+    """
+
+    rows: int
+    block_strips: int
+    block_cols: int
+    block_channels: int
+    programs: int
+    num_warps: int
+
+    @property
+    def grid(self) -> tuple[int]:
+        return (self.programs,)
+
+
+def strip_tiling(
+    images: int, channels: int, height: int, width: int, element_size: int, *, up: int, down: int, channels_last: bool
+) -> StripTiling:
+    """Tiles for a resampling of [images, height, width, channels] as it lies in memory.
+
+    A program reads its tile and the pixels around it, which the first cache level keeps while all taps pass over them.
+    Only what lies around a tile is read again by the next program, so tiles are wide and high.
+
+    Args:
+        images, channels, height, width: the output, each at least 1; contiguous planes are images of one channel.
+        element_size: bytes of an element.
+        up: phases of the rows; a strip has rows of one phase.
+        down: rows of the input for each of the output.
+        channels_last: channels, not columns, are neighbours in memory.
+    """
+    # Pixels around a tile, as the usual kernel of four taps has them.
+    around = 3
+    # A small problem is cut finer, so that every multiprocessor of a large chip (132 on an H200) has a tile.
+    fair_share = max(512, next_power_of_2(images * channels * height * width // 256))
+    phase_height = cdiv(height, up)
+    if channels_last:
+        # 256 threads of 4 rows and 16 bytes, over 16 x 16 pixels of two whole sectors each; of one sector where a tile
+        # must be smaller, so that less lies around it.
+        rows = _fewest_loads(phase_height, (1, 2, 4), around)
+        lanes = min(4096 // element_size, fair_share // rows)
+        block_channels = min(next_power_of_2(channels), (64 if lanes == 4096 // element_size else 32) // element_size)
+        threads = lanes * element_size // 16
+        lanes //= block_channels
+        side = around
+    else:
+        # A column of 16 sums (8 in float64) in each of 256 threads. With twice as many rows of input ptxas loads so far
+        # ahead that it takes 160 registers instead of 40 (bfloat16, down by 2).
+        most = min(16, 64 // element_size) // min(down, 16)
+        block_channels = 1
+        rows = _fewest_loads(phase_height, tuple(r for r in (1, 2, 4, 8, 16) if r == 1 or r <= most), around)
+        rows = min(rows, max(4, fair_share // 128))
+        lanes = threads = min(256, fair_share // rows)
+        # On either side of a row, a sector of which the tile needs a part.
+        side = 64 // element_size
+    widths = [1 << i for i in range(next_power_of_2(width).bit_length()) if 1 << i <= lanes]
+    block_cols = min(widths, key=lambda w: cdiv(width, w) * (w + side) * (rows * lanes // w + around) * w)
+    strips = images * cdiv(phase_height, rows)
+    block_strips = min(lanes // block_cols, next_power_of_2(strips))
+    return StripTiling(
+        rows,
+        block_strips,
+        block_cols,
+        block_channels,
+        programs=cdiv(strips, block_strips) * cdiv(width, block_cols) * cdiv(channels, block_channels),
+        num_warps=max(1, min(threads, threads * block_strips * block_cols // lanes) // 32),
+    )
+
+
+def _fewest_loads(height: int, candidates: tuple[int, ...], around: int) -> int:
+    """Rows of a strip with which strips over ``height`` rows load the fewest; the longer of two that load as many."""
+    return min(reversed(candidates), key=lambda rows: cdiv(height, rows) * (rows + around))

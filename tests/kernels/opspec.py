@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from hypothesis import strategies as st
@@ -103,13 +103,14 @@ class Problem:
 class Bars:
     """Problems and the most that they may move: forward and backward over the floor; and apart, over the bytes of x.
 
-    Apart counts what is neither input nor output: partial sums, saved statistics.
+    Apart counts what is neither input nor output: partial sums, saved statistics. ``per``: as in ``count_traffic``.
     """
 
     forward: float
     backward: float
     problems: tuple[Problem, ...]
     apart: float = 0.03
+    per: Literal["access", "program"] = "access"
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,16 @@ def _x(problem: Problem) -> Tensor:
     return x.requires_grad_()
 
 
-def _label(spec: OpSpec, problem: Problem) -> str:
+def _label(spec: OpSpec, problem: Problem, bars: Bars) -> str:
     layout = "channels_last" if problem.channels_last else "contiguous"
-    return f"{spec.name}-{'x'.join(map(str, problem.shape))}-{str(problem.dtype).removeprefix('torch.')}-{layout}"
+    per = "" if bars.per == "access" else f"-per_{bars.per}"
+    return f"{spec.name}-{'x'.join(map(str, problem.shape))}-{str(problem.dtype).removeprefix('torch.')}-{layout}{per}"
 
 
 @pytest.mark.parametrize(
     ("spec", "problem", "bars"),
     [
-        pytest.param(spec, problem, bars, id=_label(spec, problem))
+        pytest.param(spec, problem, bars, id=_label(spec, problem, bars))
         for spec in OPS
         for bars in TRAFFIC[spec.name].bars
         for problem in bars.problems
@@ -40,12 +41,12 @@ def test_an_op_moves_little_more_than_its_floor(spec: OpSpec, problem: Problem, 
     x = _x(problem)
     assert x.nbytes >= 2**20
     operands = described.operands(x)
-    with count_traffic() as traffic:
+    with count_traffic(bars.per) as traffic:
         y = spec.op(x, *operands, **described.settings)
     forward = traffic.over_floor(x, inputs=[x, *operands], outputs=[y])
     differentiable = [t for t in (x, *operands) if t.requires_grad]
     dy = torch.ones_like(y)
-    with count_traffic() as traffic:
+    with count_traffic(bars.per) as traffic:
         gradients = torch.autograd.grad(y, differentiable, dy)
     # A gradient that is dy itself is not written.
     written = [g for g in gradients if g.data_ptr() != dy.data_ptr()]

@@ -1,14 +1,16 @@
 """How many bytes an op moves, counted under Triton's interpreter on the CPU.
 
 Memory moves in sectors of 32 bytes. Each ``tl.load`` or ``tl.store`` of one program counts the distinct sectors that
-its unmasked lanes touch, so a kernel that reads narrow strips pays for what it leaves unused. What torch itself runs
-between the kernels (copies, casts, composed derivatives) is counted as well, a launch for each operator.
+its unmasked lanes touch, so a kernel that reads narrow strips pays for what it leaves unused. A kernel that passes a
+window over its input can be counted by program instead. What torch itself runs between the kernels (copies, casts,
+composed derivatives) is counted as well, a launch for each operator.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -100,10 +102,14 @@ class Traffic:
 
 
 @contextmanager
-def count_traffic() -> Iterator[Traffic]:
+def count_traffic(per: Literal["access", "program"] = "access") -> Iterator[Traffic]:
     """Counts what the kernels and torch operators launched inside the block move.
 
     The tensors live as long as the result. Not for use beside other threads that launch kernels.
+
+    Args:
+        per: whether a sector counts at every access that touches it, or once for a program that loads (or stores) it
+            often: what leaves the first level of cache where that serves the repeats.
 
     Raises:
         RuntimeError: where Triton is not interpreted; from a kernel that uses atomics; from an access outside the
@@ -119,9 +125,10 @@ def count_traffic() -> Iterator[Traffic]:
             (InterpreterBuilder, "create_masked_store"),
             (InterpreterBuilder, "create_atomic_rmw"),
             (InterpreterBuilder, "create_atomic_cas"),
+            (InterpreterBuilder, "set_grid_idx"),
         )
     }
-    run, load, store, *_ = originals.values()
+    run, load, store, *_, set_program = originals.values()
 
     def counted_run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         named = dict(zip(self.arg_names, args, strict=False)) | kwargs
@@ -139,12 +146,16 @@ def count_traffic() -> Iterator[Traffic]:
     def refuse(*_: Any, **__: Any) -> Any:
         raise RuntimeError("a kernel with atomics: its results would change from run to run")
 
-    replacements = (counted_run, counted_load, counted_store, refuse, refuse)
+    def noted_program(self: Any, *args: Any) -> Any:
+        counter.new_program()
+        return set_program(self, *args)
+
+    replacements = (counted_run, counted_load, counted_store, refuse, refuse, noted_program)
     try:
         for (owner, name), replacement in zip(originals, replacements, strict=True):
             setattr(owner, name, replacement)
         with tables_of_pointers() as behind:
-            counter = _Counter(behind)
+            counter = _Counter(behind, per_program=per == "program")
             with _TorchOperators(counter):
                 yield counter.traffic
     finally:
@@ -153,10 +164,13 @@ def count_traffic() -> Iterator[Traffic]:
 
 
 class _Counter:
-    def __init__(self, behind: Callable[[Tensor], Sequence[Tensor]]) -> None:
+    def __init__(self, behind: Callable[[Tensor], Sequence[Tensor]], *, per_program: bool) -> None:
         self._behind = behind
         self.traffic = Traffic()
         self.running: LaunchTraffic | None = None
+        self._per_program = per_program
+        # The sectors that the running program has touched, by argument and direction.
+        self._touched: dict[tuple[str, str], set[int]] = defaultdict(set)
 
     @contextmanager
     def launch(self, kernel: str, arguments: dict[str, Any], grid: Sequence[int]) -> Iterator[None]:
@@ -174,18 +188,27 @@ class _Counter:
         finally:
             self.running = None
 
+    def new_program(self) -> None:
+        self._touched.clear()
+
     def access(self, direction: str, pointers: Any, mask: Any) -> None:
         addresses = pointers.data.ravel() if mask is None else pointers.data[mask.data]
         if addresses.size == 0:
             return
         low, high = int(addresses.min()), int(addresses.max())
-        for entry in self.running.tensors.values():
+        for name, entry in self.running.tensors.items():
             start, end = _extent(entry.tensor)
             if start <= low and high < end:
                 # Sectors of the tensor, not of the machine: only on a GPU is memory handed out aligned.
                 sectors = (addresses - addresses.dtype.type(start)) // addresses.dtype.type(SECTOR)
                 sectors.sort()
-                distinct = 1 + int((sectors[1:] != sectors[:-1]).sum())
+                if self._per_program:
+                    touched = self._touched[name, direction]
+                    before = len(touched)
+                    touched.update(sectors.tolist())
+                    distinct = len(touched) - before
+                else:
+                    distinct = 1 + int((sectors[1:] != sectors[:-1]).sum())
                 setattr(entry, direction, getattr(entry, direction) + distinct * SECTOR)
                 return
         raise RuntimeError(f"{self.running.kernel} accesses memory outside any one of its tensors")

@@ -111,6 +111,25 @@ def test_a_second_read_is_counted():
     assert traffic.over_floor(x, inputs=[x], outputs=[y]).ratio == 1.5
 
 
+@pytest.mark.parametrize(("per", "loads"), [("access", 2), ("program", 1)])
+def test_a_second_read_by_the_same_program_can_be_left_out(per, loads):
+    x = torch.randn(1024)
+    y = torch.empty_like(x)
+    with count_traffic(per) as traffic:
+        _copy_two_passes[(1,)](x, y, 1024, BLOCK=1024)
+    assert (traffic.loaded, traffic.stored) == (loads * x.nbytes, x.nbytes)
+
+
+def test_what_another_program_has_read_counts_again():
+    x, bias = torch.randn(4, 256), torch.randn(256)
+    y = torch.empty_like(x)
+    with count_traffic("program") as traffic:
+        for _ in range(2):
+            _add_bias[(4,)](x, bias, y, BLOCK=256)
+    assert [launch.tensors["bias_ptr"].loaded for launch in traffic.launches] == [4 * bias.nbytes] * 2
+    assert (traffic.loaded, traffic.stored) == (2 * (x.nbytes + 4 * bias.nbytes), 2 * x.nbytes)
+
+
 @pytest.mark.parametrize(("rows", "ratio"), [(16, (16 + 16 + 16) / (16 + 16 + 1)), (17, 1.0)])
 def test_an_operand_below_a_sixteenth_counts_once(rows, ratio):
     x, bias = torch.randn(rows, 256), torch.randn(256)

@@ -1,0 +1,351 @@
+"""What is particular to upfirdn2d; the rest of its tests are in test_every_op.py."""
+
+import importlib
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastgan_kernels import reference, upfirdn2d, use_backend
+from fastgan_kernels.inspection.traffic import count_traffic
+from fastgan_kernels.tiling import StripTiling, cdiv, strip_tiling
+from tests.kernels.harness import DEVICE, FLOAT_TYPES, lay_out, random, saved_bytes
+
+# The package exports the function under the name of its module.
+upfirdn2d_module = importlib.import_module("fastgan_kernels.upfirdn2d")
+
+BINOMIAL = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64, device=DEVICE) / 8
+LAYOUTS = ("contiguous", "channels_last")
+
+
+def by_definition(x: Tensor, kernel: Tensor, up: int, down: int, padding: list[int], gain: float) -> Tensor:
+    """Sums of Python numbers over the taps, from the definition in the module's docstring."""
+    left, right, top, bottom = padding
+    (h, w), (kh, kw) = x.shape[2:], kernel.shape
+    out_h, out_w = (h * up + top + bottom - kh) // down + 1, (w * up + left + right - kw) // down + 1
+
+    def pixel(s: int, t: int) -> Tensor:
+        exists = 0 <= s < h * up and 0 <= t < w * up and s % up == 0 and t % up == 0
+        return x[:, :, s // up, t // up] if exists else x[:, :, 0, 0] * 0
+
+    y = x.new_empty(*x.shape[:2], out_h, out_w)
+    for i, j in itertools.product(range(out_h), range(out_w)):
+        y[:, :, i, j] = gain * sum(
+            kernel[kh - 1 - a, kw - 1 - b] * pixel(down * i + a - top, down * j + b - left)
+            for a, b in itertools.product(range(kh), range(kw))
+        )
+    return y
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("up", "down"), list(itertools.product((1, 2, 3), repeat=2)))
+def test_values_and_both_orders_from_the_definition(up: int, down: int, layout: str):
+    for (kh, kw), padding in (
+        ((1, 1), [0, 0, 0, 0]),
+        ((2, 3), [3, 1, 2, 4]),
+        ((5, 4), [2, 3, 6, 1]),
+        ((4, 2), [-1, 2, 5, -2]),
+        ((1, 5), [5, 4, -1, -1]),
+    ):
+        x = lay_out(random((2, 3, 4, 5), 1), layout).requires_grad_()
+        kernel = random((kh, kw), 2)
+        results = []
+        for f in (upfirdn2d, by_definition):
+            y = f(x, kernel, up=up, down=down, padding=padding, gain=1.5)
+            dy = random(y.shape, 3).requires_grad_()
+            (dx,) = torch.autograd.grad(y, x, dy, create_graph=True)
+            (ddy,) = torch.autograd.grad(dx, dy, random(x.shape, 4))
+            results.append((y, dx, ddy))
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2), (3, 2)])
+def test_the_gradient_is_the_adjoint(up: int, down: int, layout: str):
+    """<U x, y> = <x, U^T y>, and the launcher called as the backward pass calls it undoes its own exchange."""
+    x = lay_out(random((2, 3, 7, 6), 1), layout).requires_grad_()
+    u = upfirdn2d(x, random((4, 3), 2), up=up, down=down, padding=[2, 1, 0, 3], gain=0.7)
+    y = random(u.shape, 3).requires_grad_()
+    (transposed,) = torch.autograd.grad(u, x, y, create_graph=True)
+    torch.testing.assert_close((u * y).sum(), (x * transposed).sum())
+    (again,) = torch.autograd.grad(transposed, y, x.detach())
+    assert torch.equal(again, u)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "tiling",
+    [
+        StripTiling(16, 2, 8, 4, 0, 1),
+        StripTiling(16, 2, 32, 2, 0, 2),
+        StripTiling(8, 4, 4, 4, 0, 1),
+        StripTiling(2, 16, 2, 16, 0, 1),
+        StripTiling(1, 8, 64, 1, 0, 8),
+    ],
+    ids=lambda t: f"{t.rows}x{t.block_strips}x{t.block_cols}x{t.block_channels}",
+)
+@pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2)])
+def test_every_tile_computes_the_same(
+    monkeypatch: pytest.MonkeyPatch, up: int, down: int, tiling: StripTiling, layout: str
+):
+    """Chosen by hand: strips of 16 rows are for sizes that would take the interpreter minutes."""
+
+    def tile(
+        images: int, channels: int, height: int, width: int, *_: int, channels_last: bool, **__: int
+    ) -> StripTiling:
+        rows, strips, cols, block_channels, _, warps = vars(tiling).values()
+        block_channels = block_channels if channels_last else 1
+        programs = cdiv(images * cdiv(cdiv(height, up), rows), strips) * cdiv(width, cols)
+        return StripTiling(rows, strips, cols, block_channels, programs * cdiv(channels, block_channels), warps)
+
+    monkeypatch.setattr(upfirdn2d_module, "strip_tiling", tile)
+    x, kernel = lay_out(random((2, 3, 17, 9), 1), layout), random((4, 3), 2)
+    settings = {"up": up, "down": down, "padding": [1, 2, 2, 1]}
+    torch.testing.assert_close(upfirdn2d(x, kernel, **settings), reference.upfirdn2d(x, kernel, **settings))
+
+
+def tile_of_a_large_problem(images: int, channels: int, height: int, width: int, *args: int, **kwargs) -> StripTiling:
+    """The tiles that a batch 64 times as large has, as many as the batch itself needs."""
+    t = strip_tiling(64 * images, channels, height, width, *args, **kwargs)
+    strips = images * cdiv(cdiv(height, kwargs["up"]), t.rows)
+    tiles = cdiv(strips, t.block_strips), cdiv(width, t.block_cols), cdiv(channels, t.block_channels)
+    return replace(t, programs=math.prod(tiles))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="traffic is counted in the interpreter")
+@pytest.mark.parametrize(
+    ("shape", "layout", "dtype", "taps", "settings", "accesses", "programs"),
+    [
+        # A blur of four taps loads 19 rows for 16 of output, channels-last 7 for 4, each four times.
+        ((1, 1, 128, 128), "contiguous", torch.float32, 4, {"padding": [2, 1, 2, 1]}, (2.9, 2.9), (1.05, 1.05)),
+        ((1, 8, 64, 64), "contiguous", torch.bfloat16, 3, {"padding": 1}, (2.2, 2.2), (1.0, 1.0)),
+        ((1, 32, 64, 64), "channels_last", torch.bfloat16, 4, {"padding": [2, 1, 2, 1]}, (3.9, 3.9), (1.16, 1.16)),
+        # Rows of odd length start anywhere within a sector.
+        ((1, 1, 129, 129), "contiguous", torch.bfloat16, 4, {"padding": 1}, (3.1, 3.4), (1.05, 1.4)),
+        # Up, and down in the backward pass.
+        ((1, 4, 32, 32), "contiguous", torch.float32, 4, {"up": 2, "padding": [2, 1, 2, 1]}, (1.7, 3.8), (1.0, 1.0)),
+        (
+            (1, 16, 32, 32),
+            "channels_last",
+            torch.float32,
+            4,
+            {"up": 2, "padding": [2, 1, 2, 1]},
+            (1.9, 2.2),
+            (1.1, 1.1),
+        ),
+    ],
+)
+def test_traffic_of_a_large_problem(
+    monkeypatch: pytest.MonkeyPatch, shape, layout: str, dtype: torch.dtype, taps: int, settings, accesses, programs
+):
+    """Multiples of the floor, forward and backward: what threads load, and what leaves the first level of cache."""
+    monkeypatch.setattr(upfirdn2d_module, "strip_tiling", tile_of_a_large_problem)
+    x, kernel = lay_out(random(shape, 1, dtype), layout).requires_grad_(), random((taps, taps), 2, torch.float32)
+    for per, bars in (("access", accesses), ("program", programs)):
+        with count_traffic(per) as traffic:
+            y = upfirdn2d(x, kernel, **settings)
+        forward = traffic.over_floor(x, inputs=[x, kernel], outputs=[y])
+        dy = torch.ones_like(y)
+        with count_traffic(per) as traffic:
+            (dx,) = torch.autograd.grad(y, x, dy)
+        backward = traffic.over_floor(x, inputs=[dy, kernel], outputs=[dx])
+        assert 1 <= forward.ratio <= bars[0], (per, forward)
+        assert 1 <= backward.ratio <= bars[1], (per, backward)
+        assert forward.apart == backward.apart == 0
+
+
+@pytest.mark.parametrize("dtype", FLOAT_TYPES, ids=str)
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_a_kernel_of_one_pixel_changes_nothing(dtype: torch.dtype, backend: str):
+    x = random((2, 3, 5, 4), 1, dtype)
+    with use_backend(backend):
+        assert torch.equal(upfirdn2d(x, torch.ones(1, 1, device=DEVICE)), x)
+        assert torch.equal(
+            upfirdn2d(x, torch.ones(1, device=DEVICE), padding=[1, -1, -2, 2])[:, :, :3, 1:], x[:, :, 2:, :-1]
+        )
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_a_vector_means_its_outer_product(backend: str):
+    x, taps = random((2, 3, 6, 5), 1), random((3,), 2)
+    settings = {"up": 2, "padding": [1, 2, 0, 1], "gain": 4.0}
+    with use_backend(backend):
+        found, expected = upfirdn2d(x, taps, **settings), upfirdn2d(x, torch.outer(taps, taps), **settings)
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
+
+
+def test_the_usual_filters_against_torch():
+    """Binomial blur, doubling and halving, each the convolution that a StyleGAN would write."""
+    x = random((2, 3, 8, 8), 1)
+    window = torch.outer(BINOMIAL, BINOMIAL).expand(3, 1, 4, 4)
+    blurred = nn.functional.conv2d(nn.functional.pad(x, [2, 1, 2, 1]), window, groups=3)
+    torch.testing.assert_close(upfirdn2d(x, BINOMIAL, padding=[2, 1, 2, 1]), blurred)
+    halved = nn.functional.conv2d(x, window, groups=3, padding=1, stride=2)
+    torch.testing.assert_close(upfirdn2d(x, BINOMIAL, down=2, padding=1), halved)
+    doubled = nn.functional.conv_transpose2d(x, window * 4, groups=3, padding=1, stride=2)
+    torch.testing.assert_close(upfirdn2d(x, BINOMIAL, up=2, padding=[2, 1, 2, 1], gain=4.0), doubled)
+    # A constant stays what it is away from the border.
+    torch.testing.assert_close(upfirdn2d(torch.ones_like(x), BINOMIAL, up=2, padding=-3, gain=4.0).mean().item(), 1.0)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_TYPES, ids=str)
+def test_the_kernel_keeps_its_own_type(dtype: torch.dtype):
+    """A tap of float32 is not rounded to the type of x: 1 + 2^-20 times -1, and 1 added, is -2^-20."""
+    kernel = torch.tensor([[1.0, 1 + 2**-20]], device=DEVICE)
+    x = torch.tensor([-1.0, 1.0], dtype=dtype, device=DEVICE).view(1, 1, 1, 2)
+    assert upfirdn2d(x, kernel).item() == pytest.approx(-(2**-20), rel=1e-2)
+
+
+def test_saves_the_kernel_alone():
+    x = random((2, 3, 8, 8), 0, torch.bfloat16).requires_grad_()
+    kernel = random((4, 4), 1, torch.float32)
+    assert saved_bytes(lambda: upfirdn2d(x, kernel, padding=2)) == kernel.nbytes
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 0, 4, 4), (2, 3, 0, 4), (2, 3, 0, 0)])
+def test_an_image_without_pixels(shape: tuple[int, ...], backend: str):
+    x = torch.zeros(shape, device=DEVICE, requires_grad=True)
+    with use_backend(backend):
+        y = upfirdn2d(x, BINOMIAL, up=2, padding=3)
+        assert y.shape == (*shape[:2], 2 * shape[2] + 3, 2 * shape[3] + 3)
+        assert not y.any()
+        (dx,) = torch.autograd.grad(y.sum(), x)
+    assert dx.shape == shape
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"x": torch.zeros(2, 3, 4)}, r"x has shape \[2, 3, 4\], expected \[N, C, H, W\]"),
+        ({"x": torch.zeros(2, 3, 4, 4, dtype=torch.int32)}, "x is torch.int32, expected float16"),
+        ({"kernel": torch.zeros(2, 2, 2)}, r"kernel has shape \[2, 2, 2\], expected \[kh, kw\] or \[k\]"),
+        ({"kernel": torch.zeros(0, 3)}, r"kernel has shape \[0, 3\]"),
+        ({"kernel": torch.zeros(3, 3, dtype=torch.int64)}, "kernel is torch.int64"),
+        ({"kernel": torch.zeros(3, 3, device="meta")}, "kernel is on meta and x on cpu"),
+        ({"kernel": torch.zeros(3, 3, requires_grad=True)}, "kernel requires a gradient, expected a constant"),
+        ({"up": 0}, "up is 0, expected an integer of at least 1"),
+        ({"down": 1.5}, "down is 1.5, expected an integer of at least 1"),
+        ({"padding": [1, 2]}, r"padding is \[1, 2\], expected an integer or \[left, right, top, bottom\]"),
+        ({"padding": 0.5}, "padding is 0.5, expected an integer or"),
+        ({"gain": float("nan")}, "gain is nan, expected a finite number"),
+        ({"kernel": torch.zeros(5, 1)}, r"kernel is \[5, 1\], expected at most \[4, 4\], the image after padding"),
+        ({"padding": [0, 0, -2, 0]}, r"kernel is \[3, 3\], expected at most \[2, 4\], the image after padding"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_bad_input_is_refused_in_one_sentence(arguments: dict, message: str, backend: str):
+    with use_backend(backend), pytest.raises((ValueError, TypeError), match=message):
+        upfirdn2d(**{"x": torch.zeros(2, 3, 4, 4), "kernel": torch.zeros(3, 3), **arguments})
+
+
+class Discriminator(nn.Module):
+    """A convolution, a blurred and strided one, and a last one; the blur is ours or torch's."""
+
+    def __init__(self, *, fused: bool) -> None:
+        super().__init__()
+        self.fused = fused
+        self.weights = nn.ParameterList(
+            random(shape, seed) * 0.2 for seed, shape in enumerate(((4, 2, 3, 3), (5, 4, 3, 3), (1, 5, 2, 2)))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.conv2d(x, self.weights[0], padding=1).tanh()
+        if self.fused:
+            x = upfirdn2d(x, BINOMIAL, padding=2)
+        else:
+            x = nn.functional.conv2d(x, torch.outer(BINOMIAL, BINOMIAL).expand(4, 1, 4, 4), padding=2, groups=4)
+        x = nn.functional.conv2d(x, self.weights[1], stride=2).tanh()
+        return nn.functional.conv2d(x, self.weights[2]).flatten()
+
+
+def r1_gradients(discriminator: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+    logits = discriminator(images)
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    loss = nn.functional.softplus(-logits).mean() + 5 * gradient.square().sum((1, 2, 3)).mean()
+    return torch.autograd.grad(loss, tuple(discriminator.parameters()))
+
+
+def some_images() -> Tensor:
+    return random((3, 2, 4, 4), 0).requires_grad_()
+
+
+def assert_r1_is_right(found: tuple[Tensor, ...]) -> None:
+    expected = r1_gradients(Discriminator(fused=False), some_images())
+    for f, e in zip(found, expected, strict=True):
+        torch.testing.assert_close(f, e, rtol=1e-12, atol=1e-12)
+
+
+def test_r1_in_eager_mode():
+    assert_r1_is_right(r1_gradients(Discriminator(fused=True), some_images()))
+
+
+@pytest.mark.parametrize("ops", ["triton", "reference"])
+def test_r1_in_a_compiled_step(ops: str):
+    discriminator = Discriminator(fused=True)
+    with use_backend(ops), torch._dynamo.config.patch(trace_autograd_ops=True):
+        step = torch.compile(r1_gradients, backend="aot_eager", fullgraph=True)
+        assert_r1_is_right(step(discriminator, some_images()))
+
+
+@pytest.mark.parametrize("ops", ["triton", "reference"])
+def test_eager_r1_through_a_compiled_discriminator_is_refused(ops: str):
+    discriminator = Discriminator(fused=True)
+    discriminator.compile(backend="aot_eager")
+    with use_backend(ops), pytest.raises(RuntimeError, match="do not compile the penalised network"):
+        r1_gradients(discriminator, some_images())
+
+
+def test_compiles_for_any_size():
+    compiled = torch.compile(lambda x: upfirdn2d(x, BINOMIAL, up=2, padding=[2, 1, 2, 1]), dynamic=True, fullgraph=True)
+    for size in (4, 6, 9):
+        x = random((2, 3, size, size + 1), size).requires_grad_()
+        results = [(y, *torch.autograd.grad(y.square().sum(), x)) for y in (compiled(x), reference_doubled(x))]
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected)
+
+
+def reference_doubled(x: Tensor) -> Tensor:
+    return reference.upfirdn2d(x, BINOMIAL, up=2, padding=[2, 1, 2, 1])
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("element_size", [2, 4, 8])
+def test_tiles_cover_the_output(element_size: int, channels_last: bool):
+    sizes = (1, 2, 3, 5, 8, 17, 33, 64, 257, 1024, 5000)
+    for images, channels, height, width in itertools.product((1, 3, 64), (1, 3, 40, 513), sizes, sizes):
+        for up, down in ((1, 1), (2, 1), (1, 2), (3, 2), (1, 20)):
+            channels = channels if channels_last else 1
+            t = strip_tiling(
+                images, channels, height, width, element_size, up=up, down=down, channels_last=channels_last
+            )
+            strips = images * cdiv(cdiv(height, up), t.rows)
+            tiles = cdiv(strips, t.block_strips), cdiv(width, t.block_cols), cdiv(channels, t.block_channels)
+            assert t.programs == tiles[0] * tiles[1] * tiles[2]
+            sums = t.rows * t.block_strips * t.block_cols * t.block_channels
+            assert sums * max(element_size, 4) <= (32768 if element_size == 2 else 16384)
+            for n in (*vars(t).values(),):
+                assert n == t.programs or n & (n - 1) == 0
+            # On AMD 64 threads a warp, 1024 a program.
+            assert t.num_warps <= 8
+
+
+def test_regimes_of_strips():
+    def tile(*sizes: int, channels_last: bool = False, up: int = 1, down: int = 1) -> tuple[int, ...]:
+        t = strip_tiling(*sizes, 4, up=up, down=down, channels_last=channels_last)
+        return t.rows, t.block_strips, t.block_cols, t.block_channels, t.num_warps
+
+    # 32 x 128 pixels of a plane, 64 x 64 where these fill it, many small planes.
+    assert tile(256, 1, 256, 256) == (16, 2, 128, 1, 8)
+    assert tile(256, 1, 512, 512, up=2) == (16, 2, 128, 1, 8)
+    assert tile(256, 1, 256, 256, down=2) == (8, 2, 128, 1, 8)
+    assert tile(1024, 1, 64, 64) == (16, 4, 64, 1, 8)
+    assert tile(256, 1, 257, 257) == (16, 4, 64, 1, 8)
+    assert tile(32768, 1, 4, 4) == (4, 64, 4, 1, 8)
+    # 16 x 16 pixels of 16 channels; of 8 where the problem is small.
+    assert tile(16, 64, 64, 64, channels_last=True) == (4, 4, 16, 16, 8)
+    assert tile(4, 64, 32, 32, channels_last=True)[3] == 8
