@@ -8,6 +8,7 @@ from fastgan.nn.minibatch_stddev import MinibatchStdDev
 from fastgan.nn.noise_injection import NoiseInjection
 from fastgan.nn.pixel_norm import PixelNorm
 from fastgan.nn.spectral_norm import spectral_norm, spectral_norm_
+from fastgan.nn.style_epilogue import StyleEpilogue
 
 __all__ = [
     "AdaIN",
@@ -17,6 +18,7 @@ __all__ = [
     "MinibatchStdDev",
     "NoiseInjection",
     "PixelNorm",
+    "StyleEpilogue",
     "spectral_norm",
     "spectral_norm_",
 ]

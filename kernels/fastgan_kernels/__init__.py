@@ -15,7 +15,7 @@ from fastgan_kernels.noise_injection import noise_injection
 from fastgan_kernels.pixel_norm import pixel_norm
 from fastgan_kernels.power_iteration import power_iteration
 from fastgan_kernels.spectral_normalize import spectral_normalize
-from fastgan_kernels.style_epilogue import style_epilogue  # noqa: F401
+from fastgan_kernels.style_epilogue import style_epilogue
 from fastgan_kernels.upfirdn2d import upfirdn2d
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "pixel_norm",
     "power_iteration",
     "spectral_normalize",
+    "style_epilogue",
     "upfirdn2d",
     "use_backend",
 ]

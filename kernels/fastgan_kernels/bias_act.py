@@ -20,15 +20,14 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels import reference
+from fastgan_kernels.activation import activate, through_activation
 from fastgan_kernels.backend import runs_triton
-from fastgan_kernels.checks import check_feature_map, check_operand
+from fastgan_kernels.checks import check_activation, check_feature_map, check_operand
 from fastgan_kernels.differentiable import DifferentiableOp, guard_second_order
 from fastgan_kernels.layout import Matrix, as_matrix, dense, empty_dense, tile_of_matrix
 from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
 from fastgan_kernels.reduction import sum_partials
 from fastgan_kernels.tiling import MatrixTiling, alignment, matrix_tiling
-
-ACTIVATIONS = ("linear", "relu", "lrelu")
 
 
 @triton.jit
@@ -68,15 +67,10 @@ def _forward_kernel(
     _, col, offset, mask = tile_of_matrix(
         row_tile, pid % col_tiles, rows, col_groups, COL_ALIGN, BLOCK_ROWS, BLOCK_COLS
     )
-    # Constants become tensors of the right type here: in the interpreter a bare one is a float32.
     y = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
     if bias_ptr is not None:
         y += _per_channel(bias_ptr, row_tile, col, channels, CHANNELS_LAST, COMPUTE, BLOCK_ROWS)
-    # Comparisons are turned so that NaN passes, as in torch.
-    if ACT == "relu":
-        y = tl.where(y <= 0, 0.0, y)
-    elif ACT == "lrelu":
-        y = tl.where(y > 0, y, y * tl.full((), SLOPE, COMPUTE))
+    y = activate(y, ACT, SLOPE, COMPUTE)
     y *= tl.full((), GAIN, COMPUTE)
     if CLAMP is not None:
         # The backward pass compares the stored output, so this compares what will be stored.
@@ -120,13 +114,9 @@ def _derivative_kernel(
     if b_ptr is not None:
         dx += _per_channel(b_ptr, row_tile, col, channels, CHANNELS_LAST, COMPUTE, BLOCK_ROWS)
     dx *= tl.full((), GAIN, COMPUTE)
-    # Selections, not products: a closed branch passes no NaN, and NaN takes the branch that torch gives it.
     if y_ptr is not None:
         y = tl.load(y_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-        if ACT == "relu":
-            dx = tl.where(y <= 0, 0.0, dx)
-        elif ACT == "lrelu":
-            dx = tl.where(y > 0, dx, dx * tl.full((), SLOPE, COMPUTE))
+        dx = through_activation(dx, y, ACT, SLOPE, COMPUTE)
         if CLAMP is not None:
             dx = tl.where(tl.abs(y) >= tl.full((), CLAMP, COMPUTE), 0.0, dx)
     if dx_ptr is not None:
@@ -316,10 +306,7 @@ def bias_act(
     check_feature_map("bias_act", x)
     if bias is not None:
         check_operand("bias_act", "bias", bias, (x.shape[1],), x)
-    if act not in ACTIVATIONS:
-        raise ValueError(f"bias_act: act is {act!r}, expected one of {', '.join(map(repr, ACTIVATIONS))}")
-    if not 0 <= negative_slope < math.inf:
-        raise ValueError(f"bias_act: negative_slope is {negative_slope}, expected a finite number of at least 0")
+    check_activation("bias_act", act, negative_slope)
     if not 0 < gain < math.inf:
         raise ValueError(f"bias_act: gain is {gain}, expected a finite number greater than 0")
     if clamp is not None and not clamp > 0:

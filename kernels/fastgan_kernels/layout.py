@@ -105,10 +105,13 @@ def tile_of_matrix(
 
 @triton.jit
 def block_of_planes(block, samples, channels, pixels, CHANNELS_LAST: tl.constexpr, BLOCK_PLANES: tl.constexpr):
-    """n and c of a block of planes, their indices n * C + c, which exist, and the offset of the first pixel of each."""
+    """n and c of a block of planes, their indices n * C + c, which exist, and the offset of the first pixel of each.
+
+    Channels-last, the planes of a block belong to one sample, and n is a number.
+    """
     if CHANNELS_LAST:
         blocks = tl.cdiv(channels, BLOCK_PLANES)
-        sample = block // blocks + tl.zeros([BLOCK_PLANES], tl.int64)
+        sample = block // blocks + tl.zeros((), tl.int64)
         channel = block % blocks * BLOCK_PLANES + tl.arange(0, BLOCK_PLANES)
         plane = sample * channels + channel
         return sample, channel, plane, channel < channels, sample * channels * pixels + channel
@@ -124,7 +127,10 @@ def block_of_planes(block, samples, channels, pixels, CHANNELS_LAST: tl.constexp
 def tile_of_planes(first, exists, tile, channels, pixels, CHANNELS_LAST: tl.constexpr, BLOCK_PIXELS: tl.constexpr):
     """Offsets [planes, pixels] of a tile of a block of planes, and which of its elements exist."""
     pixel = tile * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
-    mask = exists[:, None] & (pixel < pixels)[None, :]
+    mask = (pixel < pixels)[None, :]
+    # A single plane a block always exists.
+    if first.shape[0] > 1:
+        mask = exists[:, None] & mask
     if CHANNELS_LAST:
         return first[:, None] + pixel.to(tl.int64)[None, :] * channels, mask
     else:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fastgan_kernels import reference
 from fastgan_kernels.backend import runs_triton
-from fastgan_kernels.checks import check_feature_map, check_operand
+from fastgan_kernels.checks import check_feature_map, check_operand, check_strength
 from fastgan_kernels.differentiable import DifferentiableOp, guard_second_order
 from fastgan_kernels.layout import as_matrix, dense, empty_dense
 from fastgan_kernels.noise import draw_seed, normal_noise, standard_normal
@@ -182,10 +182,11 @@ def _launch_forward(x: Tensor, strength: Tensor, noise: Tensor | None, seed: Ten
     return y
 
 
-def _launch_backward(
+def noise_gradients(
     g: Tensor, strength: Tensor | None, noise: Tensor | None, seed: Tensor | None, per_channel: bool,
     needs_strength: bool, needs_noise: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """B(g, strength, noise): what is not needed is empty, and the operand that it takes may be None."""
     g = dense(g)
     if g.numel() == 0:
         dstrength, dnoise = _empty_gradients(g, per_channel, needs_strength, needs_noise)
@@ -279,7 +280,7 @@ def _backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
 _noise_injection_backward = DifferentiableOp(
     "noise_injection_backward(Tensor g, Tensor? strength, Tensor? noise, Tensor? seed, bool per_channel,"
     " bool needs_strength, bool needs_noise) -> (Tensor, Tensor)",
-    launch=_launch_backward,
+    launch=noise_gradients,
     fake=lambda g, strength, noise, seed, *shapes: _empty_gradients(g, *shapes),
     setup_context=_save_for_double_backward,
     backward=_double_backward,
@@ -323,13 +324,3 @@ def noise_injection(x: Tensor, strength: Tensor, noise: Tensor | None = None) ->
         noise = reference.normal_noise(seed, x) if noise is None else noise
         return reference.noise_injection(guard_second_order(x), strength, noise)
     return _noise_injection(x, strength, noise, seed)
-
-
-def check_strength(op: str, strength: Tensor, x: Tensor) -> None:
-    """``strength`` must be a number for each channel of ``x`` or one for all."""
-    if strength.dim() and list(strength.shape) != [x.shape[1]]:
-        raise ValueError(
-            f"{op}: strength has shape {list(strength.shape)}, expected [] or {[x.shape[1]]} for x of shape"
-            f" {list(x.shape)}"
-        )
-    check_operand(op, "strength", strength, strength.shape, x)

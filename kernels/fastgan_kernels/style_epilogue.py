@@ -1,11 +1,208 @@
-"""style_epilogue: not yet a kernel."""
+"""What follows each convolution of a StyleGAN block in one op (Karras et al. 2019, figure 1b).
+
+With p = x + strength * noise + bias, and instance normalisation IN by the mean and the biased variance of each plane,
+
+    paper:      y = scale * IN(act(p)) + shift
+    tutorial:   y = act(scale * IN(p) + shift)
+
+The kernels are in epilogue_forward.py and epilogue_backward.py. adain is this op with nothing before or after it.
+
+Saved for backward: x, scale, noise or its seed, strength, bias, mean and r = 1 / sqrt(var + eps) in the type of the
+arithmetic, and in the tutorial's order the shift, with which the sign of the activation's input is computed again.
+"""
+
+import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastgan_kernels import reference
-from fastgan_kernels.differentiable import guard_second_order
+from fastgan_kernels.backend import runs_triton
+from fastgan_kernels.checks import check_activation, check_eps, check_feature_map, check_operand, check_strength
+from fastgan_kernels.differentiable import DifferentiableOp, guard_second_order
+from fastgan_kernels.epilogue_backward import empty_gradients, launch_backward
+from fastgan_kernels.epilogue_forward import launch_forward
+from fastgan_kernels.epilogue_tile import new_statistic
+from fastgan_kernels.layout import empty_dense
+from fastgan_kernels.noise import draw_seed, normal_noise
 from fastgan_kernels.precision import compute_dtype
+
+ORDERS = ("paper", "tutorial")
+
+
+def _through(g: Tensor, y: Tensor | None, act: str, slope: float) -> Tensor:
+    """``g`` times the derivative of the activation where its input or output is ``y``."""
+    if act == "relu":
+        return torch.where(y <= 0, 0.0, g)
+    return torch.where(y > 0, g, g * slope) if act == "lrelu" else g
+
+
+class _Normalisation:
+    """Instance normalisation and its gradients in differentiable torch operations, of z in the type of arithmetic.
+
+    Mean and r are computed anew from z: as the forward pass saved them they would be constants, and the third order
+    wrong.
+    """
+
+    def __init__(self, z: Tensor, eps: float) -> None:
+        self._spatial = tuple(range(2, z.dim()))
+        self._pixels = math.prod(z.shape[2:])
+        deviation = z - self._mean(z)
+        self._r = torch.rsqrt(self._mean(deviation.square()) + eps)
+        self.xh = deviation * self._r
+
+    def _mean(self, t: Tensor) -> Tensor:
+        return t.mean(self._spatial, keepdim=True) if self._spatial else t
+
+    def _project(self, t: Tensor) -> Tensor:
+        return t - self._mean(t) - self.xh * self._mean(t * self.xh)
+
+    def gradient(self, g: Tensor, scale: Tensor) -> Tensor:
+        """dz, for g the gradient of scale * xh + shift."""
+        return scale * self._r * self._project(g)
+
+    def second_order(
+        self, g: Tensor, scale: Tensor, v: Tensor | None, a: Tensor | None, b: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient of <dz, v> + <dscale, a> + <dshift, b> in g, z and scale."""
+        xh, r = self.xh, self._r
+        dg, dz, dscale = torch.zeros_like(g), torch.zeros_like(g), torch.zeros_like(scale)
+        if v is not None:
+            mean_vpg = self._mean(v * self._project(g))
+            dg = dg + scale * r * self._project(v)
+            dscale = dscale + r * mean_vpg * self._pixels
+            dxh = -scale * r * (v * self._mean(g * xh) + g * self._mean(v * xh))
+            dz = dz + r * self._project(dxh) - scale * r.square() * mean_vpg * xh
+        if a is not None:
+            dg = dg + a * xh
+            dz = dz + r * self._project(a * g)
+        if b is not None:
+            dg = dg + b
+        return dg, dz, dscale
+
+
+def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    tensors, _mean_and_rstd, settings = inputs[:8], inputs[8:10], inputs[10:]
+    ctx.act, ctx.slope, ctx.order, ctx.eps, *ctx.has_gradients = settings
+    ctx.save_for_backward(*tensors)
+
+
+def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The gradient of the sum of all <gradient, cotangent>, in differentiable torch operations.
+
+    Those of x, noise, strength and bias are linear in dp, the gradient of p, so that together they make one cotangent
+    of dp: v = vx + vnoise * strength + vstrength * noise + vbias. What remains is the second order of instance
+    normalisation between two passes through the activation, whose derivative is constant; and that strength and noise
+    are factors in v.
+    """
+    g, x, scale, shift, noise, seed, strength, bias = ctx.saved_tensors
+
+    def wide(t: Tensor | None) -> Tensor | None:
+        """In the type of the arithmetic; a number for each channel or plane so that it broadcasts over the pixels."""
+        if t is None:
+            return None
+        t = t.to(compute_dtype(x.dtype))
+        return t if t.dim() in (0, x.dim()) else t.reshape(*t.shape, *(1,) * (x.dim() - 2))
+
+    def narrow(t: Tensor | None, like: Tensor | None) -> Tensor | None:
+        """The gradient of ``like`` from its summands for every element of x."""
+        return None if t is None or like is None else t.sum_to_size(wide(like).shape).reshape(like.shape).to(like.dtype)
+
+    def through(t: Tensor | None, y: Tensor | None) -> Tensor | None:
+        return None if t is None else _through(t, y, ctx.act, ctx.slope)
+
+    with reference.no_autocast(x):
+        # An output that was not asked for is empty, and so is what comes back for it.
+        vx, a, b, vnoise, vstrength, vbias = (
+            wide(t) if has else None for t, has in zip(cotangents, ctx.has_gradients, strict=True)
+        )
+        noise = noise if seed is None else normal_noise(seed, x.detach())
+        n, s, style = wide(noise), wide(strength), wide(scale)
+        p = _sum(wide(x), _product(s, n), wide(bias))
+        v = _sum(vx, _product(vnoise, s), _product(vstrength, n), vbias)
+        v = None if v is None else v.expand(x.shape)
+        if shift is None:
+            norm = _Normalisation(through(p, p), ctx.eps)
+            dg, dz, dscale = norm.second_order(wide(g), style, through(v, p), a, b)
+            dp, first = through(dz, p), through(norm.gradient(wide(g), style), p)
+        else:
+            norm = _Normalisation(p, ctx.eps)
+            y = norm.xh * style + wide(shift)
+            dg, dp, dscale = norm.second_order(through(wide(g), y), style, v, a, b)
+            dg, first = through(dg, y), norm.gradient(through(wide(g), y), style)
+        return (
+            dg.to(g.dtype),
+            dp.to(x.dtype),
+            narrow(dscale, scale),
+            None,
+            narrow(_sum(_product(dp, s), _product(first, vstrength)), noise if seed is None else None),
+            None,
+            narrow(_sum(_product(dp, n), _product(first, vnoise)), strength),
+            narrow(dp, bias),
+            *(None,) * 12,
+        )
+
+
+def _sum(*terms: Tensor | None) -> Tensor | None:
+    present = [t for t in terms if t is not None]
+    return sum(present[1:], present[0]) if present else None
+
+
+def _product(*factors: Tensor | None) -> Tensor | None:
+    return None if any(f is None for f in factors) else math.prod(factors)
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, scale, shift, *tensors, act, slope, order, eps = inputs
+    _, mean, rstd = output
+    ctx.mark_non_differentiable(mean, rstd)
+    ctx.settings = act, slope, order, eps
+    ctx.dtypes = [None if t is None else t.dtype for t in inputs[:7]]
+    activated_last = order == "tutorial" and act != "linear"
+    ctx.save_for_backward(x, scale, shift if activated_last else None, *tensors, mean, rstd)
+
+
+def _backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if dy is None:
+        return (None,) * 11
+    needs = [ctx.needs_input_grad[i] for i in _DIFFERENTIABLE]
+    gradients: list[Tensor | None] = [None] * 11
+    computed = _style_epilogue_backward(dy, *ctx.saved_tensors, *ctx.settings, *needs)
+    for i, gradient, need in zip(_DIFFERENTIABLE, computed, needs, strict=True):
+        gradients[i] = gradient.to(ctx.dtypes[i]) if need else None
+    return tuple(gradients)
+
+
+# Of the arguments of the op: x, scale, shift, noise, strength and bias.
+_DIFFERENTIABLE = (0, 1, 2, 3, 5, 6)
+
+
+def _fake_backward(g: Tensor, x: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    return empty_gradients(x, others[4], *others[-6:])
+
+
+_style_epilogue_backward = DifferentiableOp(
+    "style_epilogue_backward(Tensor g, Tensor x, Tensor scale, Tensor? shift, Tensor? noise, Tensor? seed,"
+    " Tensor? strength, Tensor? bias, Tensor mean, Tensor rstd, str act, float slope, str order, float eps,"
+    " bool needs_x, bool needs_scale, bool needs_shift, bool needs_noise, bool needs_strength, bool needs_bias)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    launch=launch_backward,
+    fake=_fake_backward,
+    setup_context=_save_for_double_backward,
+    backward=_double_backward,
+    is_gradient=True,
+)
+
+epilogue = DifferentiableOp(
+    "style_epilogue(Tensor x, Tensor scale, Tensor shift, Tensor? noise, Tensor? seed, Tensor? strength, Tensor? bias,"
+    " str act, float slope, str order, float eps) -> (Tensor, Tensor, Tensor)",
+    launch=launch_forward,
+    fake=lambda x, *_: (empty_dense(x), new_statistic(x), new_statistic(x)),
+    setup_context=_save_for_backward,
+    backward=_backward,
+)
+"""The output, mean and r. Without act, noise and bias it is adain."""
 
 
 def style_epilogue(
@@ -21,14 +218,53 @@ def style_epilogue(
     order: str = "paper",
     eps: float = 1e-5,
 ) -> Tensor:
-    """The reference alone, until the kernel lands."""
-    if noise is None and strength is not None:
-        noise = torch.randn(x.shape[0], 1, *x.shape[2:], dtype=compute_dtype(x.dtype), device=x.device)
+    """Noise, bias, activation and AdaIN in one op: what follows each convolution of a StyleGAN block.
+
+    Args:
+        x: [N, C, *spatial], any floating-point type; contiguous and channels-last are read as they are.
+        scale, shift: [N, C], any floating-point type. Halves of one matrix (``style.chunk(2, dim=1)``) are not copied.
+        noise: [N, 1, *spatial], any floating-point type; times ``strength`` it is added. ``None`` draws a standard
+            normal where there is a strength, as :func:`noise_injection` does, and is no noise where there is none.
+        strength: [C] or [], any floating-point type, or ``None``.
+        bias: [C], any floating-point type, or ``None``. In the tutorial's order normalisation takes it out again.
+        act: ``"linear"``, ``"relu"`` or ``"lrelu"``.
+        negative_slope: slope of ``"lrelu"`` below zero; finite, at least 0.
+        order: ``"paper"``, adain(act(x + strength * noise + bias)), or ``"tutorial"``,
+            act(adain(x + strength * noise + bias)).
+        eps: added to the biased variance; finite, at least 0.
+
+    Returns:
+        y in the shape, type and layout of ``x``. Differentiable to any order in ``x``, ``scale``, ``shift``, ``noise``,
+        ``strength`` and ``bias``; the first gradient is fused, higher ones are torch operations. Saves its inputs (the
+        shift in the tutorial's order alone, a seed where noise is drawn) and two numbers a plane.
+
+    Raises:
+        ValueError: for a shape, device or value other than those above, and for noise without strength.
+        TypeError: for an integer or complex tensor.
+    """
+    check_feature_map("style_epilogue", x)
+    check_operand("style_epilogue", "scale", scale, x.shape[:2], x)
+    check_operand("style_epilogue", "shift", shift, x.shape[:2], x)
+    if noise is not None:
+        check_operand("style_epilogue", "noise", noise, (x.shape[0], 1, *x.shape[2:]), x)
+        if strength is None:
+            raise ValueError("style_epilogue: noise is given without strength, expected both")
+    if strength is not None:
+        check_strength("style_epilogue", strength, x)
+    if bias is not None:
+        check_operand("style_epilogue", "bias", bias, (x.shape[1],), x)
+    check_activation("style_epilogue", act, negative_slope)
+    if order not in ORDERS:
+        raise ValueError(f"style_epilogue: order is {order!r}, expected {' or '.join(map(repr, ORDERS))}")
+    check_eps("style_epilogue", eps)
+    seed = draw_seed(x) if strength is not None and noise is None else None
+    if runs_triton(x):
+        return epilogue(x, scale, shift, noise, seed, strength, bias, act, float(negative_slope), order, float(eps))[0]
     return reference.style_epilogue(
         guard_second_order(x),
         scale,
         shift,
-        noise=noise,
+        noise=noise if seed is None else reference.normal_noise(seed, x),
         strength=strength,
         bias=bias,
         act=act,

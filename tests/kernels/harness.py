@@ -68,6 +68,7 @@ def check_against_float64(
     gradient_layout: str = "contiguous",
     output_dtype: torch.dtype | None = None,
     passes_gradient_on: bool = False,
+    sums_gradient_of_x: Sequence[int] = (),
 ) -> None:
     """Asserts that ``op`` computes what ``reference`` does in float64, up to and including the second order.
 
@@ -78,6 +79,10 @@ def check_against_float64(
 
     With ``passes_gradient_on`` the gradient of x is dy itself. The second gradient of dy is then the cotangent of that
     one and the op's own part, added by autograd as they are stored, each off by an epsilon of its own size.
+
+    The gradients of the inputs ``sums_gradient_of_x`` are sums of that of x over ``reduction`` elements. What they may
+    be off by follows from the sizes of the summands, even where those cancel; independent errors add up to the root of
+    their number.
     """
     x = inputs[0]
     y_like = reference(*(t.detach() for t in inputs))
@@ -98,14 +103,18 @@ def check_against_float64(
     depth = 4 + 2 * math.log2(max(reduction, 1))
     names = ["output", *(f"gradient {i}" for i in range(len(inputs)))]
     names += [f"second gradient {i}" for i in range(len(inputs) + 1)]
-    for name, f, e, m in zip(names, found, expected, moved, strict=True):
+    computed = [m + eps * _largest(e) for m, e in zip(moved, expected, strict=True)]
+    for i in sums_gradient_of_x:
+        for of_x in (1, 1 + len(inputs)):
+            computed[of_x + i] += math.sqrt(reduction) * computed[of_x]
+    for name, f, e, c in zip(names, found, expected, computed, strict=True):
         assert f.shape == e.shape, f"{name}: shape {list(f.shape)}, expected {list(e.shape)}"
         stored = torch.finfo(f.dtype)
         size = e.abs()
         if passes_gradient_on and name == names[-1]:
             passed_on = exact[len(inputs) + 1]
             size = size + passed_on.abs() + (e - passed_on).abs()
-        tolerance = stored.eps * size + stored.smallest_normal + depth * (m + eps * _largest(e))
+        tolerance = stored.eps * size + stored.smallest_normal + depth * c
         excess = (f.double() - e).abs() - tolerance
         assert (excess <= 0).all(), f"{name}, {f.dtype} {list(f.shape)}: {_largest(excess):.3g} beyond the tolerance"
     output_dtype = output_dtype or x.dtype

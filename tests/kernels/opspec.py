@@ -51,6 +51,7 @@ class OpSpec:
         output_dtype: from the type of x to that of the output.
         keeps_layout: whether the output has the layout of x.
         passes_gradient_on: whether the gradient of x is the incoming one itself.
+        sums_gradient_of_x: inputs whose gradient is a sum of that of x.
         highest_order: of the gradients; ``None`` for every order. Beyond it the op must raise.
         empty: shapes of x without elements.
         saved: from the inputs and the output to the bytes that forward keeps for backward, by the first of
@@ -72,6 +73,7 @@ class OpSpec:
     output_dtype: Callable[[torch.dtype], torch.dtype] = lambda dtype: dtype
     keeps_layout: bool = True
     passes_gradient_on: bool = False
+    sums_gradient_of_x: tuple[int, ...] = ()
     highest_order: int | None = None
     empty: tuple[Shape, ...] = ((0, 3), (0, 3, 4, 4), (2, 3, 0), (2, 0, 4))
     op: Function = field(default=None)

@@ -7,10 +7,14 @@ import torch
 from torch import nn
 
 from fastgan_kernels import adain, reference, use_backend
+from fastgan_kernels.epilogue_backward import launch_backward
+from fastgan_kernels.epilogue_forward import launch_forward
+from fastgan_kernels.epilogue_tile import EpilogueLaunch, rows
 from tests.kernels.harness import check_against_float64, lay_out, random, saved_bytes
 
 # The package exports the function under the name of its module.
-adain_module = importlib.import_module("fastgan_kernels.adain")
+epilogue_module = importlib.import_module("fastgan_kernels.style_epilogue")
+ADAIN = "linear", 1.0, "paper", 1e-5  # the settings with which style_epilogue is adain
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
@@ -30,10 +34,10 @@ def test_variance_of_values_far_from_zero(layout: str, pixels: tuple[int, int]):
 def test_planes_in_l2_with_programs_that_take_several():
     """More planes than may be in flight: 130 of 256 KB, where 128 fit the L2 budget."""
     x = random((1, 130, 32768), 0)
-    launch = adain_module._Launch(x, tensors=1)
-    assert not launch.tiling.resident
-    assert launch.tiling.spans == 1
-    assert launch.tiling.plane_programs == 128
+    tiling = EpilogueLaunch(x, None, *ADAIN[:3], tensors=1).tiling
+    assert not tiling.resident
+    assert tiling.spans == 1
+    assert tiling.plane_programs == 128
     inputs = [x, random((1, 130), 1), random((1, 130), 2)]
     y = adain(*inputs)
     torch.testing.assert_close(y, reference.adain(*inputs), rtol=1e-11, atol=1e-11)
@@ -41,8 +45,9 @@ def test_planes_in_l2_with_programs_that_take_several():
 
 def test_gradients_of_planes_in_l2():
     x = random((1, 130, 16384), 0).requires_grad_()
-    assert not adain_module._Launch(x, tensors=2).tiling.resident
-    assert adain_module._Launch(x, tensors=2).tiling.plane_programs == 128
+    tiling = EpilogueLaunch(x, None, *ADAIN[:3], tensors=2).tiling
+    assert not tiling.resident
+    assert tiling.plane_programs == 128
     inputs = [x, random((1, 130), 1).requires_grad_(), random((1, 130), 2).requires_grad_()]
     dy = random(x.shape, 3)
     for found, expected in zip(
@@ -62,7 +67,7 @@ def test_halves_of_one_style_matrix_are_read_in_place(monkeypatch: pytest.Monkey
     x, style = random((3, 4, 5, 5), 0), random((3, 8), 1)
     scale, shift = style.chunk(2, dim=1)
     expected = reference.adain(x, scale, shift)
-    assert adain_module._rows(scale).data_ptr() == style.data_ptr()
+    assert rows(scale).data_ptr() == style.data_ptr()
     torch.testing.assert_close(adain(x, scale, shift), expected)
     # A style whose channels are not neighbours is copied, not misread.
     torch.testing.assert_close(adain(x, scale.T.contiguous().T, shift[:1].expand(3, 4)),
@@ -82,28 +87,30 @@ def test_one_pixel_leaves_the_shift():
 
 def test_backward_asks_only_for_what_is_needed(monkeypatch: pytest.MonkeyPatch):
     asked = []
-    inner = adain_module._adain_backward
+    inner = epilogue_module._style_epilogue_backward
 
     def spy(*args):
-        asked.append(args[-3:])
+        asked.append(args[-6:])
         return inner(*args)
 
-    monkeypatch.setattr(adain_module, "_adain_backward", spy)
+    monkeypatch.setattr(epilogue_module, "_style_epilogue_backward", spy)
     for needs in ((True, False, False), (False, True, False), (False, False, True)):
         tensors = random((2, 3, 4), 0), random((2, 3), 1), random((2, 3), 2)
         inputs = [t.requires_grad_(need) for t, need in zip(tensors, needs, strict=True)]
         adain(*inputs).sum().backward()
-    assert asked == [(True, False, False), (False, True, False), (False, False, True)]
+    assert asked == [(*needs, False, False, False) for needs in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
 
 
 @pytest.mark.parametrize("pixels", [64, 40001])
 def test_what_is_not_asked_for_is_empty(pixels: int):
     x, scale = random((1, 2, pixels), 0), random((1, 2), 1)
-    _, mean, rstd = adain_module._launch_forward(x, scale, scale, 1e-5)
-    full = adain_module._launch_backward(x, x, scale, mean, rstd, 1e-5, True, True, True)
+    absent = (None,) * 4
+    _, mean, rstd = launch_forward(x, scale, scale, *absent, *ADAIN)
+    operands = x, x, scale, None, *absent, mean, rstd, *ADAIN
+    full = launch_backward(*operands, True, True, True, False, False, False)
     for i in range(3):
-        needs = [j == i for j in range(3)]
-        found = adain_module._launch_backward(x, x, scale, mean, rstd, 1e-5, *needs)
+        needs = [j == i for j in range(6)]
+        found = launch_backward(*operands, *needs)
         assert [t.numel() > 0 for t in found] == needs
         assert torch.equal(found[i], full[i])
 

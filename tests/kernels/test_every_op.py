@@ -37,6 +37,7 @@ def check_spec(spec: OpSpec, chosen: dict, inputs: list[torch.Tensor], gradient_
         gradient_layout=gradient_layout,
         output_dtype=spec.output_dtype(x.dtype),
         passes_gradient_on=spec.passes_gradient_on,
+        sums_gradient_of_x=spec.sums_gradient_of_x,
     )
 
 

@@ -176,9 +176,9 @@ def test_what_is_kept_for_backward():
 def test_what_is_not_asked_for_is_empty(shape: tuple[int, ...]):
     n, c, _ = shape
     g, strength, noise = random(shape, 0), random((c,), 1), random((n, 1, 40), 2)
-    full = module._launch_backward(g, strength, noise, None, True, True, True)
+    full = module.noise_gradients(g, strength, noise, None, True, True, True)
     for needs in ((True, False), (False, True)):
-        found = module._launch_backward(g, strength, noise, None, True, *needs)
+        found = module.noise_gradients(g, strength, noise, None, True, *needs)
         assert [t.numel() > 0 for t in found] == list(needs)
         assert torch.equal(found[needs.index(True)], full[needs.index(True)])
 

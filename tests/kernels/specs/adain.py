@@ -17,15 +17,21 @@ def _inputs(shape: Sequence[int]) -> list[Tensor]:
 
 
 def _registered(inputs: list[Tensor]) -> list[tuple[Any, tuple[Any, ...]]]:
+    # Of style_epilogue with nothing before or after the normalisation.
     x, scale, shift = inputs
+    settings = "linear", 1.0, "paper", 1e-5
+    absent = (None,) * 4
     ops = torch.ops.fastgan
-    _, mean, rstd = ops.adain.default(x.detach(), scale.detach(), shift.detach(), 1e-5)
+    _, mean, rstd = ops.style_epilogue.default(x.detach(), scale.detach(), shift.detach(), *absent, *settings)
     g = random(x.shape, 4, x.dtype).requires_grad_()
+    operands = g, x, scale, None, *absent, mean, rstd, *settings
+    backward = ops.style_epilogue_backward.default
     return [
-        (ops.adain.default, (x, scale, shift, 1e-5)),
-        (ops.adain_backward.default, (g, x, scale, mean, rstd, 1e-5, True, True, True)),
-        (ops.adain_backward.default, (g, x, scale, mean, rstd, 1e-5, True, False, False)),
-        (ops.adain_backward.default, (g, x, scale, mean, rstd, 1e-5, False, True, True)),
+        (ops.style_epilogue.default, (x, scale, shift, *absent, *settings)),
+        *(
+            (backward, (*operands, *map(bool, needs), False, False, False))
+            for needs in ((1, 1, 1), (1, 0, 0), (0, 1, 1))
+        ),
     ]
 
 
