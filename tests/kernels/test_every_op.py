@@ -76,7 +76,7 @@ def check_drawn(spec: OpSpec, data: st.DataObject) -> None:
 
 
 @every_op
-@settings(max_examples=190)
+@settings(max_examples=170)
 @given(data=st.data())
 def test_drawn_problems(spec: OpSpec, data: st.DataObject):
     check_drawn(spec, data)
