@@ -16,14 +16,13 @@ from torch import Tensor
 from fastgan_kernels.activation import through_activation
 from fastgan_kernels.epilogue_tile import (
     EpilogueLaunch,
-    extents,
     noise_of_tile,
     noise_rows,
     normalised_tile,
     per_plane,
     rows,
 )
-from fastgan_kernels.layout import block_of_planes, dense, empty_dense, tile_of_planes, tiles_of_span
+from fastgan_kernels.layout import block_of_planes, dense, empty_dense, extents, tile_of_planes, tiles_of_span
 from fastgan_kernels.noise_injection import noise_gradients
 from fastgan_kernels.precision import compute_dtype
 from fastgan_kernels.reduction import sum_partials

@@ -8,14 +8,13 @@ from torch import Tensor
 from fastgan_kernels.activation import activate
 from fastgan_kernels.epilogue_tile import (
     EpilogueLaunch,
-    extents,
     new_statistic,
     noise_rows,
     normalised_tile,
     per_plane,
     rows,
 )
-from fastgan_kernels.layout import block_of_planes, dense, tile_of_planes, tiles_of_span
+from fastgan_kernels.layout import block_of_planes, dense, extents, tile_of_planes, tiles_of_span
 from fastgan_kernels.tiling import next_power_of_2
 
 

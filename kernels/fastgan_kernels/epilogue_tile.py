@@ -18,15 +18,6 @@ from fastgan_kernels.tiling import PlaneTiling, alignment, plane_tiling
 
 
 @triton.jit
-def extents(minor_groups, major, ALIGN: tl.constexpr, CHANNELS_LAST: tl.constexpr):
-    """Channels and pixels; the axis that is contiguous in memory comes with its alignment as a constant factor."""
-    if CHANNELS_LAST:
-        return minor_groups * ALIGN, major
-    else:
-        return major, minor_groups * ALIGN
-
-
-@triton.jit
 def per_plane(ptr, stride, sample, channel, exists, COMPUTE: tl.constexpr):
     """The scale or shift of each plane, from a matrix [N, C] with a row stride."""
     return tl.load(ptr + (sample * stride + channel), mask=exists, other=0.0).to(COMPUTE)

@@ -104,6 +104,15 @@ def tile_of_matrix(
 
 
 @triton.jit
+def extents(minor_groups, major, ALIGN: tl.constexpr, CHANNELS_LAST: tl.constexpr):
+    """Channels and pixels; the axis that is contiguous in memory comes with its alignment as a constant factor."""
+    if CHANNELS_LAST:
+        return minor_groups * ALIGN, major
+    else:
+        return major, minor_groups * ALIGN
+
+
+@triton.jit
 def block_of_planes(block, samples, channels, pixels, CHANNELS_LAST: tl.constexpr, BLOCK_PLANES: tl.constexpr):
     """n and c of a block of planes, their indices n * C + c, which exist, and the offset of the first pixel of each.
 

@@ -27,18 +27,9 @@ from fastgan_kernels import reference
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_feature_map
 from fastgan_kernels.differentiable import DifferentiableOp, guard_second_order
-from fastgan_kernels.layout import as_matrix, dense, empty_dense
+from fastgan_kernels.layout import as_matrix, dense, empty_dense, extents
 from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
 from fastgan_kernels.tiling import alignment, channel_tiling
-
-
-@triton.jit
-def _extents(minor_groups, major, ALIGN: tl.constexpr, CHANNELS_LAST: tl.constexpr):
-    """Channels and pixels; the axis that is contiguous in memory comes with its alignment as a constant factor."""
-    if CHANNELS_LAST:
-        return minor_groups * ALIGN, major
-    else:
-        return major, minor_groups * ALIGN
 
 
 @triton.jit
@@ -67,7 +58,7 @@ def _forward_kernel(
     EPS: tl.constexpr, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr, RESIDENT: tl.constexpr,
     BLOCK_SAMPLES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
-    channels, pixels = _extents(minor_groups, major, ALIGN, CHANNELS_LAST)
+    channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
     count, eps = channels.to(COMPUTE), tl.full((), EPS, COMPUTE)
     if RESIDENT:
         offset, mask = _tile(
@@ -103,7 +94,7 @@ def _backward_kernel(
     BLOCK_SAMPLES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
     """dx = D(g)."""
-    channels, pixels = _extents(minor_groups, major, ALIGN, CHANNELS_LAST)
+    channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
     count, eps = channels.to(COMPUTE), tl.full((), EPS, COMPUTE)
     if RESIDENT:
         offset, mask = _tile(

@@ -455,7 +455,7 @@ def spectral_normalize(
     *,
     dims: Sequence[int] | None = None,
 ) -> list[Tensor]:
-    """Divides every weight by sigma = u^T W v, in a number of launches that does not grow with the number of weights.
+    """Divides every weight by sigma = u^T W v, up to 256 of them in a number of launches that does not grow.
 
     Args:
         weights: tensors of two or more dimensions, of one floating-point type and on one device. What
