@@ -184,6 +184,7 @@ def _row(case: Case, name: str, figures: dict[str, dict[str, Quartiles]], peak_b
         if name in by_name:
             q = by_name[name]
             row |= {f"{mode}_us_{part}": f"{getattr(q, part) * 1e6:.3f}" for part in ("q1", "median", "q3")}
+            row[f"{mode}_samples"] = q.samples
             if mode in ("cold", "graph"):
                 row[f"share_of_clone_{mode}"] = f"{by_name[CLONE].median / q.median:.4f}"
     if peak_bytes is not None:

@@ -15,11 +15,13 @@ COLUMNS = (
     *SUBJECT,
     "bytes",
     "operations",
-    *(f"{mode}_us_{part}" for mode in MODES for part in ("q1", "median", "q3")),
+    *(f"{mode}_{part}" for mode in MODES for part in ("us_q1", "us_median", "us_q3", "samples")),
     "share_of_clone_cold",
     "share_of_clone_graph",
     "gb_per_s",
     "peak_bytes",
+    "launches",
+    "parts_us",
 )
 
 Row = Mapping[str, object]

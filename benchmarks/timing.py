@@ -10,17 +10,18 @@ MIN_ROUNDS = 5  # below that, quartiles say nothing
 
 @dataclass(frozen=True)
 class Quartiles:
-    """Lower quartile, median and upper quartile, in the unit of the samples."""
+    """Lower quartile, median and upper quartile, in the unit of the samples, and how many there were."""
 
     q1: float
     median: float
     q3: float
+    samples: int
 
     @classmethod
     def of(cls, samples: list[float]) -> "Quartiles":
         if len(samples) == 1:
-            return cls(*samples * 3)
-        return cls(*statistics.quantiles(samples, n=4, method="inclusive"))
+            return cls(*samples * 3, samples=1)
+        return cls(*statistics.quantiles(samples, n=4, method="inclusive"), samples=len(samples))
 
 
 def interleave(

@@ -38,8 +38,8 @@ def test_medians_and_quartiles_are_those_of_each_provider():
     clock = _Clock()
     samplers = {"a": clock.provider("a", [5, 1, 2, 4, 300]), "b": clock.provider("b", [10, 10, 10, 10, 20])}
     figures = interleave(samplers, rounds=5, seconds=1e9, now=clock.now)
-    assert figures["a"] == Quartiles(2, 4, 5)
-    assert figures["b"] == Quartiles(10, 10, 10)
+    assert figures["a"] == Quartiles(2, 4, 5, samples=5)
+    assert figures["b"] == Quartiles(10, 10, 10, samples=5)
 
 
 def test_time_ends_the_rounds_but_never_below_what_quartiles_need():
@@ -52,7 +52,7 @@ def test_time_ends_the_rounds_but_never_below_what_quartiles_need():
 
 
 def test_a_single_sample_is_its_own_quartiles():
-    assert Quartiles.of([7.0]) == Quartiles(7.0, 7.0, 7.0)
+    assert Quartiles.of([7.0]) == Quartiles(7.0, 7.0, 7.0, samples=1)
 
 
 @pytest.mark.parametrize(("bytes_moved", "cache"), [(1, 10), (7, 100), (50, 50), (100, 50), (10**9, 50 * 2**20)])
