@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.accuracy import error, tolerance
 from benchmarks.devices import CpuDevice, CudaDevice
-from benchmarks.passes import Binder, Call, Operands, bind, compiled_binder, draw
+from benchmarks.passes import Binder, Call, Operands, Outputs, bind, compiled_binder, draw, outputs_of
 from benchmarks.registry import Case
 from benchmarks.results import MODES
 from benchmarks.timing import Quartiles, interleave, slots_for
@@ -56,10 +56,11 @@ def binders(case: Case, compile_backend: str) -> dict[str, Binder]:
 def planted(case: Case) -> Binder:
     """A provider with a single wrong element, which the check must refuse."""
 
-    def wrong(*operands: Tensor) -> Tensor:
-        y = case.op.reference(*operands).detach().clone(memory_format=torch.contiguous_format)
+    def wrong(*operands: Tensor) -> Outputs:
+        y, *others = outputs_of(case.op.reference, *operands)
+        y = y.detach().clone(memory_format=torch.contiguous_format)
         y.view(-1)[-1] += 1
-        return y
+        return y, *others
 
     return partial(bind, wrong, case.op, "forward")
 
@@ -75,7 +76,8 @@ def check(case: Case, named: dict[str, Binder], operands: Operands, device: CpuD
         _ = [torch.full_like(t, torch.nan, dtype=case.dtype) for t in expected]
         del _
         try:
-            found = error(binder(operands)(), expected)
+            # Each gets operands of its own: there are ops that work in place.
+            found = error(binder(operands.to(case.dtype))(), expected)
         except Exception as failure:
             device.synchronize()  # after a fault of the device nothing works: this raises again
             refusals.append(Refusal(name, "failed", f"{type(failure).__name__}: {_first_line(failure)}"))
@@ -169,12 +171,7 @@ def _capture(of_slots: list[Call], device: CpuDevice | CudaDevice) -> Callable[[
 
 def _row(case: Case, name: str, figures: dict[str, dict[str, Quartiles]], peak_bytes: int | None) -> dict[str, object]:
     row: dict[str, object] = {
-        "op": case.op.name,
-        "problem": case.problem.name,
-        "shape": "x".join(map(str, case.problem.shape)),
-        "dtype": case.dtype_name,
-        "layout": case.layout,
-        "pass": case.pass_,
+        **case.subject,
         "provider": name,
         "bytes": case.bytes,
         "operations": case.work.operations,

@@ -8,7 +8,7 @@ import torch._functorch.config
 import torch._inductor.config
 from torch import Tensor
 
-from benchmarks.registry import Case, Op, Pass
+from benchmarks.registry import Case, Function, Op, Pass, Shape
 
 Outputs = tuple[Tensor, ...]
 Call = Callable[[], Outputs]
@@ -16,48 +16,65 @@ Binder = Callable[["Operands"], Call]
 
 
 class Operands(NamedTuple):
-    """What a pass reads: the op's inputs, the gradient ``dy`` that comes in, and ``hs`` towards the first gradients."""
+    """What a pass reads: the op's inputs, the incoming gradients ``dys``, and ``hs`` towards the first gradients."""
 
     inputs: Outputs
-    dy: Tensor
+    dys: Outputs
     hs: Outputs
 
     def to(self, dtype: torch.dtype) -> "Operands":
-        def convert(t: Tensor) -> Tensor:
-            return t.detach().to(dtype).requires_grad_(t.requires_grad)
+        """A copy in a type."""
 
-        return Operands(tuple(map(convert, self.inputs)), convert(self.dy), tuple(map(convert, self.hs)))
+        def convert(t: Tensor) -> Tensor:
+            # An op that works in place must not touch the original.
+            return t.detach().to(dtype, copy=True).requires_grad_(t.requires_grad)
+
+        return Operands(*(tuple(map(convert, tensors)) for tensors in self))
+
+
+def outputs_of(function: Function, *inputs: Tensor) -> Outputs:
+    """What a function returns, a tensor or several, as a tuple."""
+    y = function(*inputs)
+    return (y,) if isinstance(y, Tensor) else tuple(y)
 
 
 def draw(case: Case, device: torch.device) -> Operands:
     """Standard normal operands: zeros would hide unwritten outputs and draw less power than real data."""
+    op = case.op
 
-    def leaf(shape: tuple[int, ...]) -> Tensor:
+    def normal(shape: Shape) -> Tensor:
         t = torch.randn(shape, dtype=case.dtype, device=device)
         if case.layout == "channels_last" and t.dim() == 4:
             t = t.contiguous(memory_format=torch.channels_last)
-        return t.requires_grad_()
+        return t
 
-    inputs = tuple(map(leaf, case.op.operand_shapes(case.problem.shape)))
     with torch.no_grad():
-        dy = torch.randn_like(case.op.reference(*inputs))
-    hs = tuple(torch.randn_like(inputs[i], requires_grad=False) for i in case.op.penalised)
-    return Operands(inputs, dy.requires_grad_(case.pass_ == "double_backward"), hs)
+        inputs = tuple(op.arrange(tuple(map(normal, op.operand_shapes(case.problem.shape)))))
+        dys: Outputs = ()
+        if case.pass_ != "forward":
+            dys = tuple(map(torch.randn_like, outputs_of(op.reference, *inputs)))
+        hs = tuple(torch.randn_like(inputs[i]) for i in op.penalised)
+    for i, t in enumerate(inputs):
+        t.requires_grad_(i not in op.constants)
+    for dy in dys:
+        dy.requires_grad_(case.pass_ == "double_backward")
+    return Operands(inputs, dys, hs)
 
 
-def bind(function: Callable[..., Tensor], op: Op, pass_: Pass, operands: Operands) -> Call:
+def bind(function: Function, op: Op, pass_: Pass, operands: Operands) -> Call:
     """``pass_`` of ``function`` on ``operands``. Backward passes keep a graph that is built here, once.
 
     A forward pass records its graph, as it does in training.
     """
-    inputs, dy, hs = operands
+    inputs, dys, hs = operands
     if pass_ == "forward":
-        return lambda: (function(*inputs),)
-    y = function(*inputs)
+        return lambda: outputs_of(function, *inputs)
+    ys = outputs_of(function, *inputs)
     if pass_ == "backward":
-        return lambda: torch.autograd.grad(y, inputs, dy, retain_graph=True)
-    first = torch.autograd.grad(y, [inputs[i] for i in op.penalised], dy, create_graph=True)
-    targets = [(*inputs, dy)[i] for i in op.second_order]
+        variables = [t for t in inputs if t.requires_grad]
+        return lambda: torch.autograd.grad(ys, variables, dys, retain_graph=True)
+    first = torch.autograd.grad(ys, [inputs[i] for i in op.penalised], dys, create_graph=True)
+    targets = [(*inputs, *dys)[i] for i in op.second_order]
     return lambda: torch.autograd.grad(first, targets, hs, retain_graph=True)
 
 
@@ -82,22 +99,25 @@ def compiled_binder(op: Op, pass_: Pass, backend: str) -> Binder:
 
     def bind_second(operands: Operands) -> Call:
         # No third order: what is detached saves nothing for it.
-        arguments = tuple(t.detach() for t in (*operands.inputs, operands.dy))
-        return lambda: second(arguments, operands.hs)
+        inputs, dys = (tuple(t.detach() for t in tensors) for tensors in operands[:2])
+        return lambda: second(inputs, dys, operands.hs)
 
     return bind_second
 
 
-def _second_order(op: Op) -> Callable[[Outputs, Outputs], Outputs]:
-    def first(*arguments: Tensor) -> Outputs:
-        *inputs, dy = arguments
-        _, pull_back = torch.func.vjp(op.reference, *inputs)
-        gradients = pull_back(dy)
-        return tuple(gradients[i] for i in op.penalised)
+def _second_order(op: Op) -> Callable[[Outputs, Outputs, Outputs], Outputs]:
+    def first(inputs: Outputs, dys: Outputs) -> Outputs:
+        def forward(*penalised: Tensor) -> Outputs:
+            replaced = dict(zip(op.penalised, penalised, strict=True))
+            return outputs_of(op.reference, *(replaced.get(i, t) for i, t in enumerate(inputs)))
 
-    def second(arguments: Outputs, hs: Outputs) -> Outputs:
-        _, pull_back = torch.func.vjp(first, *arguments)
+        _, pull_back = torch.func.vjp(forward, *(inputs[i] for i in op.penalised))
+        return pull_back(dys)
+
+    def second(inputs: Outputs, dys: Outputs, hs: Outputs) -> Outputs:
+        _, pull_back = torch.func.vjp(first, inputs, dys)
         gradients = pull_back(hs)
-        return tuple(gradients[i] for i in op.second_order)
+        targets = (*gradients[0], *gradients[1])
+        return tuple(targets[i] for i in op.second_order)
 
     return second

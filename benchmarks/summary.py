@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks import results, worker
 from benchmarks.measure import CLONE
 from benchmarks.ops import OPS
-from benchmarks.registry import PASSES, Case, cases
+from benchmarks.registry import PASSES, Case, cases, key_of
 
 _SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "contiguous": "nchw", "channels_last": "nhwc"}
 MEMORY_ERRORS = 9  # the exit code that compute-sanitizer is told to end with where it found something
@@ -32,7 +32,7 @@ def summarise(out: Path) -> Summary:
     events = worker.events(out)
     by_case: dict[str, dict[str, dict[str, str]]] = {}
     for row in rows:
-        by_case.setdefault(worker.key_of(row), {})[row["provider"]] = row
+        by_case.setdefault(key_of(row), {})[row["provider"]] = row
 
     tests, test_faults = _tests(out, stages)
     sanitizer, sanitizer_faults = _sanitizer(stages)

@@ -17,7 +17,7 @@ from benchmarks.devices import CpuDevice, CudaDevice, device
 from benchmarks.measure import TOY, Effort, binders, measure
 from benchmarks.ops import OPS
 from benchmarks.passes import configure_compilation, draw
-from benchmarks.registry import Case, cases
+from benchmarks.registry import Case, cases, key_of
 from fastgan_kernels import use_backend
 
 PROGRESS = "bench.jsonl"
@@ -49,10 +49,6 @@ def finished(out: Path) -> set[str]:
     if (out / RESULTS).exists():
         keys |= {key_of(row) for row in results.read(out / RESULTS)}
     return keys
-
-
-def key_of(row: dict[str, str]) -> str:
-    return "/".join(row[column] for column in ("op", "problem", "dtype", "layout", "pass"))
 
 
 def first_forwards(listed: list[Case]) -> set[str]:

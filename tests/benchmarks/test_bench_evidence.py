@@ -15,7 +15,7 @@ import pytest
 from benchmarks import results, worker
 from benchmarks.__main__ import main
 from benchmarks.ops import OPS
-from benchmarks.registry import cases
+from benchmarks.registry import cases, key_of
 
 _ROOT = Path(__file__).parents[2]
 _FILES = {
@@ -101,7 +101,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> _Story:
 
 def test_a_stopped_run_keeps_what_it_has_and_says_what_is_missing(story: _Story):
     assert story.stopped.returncode == 143, story.stopped.stderr
-    assert len({worker.key_of(row) for row in story.rows_when_stopped}) >= 4
+    assert len({key_of(row) for row in story.rows_when_stopped}) >= 4
     assert "crashed: bias_act/toy_4/float32/contiguous/forward: exit code -9" in story.stopped.stdout
     assert "missing: " in story.stopped.stdout
     status = {name: stage["status"] for name, stage in story.stages_when_stopped.items()}
@@ -113,7 +113,7 @@ def test_resumption_repeats_nothing_and_reports_the_fault(story: _Story):
     assert story.resumed.stdout.rstrip().endswith("bias_act/toy_4/float32/contiguous/forward crashed")
     rows = results.read(story.out / worker.RESULTS)
     assert rows[: len(story.rows_when_stopped)] == story.rows_when_stopped
-    providers = Counter((worker.key_of(row), row["provider"]) for row in rows)
+    providers = Counter((key_of(row), row["provider"]) for row in rows)
     assert set(providers.values()) == {1}
     stages = json.loads((story.out / worker.RUN).read_text())["stages"]
     for name in ("tests", "unchecked", "warm_up"):
@@ -141,7 +141,7 @@ def test_every_right_provider_of_every_case_has_a_row_marked_as_a_cpus(story: _S
             "fused", "eager", "clone", *(f"vendor:{v}" for v in case.op.vendors), *(["compile"] * case.compiled)
         )
     }  # fmt: skip
-    assert {(worker.key_of(row), row["provider"]) for row in rows} == expected
+    assert {(key_of(row), row["provider"]) for row in rows} == expected
     assert {row["device"] for row in rows} == {"cpu"}
     for row in rows:
         assert float(row["cold_us_median"]) > 0

@@ -1,8 +1,11 @@
 """The arithmetic of the floors, and the order in which a cut loses the least."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from benchmarks.aims import BOUND_BY_BANDWIDTH, LARGE_BYTES
 from benchmarks.ops import OPS
 from benchmarks.passes import bind, draw
 from benchmarks.registry import DTYPES, LAYOUTS, PASSES, Case, cases
@@ -36,13 +39,16 @@ def test_bytes_of_known_problems(op: str, problem: str, dtype: str, pass_: str, 
 @pytest.mark.parametrize("case", cases(OPS, toy=True), ids=lambda case: case.key)
 def test_written_bytes_are_those_of_the_outputs(case: Case):
     """What the reference returns must be counted, all of it and nothing else."""
-    outputs = bind(case.op.reference, case.op, case.pass_, draw(case, torch.device("cpu")))()
-    assert case.work.writes == sum(y.numel() for y in outputs)
+    # In float32 the reference converts nothing: a gradient that is the incoming one itself is seen as such.
+    operands = draw(replace(case, dtype_name="float32"), torch.device("cpu"))
+    outputs = bind(case.op.reference, case.op, case.pass_, operands)()
+    given = {dy.data_ptr() for dy in operands.dys}
+    assert case.work.writes == sum(y.numel() for y in outputs if y.data_ptr() not in given)
 
 
 def test_every_combination_is_there_once():
     listed = cases(OPS)
-    expected = sum(len(op.problems) for op in OPS) * len(DTYPES) * len(LAYOUTS) * len(PASSES)
+    expected = sum(len(op.problems) * len(op.passes) for op in OPS) * len(DTYPES) * len(LAYOUTS)
     assert len({case.key for case in listed}) == len(listed) == expected
 
 
@@ -55,20 +61,23 @@ def test_what_matters_comes_first_and_the_ops_take_turns():
     for cut in range(len(PASSES) * len(OPS), len(listed), 7):
         rank = listed[cut - 1].rank
         counts = {op.name: sum(case.op is op and case.rank == rank for case in listed[:cut]) for op in OPS}
+        turns = {op.name: counts[op.name] / len(op.passes) for op in OPS}
         lost = {case.op.name for case in listed[cut:] if case.rank == rank}
-        assert all(max(counts.values()) - counts[name] <= len(PASSES) for name in lost)
+        assert all(max(turns.values()) - turns[name] <= 1 for name in lost)
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
 def test_sizes_come_from_models_and_the_large_bar_can_be_read(op):
     assert all(problem.model for problem in op.problems)
-    # The bars for bandwidth speak of 64 MB and more.
-    assert any(Case(op, problem, "bfloat16", "contiguous", "forward").bytes >= 64 * _MB for problem in op.problems)
+    # The aims for bandwidth speak of 64 MB and more.
+    if op.name in BOUND_BY_BANDWIDTH:
+        of_problems = [Case(op, problem, "bfloat16", "contiguous", "forward").bytes for problem in op.problems]
+        assert max(of_problems) >= LARGE_BYTES
 
 
 def test_the_channels_last_layout_reaches_the_op():
     (case,) = (c for c in cases(OPS, toy=True) if c.key == "bias_act/toy_4/bfloat16/channels_last/backward")
     operands = draw(case, torch.device("cpu"))
-    for tensor in (operands.inputs[0], operands.dy, operands.hs[0]):
+    for tensor in (operands.inputs[0], operands.dys[0], operands.hs[0]):
         assert tensor.is_contiguous(memory_format=torch.channels_last)
         assert not tensor.is_contiguous()

@@ -1,0 +1,100 @@
+"""What the project promises of its speed on a GPU, and what of it a table of results falls short of."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from benchmarks.measure import CLONE
+from benchmarks.registry import key_of
+from benchmarks.results import Row
+
+LARGE_BYTES = 64 * 2**20
+_LONG_ROW = 16 * 1024
+_ELEMENTWISE = ("bias_act", "interpolate", "noise_injection")
+_NORMALISING = ("adain", "style_epilogue")
+BOUND_BY_BANDWIDTH = (*_ELEMENTWISE, *_NORMALISING)
+# Wall times of eager calls behind which the device is still busy: there launches do not decide.
+_DEVICE_BOUND = 0.9
+# A whole step against the same step in eager torch, in wall time.
+_SPEED_UPS = {"spectral_norms": 10.0, "wgan_gp_step": 2.0}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One aim on one case: what was aimed at, what was measured, and whether that is enough."""
+
+    aim: str
+    case: str
+    measured: float
+    wanted: float
+    met: bool
+
+    def __str__(self) -> str:
+        return f"{self.case}: {self.aim}: {self.measured:.2f}, wanted {self.wanted:.2f}"
+
+
+def judge(rows: Iterable[Row]) -> list[Verdict]:
+    """Every aim on every case that it speaks of; rows of a CPU are not judged.
+
+    Args:
+        rows: of one run, as :func:`benchmarks.results.read` gives them.
+    """
+    by_case: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row["device"] != "cpu":
+            by_case.setdefault(key_of(row), {})[str(row["provider"])] = row
+    return [verdict for case, providers in by_case.items() for verdict in _judge(case, providers)]
+
+
+def _judge(case: str, providers: dict[str, Row]) -> Iterator[Verdict]:
+    fused = providers.get("fused")
+    if fused is None:
+        return
+    if CLONE in providers and (share := _share_wanted(fused)) is not None:
+        measured = float(str(fused["share_of_clone_cold"]))
+        yield Verdict("share of a clone, cold cache", case, measured, share, measured >= share)
+    for name in ("eager", "compile"):
+        if (other := providers.get(name)) is None:
+            continue
+        if _has(fused, "graph") and _has(other, "graph"):
+            yield _not_slower(f"times as fast as {name} in a CUDA graph", case, fused, other, "graph")
+        if name == "eager" and _is_device_bound(other):
+            yield _not_slower("times as fast as eager in wall time", case, fused, other, "wall")
+    if (wanted := _SPEED_UPS.get(str(fused["op"]))) and "eager" in providers:
+        ratio = _median(providers["eager"], "wall") / _median(fused, "wall")
+        yield Verdict("times as fast as eager in wall time", case, ratio, wanted, ratio >= wanted)
+
+
+def _share_wanted(row: Row) -> float | None:
+    op, pass_, bytes_ = row["op"], row["pass"], row["bytes"]
+    if pass_ == "double_backward" or not bytes_ or int(str(bytes_)) < LARGE_BYTES:
+        return None
+    if op in _ELEMENTWISE:
+        return 0.95 if pass_ == "forward" else 0.9
+    if op in _NORMALISING:
+        if pass_ == "backward":
+            return 0.85
+        _, _, *spatial = map(int, str(row["shape"]).split("x"))
+        length = 1
+        for extent in spatial:
+            length *= extent
+        return 0.9 if length <= _LONG_ROW else 0.8
+    return None
+
+
+def _not_slower(aim: str, case: str, fused: Row, other: Row, mode: str) -> Verdict:
+    ratio = _median(other, mode) / _median(fused, mode)
+    # Within the noise of both nobody is slower.
+    met = float(str(fused[f"{mode}_us_q1"])) <= float(str(other[f"{mode}_us_q3"]))
+    return Verdict(aim, case, ratio, 1.0, met)
+
+
+def _is_device_bound(row: Row) -> bool:
+    return _has(row, "graph") and _has(row, "wall") and _median(row, "graph") > _DEVICE_BOUND * _median(row, "wall")
+
+
+def _has(row: Row, mode: str) -> bool:
+    return bool(row[f"{mode}_us_median"])
+
+
+def _median(row: Row, mode: str) -> float:
+    return float(str(row[f"{mode}_us_median"]))
