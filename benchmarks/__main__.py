@@ -1,4 +1,4 @@
-"""python -m benchmarks: the evidence run, and taking its rows into the repository's table."""
+"""python -m benchmarks: the evidence run, its rows into the repository's table, and the READMEs drawn from that."""
 
 import time
 
@@ -8,7 +8,7 @@ import argparse  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from benchmarks import evidence, results  # noqa: E402
+from benchmarks import evidence, readme, results  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,10 +24,17 @@ def main(arguments: list[str] | None = None) -> int:
     merge = commands.add_parser("merge", help="append the rows of an evidence run that a GPU gave")
     merge.add_argument("csv", type=Path, help="results.csv of an evidence folder")
 
+    draw = commands.add_parser("readme", help="draw the results in the READMEs anew from benchmarks/results.csv")
+    draw.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a file differs")
+
     given = parser.parse_args(arguments)
     try:
         if given.command == "evidence":
             return evidence.run(given.out, until=_STARTED + 60 * given.minutes, toy=given.toy, commit=given.commit)
+        if given.command == "readme":
+            found = readme.differences() if given.check else readme.write()
+            print("\n".join(map(str, found)) or "nothing differs")
+            return 1 if given.check and found else 0
         print(f"{results.merge(given.csv)} rows appended to {results.REPOSITORY_CSV}")
     except (evidence.Refused, OSError, ValueError) as refusal:
         print(f"benchmarks: {refusal}", file=sys.stderr)
