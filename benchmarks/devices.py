@@ -31,8 +31,8 @@ class CpuDevice:
         return (time.perf_counter() - start) / len(calls)
 
     def host_seconds(self, call: AnyCall) -> float:
-        """How long the host is busy with a call (on a GPU: with queueing it)."""
-        return self.wall([call])
+        """How long the host is busy with queueing a call: a CPU has no queue."""
+        return 0.0
 
     def capture(self, calls: Sequence[AnyCall]) -> AnyCall | None:
         """``calls`` as one replayable graph; ``None`` where there are no graphs."""

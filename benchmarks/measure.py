@@ -3,7 +3,7 @@
 import gc
 import itertools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,7 +31,7 @@ class Effort:
     compile_backend: str = "inductor"
 
 
-TOY = Effort(rounds=2, seconds=0.0, wall_calls=2, compile_backend="aot_eager")
+TOY = Effort(rounds=1, seconds=0.0, wall_calls=1, compile_backend="aot_eager")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def check(case: Case, named: dict[str, Binder], operands: Operands, device: CpuD
             found = error(binder(operands.to(case.dtype))(), expected)
         except Exception as failure:
             device.synchronize()  # after a fault of the device nothing works: this raises again
-            refusals.append(Refusal(name, "failed", f"{type(failure).__name__}: {_first_line(failure)}"))
+            refusals.append(refused(name, failure))
             continue
         if not found <= allowed:
             refusals.append(Refusal(name, "wrong", f"error {found:.2g}, rounding explains {allowed:.2g}"))
@@ -104,9 +104,12 @@ def measure(
     slots = [operands, *(draw(case, device.torch_device) for _ in range(1, slots_for(case.bytes, device.cache_bytes)))]
     calls = {name: [binder(slot) for slot in slots] for name, binder in named.items()}
     calls[CLONE] = [_clone(case, device) for _ in slots]
-    figures = _time(calls, device, effort)
-    peaks = {name: device.peak_bytes(of_slots[0]) for name, of_slots in calls.items()}
-    return [_row(case, name, figures, peaks[name]) for name in calls], refusals
+    figures = time_calls(calls, device, effort, MODES)
+    work = {"bytes": case.bytes, "operations": case.work.operations}
+    return [
+        {**case.subject, "provider": name, **work, **cells(figures, name, case.bytes), **peak_of(of_slots[0], device)}
+        for name, of_slots in calls.items()
+    ], refusals
 
 
 def _clone(case: Case, device: CpuDevice | CudaDevice) -> Call:
@@ -115,13 +118,22 @@ def _clone(case: Case, device: CpuDevice | CudaDevice) -> Call:
     return lambda: (source.clone(),)
 
 
-def _time(
-    calls: dict[str, list[Call]], device: CpuDevice | CudaDevice, effort: Effort
+def time_calls(
+    calls: dict[str, list[Call]], device: CpuDevice | CudaDevice, effort: Effort, modes: Sequence[str]
 ) -> dict[str, dict[str, Quartiles]]:
+    """Seconds a call: for each mode, for each provider.
+
+    Args:
+        calls: for each provider the same call on different buffers, as many as it takes to find none in cache.
+        modes: of those in ``MODES``; a provider that cannot be captured is missing from ``graph``.
+    """
     for of_slots in calls.values():
         for call in of_slots:
             call()
-    graphs = {name: graph for name, of_slots in calls.items() if (graph := _capture(of_slots, device)) is not None}
+    graphs = {}
+    if "graph" in modes:
+        captured = ((name, _capture(of_slots, device)) for name, of_slots in calls.items())
+        graphs = {name: graph for name, graph in captured if graph is not None}
     host = {name: min(device.host_seconds(of_slots[0]) for _ in range(3)) for name, of_slots in calls.items()}
 
     # One cursor for all providers: they share the operands, and none may find what another has just read.
@@ -151,7 +163,7 @@ def _time(
     figures: dict[str, dict[str, Quartiles]] = {}
     gc.disable()
     try:
-        for mode in MODES:
+        for mode in modes:
             names = graphs if mode == "graph" else calls
             sample = {name: partial(samplers[mode], name) for name in names}
             figures[mode] = interleave(sample, rounds=effort.rounds, seconds=effort.seconds)
@@ -169,24 +181,34 @@ def _capture(of_slots: list[Call], device: CpuDevice | CudaDevice) -> Callable[[
         return None
 
 
-def _row(case: Case, name: str, figures: dict[str, dict[str, Quartiles]], peak_bytes: int | None) -> dict[str, object]:
-    row: dict[str, object] = {
-        **case.subject,
-        "provider": name,
-        "bytes": case.bytes,
-        "operations": case.work.operations,
-        "gb_per_s": f"{case.bytes / figures['cold'][name].median / 1e9:.1f}",
-    }
+def cells(figures: dict[str, dict[str, Quartiles]], name: str, bytes_: int | None = None) -> dict[str, object]:
+    """A provider's figures as cells of a row: times in microseconds, shares of the clone if one was timed beside it.
+
+    Args:
+        bytes_: what the call must move at least, for a bandwidth.
+    """
+    row: dict[str, object] = {}
     for mode, by_name in figures.items():
-        if name in by_name:
-            q = by_name[name]
-            row |= {f"{mode}_us_{part}": f"{getattr(q, part) * 1e6:.3f}" for part in ("q1", "median", "q3")}
-            row[f"{mode}_samples"] = q.samples
-            if mode in ("cold", "graph"):
-                row[f"share_of_clone_{mode}"] = f"{by_name[CLONE].median / q.median:.4f}"
-    if peak_bytes is not None:
-        row["peak_bytes"] = peak_bytes
+        if (q := by_name.get(name)) is None:
+            continue
+        row |= {f"{mode}_us_{part}": f"{getattr(q, part) * 1e6:.3f}" for part in ("q1", "median", "q3")}
+        row[f"{mode}_samples"] = q.samples
+        if mode in ("cold", "graph") and CLONE in by_name:
+            row[f"share_of_clone_{mode}"] = f"{by_name[CLONE].median / q.median:.4f}"
+        if mode == "cold" and bytes_:
+            row["gb_per_s"] = f"{bytes_ / q.median / 1e9:.1f}"
     return row
+
+
+def peak_of(call: Call, device: CpuDevice | CudaDevice) -> dict[str, object]:
+    """The cell of the most memory that a call holds; none where nobody counts."""
+    peak = device.peak_bytes(call)
+    return {} if peak is None else {"peak_bytes": peak}
+
+
+def refused(name: str, failure: Exception) -> Refusal:
+    """A provider that failed."""
+    return Refusal(name, "failed", f"{type(failure).__name__}: {_first_line(failure)}")
 
 
 def _first_line(failure: Exception) -> str:

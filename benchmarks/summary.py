@@ -2,13 +2,17 @@
 
 import json
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import results, worker
+from benchmarks.aims import judge
+from benchmarks.limits import OP as LIMIT
 from benchmarks.measure import CLONE
-from benchmarks.ops import OPS
-from benchmarks.registry import PASSES, Case, cases, key_of
+from benchmarks.registry import PASSES, Case, key_of
+from benchmarks.steps.step import StepCase
+from benchmarks.suite import AnyCase, suite
 
 _SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "contiguous": "nchw", "channels_last": "nhwc"}
 MEMORY_ERRORS = 9  # the exit code that compute-sanitizer is told to end with where it found something
@@ -27,7 +31,7 @@ class Summary:
 def summarise(out: Path) -> Summary:
     run = json.loads((out / worker.RUN).read_text())
     toy, stages = run["toy"], run["stages"]
-    listed = cases(OPS, toy=toy)
+    listed = suite(toy=toy)
     rows = results.read(out / worker.RESULTS) if (out / worker.RESULTS).exists() else []
     events = worker.events(out)
     by_case: dict[str, dict[str, dict[str, str]]] = {}
@@ -47,13 +51,14 @@ def summarise(out: Path) -> Summary:
     head = [f"evidence: {title}"]
     if toy:
         head.append("TOY SIZE ON A CPU: this proves that the run works, and nothing about speed")
-    tail = [tests, sanitizer, *refused]
+    tail = [*_limits(rows), *_steps(listed, by_case), *_aims(rows, toy=toy), tests, sanitizer, *refused]
     tail.append(f"benchmark: {len(listed) - len(missing)} of {len(listed)} cases finished")
     if missing:
         tail.append(f"missing: {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}")
     tail.append("FAULTS: " + "; ".join(faults) if faults else "no faults")
-    full = "\n".join([*head, *_table(listed, by_case), *tail]) + "\n"
-    common = [case for case in listed if case.rank < 2]
+    of_ops = [case for case in listed if isinstance(case, Case)]
+    full = "\n".join([*head, *_table(of_ops, by_case), *tail]) + "\n"
+    common = [case for case in of_ops if case.rank < 2]
     return Summary(full, "\n".join([*head, *_table(common, by_case), *tail]) + "\n", faults)
 
 
@@ -95,12 +100,55 @@ def _cells(rows: dict[str, dict[str, str]]) -> str:
     )
 
 
+def _limits(rows: list[dict[str, str]]) -> list[str]:
+    said = []
+    for row in rows:
+        if row["op"] != LIMIT:
+            continue
+        if row["bytes"]:
+            said.append(f"{row['problem']} {row['gb_per_s']} GB/s")
+        elif row["operations"]:
+            rate = float(row["operations"]) / float(row["warm_us_median"]) / 1e6
+            said.append(f"{row['problem']} {_SHORT[row['dtype']]} {rate:.1f} TFLOP/s")
+        else:
+            launch = row["graph_us_median"] or row["warm_us_median"]
+            said.append(f"{row['problem']} {launch} us, {row['wall_us_median']} us a call")
+    return ["limits measured: " + ", ".join(said)] if said else []
+
+
+def _steps(listed: Sequence[AnyCase], by_case: dict[str, dict[str, dict[str, str]]]) -> list[str]:
+    """A line for each step: what a call takes in wall time and, of a replayed graph, on the device; its launches."""
+    lines = []
+    for case in listed:
+        if isinstance(case, StepCase) and (rows := by_case.get(case.key)) is not None:
+            said = [
+                f"{name} {row['wall_us_median']} us"
+                + (f", in a graph {row['graph_us_median']} us" if row["graph_us_median"] else "")
+                + (f", {row['launches']} launches" if row["launches"] else "")
+                for name, row in rows.items()
+            ]
+            lines.append(f"{case.key}: {'; '.join(said)}")
+    return lines
+
+
+def _aims(rows: list[dict[str, str]], *, toy: bool) -> list[str]:
+    """How many of the stated aims are met, and those that are not, the furthest off first."""
+    if toy:
+        return ["aims: judged on a GPU only"]
+    verdicts = judge(rows)
+    short = sorted((v for v in verdicts if not v.met), key=lambda v: v.measured / v.wanted)
+    lines = [f"aims: {len(verdicts) - len(short)} of {len(verdicts)} met", *(f"fell short: {v}" for v in short)]
+    if len(lines) > _LISTED:
+        lines[_LISTED:] = [f"and {len(lines) - _LISTED} more"]
+    return lines
+
+
 def _columns(*cells: str) -> str:
     return " ".join(f"{cell:>5}" for cell in cells)
 
 
 def _refused(
-    listed: list[Case], events: list[dict], by_case: dict[str, dict[str, dict[str, str]]]
+    listed: Sequence[AnyCase], events: list[dict], by_case: dict[str, dict[str, dict[str, str]]]
 ) -> tuple[list[str], list[str]]:
     lines, faults = [], []
     planted_seen = set()

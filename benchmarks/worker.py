@@ -8,16 +8,18 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from benchmarks import results
 from benchmarks.devices import CpuDevice, CudaDevice, device
-from benchmarks.measure import TOY, Effort, binders, measure
-from benchmarks.ops import OPS
+from benchmarks.measure import TOY, Effort, binders
 from benchmarks.passes import configure_compilation, draw
-from benchmarks.registry import Case, cases, key_of
+from benchmarks.registry import Case, key_of
+from benchmarks.steps.step import StepCase
+from benchmarks.suite import AnyCase, measure_any, suite
 from fastgan_kernels import use_backend
 
 PROGRESS = "bench.jsonl"
@@ -51,11 +53,11 @@ def finished(out: Path) -> set[str]:
     return keys
 
 
-def first_forwards(listed: list[Case]) -> set[str]:
+def first_forwards(listed: Sequence[AnyCase]) -> set[str]:
     """The first forward case of each op: there a wrong kernel is planted, to see the check refuse it on this chip."""
     first: dict[str, str] = {}
     for case in listed:
-        if case.pass_ == "forward":
+        if isinstance(case, Case) and case.pass_ == "forward":
             first.setdefault(case.op.name, case.key)
     return set(first.values())
 
@@ -67,7 +69,7 @@ def bench(out: Path, until: float, *, toy: bool) -> None:
     configure_compilation()
     where = device()
     effort = TOY if toy else Effort()
-    listed = cases(OPS, toy=toy)
+    listed = suite(toy=toy)
     planted = first_forwards(listed)
     skip = finished(out)
     with use_backend("triton"):
@@ -80,7 +82,7 @@ def bench(out: Path, until: float, *, toy: bool) -> None:
             note(out, event="begin", case=case.key)
             start = time.time()
             try:
-                rows, refusals = measure(case, where, effort, plant=case.key in planted)
+                rows, refusals = measure_any(case, where, effort, plant=case.key in planted)
             except Exception as failure:
                 where.synchronize()  # raises again after a fault of the device
                 note(out, event="failed", case=case.key, reason=f"{type(failure).__name__}: {failure}"[:300])
@@ -96,18 +98,29 @@ def warm_up(share: int, of: int, until: float, *, toy: bool) -> None:
     where: CpuDevice | CudaDevice = device()
     effort = TOY if toy else Effort()
     with use_backend("triton"):
-        for case in cases(OPS, toy=toy)[share::of]:
+        for case in suite(toy=toy)[share::of]:
             if time.time() > until:
                 return
             torch._dynamo.reset()
             try:
-                operands = draw(case, where.torch_device)
-                for name, binder in binders(case, effort.compile_backend).items():
-                    if name in ("fused", "compile"):
-                        binder(operands)()
+                _compile(case, where, effort)
             except Exception as failure:  # the benchmark meets it again and reports it
                 where.synchronize()
                 print(f"warm-up of {case.key}: {failure}", flush=True)
+
+
+def _compile(case: AnyCase, where: CpuDevice | CudaDevice, effort: Effort) -> None:
+    compiled = ("fused", "compile", "fused_compile")
+    if isinstance(case, Case):
+        operands = draw(case, where.torch_device)
+        for name, binder in binders(case, effort.compile_backend).items():
+            if name in compiled:
+                binder(operands)()
+    elif isinstance(case, StepCase):
+        setting = case.setting(where.torch_device, effort.compile_backend)
+        for name, build in case.step.providers.items():
+            if name in compiled:
+                build(setting)()
 
 
 def main() -> None:

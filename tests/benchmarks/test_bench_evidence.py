@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,12 @@ import pytest
 
 from benchmarks import results, worker
 from benchmarks.__main__ import main
+from benchmarks.limits import Limit
 from benchmarks.ops import OPS
-from benchmarks.registry import cases, key_of
+from benchmarks.registry import key_of
+from benchmarks.steps import STEPS
+from benchmarks.steps.step import StepCase
+from benchmarks.suite import AnyCase, suite
 
 _ROOT = Path(__file__).parents[2]
 _FILES = {
@@ -34,6 +39,7 @@ class _Story:
     forgiven: subprocess.CompletedProcess[str]
 
 
+_FIRST = suite(toy=True)[0].key
 _COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -102,7 +108,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> _Story:
 def test_a_stopped_run_keeps_what_it_has_and_says_what_is_missing(story: _Story):
     assert story.stopped.returncode == 143, story.stopped.stderr
     assert len({key_of(row) for row in story.rows_when_stopped}) >= 4
-    assert "crashed: bias_act/toy_4/float32/contiguous/forward: exit code -9" in story.stopped.stdout
+    assert f"crashed: {_FIRST}: exit code -9" in story.stopped.stdout
     assert "missing: " in story.stopped.stdout
     status = {name: stage["status"] for name, stage in story.stages_when_stopped.items()}
     assert status == {"tests": "done", "unchecked": "done", "warm_up": "done"}
@@ -110,7 +116,7 @@ def test_a_stopped_run_keeps_what_it_has_and_says_what_is_missing(story: _Story)
 
 def test_resumption_repeats_nothing_and_reports_the_fault(story: _Story):
     assert story.resumed.returncode == 1, story.resumed.stderr
-    assert story.resumed.stdout.rstrip().endswith("bias_act/toy_4/float32/contiguous/forward crashed")
+    assert story.resumed.stdout.rstrip().endswith(f"{_FIRST} crashed")
     rows = results.read(story.out / worker.RESULTS)
     assert rows[: len(story.rows_when_stopped)] == story.rows_when_stopped
     providers = Counter((key_of(row), row["provider"]) for row in rows)
@@ -124,29 +130,38 @@ def test_a_whole_run_ends_well(story: _Story):
     assert story.forgiven.returncode == 0, story.forgiven.stdout + story.forgiven.stderr
     lines = story.forgiven.stdout.splitlines()
     assert lines[-1] == "no faults"
-    listed = cases(OPS, toy=True)
+    listed = suite(toy=True)
     assert f"benchmark: {len(listed)} of {len(listed)} cases finished" in lines
     assert f"planted wrong kernels refused: {len(OPS)} of {len(OPS)}" in lines
     assert not any(line.startswith(("wrong", "failed", "crashed")) for line in lines)
     assert "TOY SIZE ON A CPU: this proves that the run works, and nothing about speed" in lines
+    assert "aims: judged on a GPU only" in lines
+    assert any(line.startswith("limits measured: copy_") and "TFLOP/s" in line for line in lines)
+    assert any(line.startswith("wgan_gp_step/") and "eager" in line for line in lines)
     assert any(line.startswith("tests: ") and " 0 failures, 0 errors" in line for line in lines)
+
+
+def _providers(case: AnyCase) -> Iterable[str]:
+    if isinstance(case, Limit):
+        return [case.provider]
+    if isinstance(case, StepCase):
+        return case.step.providers
+    return ["fused", "eager", "clone", *(f"vendor:{v}" for v in case.op.vendors), *(["compile"] * case.compiled)]
 
 
 def test_every_right_provider_of_every_case_has_a_row_marked_as_a_cpus(story: _Story):
     rows = results.read(story.out / worker.RESULTS)
-    expected = {
-        (case.key, provider)
-        for case in cases(OPS, toy=True)
-        for provider in (
-            "fused", "eager", "clone", *(f"vendor:{v}" for v in case.op.vendors), *(["compile"] * case.compiled)
-        )
-    }  # fmt: skip
+    expected = {(case.key, provider) for case in suite(toy=True) for provider in _providers(case)}
     assert {(key_of(row), row["provider"]) for row in rows} == expected
     assert {row["device"] for row in rows} == {"cpu"}
     for row in rows:
-        assert float(row["cold_us_median"]) > 0
-        assert float(row["wall_us_median"]) > 0
-        assert row["graph_us_median"] == row["peak_bytes"] == row["driver"] == ""
+        modes = [mode for mode in results.MODES if row[f"{mode}_us_median"]]
+        if row["op"] in {op.name for op in OPS}:
+            assert modes == ["cold", "warm", "wall"]
+        assert modes
+        assert all(float(row[f"{mode}_us_median"]) > 0 for mode in modes)
+        assert ("wall" in modes and row["parts_us"] != "") or row["op"] not in {step.name for step in STEPS}
+        assert row["graph_us_median"] == row["peak_bytes"] == row["driver"] == row["launches"] == ""
         assert (row["commit"], row["dirty"]) == (_COMMIT, "")
 
 

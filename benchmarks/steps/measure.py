@@ -1,0 +1,99 @@
+"""One step: check every provider, then time those that are right, side by side, and take their time apart."""
+
+import torch
+from torch import Tensor
+
+from benchmarks.breakdown import Breakdown, breakdown
+from benchmarks.devices import CpuDevice, CudaDevice
+from benchmarks.measure import Effort, Refusal, cells, peak_of, refused, time_calls
+from benchmarks.passes import Call, Outputs
+from benchmarks.steps.step import StepCase
+
+_TIMES_EAGER = 3
+_SMALL = 1e-3
+
+
+def measure_step(
+    case: StepCase, device: CpuDevice | CudaDevice, effort: Effort
+) -> tuple[list[dict[str, object]], list[Refusal]]:
+    """Returns the rows of a case (without the identity of the machine) and the providers that were refused.
+
+    Training finds its weights in cache as the last step left them, so there is no time with a cold cache.
+    """
+    calls, refusals = _check(case, device, effort.compile_backend)
+    modes = ("warm", "graph", "wall") if case.step.capturable else ("warm", "wall")
+    figures = time_calls({name: [call] for name, call in calls.items()}, device, effort, modes)
+    rows: list[dict[str, object]] = []
+    for name, call in calls.items():
+        parts = breakdown(call, device)
+        wall = figures["wall"][name].median
+        rows.append(
+            {**case.subject, "provider": name, **cells(figures, name), **peak_of(call, device), **_parts(parts, wall)}
+        )
+    return rows, refusals
+
+
+def _check(
+    case: StepCase, device: CpuDevice | CudaDevice, compile_backend: str
+) -> tuple[dict[str, Call], list[Refusal]]:
+    """The calls of the providers that compute what plain torch computes in float64.
+
+    A network adds up roundings, and an activation near its kink may go either way, so a provider may be off by three
+    times the error of eager torch in the same type. Where that has none, being the reference, half the digits must
+    agree.
+    """
+    eager = case.step.providers["eager"]
+    of_reference = case.setting(device.torch_device, compile_backend, dtype_name="float64" if case.step.exact else None)
+    expected = _double(eager(of_reference)())
+    torch._dynamo.reset()
+
+    setting = case.setting(device.torch_device, compile_backend)
+    of_eager = error(eager(setting)(), expected)
+    allowed = _TIMES_EAGER * of_eager or case.resolution**0.5
+    calls, refusals = {}, []
+    for name, build in case.step.providers.items():
+        try:
+            call = build(setting)
+            found = error(call(), expected)
+        except Exception as failure:
+            device.synchronize()  # after a fault of the device nothing works: this raises again
+            refusals.append(refused(name, failure))
+            continue
+        if found <= allowed:
+            calls[name] = call
+        else:
+            refusals.append(Refusal(name, "wrong", f"error {found:.2g}, eager torch explains {allowed:.2g}"))
+    return calls, refusals
+
+
+def error(outputs: Outputs, expected: Outputs) -> float:
+    """The largest error of an output in norm, relative to its norm or, if that is more, to 1e-3 of the largest norm.
+
+    The gradient of the last bias of a Wasserstein critic, say, is 0 by cancellation.
+    """
+    norms = [t.norm().item() for t in expected]
+    smallest = _SMALL * max(norms)
+    found = [
+        (y.detach().to(torch.float64) - r).norm().item() / max(norm, smallest)
+        for y, r, norm in zip(outputs, expected, norms, strict=True)
+    ]
+    return max(found) if all(e == e for e in found) else float("inf")
+
+
+def _double(outputs: Outputs) -> tuple[Tensor, ...]:
+    # Copies: an engine's gradients are those of its last step.
+    return tuple(t.detach().to(torch.float64, copy=True) for t in outputs)
+
+
+def _parts(parts: Breakdown, wall: float) -> dict[str, object]:
+    microseconds = {kind: seconds * 1e6 for kind, seconds in parts.seconds.items()}
+    if parts.launches is None:
+        return {"parts_us": render(microseconds)}
+    # What the device waits for: launches from the host.
+    idle = max(0.0, wall * 1e6 - sum(microseconds.values()))
+    return {"launches": parts.launches, "parts_us": render({**microseconds, "idle": idle})}
+
+
+def render(microseconds: dict[str, float]) -> str:
+    """The cell ``parts_us``."""
+    return " ".join(f"{kind}={us:.1f}" for kind, us in microseconds.items())
