@@ -40,7 +40,7 @@ def available() -> bool:
 
 
 def save(figure: "Figure", path: Path, *, description: str = "") -> None:
-    """Writes a PNG of 64 colours, which takes a quarter of the bytes; ``description`` goes into its metadata."""
+    """Writes a PNG with a palette, which takes a third of the bytes; ``description`` goes into its metadata."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -48,7 +48,7 @@ def save(figure: "Figure", path: Path, *, description: str = "") -> None:
     figure.savefig(drawn, dpi=150, format="png")
     about = PngInfo()
     about.add_text("Description", description)
-    Image.open(drawn).convert("RGB").quantize(64).save(path, optimize=True, pnginfo=about)
+    Image.open(drawn).convert("RGB").quantize(256).save(path, optimize=True, pnginfo=about)
 
 
 def share_against_size(
@@ -161,8 +161,9 @@ def speedups(cases: Sequence[Measured], *, title: str, mode: str = "cold") -> "F
         axes.grid(axis="x", color="#e5e5e5")
         axes.set_axisbelow(True)
     finite = [v for case in cases for rival in rivals if (v := _speedup(case, rival, mode)) is not None]
-    # Room for the numbers beside the bars.
-    panels[0].set_xlim(min(0.8, 0.6 * min(finite)), max(2, 1.7 * max(finite)))
+    low, high = min(1, *finite), max(1, *finite)
+    room = max(1.6, (high / low) ** 0.2)  # for the numbers beside the bars
+    panels[0].set_xlim(0.8 if low == 1 else low / room, high * room)
     _times_axis(panels[0])
     panels[0].set_yticks(
         range(len(groups)),
@@ -287,7 +288,8 @@ def _bytes_axis(grid: "Sequence[Sequence[Axes]]") -> None:
 def _times_axis(axes: "Axes") -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=20))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if high / low < 100 else (1,), numticks=20))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 

@@ -197,7 +197,7 @@ def us_text(us: float) -> str:
 
 def times_text(times: float) -> str:
     # Down, never up: 0.999 is slower.
-    digits = 0 if times >= 100 else 1 if times >= 10 else 2
+    digits = 0 if times >= 100 else 1 if times >= 10 else 2 if times >= 0.1 else 4
     return f"{math.floor(times * 10**digits) / 10**digits:.{digits}f}"
 
 
@@ -251,7 +251,8 @@ def columns(cases: Iterable[Measured], *, compact: bool) -> list[Column]:
 
 
 def table(rows: Iterable[Row], *, compact: bool = True) -> "Table":
-    """The cases of ``rows`` for rich to print: ``fused``, its share of a clone's speed, how many times faster it is.
+    """The cases of ``rows``, of one run, for rich to print: ``fused``, its share of a clone's speed, and how many times
+    faster it is.
 
     ``compact`` fits 120 columns; otherwise every figure of ``fused`` and a ratio to each provider in each mode. Where
     ``fused`` loses, the ratio is red.
@@ -259,9 +260,13 @@ def table(rows: Iterable[Row], *, compact: bool = True) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
+    rows = list(rows)
     cases = measured(rows)
     shown = columns(cases, compact=compact)
-    out = Table(title=_TITLE, box=None, padding=(0, 1, 0, 0), title_justify="left", title_style="", header_style="bold")
+    title = Text(_TITLE)
+    if rows and (said := warning(rows[0])):
+        title = Text.assemble((said, "bold red"), "\n", title)
+    out = Table(title=title, box=None, padding=(0, 1, 0, 0), title_justify="left", title_style="", header_style="bold")
     out.add_column("op and problem", no_wrap=True)
     for column in shown:
         out.add_column(column.heading, justify="left" if column.unit == "text" else "right", no_wrap=True)
@@ -279,8 +284,9 @@ def text(rows: Iterable[Row], *, compact: bool = True) -> list[str]:
     """:func:`table` as lines of plain text, below the machine's limits; needs no rich."""
     rows = list(rows)
     cases = measured(rows)
+    above = [*([said] if rows and (said := warning(rows[0])) else []), *limits(rows).lines()]
     if not cases:
-        return [*limits(rows).lines(), "no case was measured"]
+        return [*above, "no case was measured"]
     shown = columns(cases, compact=compact)
     lines = [["op and problem", *(column.heading for column in shown)]]
     op = None
@@ -295,7 +301,7 @@ def text(rows: Iterable[Row], *, compact: bool = True) -> list[str]:
         " ".join(c.ljust(w) if to_left else c.rjust(w) for c, w, to_left in zip(cells, widths, left, strict=True))
         for cells in lines
     )
-    return [*limits(rows).lines(), _TITLE, *(line.rstrip() for line in padded)]
+    return [*above, _TITLE, *(line.rstrip() for line in padded)]
 
 
 def _us(provider: str, mode: str) -> Callable[[Measured], float | None]:

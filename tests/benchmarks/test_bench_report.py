@@ -273,7 +273,22 @@ def test_rich_prints_the_same_table_and_a_lost_comparison_in_red():
         assert " ".join(line.split()) in plain
 
 
-@pytest.mark.parametrize(("times", "written"), [(0.999, "0.99"), (1.0, "1.00"), (9.999, "9.99"), (12.39, "12.3")])
+def test_equal_times_are_no_comparison_lost():
+    (case,) = tables.measured(_case({"fused": 10, "eager": 10, "compile": 9}, "p", 100))
+    lost = [column.heading for column in tables.columns([case], compact=True) if column.slower(case)]
+    assert lost == ["compile"]
+
+
+def test_a_cpus_figures_are_marked_in_the_terminal_too():
+    rows = [{**row, "device": "cpu"} for row in _OPS]
+    assert tables.text(rows)[0].startswith("Toy size on a CPU")
+    assert str(tables.table(rows).title).startswith("Toy size on a CPU")
+    assert "CPU" not in "".join(tables.text(_OPS))
+
+
+@pytest.mark.parametrize(
+    ("times", "written"), [(0.0123, "0.0123"), (0.999, "0.99"), (1.0, "1.00"), (9.999, "9.99"), (12.39, "12.3")]
+)
 def test_a_ratio_is_never_rounded_up(times: float, written: str):
     assert tables.times_text(times) == written
 
