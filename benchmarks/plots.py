@@ -7,6 +7,7 @@ show; :func:`save` writes it. A cell that is empty is a gap in the picture. Need
 import importlib.util
 import io
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,9 +28,21 @@ _LOOKS = {
     CLONE: ("#777777", "x"),
 }
 _NAMES = {FUSED: "fused (fastgan)", EAGER: "eager torch", COMPILE: "torch.compile", VENDOR: "best vendor op"}
-_PARTS = {"fastgan": "#0072B2", "convolution": "#56B4E9", "matmul": "#009E73", "idle": "#DDDDDD"}
-_OTHER_PARTS = ("#E69F00", "#CC79A7", "#D55E00", "#F0E442", "#666666")
+# The kinds of benchmarks/breakdown.py, in the order in which they are stacked.
+_PARTS = {
+    "fastgan": "#0072B2",
+    "convolution": "#56B4E9",
+    "matrix product": "#009E73",
+    "normalisation": "#F0E442",
+    "compiled": "#444444",
+    "other": "#E69F00",
+    "optimizer": "#CC79A7",
+    "copies": "#D55E00",
+    "idle": "#DDDDDD",
+}
+_UNKNOWN_PART = "#999999"
 _MODES = {"cold": "device time, cold cache", "graph": "inside a CUDA graph", "wall": "wall time of an eager call"}
+_PART = r"([^=]+)=([0-9.e+-]+)(?: |$)"
 _WIDTH = 10.0  # inches; at 150 dots an inch twice the width of a README's column
 _FONT = 9
 
@@ -99,7 +112,7 @@ def share_against_size(
     grid[0, 0].yaxis.set_major_formatter("{x:.0%}")
     if of_copy:
         for axes in grid.flat:
-            _launch_floor(axes, limits, mode)
+            _launch_floor(axes, limits)
     against = "share of copy bandwidth" if of_copy else "share of a clone's speed"
     for axes in grid[:, 0]:
         axes.set_ylabel(against)
@@ -187,21 +200,21 @@ def steps(rows: Iterable[Row]) -> "Figure | None":
     bars = [(case, of_providers) for case, of_providers in bars if of_providers]
     if not bars:
         return None
-    names = list(dict.fromkeys(name for _, of in bars for parts in of.values() for name in parts))
-    names.sort(key=lambda name: list(_PARTS).index(name) if name in _PARTS else len(_PARTS) - 1.5)
-    others = [name for name in names if name not in _PARTS]
-    colours = _PARTS | {name: _OTHER_PARTS[i % len(_OTHER_PARTS)] for i, name in enumerate(others)}
+    found = {name for _, of_providers in bars for parts in of_providers.values() for name in parts}
+    *known, last = _PARTS
+    names = [name for name in (*known, *sorted(found - set(_PARTS)), last) if name in found]
 
     counts = [len(of_providers) for _, of_providers in bars]
     figure = _figure(_WIDTH, 0.9 + sum(0.75 + 0.3 * count for count in counts))
     panels = figure.subplots(len(bars), 1, squeeze=False, height_ratios=[0.8 + count for count in counts])[:, 0]
     for axes, (case, of_providers) in zip(panels, bars, strict=True):
-        order = sorted(of_providers, key=lambda name: (name != FUSED, name))
+        order = sorted(of_providers, key=lambda name: (not name.startswith(FUSED), name))
         totals = {provider: sum(of_providers[provider].values()) / 1e3 for provider in order}
         left = dict.fromkeys(order, 0.0)
         for name in names:
             widths = [of_providers[provider].get(name, 0.0) / 1e3 for provider in order]
-            axes.barh(order, widths, 0.75, left=list(left.values()), color=colours[name], label=name, edgecolor="white")
+            colour = _PARTS.get(name, _UNKNOWN_PART)
+            axes.barh(order, widths, 0.75, left=list(left.values()), color=colour, label=name, edgecolor="white")
             left = {provider: left[provider] + width for provider, width in zip(order, widths, strict=True)}
         for place, provider in enumerate(order):
             launches = case.figure(provider, "launches")
@@ -221,12 +234,11 @@ def parse_parts(row: Row) -> dict[str, float]:
     """``parts_us`` as microseconds by name; empty if it was not measured.
 
     Raises:
-        ValueError: for a cell that is not of the form "convolution=12.3 idle=3".
+        ValueError: for a cell that is not of the form "convolution=12.3 matrix product=3".
     """
-    try:
-        return {name: float(us) for part in row["parts_us"].split() for name, us in (part.split("="),)}
-    except ValueError:
-        raise ValueError(f"parts_us is {row['parts_us']!r}, expected NAME=MICROSECONDS ...") from None
+    if not re.fullmatch(rf"({_PART})*", row["parts_us"]):
+        raise ValueError(f"parts_us is {row['parts_us']!r}, expected NAME=MICROSECONDS ...")
+    return {name: float(us) for name, us in re.findall(_PART, row["parts_us"])}
 
 
 def _share(case: Measured, provider: str, mode: str, limits: tables.Limits) -> float:
@@ -248,8 +260,8 @@ def _full_share(limits: tables.Limits) -> str:
     return f"bandwidth floor: fastest copy, {limits.bandwidth / 1e12:.3g} TB/s"
 
 
-def _launch_floor(axes: "Axes", limits: tables.Limits, mode: str) -> None:
-    if (launch := limits.launch_us(mode)) is None:
+def _launch_floor(axes: "Axes", limits: tables.Limits) -> None:
+    if (launch := limits.launch_us) is None:
         return
     low, high = axes.get_xlim()
     sizes = [low * (high / low) ** (i / 200) for i in range(201)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import aims, plots, report, results, tables
-from benchmarks.tables import CLONE, COMPILE, EAGER, FUSED, Measured, Row
+from benchmarks.tables import CLONE, COMPILE, EAGER, FUSED, FUSED_COMPILE, Measured, Row
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 ROOT = Path(__file__).parents[1]
@@ -19,6 +19,7 @@ PICTURES = Path("docs/benchmarks")
 DRAW = "python -m benchmarks readme"
 
 _TIMES_FASTER = ("times faster than eager", "than torch.compile")
+_JUDGED_STEPS = ("wgan_gp_step", "r1_step")
 _LISTED = 12  # aims that were missed, before "and n more"
 
 
@@ -118,8 +119,8 @@ def _pictures(run: Run) -> dict[str, Callable[[], "plots.Figure | None"]]:
     shown: dict[str, Callable[[], plots.Figure | None]] = {}
     if of_ops := _largest(cases):
         shown["speedups"] = lambda: plots.speedups(of_ops, title="Largest key problem of each op")
-    if any(row["pass"] == "step" and row["parts_us"] for row in run.rows):
-        shown["steps"] = lambda: plots.steps(run.rows)
+    if of_steps := [row for row in run.rows if row["op"] in _JUDGED_STEPS and row["parts_us"]]:
+        shown["steps"] = lambda: plots.steps(of_steps)
     for op in dict.fromkeys(case.op for case in cases if case.bytes and case.us(FUSED, "cold")):
         kinds = tables.kinds(case for case in cases if case.op == op)[:1]
         shown[f"{op}-share"] = lambda op=op, kinds=kinds: plots.share_against_size(run.rows, op, kinds=kinds)
@@ -228,13 +229,23 @@ def _ops_table(cases: Sequence[Measured]) -> str:
 def _steps_table(cases: Sequence[Measured]) -> str:
     lines = []
     for case in cases:
-        if case.pass_ in ("step", "sample") and (us := case.us(FUSED, "wall")) is not None:
-            against = [case.speedup(name, "wall") for name in (EAGER, COMPILE)]
-            times = ["-" if v is None else tables.times_text(v) for v in against]
-            kind = tables.kind_name(case.kind)
-            lines.append([f"`{case.op}`", case.problem, kind, f"{us / 1e3:.3g}", *times])
-    head = ["whole step", "problem", "type", "ms, wall time", *_TIMES_FASTER]
-    return _table(head, lines) if lines else ""
+        if case.whole and case.us(FUSED, "wall") is not None:
+            us = [case.us(name, "wall") for name in (FUSED, FUSED_COMPILE, EAGER, COMPILE)]
+            times = [case.speedup(name, "wall") for name in (EAGER, COMPILE)]
+            lines.append(
+                [
+                    f"`{case.op}`",
+                    case.problem,
+                    case.dtype,
+                    case.pass_,
+                    *("-" if value is None else f"{value / 1e3:.3g}" for value in us),
+                    *("-" if value is None else tables.times_text(value) for value in times),
+                ]
+            )
+    if not lines:
+        return ""
+    head = ["whole step", "problem", "type", "pass", "fused", "fused, compiled", "eager", "torch.compile"]
+    return f"Whole steps, wall time in milliseconds.\n\n{_table([*head, *_TIMES_FASTER], lines)}"
 
 
 def _aims(run: Run) -> str:

@@ -22,11 +22,11 @@ th { vertical-align: bottom; white-space: normal; background: #f6f6f6; }
 img { max-width: 100%; margin: .7em 0; }
 """
 _HOW_TO_READ = (
-    "Times are medians in microseconds; quartiles are of the cold time. Cold: device time with the operands not in "
-    "cache; warm: they may be; graph: a call inside a replayed CUDA graph, cold; wall: an eager call as the host sees "
-    "it. Clone: speed as a share of a copy that moves the bytes of the floor, in the same rounds. The columns of the "
-    "other providers say how many times faster fused is; what is below 1 is red: there it is slower. A dash was not "
-    "measured."
+    "Times are medians in microseconds; quartiles are of the cold time, those of whole steps of the wall time. Cold: "
+    "device time with the operands not in cache; warm: they may be; graph: a call inside a replayed CUDA graph, cold; "
+    "wall: an eager call as the host sees it. Clone: speed as a share of a copy that moves the bytes of the floor, in "
+    "the same rounds. The columns of the other providers say how many times faster fused is; what is below 1 is red: "
+    "there it is slower. A dash was not measured."
 )
 
 
@@ -93,11 +93,13 @@ def pictures(rows: Sequence[Row]) -> "dict[str, plots.Figure]":
     cases = tables.measured(rows)
     common = set(tables.kinds(cases))
     keys = [case for case in tables.key_cases(cases) if case.kind in common]
-    figures = {"steps": plots.steps(rows)}
+    figures = {}
     for op in dict.fromkeys(case.op for case in cases):
-        figures[f"{file_name(op)}-share"] = plots.share_against_size(rows, op)
         of_op = [case for case in keys if case.op == op]
-        figures[f"{file_name(op)}-speedup"] = plots.speedups(of_op, title=op)
+        figures[f"{file_name(op)}-share"] = plots.share_against_size(rows, op)
+        for mode in dict.fromkeys(case.mode for case in of_op):
+            figures[f"{file_name(op)}-speedup"] = plots.speedups(of_op, title=op, mode=mode)
+        figures[f"{file_name(op)}-breakdown"] = plots.steps([row for row in rows if row["op"] == op])
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 

@@ -16,7 +16,8 @@ from benchmarks.results import IDENTITY
 if TYPE_CHECKING:
     from rich.table import Table
 
-FUSED, EAGER, COMPILE, VENDOR, CLONE, LIMIT = "fused", "eager", "compile", "vendor", "clone", "limit"
+FUSED, FUSED_COMPILE, EAGER, COMPILE = "fused", "fused_compile", "eager", "compile"
+VENDOR, CLONE, LIMIT = "vendor", "clone", "limit"
 PASSES = (*registry.PASSES, "step", "sample")
 GPUS = ("cuda", "rocm")
 # The types and layouts in which every provider is measured, in the order in which pictures show them.
@@ -25,7 +26,9 @@ KINDS = (("float32", "contiguous"), ("bfloat16", "contiguous"), ("bfloat16", "ch
 Row = Mapping[str, str]
 Kind = tuple[str, str]
 
-_TITLE = "fused: time, share of a clone's speed, times faster than each (cold cache; last: than eager in wall time)"
+_TITLE = (
+    "fused: time, share of a clone's speed, times faster (cold cache; whole steps, and than eager at last: wall time)"
+)
 _SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "contiguous": "nchw", "channels_last": "nhwc"}
 _SHORT_PASS = {"forward": "fwd", "backward": "bwd", "double_backward": "2nd bwd"}
 
@@ -50,6 +53,16 @@ class Measured:
     def bytes(self) -> float | None:
         """The floor: a property of the problem, the same in every row."""
         return next((number(row, "bytes") for row in self.providers.values()), None)
+
+    @property
+    def whole(self) -> bool:
+        """Whether this is a step or a part of a model, which has no floor, no clone, and no time with a cold cache."""
+        return self.bytes is None
+
+    @property
+    def mode(self) -> str:
+        """The mode in which providers are compared unless another one is asked for."""
+        return "wall" if self.whole else "cold"
 
     def figure(self, provider: str | None, column: str) -> float | None:
         return number(self.providers.get(provider or "", {}), column)
@@ -84,17 +97,17 @@ class Limits:
     products: Mapping[str, float]
     empty_us: Mapping[str, float]
 
-    def launch_us(self, mode: str) -> float | None:
-        """The least that one launch takes: in this mode, or else inside a CUDA graph."""
-        return self.empty_us.get(mode, self.empty_us.get("graph"))
+    @property
+    def launch_us(self) -> float | None:
+        """The least that one launch takes on the device: inside a CUDA graph, or where none was captured, in a row."""
+        return self.empty_us.get("graph", self.empty_us.get("warm"))
 
     def lines(self) -> list[str]:
         """One sentence a limit, for people."""
         said = [] if self.bandwidth is None else [f"fastest copy: {self.bandwidth / 1e9:,.0f} GB/s"]
         said += [f"matrix product, {name}: {rate / 1e12:,.1f} TFLOP/s" for name, rate in self.products.items()]
-        where = {"graph": "inside a CUDA graph", "wall": "wall time of an eager call", "cold": "between events"}
-        said += [f"empty kernel: {us:.2f} µs {where[mode]}" for mode, us in self.empty_us.items() if mode in where]
-        return said
+        where = {"warm": "of many in a row", "graph": "inside a CUDA graph", "wall": "wall time of an eager call"}
+        return said + [f"empty kernel: {us:.2f} µs {where[mode]}" for mode, us in self.empty_us.items()]
 
 
 def number(row: Row, column: str) -> float | None:
@@ -128,11 +141,11 @@ def limits(rows: Iterable[Row]) -> Limits:
         if row["problem"].startswith("copy"):
             copies.append(number(row, "gb_per_s"))
         elif row["problem"].startswith("matmul"):
-            name = row["dtype"] if row["provider"] == EAGER else row["provider"]
-            if (rate := ratio(number(row, "operations"), number(row, "cold_us_median"))) is not None:
+            name = "tf32" if row["problem"].endswith("tf32") else row["dtype"]
+            if (rate := ratio(number(row, "operations"), number(row, "warm_us_median"))) is not None:
                 products[name] = rate * 1e6
         elif row["problem"] == "empty_kernel":
-            empty = {mode: us for mode in ("cold", "graph", "wall") if (us := number(row, f"{mode}_us_median"))}
+            empty = {mode: us for mode in ("warm", "graph", "wall") if (us := number(row, f"{mode}_us_median"))}
     known = [rate for rate in copies if rate is not None]
     return Limits(max(known) * 1e9 if known else None, products, empty)
 
@@ -226,7 +239,7 @@ def columns(cases: Iterable[Measured], *, compact: bool) -> list[Column]:
             *head,
             *(Column(f"{mode} µs", _us(FUSED, mode), "us") for mode in ("cold", "graph", "wall")),
             Column("clone", _share("cold"), "share"),
-            *(Column(name, _speedup(name, "cold"), "times") for name in (EAGER, COMPILE, VENDOR)),
+            *(Column(name, _speedup(name), "times") for name in (EAGER, COMPILE, VENDOR)),
             Column("wall", _speedup(EAGER, "wall"), "times"),
         ]
     rivals = sorted({p for case in cases for p in case.providers} - {FUSED, CLONE}, key=_rank)
@@ -312,15 +325,15 @@ def _share(mode: str) -> Callable[[Measured], float | None]:
     return lambda case: case.share(FUSED, mode)
 
 
-def _speedup(provider: str, mode: str) -> Callable[[Measured], float | None]:
-    return lambda case: case.speedup(case.rival(provider, mode), mode)
+def _speedup(provider: str, mode: str | None = None) -> Callable[[Measured], float | None]:
+    return lambda case: case.speedup(case.rival(provider, mode or case.mode), mode or case.mode)
 
 
 def _quartiles(case: Measured) -> str | None:
-    low, high = (case.figure(FUSED, f"cold_us_{part}") for part in ("q1", "q3"))
+    low, high = (case.figure(FUSED, f"{case.mode}_us_{part}") for part in ("q1", "q3"))
     return None if low is None or high is None else f"{us_text(low)}-{us_text(high)}"
 
 
 def _rank(provider: str) -> tuple[int, str]:
-    order = (EAGER, COMPILE)
+    order = (EAGER, COMPILE, FUSED_COMPILE)
     return (order.index(provider) if provider in order else len(order)), provider
