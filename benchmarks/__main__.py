@@ -1,4 +1,4 @@
-"""python -m benchmarks: the evidence run, its rows into the repository's table, and the READMEs drawn from that."""
+"""python -m benchmarks: the evidence run, its rows in the table and the READMEs, and the comparison of two runs."""
 
 import time
 
@@ -8,7 +8,7 @@ import argparse  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from benchmarks import evidence, readme, results  # noqa: E402
+from benchmarks import compare, evidence, readme, results  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,6 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
     draw = commands.add_parser("readme", help="draw the results in the READMEs anew from benchmarks/results.csv")
     draw.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a file differs")
 
+    diff = commands.add_parser("compare", help="what moved beyond noise from run A to run B; 1 if something is slower")
+    diff.add_argument("a", metavar="A", type=Path, help="before: a results.csv, or a folder that holds one")
+    diff.add_argument("b", metavar="B", type=Path, help="after")
+
     given = parser.parse_args(arguments)
     try:
         if given.command == "evidence":
@@ -35,6 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
             found = readme.differences() if given.check else readme.write()
             print("\n".join(map(str, found)) or "nothing differs")
             return 1 if given.check and found else 0
+        if given.command == "compare":
+            comparison = compare.compare(given.a, given.b)
+            print(compare.report(comparison))
+            return comparison.exit_code
         print(f"{results.merge(given.csv)} rows appended to {results.REPOSITORY_CSV}")
     except (evidence.Refused, OSError, ValueError) as refusal:
         print(f"benchmarks: {refusal}", file=sys.stderr)
