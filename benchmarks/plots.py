@@ -64,11 +64,9 @@ def save(figure: "Figure", path: Path, *, description: str = "") -> None:
     Image.open(drawn).convert("RGB").quantize(256).save(path, optimize=True, pnginfo=about)
 
 
-def share_against_size(
-    rows: Iterable[Row], op: str, *, kinds: Sequence[Kind] | None = None, mode: str = "cold"
-) -> "Figure | None":
-    """How near each provider comes to the limit, against the bytes that must move: a row of panels for each type and
-    layout of ``kinds`` (default: :func:`benchmarks.tables.kinds`), a panel for each pass.
+def share_against_size(rows: Iterable[Row], op: str, *, kinds: Sequence[Kind] | None = None) -> "Figure | None":
+    """How near each provider comes to the limit with a cold cache, against the bytes that must move: a row of panels
+    for each type and layout of ``kinds`` (default: :func:`benchmarks.tables.kinds`), a panel for each pass.
 
     With the machine's limits among the rows, 100% is the fastest copy measured, and a curve shows the best share that
     a single launch leaves: at s bytes, (s / bandwidth) / max(s / bandwidth, launch). The clone, which obeys the same
@@ -93,7 +91,7 @@ def share_against_size(
                 1, color="black", linewidth=0.8, linestyle=":", label=_full_share(limits), gid="bandwidth_floor"
             )
             for layer, (provider, (colour, marker)) in enumerate(_LOOKS.items()):
-                shares = [_share(case, provider, mode, limits) for case in panel]
+                shares = [_share(case, provider, limits) for case in panel]
                 if (provider == CLONE and not of_copy) or all(map(math.isnan, shares)):
                     continue
                 label = "clone of the same bytes" if provider == CLONE else _NAMES[provider]
@@ -118,7 +116,7 @@ def share_against_size(
         axes.set_ylabel(against)
     for axes in grid[-1]:
         axes.set_xlabel("bytes that must move at least")
-    _finish(figure, grid.flat, f"{op}: share of the limit, {_MODES[mode]}", rows[0])
+    _finish(figure, grid.flat, f"{op}: share of the limit, {_MODES['cold']}", rows[0])
     return figure
 
 
@@ -241,12 +239,12 @@ def parse_parts(row: Row) -> dict[str, float]:
     return {name: float(us) for name, us in re.findall(_PART, row["parts_us"])}
 
 
-def _share(case: Measured, provider: str, mode: str, limits: tables.Limits) -> float:
-    provider = case.rival(provider, mode) or ""
+def _share(case: Measured, provider: str, limits: tables.Limits) -> float:
+    provider = case.rival(provider, "cold")
     if limits.bandwidth is None:
-        share = case.share(provider, mode)
+        share = case.share(provider, "cold")
     else:
-        share = tables.ratio(case.bytes / limits.bandwidth * 1e6, case.us(provider, mode))
+        share = tables.ratio(case.bytes / limits.bandwidth * 1e6, case.us(provider, "cold"))
     return math.nan if share is None else share
 
 

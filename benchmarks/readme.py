@@ -119,7 +119,9 @@ def _pictures(run: Run) -> dict[str, Callable[[], "plots.Figure | None"]]:
     shown: dict[str, Callable[[], plots.Figure | None]] = {}
     if of_ops := _largest(cases):
         shown["speedups"] = lambda: plots.speedups(of_ops, title="Largest key problem of each op")
-    if of_steps := [row for row in run.rows if row["op"] in _JUDGED_STEPS and row["parts_us"]]:
+    kind = tables.kinds(cases)[:1]
+    judged = [row for row in run.rows if row["op"] in _JUDGED_STEPS and (row["dtype"], row["layout"]) in kind]
+    if of_steps := [row for row in judged if row["parts_us"]]:
         shown["steps"] = lambda: plots.steps(of_steps)
     for op in dict.fromkeys(case.op for case in cases if case.bytes and case.us(FUSED, "cold")):
         kinds = tables.kinds(case for case in cases if case.op == op)[:1]
