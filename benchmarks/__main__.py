@@ -1,4 +1,4 @@
-"""python -m benchmarks: the evidence run, its rows in the table and the READMEs, and the comparison of two runs."""
+"""python -m benchmarks: the evidence run, its rows in the table and the READMEs, comparison of runs, predictions."""
 
 import time
 
@@ -31,6 +31,13 @@ def main(arguments: list[str] | None = None) -> int:
     diff.add_argument("a", metavar="A", type=Path, help="before: a results.csv, or a folder that holds one")
     diff.add_argument("b", metavar="B", type=Path, help="after")
 
+    predict = commands.add_parser("predict", help="what can be said of the kernels without a GPU")
+    predict.add_argument("ops", nargs="*", metavar="OP", help="names of ops (default: all)")
+    predict.add_argument("--chip", default="H200", help="name in benchmarks/chips.py (default: H200)")
+    predict.add_argument("--all", action="store_true", help="every size, type and layout, not only the key sizes")
+    predict.add_argument("--quick", action="store_true", help="no counted traffic: seconds instead of a minute")
+    predict.add_argument("--out", type=Path, help="CSV of predictions to write")
+
     given = parser.parse_args(arguments)
     try:
         if given.command == "evidence":
@@ -43,6 +50,11 @@ def main(arguments: list[str] | None = None) -> int:
             comparison = compare.compare(given.a, given.b)
             print(compare.report(comparison))
             return comparison.exit_code
+
+        if given.command == "predict":
+            from benchmarks import prediction  # with rich, which a run of evidence does without
+
+            return prediction.run(given.ops, given.chip, every=given.all, counted=not given.quick, out=given.out)
         print(f"{results.merge(given.csv)} rows appended to {results.REPOSITORY_CSV}")
     except (evidence.Refused, OSError, ValueError) as refusal:
         print(f"benchmarks: {refusal}", file=sys.stderr)

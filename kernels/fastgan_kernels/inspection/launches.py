@@ -21,6 +21,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from fastgan_kernels import backend
+from fastgan_kernels.inspection.operators import TorchOperators
 from fastgan_kernels.inspection.tables import tables_of_pointers
 
 TARGETS = {
@@ -103,6 +104,15 @@ class Launch:
         return {name: value for name, value in self.arguments.items() if isinstance(value, int)}
 
 
+@dataclass(frozen=True)
+class OperatorCall:
+    """What torch itself runs: an operator that moves bytes, with the tensors that it reads and writes."""
+
+    name: str
+    read: tuple[Tensor, ...]
+    written: tuple[Tensor, ...]
+
+
 class _StandInDriver:
     """What Triton asks of a driver before it compiles. The target is the device: kernels cache by device."""
 
@@ -127,16 +137,21 @@ def launches_of(problem: Callable[[], object], target: str) -> list[Launch]:
     Raises:
         RuntimeError: in a process where Triton is interpreted.
     """
-    if knobs.runtime.interpret:
-        raise RuntimeError("kernels cannot be compiled in a process with TRITON_INTERPRET=1: start one without it")
-    launches: list[Launch] = []
-    with _recording(target, launches):
+    with recorded(target) as activities:
         problem()
-    return launches
+    return [activity for activity in activities if isinstance(activity, Launch)]
 
 
 @contextmanager
-def _recording(target: str, launches: list[Launch]) -> Iterator[None]:
+def recorded(target: str) -> Iterator[list[Launch | OperatorCall]]:
+    """Writes down, in order, what the block would run on a GPU, where it calls ops on tensors of the meta device.
+
+    Raises:
+        RuntimeError: in a process where Triton is interpreted.
+    """
+    if knobs.runtime.interpret:
+        raise RuntimeError("kernels cannot be compiled in a process with TRITON_INTERPRET=1: start one without it")
+    activities: list[Launch | OperatorCall] = []
     seen: list[Specialization] = []
 
     def take_specialization(*, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
@@ -164,7 +179,7 @@ def _recording(target: str, launches: list[Launch]) -> Iterator[None]:
         specialization = seen.pop()
         arguments = {name: named[name] for name in specialization.runtime_arguments}
         pointed_to = {f"*{name}": behind(value) for name, value in arguments.items() if isinstance(value, Tensor)}
-        launches.append(
+        activities.append(
             Launch(
                 specialization,
                 tuple(grid(named) if callable(grid) else grid),
@@ -177,15 +192,18 @@ def _recording(target: str, launches: list[Launch]) -> Iterator[None]:
         # torch has no autocast for the meta device, and ops switch it off around what they compose.
         return torch_autocast("cpu" if device_type == "meta" else device_type, *args, **kwargs)
 
+    def note_operator(name: str, read: Sequence[Tensor], written: Sequence[Tensor]) -> None:
+        activities.append(OperatorCall(name, tuple(read), tuple(written)))
+
     driver_before, decide, torch_autocast = driver._active, backend._decide, torch.autocast
     driver.set_active(_StandInDriver(target))
     backend._decide = lambda *_: True
     JITFunction.run = run
     torch.autocast = autocast
     try:
-        with knobs.runtime.scope(), torch.enable_grad(), tables_of_pointers() as behind:
+        with knobs.runtime.scope(), torch.enable_grad(), tables_of_pointers() as behind, TorchOperators(note_operator):
             knobs.runtime.jit_cache_hook = take_specialization
-            yield
+            yield activities
     finally:
         torch.autocast = torch_autocast
         JITFunction.run = triton_run

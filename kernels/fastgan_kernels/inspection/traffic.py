@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from triton import knobs
 from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder
 
+from fastgan_kernels.inspection.operators import TorchOperators, extent, touched_bytes
 from fastgan_kernels.inspection.tables import tables_of_pointers
 
 SECTOR = 32
@@ -156,7 +155,7 @@ def count_traffic(per: Literal["access", "program"] = "access") -> Iterator[Traf
             setattr(owner, name, replacement)
         with tables_of_pointers() as behind:
             counter = _Counter(behind, per_program=per == "program")
-            with _TorchOperators(counter):
+            with TorchOperators(counter.torch_operator):
                 yield counter.traffic
     finally:
         for (owner, name), original in originals.items():
@@ -214,59 +213,17 @@ class _Counter:
         raise RuntimeError(f"{self.running.kernel} accesses memory outside any one of its tensors")
 
     def torch_operator(self, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        tensors = {f"input {i}": TensorTraffic(t, loaded=_touched(t)) for i, t in enumerate(inputs)}
-        tensors |= {f"output {i}": TensorTraffic(t, stored=_touched(t)) for i, t in enumerate(outputs)}
+        if self.running is not None:  # the interpreter's own housekeeping
+            return
+        tensors = {f"input {i}": TensorTraffic(t, loaded=touched_bytes(t)) for i, t in enumerate(inputs)}
+        tensors |= {f"output {i}": TensorTraffic(t, stored=touched_bytes(t)) for i, t in enumerate(outputs)}
         self.traffic.launches.append(LaunchTraffic(name, 0, tensors))
-
-
-class _TorchOperators(TorchDispatchMode):
-    """Tells the counter of every torch operator that moves bytes: not of views and allocations."""
-
-    def __init__(self, counter: _Counter) -> None:
-        super().__init__()
-        self._counter = counter
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if self._counter.running is not None:  # the interpreter's own housekeeping
-            return result
-        given, returned = _tensors((args, kwargs)), _tensors(result)
-        schema = func._schema
-        in_place = [
-            tensor
-            for argument, value in zip(schema.arguments, args, strict=False)
-            if argument.alias_info is not None and argument.alias_info.is_write
-            for tensor in _tensors(value)
-        ]
-        if in_place:
-            only_written = schema.name.split("::")[1] in _OVERWRITING
-            read = given[len(in_place) :] if only_written else given
-            self._counter.torch_operator(str(func), read, in_place)
-        elif returned and "empty" not in schema.name:
-            storages = {tensor.untyped_storage().data_ptr() for tensor in given}
-            if not any(tensor.untyped_storage().data_ptr() in storages for tensor in returned):
-                self._counter.torch_operator(str(func), given, returned)
-        return result
-
-
-_OVERWRITING = ("copy_", "fill_", "zero_", "normal_", "uniform_", "random_", "bernoulli_")
-"""Operators that write their first argument without reading it."""
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _extent(tensor: Tensor) -> tuple[int, int]:
     """First and one past the last address of a tensor."""
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
-
-
-def _touched(tensor: Tensor) -> int:
-    """Bytes of memory behind a tensor; an expanded one has less than it shows."""
-    start, end = _extent(tensor)
-    return min(tensor.nbytes, end - start) if tensor.numel() else 0
+    start, end = extent(tensor)
+    return tensor.data_ptr(), tensor.data_ptr() + end - start
 
 
 def _is_part(tensor: Tensor, whole: Tensor) -> bool:

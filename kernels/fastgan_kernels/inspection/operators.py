@@ -1,0 +1,78 @@
+"""What torch itself runs between the kernels (copies, casts, composed derivatives): its operators that move bytes."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+_OVERWRITING = ("copy_", "fill_", "zero_", "normal_", "uniform_", "random_", "bernoulli_")
+"""Operators that write their first argument without reading it."""
+
+_MADE_LIKE = ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like")
+"""Operators that read nothing: of their argument they take shape, type and layout."""
+
+
+class TorchOperators(TorchDispatchMode):
+    """Tells ``note`` of every torch operator that moves bytes: its name, what it reads and what it writes.
+
+    Views, allocations and operators on no elements are passed over. Works on the meta device too.
+    """
+
+    def __init__(self, note: Callable[[str, Sequence[Tensor], Sequence[Tensor]], None]) -> None:
+        super().__init__()
+        self._note = note
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given, returned = _tensors((args, kwargs)), _tensors(result)
+        schema = func._schema
+        name = schema.name.split("::")[1]
+        in_place = [
+            tensor
+            for argument, value in zip(schema.arguments, args, strict=False)
+            if argument.alias_info is not None and argument.alias_info.is_write
+            for tensor in _tensors(value)
+        ]
+        if in_place:
+            read, written = given[len(in_place) :] if name in _OVERWRITING else given, in_place
+        elif "empty" in name or name == "_efficientzerotensor" or _shares_memory(returned, given):
+            return result
+        else:
+            read, written = _read(name, given, args), returned
+        if any(tensor.numel() for tensor in written):
+            self._note(str(func), read, written)
+        return result
+
+
+def _read(name: str, given: Sequence[Tensor], args: Sequence[Any]) -> Sequence[Tensor]:
+    if name in _MADE_LIKE:
+        return []
+    if name == "convolution_backward":  # dy, x, window, and towards which of the last two
+        towards_x, towards_window, _ = args[-1]
+        return [given[0], *given[1:2][: bool(towards_window)], *given[2:3][: bool(towards_x)]]
+    return given
+
+
+def extent(tensor: Tensor) -> tuple[int, int]:
+    """First and one past the last byte of a tensor, from the start of its storage."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    start = tensor.storage_offset() * tensor.element_size()
+    return start, start + (last + 1) * tensor.element_size()
+
+
+def touched_bytes(tensor: Tensor) -> int:
+    """Bytes of memory behind a tensor; an expanded one has less than it shows."""
+    start, end = extent(tensor)
+    return min(tensor.nbytes, end - start) if tensor.numel() else 0
+
+
+def _shares_memory(returned: Sequence[Tensor], given: Sequence[Tensor]) -> bool:
+    # By the storage itself: on the meta device every address is 0.
+    storages = {tensor.untyped_storage()._cdata for tensor in given}
+    return any(tensor.untyped_storage()._cdata in storages for tensor in returned)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
