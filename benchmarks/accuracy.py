@@ -5,21 +5,22 @@ import math
 import torch
 from torch import Tensor
 
-from benchmarks.passes import Outputs
+
+SEPARATE_OPS = 4
+"""How often a provider made of separate torch ops rounds to its type: product, sum, activation, output."""
 
 
-def tolerance(dtype: torch.dtype, reduction: int) -> float:
+def tolerance(dtype: torch.dtype, reduction: int, roundings: int = SEPARATE_OPS) -> float:
     """The largest :func:`error` that rounding explains, for a pass whose longest sum has ``reduction`` terms.
 
-    Storage: a provider made of separate torch ops rounds up to four times (product, sum, activation, output), each by
-    at most eps / 2 of a value of the size of the result. Arithmetic in float32: a constant number of operations, and a
+    Storage: ``roundings``, each by at most eps / 2 of a value of the size of the result. Arithmetic in float32: a constant number of operations, and a
     sum of n terms of random sign, whose rounding errors grow like sqrt(n) even where they are added one by one.
     """
     single = torch.finfo(torch.float32).eps
-    return 2 * torch.finfo(dtype).eps + (8 + math.sqrt(reduction)) * single
+    return roundings / 2 * torch.finfo(dtype).eps + (8 + math.sqrt(reduction)) * single
 
 
-def error(outputs: Outputs, expected: Outputs) -> float:
+def error(outputs: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
     """The largest error of any output: in norm, relative to its norm, and per element, relative to twice its maximum.
 
     The norm sees a small error everywhere, the maximum a single wrong element. NaN where anything is NaN.

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from benchmarks.accuracy import SEPARATE_OPS
 from benchmarks.results import Row
 
 Pass = Literal["forward", "backward", "double_backward"]
@@ -26,7 +27,8 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 # What discriminators and generators are trained in most: these types and layouts come first, and torch.compile is
 # measured on them (a compilation costs seconds, a measurement less than one).
 _COMMON = {("float32", "contiguous"), ("bfloat16", "contiguous"), ("bfloat16", "channels_last")}
-_TOY = {True: {("float32", "contiguous"), ("bfloat16", "channels_last")}, False: {("float32", "contiguous")}}
+# At toy size, of key problems and of the others: Triton's interpreter is slow.
+_TOY = {True: ("float32", "contiguous"), False: ("bfloat16", "channels_last")}
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Op:
         reference: plain torch, differentiable twice: the oracle (in float64), the eager baseline, what is compiled.
         fused: the op under test.
         vendors: what torch has that computes the same, by name.
+        vendor_roundings: how often they round to their type on the way, if more often than ``accuracy`` takes for
+            granted; all others are held to that.
         edges: shapes for a memory checker, the smallest first: less than a tile; odd rows over several tiles; rows of
             more than 64K elements.
         work: from a problem's shape and a pass to its :class:`Work`.
@@ -91,6 +95,7 @@ class Op:
     constants: tuple[int, ...] = ()
     arrange: Callable[[tuple[Tensor, ...]], Sequence[Tensor]] = lambda operands: operands
     vendors: Mapping[str, Function] = field(default_factory=dict)
+    vendor_roundings: int = SEPARATE_OPS
     edges: tuple[Shape, ...] = ((3, 5, 3, 3), (2, 3, 65, 67), (1, 2, 259, 257))
 
 
@@ -148,7 +153,7 @@ class Case:
 def cases(ops: Iterable[Op], *, toy: bool = False) -> list[Case]:
     """All cases, those first whose loss would hurt most; the ops take turns, so that a cut spares none of them.
 
-    At toy size most types and layouts are left out: Triton's interpreter is slow.
+    At toy size a problem comes in one type and layout.
     """
     listed = []
     for op in ops:
@@ -161,7 +166,7 @@ def cases(ops: Iterable[Op], *, toy: bool = False) -> list[Case]:
             for pass_ in op.passes
         ]
         if toy:
-            in_turn = [case for case in in_turn if (case.dtype_name, case.layout) in _TOY[case.problem.key]]
+            in_turn = [case for case in in_turn if (case.dtype_name, case.layout) == _TOY[case.problem.key]]
         # Turns are counted in each rank: ops need not have equally many problems in it.
         for rank in sorted({case.rank for case in in_turn}):
             of_rank = (case for case in in_turn if case.rank == rank)

@@ -57,6 +57,8 @@ OP = Op(
     reference=_reference,
     fused=_fused,
     vendors={"three_ops": _three_ops, "in_its_type": _in_its_type},
+    # Forward: product, two sums, activation, normalisation; backward as many again, with four sums more.
+    vendor_roundings=14,
     work=_work,
     # Penalties do not differentiate through the generator: its second order is composed, and not measured.
     passes=("forward", "backward"),

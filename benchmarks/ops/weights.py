@@ -18,10 +18,8 @@ PROBLEMS = (
     Problem("dcgan64_d", (3, 128, 256, 512, 1024), "DCGAN 64 discriminator, spectrally normalised", key=True),
     Problem("sngan28_d_small", (1, 16, 32, 64, 128), "SNGAN discriminator of a quarter of the width"),
 )
-TOY_PROBLEMS = (
-    Problem("toy_4", (1, 2, 4, 2, 4), "none: a size for a CPU", key=True),
-    Problem("toy_odd", (3, 1, 3, 2, 5), "none: a size for a CPU"),
-)
+# One only: with its loops over weights this takes Triton's interpreter seconds.
+TOY_PROBLEMS = (Problem("toy_4", (1, 2, 4, 2, 4), "none: a size for a CPU", key=True),)
 
 EDGES = ((3, 1, 3, 2, 5), (3, 17, 33, 65, 130))
 

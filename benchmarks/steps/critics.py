@@ -95,7 +95,7 @@ R1 = Step(
         Problem("stylegan_d_64", (16, 3, 64, 256), "StyleGAN discriminator at 64 px, sixteen samples", key=True),
         Problem("stylegan_d_256", (8, 3, 256, 64), "StyleGAN discriminator at 256 px, eight samples", key=True),
     ),
-    toy_problems=(Problem("toy_stylegan_d", (4, 1, 8, 2), "none: a size for a CPU", key=True),),
+    toy_problems=(Problem("toy_stylegan_d", (2, 1, 8, 1), "none: a size for a CPU", key=True),),
     providers=_providers(
         _r1, _plain_r1, {"stylegan_d_64": stylegan, "stylegan_d_256": stylegan, "toy_stylegan_d": stylegan}
     ),

@@ -81,7 +81,7 @@ def _step(pass_: str, form: Callable[..., Callable[[Setting], Call]]) -> Step:
         name="spectral_norms",
         pass_=pass_,
         problems=PROBLEMS,
-        toy_problems=TOY_PROBLEMS[:1],
+        toy_problems=TOY_PROBLEMS,
         providers={
             "fused": form(spectral_norm_),
             "eager": form(_normalise_with_torch),

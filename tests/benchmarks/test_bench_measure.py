@@ -16,6 +16,7 @@ from fastgan_kernels import reference
 
 _BIAS_ACT = OPS[0]
 _TOY = {case.key: case for case in cases(OPS, toy=True)}
+_ODD = _TOY["bias_act/toy_odd/bfloat16/channels_last/forward"]
 
 
 def _with_fused(case: Case, fused) -> Case:
@@ -64,7 +65,7 @@ def _raises(x: Tensor, bias: Tensor) -> Tensor:
     ],
 )
 def test_a_wrong_provider_is_reported_and_not_timed(fused, pass_: str, kind: str, dtype: str):
-    odd = replace(_TOY[f"bias_act/toy_odd/float32/contiguous/{pass_}"], dtype_name=dtype)
+    odd = replace(_ODD, dtype_name=dtype, pass_=pass_)
     case = _with_fused(odd, fused)
     rows, refusals = measure(case, CpuDevice(), TOY)
     assert [(refusal.provider, refusal.kind) for refusal in refusals] == [("fused", kind)]
@@ -164,7 +165,7 @@ def test_a_timed_call_with_a_cold_cache_finds_operands_that_nobody_has_touched_f
         return call
 
     op = replace(_BIAS_ACT, vendors={}, fused=recording(reference.bias_act), reference=recording(reference.bias_act))
-    case = replace(_TOY["bias_act/toy_odd/float32/contiguous/forward"], op=op)
+    case = replace(_ODD, dtype_name="float32", layout="contiguous", op=op)
     rounds = 20
     measure(case, device, replace(TOY, rounds=rounds, seconds=60))
     cold = device.read[: 3 * rounds]  # by the two providers and the clone
@@ -177,7 +178,7 @@ def test_a_timed_call_with_a_cold_cache_finds_operands_that_nobody_has_touched_f
 
 def test_a_replayed_graph_is_charged_per_call_and_compared_with_the_clones():
     device = _RecordingDevice()
-    rows, _ = measure(_TOY["bias_act/toy_odd/float32/contiguous/backward"], device, TOY)
+    rows, _ = measure(replace(_ODD, dtype_name="float32", pass_="backward"), device, TOY)
     for row in rows:
         assert float(row["graph_us_median"]) == pytest.approx(1e6 / device.captured, rel=1e-3)
         assert float(row["cold_us_median"]) == 1e6
