@@ -18,7 +18,6 @@ from benchmarks.devices import CpuDevice
 from benchmarks.measure import Effort, measure
 from benchmarks.ops import OPS
 from benchmarks.registry import Case, cases
-from fastgan_kernels import use_backend
 
 _IDENTITY = {
     "date": "2000-01-01T00:00:00+00:00",
@@ -275,24 +274,25 @@ def test_bad_input_is_refused_in_a_sentence(tmp_path: Path, capsys: pytest.Captu
 
 _TOY = {case.key: case for case in cases(OPS, toy=True)}
 _MEASURED = [_TOY[f"bias_act/toy_4/float32/contiguous/{pass_}"] for pass_ in ("forward", "backward")]
-_EFFORT = Effort(rounds=9, seconds=60.0, wall_calls=2, compile_backend="eager")
+_EFFORT = Effort(rounds=15, seconds=60.0, wall_calls=2, compile_backend="eager")
 
 
 def _measured(path: Path, commit: str, listed: list[Case]) -> Path:
-    with use_backend("triton"):
-        for case in listed:
-            rows, refusals = measure(case, CpuDevice(), _EFFORT)
-            assert not refusals
-            identity = {**_IDENTITY, "device": "cpu", "commit": commit}
-            results.append(path, [{**identity, **row} for row in rows])
+    for case in listed:
+        rows, refusals = measure(case, CpuDevice(), _EFFORT)
+        assert not refusals
+        identity = {**_IDENTITY, "device": "cpu", "commit": commit}
+        results.append(path, [{**identity, **row} for row in rows])
     return path
 
 
 def test_measured_here_the_slowed_op_is_flagged_and_the_same_op_is_not(tmp_path: Path):
-    forward, backward = _MEASURED
+    # The reference in the place of the fused op: a call of the interpreter lasts for milliseconds, in which it depends
+    # on what else runs here.
+    forward, backward = (replace(case, op=replace(case.op, fused=case.op.reference)) for case in _MEASURED)
 
     def slow(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        time.sleep(0.1)
+        time.sleep(0.02)
         return forward.op.fused(x, bias)
 
     slowed = replace(forward, op=replace(forward.op, fused=slow))
@@ -302,8 +302,8 @@ def test_measured_here_the_slowed_op_is_flagged_and_the_same_op_is_not(tmp_path:
     assert again.judged == 2 * 3  # no graphs on a CPU
 
     told = compare(a, _measured(tmp_path / "b.csv", "b", [slowed, backward]))
-    assert [(move.case, move.mode) for move in told.slower] == [(forward.key, mode) for mode in ("cold", "wall")] or [
-        (move.case, move.mode) for move in told.slower
-    ] == [(forward.key, mode) for mode in ("wall", "cold")], report(told)
+    assert {(move.case, move.mode) for move in told.slower} == {(forward.key, "cold"), (forward.key, "wall")}, report(
+        told
+    )
     assert told.exit_code == 1
     assert "MEASURED ON A CPU" in report(told)
