@@ -5,7 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-
 SEPARATE_OPS = 4
 """How often a provider made of separate torch ops rounds to its type: product, sum, activation, output."""
 
@@ -13,8 +12,9 @@ SEPARATE_OPS = 4
 def tolerance(dtype: torch.dtype, reduction: int, roundings: int = SEPARATE_OPS) -> float:
     """The largest :func:`error` that rounding explains, for a pass whose longest sum has ``reduction`` terms.
 
-    Storage: ``roundings``, each by at most eps / 2 of a value of the size of the result. Arithmetic in float32: a constant number of operations, and a
-    sum of n terms of random sign, whose rounding errors grow like sqrt(n) even where they are added one by one.
+    Storage: ``roundings``, each by at most eps / 2 of a value of the size of the result. Arithmetic in float32: a
+    constant number of operations, and a sum of n terms of random sign, whose rounding errors grow like sqrt(n) even
+    where they are added one by one.
     """
     single = torch.finfo(torch.float32).eps
     return roundings / 2 * torch.finfo(dtype).eps + (8 + math.sqrt(reduction)) * single

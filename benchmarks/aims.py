@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from benchmarks.measure import CLONE
 from benchmarks.registry import key_of
 from benchmarks.results import Row
 
@@ -49,7 +48,7 @@ def _judge(case: str, providers: dict[str, Row]) -> Iterator[Verdict]:
     fused = providers.get("fused")
     if fused is None:
         return
-    if CLONE in providers and (share := _share_wanted(fused)) is not None:
+    if fused["share_of_clone_cold"] and (share := _share_wanted(fused)) is not None:
         measured = float(str(fused["share_of_clone_cold"]))
         yield Verdict("share of a clone, cold cache", case, measured, share, measured >= share)
     for name in ("eager", "compile"):
@@ -57,10 +56,11 @@ def _judge(case: str, providers: dict[str, Row]) -> Iterator[Verdict]:
             continue
         if _has(fused, "graph") and _has(other, "graph"):
             yield _not_slower(f"times as fast as {name} in a CUDA graph", case, fused, other, "graph")
-        if name == "eager" and _is_device_bound(other):
+        if name == "eager" and _is_device_bound(other) and _has(fused, "wall"):
             yield _not_slower("times as fast as eager in wall time", case, fused, other, "wall")
-    if (wanted := _SPEED_UPS.get(str(fused["op"]))) and "eager" in providers:
-        ratio = _median(providers["eager"], "wall") / _median(fused, "wall")
+    wanted, eager = _SPEED_UPS.get(str(fused["op"])), providers.get("eager")
+    if wanted and eager and _has(fused, "wall") and _has(eager, "wall"):
+        ratio = _median(eager, "wall") / _median(fused, "wall")
         yield Verdict("times as fast as eager in wall time", case, ratio, wanted, ratio >= wanted)
 
 

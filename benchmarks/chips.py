@@ -43,8 +43,9 @@ class Chip:
             known += f"), of which a copy reaches {self.copy_share:.0%} ({self.copy_source})"
         return (
             f"Assumed of {self.name}: {known}; each launch, inside a CUDA graph, takes {self.launch_seconds * 1e6:g} us"
-            " or more (an assumption, not measured) and moves each tensor it is given once; caches are cold, and what"
-            f" an earlier launch of the call left in {self.cache_bytes // _MB} MB of cache is free. Nothing was timed."
+            " or more (an assumption, not measured), computes for free and moves each tensor it is given once; caches"
+            f" are cold, and what an earlier launch of the call left in {self.cache_bytes // _MB} MB of cache is free."
+            " Nothing was timed."
         )
 
 

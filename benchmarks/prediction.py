@@ -212,20 +212,30 @@ def run(names: Sequence[str], chip: str, *, every: bool, counted: bool, out: Pat
         0.
 
     Raises:
-        ValueError: for an op or a chip that is not known; see also :func:`prediction_rows` and :func:`write`.
+        ValueError: for an op that is not known; see also :func:`tell`.
     """
     known = {op.name: op for op in OPS}
-    for kind, given, choices in (("op", names, known), ("chip", [chip], CHIPS)):
-        if unknown := [name for name in given if name not in choices]:
-            raise ValueError(f"no {kind} is called {unknown[0]!r}, expected one of {', '.join(choices)}")
-    if out is not None:
-        check_output(out)
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"no op is called {unknown[0]!r}, expected one of {', '.join(known)}")
     chosen = cases(known[name] for name in (names or known))
     chosen.sort(key=lambda case: list(known).index(case.op.name))
     if not every:
         chosen = [c for c in chosen if c.problem.key and (c.dtype_name, c.layout) == ("float32", "contiguous")]
-    rows = prediction_rows(chosen, CHIPS[chip], counted=counted)
     console = Console(width=None if sys.stdout.isatty() else 120)
+    return tell(chosen, chip, counted=counted, out=out, console=console)
+
+
+def tell(chosen: Sequence[Case], chip: str, *, counted: bool, out: Path | None, console: Console) -> int:
+    """Prints the tables of :func:`prediction_rows`, and writes the rows to ``out``; returns 0.
+
+    Raises:
+        ValueError: for a chip that is not known; see also :func:`prediction_rows` and :func:`write`.
+    """
+    if chip not in CHIPS:
+        raise ValueError(f"no chip is called {chip!r}, expected one of {', '.join(CHIPS)}")
+    if out is not None:
+        check_output(out)
+    rows = prediction_rows(chosen, CHIPS[chip], counted=counted)
     for table in render(rows):
         console.print(table)
     if out is not None:
