@@ -6,15 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import results, worker
+from benchmarks import results, tables, worker
 from benchmarks.aims import judge
-from benchmarks.limits import OP as LIMIT
-from benchmarks.measure import CLONE
-from benchmarks.registry import PASSES, Case, key_of
-from benchmarks.steps.step import StepCase
+from benchmarks.registry import key_of
 from benchmarks.suite import AnyCase, suite
 
-_SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "contiguous": "nchw", "channels_last": "nhwc"}
 MEMORY_ERRORS = 9  # the exit code that compute-sanitizer is told to end with where it found something
 _LISTED = 25  # lines of failures before "and n more"
 
@@ -49,86 +45,18 @@ def summarise(out: Path) -> Summary:
     identity = run["identity"]
     title = " ".join(f"{name} {identity[name]}" for name in results.IDENTITY if identity[name])
     head = [f"evidence: {title}"]
-    if toy:
-        head.append("TOY SIZE ON A CPU: this proves that the run works, and nothing about speed")
-    tail = [*_limits(rows), *_steps(listed, by_case), *_aims(rows, toy=toy), tests, sanitizer, *refused]
+    tail = [*_aims(rows, toy=toy), tests, sanitizer, *refused]
     tail.append(f"benchmark: {len(listed) - len(missing)} of {len(listed)} cases finished")
     if missing:
         tail.append(f"missing: {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}")
     tail.append("FAULTS: " + "; ".join(faults) if faults else "no faults")
-    of_ops = [case for case in listed if isinstance(case, Case)]
-    full = "\n".join([*head, *_table(of_ops, by_case), *tail]) + "\n"
-    common = [case for case in of_ops if case.rank < 2]
-    return Summary(full, "\n".join([*head, *_table(common, by_case), *tail]) + "\n", faults)
-
-
-def _table(listed: list[Case], by_case: dict[str, dict[str, dict[str, str]]]) -> list[str]:
-    """A line for each problem, type and layout: for each pass the figures of :func:`_cells`."""
-    lines: dict[str, dict[str, str]] = {}
-    for case in listed:
-        if (rows := by_case.get(case.key)) is not None:
-            name = f"{case.op.name} {case.problem.name} {_SHORT[case.dtype_name]} {_SHORT[case.layout]}"
-            lines.setdefault(name, {})[case.pass_] = _cells(rows)
-    if not lines:
-        return ["no case was measured"]
-    width = max(map(len, lines))
-    blank = _columns("-", "-", "-", "-")
-    return [
-        "fused: share of a clone's speed, times faster than eager and torch.compile (cold cache), than eager (wall)",
-        " " * width + "".join(f" | {pass_.replace('_', ' '):<23}" for pass_ in PASSES),
-        " " * width + f" | {_columns('clone', 'eager', 'compl', 'wall')}" * len(PASSES),
-        *(
-            f"{name:<{width}}" + "".join(f" | {cells.get(pass_, blank)}" for pass_ in PASSES)
-            for name, cells in lines.items()
-        ),
-    ]
-
-
-def _cells(rows: dict[str, dict[str, str]]) -> str:
-    fused = rows.get("fused")
-    if fused is None:
-        return _columns("none", "", "", "")
-
-    def times(provider: str, column: str) -> str:
-        return f"{float(rows[provider][column]) / float(fused[column]):.2f}" if provider in rows else "-"
-
-    return _columns(
-        f"{float(fused['share_of_clone_cold']):.0%}" if CLONE in rows else "-",
-        times("eager", "cold_us_median"),
-        times("compile", "cold_us_median"),
-        times("eager", "wall_us_median"),
+    # On the screen the rarer types and layouts are left out.
+    common = {case.key for case in listed if case.rank < 2}
+    full, short = (
+        "\n".join([*head, *tables.text(shown), *tail]) + "\n"
+        for shown in (rows, [row for row in rows if key_of(row) in common])
     )
-
-
-def _limits(rows: list[dict[str, str]]) -> list[str]:
-    said = []
-    for row in rows:
-        if row["op"] != LIMIT:
-            continue
-        if row["bytes"]:
-            said.append(f"{row['problem']} {row['gb_per_s']} GB/s")
-        elif row["operations"]:
-            rate = float(row["operations"]) / float(row["warm_us_median"]) / 1e6
-            said.append(f"{row['problem']} {_SHORT[row['dtype']]} {rate:.1f} TFLOP/s")
-        else:
-            launch = row["graph_us_median"] or row["warm_us_median"]
-            said.append(f"{row['problem']} {launch} us, {row['wall_us_median']} us a call")
-    return ["limits measured: " + ", ".join(said)] if said else []
-
-
-def _steps(listed: Sequence[AnyCase], by_case: dict[str, dict[str, dict[str, str]]]) -> list[str]:
-    """A line for each step: what a call takes in wall time and, of a replayed graph, on the device; its launches."""
-    lines = []
-    for case in listed:
-        if isinstance(case, StepCase) and (rows := by_case.get(case.key)) is not None:
-            said = [
-                f"{name} {row['wall_us_median']} us"
-                + (f", in a graph {row['graph_us_median']} us" if row["graph_us_median"] else "")
-                + (f", {row['launches']} launches" if row["launches"] else "")
-                for name, row in rows.items()
-            ]
-            lines.append(f"{case.key}: {'; '.join(said)}")
-    return lines
+    return Summary(full, short, faults)
 
 
 def _aims(rows: list[dict[str, str]], *, toy: bool) -> list[str]:
@@ -141,10 +69,6 @@ def _aims(rows: list[dict[str, str]], *, toy: bool) -> list[str]:
     if len(lines) > _LISTED:
         lines[_LISTED:] = [f"and {len(lines) - _LISTED} more"]
     return lines
-
-
-def _columns(*cells: str) -> str:
-    return " ".join(f"{cell:>5}" for cell in cells)
 
 
 def _refused(
