@@ -26,6 +26,7 @@ from benchmarks.suite import AnyCase, measure_any, suite
 from fastgan_kernels import use_backend
 
 _COLUMNS = {"op": "op", "problem": "problem", "dtype": "dtype", "layout": "layout", "pass": "pass"}
+_FEW = 5  # values that are all told to who gives another
 _QUICK = ("float32", "contiguous"), ("bfloat16", "contiguous")
 
 
@@ -187,6 +188,7 @@ def _split(listed: Iterable[AnyCase]) -> tuple[list[AnyCase], list[AnyCase]]:
 
 
 def _hint(value: str, known: Sequence[str]) -> str:
-    if nearest := difflib.get_close_matches(value, known, n=1):
+    nearest = difflib.get_close_matches(value, known, n=1)
+    if nearest and len(known) > _FEW:
         return f"; did you mean {nearest[0]!r}?"
     return f", expected one of {', '.join(known)}"

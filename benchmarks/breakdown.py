@@ -19,9 +19,9 @@ _CALLS = 3
 
 # The first that matches a kernel's (or on a CPU an operator's) name in lower case.
 _KINDS = {
+    "normalisation": r"batch_?norm|\bbn_|instance_?norm|layer_?norm",
     "convolution": r"conv|cudnn|wgrad|dgrad|fprop|winograd|nchwtonhwc|nhwctonchw|im2col|col2im",
     "matrix product": r"gemm|gemv|cublas|cutlass|matmul|addmm|::mm|::mv|::bmm|xmma|cijk|splitk",
-    "normalisation": r"batch_?norm|bn_|instance_?norm|layer_?norm",
     "optimizer": r"multi_tensor|adam",
     "copies": r"memcpy|memset|copy_|fill_|zero_",
     "compiled": r"^triton_",
