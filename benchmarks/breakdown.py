@@ -2,12 +2,14 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 
 from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 from triton.runtime.jit import KernelInterface
 
@@ -46,12 +48,18 @@ def breakdown(call: Call, device: CpuDevice | CudaDevice) -> Breakdown:
         for _ in range(calls):
             call()
         device.synchronize()
+    return summed(profiler.events(), calls, on_gpu=on_gpu)
+
+
+def summed(events: Iterable[FunctionEvent], calls: int, *, on_gpu: bool) -> Breakdown:
+    """The kernels and copies (on a CPU the operators) among the profiler's ``events`` of some calls."""
     seconds: dict[str, float] = defaultdict(float)
     launches = 0
-    for event in profiler.events():
-        if on_gpu != (event.device_type == DeviceType.CUDA):
+    for event in events:
+        # The time of an annotated range, such as an optimizer's step, is that of the kernels in it once more.
+        if on_gpu != (event.device_type == DeviceType.CUDA) or event.is_user_annotation:
             continue
-        microseconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        microseconds = event.time_range.elapsed_us() if on_gpu else event.self_cpu_time_total
         seconds[kind_of(event.name)] += microseconds / 1e6 / calls
         launches += 1
     ordered = dict(sorted(seconds.items(), key=lambda item: -item[1]))

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
 
-from benchmarks.breakdown import kind_of
+from benchmarks.breakdown import kind_of, summed
 from benchmarks.devices import CpuDevice
 from benchmarks.limits import OP as LIMIT
 from benchmarks.measure import TOY
@@ -113,6 +115,24 @@ def test_errors_are_in_norm_and_what_cancels_counts_for_little():
 )
 def test_kernels_are_told_apart_by_their_names(kernel: str, kind: str):
     assert kind_of(kernel) == kind
+
+
+def test_kernels_are_summed_by_kind_and_what_holds_them_is_not_counted_again():
+    def event(name: str, start: int, end: int, device: DeviceType = DeviceType.CUDA, **rest: bool) -> FunctionEvent:
+        return FunctionEvent(0, name, 0, start, end, device_type=device, use_device="cuda", **rest)
+
+    of_a_call = [
+        event("aten::add", 0, 90, DeviceType.CPU),
+        event("vectorized_elementwise_kernel", 10, 14),
+        event("_derivative_kernel", 20, 22),
+        event("_derivative_kernel", 30, 34),
+        event("Memcpy DtoD (Device -> Device)", 40, 41),
+        event("Optimizer.step#Adam.step", 0, 60, is_user_annotation=True),
+    ]
+    found = summed(of_a_call * 3, 3, on_gpu=True)
+    assert list(found.seconds) == ["fastgan", "other", "copies"]
+    assert list(found.seconds.values()) == pytest.approx([6e-6, 4e-6, 1e-6])
+    assert found.launches == 4
 
 
 def test_parts_are_read_back_as_they_were_written():
