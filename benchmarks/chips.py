@@ -14,6 +14,7 @@ class Chip:
         name: what ``--chip`` calls it.
         target: the kernels' compilation target (``fastgan_kernels.inspection.launches.TARGETS``).
         bandwidth: of its memory, bytes a second, by ``bandwidth_source``.
+        arithmetic: float32 operations a second outside matrix units, by the same datasheet.
         cache_bytes: the cache that all of the chip shares.
         copy_share: the share of ``bandwidth`` that a copy reaches, reads and writes counted, by ``copy_source``;
             ``None`` where it is not known: then ``bandwidth`` itself is taken, which no copy reaches.
@@ -24,6 +25,7 @@ class Chip:
     target: str
     bandwidth: float
     bandwidth_source: str
+    arithmetic: float
     cache_bytes: int
     copy_share: float | None = None
     copy_source: str = ""
@@ -43,9 +45,9 @@ class Chip:
             known += f"), of which a copy reaches {self.copy_share:.0%} ({self.copy_source})"
         return (
             f"Assumed of {self.name}: {known}; each launch, inside a CUDA graph, takes {self.launch_seconds * 1e6:g} us"
-            " or more (an assumption, not measured), computes for free and moves each tensor it is given once; caches"
-            f" are cold, and what an earlier launch of the call left in {self.cache_bytes // _MB} MB of cache is free."
-            " Nothing was timed."
+            " or more (an assumption, not measured) and moves each tensor it is given once; caches are cold, and what"
+            f" an earlier launch of the call left in {self.cache_bytes // _MB} MB of cache is free; a call takes at"
+            f" least its operations at the datasheet's {self.arithmetic / 1e12:g} TFLOP/s. Nothing was timed."
         )
 
 
@@ -54,10 +56,10 @@ _COPY = "a device-to-device copy of about {} TB/s, noted in this project's devel
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("A100", "sm_80", 2.039e12, "NVIDIA A100 80GB SXM datasheet", 40 * _MB),
-        Chip("H100", "sm_90", 3.35e12, "NVIDIA H100 SXM datasheet", 50 * _MB, 3.0 / 3.35, _COPY.format("3.0")),
-        Chip("H200", "sm_90", 4.8e12, "NVIDIA H200 SXM datasheet", 50 * _MB, 4.3 / 4.8, _COPY.format("4.3")),
+        Chip("A100", "sm_80", 2.039e12, "NVIDIA A100 80GB SXM datasheet", 19.5e12, 40 * _MB),
+        Chip("H100", "sm_90", 3.35e12, "NVIDIA H100 SXM datasheet", 67e12, 50 * _MB, 3.0 / 3.35, _COPY.format("3.0")),
+        Chip("H200", "sm_90", 4.8e12, "NVIDIA H200 SXM datasheet", 67e12, 50 * _MB, 4.3 / 4.8, _COPY.format("4.3")),
         # The cache behind the L2s of its dies: the Infinity Cache.
-        Chip("MI300X", "gfx942", 5.3e12, "AMD Instinct MI300X datasheet", 256 * _MB),
+        Chip("MI300X", "gfx942", 5.3e12, "AMD Instinct MI300X datasheet", 163.4e12, 256 * _MB),
     )
 }

@@ -157,8 +157,10 @@ def activities(function: Callable[..., object], case: Case, target: str) -> list
     ]
 
 
-def predicted_seconds(launches: Iterable[Activity], chip: Chip) -> float:
+def predicted_seconds(launches: Iterable[Activity], chip: Chip, operations: int = 0) -> float:
     """The sum over ``launches`` of what each takes: its bytes at a copy's bandwidth, or a launch if that is longer.
+
+    ``operations`` of the whole call take at least what the chip needs for them at its best.
 
     The first launch finds nothing in the cache. What an earlier one was given costs nothing where all that was given
     since fits with it: the next launch finds the intermediate results of small problems there.
@@ -169,7 +171,7 @@ def predicted_seconds(launches: Iterable[Activity], chip: Chip) -> float:
         missed = sum(span.bytes for span in launch.spans if not _is_cached(span, recent, chip.cache_bytes))
         recent += launch.spans
         seconds += max(chip.launch_seconds, missed / chip.copy_bandwidth)
-    return seconds
+    return max(seconds, operations / chip.arithmetic)
 
 
 def write(rows: Iterable[Row], path: Path) -> None:
@@ -291,7 +293,8 @@ def _predicted(case: Case, chip: Chip) -> dict[str, object]:
         "layout": case.layout,
         "pass_": case.pass_,
         "bytes": case.bytes,
-        "predicted_floor_us": max(chip.launch_seconds, case.bytes / chip.copy_bandwidth) * 1e6,
+        "predicted_floor_us": 1e6
+        * max(chip.launch_seconds, case.bytes / chip.copy_bandwidth, case.work.operations / chip.arithmetic),
     }
     for provider, function in (("fused", case.op.fused), ("eager", case.op.reference)):
         launches = activities(function, case, chip.target)
@@ -300,7 +303,7 @@ def _predicted(case: Case, chip: Chip) -> dict[str, object]:
             f"{provider}_launches": len(launches),
             f"{provider}_tensor_bytes": given,
             f"{provider}_tensors_over_floor": given / case.bytes,
-            f"{provider}_predicted_us": predicted_seconds(launches, chip) * 1e6,
+            f"{provider}_predicted_us": predicted_seconds(launches, chip, case.work.operations) * 1e6,
         }
         if provider == "fused":
             predicted["fused_kernels"] = " ".join(launch.name for launch in launches)
@@ -441,7 +444,7 @@ def _times(rows: Sequence[Row]) -> Table:
                 *(str(row.fused_launches), str(row.eager_launches)),
                 *(f"{row.fused_tensors_over_floor:.2f}", f"{row.eager_tensors_over_floor:.2f}"),
                 *(f"{us:.1f}" for us in (row.predicted_floor_us, row.fused_predicted_us, row.eager_predicted_us)),
-                f"{row.predicted_eager_over_fused:.2f}",
+                f"{'' if row.predicted_eager_over_fused >= 1 else '[red]'}{row.predicted_eager_over_fused:.2f}",
             )
             last = name
     return table

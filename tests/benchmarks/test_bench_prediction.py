@@ -38,11 +38,13 @@ from benchmarks.ops import OPS
 from benchmarks.prediction import activities, prediction_rows, render
 from benchmarks.registry import cases
 
+REAL = ("bias_act", "upfirdn2d", "power_iteration")
+
 def told(function, case):
     return [(launch.name, launch.bytes) for launch in activities(function, case, "sm_90")]
 
 toy = [case for case in cases(OPS, toy=True) if case.dtype_name in ("float32", "bfloat16")]
-real = [case for case in cases(OPS) if case.op.name in ("bias_act", "upfirdn2d") and case.dtype_name == "float32"]
+real = [case for case in cases(OPS) if case.op.name in REAL and case.dtype_name == "float32"]
 launches = {c.key: {"fused": told(c.op.fused, c), "eager": told(c.op.reference, c)} for c in toy + real}
 
 chosen = [case for case in cases(OPS) if case.op.name == "bias_act"][:1]
@@ -136,11 +138,17 @@ def test_bytes_of_known_launches(key: str, provider: str, expected: list[int], p
     assert [size for _, size in predicted_launches[key][provider]] == expected
 
 
-_CHIP = Chip("toy chip", "sm_90", 1e9, "this test", cache_bytes=1000, copy_share=0.5, launch_seconds=1e-6)
+_CHIP = Chip("toy chip", "sm_90", 1e9, "this test", 1e12, cache_bytes=1000, copy_share=0.5, launch_seconds=1e-6)
 
 
 def _launch(*spans: tuple[int, int, int]) -> Activity:
     return Activity("launch", tuple(Span(storage, start, end, end - start) for storage, start, end in spans))
+
+
+def test_the_tensors_behind_a_table_of_pointers_are_counted(predicted_launches):
+    times_v, *_ = predicted_launches["power_iteration/sngan28_d/float32/contiguous/forward"]["fused"]
+    weights = 4 * (16 * (64 * 1 + 128 * 64 + 256 * 128 + 512 * 256) + 512)
+    assert weights < times_v[1] < 1.02 * weights
 
 
 @pytest.mark.parametrize(
@@ -159,6 +167,11 @@ def _launch(*spans: tuple[int, int, int]) -> Activity:
 )
 def test_time_is_of_bytes_or_launches_and_what_is_in_the_cache_is_free(launches: list[Activity], expected: float):
     assert predicted_seconds(launches, _CHIP) == pytest.approx(expected)
+
+
+def test_operations_take_their_time_where_bytes_do_not():
+    assert predicted_seconds([_launch((1, 0, 100))], _CHIP, operations=10**6) == pytest.approx(1e-6)
+    assert predicted_seconds([_launch((1, 0, 100))], _CHIP, operations=10**8) == pytest.approx(1e-4)
 
 
 def test_a_slower_chip_predicts_longer():

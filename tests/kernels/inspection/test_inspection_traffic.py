@@ -169,6 +169,29 @@ def test_writes_by_torch_in_place_are_counted():
     assert (traffic.loaded, traffic.stored) == (x.nbytes, 2 * x.nbytes)
 
 
+def test_what_torch_makes_like_a_tensor_does_not_read_it():
+    x = torch.randn(64, 32)
+    with count_traffic() as traffic:
+        torch.zeros_like(x)
+        x.new_full((8, 4), 1.0)
+        x.new_zeros(0)
+    assert [launch.kernel for launch in traffic.launches] == ["aten.zeros_like.default", "aten.new_full.default"]
+    assert (traffic.loaded, traffic.stored) == (0, x.nbytes + 8 * 4 * 4)
+
+
+@pytest.mark.parametrize(
+    ("needed", "read"), [((True, False), "dy window"), ((False, True), "dy x"), ((True, True), "dy x window")]
+)
+def test_the_gradient_of_a_convolution_reads_what_it_needs(needed: tuple[bool, bool], read: str):
+    tensors = {"dy": torch.randn(2, 4, 8, 8), "x": torch.randn(2, 3, 8, 8), "window": torch.randn(4, 3, 1, 1)}
+    x, window = (tensors[name].requires_grad_(by) for name, by in zip(("x", "window"), needed, strict=True))
+    y = torch.nn.functional.conv2d(x, window)
+    with count_traffic() as traffic:
+        gradients = torch.autograd.grad(y, [t for t in (x, window) if t.requires_grad], tensors["dy"])
+    assert traffic.loaded == sum(tensors[name].nbytes for name in read.split())
+    assert traffic.stored == sum(gradient.nbytes for gradient in gradients)
+
+
 def test_atomics_are_refused():
     x = torch.ones(1)
     with pytest.raises(Exception, match="atomics"), count_traffic():
