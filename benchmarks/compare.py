@@ -325,7 +325,7 @@ class _Noise:
 
     def _error(self, pair: Pair) -> float:
         """What the run itself knows of the error of a change: of the two medians, and of the clock it was read off."""
-        read = 0.4 * self._step / _time(pair)  # the difference of two roundings: step / sqrt(6)
+        read = 0.5 * self._step / _time(pair)  # each of the two may be off by half a step
         return math.hypot(_LEAST_ERROR, read, pair[0].error, pair[1].error)
 
 
