@@ -270,6 +270,12 @@ BREAKS = (
         "return dreal, dfake, dalpha if partials is None else partials[0, :, -1].clone()",
     ),
     Break(
+        "second order: cotangents of the images exchange their shares",
+        "interpolate.py",
+        "dg = _interpolate(u, w, alpha)",
+        "dg = _interpolate(w, u, alpha)",
+    ),
+    Break(
         "saved: the images although no gradient needs them",
         "interpolate.py",
         "if ctx.needs_input_grad[2] else ()",

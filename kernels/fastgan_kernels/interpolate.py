@@ -3,6 +3,9 @@
     y = alpha * real + (1 - alpha) * fake,    alpha one number a sample
     dreal = alpha * dy,    dfake = (1 - alpha) * dy,    dalpha = sum(dy * (real - fake)) over the sample
 
+All of it is linear in each of its inputs, and so what h towards dreal and dfake leave is the same again: the op at them
+for dy, the sum of dy * (h_real - h_fake) for alpha.
+
 Saved for backward: alpha; real and fake only where alpha has a gradient.
 """
 
@@ -137,29 +140,40 @@ def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[T
 
 
 def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The gradient of <dreal, u> + <dfake, w> + <dalpha, e>, in differentiable torch operations."""
+    """The gradient of <dreal, u> + <dfake, w> + <dalpha, e>.
+
+    The op is linear in each of its inputs: without e, this is the op and its gradient again, at u and w.
+    """
     # An output that was not asked for is empty, and so is what comes back for it.
     u, w, e = (t if has else None for t, has in zip(cotangents, ctx.has_gradients, strict=True))
     g, real, fake, alpha = ctx.saved_tensors
+    needs_g, needs_real, needs_fake, needs_alpha = ctx.needs_input_grad[:4]
     dtype = compute_dtype(g.dtype)
-    of_sample = tuple(range(1, g.dim()))
+    dg = dreal = dfake = dalpha = None
 
     with reference.no_autocast(g):
-        wide_g, wide_alpha = g.to(dtype), alpha.to(dtype)
-        dg = torch.zeros_like(wide_g)
-        dreal = dfake = None
-        dalpha = torch.zeros_like(wide_alpha)
-        if u is not None:
-            dg = dg + wide_alpha * u.to(dtype)
-            dalpha = dalpha + (wide_g * u.to(dtype)).sum(of_sample, keepdim=True)
-        if w is not None:
-            dg = dg + (1 - wide_alpha) * w.to(dtype)
-            dalpha = dalpha - (wide_g * w.to(dtype)).sum(of_sample, keepdim=True)
-        if e is not None:
-            along = e.to(dtype).reshape(alpha.shape)
-            dg = dg + along * (real.to(dtype) - fake.to(dtype))
-            dreal, dfake = (along * wide_g).to(real.dtype), (-along * wide_g).to(fake.dtype)
-        return dg.to(g.dtype), dreal, dfake, dalpha.to(alpha.dtype), *(None,) * 4
+        along = None if e is None else e.to(dtype).reshape(alpha.shape)
+        if needs_g and e is None and u is not None and w is not None:
+            dg = _interpolate(u, w, alpha)
+        elif needs_g:
+            share = alpha.to(dtype)
+            terms = (
+                None if u is None else share * u,
+                None if w is None else (1 - share) * w,
+                None if e is None else along * (real.to(dtype) - fake),
+            )
+            present = [t for t in terms if t is not None]
+            dg = sum(present[1:], present[0]).to(g.dtype) if present else None
+        if needs_real and e is not None:
+            dreal = (along * g).to(real.dtype)
+        if needs_fake and e is not None:
+            dfake = (-along * g).to(fake.dtype)
+        if needs_alpha and u is not None and w is not None:
+            dalpha = _interpolate_backward(g, u, w, alpha, w.dtype, False, False, True)[2]
+        elif needs_alpha and (u is not None or w is not None):
+            dalpha = (g.to(dtype) * (u if w is None else -w)).flatten(1).sum(1)
+        dalpha = None if dalpha is None else dalpha.reshape(alpha.shape).to(alpha.dtype)
+        return dg, dreal, dfake, dalpha, *(None,) * 4
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], y: Tensor) -> None:
@@ -213,8 +227,8 @@ def interpolate(real: Tensor, fake: Tensor, alpha: Tensor | None = None) -> Tens
 
     Returns:
         alpha * real + (1 - alpha) * fake in the type and layout of ``real``. Differentiable to any order in all three;
-        the first gradient is fused, higher ones are torch operations. Saves alpha, and real and fake where alpha
-        requires a gradient.
+        the first gradient is fused, and so are the higher ones of dreal and dfake together; those of dalpha are torch
+        operations. Saves alpha, and real and fake where alpha requires a gradient.
 
     Raises:
         ValueError: for a shape or device other than those above.

@@ -127,6 +127,63 @@ def test_one_launch_each_way():
     assert len(forward.launches) == len(backward.launches) == 1
 
 
+def penalised(f, needs: tuple[bool, ...], dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    """What cotangents of the first gradients leave for the inputs and dy, where the inputs have what ``needs`` tells.
+
+    A second and a third order.
+    """
+    inputs = [t.requires_grad_(need) for t, need in zip(some_inputs(dtype), needs, strict=True)]
+    dy = random(inputs[0].shape, 3, dtype).requires_grad_()
+    results, wanted = [f(*inputs)], [t for t in (*inputs, dy) if t.requires_grad]
+    gradients = torch.autograd.grad(results, wanted[:-1], dy, create_graph=True)
+    for _ in range(2):
+        gradients = [g for g in gradients if g is not None and g.requires_grad]
+        cotangents = [random(g.shape, 4 + i, g.dtype).requires_grad_() for i, g in enumerate(gradients)]
+        wanted += cotangents
+        gradients = torch.autograd.grad(gradients, wanted, cotangents, create_graph=True, allow_unused=True)
+        results += [torch.zeros_like(t) if g is None else g for g, t in zip(gradients, wanted, strict=True)]
+    return results
+
+
+@pytest.mark.parametrize("needs", [n for n in itertools.product([False, True], repeat=3) if any(n)], ids=str)
+def test_higher_orders_of_every_subset(needs: tuple[bool, ...]):
+    """The images alone make one pass of the op itself, the shares alone torch operations."""
+    for found, expected in zip(penalised(interpolate, needs), penalised(reference.interpolate, needs), strict=True):
+        assert found.dtype == expected.dtype
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("needs", [(True, True, False), (True, True, True)], ids=str)
+def test_second_order_in_a_compiled_step(needs: tuple[bool, ...]):
+    def penalty(f, real, fake, alpha):
+        inputs = [t for t, need in zip((real, fake, alpha), needs, strict=True) if need]
+        gradients = torch.autograd.grad(f(real, fake, alpha).pow(3).sum(), inputs, create_graph=True)
+        return sum(g.square().sum() for g in gradients)
+
+    inputs = [t.requires_grad_() for t in some_inputs()]
+    expected = torch.autograd.grad(penalty(reference.interpolate, *inputs), inputs)
+    with torch._dynamo.config.patch(trace_autograd_ops=True):
+        compiled = torch.compile(lambda *operands: penalty(interpolate, *operands), backend="aot_eager", fullgraph=True)
+        found = torch.autograd.grad(compiled(*inputs), inputs)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="launches are counted in the interpreter")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("share_has_gradient", [False, True])
+def test_second_order_of_the_images_is_the_op_again(share_has_gradient: bool, dtype: torch.dtype):
+    """And nothing of torch between, but for the gradient of the share in its own type."""
+    real, fake, alpha = (t.requires_grad_(i < 2 or share_has_gradient) for i, t in enumerate(some_inputs(dtype)))
+    dy = torch.ones_like(real).requires_grad_()
+    first = torch.autograd.grad(interpolate(real, fake, alpha), (real, fake), dy, create_graph=True)
+    hs = [torch.ones_like(t) for t in first]
+    with count_traffic() as traffic:
+        torch.autograd.grad(first, [t for t in (alpha, dy) if t.requires_grad], hs)
+    names = [launch.kernel for launch in traffic.launches]
+    of_share = ["_backward_kernel", "_sum_partials_kernel"] + ["aten._to_copy.default"] * (dtype == torch.bfloat16)
+    assert names == ["_forward_kernel", *(of_share if share_has_gradient else [])]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
