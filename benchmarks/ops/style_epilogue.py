@@ -17,11 +17,6 @@ def _reference(x: Tensor, scale: Tensor, shift: Tensor, noise: Tensor, strength:
     return reference.style_epilogue(x, scale, shift, noise=noise, strength=strength, bias=bias)
 
 
-def _three_ops(x: Tensor, scale: Tensor, shift: Tensor, noise: Tensor, strength: Tensor, bias: Tensor) -> Tensor:
-    y = fastgan_kernels.noise_injection(x, strength, noise)
-    return fastgan_kernels.adain(fastgan_kernels.bias_act(y, bias), scale, shift)
-
-
 def _in_its_type(x: Tensor, scale: Tensor, shift: Tensor, noise: Tensor, strength: Tensor, bias: Tensor) -> Tensor:
     y = x + strength[:, None, None] * noise + bias[:, None, None]
     return batch_norm(F.leaky_relu(y, 0.2), scale, shift)
@@ -56,7 +51,7 @@ OP = Op(
     operand_shapes=lambda shape: (shape, shape[:2], shape[:2], (shape[0], 1, *shape[2:]), shape[1:2], shape[1:2]),
     reference=_reference,
     fused=_fused,
-    vendors={"three_ops": _three_ops, "in_its_type": _in_its_type},
+    vendors={"in_its_type": _in_its_type},
     # Forward: product, two sums, activation, normalisation; backward as many again, with four sums more.
     vendor_roundings=14,
     work=_work,
