@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from math import gcd, prod
@@ -108,22 +108,47 @@ def read_table(path: Path) -> tuple[str, list[Row]]:
 
 def compare_tables(committed: Iterable[Row], compiled: Iterable[Row]) -> list[str]:
     """What differs, one sentence for each row."""
-    key = ("kernel", "arguments", "constants", "target", "num_warps")
-    before, now = ({tuple(getattr(row, k) for k in key): row for row in rows} for rows in (committed, compiled))
-    differences = []
-    for name in sorted(before.keys() | now.keys()):
-        title = f"{name[0]} ({(now.get(name) or before[name]).problem}) for {name[3]}"
-        if name not in now:
-            differences.append(f"{title}: in the table but no longer launched")
-        elif name not in before:
-            differences.append(f"{title}: launched but not in the table")
-        else:
-            differences += [
-                f"{title}: {column} is {value} now, {getattr(before[name], column)} in the table"
-                for column, value in asdict(now[name]).items()
-                if value != getattr(before[name], column)
-            ]
+    before, now = ({_key(row): row for row in rows} for rows in (committed, compiled))
+    problems = {key: row.problem for key, row in (before | now).items()}
+    differences = _only_in_one(before.keys(), now.keys(), problems)
+    for key in sorted(before.keys() & now.keys()):
+        differences += [
+            f"{_title(key, problems)}: {column} is {value} now, {getattr(before[key], column)} in the table"
+            for column, value in asdict(now[key]).items()
+            if value != getattr(before[key], column)
+        ]
     return differences
+
+
+def compare_launches(committed: Iterable[Row], problems: Iterable[Problem], targets: Iterable[str]) -> list[str]:
+    """Which specialisations for ``targets`` only the table has, or only the problems launch. Compiles nothing."""
+    targets = tuple(targets)
+    before = {_key(row): row.problem for row in committed if row.target in targets}
+    now = {}
+    for use in _uses(list(problems), targets):
+        of = use.specialization
+        now[of.kernel, _arguments(of), _constants(of), of.target, of.num_warps] = use.launches[0][0].label
+    return _only_in_one(before.keys(), now.keys(), before | now)
+
+
+_Key = tuple[str, str, str, str, int]
+
+
+def _key(row: Row) -> _Key:
+    return row.kernel, row.arguments, row.constants, row.target, row.num_warps
+
+
+def _title(key: _Key, problems: Mapping[_Key, str]) -> str:
+    kernel, *_, target, _ = key
+    return f"{kernel} ({problems[key]}) for {target}"
+
+
+def _only_in_one(before: Set[_Key], now: Set[_Key], problems: Mapping[_Key, str]) -> list[str]:
+    return [
+        f"{_title(key, problems)}: "
+        + ("in the table but no longer launched" if key in before else "launched but not in the table")
+        for key in sorted(before ^ now)
+    ]
 
 
 def _uses(problems: Sequence[Problem], targets: Iterable[str]) -> list[_Use]:
