@@ -8,6 +8,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 import pytest
+import triton
 from hypothesis import HealthCheck, settings
 
 from tests.interpreter import spare
@@ -19,8 +20,13 @@ settings.register_profile(
 settings.load_profile("fastgan")
 
 
-if not torch.cuda.is_available():
-    spare()
+_SPARED = not torch.cuda.is_available() and spare()
+
+
+def pytest_report_header() -> str | None:
+    if torch.cuda.is_available() or _SPARED:
+        return None
+    return f"triton {triton.__version__}: its interpreter runs as it is, and the tests take about three times as long"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,20 +8,30 @@ alone is kept, and operands that nothing needs to be done to skip the checks. ``
 from typing import Any
 
 import numpy as np
+import triton
 from triton import language as tl
 from triton.language import core
 from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterOptions, interpreter_builder, interpreter_semantic
 
+_KNOWN = ("3.6.", "3.7.")
 
-def spare() -> None:
-    """Patches the interpreter of this process, for good."""
+
+def spare() -> bool:
+    """Patches the interpreter of this process, for good; of a Triton that it does not know it leaves it as it is.
+
+    Returns:
+        Whether it patched it.
+    """
+    if not triton.__version__.startswith(_KNOWN):
+        return False
     _patch_the_language_at_once()
     _keep_types()
     _skip_checks()
     # Else it computes every integer again in 64 bits and then drops the comparison, as ``debug`` is off.
     interpreter_builder.options = InterpreterOptions(sanitize_overflow=False)
+    return True
 
 
 def _patch_the_language_at_once() -> None:
