@@ -1,47 +1,175 @@
-"""Adversarial losses on raw logits, looked up by name."""
+"""Adversarial losses on raw logits, looked up by name.
+
+Where a paper writes the logarithm of a sigmoid, the code has a softplus: ``-log sigmoid(t) = softplus(-t)``. Where the
+sigmoid rounds to zero its logarithm is infinite and the gradient not a number, while softplus is right for every finite
+logit.
+"""
 
 import difflib
-from typing import Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import relu, softplus
 
 
 class Loss(Protocol):
     """What an adversarial loss offers: one scalar for each side, from logits [N]."""
 
+    relativistic: ClassVar[bool]
+    """Whether the generator's loss needs the logits of real images too."""
+
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor: ...
 
-    def generator(self, fake_logits: Tensor) -> Tensor: ...
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor: ...
 
 
-class NonSaturating:
+@dataclass(frozen=True)
+class _Labelled:
+    """A loss that compares logits with labels.
+
+    Other labels than 1 and 0 smooth the discriminator's loss (Salimans et al. 2016, https://arxiv.org/abs/1606.03498,
+    section 3.4, who smooth one-sidedly: 0.9 and 0). The generator always aims at what is real without smoothing.
+    """
+
+    relativistic: ClassVar[bool] = False
+    real_label: float = 1.0
+    fake_label: float = 0.0
+
+
+class NonSaturating(_Labelled):
     """The non-saturating logistic loss (Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661, section 3).
 
-    ``-log sigmoid(t)`` is written as ``softplus(-t)``: where the sigmoid rounds to zero its logarithm is infinite and
-    the gradient not a number, while softplus is right for every finite logit.
+    It is also StyleGAN's logistic loss (Karras et al. 2019, https://arxiv.org/abs/1812.04948, appendix C).
     """
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """``mean softplus(-real) + mean softplus(fake)``; 2 log 2 where the discriminator cannot tell."""
-        return softplus(-real_logits).mean() + softplus(fake_logits).mean()
+        """``mean softplus(-real) + mean softplus(fake)``; 2 log 2 where the discriminator cannot tell.
 
-    def generator(self, fake_logits: Tensor) -> Tensor:
+        With smoothed labels the cross-entropies ``label softplus(-t) + (1 - label) softplus(t)``.
+        """
+        return _cross_entropy(real_logits, self.real_label) + _cross_entropy(fake_logits, self.fake_label)
+
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
         """``mean softplus(-fake)``; log 2 where the discriminator cannot tell."""
         return softplus(-fake_logits).mean()
 
 
-LOSSES: dict[str, Loss] = {"non-saturating": NonSaturating()}
+class Minimax(NonSaturating):
+    """The minimax loss (Goodfellow et al. 2014, eq. 1), whose generator learns nothing from images that are rejected
+    with certainty: its gradient saturates. The discriminator's loss is that of :class:`NonSaturating`."""
+
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+        """``mean log(1 - sigmoid(fake)) = -mean softplus(fake)``; -log 2 where the discriminator cannot tell."""
+        return -softplus(fake_logits).mean()
 
 
-def get_loss(name: str) -> Loss:
-    """Looks a loss up by its name in ``LOSSES``.
+class LeastSquares(_Labelled):
+    """LSGAN (Mao et al. 2017, https://arxiv.org/abs/1611.04076, eq. 2 with the labels of eq. 9: a = 0, b = c = 1)."""
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """``mean (real - real_label)^2 / 2 + mean (fake - fake_label)^2 / 2``."""
+        return ((real_logits - self.real_label).square().mean() + (fake_logits - self.fake_label).square().mean()) / 2
+
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+        """``mean (fake - 1)^2 / 2``."""
+        return (fake_logits - 1).square().mean() / 2
+
+
+class Wasserstein:
+    """The Wasserstein loss (Arjovsky et al. 2017, https://arxiv.org/abs/1701.07875, algorithm 1).
+
+    It measures a distance only for a critic whose slope is bounded, by a gradient penalty or spectral normalisation.
+    """
+
+    relativistic: ClassVar[bool] = False
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """``mean fake - mean real``, minus the distance."""
+        return fake_logits.mean() - real_logits.mean()
+
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+        """``-mean fake``."""
+        return -fake_logits.mean()
+
+
+class Hinge(Wasserstein):
+    """The hinge loss (Lim and Ye 2017, https://arxiv.org/abs/1705.02894; Miyato et al. 2018,
+    https://arxiv.org/abs/1802.05957, eqs. 16 and 17); the generator's is that of :class:`Wasserstein`."""
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """``mean max(0, 1 - real) + mean max(0, 1 + fake)``."""
+        return relu(1 - real_logits).mean() + relu(1 + fake_logits).mean()
+
+
+class RelativisticPairing:
+    """RSGAN, each real image against one generated (Jolicoeur-Martineau 2018, https://arxiv.org/abs/1807.00734).
+
+    Called RpGAN in Huang et al. 2024 (R3GAN, https://arxiv.org/abs/2501.05441, eq. 2 with the logistic f).
+    """
+
+    relativistic: ClassVar[bool] = True
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """``mean softplus(fake - real)``; log 2 where the discriminator cannot tell."""
+        return softplus(fake_logits - real_logits).mean()
+
+    def generator(self, fake_logits: Tensor, real_logits: Tensor) -> Tensor:
+        """``mean softplus(real - fake)``, the discriminator's with the sides exchanged."""
+        return self.discriminator(fake_logits, real_logits)
+
+
+class RelativisticAverage(RelativisticPairing):
+    """RaSGAN, each image against the mean of the other kind (Jolicoeur-Martineau 2018)."""
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """``mean softplus(mean fake - real) + mean softplus(fake - mean real)``; 2 log 2 where it cannot tell."""
+        return softplus(fake_logits.mean() - real_logits).mean() + softplus(fake_logits - real_logits.mean()).mean()
+
+
+LOSSES: dict[str, type[Loss]] = {
+    "minimax": Minimax,
+    "non-saturating": NonSaturating,
+    "logistic": NonSaturating,
+    "wasserstein": Wasserstein,
+    "hinge": Hinge,
+    "least-squares": LeastSquares,
+    "relativistic-pairing": RelativisticPairing,
+    "relativistic-average": RelativisticAverage,
+}
+
+
+def get_loss(name: str, *, real_label: float = 1.0, fake_label: float = 0.0) -> Loss:
+    """Makes a loss by its name in ``LOSSES``.
+
+    Args:
+        name: of the loss.
+        real_label, fake_label: what the discriminator is to say of real and of generated images; the generator's loss
+            does not depend on them.
 
     Raises:
-        ValueError: for an unknown name; one sentence.
+        ValueError: for an unknown name, or smoothed labels for a loss that has none; one sentence.
     """
     if name not in LOSSES:
         nearest = difflib.get_close_matches(name, LOSSES, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise ValueError(f"no loss is called {name!r} (there is {', '.join(LOSSES)}){hint}")
-    return LOSSES[name]
+    loss = LOSSES[name]
+    if issubclass(loss, _Labelled):
+        return loss(real_label, fake_label)
+    if (real_label, fake_label) != (1.0, 0.0):
+        with_labels = ", ".join(other for other, kind in LOSSES.items() if issubclass(kind, _Labelled))
+        raise ValueError(
+            f"the loss {name!r} has no labels that real_label {real_label} and fake_label {fake_label} could smooth, "
+            f"only {with_labels} have"
+        )
+    return loss()
+
+
+def _cross_entropy(logits: Tensor, label: float) -> Tensor:
+    """``-mean (label log sigmoid(t) + (1 - label) log sigmoid(-t))``."""
+    if label == 1:
+        return softplus(-logits).mean()
+    if label == 0:
+        return softplus(logits).mean()
+    return (label * softplus(-logits) + (1 - label) * softplus(logits)).mean()

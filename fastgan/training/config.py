@@ -63,6 +63,12 @@ class TrainingConfig:
     )
     latent_dim: int = _setting(100, "length of a latent", Range(1, 65536))
     loss: str = _setting("non-saturating", "adversarial loss, by its name in fastgan.losses")
+    real_label: float = _setting(
+        1.0, "what the discriminator is to say of real images; 0.9 smooths", Range(0.5, 1, above_low=True)
+    )
+    fake_label: float = _setting(
+        0.0, "what the discriminator is to say of generated images; 0.1 smooths", Range(0, 0.5, below_high=True)
+    )
     batch_size: int = _setting(64, "images in a step", Range(2, 2**20))
     steps: int = _setting(2000, "steps to train in all; a step updates both networks once", Range(1))
     lr: float = _setting(2e-4, "learning rate of both Adam optimizers", Range(0, 1, above_low=True))

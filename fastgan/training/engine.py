@@ -38,7 +38,7 @@ class Engine:
         }
         try:
             networks = build_networks(**self.architecture)
-            self.loss = get_loss(config.loss)
+            self.loss = get_loss(config.loss, real_label=config.real_label, fake_label=config.fake_label)
         except ValueError as error:
             raise SettingsError(str(error)) from None
         self.config = config
@@ -75,7 +75,8 @@ class Engine:
         # The generator's gradient passes through the discriminator, whose own weights need none now.
         for parameter in self._discriminator_parameters:
             parameter.requires_grad_(False)
-        generator_loss = self.loss.generator(self.discriminator(fake))
+        real_logits = self.discriminator(real) if self.loss.relativistic else None
+        generator_loss = self.loss.generator(self.discriminator(fake), real_logits)
         self.generator_optimizer.zero_grad()
         generator_loss.backward()
         self.generator_optimizer.step()

@@ -5,6 +5,7 @@ import torch
 from bare_training import BareTraining
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastgan.losses import LOSSES, get_loss
 from fastgan.training.config import SettingsError
 from fastgan.training.engine import Engine
 
@@ -140,6 +141,7 @@ def test_a_weight_that_is_not_finite_is_noticed(tiny, images, which, value):
     [
         ({"model": "dcgann"}, "did you mean 'dcgan'"),
         ({"loss": "saturating"}, "no loss is called 'saturating'"),
+        ({"loss": "hinge", "real_label": 0.9}, "the loss 'hinge' has no labels"),
     ],
 )
 def test_what_cannot_be_built_is_a_settings_error(tiny, images, changes, message):
@@ -153,3 +155,56 @@ def test_a_state_of_another_device_or_shape_is_refused(tiny, images):
         engine.load(engine.tensors(), engine.state() | {"device": "cuda"})
     with pytest.raises(SettingsError, match="the checkpoint has latent_dim 9, the run 8"):
         engine.load(engine.tensors(), engine.state() | {"architecture": engine.architecture | {"latent_dim": 9}})
+
+
+class _Recording:
+    """A loss that notes the logits that it is given and what it says of them."""
+
+    def __init__(self, loss):
+        self._loss, self.relativistic, self.calls = loss, loss.relativistic, {"discriminator": [], "generator": []}
+
+    def discriminator(self, real, fake):
+        return self._note("discriminator", real, fake)
+
+    def generator(self, fake, real):
+        return self._note("generator", fake, real)
+
+    def _note(self, side, *logits):
+        value = getattr(self._loss, side)(*logits)
+        self.calls[side].append(([t if t is None else t.detach() for t in logits], value.detach()))
+        return value
+
+
+def loss_of_each_side(engine):
+    """What a step hands to the losses, and what they say of it: of the discriminator, then of the generator."""
+    engine.loss = _Recording(engine.loss)
+    engine.step()
+    (discriminator,), (generator,) = engine.loss.calls.values()
+    return discriminator, generator
+
+
+@pytest.mark.parametrize("loss", ["non-saturating", "minimax", "least-squares"])
+def test_smoothing_reaches_the_discriminators_loss_and_not_the_generators(tiny, images, loss):
+    engines = [
+        Engine(tiny(loss=loss, **labels), images, CPU) for labels in ({}, {"real_label": 0.9, "fake_label": 0.1})
+    ]
+    plain, smoothed = (loss_of_each_side(engine) for engine in engines)
+    for a, b in zip(plain[0][0], smoothed[0][0], strict=True):
+        assert torch.equal(a, b)  # the same logits
+    assert plain[0][1] != smoothed[0][1]
+    fake = smoothed[1][0][0]
+    assert smoothed[1][1] == get_loss(loss).generator(fake)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_each_side_is_trained_by_the_loss_that_is_set(tiny, images, name):
+    engine = Engine(tiny(loss=name), images, CPU)
+    discriminator, generator = loss_of_each_side(engine)
+    expected = get_loss(name)
+    assert discriminator[1] == expected.discriminator(*discriminator[0])
+    assert generator[1] == expected.generator(*generator[0])
+    assert (generator[0][1] is None) != expected.relativistic
+    assert engine.mean_losses() == {
+        "discriminator_loss": discriminator[1].item(),
+        "generator_loss": generator[1].item(),
+    }
