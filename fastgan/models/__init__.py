@@ -12,6 +12,9 @@ from typing import NamedTuple
 from torch import nn
 
 from fastgan.models.dcgan import build_dcgan
+from fastgan.models.sngan import build_sngan
+from fastgan.models.vanilla import build_vanilla
+from fastgan.models.wgan_gp import build_wgan_gp
 
 
 class Networks(NamedTuple):
@@ -21,7 +24,12 @@ class Networks(NamedTuple):
     discriminator: nn.Module
 
 
-MODELS: dict[str, Callable[..., tuple[nn.Module, nn.Module]]] = {"dcgan": build_dcgan}
+MODELS: dict[str, Callable[..., tuple[nn.Module, nn.Module]]] = {
+    "vanilla": build_vanilla,
+    "dcgan": build_dcgan,
+    "wgan-gp": build_wgan_gp,
+    "sngan": build_sngan,
+}
 
 
 def build_networks(
@@ -37,12 +45,16 @@ def build_networks(
         base_channels: the width that the model's other widths follow from; ``None`` for the model's own default.
 
     Raises:
-        ValueError: for an unknown name, or a resolution or width that the model does not have; one sentence.
+        ValueError: for an unknown name, a size below 1, or a resolution or width that the model does not have; one
+            sentence.
     """
     if model not in MODELS:
         nearest = difflib.get_close_matches(model, MODELS, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise ValueError(f"no model is called {model!r} (there is {', '.join(MODELS)}){hint}")
+    for name, size in (("num_channels", num_channels), ("latent_dim", latent_dim), ("base_channels", base_channels)):
+        if size is not None and size < 1:
+            raise ValueError(f"{name} is {size}, expected at least 1")
     return Networks(
         *MODELS[model](
             resolution=resolution, num_channels=num_channels, latent_dim=latent_dim, base_channels=base_channels

@@ -7,6 +7,7 @@ from fastgan.nn.minibatch_discrimination import MinibatchDiscrimination
 from fastgan.nn.minibatch_stddev import MinibatchStdDev
 from fastgan.nn.noise_injection import NoiseInjection
 from fastgan.nn.pixel_norm import PixelNorm
+from fastgan.nn.singular_values import largest_singular_values
 from fastgan.nn.spectral_norm import spectral_norm, spectral_norm_
 from fastgan.nn.style_epilogue import StyleEpilogue
 
@@ -19,6 +20,7 @@ __all__ = [
     "NoiseInjection",
     "PixelNorm",
     "StyleEpilogue",
+    "largest_singular_values",
     "spectral_norm",
     "spectral_norm_",
 ]

@@ -3,14 +3,11 @@ import math
 import pytest
 import torch
 from torch import nn
+from twins import assert_twins, copy_weights, num_parameters, output_and_gradients, shake
 
 from fastgan.models import build_networks
 from fastgan.models.dcgan import RESOLUTIONS, widths
 from fastgan.nn import BiasAct
-
-
-def num_parameters(network):
-    return sum(p.numel() for p in network.parameters())
 
 
 def twin_28(num_channels=1):
@@ -91,22 +88,6 @@ def twin_64(num_channels=3, base=128):
     return generator, discriminator
 
 
-def copy_weights(network, twin):
-    """Both hold their parameters in the order of the forward pass: a BiasAct's bias stands where the twin's does."""
-    ours, theirs = list(network.parameters()), list(twin.parameters())
-    assert [p.shape for p in ours] == [p.shape for p in theirs]
-    with torch.no_grad():
-        for source, target in zip(ours, theirs, strict=True):
-            target.copy_(source)
-
-
-def error_bound(network, reference):
-    """Rounding of float64 through the network: every layer sums at most ``fan_in`` products, and the errors add up."""
-    weights = [p for p in network.parameters() if p.dim() > 1]
-    fan_in = max(p.numel() // min(p.shape[:2]) for p in weights)
-    return len(list(network.modules())) * fan_in * torch.finfo(torch.float64).eps * max(reference.abs().max().item(), 1)
-
-
 @pytest.mark.parametrize(
     ("num_channels", "generator", "discriminator"),
     # SPEC.md; a second and third colour add 64 * 9 + 1 weights to the last convolution and 16 * 9 to the first.
@@ -160,20 +141,9 @@ def test_networks_equal_plain_torch_twins(resolution, base_channels, make_twins,
     for network, twin, x in zip(networks, make_twins(), inputs, strict=True):
         network.double().train(training)
         twin.double().train(training)
-        with torch.no_grad():
-            for parameter in network.parameters():  # biases start at zero, where a missing one would not show
-                parameter += 0.05 * torch.randn_like(parameter)
+        shake(network)
         copy_weights(network, twin)
-        results = []
-        for module in (network, twin):
-            module.zero_grad()
-            torch.manual_seed(2)  # the same dropout
-            leaf = x.double().requires_grad_()
-            y = module(leaf)
-            y.square().sum().backward()
-            results.append([y, leaf.grad, *(p.grad for p in module.parameters())])
-        for ours, theirs in zip(*results, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=0, atol=error_bound(network, theirs))
+        assert_twins(network, twin, lambda n, x=x: output_and_gradients(n, x))
 
 
 def test_fused_layers_stand_where_leaky_relu_follows_a_bias():

@@ -1,0 +1,45 @@
+"""WGAN-GP: the networks of DCGAN, with a critic whose samples do not see each other.
+
+Gulrajani et al., "Improved Training of Wasserstein GANs", 2017 (https://arxiv.org/abs/1704.00028). The critic's output
+is a score, not a logit: there is no sigmoid, here or in any discriminator of fastgan. The dropout of the 28x28 trunk
+stays; it draws for each sample.
+"""
+
+from torch import nn
+
+from fastgan.models.dcgan import build_discriminator, build_generator, checked_base_channels
+
+
+def build_wgan_gp(
+    *,
+    resolution: int,
+    num_channels: int,
+    latent_dim: int = 100,
+    base_channels: int | None = None,
+    norm: str = "none",
+) -> tuple[nn.Module, nn.Module]:
+    """Builds the generator and the critic for a resolution, 28 or a power of two from 16 to 256.
+
+    Args:
+        resolution: height and width of the images, in pixels.
+        num_channels: channels of the images.
+        latent_dim: length of a latent.
+        base_channels: as for DCGAN: 64 by default at 28 and 128 elsewhere.
+        norm: of the critic: "none", or "layer" for layer norm (section 4 of the paper). The generator has batch norm.
+
+    Raises:
+        ValueError: for another resolution, ``base_channels`` that do not divide by 4 at 28, or another norm, batch norm
+            above all; one sentence.
+    """
+    if norm == "batch":
+        raise ValueError(
+            "wgan-gp has no critic with batch norm, which makes the output of a sample depend on the whole batch, so"
+            " that the norm of its gradient is not what the penalty means; use norm 'none' or 'layer'"
+        )
+    if norm not in ("none", "layer"):
+        raise ValueError(f"wgan-gp has no critic with norm {norm!r}, only with 'none' and 'layer'")
+    base = checked_base_channels("wgan-gp", resolution, base_channels)
+    return (
+        build_generator("wgan-gp", resolution, num_channels, latent_dim, base),
+        build_discriminator("wgan-gp", resolution, num_channels, base, norm=norm),
+    )
