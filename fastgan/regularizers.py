@@ -9,6 +9,7 @@ Under autocast the critic computes in the reduced type, while the norms are floa
 a critic underflow as those of a loss do: pass the ``GradScaler`` of the training step.
 """
 
+import difflib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -113,6 +114,53 @@ def dragan(
     return weight * _penalty(critic, interpolate(real, perturbed), target, False, scaler, allow_batch_norm)
 
 
+def _wgan_gp(critic: Critic, real: Tensor, fake: Tensor, weight: float) -> Tensor:
+    return wgan_gp(critic, real, fake, weight=weight)
+
+
+def _wgan_gp_one_sided(critic: Critic, real: Tensor, fake: Tensor, weight: float) -> Tensor:
+    return wgan_gp(critic, real, fake, weight=weight, one_sided=True)
+
+
+def _r1(critic: Critic, real: Tensor, fake: Tensor, weight: float) -> Tensor:
+    return r1(critic, real, gamma=weight)
+
+
+def _r2(critic: Critic, real: Tensor, fake: Tensor, weight: float) -> Tensor:
+    return r2(critic, fake, gamma=weight)
+
+
+def _dragan(critic: Critic, real: Tensor, fake: Tensor, weight: float) -> Tensor:
+    return dragan(critic, real, weight=weight)
+
+
+Regularizer = Callable[[Critic, Tensor, Tensor, float], Tensor]
+
+REGULARIZERS: dict[str, Regularizer | None] = {
+    "none": None,
+    "wgan-gp": _wgan_gp,
+    "wgan-gp-one-sided": _wgan_gp_one_sided,
+    "r1": _r1,
+    "r2": _r2,
+    "dragan": _dragan,
+}
+
+
+def get_regularizer(name: str) -> Regularizer | None:
+    """Looks a penalty up by its name in ``REGULARIZERS``: a function of critic, real and fake images, and weight.
+
+    ``weight`` is the penalty's lambda or gamma; ``none`` is no penalty.
+
+    Raises:
+        ValueError: for an unknown name; one sentence.
+    """
+    if name not in REGULARIZERS:
+        nearest = difflib.get_close_matches(name, REGULARIZERS, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"no regularizer is called {name!r} (there is {', '.join(REGULARIZERS)}){hint}")
+    return REGULARIZERS[name]
+
+
 def _penalty(
     critic: Critic,
     images: Tensor,
@@ -156,17 +204,26 @@ def _zeros_that_require_grad(device: torch.device) -> Tensor:
     return torch.zeros((), device=device, requires_grad=True)
 
 
+def find_batch_norm(critic: Critic) -> str | None:
+    """The name of a layer of the critic that normalises over the batch, or None; no critic may be penalised with one.
+
+    Only what normalises over this very batch couples its samples: in eval mode the statistics are constants.
+    """
+    if isinstance(critic, nn.Module):
+        for name, module in critic.named_modules():
+            if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
+                return name or type(module).__name__
+    return None
+
+
 def _refuse_batch_norm(critic: Critic) -> None:
-    """Only what normalises over this very batch couples its samples: in eval mode the statistics are constants."""
-    if not isinstance(critic, nn.Module):
-        return
-    for name, module in critic.named_modules():
-        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
-            raise ValueError(
-                f"the penalised critic has batch normalisation ({name or type(module).__name__}), which makes the"
-                " output of a sample depend on the whole batch, so that the norm of its gradient is not what the"
-                " penalty means; use layer or instance normalisation or none, or pass allow_batch_norm=True"
-            )
+    name = find_batch_norm(critic)
+    if name is not None:
+        raise ValueError(
+            f"the penalised critic has batch normalisation ({name}), which makes the output of a sample depend on the"
+            " whole batch, so that the norm of its gradient is not what the penalty means; use layer or instance"
+            " normalisation or none, or pass allow_batch_norm=True"
+        )
 
 
 def _refuse_compiled(output: Tensor) -> None:

@@ -11,7 +11,9 @@ class AveragedNetwork:
     """An exponential moving average of a network's weights, with ramp-up.
 
     ``average <- d * average + (1 - d) * weights`` with ``d = min(decay, (1 + t) / (10 + t))`` after step t, so that the
-    first, untrained weights are soon forgotten (the ramp-up of TensorFlow's ExponentialMovingAverage). The running
+    first, untrained weights are soon forgotten (the ramp-up of TensorFlow's ExponentialMovingAverage). With ``ramp_up``
+    it is ``min(decay, 0.5 ** (1 / (ramp_up * t)))``: the half-life, in steps or in images, is at most that share of
+    what has been trained (``ema_rampup`` of StyleGAN2-ADA, ``ema_rampup_ratio`` of EDM, 0.05 in both). The running
     statistics of batch norm are averaged with the weights that they belong to; whole numbers are copied.
 
     torch's AveragedModel keeps its counter in a tensor and waits for the device to read it at every update; here the
@@ -20,10 +22,12 @@ class AveragedNetwork:
     Args:
         network: what to average. ``module`` starts as its copy, in evaluation mode and without gradients.
         decay: from 0, no averaging, to less than 1.
+        ramp_up: see above; 0 for the first of the two rules.
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, network: nn.Module, decay: float, ramp_up: float = 0.0) -> None:
         self.decay = decay
+        self.ramp_up = ramp_up
         self.module = copy.deepcopy(network).eval().requires_grad_(False)
         pairs = list(zip(_tensors(self.module), _tensors(network), strict=True))
         self._averages = [a for a, _ in pairs if a.is_floating_point()]
@@ -33,7 +37,8 @@ class AveragedNetwork:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Takes in the weights after ``step`` steps (1 or more)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        ramp = 0.5 ** (1 / (self.ramp_up * step)) if self.ramp_up else (1 + step) / (10 + step)
+        decay = min(self.decay, ramp)
         get_ema_multi_avg_fn(decay)(self._averages, self._sources, step)
         for average, source in self._copies:
             average.copy_(source)

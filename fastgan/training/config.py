@@ -20,6 +20,9 @@ class SettingsError(ValueError):
     """A setting that is unknown, ill-typed, out of range or impossible here. The message is one sentence."""
 
 
+_BOOLEANS = {"true": True, "false": False}
+
+
 class Range(NamedTuple):
     """An interval of numbers, closed unless said otherwise."""
 
@@ -70,14 +73,35 @@ class TrainingConfig:
         0.0, "what the discriminator is to say of generated images; 0.1 smooths", Range(0, 0.5, below_high=True)
     )
     batch_size: int = _setting(64, "images in a step", Range(2, 2**20))
-    steps: int = _setting(2000, "steps to train in all; a step updates both networks once", Range(1))
+    regularizer: str = _setting(
+        "none", "gradient penalty of the discriminator: none, wgan-gp, wgan-gp-one-sided, r1, r2 or dragan"
+    )
+    regularizer_weight: float = _setting(
+        10.0, "lambda of wgan-gp and dragan, gamma of r1 and r2 (gamma / 2 times the square)", Range(0, above_low=True)
+    )
+    regularizer_interval: int = _setting(
+        1, "penalise in every so many updates of the discriminator, with so many times the weight", Range(1)
+    )
+    spectral_norm: bool = _setting(False, "normalise the discriminator's weights by their spectral norms")
+    steps: int = _setting(2000, "steps to train in all; a step updates the generator once", Range(1))
+    discriminator_steps: int = _setting(
+        1, "updates of the discriminator in a step, each on a batch of its own", Range(1, 1000)
+    )
     lr: float = _setting(2e-4, "learning rate of both Adam optimizers", Range(0, 1, above_low=True))
+    generator_lr: float = _setting(0.0, "learning rate of the generator; 0 for lr", Range(0, 1))
+    discriminator_lr: float = _setting(0.0, "learning rate of the discriminator; 0 for lr", Range(0, 1))
     beta1: float = _setting(0.5, "Adam's decay of the mean gradient", Range(0, 1, below_high=True))
     beta2: float = _setting(0.999, "Adam's decay of the mean squared gradient", Range(0, 1, below_high=True))
     ema_decay: float = _setting(
         0.999,
-        "decay of the generator's moving average, a step; (1 + t) / (10 + t) where that is less at step t",
+        "decay of the generator's moving average, a step",
         Range(0, 1, below_high=True),
+    )
+    ema_ramp_up: float = _setting(
+        0.0,
+        "most that the average's half-life is of the steps so far, such as 0.05; 0 for a decay of at most "
+        "(1 + t) / (10 + t) at step t",
+        Range(0, 1),
     )
     seed: int = _setting(0, "seed of weights, data order, latents and dropout", Range(0, 2**63 - 1))
     device: str = _setting(
@@ -131,8 +155,8 @@ def parse_assignment(assignment: str) -> tuple[str, Any]:
     if f.type is str:
         return name, text
     try:
-        return name, f.type(text)
-    except ValueError:
+        return name, _BOOLEANS[text] if f.type is bool else f.type(text)
+    except (ValueError, KeyError):
         raise SettingsError(f"setting {name!r} is {text!r}, expected {_expected(f)}") from None
 
 
@@ -209,7 +233,7 @@ def _checked(f: dataclasses.Field[Any], value: Any) -> Any:
     ok = type(value) is f.type or (f.type is float and type(value) is int)
     if ok and isinstance(valid, Range):
         ok = valid.includes(value)
-    elif ok:
+    elif ok and f.type is str:
         ok = _is_text(value) and (valid is None or valid.fullmatch(value) is not None)
     if not ok:
         raise SettingsError(f"setting {f.name!r} is {value!r}, expected {_expected(f)}")
@@ -227,13 +251,15 @@ def _is_text(value: str) -> bool:
 
 def _expected(f: dataclasses.Field[Any]) -> str:
     valid = f.metadata["valid"]
-    kind = {int: "an integer", float: "a number", str: "text"}[f.type]
+    kind = {int: "an integer", float: "a number", str: "text", bool: "true or false"}[f.type]
     if isinstance(valid, re.Pattern):
         return str(f.metadata["help"])
     return kind if valid is None else f"{kind} {valid}"
 
 
-def _toml_value(value: str | int | float) -> str:
+def _toml_value(value: str | int | float | bool) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, str):
         # JSON's escapes are TOML's; TOML alone forbids a bare DEL.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

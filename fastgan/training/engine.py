@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from fastgan.data import normalize
 from fastgan.losses import get_loss
 from fastgan.models import build_networks
+from fastgan.nn import spectral_norm_
+from fastgan.nn.spectral_norm import SpectralNorm
+from fastgan.regularizers import Regularizer, find_batch_norm, get_regularizer
 from fastgan.training.averaging import AveragedNetwork
 from fastgan.training.config import SettingsError, TrainingConfig
 
@@ -23,7 +26,8 @@ class Engine:
         device: where to train.
 
     Raises:
-        SettingsError: for a model or loss that is not there, or a resolution that the model does not have.
+        SettingsError: for a model, loss or regularizer that is not there, a resolution that the model does not have, or
+            settings that do not go together.
     """
 
     def __init__(self, config: TrainingConfig, images: Tensor, device: torch.device) -> None:
@@ -39,6 +43,9 @@ class Engine:
         try:
             networks = build_networks(**self.architecture)
             self.loss = get_loss(config.loss, real_label=config.real_label, fake_label=config.fake_label)
+            self.regularizer = _regularizer(config, networks.discriminator)
+            if config.spectral_norm and not _has_spectral_norm(networks.discriminator):
+                spectral_norm_(networks.discriminator)
         except ValueError as error:
             raise SettingsError(str(error)) from None
         self.config = config
@@ -46,52 +53,92 @@ class Engine:
         self.images = images.to(device)
         self.generator = networks.generator.to(device)
         self.discriminator = networks.discriminator.to(device)
-        self.averaged = AveragedNetwork(self.generator, config.ema_decay)
-        self.generator_optimizer = self._adam(self.generator)
-        self.discriminator_optimizer = self._adam(self.discriminator)
+        self.averaged = AveragedNetwork(self.generator, config.ema_decay, config.ema_ramp_up)
+        self.generator_optimizer = self._adam(self.generator, config.generator_lr or config.lr)
+        self.discriminator_optimizer = self._adam(self.discriminator, config.discriminator_lr or config.lr)
         self.random = torch.Generator(device).manual_seed(config.seed)
         self.step_count = 0
-        self.loss_sums = torch.zeros(2, device=device)
+        # Of the discriminator's loss, the generator's, and the penalty where there is one.
+        self.loss_sums = torch.zeros(3 if self.regularizer else 2, device=device)
         self.num_summed = 0
         self._discriminator_parameters = list(self.discriminator.parameters())
 
-    def _adam(self, network: nn.Module) -> torch.optim.Adam:
+    def _adam(self, network: nn.Module, lr: float) -> torch.optim.Adam:
         config = self.config
-        return torch.optim.Adam(network.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+        return torch.optim.Adam(network.parameters(), lr=lr, betas=(config.beta1, config.beta2), fused=True)
 
     def step(self) -> None:
-        """Trains the discriminator and the generator once each, on one batch of latents, and updates the average."""
-        size = self.config.batch_size
-        chosen = torch.randint(len(self.images), (size,), device=self.device, generator=self.random)
-        real = normalize(self.images[chosen])
-        latents = torch.randn(size, self.config.latent_dim, device=self.device, generator=self.random)
-        fake = self.generator(latents)
+        """Trains the discriminator ``discriminator_steps`` times, each on fresh batches, then the generator once.
 
-        discriminator_loss = self.loss.discriminator(self.discriminator(real), self.discriminator(fake.detach()))
-        self.discriminator_optimizer.zero_grad()
-        discriminator_loss.backward()
-        self.discriminator_optimizer.step()
-
-        # The generator's gradient passes through the discriminator, whose own weights need none now.
-        for parameter in self._discriminator_parameters:
-            parameter.requires_grad_(False)
-        real_logits = self.discriminator(real) if self.loss.relativistic else None
-        generator_loss = self.loss.generator(self.discriminator(fake), real_logits)
-        self.generator_optimizer.zero_grad()
-        generator_loss.backward()
-        self.generator_optimizer.step()
-        for parameter in self._discriminator_parameters:
-            parameter.requires_grad_(True)
+        The generator learns from the last batch that the discriminator has seen, and its average is updated.
+        """
+        num_updates = self.config.discriminator_steps
+        for i in range(num_updates):
+            real = self._real_batch()
+            with torch.set_grad_enabled(i == num_updates - 1):
+                fake = self.generator(self._latents())
+            self.discriminator_optimizer.zero_grad()
+            self._discriminator_phase(real, fake.detach())
+            # By the host's own count, which a checkpoint keeps.
+            if self.regularizer and (self.step_count * num_updates + i) % self.config.regularizer_interval == 0:
+                self._regularization_phase(self.regularizer, real, fake.detach())
+            self.discriminator_optimizer.step()
+        self._generator_phase(real, fake)
 
         self.step_count += 1
         self.averaged.update(self.step_count)
-        self.loss_sums += torch.stack((discriminator_loss.detach(), generator_loss.detach()))
         self.num_summed += 1
 
+    def _real_batch(self) -> Tensor:
+        size = self.config.batch_size
+        chosen = torch.randint(len(self.images), (size,), device=self.device, generator=self.random)
+        return normalize(self.images[chosen])
+
+    def _latents(self) -> Tensor:
+        return torch.randn(self.config.batch_size, self.config.latent_dim, device=self.device, generator=self.random)
+
+    def _discriminator_phase(self, real: Tensor, fake: Tensor) -> None:
+        """The gradient of the discriminator's loss."""
+        loss = self.loss.discriminator(self.discriminator(real), self.discriminator(fake))
+        loss.backward()
+        self.loss_sums[0] += loss.detach()
+
+    def _regularization_phase(self, regularizer: Regularizer, real: Tensor, fake: Tensor) -> None:
+        """Adds the gradient of the penalty to that of the loss.
+
+        Lazily, once in k updates with k times the weight, it has the same mean gradient (Karras et al. 2020, StyleGAN2,
+        https://arxiv.org/abs/1912.04958, section 3.1 and appendix B). There the penalty has updates of its own beside
+        those of the loss, for which Adam's settings are adapted; here one update takes both, and they stay.
+        """
+        weight = self.config.regularizer_weight * self.config.regularizer_interval
+        penalty = regularizer(self.discriminator, real, fake, weight)
+        penalty.backward()
+        self.loss_sums[2] += penalty.detach()
+
+    def _generator_phase(self, real: Tensor, fake: Tensor) -> None:
+        """An update of the generator by its loss."""
+        # The gradient passes through the discriminator, whose own weights need none now.
+        for parameter in self._discriminator_parameters:
+            parameter.requires_grad_(False)
+        real_logits = self.discriminator(real) if self.loss.relativistic else None
+        loss = self.loss.generator(self.discriminator(fake), real_logits)
+        self.generator_optimizer.zero_grad()
+        loss.backward()
+        self.generator_optimizer.step()
+        for parameter in self._discriminator_parameters:
+            parameter.requires_grad_(True)
+        self.loss_sums[1] += loss.detach()
+
     def mean_losses(self) -> dict[str, float]:
-        """Means over the steps since :meth:`reset_losses`; waits for the device."""
-        discriminator, generator = (self.loss_sums / max(self.num_summed, 1)).tolist()
-        return {"discriminator_loss": discriminator, "generator_loss": generator}
+        """Means over the updates since :meth:`reset_losses`; waits for the device.
+
+        The discriminator's loss is without the penalty, which is told beside it: its mean over all updates, those that
+        a lazy interval leaves out included.
+        """
+        discriminator, generator, *penalty = (self.loss_sums / max(self.num_summed, 1)).tolist()
+        updates = self.config.discriminator_steps
+        means = {"discriminator_loss": discriminator / updates, "generator_loss": generator}
+        return means | ({"penalty": penalty[0] / updates} if penalty else {})
 
     def reset_losses(self) -> None:
         self.loss_sums.zero_()
@@ -170,3 +217,19 @@ class Engine:
             "generator_optimizer": self.generator_optimizer,
             "discriminator_optimizer": self.discriminator_optimizer,
         }
+
+
+def _regularizer(config: TrainingConfig, discriminator: nn.Module) -> Regularizer | None:
+    regularizer = get_regularizer(config.regularizer)
+    layer = find_batch_norm(discriminator)
+    if regularizer is not None and layer is not None:
+        raise SettingsError(
+            f"regularizer {config.regularizer!r} cannot penalise the discriminator of model {config.model!r}, which "
+            f"has batch normalisation ({layer}) and so couples the samples of a batch; choose another model, or "
+            "regularizer 'none'"
+        )
+    return regularizer
+
+
+def _has_spectral_norm(network: nn.Module) -> bool:
+    return any(isinstance(module, SpectralNorm) for module in network.modules())

@@ -28,16 +28,19 @@ class BareTraining:
         self.config, self.images, self.count = config, images, 0
 
     def step(self):
-        """Returns the losses of the discriminator and of the generator, as tensors."""
+        """Returns the discriminator's losses [discriminator_steps] and the generator's."""
         config = self.config
-        chosen = torch.randint(len(self.images), (config.batch_size,), generator=self.random)
-        real = self.images[chosen].float() / 127.5 - 1
-        fake = self.generator(torch.randn(config.batch_size, config.latent_dim, generator=self.random))
+        d_losses = []
+        for _ in range(config.discriminator_steps):
+            chosen = torch.randint(len(self.images), (config.batch_size,), generator=self.random)
+            real = self.images[chosen].float() / 127.5 - 1
+            fake = self.generator(torch.randn(config.batch_size, config.latent_dim, generator=self.random))
 
-        d_loss = softplus(-self.discriminator(real)).mean() + softplus(self.discriminator(fake.detach())).mean()
-        self.d_optimizer.zero_grad()
-        d_loss.backward()
-        self.d_optimizer.step()
+            d_loss = softplus(-self.discriminator(real)).mean() + softplus(self.discriminator(fake.detach())).mean()
+            self.d_optimizer.zero_grad()
+            d_loss.backward()
+            self.d_optimizer.step()
+            d_losses.append(d_loss)
 
         self.discriminator.requires_grad_(False)
         g_loss = softplus(-self.discriminator(fake)).mean()
@@ -53,4 +56,4 @@ class BareTraining:
                 a.lerp_(b, 1 - decay)
             for a, b in zip(self.average.buffers(), self.generator.buffers(), strict=True):
                 a.copy_(a.lerp(b, 1 - decay) if a.is_floating_point() else b)
-        return d_loss, g_loss
+        return torch.stack(d_losses), g_loss

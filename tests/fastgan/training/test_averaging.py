@@ -43,3 +43,15 @@ def test_the_average_neither_trains_nor_shares_memory():
     with torch.no_grad():
         source.weight += 1
     assert averaged.module.weight.tolist() == [1.0, 1.0]
+
+
+def test_with_a_share_the_half_life_is_at_most_that_share_of_the_steps():
+    source = network(1.0)
+    averaged = AveragedNetwork(source, 0.5, ramp_up=0.1)
+    averaged.module.load_state_dict(network(0.0).state_dict())
+    expected = 0.0
+    for step in range(1, 15):
+        averaged.update(step)
+        decay = 0.5 ** (1 / (0.1 * step)) if step < 10 else 0.5  # a half-life of one step is reached at 10
+        expected = decay * expected + (1 - decay)
+        assert torch.allclose(averaged.module.weight, torch.tensor(expected), rtol=1e-6, atol=0)

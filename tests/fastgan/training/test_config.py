@@ -28,6 +28,7 @@ CONFIGS = st.builds(
     steps=st.integers(1, 2**63 - 1),
     lr=st.floats(0, 1, exclude_min=True),
     beta1=st.floats(0, 1, exclude_max=True),
+    spectral_norm=st.booleans(),
     seed=st.integers(0, 2**63 - 1),
 )
 
@@ -69,6 +70,13 @@ def test_an_unknown_setting_is_refused_with_the_nearest(name, nearest):
         ("beta1", -0.1, "a number at least 0 and below 1"),
         ("seed", -1, "an integer from 0 to 9223372036854775807"),
         ("seed", 2**63, "an integer from 0 to 9223372036854775807"),
+        ("real_label", 0.5, "a number above 0.5 and at most 1"),
+        ("fake_label", 0.5, "a number at least 0 and below 0.5"),
+        ("regularizer_weight", 0, "a number above 0"),
+        ("regularizer_weight", math.inf, "a number above 0"),
+        ("discriminator_steps", 0, "an integer from 1 to 1000"),
+        ("spectral_norm", 1, "true or false"),
+        ("spectral_norm", "true", "true or false"),
         ("data", 3, "text"),
         ("data", "half a pair \ud800", "text"),
         ("device", "tpu", "auto (a GPU where there is one), cpu, cuda or cuda:INDEX"),
@@ -104,6 +112,8 @@ def test_a_config_cannot_be_changed():
         ("data=a=b", ("data", "a=b")),
         ("data=", ("data", "")),
         (" seed =3", ("seed", 3)),
+        ("spectral_norm=true", ("spectral_norm", True)),
+        ("spectral_norm=false", ("spectral_norm", False)),
     ],
 )
 def test_assignments_are_read_as_the_type_of_the_setting(assignment, expected):
@@ -116,6 +126,7 @@ def test_assignments_are_read_as_the_type_of_the_setting(assignment, expected):
         ("steps", "--set takes key=value, not 'steps'"),
         ("steps=1.5", "setting 'steps' is '1.5', expected an integer at least 1"),
         ("lr=fast", "setting 'lr' is 'fast', expected a number"),
+        ("spectral_norm=False", "setting 'spectral_norm' is 'False', expected true or false"),
         ("stepz=1", "unknown setting 'stepz' in --set; did you mean 'steps'?"),
         ("=1", "unknown setting ''"),
     ],

@@ -12,16 +12,19 @@ from fastgan.training.engine import Engine
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("resolution", [16, 28])  # 28 has dropout
-def test_steps_equal_bare_torch(tiny, resolution):
-    config = tiny(resolution=resolution, ema_decay=0.4)  # the ramp passes 0.4 at step 5
+@pytest.mark.parametrize(("resolution", "updates"), [(16, 1), (28, 1), (16, 3)])  # 28 has dropout
+def test_steps_equal_bare_torch(tiny, resolution, updates):
+    config = tiny(resolution=resolution, ema_decay=0.4, discriminator_steps=updates)  # the ramp passes 0.4 at step 5
     images = torch.randint(0, 256, (20, 1, resolution, resolution), dtype=torch.uint8)
     bare = BareTraining(config, images)
     losses = [bare.step() for _ in range(8)]
     engine = Engine(config, images, CPU)
     for expected in losses:
         engine.step()
-        assert list(engine.mean_losses().values()) == [loss.item() for loss in expected]
+        found = list(engine.mean_losses().values())
+        if updates == 1:
+            assert found == [loss.item() for loss in expected]
+        assert found == pytest.approx([loss.mean().item() for loss in expected], rel=1e-6)
         engine.reset_losses()
     for ours, theirs in ((engine.generator, bare.generator), (engine.discriminator, bare.discriminator)):
         for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
@@ -45,10 +48,21 @@ class _CountReads(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-@pytest.mark.parametrize("resolution", [16, 28])
-def test_a_step_reads_nothing_back(tiny, resolution):
-    images = torch.randint(0, 256, (20, 1, resolution, resolution), dtype=torch.uint8)
-    engine = Engine(tiny(resolution=resolution), images, CPU)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"resolution": 16},
+        {"resolution": 28},
+        {"model": "plain", "regularizer": "wgan-gp", "regularizer_interval": 2, "discriminator_steps": 2},
+        {"model": "plain", "regularizer": "dragan", "loss": "relativistic-average", "ema_ramp_up": 0.05},
+        {"spectral_norm": True, "loss": "hinge"},
+    ],
+    ids=str,
+)
+def test_a_step_reads_nothing_back(tiny, settings):
+    config = tiny(**settings)
+    images = torch.randint(0, 256, (20, 1, config.resolution, config.resolution), dtype=torch.uint8)
+    engine = Engine(config, images, CPU)
     with _CountReads() as counter:
         for _ in range(3):
             engine.step()
@@ -142,6 +156,8 @@ def test_a_weight_that_is_not_finite_is_noticed(tiny, images, which, value):
         ({"model": "dcgann"}, "did you mean 'dcgan'"),
         ({"loss": "saturating"}, "no loss is called 'saturating'"),
         ({"loss": "hinge", "real_label": 0.9}, "the loss 'hinge' has no labels"),
+        ({"regularizer": "r3"}, r"no regularizer is called 'r3' \(there is none, wgan-gp, .*, dragan\)"),
+        ({"regularizer": "r1"}, "regularizer 'r1' cannot penalise .* model 'dcgan', which has batch normalisation"),
     ],
 )
 def test_what_cannot_be_built_is_a_settings_error(tiny, images, changes, message):

@@ -70,27 +70,34 @@ def straight(tmp_path_factory):
     return run
 
 
+LAZY = {"model": "plain", "regularizer": "wgan-gp", "regularizer_interval": 3, "discriminator_steps": 2}
+NORMALISED = {"spectral_norm": True, "loss": "hinge", "generator_lr": 1e-3, "ema_ramp_up": 0.05}
+
+
 # Steps 4 and 8 are checkpoints, 5 and 10 reports. The networks for 28 have dropout, which draws from torch's global
-# random state.
+# random state, as the penalty does.
 @pytest.mark.parametrize(
-    ("resolution", "action", "step", "kept"),
+    ("settings", "action", "step", "kept"),
     [
-        (16, interrupt, 1, 1),
-        (16, interrupt, 4, 4),
-        (16, interrupt, 5, 5),
-        (16, interrupt, 7, 7),
-        (16, interrupt, 11, 11),
-        (16, cut_power, 4, None),
-        (16, cut_power, 7, 4),
-        (16, cut_power, 11, 8),
-        (28, interrupt, 7, 7),
-        (28, cut_power, 6, 4),
+        ({}, interrupt, 1, 1),
+        ({}, interrupt, 4, 4),
+        ({}, interrupt, 5, 5),
+        ({}, interrupt, 7, 7),
+        ({}, interrupt, 11, 11),
+        ({}, cut_power, 4, None),
+        ({}, cut_power, 7, 4),
+        ({}, cut_power, 11, 8),
+        ({"resolution": 28}, interrupt, 7, 7),
+        ({"resolution": 28}, cut_power, 6, 4),
+        (LAZY, interrupt, 7, 7),
+        (LAZY, cut_power, 6, 4),
+        (NORMALISED, interrupt, 5, 5),
     ],
 )
 def test_a_run_that_is_resumed_ends_as_one_never_interrupted(
-    tmp_path, straight, tiny, console, at_step, resolution, action, step, kept
+    tmp_path, straight, tiny, console, at_step, settings, action, step, kept
 ):
-    config = tiny(resolution=resolution)
+    config = tiny(**settings)
     expected = straight(config, console)
     at_step(step, action)
     if action is interrupt:
@@ -274,6 +281,28 @@ def test_a_run_that_was_tampered_with_is_refused(tmp_path, tiny, console, file, 
     (tmp_path / file).write_text(text.replace(old, new))
     with pytest.raises(error, match=message):
         resume_run(tmp_path, steps=20, console=console)
+
+
+def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(tmp_path, straight, tiny, console):
+    start_run(tiny(), tmp_path, console=console)
+    settings = (tmp_path / "config.toml").read_text()
+    # What there was before losses had labels and discriminators penalties.
+    older = (
+        *("data", "resolution", "model", "base_channels", "latent_dim", "loss", "batch_size", "steps", "lr", "beta1"),
+        *("beta2", "ema_decay", "seed", "device", "log_every", "sample_every", "checkpoint_every"),
+    )
+    kept = [line for line in settings.splitlines(keepends=True) if line.split(" = ")[0] in older]
+    assert len(kept) == len(older) < len(settings.splitlines())
+    (tmp_path / "config.toml").write_text("".join(kept))
+    resume_run(tmp_path, steps=16, console=console)
+    assert (tmp_path / "config.toml").read_text() == settings.replace("steps = 12", "steps = 16", 1)
+    straight_on = straight(tiny(steps=16), console)
+    assert checkpoint_bytes(tmp_path, 16) == checkpoint_bytes(straight_on, 16)
+
+
+def test_the_penalty_is_reported(tmp_path, tiny, console):
+    start_run(tiny(**LAZY), tmp_path, console=console)
+    assert all(row["penalty"] > 0 for row in rows(tmp_path))
 
 
 def test_a_missing_settings_file_is_named(tmp_path, tiny, console):

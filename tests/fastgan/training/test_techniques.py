@@ -1,0 +1,199 @@
+"""The settings that change a training step: each is switched on, and what it does to each network is looked at."""
+
+import copy
+
+import pytest
+import torch
+
+from fastgan import regularizers
+from fastgan.nn import spectral_norm_
+from fastgan.regularizers import REGULARIZERS
+from fastgan.training.engine import Engine
+
+CPU = torch.device("cpu")
+
+PENALTIES = {
+    "wgan-gp": lambda critic, real, fake, weight: regularizers.wgan_gp(critic, real, fake, weight=weight),
+    "wgan-gp-one-sided": lambda critic, real, fake, weight: regularizers.wgan_gp(
+        critic, real, fake, weight=weight, one_sided=True
+    ),
+    "r1": lambda critic, real, fake, weight: regularizers.r1(critic, real, gamma=weight),
+    "r2": lambda critic, real, fake, weight: regularizers.r2(critic, fake, gamma=weight),
+    "dragan": lambda critic, real, fake, weight: regularizers.dragan(critic, real, weight=weight),
+}
+
+
+@pytest.fixture
+def engine_of(tiny, images):
+    """An engine of the model without batch normalisation."""
+
+    def make(**settings):
+        return Engine(tiny(**{"model": "plain"} | settings), images, CPU)
+
+    return make
+
+
+def at_updates(engine, name, look):
+    """What ``look`` sees right before each update of a network."""
+    seen = []
+    getattr(engine, f"{name}_optimizer").register_step_pre_hook(lambda *_: seen.append(look()))
+    return seen
+
+
+def steepen(discriminator):
+    """As it is drawn its gradients are shorter than 1, which a one-sided penalty leaves alone."""
+    with torch.no_grad():
+        for parameter in discriminator.parameters():
+            parameter *= 3
+
+
+def gradients(network):
+    return [p.grad.clone() for p in network.parameters()]
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_a_penalty_adds_its_gradient_to_the_discriminators_and_nothing_to_the_generators(engine_of, name):
+    engine = engine_of(regularizer=name, regularizer_weight=3.0)
+    steepen(engine.discriminator)
+    generator, discriminator = copy.deepcopy(engine.generator), copy.deepcopy(engine.discriminator)
+    drawn = torch.get_rng_state()
+    of_discriminator = at_updates(engine, "discriminator", lambda: gradients(engine.discriminator))
+    of_generator = at_updates(engine, "discriminator", lambda: [p.grad for p in engine.generator.parameters()])
+    engine.step()
+
+    # The same step by hand: what it draws, the loss, and the penalty of the same points.
+    random = torch.Generator().manual_seed(engine.config.seed)
+    real = engine.images[torch.randint(len(engine.images), (6,), generator=random)].float() / 127.5 - 1
+    fake = generator(torch.randn(6, 8, generator=random)).detach()
+    torch.set_rng_state(drawn)
+    engine.loss.discriminator(discriminator(real), discriminator(fake)).backward()
+    plain = gradients(discriminator)
+    penalty = PENALTIES[name](discriminator, real, fake, 3.0)
+    penalty.backward()
+    for found, expected, without in zip(of_discriminator[0], gradients(discriminator), plain, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+        if found.dim() > 1:
+            assert not torch.allclose(found, without, rtol=1e-3)
+    assert of_generator == [[None] * len(of_generator[0])]
+    assert engine.mean_losses()["penalty"] == pytest.approx(penalty.item(), rel=1e-5)
+
+
+def test_every_regularizer_is_looked_at_and_no_two_are_one(engine_of):
+    assert PENALTIES.keys() == REGULARIZERS.keys() - {"none"}
+    penalties = []
+    for name in PENALTIES:
+        engine = engine_of(regularizer=name)
+        engine.step()
+        penalties.append(engine.mean_losses()["penalty"])
+    assert len({round(p, 5) for p in penalties}) == len(PENALTIES)
+    assert "penalty" not in engine_of().mean_losses()
+
+
+def test_a_lazy_penalty_is_taken_every_so_many_updates_with_so_many_times_the_weight(engine_of):
+    def penalised_updates(engine, num_steps):
+        """Which of the updates to come are penalised, and with which weight."""
+        updates = at_updates(engine, "discriminator", lambda: None)
+        real, found = regularizers.r1, []
+
+        def noting(critic, images, fake, weight):
+            found.append((len(updates), weight))
+            return real(critic, images, gamma=weight)
+
+        engine.regularizer = noting
+        for _ in range(num_steps):
+            engine.step()
+        return found
+
+    settings = {"regularizer": "r1", "regularizer_weight": 2.0, "regularizer_interval": 3, "discriminator_steps": 2}
+    first = engine_of(**settings)
+    assert penalised_updates(first, 4) == [(0, 6.0), (3, 6.0), (6, 6.0)]
+    second = engine_of(**settings)
+    second.load(first.tensors(), first.state())
+    assert penalised_updates(second, 2) == [(1, 6.0)]  # the ninth and the tenth of all are 8 and 9
+
+
+def test_lazily_the_penalty_is_the_same_in_the_mean(engine_of):
+    """Without updates (a learning rate of almost nothing) the mean over whole intervals is that of every update."""
+    still = {"lr": 1e-30, "batch_size": 200, "regularizer": "r1"}
+    every, lazy = engine_of(**still), engine_of(**still, regularizer_interval=4)
+    for engine in (every, lazy):
+        for _ in range(8):
+            engine.step()
+    assert lazy.mean_losses()["penalty"] == pytest.approx(every.mean_losses()["penalty"], rel=0.1)
+
+
+def test_each_update_of_the_discriminator_has_a_batch_of_its_own(engine_of):
+    engine = engine_of(discriminator_steps=3)
+    batches, discriminator_updates, generator_updates = [], [], []
+    real_phase = engine._discriminator_phase
+    engine._discriminator_phase = lambda real, fake: (batches.append((real, fake)), real_phase(real, fake))
+    discriminator_updates = at_updates(engine, "discriminator", lambda: len(batches))
+    generator_updates = at_updates(engine, "generator", lambda: len(batches))
+    for _ in range(2):
+        engine.step()
+    assert discriminator_updates == [1, 2, 3, 4, 5, 6]
+    assert generator_updates == [3, 6]
+    for kind in zip(*batches, strict=True):
+        assert len({tuple(batch.flatten().tolist()) for batch in kind}) == 6
+    assert engine.step_count == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "of_generator", "of_discriminator"),
+    [
+        ({}, 2.0**-8, 2.0**-8),
+        ({"generator_lr": 2.0**-10}, 2.0**-10, 2.0**-8),
+        ({"discriminator_lr": 2.0**-6}, 2.0**-8, 2.0**-6),
+        ({"generator_lr": 2.0**-12, "discriminator_lr": 2.0**-5}, 2.0**-12, 2.0**-5),
+    ],
+)
+def test_each_network_learns_at_its_own_rate(engine_of, settings, of_generator, of_discriminator):
+    """Adam's first update moves a weight by the learning rate, wherever the gradient is far above its epsilon."""
+    engine = engine_of(lr=2.0**-8, **settings)
+    networks = {of_generator: [engine.generator], of_discriminator: [engine.discriminator]}
+    if of_generator == of_discriminator:
+        networks = {of_generator: [engine.generator, engine.discriminator]}
+    before = copy.deepcopy(networks)
+    engine.step()
+    for rate, of_rate in networks.items():
+        for network, old in zip(of_rate, before[rate], strict=True):
+            moved = [(a - b).abs().max() for a, b in zip(network.parameters(), old.parameters(), strict=True)]
+            assert max(moved).item() == pytest.approx(rate, rel=1e-3)
+
+
+def spectral_norms(network):
+    weights = [network[i].weight.flatten(1) for i in (0, 3)]
+    return [torch.linalg.matrix_norm(weight, 2).item() for weight in weights]
+
+
+def test_spectral_norm_holds_the_discriminator_and_leaves_the_generator(engine_of):
+    engine, free = engine_of(spectral_norm=True), engine_of()
+    for each in (engine, free):
+        for _ in range(20):
+            each.step()
+    assert spectral_norms(engine.discriminator) == pytest.approx([1, 1], abs=0.01)
+    assert all(abs(norm - 1) > 0.1 for norm in spectral_norms(free.discriminator))
+    assert not any("parametrizations" in name for name in engine.generator.state_dict())
+
+
+def test_a_model_with_spectral_norms_of_its_own_keeps_them(engine_of, monkeypatch):
+    from fastgan.models import MODELS
+
+    build = MODELS["plain"]
+
+    def normalised(**shape):
+        generator, discriminator = build(**shape)
+        return generator, spectral_norm_(discriminator)
+
+    monkeypatch.setitem(MODELS, "plain", normalised)
+    names = [list(engine_of(spectral_norm=on).discriminator.state_dict()) for on in (False, True)]
+    assert names[0] == names[1]
+
+
+@pytest.mark.parametrize(("ramp_up", "decay"), [(0.0, 2 / 11), (0.5, 0.25), (0.25, 0.0625)])
+def test_the_average_ramps_up_as_set(engine_of, ramp_up, decay):
+    engine = engine_of(ema_ramp_up=ramp_up)
+    before = engine.generator[0].weight.detach().clone()
+    engine.step()
+    expected = decay * before + (1 - decay) * engine.generator[0].weight
+    torch.testing.assert_close(engine.averaged.module[0].weight, expected, rtol=1e-5, atol=1e-7)
