@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from fastgan import cli
+from fastgan.training.config import preset_names
 
 TINY = [
     *("--set", "resolution=16", "--set", "base_channels=4", "--set", "batch_size=4", "--set", "latent_dim=5"),
@@ -60,6 +61,16 @@ def test_train_resume_and_generate(fastgan, tmp_path):
         assert grid.size == (3 * 18 + 2, 2 * 18 + 2)
 
 
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_trains_and_generates(fastgan, tmp_path, preset):
+    run = tmp_path / "run"
+    small = ["--set", "base_channels=8", "--set", "batch_size=4", "--device", "cpu"]
+    code, out, err = fastgan("train", preset, "--data", "digits", "--out", run, "--steps", 3, *small)
+    assert (code, err) == (0, "")
+    assert "step 3/3  D " in out
+    assert fastgan("generate", run, "--count", 2, "--out", tmp_path / "images")[0] == 0
+
+
 def test_train_without_arguments_takes_the_default_preset_and_folder(fastgan, tmp_path, monkeypatch):
     from fastgan.training import loop
     from fastgan.training.config import TrainingConfig, load_preset
@@ -100,7 +111,8 @@ def test_generating_twice_gives_the_same_images_and_another_seed_others(fastgan,
         (["train", "--set", "loss=hinge", "--set", "real_label=0.9"], "the loss 'hinge' has no labels"),
         (["train", "--device", "tpu"], "setting 'device' is 'tpu', expected auto"),
         (["train", "--device", "cuda:77"], "device 'cuda:77' is not there"),
-        (["train", "dcgn"], "no preset is called 'dcgn' (there is dcgan); did you mean 'dcgan'?"),
+        (["train", "dcgn"], "no preset is called 'dcgn' (there is dcgan, "),
+        (["train", "dcgn"], "); did you mean 'dcgan'?"),
         (["train", "--data", "/nowhere"], "/nowhere"),
         (["train", "--config", "/nowhere.toml"], "settings file '/nowhere.toml' cannot be read"),
         (["train", "--bogus"], "No such option: --bogus"),

@@ -9,7 +9,7 @@ from PIL import Image
 from fastgan.data import DataError
 from fastgan.sampling import draw_latents, image_grid, render
 from fastgan.training.checkpoints import CheckpointError, latest_checkpoint, load_averaged_generator
-from fastgan.training.config import SettingsError, TrainingConfig, load_settings
+from fastgan.training.config import SettingsError, TrainingConfig, load_preset, load_settings, preset_names
 from fastgan.training.engine import Engine
 from fastgan.training.loop import NonFiniteError, StopSignals, resume_run, start_run
 
@@ -74,6 +74,12 @@ LAZY = {"model": "plain", "regularizer": "wgan-gp", "regularizer_interval": 3, "
 NORMALISED = {"spectral_norm": True, "loss": "hinge", "generator_lr": 1e-3, "ema_ramp_up": 0.05}
 
 
+def preset_settings(name):
+    """What a preset says that makes a run no larger."""
+    larger = ("resolution", "base_channels", "latent_dim", "batch_size", "steps")
+    return {setting: value for setting, value in load_preset(name).items() if setting not in larger}
+
+
 # Steps 4 and 8 are checkpoints, 5 and 10 reports. The networks for 28 have dropout, which draws from torch's global
 # random state, as the penalty does.
 @pytest.mark.parametrize(
@@ -92,6 +98,7 @@ NORMALISED = {"spectral_norm": True, "loss": "hinge", "generator_lr": 1e-3, "ema
         (LAZY, interrupt, 7, 7),
         (LAZY, cut_power, 6, 4),
         (NORMALISED, interrupt, 5, 5),
+        *((settings, cut_power, 7, 4) for settings in map(preset_settings, preset_names())),
     ],
 )
 def test_a_run_that_is_resumed_ends_as_one_never_interrupted(
