@@ -6,12 +6,14 @@ discriminators map such images to raw logits [N], with no sigmoid.
 """
 
 import difflib
+import inspect
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from fastgan.models.dcgan import build_dcgan
+from fastgan.models.mlp import build_mlp
 from fastgan.models.sngan import build_sngan
 from fastgan.models.vanilla import build_vanilla
 from fastgan.models.wgan_gp import build_wgan_gp
@@ -29,11 +31,18 @@ MODELS: dict[str, Callable[..., tuple[nn.Module, nn.Module]]] = {
     "dcgan": build_dcgan,
     "wgan-gp": build_wgan_gp,
     "sngan": build_sngan,
+    "mlp": build_mlp,
 }
 
 
 def build_networks(
-    model: str, *, resolution: int, num_channels: int, latent_dim: int = 100, base_channels: int | None = None
+    model: str,
+    *,
+    resolution: int,
+    num_channels: int,
+    latent_dim: int = 100,
+    base_channels: int | None = None,
+    **options: Any,
 ) -> Networks:
     """Builds the freshly initialised networks of a model, on the CPU, from torch's global random state.
 
@@ -43,10 +52,11 @@ def build_networks(
         num_channels: channels of the images: 1 for grey, 3 for colour.
         latent_dim: length of a latent.
         base_channels: the width that the model's other widths follow from; ``None`` for the model's own default.
+        options: what the model's own function takes beyond these, such as ``norm`` for wgan-gp.
 
     Raises:
-        ValueError: for an unknown name, a size below 1, or a resolution or width that the model does not have; one
-            sentence.
+        ValueError: for an unknown name or option, a size below 1, or a resolution, width or option's value that the
+            model does not have; one sentence.
     """
     if model not in MODELS:
         nearest = difflib.get_close_matches(model, MODELS, n=1)
@@ -55,11 +65,18 @@ def build_networks(
     for name, size in (("num_channels", num_channels), ("latent_dim", latent_dim), ("base_channels", base_channels)):
         if size is not None and size < 1:
             raise ValueError(f"{name} is {size}, expected at least 1")
-    return Networks(
-        *MODELS[model](
-            resolution=resolution, num_channels=num_channels, latent_dim=latent_dim, base_channels=base_channels
-        )
-    )
+    sizes = {
+        "resolution": resolution,
+        "num_channels": num_channels,
+        "latent_dim": latent_dim,
+        "base_channels": base_channels,
+    }
+    known = [name for name in inspect.signature(MODELS[model]).parameters if name not in sizes]
+    for name in options:
+        if name not in known:
+            hint = f" (there is {', '.join(known)})" if known else ""
+            raise ValueError(f"model {model} has no option {name!r}{hint}")
+    return Networks(*MODELS[model](**sizes, **options))
 
 
 __all__ = ["MODELS", "Networks", "build_networks"]

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from fastgan.nn import BiasAct
+from fastgan.nn import BiasAct, MinibatchDiscrimination, MinibatchStdDev
 
 RESOLUTIONS = (16, 28, 32, 64, 128, 256)
 DEFAULT_BASE_CHANNELS = 128
@@ -17,7 +17,12 @@ DEFAULT_BASE_CHANNELS_28 = 64
 
 
 def build_dcgan(
-    *, resolution: int, num_channels: int, latent_dim: int = 100, base_channels: int | None = None
+    *,
+    resolution: int,
+    num_channels: int,
+    latent_dim: int = 100,
+    base_channels: int | None = None,
+    minibatch: str = "none",
 ) -> tuple[nn.Module, nn.Module]:
     """Builds the generator and the discriminator for a resolution, 28 or a power of two from 16 to 256.
 
@@ -27,14 +32,16 @@ def build_dcgan(
         latent_dim: length of a latent.
         base_channels: channels of the generator's last map before the image, which the other widths follow from; 64 by
             default at 28 and 128 elsewhere.
+        minibatch: of the discriminator: "none", "stddev" or "discrimination", see :class:`DCGANDiscriminator`.
 
     Raises:
-        ValueError: for another resolution, or ``base_channels`` that do not divide by 4 at 28; one sentence.
+        ValueError: for another resolution, ``base_channels`` that do not divide by 4 at 28, or another ``minibatch``;
+            one sentence.
     """
     base = checked_base_channels("dcgan", resolution, base_channels)
     return (
         build_generator("dcgan", resolution, num_channels, latent_dim, base),
-        build_discriminator("dcgan", resolution, num_channels, base),
+        build_discriminator("dcgan", resolution, num_channels, base, minibatch=minibatch),
     )
 
 
@@ -47,13 +54,19 @@ def build_generator(model: str, resolution: int, num_channels: int, latent_dim: 
 
 
 def build_discriminator(
-    model: str, resolution: int, num_channels: int, base_channels: int, *, norm: str = "batch"
+    model: str,
+    resolution: int,
+    num_channels: int,
+    base_channels: int,
+    *,
+    norm: str = "batch",
+    minibatch: str = "none",
 ) -> nn.Module:
     """The discriminator for a resolution; ``model`` is what an error names."""
     _check_resolution(model, resolution)
     if resolution == 28:
-        return DCGAN28Discriminator(num_channels, base_channels=base_channels, norm=norm)
-    return DCGANDiscriminator(resolution, num_channels, base_channels=base_channels, norm=norm)
+        return DCGAN28Discriminator(num_channels, base_channels=base_channels, norm=norm, minibatch=minibatch)
+    return DCGANDiscriminator(resolution, num_channels, base_channels=base_channels, norm=norm, minibatch=minibatch)
 
 
 def checked_base_channels(model: str, resolution: int, base_channels: int | None) -> int:
@@ -133,13 +146,23 @@ class DCGANDiscriminator(nn.Module):
         norm: "batch", "layer" or "none". Batch norm makes the output of a sample depend on the whole batch, which a
             gradient penalty must not meet. Layer norm is over channels and pixels, with a scale and shift per channel,
             as in the code of Gulrajani et al. 2017.
+        minibatch: what tells the head about the whole batch, so that it sees a collapsed one: "none", "stddev" for
+            :class:`fastgan.nn.MinibatchStdDev` on the last map, or "discrimination" for
+            :class:`fastgan.nn.MinibatchDiscrimination` of its features, 100 kernels of 5 components (Salimans et al.
+            2016 and their code).
 
     Shape:
         [N, num_channels, resolution, resolution] to logits [N].
     """
 
     def __init__(
-        self, resolution: int, num_channels: int, *, base_channels: int = DEFAULT_BASE_CHANNELS, norm: str = "batch"
+        self,
+        resolution: int,
+        num_channels: int,
+        *,
+        base_channels: int = DEFAULT_BASE_CHANNELS,
+        norm: str = "batch",
+        minibatch: str = "none",
     ) -> None:
         super().__init__()
         channels = widths(resolution, base_channels)[::-1]
@@ -154,7 +177,7 @@ class DCGANDiscriminator(nn.Module):
                 layers.append(BiasAct(c_out, act="lrelu", negative_slope=0.2))
             else:
                 layers += [normalisation, nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * 16, 1))
+        self.layers = nn.Sequential(*layers, *_head(channels[-1], 4 * 4, minibatch))
         self.apply(init_weights if norm == "batch" else init_weights_without_batch_norm)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -210,14 +233,19 @@ class DCGAN28Discriminator(nn.Module):
     Args:
         num_channels: channels of the images.
         base_channels: channels of the third map, in place of 64, divisible by 4; each map has twice those before it.
-        norm: as in :class:`DCGANDiscriminator`.
+        norm, minibatch: as in :class:`DCGANDiscriminator`.
 
     Shape:
         [N, num_channels, 28, 28] to logits [N].
     """
 
     def __init__(
-        self, num_channels: int = 1, *, base_channels: int = DEFAULT_BASE_CHANNELS_28, norm: str = "batch"
+        self,
+        num_channels: int = 1,
+        *,
+        base_channels: int = DEFAULT_BASE_CHANNELS_28,
+        norm: str = "batch",
+        minibatch: str = "none",
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -234,11 +262,24 @@ class DCGAN28Discriminator(nn.Module):
                 layers.append(normalisation)
             c_in = c_out
         # 28 halves to 14, 7, 4 and 2: the head sees maps of 2x2, not of 1x1.
-        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(c_in * 2 * 2, 1))
+        self.layers = nn.Sequential(*layers, *_head(c_in, 2 * 2, minibatch))
         self.apply(init_weights if norm == "batch" else init_weights_without_batch_norm)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images).squeeze(1)
+
+
+def _head(num_channels: int, num_pixels: int, minibatch: str) -> list[nn.Module]:
+    """What follows the last map: from [N, num_channels, H, W] to [N, 1]."""
+    features = num_channels * num_pixels
+    if minibatch == "none":
+        return [nn.Flatten(), nn.Linear(features, 1)]
+    if minibatch == "stddev":
+        return [MinibatchStdDev(), nn.Flatten(), nn.Linear(features + num_pixels, 1)]
+    if minibatch == "discrimination":
+        layer = MinibatchDiscrimination(features, num_kernels=100, kernel_dim=5)
+        return [nn.Flatten(), layer, nn.Linear(features + 100, 1)]
+    raise ValueError(f"minibatch is {minibatch!r}, expected 'none', 'stddev' or 'discrimination'")
 
 
 def _norm(norm: str, num_channels: int) -> nn.Module | None:

@@ -8,6 +8,7 @@ from twins import assert_twins, copy_weights, num_parameters, output_and_gradien
 from fastgan.models import build_networks
 from fastgan.models.dcgan import RESOLUTIONS, widths
 from fastgan.nn import BiasAct
+from fastgan_kernels.reference import minibatch_discrimination, minibatch_stddev
 
 
 def twin_28(num_channels=1):
@@ -186,3 +187,74 @@ def test_widths_that_28_cannot_have_are_refused():
 def test_an_unknown_model_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'dcgan'"):
         build_networks("dgcan", resolution=28, num_channels=1)
+
+
+class StdDev(nn.Module):
+    def forward(self, x):
+        return minibatch_stddev(x)
+
+
+class Discrimination(nn.Module):
+    """100 kernels of 5 components, as in the code of Salimans et al. 2016."""
+
+    def __init__(self, in_features):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(in_features, 500))
+
+    def forward(self, x):
+        return torch.cat([x, minibatch_discrimination((x @ self.weight).view(-1, 100, 5))], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("resolution", "base_channels", "make_twin", "num_features", "num_pixels"),
+    [(28, 64, lambda: twin_28()[1], 512, 4), (64, 4, lambda: twin_64(1, base=4)[1], 512, 16)],
+    ids=["28", "64"],
+)
+@pytest.mark.parametrize("minibatch", ["stddev", "discrimination"])
+def test_a_head_that_sees_the_batch(resolution, base_channels, make_twin, num_features, num_pixels, minibatch):
+    torch.manual_seed(1)
+    settings = {"resolution": resolution, "num_channels": 1, "base_channels": base_channels}
+    plain = build_networks("dcgan", **settings).discriminator
+    network = build_networks("dcgan", **settings, minibatch=minibatch).discriminator
+    *trunk, _, _, _ = make_twin()  # without flatten, linear layer and the axis of the logits
+    if minibatch == "stddev":
+        more = num_pixels
+        head = [StdDev(), nn.Flatten()]
+    else:
+        more = 100
+        head = [nn.Flatten(), Discrimination(num_features)]
+    twin = nn.Sequential(*trunk, *head, nn.Linear(num_features + more, 1), nn.Flatten(0))
+    projection = num_features * 500 if minibatch == "discrimination" else 0
+    assert num_parameters(network) == num_parameters(plain) + more + projection
+
+    network.double(), twin.double()
+    shake(network)
+    copy_weights(network, twin)
+    x = torch.rand(6, 1, resolution, resolution) * 2 - 1
+    assert_twins(network, twin, lambda n: output_and_gradients(n, x))
+
+    # In evaluation batch norm couples no samples, so that only this head does.
+    for module, sees_others in ((network, True), (plain.double(), False)):
+        leaf = x.double().requires_grad_()
+        (gradient,) = torch.autograd.grad(module.eval()(leaf)[0], leaf)
+        assert gradient[0].any()
+        assert bool(gradient[1:].any()) == sees_others
+
+
+def test_the_discriminator_sees_no_batch_unless_asked():
+    asked = build_networks("dcgan", resolution=28, num_channels=1, minibatch="none")
+    assert str(build_networks("dcgan", resolution=28, num_channels=1)) == str(asked)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("dcgan", {"minibatch": "all"}, "minibatch is 'all', expected 'none', 'stddev' or 'discrimination'"),
+        ("dcgan", {"norm": "layer"}, r"model dcgan has no option 'norm' \(there is minibatch\)"),
+        ("vanilla", {"norm": "layer"}, "model vanilla has no option 'norm'$"),
+        ("wgan-gp", {"norm": "batch"}, "wgan-gp has no critic with batch norm"),
+    ],
+)
+def test_options_that_do_not_exist_are_refused(model, options, message):
+    with pytest.raises(ValueError, match=message):
+        build_networks(model, resolution=28, num_channels=1, **options)

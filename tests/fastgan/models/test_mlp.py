@@ -1,0 +1,87 @@
+import pytest
+import torch
+from torch import nn
+from twins import assert_twins, copy_weights, num_parameters, output_and_gradients, penalised_step, shake
+
+from fastgan.models import build_networks
+from fastgan_kernels import use_backend
+
+
+def make_twins(shape=(2, 1, 1), latent_dim=16, base=128):
+    """Three hidden layers with leaky ReLU, in plain torch."""
+    channels, height, width = shape
+    num_pixels = channels * height * width
+
+    def hidden(in_features):
+        return [
+            nn.Linear(in_features, base),
+            nn.LeakyReLU(0.2),
+            nn.Linear(base, base),
+            nn.LeakyReLU(0.2),
+            nn.Linear(base, base),
+            nn.LeakyReLU(0.2),
+        ]
+
+    generator = nn.Sequential(*hidden(latent_dim), nn.Linear(base, num_pixels), nn.Tanh(), nn.Unflatten(1, shape))
+    discriminator = nn.Sequential(nn.Flatten(), *hidden(num_pixels), nn.Linear(base, 1), nn.Flatten(0))
+    return generator, discriminator
+
+
+def networks_and_twins(base=128):
+    torch.manual_seed(1)
+    networks = build_networks("mlp", resolution=1, num_channels=2, latent_dim=16, base_channels=base)
+    pairs = list(zip(networks, make_twins(base=base), strict=True))
+    for network, twin in pairs:
+        network.double(), twin.double()
+        shake(network)
+        copy_weights(network, twin)
+    return pairs
+
+
+def points():
+    generator = torch.Generator().manual_seed(3)
+    return torch.rand(2, 5, 2, 1, 1, generator=generator, dtype=torch.float64) * 2 - 1
+
+
+def test_networks_for_points_of_the_plane_have_these_parameters():
+    generator, discriminator = build_networks("mlp", resolution=1, num_channels=2, latent_dim=16)
+    assert num_parameters(generator) == 16 * 128 + 128 + 2 * (128 * 128 + 128) + 128 * 2 + 2
+    assert num_parameters(discriminator) == 2 * 128 + 128 + 2 * (128 * 128 + 128) + 128 + 1
+
+
+def test_outputs_and_gradients_equal_those_of_plain_torch():
+    generator, discriminator = networks_and_twins()
+    assert_twins(*generator, lambda network: output_and_gradients(network, torch.ones(5, 16).cumsum(0) / 5))
+    assert_twins(*discriminator, lambda network: output_and_gradients(network, points()[0]))
+
+
+def test_a_penalised_step_equals_that_of_plain_torch():
+    _, (discriminator, twin) = networks_and_twins()
+    assert_twins(discriminator, twin, lambda network: penalised_step(network, *points()))
+
+
+def test_a_penalised_step_on_the_kernels():
+    _, (discriminator, twin) = networks_and_twins(base=8)
+    with use_backend("triton"):
+        found = penalised_step(discriminator, *points())
+    expected = penalised_step(twin, *points())
+    assert_twins(discriminator, twin, lambda network: found if network is discriminator else expected)
+
+
+@pytest.mark.parametrize(("resolution", "num_channels"), [(1, 2), (8, 1), (3, 3)])
+def test_any_resolution_has_networks(resolution, num_channels):
+    generator, discriminator = build_networks(
+        "mlp", resolution=resolution, num_channels=num_channels, latent_dim=4, base_channels=8
+    )
+    twins = make_twins((num_channels, resolution, resolution), latent_dim=4, base=8)
+    assert [num_parameters(generator), num_parameters(discriminator)] == [num_parameters(twin) for twin in twins]
+    images = generator(3 * torch.randn(5, 4))
+    assert images.shape == (5, num_channels, resolution, resolution)
+    assert images.abs().max() <= 1
+    assert discriminator(images).shape == (5,)
+    assert generator.latent_dim == 4
+
+
+def test_a_resolution_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="mlp has no networks for resolution 0, only for 1 and more"):
+        build_networks("mlp", resolution=0, num_channels=2)
