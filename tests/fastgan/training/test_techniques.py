@@ -8,6 +8,7 @@ import torch
 from fastgan import regularizers
 from fastgan.nn import spectral_norm_
 from fastgan.regularizers import REGULARIZERS
+from fastgan.training.config import describe_settings
 from fastgan.training.engine import Engine
 
 CPU = torch.device("cpu")
@@ -87,6 +88,11 @@ def test_every_regularizer_is_looked_at_and_no_two_are_one(engine_of):
         penalties.append(engine.mean_losses()["penalty"])
     assert len({round(p, 5) for p in penalties}) == len(PENALTIES)
     assert "penalty" not in engine_of().mean_losses()
+
+
+def test_the_help_names_every_regularizer(tiny):
+    (help,) = (help for name, _, help in describe_settings(tiny()) if name == "regularizer")
+    assert help.endswith(": " + ", ".join(list(REGULARIZERS)[:-1]) + " or " + list(REGULARIZERS)[-1])
 
 
 def test_a_lazy_penalty_is_taken_every_so_many_updates_with_so_many_times_the_weight(engine_of):
