@@ -1,9 +1,8 @@
 """Small fully connected networks without normalisation, for points of two dimensions and other toy data.
 
-A point of the plane is an image of one pixel and two channels. The networks are those that Gulrajani et al. 2017
-(https://arxiv.org/abs/1704.00028, section 4.1) take for eight Gaussians, three hidden layers each, narrower and with
-leaky ReLU, and with a tanh at the output because images lie in [-1, 1]. No sample sees another, so that every penalty
-may be used.
+A point of the plane is an image of one pixel and two channels. The networks are those of the code of Gulrajani et al.
+2017 (https://arxiv.org/abs/1704.00028) for eight Gaussians, three hidden layers with ReLU each, but narrower than 512
+and with a tanh at the output, because images lie in [-1, 1]. No sample sees another, so that every penalty may be used.
 """
 
 from torch import Tensor, nn
@@ -39,7 +38,7 @@ def build_mlp(
 
 
 class MLPGenerator(nn.Module):
-    """Three linear layers with leaky ReLU 0.2, and one to the image with tanh.
+    """Three linear layers with ReLU, and one to the image with tanh.
 
     Args:
         resolution: height and width of the images.
@@ -69,7 +68,7 @@ class MLPGenerator(nn.Module):
 
 
 class MLPDiscriminator(nn.Module):
-    """Three linear layers with leaky ReLU 0.2 on the flattened image, and one to the logit.
+    """Three linear layers with ReLU on the flattened image, and one to the logit.
 
     Args:
         resolution: height and width of the images.
@@ -96,5 +95,5 @@ class MLPDiscriminator(nn.Module):
 def _hidden(in_features: int, width: int) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for c_in in [in_features, *[width] * (HIDDEN_LAYERS - 1)]:
-        layers += [nn.Linear(c_in, width, bias=False), BiasAct(width, act="lrelu", negative_slope=0.2)]
+        layers += [nn.Linear(c_in, width, bias=False), BiasAct(width, act="relu")]
     return layers

@@ -8,18 +8,18 @@ from fastgan_kernels import use_backend
 
 
 def make_twins(shape=(2, 1, 1), latent_dim=16, base=128):
-    """Three hidden layers with leaky ReLU, in plain torch."""
+    """Three hidden layers with ReLU, in plain torch."""
     channels, height, width = shape
     num_pixels = channels * height * width
 
     def hidden(in_features):
         return [
             nn.Linear(in_features, base),
-            nn.LeakyReLU(0.2),
+            nn.ReLU(),
             nn.Linear(base, base),
-            nn.LeakyReLU(0.2),
+            nn.ReLU(),
             nn.Linear(base, base),
-            nn.LeakyReLU(0.2),
+            nn.ReLU(),
         ]
 
     generator = nn.Sequential(*hidden(latent_dim), nn.Linear(base, num_pixels), nn.Tanh(), nn.Unflatten(1, shape))
