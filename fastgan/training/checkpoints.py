@@ -108,6 +108,8 @@ def load_averaged_generator(run: Path, device: torch.device) -> tuple[nn.Module,
     try:
         generator = build_networks(**state["architecture"]).generator
         generator.load_state_dict(tensors["averaged_generator"])
+        if growth := state.get("growth"):
+            generator.grow(**growth)
         step = int(state["step"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise misfit(checkpoint, error) from None

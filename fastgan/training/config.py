@@ -46,6 +46,10 @@ class Range(NamedTuple):
         return f"{low} and {'below' if self.below_high else 'at most'} {self.high}"
 
 
+# Numbers by resolution; which resolutions and numbers there may be is checked where they are read.
+_BY_RESOLUTION = re.compile(r"(\d{1,4}:[\d.e-]{1,20}(, *\d{1,4}:[\d.e-]{1,20})*)?")
+
+
 def _setting(default: Any, help: str, valid: Range | re.Pattern[str] | None = None) -> Any:
     return field(default=default, metadata={"help": help, "valid": valid})
 
@@ -65,6 +69,19 @@ class TrainingConfig:
         0, "width that the networks' other widths follow from; 0 for the model's own", Range(0, 4096)
     )
     latent_dim: int = _setting(100, "length of a latent", Range(1, 65536))
+    minibatch: str = _setting(
+        "none", "what tells the discriminator of its whole batch: none, stddev or discrimination (dcgan has them)"
+    )
+    style_mixing: float = _setting(
+        0.0, "probability that a generated image has the styles of two latents (stylegan)", Range(0, 1)
+    )
+    grow_from: int = _setting(
+        0,
+        "resolution to begin with, doubled while training until it is that of the images; 0 to begin with that",
+        Range(0, 4096),
+    )
+    grow_stable_steps: int = _setting(500, "steps at each resolution before the next fades in", Range(1))
+    grow_fade_steps: int = _setting(500, "steps in which a resolution fades in", Range(0))
     loss: str = _setting("non-saturating", "adversarial loss, by its name in fastgan.losses")
     real_label: float = _setting(
         1.0, "what the discriminator is to say of real images; 0.9 smooths", Range(0.5, 1, above_low=True)
@@ -73,6 +90,9 @@ class TrainingConfig:
         0.0, "what the discriminator is to say of generated images; 0.1 smooths", Range(0, 0.5, below_high=True)
     )
     batch_size: int = _setting(64, "images in a step", Range(2, 2**20))
+    batch_sizes: str = _setting(
+        "", "batch sizes of single resolutions, such as '8:256, 16:128'; batch_size at the others", _BY_RESOLUTION
+    )
     regularizer: str = _setting(
         "none", "gradient penalty of the discriminator: none, wgan-gp, wgan-gp-one-sided, r1, r2 or dragan"
     )
@@ -88,6 +108,9 @@ class TrainingConfig:
         1, "updates of the discriminator in a step, each on a batch of its own", Range(1, 1000)
     )
     lr: float = _setting(2e-4, "learning rate of both Adam optimizers", Range(0, 1, above_low=True))
+    lrs: str = _setting(
+        "", "learning rates of single resolutions, such as '128:0.0015, 256:0.002'; lr at the others", _BY_RESOLUTION
+    )
     generator_lr: float = _setting(0.0, "learning rate of the generator; 0 for lr", Range(0, 1))
     discriminator_lr: float = _setting(0.0, "learning rate of the discriminator; 0 for lr", Range(0, 1))
     beta1: float = _setting(0.5, "Adam's decay of the mean gradient", Range(0, 1, below_high=True))

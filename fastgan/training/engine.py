@@ -13,6 +13,7 @@ from fastgan.nn.spectral_norm import SpectralNorm
 from fastgan.regularizers import Regularizer, find_batch_norm, get_regularizer
 from fastgan.training.averaging import AveragedNetwork
 from fastgan.training.config import SettingsError, TrainingConfig
+from fastgan.training.growth import GrowthSchedule, at_stage
 
 
 class Engine:
@@ -39,7 +40,9 @@ class Engine:
             "num_channels": images.shape[1],
             "latent_dim": config.latent_dim,
             "base_channels": config.base_channels or None,
+            **_options(config),
         }
+        self.schedule = GrowthSchedule.of(config)
         try:
             networks = build_networks(**self.architecture)
             self.loss = get_loss(config.loss, real_label=config.real_label, fake_label=config.fake_label)
@@ -48,30 +51,41 @@ class Engine:
                 spectral_norm_(networks.discriminator)
         except ValueError as error:
             raise SettingsError(str(error)) from None
+        if len(self.schedule.resolutions) > 1 and not hasattr(networks.generator, "grow"):
+            raise SettingsError(
+                f"grow_from is {config.grow_from}, and the networks of model {config.model!r} do not grow"
+            )
         self.config = config
         self.device = device
         self.images = images.to(device)
         self.generator = networks.generator.to(device)
         self.discriminator = networks.discriminator.to(device)
         self.averaged = AveragedNetwork(self.generator, config.ema_decay, config.ema_ramp_up)
-        self.generator_optimizer = self._adam(self.generator, config.generator_lr or config.lr)
-        self.discriminator_optimizer = self._adam(self.discriminator, config.discriminator_lr or config.lr)
+        self.generator_optimizer = self._adam(self.generator)
+        self.discriminator_optimizer = self._adam(self.discriminator)
         self.random = torch.Generator(device).manual_seed(config.seed)
         self.step_count = 0
+        self.num_images = 0
+        self.stage = self.schedule.at(0)
+        self._enter_stage()
         # Of the discriminator's loss, the generator's, and the penalty where there is one.
         self.loss_sums = torch.zeros(3 if self.regularizer else 2, device=device)
         self.num_summed = 0
         self._discriminator_parameters = list(self.discriminator.parameters())
 
-    def _adam(self, network: nn.Module, lr: float) -> torch.optim.Adam:
-        config = self.config
-        return torch.optim.Adam(network.parameters(), lr=lr, betas=(config.beta1, config.beta2), fused=True)
+    def _adam(self, network: nn.Module) -> torch.optim.Adam:
+        betas = self.config.beta1, self.config.beta2
+        return torch.optim.Adam(network.parameters(), betas=betas, fused=True)  # the rate is the stage's
 
     def step(self) -> None:
         """Trains the discriminator ``discriminator_steps`` times, each on fresh batches, then the generator once.
 
         The generator learns from the last batch that the discriminator has seen, and its average is updated.
         """
+        stage = self.schedule.at(self.step_count)
+        if stage != self.stage:
+            self.stage = stage
+            self._enter_stage()
         num_updates = self.config.discriminator_steps
         for i in range(num_updates):
             real = self._real_batch()
@@ -86,16 +100,26 @@ class Engine:
         self._generator_phase(real, fake)
 
         self.step_count += 1
+        self.num_images += stage.batch_size
         self.averaged.update(self.step_count)
         self.num_summed += 1
 
+    def _enter_stage(self) -> None:
+        stage = self.stage
+        if len(self.schedule.resolutions) > 1:
+            for network in (self.generator, self.discriminator, self.averaged.module):
+                network.grow(stage.resolution, stage.fade)
+        self.generator_optimizer.param_groups[0]["lr"] = stage.generator_lr
+        self.discriminator_optimizer.param_groups[0]["lr"] = stage.discriminator_lr
+
     def _real_batch(self) -> Tensor:
-        size = self.config.batch_size
+        size = self.stage.batch_size
         chosen = torch.randint(len(self.images), (size,), device=self.device, generator=self.random)
-        return normalize(self.images[chosen])
+        return at_stage(normalize(self.images[chosen]), self.stage)
 
     def _latents(self) -> Tensor:
-        return torch.randn(self.config.batch_size, self.config.latent_dim, device=self.device, generator=self.random)
+        size = self.stage.batch_size
+        return torch.randn(size, self.config.latent_dim, device=self.device, generator=self.random)
 
     def _discriminator_phase(self, real: Tensor, fake: Tensor) -> None:
         """The gradient of the discriminator's loss."""
@@ -175,9 +199,17 @@ class Engine:
         return {
             "architecture": self.architecture,
             "device": self.device.type,
+            "growth": self.growth(),
+            "num_images": self.num_images,
             "num_summed": self.num_summed,
             "step": self.step_count,
         }
+
+    def growth(self) -> dict[str, Any] | None:
+        """What the networks' ``grow`` was last called with; None where they do not grow."""
+        if len(self.schedule.resolutions) == 1:
+            return None
+        return {"resolution": self.stage.resolution, "fade": self.stage.fade}
 
     def load(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         """Takes over what :meth:`tensors` and :meth:`state` gave.
@@ -185,9 +217,10 @@ class Engine:
         Raises:
             SettingsError: for a state of another architecture or kind of device; one sentence.
         """
-        for key, value in self.architecture.items():
-            if state["architecture"][key] != value:
-                raise SettingsError(f"the checkpoint has {key} {state['architecture'][key]!r}, the run {value!r}")
+        for key in self.architecture.keys() | state["architecture"].keys():
+            saved, chosen = (architecture.get(key) for architecture in (state["architecture"], self.architecture))
+            if saved != chosen:
+                raise SettingsError(f"the checkpoint has {key} {saved!r}, the run {chosen!r}")
         if state["device"] != self.device.type:
             raise SettingsError(
                 f"the checkpoint was written on {state['device']}, whose random state does not go on on "
@@ -207,6 +240,9 @@ class Engine:
         self.loss_sums.copy_(training["loss_sums"])
         self.num_summed = state["num_summed"]
         self.step_count = state["step"]
+        self.num_images = state["num_images"]
+        self.stage = self.schedule.at(max(self.step_count - 1, 0))
+        self._enter_stage()
         self.random.set_state(training["random.device"])
         torch.set_rng_state(training["random.cpu"])
         if self.device.type == "cuda":
@@ -229,6 +265,12 @@ def _regularizer(config: TrainingConfig, discriminator: nn.Module) -> Regularize
             "regularizer 'none'"
         )
     return regularizer
+
+
+def _options(config: TrainingConfig) -> dict[str, Any]:
+    """Settings that only some models have; one that is left alone is not asked of them."""
+    options = {"minibatch": config.minibatch, "style_mixing": config.style_mixing}
+    return {name: value for name, value in options.items() if value not in ("none", 0)}
 
 
 def _has_spectral_norm(network: nn.Module) -> bool:

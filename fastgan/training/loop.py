@@ -124,7 +124,10 @@ def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None
     latents = draw_latents(_NUM_SAMPLES, config.latent_dim, seed=config.seed)
     began = time.perf_counter()
     saved = engine.step_count
-    with StopSignals() as stop, Reporter(run, config, step=engine.step_count, console=console) as reporter:
+    with (
+        StopSignals() as stop,
+        Reporter(run, config, step=engine.step_count, num_images=engine.num_images, console=console) as reporter,
+    ):
         while engine.step_count < config.steps and stop.received is None:
             engine.step()
             step = engine.step_count
@@ -132,7 +135,7 @@ def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None
             reporter.advance(step)
             if step % config.log_every == 0 or last:
                 _require_finite(engine, run)
-                reporter.losses(step, engine.mean_losses())
+                reporter.losses(step, engine.mean_losses(), num_images=engine.num_images)
                 # The last report may cut an interval short; its sums stay, for a run that goes on with more steps.
                 if step % config.log_every == 0:
                     engine.reset_losses()

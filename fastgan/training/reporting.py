@@ -28,14 +28,16 @@ class Reporter:
         config: its settings.
         step: how many steps have been trained; later entries, of a run that was cut off after its last checkpoint, are
             taken out.
+        num_images: how many images the steps so far have trained on.
         console: where to show progress.
     """
 
-    def __init__(self, run: Path, config: TrainingConfig, *, step: int, console: Console) -> None:
+    def __init__(self, run: Path, config: TrainingConfig, *, step: int, num_images: int, console: Console) -> None:
         self._run = run
         self._config = config
         self._console = console
         self._last_step = step
+        self._last_num_images = num_images
         self._next_refresh = 0.0
         metrics = run / "metrics.jsonl"
         _drop_rows_after(metrics, step, every=config.log_every)
@@ -75,13 +77,13 @@ class Reporter:
             self._next_refresh = now + _SECONDS_BETWEEN_REFRESHES
             self._progress.update(self._task, completed=step, refresh=True)
 
-    def losses(self, step: int, losses: dict[str, float]) -> None:
+    def losses(self, step: int, losses: dict[str, float], *, num_images: int) -> None:
         """Reports mean losses up to ``step``, with the throughput since the last report, all pauses included."""
         now = time.perf_counter()
         seconds = now - self._last_time
-        images_per_second = (step - self._last_step) * self._config.batch_size / seconds
+        images_per_second = (num_images - self._last_num_images) / seconds
         left = (self._config.steps - step) * seconds / max(step - self._last_step, 1)
-        self._last_time, self._last_step = now, step
+        self._last_time, self._last_step, self._last_num_images = now, step, num_images
 
         values = {**losses, "images_per_second": images_per_second}
         self._metrics.write(json.dumps({"step": step, **values}) + "\n")

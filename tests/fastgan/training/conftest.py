@@ -58,3 +58,53 @@ def plain_model(monkeypatch):
         return _Generator(resolution, num_channels, latent_dim), nn.Sequential(*layers, last, nn.Flatten(0))
 
     monkeypatch.setitem(MODELS, "plain", build)
+
+
+class _Growing(nn.Module):
+    """What grows: it keeps to what :meth:`grow` was last called with."""
+
+    def __init__(self, resolution):
+        super().__init__()
+        self.resolution = resolution
+        self.register_buffer("fade", torch.ones(()), persistent=False)
+
+    def grow(self, resolution, fade=1.0):
+        self.resolution = resolution
+        self.fade.fill_(fade)
+
+
+class _GrowingGenerator(_Growing):
+    """Images of the last resolution, averaged to the present one and scaled by the fade."""
+
+    def __init__(self, network, resolution, latent_dim):
+        super().__init__(resolution)
+        self.network = network
+        self.latent_dim = latent_dim
+
+    def forward(self, latents):
+        return self.fade * nn.functional.adaptive_avg_pool2d(self.network(latents), self.resolution)
+
+
+class _GrowingDiscriminator(_Growing):
+    def __init__(self, network, resolution):
+        super().__init__(resolution)
+        self.network = network
+        self.full = resolution
+        self.seen = []
+
+    def forward(self, images):
+        assert images.shape[-1] == self.resolution
+        self.seen.append((self.resolution, float(self.fade), len(images)))
+        return self.network(nn.functional.interpolate(images, self.full))
+
+
+@pytest.fixture(autouse=True)
+def growing_model(monkeypatch, plain_model):
+    """The model ``growing``: the networks of ``plain`` at any resolution that they are grown to."""
+
+    def build(*, resolution, num_channels, latent_dim, base_channels):
+        shape = {"resolution": resolution, "num_channels": num_channels, "latent_dim": latent_dim}
+        generator, discriminator = MODELS["plain"](**shape, base_channels=base_channels)
+        return _GrowingGenerator(generator, resolution, latent_dim), _GrowingDiscriminator(discriminator, resolution)
+
+    monkeypatch.setitem(MODELS, "growing", build)

@@ -71,6 +71,10 @@ def straight(tmp_path_factory):
 
 
 LAZY = {"model": "plain", "regularizer": "wgan-gp", "regularizer_interval": 3, "discriminator_steps": 2}
+GROWING = {
+    **{"model": "growing", "grow_from": 4, "grow_stable_steps": 2, "grow_fade_steps": 3},
+    **{"batch_sizes": "4:8, 8:5", "lrs": "8:1e-3"},
+}
 NORMALISED = {"spectral_norm": True, "loss": "hinge", "generator_lr": 1e-3, "ema_ramp_up": 0.05}
 
 
@@ -98,6 +102,9 @@ def preset_settings(name):
         (LAZY, interrupt, 7, 7),
         (LAZY, cut_power, 6, 4),
         (NORMALISED, interrupt, 5, 5),
+        (GROWING, interrupt, 5, 5),  # in the middle of a fade
+        (GROWING, cut_power, 6, 4),
+        (GROWING, cut_power, 11, 8),
         *((settings, cut_power, 7, 4) for settings in map(preset_settings, preset_names())),
     ],
 )
@@ -271,7 +278,7 @@ def test_what_cannot_be_resumed_is_refused(tmp_path, straight, tiny, console):
     [
         ("config.toml", "latent_dim = 8", "latent_dim = 9", SettingsError, "has latent_dim 8, the run 9"),
         ("config.toml", "steps = 12", "steps = 'x'", SettingsError, "setting 'steps' is 'x'"),
-        ("config.toml", "steps", "stepz", SettingsError, "did you mean 'steps'"),
+        ("config.toml", "\nsteps", "\nstepz", SettingsError, "did you mean 'steps'"),
         (
             "checkpoints/12/state.json",
             '"num_summed"',

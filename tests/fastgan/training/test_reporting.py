@@ -16,9 +16,9 @@ def steps_logged(run):
 
 
 def test_a_pipe_gets_a_line_a_report_with_losses_speed_and_time_left(tmp_path, tiny, console):
-    with Reporter(tmp_path, tiny(steps=100), step=0, console=console) as reporter:
+    with Reporter(tmp_path, tiny(steps=100), step=0, num_images=0, console=console) as reporter:
         reporter.advance(5)
-        reporter.losses(5, LOSSES)
+        reporter.losses(5, LOSSES, num_images=30)
     line = console.file.getvalue().strip()
     assert line.startswith("step 5/100  D 1.250  G 0.500  ")
     assert "img/s" in line
@@ -27,8 +27,8 @@ def test_a_pipe_gets_a_line_a_report_with_losses_speed_and_time_left(tmp_path, t
 
 def test_a_terminal_gets_a_progress_bar(tmp_path, tiny):
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    with Reporter(tmp_path, tiny(steps=100), step=0, console=console) as reporter:
-        reporter.losses(5, LOSSES)
+    with Reporter(tmp_path, tiny(steps=100), step=0, num_images=0, console=console) as reporter:
+        reporter.losses(5, LOSSES, num_images=30)
     shown = console.file.getvalue()
     assert "5/100" in shown
     assert "D 1.250  G 0.500" in shown
@@ -39,19 +39,19 @@ def test_a_terminal_gets_a_progress_bar(tmp_path, tiny):
 def test_throughput_counts_images_over_time(tmp_path, tiny, console, monkeypatch):
     clock = iter([100.0, 102.0, 106.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    with Reporter(tmp_path, tiny(steps=20, batch_size=6), step=10, console=console) as reporter:
-        reporter.losses(14, LOSSES)
-        reporter.losses(16, LOSSES)
+    with Reporter(tmp_path, tiny(steps=20), step=10, num_images=60, console=console) as reporter:
+        reporter.losses(14, LOSSES, num_images=84)
+        reporter.losses(16, LOSSES, num_images=92)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [row["images_per_second"] for row in rows] == [4 * 6 / 2, 2 * 6 / 4]
+    assert [row["images_per_second"] for row in rows] == [24 / 2, 8 / 4]  # the batch shrank
     lines = console.file.getvalue().splitlines()
     assert lines[0].endswith("0:03 left")  # 6 steps at half a second
     assert lines[1].endswith("0:08 left")  # 4 steps at two seconds
 
 
 def test_tensorboard_gets_scalars_and_grids(tmp_path, tiny, console):
-    with Reporter(tmp_path, tiny(), step=0, console=console) as reporter:
-        reporter.losses(5, LOSSES)
+    with Reporter(tmp_path, tiny(), step=0, num_images=0, console=console) as reporter:
+        reporter.losses(5, LOSSES, num_images=30)
         path = reporter.samples(8, torch.zeros(4, 1, 16, 16))
     assert path == tmp_path / "samples" / "8.png"
     events = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -69,11 +69,11 @@ def test_tensorboard_gets_scalars_and_grids(tmp_path, tiny, console):
 def test_rows_past_the_checkpoint_and_of_cut_intervals_go(tmp_path, tiny, console, resumed_at, kept):
     text = "".join(json.dumps({"step": step}) + "\n" for step in (5, 10, 12)) + '{"step": 1'
     (tmp_path / "metrics.jsonl").write_text(text)
-    with Reporter(tmp_path, tiny(log_every=5), step=resumed_at, console=console):
+    with Reporter(tmp_path, tiny(log_every=5), step=resumed_at, num_images=0, console=console):
         assert steps_logged(tmp_path) == kept
 
 
 def test_a_row_is_on_disk_once_reported(tmp_path, tiny, console):
-    with Reporter(tmp_path, tiny(), step=0, console=console) as reporter:
-        reporter.losses(5, LOSSES)
+    with Reporter(tmp_path, tiny(), step=0, num_images=0, console=console) as reporter:
+        reporter.losses(5, LOSSES, num_images=30)
         assert steps_logged(tmp_path) == [5]

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fastgan import regularizers
-from fastgan.nn import spectral_norm_
+from fastgan.nn import MinibatchDiscrimination, MinibatchStdDev, spectral_norm_
 from fastgan.regularizers import REGULARIZERS
-from fastgan.training.config import describe_settings
+from fastgan.training.config import SettingsError, describe_settings
 from fastgan.training.engine import Engine
 
 CPU = torch.device("cpu")
@@ -180,6 +180,37 @@ def test_spectral_norm_holds_the_discriminator_and_leaves_the_generator(engine_o
     assert spectral_norms(engine.discriminator) == pytest.approx([1, 1], abs=0.01)
     assert all(abs(norm - 1) > 0.1 for norm in spectral_norms(free.discriminator))
     assert not any("parametrizations" in name for name in engine.generator.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("setting", "layer"), [("stddev", MinibatchStdDev), ("discrimination", MinibatchDiscrimination)]
+)
+def test_a_minibatch_layer_is_in_the_discriminator_alone(tiny, images, setting, layer):
+    engine = Engine(tiny(minibatch=setting), images, CPU)
+    kinds = [[type(m) for m in network.modules()] for network in (engine.discriminator, engine.generator)]
+    assert kinds[0].count(layer) == 1
+    assert layer not in kinds[1]
+    assert engine.architecture["minibatch"] == setting
+    plain = Engine(tiny(), images, CPU)
+    assert not {MinibatchStdDev, MinibatchDiscrimination} & {type(m) for m in plain.discriminator.modules()}
+    assert "minibatch" not in plain.architecture
+    with pytest.raises(SettingsError, match=f"the checkpoint has minibatch None, the run '{setting}'"):
+        engine.load(plain.tensors(), plain.state())
+    with pytest.raises(SettingsError, match=f"the checkpoint has minibatch '{setting}', the run None"):
+        plain.load(engine.tensors(), engine.state())
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"model": "vanilla", "minibatch": "stddev"}, "model vanilla has no option 'minibatch'"),
+        ({"model": "vanilla", "style_mixing": 0.9}, "model vanilla has no option 'style_mixing'"),
+        ({"minibatch": "std"}, "minibatch is 'std', expected 'none', 'stddev' or 'discrimination'"),
+    ],
+)
+def test_what_a_model_does_not_have_is_refused(tiny, images, settings, sentence):
+    with pytest.raises(SettingsError, match=sentence):
+        Engine(tiny(**settings), images, CPU)
 
 
 def test_a_model_with_spectral_norms_of_its_own_keeps_them(engine_of, monkeypatch):
