@@ -2,7 +2,8 @@
 
 A model is a function from the shape of the images and of the latents to a pair of networks. Generators map standard
 normal latents [N, latent_dim] to images [N, C, H, W] in [-1, 1] and carry ``latent_dim`` as an attribute;
-discriminators map such images to raw logits [N], with no sigmoid.
+discriminators map such images to raw logits [N], with no sigmoid. The images of "stylegan" aim at [-1, 1] without being
+bounded, and its networks have ``grow``.
 """
 
 import difflib
@@ -15,6 +16,7 @@ from torch import nn
 from fastgan.models.dcgan import build_dcgan
 from fastgan.models.mlp import build_mlp
 from fastgan.models.sngan import build_sngan
+from fastgan.models.stylegan import build_stylegan
 from fastgan.models.vanilla import build_vanilla
 from fastgan.models.wgan_gp import build_wgan_gp
 
@@ -31,6 +33,7 @@ MODELS: dict[str, Callable[..., tuple[nn.Module, nn.Module]]] = {
     "dcgan": build_dcgan,
     "wgan-gp": build_wgan_gp,
     "sngan": build_sngan,
+    "stylegan": build_stylegan,
     "mlp": build_mlp,
 }
 

@@ -3,6 +3,7 @@
 from fastgan.nn.adain import AdaIN
 from fastgan.nn.bias_act import BiasAct
 from fastgan.nn.blur import Blur
+from fastgan.nn.equalized import EqualizedConv2d, EqualizedLinear
 from fastgan.nn.minibatch_discrimination import MinibatchDiscrimination
 from fastgan.nn.minibatch_stddev import MinibatchStdDev
 from fastgan.nn.noise_injection import NoiseInjection
@@ -15,6 +16,8 @@ __all__ = [
     "AdaIN",
     "BiasAct",
     "Blur",
+    "EqualizedConv2d",
+    "EqualizedLinear",
     "MinibatchDiscrimination",
     "MinibatchStdDev",
     "NoiseInjection",

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from fastgan.nn.equalized import EqualizedLinear
 from fastgan_kernels import style_epilogue
 
 
@@ -17,7 +18,9 @@ class StyleEpilogue(nn.Module):
         num_channels: C.
         style_dim: width of the style vector.
         noise: whether there is noise, with a learned strength for each channel.
+        shared_strength: one strength for all channels in place of those, as in StyleGAN2.
         bias: whether there is a bias.
+        equalized: whether the style's layer is an :class:`EqualizedLinear`, with the same parameters, as in StyleGAN.
         act, negative_slope, order, eps: as in :func:`fastgan_kernels.style_epilogue`.
 
     Shape:
@@ -35,7 +38,9 @@ class StyleEpilogue(nn.Module):
         style_dim: int,
         *,
         noise: bool = True,
+        shared_strength: bool = False,
         bias: bool = True,
+        equalized: bool = False,
         act: str = "lrelu",
         negative_slope: float = 0.2,
         order: str = "paper",
@@ -46,9 +51,10 @@ class StyleEpilogue(nn.Module):
         self.negative_slope = negative_slope
         self.order = order
         self.eps = eps
-        self.register_parameter("strength", nn.Parameter(torch.zeros(num_channels)) if noise else None)
+        strengths = () if shared_strength else (num_channels,)
+        self.register_parameter("strength", nn.Parameter(torch.zeros(strengths)) if noise else None)
         self.register_parameter("bias", nn.Parameter(torch.zeros(num_channels)) if bias else None)
-        self.style = nn.Linear(style_dim, 2 * num_channels)
+        self.style = (EqualizedLinear if equalized else nn.Linear)(style_dim, 2 * num_channels)
         with torch.no_grad():
             self.style.bias[:num_channels] = 1
             self.style.bias[num_channels:] = 0
