@@ -57,17 +57,10 @@ class GrowthSchedule:
         """The schedule that the settings describe.
 
         Raises:
-            SettingsError: where ``grow_from`` is not the resolution halved some times, the run ends before its
-                resolution has faded in, or ``batch_sizes`` or ``lrs`` cannot be used; one sentence.
+            SettingsError: where ``grow_from`` is not the resolution halved some times, or ``batch_sizes`` or ``lrs``
+                cannot be used; one sentence.
         """
         resolutions = _resolutions(config)
-        needed = (len(resolutions) - 1) * (config.grow_stable_steps + config.grow_fade_steps)
-        if needed >= config.steps:
-            raise SettingsError(
-                f"growing from {resolutions[0]} to {resolutions[-1]} takes {needed} steps, so the run needs more than "
-                f"its {config.steps} steps, or smaller grow_stable_steps ({config.grow_stable_steps}) and "
-                f"grow_fade_steps ({config.grow_fade_steps})"
-            )
         if config.lrs and (config.generator_lr or config.discriminator_lr):
             raise SettingsError(
                 "lrs gives both networks one learning rate, so it excludes generator_lr and discriminator_lr"
@@ -84,6 +77,11 @@ class GrowthSchedule:
                 lrs.get(resolution, config.discriminator_lr or config.lr),
             )
         return cls(resolutions, config.grow_stable_steps, config.grow_fade_steps, stages)
+
+    @property
+    def growing_steps(self) -> int:
+        """Steps until the last resolution has faded in; 0 where nothing grows."""
+        return (len(self.resolutions) - 1) * (self.stable_steps + self.fade_steps)
 
     def at(self, step: int) -> Stage:
         """The stage of the step that comes after ``step`` steps, from 0."""

@@ -121,6 +121,7 @@ def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None
         highlight=False,
         markup=False,
     )
+    _note_early_end(engine, console)
     latents = draw_latents(_NUM_SAMPLES, config.latent_dim, seed=config.seed)
     began = time.perf_counter()
     saved = engine.step_count
@@ -162,6 +163,22 @@ def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None
         markup=False,
     )
     return None
+
+
+def _note_early_end(engine: Engine, console: Console) -> None:
+    schedule, steps = engine.schedule, engine.config.steps
+    if steps > schedule.growing_steps:
+        return
+    end = schedule.at(steps - 1)
+    unfinished = " that has not faded in" if end.fade < 1 else ""
+    console.print(
+        f"note: growing from {schedule.resolutions[0]}x{schedule.resolutions[0]} to "
+        f"{schedule.resolutions[-1]}x{schedule.resolutions[-1]} takes more than {schedule.growing_steps} steps, and the run ends "
+        f"at step {steps}, at {end.resolution}x{end.resolution}{unfinished}; see grow_stable_steps and grow_fade_steps",
+        style="dim",
+        markup=False,
+        highlight=False,
+    )
 
 
 def _save(engine: Engine, run: Path) -> None:

@@ -79,8 +79,9 @@ NORMALISED = {"spectral_norm": True, "loss": "hinge", "generator_lr": 1e-3, "ema
 
 
 def preset_settings(name):
-    """What a preset says that makes a run no larger."""
-    larger = ("resolution", "base_channels", "latent_dim", "batch_size", "steps")
+    """What a preset says that makes a run neither larger nor longer."""
+    larger = ("resolution", "base_channels", "latent_dim", "batch_size", "batch_sizes")
+    larger += ("steps", "grow_stable_steps", "grow_fade_steps")
     return {setting: value for setting, value in load_preset(name).items() if setting not in larger}
 
 
