@@ -17,13 +17,19 @@ def draw_latents(count: int, latent_dim: int, *, seed: int) -> Tensor:
     return torch.stack([torch.randn(latent_dim, generator=random) for _ in range(count)])
 
 
+def labels_in_turn(count: int, num_classes: int) -> Tensor:
+    """The class numbers 0 to ``num_classes`` - 1 over and over, int64 [count]."""
+    return torch.arange(count) % num_classes
+
+
 @torch.inference_mode()
-def render(generator: nn.Module, latents: Tensor, *, batch_size: int = 64) -> Tensor:
+def render(generator: nn.Module, latents: Tensor, labels: Tensor | None = None, *, batch_size: int = 64) -> Tensor:
     """Runs a generator in evaluation mode, in batches, and leaves it in the mode that it was in.
 
     Args:
-        generator: maps latents [n, latent_dim] to images [n, C, H, W] in [-1, 1].
+        generator: maps latents [n, latent_dim] to images [n, C, H, W] in [-1, 1]; a conditional one takes labels too.
         latents: [N, latent_dim], on any device.
+        labels: int64 [N], on any device, of a conditional generator.
         batch_size: how many images are made at a time; in evaluation mode no image depends on its batch.
 
     Returns:
@@ -33,27 +39,57 @@ def render(generator: nn.Module, latents: Tensor, *, batch_size: int = 64) -> Te
     was_training = generator.training
     generator.eval()
     try:
-        return torch.cat([generator(batch.to(device)).float().cpu() for batch in latents.split(batch_size)])
+        inputs = [tensor.to(device).split(batch_size) for tensor in (latents, labels) if tensor is not None]
+        return torch.cat([generator(*batch).float().cpu() for batch in zip(*inputs, strict=True)])
     finally:
         generator.train(was_training)
 
 
-def generate(generator: nn.Module, count: int, *, seed: int = 0, batch_size: int = 64) -> Tensor:
+def generate(
+    generator: nn.Module, count: int, *, labels: Tensor | None = None, seed: int = 0, batch_size: int = 64
+) -> Tensor:
     """Generates images from a seed.
 
     The same seed gives the same images, and more of them when ``count`` grows, whatever the batch size, as far as
     floating-point sums are the same in batches of different sizes.
 
     Args:
-        generator: as in :func:`render`, with ``latent_dim``.
+        generator: as in :func:`render`, with ``latent_dim``; a conditional one with ``num_classes``.
         count: how many images, at least 1.
+        labels: of a conditional generator, int64 [count]; where ``None`` the classes in turn.
         seed: from 0 to 2**63 - 1.
         batch_size: how many are made at a time.
 
     Returns:
         float32 [count, C, H, W] in [-1, 1], on the CPU.
+
+    Raises:
+        ValueError: for labels that the generator does not have, or not one for each image; one sentence.
     """
-    return render(generator, draw_latents(count, generator.latent_dim, seed=seed), batch_size=batch_size)
+    num_classes = getattr(generator, "num_classes", None)
+    if labels is not None:
+        if num_classes is None:
+            raise ValueError("the generator is unconditional and takes no labels")
+        if labels.shape != (count,):
+            raise ValueError(f"labels have shape {list(labels.shape)}, expected [{count}], one for each image")
+        if not ((labels >= 0) & (labels < num_classes)).all():
+            raise ValueError(
+                f"labels are from {labels.min()} to {labels.max()}, expected class numbers from 0 to {num_classes - 1}"
+            )
+    elif num_classes is not None:
+        labels = labels_in_turn(count, num_classes)
+    latents = draw_latents(count, generator.latent_dim, seed=seed)
+    return render(generator, latents, labels, batch_size=batch_size)
+
+
+def columns_by_class(count: int, num_classes: int) -> int | None:
+    """Columns of a grid of ``count`` images with the classes in turn, such that each column holds one class.
+
+    None, for the usual columns, where that would be more than twice as many as in a square.
+    """
+    square = math.ceil(math.sqrt(count))
+    columns = num_classes * max(1, square // num_classes)
+    return columns if columns <= 2 * square else None
 
 
 def image_grid(images: Tensor, *, columns: int | None = None, padding: int = 2) -> Tensor:
@@ -87,8 +123,11 @@ def save_png(pixels: Tensor, path: Path) -> None:
     Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(path)
 
 
-def save_images(images: Tensor, folder: Path) -> None:
-    """Writes images [N, C, H, W] in [-1, 1] to an existing folder: ``grid.png``, and ``00000.png`` and so on."""
-    save_png(image_grid(images), folder / "grid.png")
+def save_images(images: Tensor, folder: Path, *, columns: int | None = None) -> None:
+    """Writes images [N, C, H, W] in [-1, 1] to an existing folder: ``grid.png``, and ``00000.png`` and so on.
+
+    ``columns`` are those of the grid, as in :func:`image_grid`.
+    """
+    save_png(image_grid(images, columns=columns), folder / "grid.png")
     for i, pixels in enumerate(to_uint8(images)):
         save_png(pixels, folder / f"{i:05d}.png")

@@ -18,6 +18,7 @@ from fastgan_kernels import use_backend
 _TOY = {"resolution": 16, "base_channels": 4, "batch_size": 4}
 _NUM_IMAGES = 256  # of the data set, which lies on the device whole
 _CHANNELS = {"digits": 1}  # of the data that presets train on
+_NUM_CLASSES = 10
 
 
 def _problem(preset: str, *, toy: bool) -> Problem:
@@ -33,7 +34,7 @@ def _engine(preset: str, setting: Setting) -> Engine:
     config = dataclasses.replace(config, batch_size=batch, resolution=size)
     random = torch.Generator().manual_seed(0)
     images = torch.randint(256, (_NUM_IMAGES, channels, size, size), dtype=torch.uint8, generator=random)
-    return Engine(config, images, setting.device)
+    return Engine(config, images, setting.device, torch.arange(_NUM_IMAGES) % _NUM_CLASSES)
 
 
 def _train(preset: str, backend: str) -> Callable[[Setting], Call]:
@@ -56,12 +57,14 @@ def _sample(preset: str, backend: str) -> Callable[[Setting], Call]:
         generator = engine.averaged.module.to(setting.dtype).eval()
         random = torch.Generator().manual_seed(1)
         drawn = torch.randn(setting.problem.shape[0], engine.config.latent_dim, generator=random)
-        latents = drawn.to(setting.device, setting.dtype)
+        inputs = [drawn.to(setting.device, setting.dtype)]
+        if engine.labels is not None:
+            inputs.append(engine.labels[: len(drawn)])
 
         @torch.inference_mode()
         def call() -> Outputs:
             with use_backend(backend), setting.autocast():
-                return (generator(latents),)
+                return (generator(*inputs),)
 
         return call
 

@@ -3,7 +3,8 @@
 A model is a function from the shape of the images and of the latents to a pair of networks. Generators map standard
 normal latents [N, latent_dim] to images [N, C, H, W] in [-1, 1] and carry ``latent_dim`` as an attribute;
 discriminators map such images to raw logits [N], with no sigmoid. The images of "stylegan" aim at [-1, 1] without being
-bounded, and its networks have ``grow``.
+bounded, and its networks have ``grow``. The networks of a conditional pair are called with labels, int64 [N], beside
+these, and its generator's ``num_classes`` is not None.
 """
 
 import difflib
@@ -45,6 +46,7 @@ def build_networks(
     num_channels: int,
     latent_dim: int = 100,
     base_channels: int | None = None,
+    num_classes: int | None = None,
     **options: Any,
 ) -> Networks:
     """Builds the freshly initialised networks of a model, on the CPU, from torch's global random state.
@@ -55,31 +57,42 @@ def build_networks(
         num_channels: channels of the images: 1 for grey, 3 for colour.
         latent_dim: length of a latent.
         base_channels: the width that the model's other widths follow from; ``None`` for the model's own default.
+        num_classes: how many classes the networks are to know; ``None`` for networks that take no labels.
         options: what the model's own function takes beyond these, such as ``norm`` for wgan-gp.
 
     Raises:
-        ValueError: for an unknown name or option, a size below 1, or a resolution, width or option's value that the
-            model does not have; one sentence.
+        ValueError: for an unknown name or option, a size below 1, a resolution, width or option's value that the model
+            does not have, or classes where it has no conditional form; one sentence.
     """
     if model not in MODELS:
         nearest = difflib.get_close_matches(model, MODELS, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise ValueError(f"no model is called {model!r} (there is {', '.join(MODELS)}){hint}")
-    for name, size in (("num_channels", num_channels), ("latent_dim", latent_dim), ("base_channels", base_channels)):
-        if size is not None and size < 1:
-            raise ValueError(f"{name} is {size}, expected at least 1")
     sizes = {
         "resolution": resolution,
         "num_channels": num_channels,
         "latent_dim": latent_dim,
         "base_channels": base_channels,
+        "num_classes": num_classes,
     }
-    known = [name for name in inspect.signature(MODELS[model]).parameters if name not in sizes]
+    for name in ("num_channels", "latent_dim", "base_channels", "num_classes"):
+        size = sizes[name]
+        if size is not None and size < 1:
+            raise ValueError(f"{name} is {size}, expected at least 1")
+    known = inspect.signature(MODELS[model]).parameters
+    if "num_classes" not in known:
+        if num_classes is not None:
+            able = [name for name, build in MODELS.items() if "num_classes" in inspect.signature(build).parameters]
+            raise ValueError(f"model {model} has no conditional form ({', '.join(able)} have)")
+        del sizes["num_classes"]
+    others = [name for name in known if name not in sizes]
     for name in options:
-        if name not in known:
-            hint = f" (there is {', '.join(known)})" if known else ""
+        if name not in others:
+            hint = f" (there is {', '.join(others)})" if others else ""
             raise ValueError(f"model {model} has no option {name!r}{hint}")
-    return Networks(*MODELS[model](**sizes, **options))
+    networks = Networks(*MODELS[model](**sizes, **options))
+    networks.generator.num_classes = num_classes
+    return networks
 
 
 __all__ = ["MODELS", "Networks", "build_networks"]

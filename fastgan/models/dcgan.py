@@ -3,17 +3,23 @@
 Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial
 Networks", 2016 (https://arxiv.org/abs/1511.06434), section 3. Where a leaky ReLU follows a biased convolution, both
 are one :class:`fastgan.nn.BiasAct` after a convolution without bias; it holds the same parameters.
+
+With classes the generators have conditional batch norm and the discriminators a projection head, as in Miyato and
+Koyama, "cGANs with Projection Discriminator", 2018 (https://arxiv.org/abs/1802.05637); nothing else changes.
 """
 
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
-from fastgan.nn import BiasAct, MinibatchDiscrimination, MinibatchStdDev
+from fastgan.models.labelled import run, sequence
+from fastgan.nn import BiasAct, ConditionalBatchNorm2d, MinibatchDiscrimination, MinibatchStdDev, ProjectionHead
 
 RESOLUTIONS = (16, 28, 32, 64, 128, 256)
 DEFAULT_BASE_CHANNELS = 128
 DEFAULT_BASE_CHANNELS_28 = 64
+_LINEAR = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Embedding)
 
 
 def build_dcgan(
@@ -22,6 +28,7 @@ def build_dcgan(
     num_channels: int,
     latent_dim: int = 100,
     base_channels: int | None = None,
+    num_classes: int | None = None,
     minibatch: str = "none",
 ) -> tuple[nn.Module, nn.Module]:
     """Builds the generator and the discriminator for a resolution, 28 or a power of two from 16 to 256.
@@ -32,6 +39,7 @@ def build_dcgan(
         latent_dim: length of a latent.
         base_channels: channels of the generator's last map before the image, which the other widths follow from; 64 by
             default at 28 and 128 elsewhere.
+        num_classes: of a conditional pair, whose networks take labels, int64 [N], as well; ``None`` for none.
         minibatch: of the discriminator: "none", "stddev" or "discrimination", see :class:`DCGANDiscriminator`.
 
     Raises:
@@ -40,17 +48,24 @@ def build_dcgan(
     """
     base = checked_base_channels("dcgan", resolution, base_channels)
     return (
-        build_generator("dcgan", resolution, num_channels, latent_dim, base),
-        build_discriminator("dcgan", resolution, num_channels, base, minibatch=minibatch),
+        build_generator("dcgan", resolution, num_channels, latent_dim, base, num_classes),
+        build_discriminator("dcgan", resolution, num_channels, base, num_classes, minibatch=minibatch),
     )
 
 
-def build_generator(model: str, resolution: int, num_channels: int, latent_dim: int, base_channels: int) -> nn.Module:
+def build_generator(
+    model: str,
+    resolution: int,
+    num_channels: int,
+    latent_dim: int,
+    base_channels: int,
+    num_classes: int | None,
+) -> nn.Module:
     """The generator for a resolution; ``model`` is what an error names."""
     _check_resolution(model, resolution)
     if resolution == 28:
-        return DCGAN28Generator(num_channels, latent_dim, base_channels=base_channels)
-    return DCGANGenerator(resolution, num_channels, latent_dim, base_channels=base_channels)
+        return DCGAN28Generator(num_channels, latent_dim, base_channels=base_channels, num_classes=num_classes)
+    return DCGANGenerator(resolution, num_channels, latent_dim, base_channels=base_channels, num_classes=num_classes)
 
 
 def build_discriminator(
@@ -58,15 +73,22 @@ def build_discriminator(
     resolution: int,
     num_channels: int,
     base_channels: int,
+    num_classes: int | None,
     *,
     norm: str = "batch",
     minibatch: str = "none",
 ) -> nn.Module:
     """The discriminator for a resolution; ``model`` is what an error names."""
     _check_resolution(model, resolution)
+    settings: dict[str, Any] = {
+        "base_channels": base_channels,
+        "num_classes": num_classes,
+        "norm": norm,
+        "minibatch": minibatch,
+    }
     if resolution == 28:
-        return DCGAN28Discriminator(num_channels, base_channels=base_channels, norm=norm, minibatch=minibatch)
-    return DCGANDiscriminator(resolution, num_channels, base_channels=base_channels, norm=norm, minibatch=minibatch)
+        return DCGAN28Discriminator(num_channels, **settings)
+    return DCGANDiscriminator(resolution, num_channels, **settings)
 
 
 def checked_base_channels(model: str, resolution: int, base_channels: int | None) -> int:
@@ -105,13 +127,20 @@ class DCGANGenerator(nn.Module):
         num_channels: channels of the images.
         latent_dim: length of a latent.
         base_channels: see :func:`widths`.
+        num_classes: K of a conditional generator, which takes labels, int64 [N] from 0 to K - 1, as well.
 
     Shape:
         [N, latent_dim] to [N, num_channels, resolution, resolution] in [-1, 1].
     """
 
     def __init__(
-        self, resolution: int, num_channels: int, latent_dim: int = 100, *, base_channels: int = DEFAULT_BASE_CHANNELS
+        self,
+        resolution: int,
+        num_channels: int,
+        latent_dim: int = 100,
+        *,
+        base_channels: int = DEFAULT_BASE_CHANNELS,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
@@ -119,21 +148,21 @@ class DCGANGenerator(nn.Module):
         layers: list[nn.Module] = [
             nn.Linear(latent_dim, channels[0] * 16, bias=False),
             nn.Unflatten(1, (channels[0], 4, 4)),
-            nn.BatchNorm2d(channels[0]),
+            _batch_norm(channels[0], num_classes),
             nn.ReLU(),
         ]
         for c_in, c_out in pairwise(channels):
             layers += [
                 nn.ConvTranspose2d(c_in, c_out, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(c_out),
+                _batch_norm(c_out, num_classes),
                 nn.ReLU(),
             ]
         layers += [nn.ConvTranspose2d(channels[-1], num_channels, 4, stride=2, padding=1), nn.Tanh()]
-        self.layers = nn.Sequential(*layers)
+        self.layers = sequence(layers, num_classes)
         self.apply(init_weights)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        return self.layers(latents)
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        return run(self.layers, latents, labels)
 
 
 class DCGANDiscriminator(nn.Module):
@@ -143,6 +172,7 @@ class DCGANDiscriminator(nn.Module):
         resolution: height and width of the images, a power of two from 16 to 256.
         num_channels: channels of the images.
         base_channels: see :func:`widths`.
+        num_classes: K of a conditional discriminator, which takes labels, int64 [N] from 0 to K - 1, as well.
         norm: "batch", "layer" or "none". Batch norm makes the output of a sample depend on the whole batch, which a
             gradient penalty must not meet. Layer norm is over channels and pixels, with a scale and shift per channel,
             as in the code of Gulrajani et al. 2017.
@@ -161,6 +191,7 @@ class DCGANDiscriminator(nn.Module):
         num_channels: int,
         *,
         base_channels: int = DEFAULT_BASE_CHANNELS,
+        num_classes: int | None = None,
         norm: str = "batch",
         minibatch: str = "none",
     ) -> None:
@@ -177,11 +208,11 @@ class DCGANDiscriminator(nn.Module):
                 layers.append(BiasAct(c_out, act="lrelu", negative_slope=0.2))
             else:
                 layers += [normalisation, nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, *_head(channels[-1], 4 * 4, minibatch))
+        self.layers = sequence([*layers, *_head(channels[-1], 4 * 4, num_classes, minibatch)], num_classes)
         self.apply(init_weights if norm == "batch" else init_weights_without_batch_norm)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images).squeeze(1)
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        return run(self.layers, images, labels).squeeze(1)
 
 
 class DCGAN28Generator(nn.Module):
@@ -193,36 +224,43 @@ class DCGAN28Generator(nn.Module):
         num_channels: channels of the images.
         latent_dim: length of a latent.
         base_channels: channels of the last map, in place of 64; the other two have twice as many.
+        num_classes: as of :class:`DCGANGenerator`.
 
     Shape:
         [N, latent_dim] to [N, num_channels, 28, 28] in [-1, 1].
     """
 
     def __init__(
-        self, num_channels: int = 1, latent_dim: int = 100, *, base_channels: int = DEFAULT_BASE_CHANNELS_28
+        self,
+        num_channels: int = 1,
+        latent_dim: int = 100,
+        *,
+        base_channels: int = DEFAULT_BASE_CHANNELS_28,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
         narrow, wide = base_channels, 2 * base_channels
-        self.layers = nn.Sequential(
+        layers = [
             nn.Linear(latent_dim, wide * 7 * 7),
             nn.Unflatten(1, (wide, 7, 7)),
-            nn.BatchNorm2d(wide),
+            _batch_norm(wide, num_classes),
             nn.Upsample(scale_factor=2, mode="nearest"),
             nn.Conv2d(wide, wide, 3, padding=1),
-            nn.BatchNorm2d(wide),
+            _batch_norm(wide, num_classes),
             nn.ReLU(),
             nn.Upsample(scale_factor=2, mode="nearest"),
             nn.Conv2d(wide, narrow, 3, padding=1),
-            nn.BatchNorm2d(narrow),
+            _batch_norm(narrow, num_classes),
             nn.ReLU(),
             nn.Conv2d(narrow, num_channels, 3, padding=1),
             nn.Tanh(),
-        )
+        ]
+        self.layers = sequence(layers, num_classes)
         self.apply(init_weights)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        return self.layers(latents)
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        return run(self.layers, latents, labels)
 
 
 class DCGAN28Discriminator(nn.Module):
@@ -233,7 +271,7 @@ class DCGAN28Discriminator(nn.Module):
     Args:
         num_channels: channels of the images.
         base_channels: channels of the third map, in place of 64, divisible by 4; each map has twice those before it.
-        norm, minibatch: as in :class:`DCGANDiscriminator`.
+        num_classes, norm, minibatch: as in :class:`DCGANDiscriminator`.
 
     Shape:
         [N, num_channels, 28, 28] to logits [N].
@@ -244,6 +282,7 @@ class DCGAN28Discriminator(nn.Module):
         num_channels: int = 1,
         *,
         base_channels: int = DEFAULT_BASE_CHANNELS_28,
+        num_classes: int | None = None,
         norm: str = "batch",
         minibatch: str = "none",
     ) -> None:
@@ -262,24 +301,35 @@ class DCGAN28Discriminator(nn.Module):
                 layers.append(normalisation)
             c_in = c_out
         # 28 halves to 14, 7, 4 and 2: the head sees maps of 2x2, not of 1x1.
-        self.layers = nn.Sequential(*layers, *_head(c_in, 2 * 2, minibatch))
+        self.layers = sequence([*layers, *_head(c_in, 2 * 2, num_classes, minibatch)], num_classes)
         self.apply(init_weights if norm == "batch" else init_weights_without_batch_norm)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images).squeeze(1)
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        return run(self.layers, images, labels).squeeze(1)
 
 
-def _head(num_channels: int, num_pixels: int, minibatch: str) -> list[nn.Module]:
+def _head(num_channels: int, num_pixels: int, num_classes: int | None, minibatch: str) -> list[nn.Module]:
     """What follows the last map: from [N, num_channels, H, W] to [N, 1]."""
     features = num_channels * num_pixels
     if minibatch == "none":
-        return [nn.Flatten(), nn.Linear(features, 1)]
+        return [nn.Flatten(), last_layer(features, num_classes)]
     if minibatch == "stddev":
-        return [MinibatchStdDev(), nn.Flatten(), nn.Linear(features + num_pixels, 1)]
+        return [MinibatchStdDev(), nn.Flatten(), last_layer(features + num_pixels, num_classes)]
     if minibatch == "discrimination":
         layer = MinibatchDiscrimination(features, num_kernels=100, kernel_dim=5)
-        return [nn.Flatten(), layer, nn.Linear(features + 100, 1)]
+        return [nn.Flatten(), layer, last_layer(features + 100, num_classes)]
     raise ValueError(f"minibatch is {minibatch!r}, expected 'none', 'stddev' or 'discrimination'")
+
+
+def last_layer(num_features: int, num_classes: int | None) -> nn.Module:
+    """From features [N, num_features] to [N, 1]."""
+    return nn.Linear(num_features, 1) if num_classes is None else ProjectionHead(num_features, num_classes)
+
+
+def _batch_norm(num_channels: int, num_classes: int | None) -> nn.Module:
+    if num_classes is None:
+        return nn.BatchNorm2d(num_channels)
+    return ConditionalBatchNorm2d(num_channels, num_classes)
 
 
 def _norm(norm: str, num_channels: int) -> nn.Module | None:
@@ -295,13 +345,14 @@ def _norm(norm: str, num_channels: int) -> nn.Module | None:
 def init_weights(module: nn.Module) -> None:
     """Weights from a normal distribution of standard deviation 0.02 (section 4 of the paper), biases zero.
 
-    The scales of batch norm are drawn around 1, as in the authors' code.
+    The scales of batch norm are drawn around 1, as in the authors' code; those of conditional batch norm are 1. The
+    embedding of a projection is a linear layer of one-hot labels.
     """
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+    if isinstance(module, _LINEAR):
         nn.init.normal_(module.weight, 0.0, 0.02)
-        if module.bias is not None:
+        if getattr(module, "bias", None) is not None:
             nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.BatchNorm2d):
+    elif isinstance(module, nn.BatchNorm2d) and module.affine:
         nn.init.normal_(module.weight, 1.0, 0.02)
 
 
@@ -312,7 +363,7 @@ def init_weights_without_batch_norm(module: nn.Module) -> None:
     of the 28x28 trunk without a norm would begin at a length of 0.0002. With this it begins at 0.9, and the penalty
     asks for 1.
     """
-    if isinstance(module, nn.Conv2d | nn.Linear):
+    if isinstance(module, _LINEAR):
         nn.init.kaiming_normal_(module.weight, a=0.2)
-        if module.bias is not None:
+        if getattr(module, "bias", None) is not None:
             nn.init.zeros_(module.bias)

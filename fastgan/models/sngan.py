@@ -1,20 +1,26 @@
 """SNGAN: DCGAN's generator against a discriminator whose layers are spectrally normalised.
 
 Miyato et al., "Spectral Normalization for Generative Adversarial Networks", 2018 (https://arxiv.org/abs/1802.05957).
-Every convolution and the linear layer are divided by their largest singular value, as one group
-(:func:`fastgan.nn.spectral_norm_`); :func:`fastgan.nn.largest_singular_values` checks that it is 1 then.
+Every convolution, the linear layer and, with classes, the embedding are divided by their largest singular value, as one
+group (:func:`fastgan.nn.spectral_norm_`); :func:`fastgan.nn.largest_singular_values` checks that it is 1 then.
 """
 
 from torch import Tensor, nn
 
-from fastgan.models.dcgan import build_generator, init_weights
+from fastgan.models.dcgan import build_generator, init_weights, last_layer
+from fastgan.models.labelled import run, sequence
 from fastgan.nn import BiasAct, spectral_norm_
 
 DEFAULT_BASE_CHANNELS = 64
 
 
 def build_sngan(
-    *, resolution: int, num_channels: int, latent_dim: int = 100, base_channels: int | None = None
+    *,
+    resolution: int,
+    num_channels: int,
+    latent_dim: int = 100,
+    base_channels: int | None = None,
+    num_classes: int | None = None,
 ) -> tuple[nn.Module, nn.Module]:
     """Builds the generator and the discriminator for a resolution, 28 or a power of two from 16 to 256.
 
@@ -24,14 +30,16 @@ def build_sngan(
         latent_dim: length of a latent.
         base_channels: channels of the generator's last map before the image and of the discriminator's first, which the
             other widths follow from; 64 by default.
+        num_classes: as for DCGAN; the embedding of the projection is spectrally normalised too (Miyato and Koyama 2018,
+            https://arxiv.org/abs/1802.05637).
 
     Raises:
         ValueError: for another resolution; one sentence.
     """
     base = DEFAULT_BASE_CHANNELS if base_channels is None else base_channels
     return (
-        build_generator("sngan", resolution, num_channels, latent_dim, base),
-        SNGANDiscriminator(resolution, num_channels, base_channels=base),
+        build_generator("sngan", resolution, num_channels, latent_dim, base, num_classes),
+        SNGANDiscriminator(resolution, num_channels, base_channels=base, num_classes=num_classes),
     )
 
 
@@ -46,13 +54,19 @@ class SNGANDiscriminator(nn.Module):
         num_channels: channels of the images.
         base_channels: channels of the first map, in place of 64; each map has twice as many as the one before it, up to
             ``8 * base_channels``.
+        num_classes: K of a conditional discriminator, which takes labels, int64 [N] from 0 to K - 1, as well.
 
     Shape:
         [N, num_channels, resolution, resolution] to logits [N].
     """
 
     def __init__(
-        self, resolution: int = 28, num_channels: int = 1, *, base_channels: int = DEFAULT_BASE_CHANNELS
+        self,
+        resolution: int = 28,
+        num_channels: int = 1,
+        *,
+        base_channels: int = DEFAULT_BASE_CHANNELS,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -64,9 +78,9 @@ class SNGANDiscriminator(nn.Module):
                 BiasAct(c_out, act="lrelu", negative_slope=0.1),
             ]
             c_in, c_out, size = c_out, min(2 * c_out, 8 * base_channels), size // 2
-        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(c_in, 1))
+        self.layers = sequence([*layers, nn.Flatten(), last_layer(c_in, num_classes)], num_classes)
         self.apply(init_weights)
         spectral_norm_(self)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images).squeeze(1)
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        return run(self.layers, images, labels).squeeze(1)

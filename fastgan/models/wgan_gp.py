@@ -16,6 +16,7 @@ def build_wgan_gp(
     num_channels: int,
     latent_dim: int = 100,
     base_channels: int | None = None,
+    num_classes: int | None = None,
     norm: str = "none",
 ) -> tuple[nn.Module, nn.Module]:
     """Builds the generator and the critic for a resolution, 28 or a power of two from 16 to 256.
@@ -25,6 +26,7 @@ def build_wgan_gp(
         num_channels: channels of the images.
         latent_dim: length of a latent.
         base_channels: as for DCGAN: 64 by default at 28 and 128 elsewhere.
+        num_classes: as for DCGAN.
         norm: of the critic: "none", or "layer" for layer norm (section 4 of the paper). The generator has batch norm.
 
     Raises:
@@ -40,6 +42,6 @@ def build_wgan_gp(
         raise ValueError(f"wgan-gp has no critic with norm {norm!r}, only with 'none' and 'layer'")
     base = checked_base_channels("wgan-gp", resolution, base_channels)
     return (
-        build_generator("wgan-gp", resolution, num_channels, latent_dim, base),
-        build_discriminator("wgan-gp", resolution, num_channels, base, norm=norm),
+        build_generator("wgan-gp", resolution, num_channels, latent_dim, base, num_classes),
+        build_discriminator("wgan-gp", resolution, num_channels, base, num_classes, norm=norm),
     )

@@ -3,11 +3,13 @@
 from fastgan.nn.adain import AdaIN
 from fastgan.nn.bias_act import BiasAct
 from fastgan.nn.blur import Blur
+from fastgan.nn.conditional_batch_norm import ConditionalBatchNorm2d
 from fastgan.nn.equalized import EqualizedConv2d, EqualizedLinear
 from fastgan.nn.minibatch_discrimination import MinibatchDiscrimination
 from fastgan.nn.minibatch_stddev import MinibatchStdDev
 from fastgan.nn.noise_injection import NoiseInjection
 from fastgan.nn.pixel_norm import PixelNorm
+from fastgan.nn.projection_head import ProjectionHead
 from fastgan.nn.singular_values import largest_singular_values
 from fastgan.nn.spectral_norm import spectral_norm, spectral_norm_
 from fastgan.nn.style_epilogue import StyleEpilogue
@@ -16,12 +18,14 @@ __all__ = [
     "AdaIN",
     "BiasAct",
     "Blur",
+    "ConditionalBatchNorm2d",
     "EqualizedConv2d",
     "EqualizedLinear",
     "MinibatchDiscrimination",
     "MinibatchStdDev",
     "NoiseInjection",
     "PixelNorm",
+    "ProjectionHead",
     "StyleEpilogue",
     "largest_singular_values",
     "spectral_norm",

@@ -8,7 +8,7 @@ from fastgan.nn.spectral_norm import NORMALISED_LAYERS, TRANSPOSED
 
 @torch.no_grad()
 def largest_singular_values(model: nn.Module) -> dict[str, Tensor]:
-    """The largest singular value of the weight of every convolution and linear layer, with or without normalisation.
+    """The largest singular value of the weight of every convolution, linear layer and embedding, normalised or not.
 
     A layer that :func:`fastgan.nn.spectral_norm` or torch's normalises has 1, up to what power iteration has not found
     yet: u^T W v is at most the largest singular value, so that this is 1 or more. The Frobenius norm of such a weight

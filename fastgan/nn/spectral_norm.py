@@ -23,7 +23,8 @@ FIRST_ITERATIONS = 15
 # The submodule that normalises a weight which is no parametrization.
 UNPARAMETRISED = "accelerated_spectral_norm"
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-NORMALISED_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+# The matrix of an embedding has a row for each class; in a projection discriminator it is normalised as all others.
+NORMALISED_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.Embedding)
 
 
 def spectral_norm(
@@ -83,7 +84,7 @@ def spectral_norm(
 
 
 def spectral_norm_(model: Module) -> Module:
-    """Normalises every convolution and linear layer of ``model`` as one group, in place.
+    """Normalises every convolution, linear layer and embedding of ``model`` as one group, in place.
 
     A forward of ``model`` runs one power iteration for all layers (in training mode) and normalises all weights, in a
     number of launches that does not grow with the number of layers; it uses the same weights from its beginning to its
@@ -97,7 +98,8 @@ def spectral_norm_(model: Module) -> Module:
     models were seeded or loaded alike. As with torch's parametrizations ``copy.deepcopy`` works and pickle is refused.
 
     Args:
-        model: its ``nn.Linear``, ``nn.Conv*d`` and ``nn.ConvTranspose*d``, subclasses included, are normalised.
+        model: its ``nn.Linear``, ``nn.Conv*d``, ``nn.ConvTranspose*d`` and ``nn.Embedding``, subclasses included, are
+            normalised.
 
     Returns:
         ``model``.
@@ -113,7 +115,7 @@ def spectral_norm_(model: Module) -> Module:
         raise TypeError(f"spectral_norm_: model is a {type(model).__name__}, expected a torch.nn.Module")
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, NORMALISED_LAYERS)}
     if not layers:
-        raise ValueError(f"spectral_norm_: {type(model).__name__} has no convolution or linear layer")
+        raise ValueError(f"spectral_norm_: {type(model).__name__} has no convolution, linear layer or embedding")
     for name, layer in layers.items():
         weight = layer._parameters.get("weight")
         if weight is None:

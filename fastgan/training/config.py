@@ -82,6 +82,7 @@ class TrainingConfig:
     )
     grow_stable_steps: int = _setting(500, "steps at each resolution before the next fades in", Range(1))
     grow_fade_steps: int = _setting(500, "steps in which a resolution fades in", Range(0))
+    conditional: bool = _setting(False, "generate by class; the data must carry labels")
     loss: str = _setting("non-saturating", "adversarial loss, by its name in fastgan.losses")
     real_label: float = _setting(
         1.0, "what the discriminator is to say of real images; 0.9 smooths", Range(0.5, 1, above_low=True)

@@ -25,13 +25,16 @@ class Engine:
         config: the settings.
         images: the data set, uint8 [N, C, H, W]; kept on the device, sampled there with replacement.
         device: where to train.
+        labels: class numbers of the images, int64 [N] from 0, or None; a conditional run keeps them on the device too.
 
     Raises:
-        SettingsError: for a model, loss or regularizer that is not there, a resolution that the model does not have, or
-            settings that do not go together.
+        SettingsError: for a model, loss or regularizer that is not there, a resolution that the model does not have,
+            settings that do not go together, or labels that a conditional run cannot learn from.
     """
 
-    def __init__(self, config: TrainingConfig, images: Tensor, device: torch.device) -> None:
+    def __init__(
+        self, config: TrainingConfig, images: Tensor, device: torch.device, labels: Tensor | None = None
+    ) -> None:
         # Weights and dropout draw from torch's global state; data and latents from a generator on the device.
         torch.manual_seed(config.seed)
         self.architecture = {
@@ -43,6 +46,8 @@ class Engine:
             **_options(config),
         }
         self.schedule = GrowthSchedule.of(config)
+        if config.conditional:
+            self.architecture["num_classes"] = count_classes(labels, config.data)
         try:
             networks = build_networks(**self.architecture)
             self.loss = get_loss(config.loss, real_label=config.real_label, fake_label=config.fake_label)
@@ -58,6 +63,7 @@ class Engine:
         self.config = config
         self.device = device
         self.images = images.to(device)
+        self.labels = labels.to(device) if config.conditional and labels is not None else None
         self.generator = networks.generator.to(device)
         self.discriminator = networks.discriminator.to(device)
         self.averaged = AveragedNetwork(self.generator, config.ema_decay, config.ema_ramp_up)
@@ -88,16 +94,17 @@ class Engine:
             self._enter_stage()
         num_updates = self.config.discriminator_steps
         for i in range(num_updates):
-            real = self._real_batch()
+            # The fakes have the labels of the real images, so that a point between two has one.
+            real, *labels = self._real_batch()
             with torch.set_grad_enabled(i == num_updates - 1):
-                fake = self.generator(self._latents())
+                fake = self.generator(self._latents(), *labels)
             self.discriminator_optimizer.zero_grad()
-            self._discriminator_phase(real, fake.detach())
+            self._discriminator_phase(real, fake.detach(), *labels)
             # By the host's own count, which a checkpoint keeps.
             if self.regularizer and (self.step_count * num_updates + i) % self.config.regularizer_interval == 0:
-                self._regularization_phase(self.regularizer, real, fake.detach())
+                self._regularization_phase(self.regularizer, real, fake.detach(), *labels)
             self.discriminator_optimizer.step()
-        self._generator_phase(real, fake)
+        self._generator_phase(real, fake, *labels)
 
         self.step_count += 1
         self.num_images += stage.batch_size
@@ -112,22 +119,24 @@ class Engine:
         self.generator_optimizer.param_groups[0]["lr"] = stage.generator_lr
         self.discriminator_optimizer.param_groups[0]["lr"] = stage.discriminator_lr
 
-    def _real_batch(self) -> Tensor:
+    def _real_batch(self) -> tuple[Tensor, ...]:
+        """Images, and in a conditional run their labels."""
         size = self.stage.batch_size
         chosen = torch.randint(len(self.images), (size,), device=self.device, generator=self.random)
-        return at_stage(normalize(self.images[chosen]), self.stage)
+        images = at_stage(normalize(self.images[chosen]), self.stage)
+        return (images,) if self.labels is None else (images, self.labels[chosen])
 
     def _latents(self) -> Tensor:
         size = self.stage.batch_size
         return torch.randn(size, self.config.latent_dim, device=self.device, generator=self.random)
 
-    def _discriminator_phase(self, real: Tensor, fake: Tensor) -> None:
+    def _discriminator_phase(self, real: Tensor, fake: Tensor, *labels: Tensor) -> None:
         """The gradient of the discriminator's loss."""
-        loss = self.loss.discriminator(self.discriminator(real), self.discriminator(fake))
+        loss = self.loss.discriminator(self.discriminator(real, *labels), self.discriminator(fake, *labels))
         loss.backward()
         self.loss_sums[0] += loss.detach()
 
-    def _regularization_phase(self, regularizer: Regularizer, real: Tensor, fake: Tensor) -> None:
+    def _regularization_phase(self, regularizer: Regularizer, real: Tensor, fake: Tensor, *labels: Tensor) -> None:
         """Adds the gradient of the penalty to that of the loss.
 
         Lazily, once in k updates with k times the weight, it has the same mean gradient (Karras et al. 2020, StyleGAN2,
@@ -135,17 +144,17 @@ class Engine:
         those of the loss, for which Adam's settings are adapted; here one update takes both, and they stay.
         """
         weight = self.config.regularizer_weight * self.config.regularizer_interval
-        penalty = regularizer(self.discriminator, real, fake, weight)
+        penalty = regularizer(lambda images: self.discriminator(images, *labels), real, fake, weight)
         penalty.backward()
         self.loss_sums[2] += penalty.detach()
 
-    def _generator_phase(self, real: Tensor, fake: Tensor) -> None:
+    def _generator_phase(self, real: Tensor, fake: Tensor, *labels: Tensor) -> None:
         """An update of the generator by its loss."""
         # The gradient passes through the discriminator, whose own weights need none now.
         for parameter in self._discriminator_parameters:
             parameter.requires_grad_(False)
-        real_logits = self.discriminator(real) if self.loss.relativistic else None
-        loss = self.loss.generator(self.discriminator(fake), real_logits)
+        real_logits = self.discriminator(real, *labels) if self.loss.relativistic else None
+        loss = self.loss.generator(self.discriminator(fake, *labels), real_logits)
         self.generator_optimizer.zero_grad()
         loss.backward()
         self.generator_optimizer.step()
@@ -253,6 +262,24 @@ class Engine:
             "generator_optimizer": self.generator_optimizer,
             "discriminator_optimizer": self.discriminator_optimizer,
         }
+
+
+def count_classes(labels: Tensor | None, data: str) -> int:
+    """How many classes the labels of a data set tell apart.
+
+    Raises:
+        SettingsError: for data without labels, or with gaps between them: the networks would not learn a class that no
+            image has, and one wrong label such as 10**9 would ask for as many embeddings.
+    """
+    if labels is None:
+        raise SettingsError(f"conditional is true and the data {data!r} carries no labels; expected one for each image")
+    found = labels.unique().tolist()
+    if found != list(range(len(found))):
+        raise SettingsError(
+            f"conditional is true and the data {data!r} has {len(found)} different labels from {found[0]} to "
+            f"{found[-1]}; expected class numbers from 0 without gaps"
+        )
+    return len(found)
 
 
 def _regularizer(config: TrainingConfig, discriminator: nn.Module) -> Regularizer | None:

@@ -13,7 +13,7 @@ from typing import Self
 from rich.console import Console
 
 from fastgan.data import load_dataset
-from fastgan.sampling import draw_latents, render
+from fastgan.sampling import columns_by_class, draw_latents, labels_in_turn, render
 from fastgan.training.checkpoints import (
     CheckpointError,
     latest_checkpoint,
@@ -104,7 +104,8 @@ def resume_command(run: Path) -> str:
 
 def _make_engine(config: TrainingConfig) -> Engine:
     device = resolve_device(config.device)
-    return Engine(config, load_dataset(config.data, resolution=config.resolution).images, device)
+    dataset = load_dataset(config.data, resolution=config.resolution)
+    return Engine(config, dataset.images, device, dataset.labels)
 
 
 def _write_config(config: TrainingConfig, run: Path) -> None:
@@ -123,6 +124,11 @@ def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None
     )
     _note_early_end(engine, console)
     latents = draw_latents(_NUM_SAMPLES, config.latent_dim, seed=config.seed)
+    labels = columns = None
+    if config.conditional:
+        num_classes = engine.architecture["num_classes"]
+        labels = labels_in_turn(_NUM_SAMPLES, num_classes)
+        columns = columns_by_class(_NUM_SAMPLES, num_classes)
     began = time.perf_counter()
     saved = engine.step_count
     with (
@@ -141,7 +147,7 @@ def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None
                 if step % config.log_every == 0:
                     engine.reset_losses()
             if step % config.sample_every == 0 or last:
-                reporter.samples(step, render(engine.averaged.module, latents))
+                reporter.samples(step, render(engine.averaged.module, latents, labels), columns=columns)
             if step % config.checkpoint_every == 0:
                 _save(engine, run)
                 saved = step
@@ -169,12 +175,13 @@ def _note_early_end(engine: Engine, console: Console) -> None:
     schedule, steps = engine.schedule, engine.config.steps
     if steps > schedule.growing_steps:
         return
+    first, last = schedule.resolutions[0], schedule.resolutions[-1]
     end = schedule.at(steps - 1)
     unfinished = " that has not faded in" if end.fade < 1 else ""
     console.print(
-        f"note: growing from {schedule.resolutions[0]}x{schedule.resolutions[0]} to "
-        f"{schedule.resolutions[-1]}x{schedule.resolutions[-1]} takes more than {schedule.growing_steps} steps, and the run ends "
-        f"at step {steps}, at {end.resolution}x{end.resolution}{unfinished}; see grow_stable_steps and grow_fade_steps",
+        f"note: growing from {first}x{first} to {last}x{last} takes more than {schedule.growing_steps} steps, and the "
+        f"run ends at step {steps}, at {end.resolution}x{end.resolution}{unfinished}; see grow_stable_steps and "
+        "grow_fade_steps",
         style="dim",
         markup=False,
         highlight=False,

@@ -99,9 +99,9 @@ class Reporter:
                 f"step {step}/{self._config.steps}  {text}  {minutes}:{seconds:02d} left", highlight=False
             )
 
-    def samples(self, step: int, images: Tensor) -> Path:
+    def samples(self, step: int, images: Tensor, *, columns: int | None = None) -> Path:
         """Writes a grid of images [N, C, H, W] in [-1, 1] to ``samples/STEP.png`` and to TensorBoard."""
-        grid = image_grid(images)
+        grid = image_grid(images, columns=columns)
         path = self._run / "samples" / f"{step}.png"
         save_png(grid, path)
         self._writer.add_image("samples", grid, step)
