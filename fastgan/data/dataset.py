@@ -14,11 +14,13 @@ from fastgan.data.arrays import NPY_MAGIC, load_npy, load_npz
 from fastgan.data.digits import load_digits
 from fastgan.data.errors import DataError, quoted, reason
 from fastgan.data.files import load_folder, load_zip
+from fastgan.data.gaussians import load_gaussians
 from fastgan.data.idx import GZIP_MAGIC, TRAIN_IMAGES, load_idx
 from fastgan.data.pixels import resize_images
 
-_SOURCES = "'digits', a folder of images, a zip of images, an IDX file (.gz or not), .npy or .npz"
+_SOURCES = "'digits', 'gaussians', a folder of images, a zip of images, an IDX file (.gz or not), .npy or .npz"
 _ZIP_MAGIC = b"PK"
+_BUNDLED = {"digits": load_digits, "gaussians": load_gaussians}
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class ImageDataset:
     """Square images of one size, all in memory.
 
     Attributes:
-        name: "digits", or the path as given.
-        images: uint8 [N, C, S, S], C 1 (greyscale) or 3 (RGB), N at least 1.
+        name: "digits" or "gaussians", or the path as given.
+        images: uint8 [N, C, S, S], C 1 (greyscale) or 3 (RGB), N at least 1; [N, 2, 1, 1] for points of the plane.
         labels: class numbers from 0, int64 [N], or None.
     """
 
@@ -42,6 +44,7 @@ def load_dataset(source: str | os.PathLike[str] = "digits", *, resolution: int |
     ``source`` is recognised by what it is, not by its suffix:
 
     - ``"digits"``: scikit-learn's 1,797 handwritten digits, 8x8 greyscale with labels; ``"./digits"`` is a path.
+    - ``"gaussians"``: 10,000 points of the plane around eight centres, images of 1x1 with two channels, with labels.
     - A folder: every .png, .jpg, .jpeg, .webp, .bmp, .gif, .tif, .tiff, .ppm and .pgm below it, sorted by relative
       path, hidden files and folders passed over. Labels come from a ``dataset.json`` at its top, as in the zip.
     - A zip in the layout that NVIDIA's dataset_tool writes: image files, and ``dataset.json`` holding
@@ -62,7 +65,7 @@ def load_dataset(source: str | os.PathLike[str] = "digits", *, resolution: int |
     Raises:
         DataError: one sentence with what was found and what is expected, for a path that is missing or cannot be read;
             no images; an image that is broken, not square, of another size than the rest, or past the limits in
-            ``fastgan/data/limits.py``; a zip that is corrupt, encrypted, escapes its root or explodes; an IDX file
+            ``fastgan/data/limits.py``; another resolution than 1 for ``"gaussians"``; a zip that is corrupt, encrypted, escapes its root or explodes; an IDX file
             with a wrong magic number or length; an array of another type or shape; labels that are not one integer for
             each image; a resolution that is not a positive integer; more data than memory.
     """
@@ -70,8 +73,13 @@ def load_dataset(source: str | os.PathLike[str] = "digits", *, resolution: int |
     if resolution is not None and (isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < 1):
         raise DataError(f"The resolution is {resolution!r}; expected a positive integer.")
     # A Path is never the bundled set: Path("./digits") has lost its dot.
-    images, labels = load_digits() if source == "digits" else _load_path(name, resolution)
+    images, labels = _BUNDLED[name]() if isinstance(source, str) and name in _BUNDLED else _load_path(name, resolution)
     if resolution is not None and images.shape[-1] != resolution:
+        if name == "gaussians":
+            raise DataError(
+                f"'gaussians' holds points of the plane, as images of 1x1, which cannot be resized to "
+                f"{resolution}x{resolution}; expected resolution 1."
+            )
         images = resize_images(images, resolution, quoted(name))
     return ImageDataset(
         name=name,
