@@ -52,7 +52,8 @@ def train(
         str, typer.Argument(metavar="PRESET", help=f"Settings to start from: {', '.join(preset_names())}.")
     ] = _DEFAULT_PRESET,
     data: Annotated[
-        str | None, typer.Option(help="'digits' (bundled), a folder of images, a zip, an IDX file, .npy or .npz.")
+        str | None,
+        typer.Option(help="'digits' or 'gaussians' (bundled), a folder of images, a zip, an IDX file, .npy or .npz."),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="Folder of the run; runs/PRESET by default.")] = None,
     steps: Annotated[str | None, typer.Option(metavar="N", help="Steps to train in all.")] = None,
@@ -114,7 +115,10 @@ def generate(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:INDEX.")] = "auto",
 ) -> int:
-    """Generate images with the averaged generator of a run: a grid, and each image as a PNG of its own."""
+    """Generate images with the averaged generator of a run: a grid, and each image as a PNG of its own.
+
+    Points of the plane are drawn as one scatter, and written as a table.
+    """
     import torch
 
     from fastgan import sampling
@@ -146,9 +150,10 @@ def generate(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"folder {str(folder)!r} cannot be made: {error.strerror}") from None
-    sampling.save_images(images, folder, columns=columns)
+    grid, *others = sampling.save_images(images, folder, columns=columns)
+    beside = "one PNG each" if others[0].suffix == ".png" else others[0].name
     console.print(
-        f"{count} images{of_classes} from step {step}, seed {seed}: {folder / 'grid.png'} and one PNG each beside it",
+        f"{count} images{of_classes} from step {step}, seed {seed}: {grid} and {beside} beside it",
         highlight=False,
         markup=False,
     )

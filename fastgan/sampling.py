@@ -1,13 +1,16 @@
-"""Images out of a trained generator, and grids of them."""
+"""Images out of a trained generator, and pictures of them: grids, or a scatter where they are points of the plane."""
 
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from fastgan.data import to_uint8
+from fastgan.data.gaussians import are_points, to_points
+from fastgan.scatter import scatter
 
 
 def draw_latents(count: int, latent_dim: int, *, seed: int) -> Tensor:
@@ -123,11 +126,25 @@ def save_png(pixels: Tensor, path: Path) -> None:
     Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(path)
 
 
-def save_images(images: Tensor, folder: Path, *, columns: int | None = None) -> None:
+def picture(images: Tensor, *, columns: int | None = None) -> Tensor:
+    """One picture of all images [N, C, H, W] in [-1, 1], uint8 [C', H', W']: a grid, or a scatter of points."""
+    return scatter(to_points(images)) if are_points(images) else image_grid(images, columns=columns)
+
+
+def save_images(images: Tensor, folder: Path, *, columns: int | None = None) -> list[Path]:
     """Writes images [N, C, H, W] in [-1, 1] to an existing folder: ``grid.png``, and ``00000.png`` and so on.
 
-    ``columns`` are those of the grid, as in :func:`image_grid`.
+    ``columns`` are those of the grid, as in :func:`image_grid`. Points of the plane are written as ``points.png``, a scatter, and ``points.csv`` with a line "x,y" for each.
+
+    Returns:
+        The files, the picture of all first.
     """
-    save_png(image_grid(images, columns=columns), folder / "grid.png")
-    for i, pixels in enumerate(to_uint8(images)):
-        save_png(pixels, folder / f"{i:05d}.png")
+    if are_points(images):
+        files = [folder / "points.png", folder / "points.csv"]
+        np.savetxt(files[1], to_points(images).numpy(), fmt="%.6g", delimiter=",", header="x,y", comments="")
+    else:
+        files = [folder / "grid.png", *(folder / f"{i:05d}.png" for i in range(len(images)))]
+        for pixels, path in zip(to_uint8(images), files[1:], strict=True):
+            save_png(pixels, path)
+    save_png(picture(images, columns=columns), files[0])
+    return files

@@ -65,17 +65,18 @@ def load_dataset(source: str | os.PathLike[str] = "digits", *, resolution: int |
     Raises:
         DataError: one sentence with what was found and what is expected, for a path that is missing or cannot be read;
             no images; an image that is broken, not square, of another size than the rest, or past the limits in
-            ``fastgan/data/limits.py``; another resolution than 1 for ``"gaussians"``; a zip that is corrupt, encrypted, escapes its root or explodes; an IDX file
+            ``fastgan/data/limits.py``; a zip that is corrupt, encrypted, escapes its root or explodes; an IDX file
             with a wrong magic number or length; an array of another type or shape; labels that are not one integer for
-            each image; a resolution that is not a positive integer; more data than memory.
+            each image; a resolution that is not a positive integer, or is not 1 for ``"gaussians"``; more data than
+            memory.
     """
     name = os.fspath(source)
     if resolution is not None and (isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < 1):
         raise DataError(f"The resolution is {resolution!r}; expected a positive integer.")
-    # A Path is never the bundled set: Path("./digits") has lost its dot.
-    images, labels = _BUNDLED[name]() if isinstance(source, str) and name in _BUNDLED else _load_path(name, resolution)
+    # A Path is never a bundled set: Path("./digits") has lost its dot.
+    images, labels = _BUNDLED[source]() if source in _BUNDLED else _load_path(name, resolution)
     if resolution is not None and images.shape[-1] != resolution:
-        if name == "gaussians":
+        if source == "gaussians":
             raise DataError(
                 f"'gaussians' holds points of the plane, as images of 1x1, which cannot be resized to "
                 f"{resolution}x{resolution}; expected resolution 1."

@@ -1,9 +1,9 @@
 """Mode collapse on eight Gaussians: which modes are captured, and how many samples lie near any of them.
 
-Both are the measures of Srivastava et al. 2017 (VEEGAN, https://arxiv.org/abs/1705.07761, section 4.1), which Lin et al.
-2018 (PacGAN, https://arxiv.org/abs/1712.04086, section 4.1) took over: a sample is of high quality if it lies within
-three standard deviations of the nearest centre. They count a mode as found with a single such sample; here it takes a
-share, so that the count does not grow with the number of samples.
+Both are the measures of Srivastava et al. 2017 (VEEGAN, https://arxiv.org/abs/1705.07761, section 4.1), which Lin et
+al. 2018 (PacGAN, https://arxiv.org/abs/1712.04086, section 4.1) took over: a sample is of high quality if it lies
+within three standard deviations of the nearest centre. They count a mode as found with a single such sample; here it
+takes a share, so that the count does not grow with the number of samples.
 """
 
 from dataclasses import dataclass

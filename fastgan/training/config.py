@@ -62,7 +62,9 @@ class TrainingConfig:
         SettingsError: for a value of the wrong type or out of range.
     """
 
-    data: str = _setting("digits", "images: 'digits' (bundled), a folder, a zip, an IDX file, .npy or .npz")
+    data: str = _setting(
+        "digits", "images: 'digits' or 'gaussians' (bundled), a folder, a zip, an IDX file, .npy or .npz"
+    )
     resolution: int = _setting(32, "height and width of the images in pixels; others are resized to it", Range(1, 4096))
     model: str = _setting("dcgan", "architecture, by its name in fastgan.models")
     base_channels: int = _setting(

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from fastgan.sampling import image_grid, save_png
+from fastgan.sampling import picture, save_png
 from fastgan.training.config import TrainingConfig
 
 _SECONDS_BETWEEN_REFRESHES = 0.5
@@ -100,8 +100,8 @@ class Reporter:
             )
 
     def samples(self, step: int, images: Tensor, *, columns: int | None = None) -> Path:
-        """Writes a grid of images [N, C, H, W] in [-1, 1] to ``samples/STEP.png`` and to TensorBoard."""
-        grid = image_grid(images, columns=columns)
+        """Writes a picture of images [N, C, H, W] in [-1, 1] to ``samples/STEP.png`` and to TensorBoard."""
+        grid = picture(images, columns=columns)
         path = self._run / "samples" / f"{step}.png"
         save_png(grid, path)
         self._writer.add_image("samples", grid, step)
