@@ -134,7 +134,8 @@ def picture(images: Tensor, *, columns: int | None = None) -> Tensor:
 def save_images(images: Tensor, folder: Path, *, columns: int | None = None) -> list[Path]:
     """Writes images [N, C, H, W] in [-1, 1] to an existing folder: ``grid.png``, and ``00000.png`` and so on.
 
-    ``columns`` are those of the grid, as in :func:`image_grid`. Points of the plane are written as ``points.png``, a scatter, and ``points.csv`` with a line "x,y" for each.
+    ``columns`` are those of the grid, as in :func:`image_grid`. Points of the plane are written as ``points.png``, a
+    scatter, and ``points.csv`` with a line "x,y" for each.
 
     Returns:
         The files, the picture of all first.
