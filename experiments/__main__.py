@@ -32,5 +32,32 @@ def gaussians(
     console.print(f"{docs / PAGE} and {docs / PICTURE} are drawn", highlight=False)
 
 
+@app.command()
+def digits(
+    out: Annotated[Path, typer.Option(help="Folder of the runs; a run that has its result there is kept.")] = Path(
+        "runs/experiments/digits"
+    ),
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each preset; the grids are of the first.")] = 1,
+    docs: Annotated[Path, typer.Option(help="Folder for digits.md and the grids.")] = Path("docs"),
+) -> None:
+    """Every preset for the digits, judged by a classifier, and style mixing."""
+    import torch
+
+    from experiments import digits_report, style_mixing
+    from experiments.digits import presets, run_of, train_and_judge
+    from fastgan.training.checkpoints import load_averaged_generator
+
+    console = Console(soft_wrap=True)
+    results = {}
+    for preset in presets():
+        for seed in range(seeds):
+            results[preset, seed] = train_and_judge(out, preset, seed, docs if seed == 0 else None, console)
+    generator, _ = load_averaged_generator(run_of(out, "stylegan", 0), torch.device("cpu"))
+    style_mixing.draw(generator, docs / style_mixing.PICTURE)
+    text = digits_report.page(results, style_mixing.measure(generator))
+    (docs / digits_report.PAGE).write_text(text, encoding="utf-8")
+    console.print(f"{docs / digits_report.PAGE} and its pictures are drawn", highlight=False)
+
+
 if __name__ == "__main__":
     app()
