@@ -39,8 +39,8 @@ def page(results: Mapping[tuple[str, int], Result], crossovers: list[Crossover])
 Drawn by `python -m experiments digits`, in the root of the repository; figures and pictures come from its runs. A
 classifier fitted on real digits ({digit_classifier().accuracy:.1%} right on those held out) says which digit each of
 {NUM_SAMPLES:,} images of the averaged generator shows. A class counts from {MIN_SHARE:.0%} of the images; its fair
-share is 10%. Where the digit is asked for, these are 100 images of each, and the share that shows it, of all and of the worst
-digit. It tells which digits there are, and nothing of how good they look: for that there are the grids.
+share is 10%. Where the digit is asked for, these are 100 images of each, and the share that shows it, of all and of the
+worst digit. It tells which digits there are, and nothing of how good they look: for that there are the grids.
 
 {table(["preset", "seed", "classes", "smallest class", "as asked", "wall time", "processor time"], rows)}
 
@@ -52,8 +52,8 @@ Trained on {" or ".join(map(str, sorted(threads)))} threads of a CPU ({platform.
 ## Style mixing
 
 Each column of the picture is a pair of latents, A and B, of the run of `stylegan`. The top row is A; in those
-below it the layers from a resolution on have B's styles: {", ".join(str(c.resolution) for c in crossovers)}. So the last
-row is B itself.
+below it the layers from a resolution on have B's styles: {", ".join(str(c.resolution) for c in crossovers)}. So the
+last row is B itself.
 
 ![Mixed styles]({PICTURE})
 
