@@ -89,13 +89,16 @@ class StyleGANGenerator(nn.Module):
         self.synthesis.grow(resolution, fade)
 
     def forward(self, latents: Tensor) -> Tensor:
-        w = self.mapping(latents)
         if not self.training:
-            return self.synthesis(self.styles(w), noise="constant")
+            return self.synthesis(self.styles(self.mapping(latents)), noise="constant")
+        if self.style_mixing > 0:
+            # Through the mapping network at once: its layers are small, and it is their number that takes time.
+            latents = torch.cat([latents, torch.randn_like(latents)])
+        w = self.mapping(latents)
         self._follow(w.detach())
         styles = self.styles(w)
         if self.style_mixing > 0:
-            styles = self._mixed_at_random(styles, self.styles(self.mapping(torch.randn_like(latents))))
+            styles = self._mixed_at_random(*styles.chunk(2))
         return self.synthesis(styles, noise="random")
 
     def styles(self, w: Tensor) -> Tensor:
