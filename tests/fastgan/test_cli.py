@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -100,6 +101,40 @@ def test_generating_twice_gives_the_same_images_and_another_seed_others(fastgan,
     assert a == b != c
 
 
+@pytest.fixture(scope="module")
+def trained_by_class(tmp_path_factory):
+    run = tmp_path_factory.mktemp("conditional")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["train", "--out", str(run), "--steps", "2", "--set", "conditional=true", *TINY])
+    assert caught.value.code == 0
+    return run
+
+
+@pytest.mark.parametrize("model", ["sngan", "wgan-gp"])
+def test_every_preset_with_a_conditional_form_trains_and_generates(fastgan, tmp_path, model):
+    run = tmp_path / "run"
+    assert fastgan("train", model, "--out", run, "--steps", 1, "--set", "conditional=true", *TINY)[::2] == (0, "")
+    code, out, err = fastgan("generate", run, "--class", 7, "--count", 2, "--out", tmp_path / "images")
+    assert (code, err) == (0, "")
+    assert "2 images of class 7 from step 1" in out
+
+
+def test_classes_are_generated_in_turn_or_one_alone(fastgan, trained_by_class, tmp_path):
+    def pixels(name, index):
+        return (tmp_path / name / f"{index:05d}.png").read_bytes()
+
+    code, out, err = fastgan("generate", trained_by_class, "--count", 25, "--out", tmp_path / "all")
+    assert (code, err) == (0, "")
+    assert "25 images of classes 0 to 9 in turn from step 2" in out
+    with Image.open(tmp_path / "all" / "grid.png") as grid:
+        assert grid.size == (10 * 18 + 2, 3 * 18 + 2)
+    for k in (0, 3):
+        assert fastgan("generate", trained_by_class, "--class", k, "--count", 25, "--out", tmp_path / str(k))[0] == 0
+    # The same latents, and so the same image wherever the class is.
+    assert pixels("all", 3) == pixels("3", 3) != pixels("0", 3)
+    assert pixels("all", 20) == pixels("0", 20) != pixels("3", 20)
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
@@ -126,14 +161,28 @@ def test_generating_twice_gives_the_same_images_and_another_seed_others(fastgan,
         (["generate", "RUN", "--count", "0"], "Invalid value for '--count'"),
         (["generate", "RUN", "--seed", "-1"], "Invalid value for '--seed'"),
         (["generate", "RUN", "--device", "gpu"], "device is 'gpu', expected auto, cpu, cuda or cuda:INDEX"),
+        (
+            ["generate", "RUN", "--class", "3"],
+            "knows no classes, so --class cannot be given; only a run with the setting",
+        ),
+        (["generate", "BY_CLASS", "--class", "10"], "--class is 10, and run '"),
+        (["generate", "BY_CLASS", "--class", "-1"], "' has the classes 0 to 9"),
+        (["train", "vanilla", "--set", "conditional=true"], "model vanilla has no conditional form (dcgan, "),
+        (["train", "--set", "conditional=true", "--data", "UNLABELLED"], "unlabelled.npy' carries no labels; expected"),
         (["generate", "RUN", "--out", "/dev/null/x"], "folder '/dev/null/x' cannot be made: Not a directory"),
         (["generate"], "Missing argument 'RUN'"),
         (["tarin"], "No such command 'tarin'"),
     ],
 )
-def test_bad_input_is_one_sentence_and_exit_code_2(fastgan, trained, tmp_path, monkeypatch, args, sentence):
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    fastgan, trained, trained_by_class, tmp_path_factory, tmp_path, monkeypatch, args, sentence
+):
     monkeypatch.chdir(tmp_path)
-    code, out, err = fastgan(*(str(trained) if arg == "RUN" else arg for arg in args))
+    paths = {"RUN": trained, "BY_CLASS": trained_by_class}
+    if "UNLABELLED" in args:
+        paths["UNLABELLED"] = tmp_path_factory.mktemp("data") / "unlabelled.npy"
+        np.save(paths["UNLABELLED"], np.zeros((2, 8, 8), np.uint8))
+    code, out, err = fastgan(*(paths.get(arg, arg) for arg in args))
     assert code == 2
     assert out == ""
     assert err.startswith("fastgan: ")

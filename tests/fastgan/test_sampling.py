@@ -5,7 +5,7 @@ from torch import nn
 
 from fastgan.data import to_uint8
 from fastgan.models import build_networks
-from fastgan.sampling import draw_latents, generate, image_grid, render, save_images, save_png
+from fastgan.sampling import columns_by_class, draw_latents, generate, image_grid, render, save_images, save_png
 
 
 @pytest.fixture
@@ -67,6 +67,50 @@ def test_rendering_uses_running_statistics_and_restores_the_mode(generator, trai
     assert generator.training is training
     assert all(torch.equal(value, before[name]) for name, value in generator.state_dict().items())
     assert torch.equal(images, generator.eval()(draw_latents(4, 9, seed=0)).detach())
+
+
+class ShowsLabels(nn.Module):
+    """A conditional generator whose image is its label, beside the latent."""
+
+    latent_dim, num_classes = 2, 3
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, latents, labels):
+        return torch.cat([labels[:, None], latents], dim=1)[:, None, None] * self.weight
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_each_image_has_the_label_that_is_asked_for(batch_size):
+    labels = torch.tensor([2, 0, 0, 1, 2, 2, 0])
+    images = generate(ShowsLabels(), 7, labels=labels, seed=3, batch_size=batch_size)
+    assert torch.equal(images[:, 0, 0, 0], labels.float())
+    assert torch.equal(images[:, 0, 0, 1:], draw_latents(7, 2, seed=3))  # which do not depend on the labels
+    assert generate(ShowsLabels(), 7, batch_size=batch_size)[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("network", "labels", "message"),
+    [
+        (ShowsLabels(), [0, 3], "labels are from 0 to 3, expected class numbers from 0 to 2"),
+        (ShowsLabels(), [-1, 2], "labels are from -1 to 2, expected class numbers from 0 to 2"),
+        (ShowsLabels(), [0], r"labels have shape \[1\], expected \[2\], one for each image"),
+        (Identity(), [0, 0], "the generator is unconditional and takes no labels"),
+    ],
+)
+def test_labels_that_a_generator_does_not_have_are_refused(network, labels, message):
+    with pytest.raises(ValueError, match=message):
+        generate(network, 2, labels=torch.tensor(labels))
+
+
+@pytest.mark.parametrize(
+    ("count", "num_classes", "columns"),
+    [(64, 10, 10), (64, 2, 8), (64, 3, 6), (64, 16, 16), (64, 17, None), (64, 1000, None), (1, 1, 1), (100, 10, 10)],
+)
+def test_a_column_holds_one_class_where_a_grid_has_room(count, num_classes, columns):
+    assert columns_by_class(count, num_classes) == columns
 
 
 def test_a_grid_of_16_has_122_pixels():

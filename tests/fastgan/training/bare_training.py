@@ -9,9 +9,12 @@ from fastgan.models import build_networks
 
 
 class BareTraining:
-    """DCGAN, the non-saturating loss, Adam and an averaged generator, from the same seed as the engine's."""
+    """DCGAN, the non-saturating loss, Adam and an averaged generator, from the same seed as the engine's.
 
-    def __init__(self, config, images):
+    With labels the networks are conditional, and fakes are made for the labels of the real images beside them.
+    """
+
+    def __init__(self, config, images, labels=None):
         torch.manual_seed(config.seed)
         self.generator, self.discriminator = build_networks(
             "dcgan",
@@ -19,13 +22,14 @@ class BareTraining:
             num_channels=images.shape[1],
             latent_dim=config.latent_dim,
             base_channels=config.base_channels or None,
+            num_classes=None if labels is None else int(labels.max()) + 1,
         )
         self.average = copy.deepcopy(self.generator)
         betas = (config.beta1, config.beta2)
         self.g_optimizer = torch.optim.Adam(self.generator.parameters(), lr=config.lr, betas=betas, fused=True)
         self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=config.lr, betas=betas, fused=True)
         self.random = torch.Generator().manual_seed(config.seed)
-        self.config, self.images, self.count = config, images, 0
+        self.config, self.images, self.labels, self.count = config, images, labels, 0
 
     def step(self):
         """Returns the discriminator's losses [discriminator_steps] and the generator's."""
@@ -34,16 +38,18 @@ class BareTraining:
         for _ in range(config.discriminator_steps):
             chosen = torch.randint(len(self.images), (config.batch_size,), generator=self.random)
             real = self.images[chosen].float() / 127.5 - 1
-            fake = self.generator(torch.randn(config.batch_size, config.latent_dim, generator=self.random))
+            y = () if self.labels is None else (self.labels[chosen],)
+            fake = self.generator(torch.randn(config.batch_size, config.latent_dim, generator=self.random), *y)
 
-            d_loss = softplus(-self.discriminator(real)).mean() + softplus(self.discriminator(fake.detach())).mean()
+            d_real, d_fake = self.discriminator(real, *y), self.discriminator(fake.detach(), *y)
+            d_loss = softplus(-d_real).mean() + softplus(d_fake).mean()
             self.d_optimizer.zero_grad()
             d_loss.backward()
             self.d_optimizer.step()
             d_losses.append(d_loss)
 
         self.discriminator.requires_grad_(False)
-        g_loss = softplus(-self.discriminator(fake)).mean()
+        g_loss = softplus(-self.discriminator(fake, *y)).mean()
         self.g_optimizer.zero_grad()
         g_loss.backward()
         self.g_optimizer.step()

@@ -13,12 +13,15 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("resolution", "updates"), [(16, 1), (28, 1), (16, 3)])  # 28 has dropout
-def test_steps_equal_bare_torch(tiny, resolution, updates):
-    config = tiny(resolution=resolution, ema_decay=0.4, discriminator_steps=updates)  # the ramp passes 0.4 at step 5
+@pytest.mark.parametrize("conditional", [False, True])
+def test_steps_equal_bare_torch(tiny, resolution, updates, conditional):
+    # The ramp passes 0.4 at step 5.
+    config = tiny(resolution=resolution, ema_decay=0.4, discriminator_steps=updates, conditional=conditional)
     images = torch.randint(0, 256, (20, 1, resolution, resolution), dtype=torch.uint8)
-    bare = BareTraining(config, images)
+    labels = torch.arange(20) * 7 % 5
+    bare = BareTraining(config, images, labels if conditional else None)
     losses = [bare.step() for _ in range(8)]
-    engine = Engine(config, images, CPU)
+    engine = Engine(config, images, CPU, labels)
     for expected in losses:
         engine.step()
         found = list(engine.mean_losses().values())
@@ -56,13 +59,14 @@ class _CountReads(TorchDispatchMode):
         {"model": "plain", "regularizer": "wgan-gp", "regularizer_interval": 2, "discriminator_steps": 2},
         {"model": "plain", "regularizer": "dragan", "loss": "relativistic-average", "ema_ramp_up": 0.05},
         {"spectral_norm": True, "loss": "hinge"},
+        {"model": "wgan-gp", "conditional": True, "regularizer": "wgan-gp", "spectral_norm": True},
     ],
     ids=str,
 )
 def test_a_step_reads_nothing_back(tiny, settings):
     config = tiny(**settings)
     images = torch.randint(0, 256, (20, 1, config.resolution, config.resolution), dtype=torch.uint8)
-    engine = Engine(config, images, CPU)
+    engine = Engine(config, images, CPU, torch.arange(20) % 3)
     with _CountReads() as counter:
         for _ in range(3):
             engine.step()

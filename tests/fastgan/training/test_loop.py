@@ -75,6 +75,7 @@ GROWING = {
     **{"model": "growing", "grow_from": 4, "grow_stable_steps": 2, "grow_fade_steps": 3},
     **{"batch_sizes": "4:8, 8:5", "lrs": "8:1e-3"},
 }
+BY_CLASS = {"conditional": True, "model": "wgan-gp", "regularizer": "wgan-gp", "spectral_norm": True}
 NORMALISED = {"spectral_norm": True, "loss": "hinge", "generator_lr": 1e-3, "ema_ramp_up": 0.05}
 
 
@@ -106,6 +107,8 @@ def preset_settings(name):
         (GROWING, interrupt, 5, 5),  # in the middle of a fade
         (GROWING, cut_power, 6, 4),
         (GROWING, cut_power, 11, 8),
+        (BY_CLASS, interrupt, 7, 7),
+        (BY_CLASS, cut_power, 6, 4),
         *((settings, cut_power, 7, 4) for settings in map(preset_settings, preset_names())),
     ],
 )

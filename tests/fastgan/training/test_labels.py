@@ -1,0 +1,122 @@
+"""Conditional runs: which labels reach which network, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastgan.models import MODELS
+from fastgan.sampling import draw_latents, image_grid, render
+from fastgan.training.checkpoints import load_averaged_generator
+from fastgan.training.config import SettingsError
+from fastgan.training.engine import Engine
+from fastgan.training.loop import start_run
+
+CPU = torch.device("cpu")
+CONDITIONAL_MODELS = ["dcgan", "wgan-gp", "sngan"]
+
+
+@pytest.fixture
+def labelled():
+    """Flat images whose grey tells their label, 0 to 4, in no order."""
+    labels = torch.tensor([3, 1, 4, 0, 0, 2, 1, 3, 3, 2, 4, 4, 1])
+    return (labels * 60).to(torch.uint8)[:, None, None, None].expand(-1, 1, 16, 16).contiguous(), labels
+
+
+@pytest.fixture
+def conditional(tiny, labelled):
+    def make(**settings):
+        images, labels = labelled
+        return Engine(tiny(conditional=True, **settings), images, CPU, labels)
+
+    return make
+
+
+def updates_of(engine, num_steps):
+    """What the networks are called with, update by update: the generator's call, then the discriminator's."""
+    updates = []
+    engine.generator.register_forward_pre_hook(lambda _, args: updates.append([args]))
+    engine.discriminator.register_forward_pre_hook(lambda _, args: updates[-1].append(args))
+    for _ in range(num_steps):
+        engine.step()
+    return updates
+
+
+@pytest.mark.parametrize(
+    ("settings", "calls"),
+    # Calls of the discriminator in the updates of a step: of real and fake images, the penalty, the generator's loss.
+    [
+        ({}, [3]),
+        ({"discriminator_steps": 3}, [2, 2, 3]),
+        ({"loss": "relativistic-pairing"}, [4]),
+        ({"model": "wgan-gp", "loss": "wasserstein", "regularizer": "wgan-gp"}, [4]),
+        ({"model": "wgan-gp", "regularizer": "r2", "discriminator_steps": 2, "regularizer_interval": 2}, [3, 3]),
+        ({"model": "sngan", "regularizer": "dragan"}, [4]),
+    ],
+    ids=str,
+)
+def test_every_call_of_an_update_has_the_labels_of_its_real_images(conditional, settings, calls):
+    engine = conditional(**settings)
+    updates = updates_of(engine, 2)
+    assert [len(of_discriminator) for _, *of_discriminator in updates] == calls * 2
+    for (latents, labels), *of_discriminator in updates:
+        assert latents.shape == (6, 8)
+        real, _ = of_discriminator[0]
+        # The grey of a real image tells its label.
+        assert torch.equal(((real[:, 0, 0, 0] + 1) * 127.5 / 60).round().long(), labels)
+        assert all(given is labels for _, given in of_discriminator)
+    assert len({tuple(labels.tolist()) for (_, labels), *_ in updates}) == len(updates)
+
+
+def test_labels_of_an_unconditional_run_are_passed_over(tiny, labelled):
+    images, labels = labelled
+    engine = Engine(tiny(), images, CPU, labels)
+    assert engine.labels is None
+    assert "num_classes" not in engine.architecture
+    assert all(len(args) == 1 for update in updates_of(engine, 1) for args in update)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, "the data 'digits' carries no labels; expected one for each image"),
+        ([0, 10**9], "the data 'digits' has 2 different labels from 0 to 1000000000; expected class numbers from 0"),
+        ([1, 2], "2 different labels from 1 to 2; expected class numbers from 0 without gaps"),
+        ([0, -1], "2 different labels from -1 to 0; expected"),
+    ],
+)
+def test_labels_that_cannot_be_learned_are_refused(tiny, labelled, labels, message):
+    images = labelled[0][:2]
+    with pytest.raises(SettingsError, match=f"^conditional is true and .*{message}"):
+        Engine(tiny(conditional=True), images, CPU, None if labels is None else torch.tensor(labels))
+
+
+@pytest.mark.parametrize("model", [name for name in MODELS if name not in CONDITIONAL_MODELS])
+def test_a_model_that_takes_no_labels_is_refused(conditional, model):
+    with pytest.raises(SettingsError, match=rf"model {model} has no conditional form \(dcgan, .* have\)"):
+        conditional(model=model)
+
+
+def test_a_state_of_other_classes_is_refused(conditional):
+    engine = conditional()
+    assert engine.architecture["num_classes"] == 5
+    with pytest.raises(SettingsError, match="the checkpoint has num_classes 9, the run 5"):
+        engine.load(engine.tensors(), engine.state() | {"architecture": engine.architecture | {"num_classes": 9}})
+
+
+def test_the_samples_of_a_conditional_run_have_a_class_a_column(tmp_path, tiny, console):
+    start_run(tiny(conditional=True, steps=2), tmp_path, console=console)
+    generator, _ = load_averaged_generator(tmp_path, CPU)
+    assert generator.num_classes == 10  # of the bundled digits
+    labels = torch.tensor([*range(10)] * 7)[:64]
+    grid = image_grid(render(generator, draw_latents(64, 8, seed=3), labels), columns=10)
+    with Image.open(tmp_path / "samples" / "2.png") as picture:
+        assert picture.size == (10 * 18 + 2, 7 * 18 + 2)
+        assert picture.tobytes() == grid[0].numpy().tobytes()
+
+
+def test_data_without_labels_is_refused_before_anything_is_written(tmp_path, tiny, console):
+    np.save(tmp_path / "images.npy", np.zeros((4, 16, 16), np.uint8))
+    with pytest.raises(SettingsError, match=r"images.npy' carries no labels"):
+        start_run(tiny(conditional=True, data=str(tmp_path / "images.npy")), tmp_path / "run", console=console)
+    assert not (tmp_path / "run").exists()
