@@ -1,0 +1,31 @@
+"""``fastgan train conditional-dcgan``, judged by the classifier of the default run."""
+
+import resource
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_default_run import as_real_digits, fitted_classifier, run_fastgan
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_the_class_that_is_asked_for_is_generated(tmp_path, seed):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run_fastgan("train", "conditional-dcgan", "--out", tmp_path / "run", "--seed", seed)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    # The classes in turn: a hundred images of each.
+    run_fastgan("generate", tmp_path / "run", "--count", 1000, "--seed", 1000 + seed, "--out", tmp_path / "images")
+    paths = sorted((tmp_path / "images").glob("0*.png"))
+    pixels = np.stack([np.asarray(Image.open(path)) for path in paths])
+    asked = np.arange(1000) % 10
+    classifier, accuracy = fitted_classifier()
+    assert accuracy >= 0.98
+    right = classifier.predict(as_real_digits(pixels)) == asked
+    of_class = [int(right[asked == k].sum()) for k in range(10)]
+    print(f"\nseed {seed}: {seconds:.0f} s of processor time, {right.mean():.1%} right, of 100 of each: {of_class}")
+    assert right.mean() >= 0.9
+    # Chance is 10, which a class that was not learned has beside nine that were.
+    assert min(of_class) >= 50
