@@ -13,6 +13,7 @@ from typing import Self
 from rich.console import Console
 
 from fastgan.data import load_dataset
+from fastgan.data.gaussians import are_points
 from fastgan.sampling import columns_by_class, draw_latents, labels_in_turn, render
 from fastgan.training.checkpoints import (
     CheckpointError,
@@ -29,6 +30,7 @@ from fastgan.training.reporting import Reporter
 
 _CONFIG_FILE = "config.toml"
 _NUM_SAMPLES = 64
+_NUM_POINTS = 1000
 
 
 class NonFiniteError(RuntimeError):
@@ -123,12 +125,13 @@ def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None
         markup=False,
     )
     _note_early_end(engine, console)
-    latents = draw_latents(_NUM_SAMPLES, config.latent_dim, seed=config.seed)
+    num_samples = _NUM_POINTS if are_points(engine.images) else _NUM_SAMPLES
+    latents = draw_latents(num_samples, config.latent_dim, seed=config.seed)
     labels = columns = None
     if config.conditional:
         num_classes = engine.architecture["num_classes"]
-        labels = labels_in_turn(_NUM_SAMPLES, num_classes)
-        columns = columns_by_class(_NUM_SAMPLES, num_classes)
+        labels = labels_in_turn(num_samples, num_classes)
+        columns = columns_by_class(num_samples, num_classes)
     began = time.perf_counter()
     saved = engine.step_count
     with (

@@ -66,10 +66,21 @@ def test_train_resume_and_generate(fastgan, tmp_path):
 def test_every_preset_trains_and_generates(fastgan, tmp_path, preset):
     run = tmp_path / "run"
     small = ["--set", "base_channels=8", "--set", "batch_size=4", "--device", "cpu"]
-    code, out, err = fastgan("train", preset, "--data", "digits", "--out", run, "--steps", 3, *small)
+    code, out, err = fastgan("train", preset, "--out", run, "--steps", 3, *small)
     assert (code, err) == (0, "")
     assert "step 3/3  D " in out
     assert fastgan("generate", run, "--count", 2, "--out", tmp_path / "images")[0] == 0
+
+
+def test_points_are_drawn_as_points(fastgan, tmp_path):
+    run, images = tmp_path / "run", tmp_path / "images"
+    assert fastgan("train", "gaussians", "--out", run, "--steps", 2, "--device", "cpu")[0] == 0
+    with Image.open(run / "samples" / "2.png") as picture:
+        assert (picture.mode, picture.size) == ("RGB", (400, 400))
+    code, out, err = fastgan("generate", run, "--count", 5, "--out", images)
+    assert (code, err) == (0, "")
+    assert f"5 images from step 2, seed 0: {images / 'points.png'} and points.csv beside it" in out
+    assert len((images / "points.csv").read_text().splitlines()) == 1 + 5
 
 
 def test_train_without_arguments_takes_the_default_preset_and_folder(fastgan, tmp_path, monkeypatch):
@@ -146,6 +157,8 @@ def test_classes_are_generated_in_turn_or_one_alone(fastgan, trained_by_class, t
         (["train", "--steps", "x"], "setting 'steps' is 'x', expected an integer at least 1"),
         (["train", "--set", "regularizer=r1"], "regularizer 'r1' cannot penalise the discriminator of model 'dcgan'"),
         (["train", "--set", "loss=hinge", "--set", "real_label=0.9"], "the loss 'hinge' has no labels"),
+        (["train", "--data", "gaussians"], "cannot be resized to 32x32; expected resolution 1."),
+        (["train", "--data", "gaussians", "--set", "resolution=1"], "dcgan has no networks for resolution 1, only"),
         (["train", "--device", "tpu"], "setting 'device' is 'tpu', expected auto"),
         (["train", "--device", "cuda:77"], "device 'cuda:77' is not there"),
         (["train", "dcgn"], "no preset is called 'dcgn' (there is conditional-dcgan, dcgan, "),

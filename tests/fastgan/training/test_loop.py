@@ -81,9 +81,12 @@ NORMALISED = {"spectral_norm": True, "loss": "hinge", "generator_lr": 1e-3, "ema
 
 def preset_settings(name):
     """What a preset says that makes a run neither larger nor longer."""
-    larger = ("resolution", "base_channels", "latent_dim", "batch_size", "batch_sizes")
-    larger += ("steps", "grow_stable_steps", "grow_fade_steps")
-    return {setting: value for setting, value in load_preset(name).items() if setting not in larger}
+    larger = {"resolution", "base_channels", "latent_dim", "batch_size", "batch_sizes"}
+    larger |= {"steps", "grow_stable_steps", "grow_fade_steps"}
+    settings = load_preset(name)
+    if settings["data"] == "gaussians":
+        larger.remove("resolution")  # points have no other
+    return {setting: value for setting, value in settings.items() if setting not in larger}
 
 
 # Steps 4 and 8 are checkpoints, 5 and 10 reports. The networks for 28 have dropout, which draws from torch's global
