@@ -25,8 +25,6 @@ def tiny():
             "latent_dim": 8,
             "batch_size": 6,
             "steps": 12,
-            "grow_stable_steps": 3,
-            "grow_fade_steps": 4,
             "log_every": 5,
             "sample_every": 8,
             "checkpoint_every": 4,

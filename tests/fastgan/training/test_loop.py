@@ -81,9 +81,10 @@ NORMALISED = {"spectral_norm": True, "loss": "hinge", "generator_lr": 1e-3, "ema
 
 def preset_settings(name):
     """What a preset says that makes a run neither larger nor longer."""
-    larger = {"resolution", "base_channels", "latent_dim", "batch_size", "batch_sizes"}
-    larger |= {"steps", "grow_stable_steps", "grow_fade_steps"}
+    larger = {"resolution", "base_channels", "latent_dim", "batch_size", "batch_sizes", "steps"}
     settings = load_preset(name)
+    if "grow_from" in settings:
+        settings |= {"grow_stable_steps": 3, "grow_fade_steps": 4}
     if settings["data"] == "gaussians":
         larger.remove("resolution")  # points have no other
     return {setting: value for setting, value in settings.items() if setting not in larger}
