@@ -26,30 +26,50 @@ def labels_in_turn(count: int, num_classes: int) -> Tensor:
 
 
 @torch.inference_mode()
-def render(generator: nn.Module, latents: Tensor, labels: Tensor | None = None, *, batch_size: int = 64) -> Tensor:
+def render(
+    generator: nn.Module,
+    latents: Tensor,
+    labels: Tensor | None = None,
+    *,
+    truncation: float = 1.0,
+    batch_size: int = 64,
+) -> Tensor:
     """Runs a generator in evaluation mode, in batches, and leaves it in the mode that it was in.
 
     Args:
         generator: maps latents [n, latent_dim] to images [n, C, H, W] in [-1, 1]; a conditional one takes labels too.
         latents: [N, latent_dim], on any device.
         labels: int64 [N], on any device, of a conditional generator.
+        truncation: how far images may be from the average one, 0 to 1; below 1 only of a generator with ``truncate``.
         batch_size: how many images are made at a time; in evaluation mode no image depends on its batch.
 
     Returns:
         float32 [N, C, H, W] in [-1, 1], on the CPU.
+
+    Raises:
+        ValueError: for a truncation of another generator; one sentence.
     """
+    if truncation != 1 and not hasattr(generator, "truncate"):
+        raise ValueError(f"truncation is {truncation}, and this generator has none; only that of model stylegan has")
+    options = {} if truncation == 1 else {"truncation": truncation}
     device = next(generator.parameters()).device
     was_training = generator.training
     generator.eval()
     try:
         inputs = [tensor.to(device).split(batch_size) for tensor in (latents, labels) if tensor is not None]
-        return torch.cat([generator(*batch).float().cpu() for batch in zip(*inputs, strict=True)])
+        return torch.cat([generator(*batch, **options).float().cpu() for batch in zip(*inputs, strict=True)])
     finally:
         generator.train(was_training)
 
 
 def generate(
-    generator: nn.Module, count: int, *, labels: Tensor | None = None, seed: int = 0, batch_size: int = 64
+    generator: nn.Module,
+    count: int,
+    *,
+    labels: Tensor | None = None,
+    truncation: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 64,
 ) -> Tensor:
     """Generates images from a seed.
 
@@ -60,6 +80,7 @@ def generate(
         generator: as in :func:`render`, with ``latent_dim``; a conditional one with ``num_classes``.
         count: how many images, at least 1.
         labels: of a conditional generator, int64 [count]; where ``None`` the classes in turn.
+        truncation: as in :func:`render`.
         seed: from 0 to 2**63 - 1.
         batch_size: how many are made at a time.
 
@@ -67,7 +88,8 @@ def generate(
         float32 [count, C, H, W] in [-1, 1], on the CPU.
 
     Raises:
-        ValueError: for labels that the generator does not have, or not one for each image; one sentence.
+        ValueError: for labels or a truncation that the generator does not have, or not a label for each image; one
+            sentence.
     """
     num_classes = getattr(generator, "num_classes", None)
     if labels is not None:
@@ -82,7 +104,7 @@ def generate(
     elif num_classes is not None:
         labels = labels_in_turn(count, num_classes)
     latents = draw_latents(count, generator.latent_dim, seed=seed)
-    return render(generator, latents, labels, batch_size=batch_size)
+    return render(generator, latents, labels, truncation=truncation, batch_size=batch_size)
 
 
 def columns_by_class(count: int, num_classes: int) -> int | None:

@@ -83,6 +83,19 @@ def test_points_are_drawn_as_points(fastgan, tmp_path):
     assert len((images / "points.csv").read_text().splitlines()) == 1 + 5
 
 
+def test_truncation_is_of_stylegan_alone(fastgan, tmp_path):
+    small = ["--set", "base_channels=4", "--set", "batch_size=4", "--set", "resolution=16", "--device", "cpu"]
+    for preset in ("stylegan", "dcgan"):
+        assert fastgan("train", preset, "--out", tmp_path / preset, "--steps", 2, *small)[0] == 0
+    psi = ["--count", 2, "--truncation", 0.5]
+    assert fastgan("generate", tmp_path / "stylegan", *psi)[0] == 0
+    code, _, err = fastgan("generate", tmp_path / "dcgan", *psi)
+    assert (code, err) == (
+        2,
+        "fastgan: truncation is 0.5, and this generator has none; only that of model stylegan has\n",
+    )
+
+
 def test_train_without_arguments_takes_the_default_preset_and_folder(fastgan, tmp_path, monkeypatch):
     from fastgan.training import loop
     from fastgan.training.config import TrainingConfig, load_preset

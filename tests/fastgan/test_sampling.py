@@ -149,3 +149,23 @@ def test_saved_images_are_a_grid_and_one_file_each(tmp_path, generator):
     assert sorted(p.name for p in tmp_path.iterdir()) == [*(f"{i:05d}.png" for i in range(6)), "grid.png"]
     with Image.open(tmp_path / "00005.png") as image:
         assert list(image.tobytes()) == to_uint8(images[5, 0]).flatten().tolist()
+
+
+def test_truncation_draws_the_images_towards_the_average_one():
+    torch.manual_seed(0)
+    generator = build_networks("stylegan", resolution=8, num_channels=1, latent_dim=6, base_channels=4).generator
+    for _ in range(3):
+        generator(torch.randn(16, 6))  # the average is tracked while it trains
+    images = {psi: generate(generator, 5, truncation=psi) for psi in (0, 0.5, 1)}
+    assert torch.equal(images[1], generate(generator, 5))
+    torch.testing.assert_close(images[0], images[0][:1].expand(5, -1, -1, -1))
+    variety = {psi: of_psi.std(0).mean().item() for psi, of_psi in images.items()}
+    assert variety[0] < variety[0.5] < variety[1]
+
+
+def test_truncation_of_another_generator_is_refused():
+    generator = build_networks("mlp", resolution=1, num_channels=2, latent_dim=2).generator
+    with pytest.raises(
+        ValueError, match=r"^truncation is 0.5, and this generator has none"
+    ):
+        generate(generator, 2, truncation=0.5)

@@ -48,7 +48,8 @@ class StyleGANGenerator(nn.Module):
     Shape:
         [N, latent_dim] to [N, num_channels, R, R] for the R that it has grown to. The images aim at [-1, 1] and, as in
         the paper, are not bounded. In training mode styles are mixed, noise is drawn at every call and ``w_mean``
-        follows the mean of w; in evaluation mode noise is constant, so that a latent gives one image in any batch.
+        follows the mean of w; in evaluation mode noise is constant, so that a latent gives one image in any batch, and
+        ``truncation`` is the psi of :meth:`truncate` for all layers.
 
     Raises:
         ValueError: for sizes that :func:`~fastgan.models.stylegan.growing.widths` refuses, or a probability outside of
@@ -88,9 +89,12 @@ class StyleGANGenerator(nn.Module):
         """Makes images of ``resolution`` from now on; see :meth:`GrowingNetwork.grow`."""
         self.synthesis.grow(resolution, fade)
 
-    def forward(self, latents: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, *, truncation: float = 1.0) -> Tensor:
         if not self.training:
-            return self.synthesis(self.styles(self.mapping(latents)), noise="constant")
+            w = self.mapping(latents)
+            if truncation != 1:
+                w = self.truncate(w, truncation)
+            return self.synthesis(self.styles(w), noise="constant")
         if self.style_mixing > 0:
             # Through the mapping network at once: its layers are small, and it is their number that takes time.
             latents = torch.cat([latents, torch.randn_like(latents)])
