@@ -6,6 +6,7 @@ logit.
 """
 
 import difflib
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -23,9 +24,14 @@ class Loss(Protocol):
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor: ...
 
+    def balance(self) -> tuple[float, float] | None:
+        """D(x) = D(G(z)) and the generator's loss where generated images cannot be told from real ones; None for a
+        loss whose logits are not the log-odds of being real."""
+        return None
+
 
 @dataclass(frozen=True)
-class _Labelled:
+class _Labelled(Loss):
     """A loss that compares logits with labels.
 
     Other labels than 1 and 0 smooth the discriminator's loss (Salimans et al. 2016, https://arxiv.org/abs/1606.03498,
@@ -50,6 +56,11 @@ class NonSaturating(_Labelled):
         """
         return _cross_entropy(real_logits, self.real_label) + _cross_entropy(fake_logits, self.fake_label)
 
+    def balance(self) -> tuple[float, float] | None:
+        """The mean of the labels, 0.5 unless smoothed on one side, and there the loss."""
+        fooled = (self.real_label + self.fake_label) / 2
+        return fooled, -math.log(fooled)
+
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
         """``mean softplus(-fake)``; log 2 where the discriminator cannot tell."""
         return softplus(-fake_logits).mean()
@@ -62,6 +73,10 @@ class Minimax(NonSaturating):
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
         """``mean log(1 - sigmoid(fake)) = -mean softplus(fake)``; -log 2 where the discriminator cannot tell."""
         return -softplus(fake_logits).mean()
+
+    def balance(self) -> tuple[float, float] | None:
+        fooled = (self.real_label + self.fake_label) / 2
+        return fooled, math.log(1 - fooled)
 
 
 class LeastSquares(_Labelled):
@@ -76,7 +91,7 @@ class LeastSquares(_Labelled):
         return (fake_logits - 1).square().mean() / 2
 
 
-class Wasserstein:
+class Wasserstein(Loss):
     """The Wasserstein loss (Arjovsky et al. 2017, https://arxiv.org/abs/1701.07875, algorithm 1).
 
     It measures a distance only for a critic whose slope is bounded, by a gradient penalty or spectral normalisation.
@@ -102,7 +117,7 @@ class Hinge(Wasserstein):
         return relu(1 - real_logits).mean() + relu(1 + fake_logits).mean()
 
 
-class RelativisticPairing:
+class RelativisticPairing(Loss):
     """RSGAN, each real image against one generated (Jolicoeur-Martineau 2018, https://arxiv.org/abs/1807.00734).
 
     Called RpGAN in Huang et al. 2024 (R3GAN, https://arxiv.org/abs/2501.05441, eq. 2 with the logistic f).

@@ -28,7 +28,14 @@ class CheckpointError(ValueError):
     """A run or checkpoint that cannot be used. The message is one sentence."""
 
 
-def save_checkpoint(run: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]) -> Path:
+def save_checkpoint(
+    run: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: dict[str, Any],
+    *,
+    folder: str = "checkpoints",
+) -> Path:
     """Writes ``RUN/checkpoints/STEP``; a crash at any moment leaves either all of it or nothing under that name.
 
     Args:
@@ -36,10 +43,11 @@ def save_checkpoint(run: Path, step: int, tensors: Mapping[str, Mapping[str, Ten
         step: how many steps have been trained.
         tensors: groups of tensors, one file each.
         state: the rest, as JSON types.
+        folder: another name than ``checkpoints`` for what is no checkpoint and never taken for one.
     """
-    folder = run / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{step}.partial"
+    parent = run / folder
+    parent.mkdir(parents=True, exist_ok=True)
+    partial = parent / f".{step}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     for group, members in tensors.items():
@@ -48,9 +56,9 @@ def save_checkpoint(run: Path, step: int, tensors: Mapping[str, Mapping[str, Ten
     text = json.dumps({"format": _FORMAT, **state}, indent=2, sort_keys=True) + "\n"
     _write(partial / _STATE_FILE, text.encode())
     _sync_folder(partial)
-    final = folder / str(step)
+    final = parent / str(step)
     partial.rename(final)
-    _sync_folder(folder)
+    _sync_folder(parent)
     return final
 
 

@@ -1,5 +1,6 @@
 """The networks, optimizers and random state of a run, and one step of training."""
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from fastgan.regularizers import Regularizer, find_batch_norm, get_regularizer
 from fastgan.training.averaging import AveragedNetwork
 from fastgan.training.config import SettingsError, TrainingConfig
 from fastgan.training.growth import GrowthSchedule, at_stage
+from fastgan.training.health import History
+from fastgan.training.non_finite import FiniteWatch, NonFinite, first_non_finite
+from fastgan.training.statistics import HealthStatistics, Reading
 
 
 class Engine:
@@ -77,6 +81,10 @@ class Engine:
         # Of the discriminator's loss, the generator's, and the penalty where there is one.
         self.loss_sums = torch.zeros(3 if self.regularizer else 2, device=device)
         self.num_summed = 0
+        self.statistics = HealthStatistics(self.generator, device)
+        self.history = History()
+        losses = ["discriminator_loss", "generator_loss", "penalty"][: len(self.loss_sums)]
+        self._watch = FiniteWatch((losses, self.loss_sums), self.discriminator, self.generator)
         self._discriminator_parameters = list(self.discriminator.parameters())
 
     def _adam(self, network: nn.Module) -> torch.optim.Adam:
@@ -93,6 +101,7 @@ class Engine:
             self.stage = stage
             self._enter_stage()
         num_updates = self.config.discriminator_steps
+        self._watch.between_steps(self.step_count)
         for i in range(num_updates):
             # The fakes have the labels of the real images, so that a point between two has one.
             real, *labels = self._real_batch()
@@ -104,7 +113,9 @@ class Engine:
             if self.regularizer and (self.step_count * num_updates + i) % self.config.regularizer_interval == 0:
                 self._regularization_phase(self.regularizer, real, fake.detach(), *labels)
             self.discriminator_optimizer.step()
+        self._watch.before_generator(self.step_count)
         self._generator_phase(real, fake, *labels)
+        self.statistics.update(real, fake, *self._logits)
 
         self.step_count += 1
         self.num_images += stage.batch_size
@@ -132,7 +143,9 @@ class Engine:
 
     def _discriminator_phase(self, real: Tensor, fake: Tensor, *labels: Tensor) -> None:
         """The gradient of the discriminator's loss."""
-        loss = self.loss.discriminator(self.discriminator(real, *labels), self.discriminator(fake, *labels))
+        real_logits, fake_logits = self.discriminator(real, *labels), self.discriminator(fake, *labels)
+        self._logits = real_logits.detach(), fake_logits.detach()
+        loss = self.loss.discriminator(real_logits, fake_logits)
         loss.backward()
         self.loss_sums[0] += loss.detach()
 
@@ -173,15 +186,33 @@ class Engine:
         means = {"discriminator_loss": discriminator / updates, "generator_loss": generator}
         return means | ({"penalty": penalty[0] / updates} if penalty else {})
 
+    def health_figures(self, reading: Reading) -> dict[str, float]:
+        """The figures of a reading by name, without what says nothing with this loss."""
+        figures = dataclasses.asdict(reading)
+        del figures["step"]
+        if self.loss.balance() is None:
+            del figures["d_real"], figures["d_fake"]
+        return figures
+
     def reset_losses(self) -> None:
         self.loss_sums.zero_()
         self.num_summed = 0
+        self.statistics.reset()
 
-    def is_finite(self) -> bool:
-        """False where a loss since the last reset, a weight or an average is infinite or not a number."""
-        networks = (self.generator, self.discriminator, self.averaged.module)
-        tensors = [self.loss_sums, *(t for network in networks for t in network.state_dict().values())]
-        return bool(torch.stack([t.isfinite().all() for t in tensors]).all())
+    def first_non_finite(self) -> NonFinite | None:
+        """What of the losses since the last reset and the whole state was the first to be infinite or not a number.
+
+        Waits for the device. What the step does not watch, such as averages and gradients, is looked at now.
+        """
+        self._watch.between_steps(self.step_count)
+        if found := self._watch.first():
+            return found
+        everything = {f"{group}.{name}": t for group, members in self.tensors().items() for name, t in members.items()}
+        for kind, network in (("discriminator", self.discriminator), ("generator", self.generator)):
+            gradients = {f"gradient of {kind}.{name}": p.grad for name, p in network.named_parameters()}
+            everything |= {name: gradient for name, gradient in gradients.items() if gradient is not None}
+        name = first_non_finite(everything)
+        return None if name is None else NonFinite(name, self.step_count)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """The whole state in tensors, by file and name; the other half is :meth:`state`."""
@@ -192,6 +223,7 @@ class Engine:
         }
         if self.device.type == "cuda":
             training["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        training |= {f"statistics.{name}": tensor for name, tensor in self.statistics.tensors().items()}
         for name, optimizer in self._optimizers().items():
             for index, values in optimizer.state_dict()["state"].items():
                 for key, value in values.items():
@@ -209,8 +241,10 @@ class Engine:
             "architecture": self.architecture,
             "device": self.device.type,
             "growth": self.growth(),
+            "history": self.history.to_json(),
             "num_images": self.num_images,
             "num_summed": self.num_summed,
+            "statistics": self.statistics.state(),
             "step": self.step_count,
         }
 
@@ -248,6 +282,9 @@ class Engine:
             optimizer.load_state_dict({"state": values, "param_groups": optimizer.state_dict()["param_groups"]})
         self.loss_sums.copy_(training["loss_sums"])
         self.num_summed = state["num_summed"]
+        sums = {key.removeprefix("statistics."): value for key, value in training.items() if "statistics." in key}
+        self.statistics.load(sums, state["statistics"])
+        self.history = History.from_json(state["history"])
         self.step_count = state["step"]
         self.num_images = state["num_images"]
         self.stage = self.schedule.at(max(self.step_count - 1, 0))

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shlex
+import shutil
 import signal
 import threading
 import time
@@ -26,9 +27,11 @@ from fastgan.training.checkpoints import (
 from fastgan.training.config import SettingsError, TrainingConfig, load_settings, to_toml
 from fastgan.training.device import resolve_device
 from fastgan.training.engine import Engine
+from fastgan.training.health import judge, non_finite_values
 from fastgan.training.reporting import Reporter
 
 _CONFIG_FILE = "config.toml"
+_NON_FINITE = "non_finite"
 _NUM_SAMPLES = 64
 _NUM_POINTS = 1000
 
@@ -56,6 +59,7 @@ def start_run(config: TrainingConfig, run: Path, *, console: Console) -> signal.
         (run / "samples").mkdir(parents=True, exist_ok=True)
         for stale in (*run.glob("samples/*.png"), *run.glob("tensorboard/events.*"), *run.glob("metrics.jsonl")):
             stale.unlink()
+        shutil.rmtree(run / _NON_FINITE, ignore_errors=True)
         _write_config(config, run)
     except OSError as error:
         raise CheckpointError(f"run folder {str(run)!r} cannot be written: {error.strerror}") from None
@@ -75,8 +79,8 @@ def resume_run(run: Path, *, steps: int | None = None, console: Console) -> sign
 
     Raises:
         SettingsError, DataError, CheckpointError: for a folder that is no run, or cannot go on; one sentence.
-        NonFiniteError: when a loss, a weight or an average is infinite or not a number; nothing is saved then, so the
-            latest checkpoint is from before.
+        NonFiniteError: when a loss or a tensor of the state is infinite or not a number. The state is saved in
+            ``RUN/non_finite/STEP`` then, which is no checkpoint: the latest checkpoint is from before.
     """
     checkpoint = require_checkpoint(run)
     config = TrainingConfig.from_mapping(load_settings(run / _CONFIG_FILE), source=str(run / _CONFIG_FILE))
@@ -125,6 +129,12 @@ def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None
         markup=False,
     )
     _note_early_end(engine, console)
+    if balance := engine.loss.balance():
+        console.print(
+            f"Where real and generated images cannot be told apart D(x) and D(G(z)) are {balance[0]:g}, and G, the "
+            f"generator's loss, is {balance[1]:.3f}",
+            highlight=False,
+        )
     num_samples = _NUM_POINTS if are_points(engine.images) else _NUM_SAMPLES
     latents = draw_latents(num_samples, config.latent_dim, seed=config.seed)
     labels = columns = None
@@ -134,10 +144,7 @@ def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None
         columns = columns_by_class(num_samples, num_classes)
     began = time.perf_counter()
     saved = engine.step_count
-    with (
-        StopSignals() as stop,
-        Reporter(run, config, step=engine.step_count, num_images=engine.num_images, console=console) as reporter,
-    ):
+    with StopSignals() as stop, _reporter(engine, run, console) as reporter:
         while engine.step_count < config.steps and stop.received is None:
             engine.step()
             step = engine.step_count
@@ -145,10 +152,7 @@ def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None
             reporter.advance(step)
             if step % config.log_every == 0 or last:
                 _require_finite(engine, run)
-                reporter.losses(step, engine.mean_losses(), num_images=engine.num_images)
-                # The last report may cut an interval short; its sums stay, for a run that goes on with more steps.
-                if step % config.log_every == 0:
-                    engine.reset_losses()
+                _report(engine, reporter)
             if step % config.sample_every == 0 or last:
                 reporter.samples(step, render(engine.averaged.module, latents, labels), columns=columns)
             if step % config.checkpoint_every == 0:
@@ -191,18 +195,48 @@ def _note_early_end(engine: Engine, console: Console) -> None:
     )
 
 
+def _reporter(engine: Engine, run: Path, console: Console) -> Reporter:
+    return Reporter(
+        run,
+        engine.config,
+        step=engine.step_count,
+        num_images=engine.num_images,
+        going_on=engine.history.going_on,
+        console=console,
+    )
+
+
+def _report(engine: Engine, reporter: Reporter) -> None:
+    step = engine.step_count
+    reading = engine.statistics.read(step)
+    history, findings = judge(engine.history, reading, engine.config.loss)
+    figures = engine.mean_losses() | engine.health_figures(reading)
+    reporter.report(step, figures, findings, num_images=engine.num_images)
+    # The last report may cut an interval short; its sums stay, for a run that goes on with more steps.
+    if step % engine.config.log_every == 0:
+        engine.reset_losses()
+        engine.history = history
+
+
 def _save(engine: Engine, run: Path) -> None:
     _require_finite(engine, run)
     save_checkpoint(run, engine.step_count, engine.tensors(), engine.state())
 
 
 def _require_finite(engine: Engine, run: Path) -> None:
-    if not engine.is_finite():
-        checkpoint = latest_checkpoint(run)
-        kept = f"the latest checkpoint, {checkpoint}, is from before" if checkpoint else "no checkpoint was written"
-        raise NonFiniteError(
-            f"a loss or a weight stopped being a finite number by step {engine.step_count}; {kept}; try a lower lr"
-        )
+    bad = engine.first_non_finite()
+    if bad is None:
+        return
+    checkpoint = latest_checkpoint(run)
+    kept = f"the latest checkpoint, {checkpoint}, is from before" if checkpoint else "no checkpoint was written"
+    shutil.rmtree(run / _NON_FINITE / str(engine.step_count), ignore_errors=True)
+    state = engine.state() | {"first_non_finite": bad._asdict()}
+    saved = save_checkpoint(run, engine.step_count, engine.tensors(), state, folder=_NON_FINITE)
+    finding = non_finite_values(*bad)
+    raise NonFiniteError(
+        f"{finding.name}: {finding.evidence}; the state at step {engine.step_count} is in {saved}, to be looked at; "
+        f"{kept}; try {finding.remedy}"
+    )
 
 
 class StopSignals:

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,8 +15,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from fastgan.sampling import picture, save_png
 from fastgan.training.config import TrainingConfig
+from fastgan.training.health import Finding
 
 _SECONDS_BETWEEN_REFRESHES = 0.5
+_NOT_HEALTH = ("discriminator_loss", "generator_loss", "penalty", "images_per_second")
 
 
 class Reporter:
@@ -30,9 +33,20 @@ class Reporter:
             taken out.
         num_images: how many images the steps so far have trained on.
         console: where to show progress.
+        going_on: names of the findings of training health that have been told already.
     """
 
-    def __init__(self, run: Path, config: TrainingConfig, *, step: int, num_images: int, console: Console) -> None:
+    def __init__(
+        self,
+        run: Path,
+        config: TrainingConfig,
+        *,
+        step: int,
+        num_images: int,
+        console: Console,
+        going_on: Iterable[str] = (),
+    ) -> None:
+        self._going_on = list(going_on)
         self._run = run
         self._config = config
         self._console = console
@@ -77,27 +91,51 @@ class Reporter:
             self._next_refresh = now + _SECONDS_BETWEEN_REFRESHES
             self._progress.update(self._task, completed=step, refresh=True)
 
-    def losses(self, step: int, losses: dict[str, float], *, num_images: int) -> None:
-        """Reports mean losses up to ``step``, with the throughput since the last report, all pauses included."""
+    def report(
+        self, step: int, figures: dict[str, float], findings: Sequence[Finding] = (), *, num_images: int
+    ) -> None:
+        """Reports means up to ``step``, with the throughput since the last report, all pauses included.
+
+        Args:
+            step: how many steps have been trained.
+            figures: the losses, and what else there is to note.
+            findings: of training health; each is told when it comes and when it goes.
+            num_images: how many images the steps so far have trained on.
+        """
         now = time.perf_counter()
         seconds = now - self._last_time
         images_per_second = (num_images - self._last_num_images) / seconds
         left = (self._config.steps - step) * seconds / max(step - self._last_step, 1)
         self._last_time, self._last_step, self._last_num_images = now, step, num_images
 
-        values = {**losses, "images_per_second": images_per_second}
-        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
+        values = {**figures, "images_per_second": images_per_second}
+        names = [finding.name for finding in findings]
+        self._metrics.write(json.dumps({"step": step, **values} | ({"findings": names} if names else {})) + "\n")
         self._metrics.flush()
         for name, value in values.items():
-            self._writer.add_scalar(name.replace("_loss", "/loss"), value, step)
+            tag = name.replace("_loss", "/loss") if name in _NOT_HEALTH else f"health/{name}"
+            self._writer.add_scalar(tag, value, step)
 
-        text = f"D {losses['discriminator_loss']:.3f}  G {losses['generator_loss']:.3f}  {images_per_second:,.0f} img/s"
+        text = f"D {figures['discriminator_loss']:.3f}  G {figures['generator_loss']:.3f}  "
+        if "d_real" in figures:
+            text += f"D(x) {figures['d_real']:.2f}  D(G(z)) {figures['d_fake']:.2f}  "
+        text += f"{images_per_second:,.0f} img/s"
         self._progress.update(self._task, completed=step, losses=text, refresh=True)
         if not self._console.is_terminal:
             minutes, seconds = divmod(round(left), 60)
             self._console.print(
                 f"step {step}/{self._config.steps}  {text}  {minutes}:{seconds:02d} left", highlight=False
             )
+        self._tell(step, findings)
+
+    def _tell(self, step: int, findings: Sequence[Finding]) -> None:
+        told = [f"{f.name}: {f.evidence}. Try {f.remedy}." for f in findings if f.name not in self._going_on]
+        names = [finding.name for finding in findings]
+        told += [f"{name} is over." for name in self._going_on if name not in names]
+        for sentence in told:
+            self._console.print(f"health at step {step}: {sentence}", style="yellow", highlight=False, markup=False)
+            self._writer.add_text("health", sentence, step)
+        self._going_on = names
 
     def samples(self, step: int, images: Tensor, *, columns: int | None = None) -> Path:
         """Writes a picture of images [N, C, H, W] in [-1, 1] to ``samples/STEP.png`` and to TensorBoard."""

@@ -165,7 +165,5 @@ def test_truncation_draws_the_images_towards_the_average_one():
 
 def test_truncation_of_another_generator_is_refused():
     generator = build_networks("mlp", resolution=1, num_channels=2, latent_dim=2).generator
-    with pytest.raises(
-        ValueError, match=r"^truncation is 0.5, and this generator has none"
-    ):
+    with pytest.raises(ValueError, match=r"^truncation is 0.5, and this generator has none"):
         generate(generator, 2, truncation=0.5)

@@ -18,7 +18,7 @@ def steps_logged(run):
 def test_a_pipe_gets_a_line_a_report_with_losses_speed_and_time_left(tmp_path, tiny, console):
     with Reporter(tmp_path, tiny(steps=100), step=0, num_images=0, console=console) as reporter:
         reporter.advance(5)
-        reporter.losses(5, LOSSES, num_images=30)
+        reporter.report(5, LOSSES, num_images=30)
     line = console.file.getvalue().strip()
     assert line.startswith("step 5/100  D 1.250  G 0.500  ")
     assert "img/s" in line
@@ -28,7 +28,7 @@ def test_a_pipe_gets_a_line_a_report_with_losses_speed_and_time_left(tmp_path, t
 def test_a_terminal_gets_a_progress_bar(tmp_path, tiny):
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     with Reporter(tmp_path, tiny(steps=100), step=0, num_images=0, console=console) as reporter:
-        reporter.losses(5, LOSSES, num_images=30)
+        reporter.report(5, LOSSES, num_images=30)
     shown = console.file.getvalue()
     assert "5/100" in shown
     assert "D 1.250  G 0.500" in shown
@@ -40,8 +40,8 @@ def test_throughput_counts_images_over_time(tmp_path, tiny, console, monkeypatch
     clock = iter([100.0, 102.0, 106.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     with Reporter(tmp_path, tiny(steps=20), step=10, num_images=60, console=console) as reporter:
-        reporter.losses(14, LOSSES, num_images=84)
-        reporter.losses(16, LOSSES, num_images=92)
+        reporter.report(14, LOSSES, num_images=84)
+        reporter.report(16, LOSSES, num_images=92)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["images_per_second"] for row in rows] == [24 / 2, 8 / 4]  # the batch shrank
     lines = console.file.getvalue().splitlines()
@@ -51,7 +51,7 @@ def test_throughput_counts_images_over_time(tmp_path, tiny, console, monkeypatch
 
 def test_tensorboard_gets_scalars_and_grids(tmp_path, tiny, console):
     with Reporter(tmp_path, tiny(), step=0, num_images=0, console=console) as reporter:
-        reporter.losses(5, LOSSES, num_images=30)
+        reporter.report(5, LOSSES, num_images=30)
         path = reporter.samples(8, torch.zeros(4, 1, 16, 16))
     assert path == tmp_path / "samples" / "8.png"
     events = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -75,5 +75,5 @@ def test_rows_past_the_checkpoint_and_of_cut_intervals_go(tmp_path, tiny, consol
 
 def test_a_row_is_on_disk_once_reported(tmp_path, tiny, console):
     with Reporter(tmp_path, tiny(), step=0, num_images=0, console=console) as reporter:
-        reporter.losses(5, LOSSES, num_images=30)
+        reporter.report(5, LOSSES, num_images=30)
         assert steps_logged(tmp_path) == [5]

@@ -1,0 +1,145 @@
+"""What training health is judged from: a few sums that stay on the device until a report reads them."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+# Comparing all pairs of a batch costs about as much as the rest of the statistics together, and it changes slowly.
+_STEPS_BETWEEN_COMPARISONS = 8
+# Pairs, and so time, grow with the square.
+_MOST_COMPARED = 64
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Means over the steps since the last report."""
+
+    step: int
+    """The step of the report, from 1."""
+    real_score: float
+    """Mean logit of real images."""
+    fake_score: float
+    """Mean logit of generated images."""
+    d_real: float
+    """D(x): mean sigmoid of the logits of real images; a probability only where the loss makes logits log-odds."""
+    d_fake: float
+    """D(G(z)): the same of generated images."""
+    ranked_right: float
+    """Share of pairs of a real and a generated image of which the real one has the higher logit; 0.5 by guessing."""
+    ranked_right_variance: float
+    """Variance of that share from step to step, without the part that comes from a batch being a sample; at most 0.25
+    and, being an estimate, below 0 now and then."""
+    generator_gradient: float
+    """Root mean square of the gradient of the generator's loss by each of its weights."""
+    spread: float
+    """Mean distance of two generated images, over that of two real ones."""
+    fake_to_real: float
+    """Mean distance of a generated image from the nearest real one of the batch, over the mean distance of two real."""
+    real_to_fake: float
+    """Mean distance of a real image from the nearest generated one, over the same."""
+
+
+class HealthStatistics:
+    """Sums over the steps since the last report, of one batch and one gradient a step.
+
+    Args:
+        generator: whose gradients are measured.
+        device: where the sums are.
+    """
+
+    def __init__(self, generator: nn.Module, device: torch.device) -> None:
+        self._generator = generator
+        self._num_weights = sum(p.numel() for p in generator.parameters())
+        # Of the scores: real, fake, as probabilities the same, ranked right, its square, gradient. Of the comparisons:
+        # distances of two real, of two fake, of a fake one from the nearest real one, and the other way.
+        self._score_sums = torch.zeros(7, device=device)
+        self._distance_sums = torch.zeros(4, device=device)
+        self._num_steps = 0
+        self._num_compared = 0
+        self._batch_size = 0
+
+    @torch.no_grad()
+    def update(self, real: Tensor, fake: Tensor, real_logits: Tensor, fake_logits: Tensor) -> None:
+        """Takes in a step that is done; never waits for the device.
+
+        Args:
+            real, fake: the step's last batch of images, both [N, C, H, W].
+            real_logits, fake_logits: what the discriminator said of them [N] before it was updated.
+        """
+        logits = torch.stack([real_logits.flatten(), fake_logits.flatten()]).float()
+        ranked_right = (logits[0] - logits[1]).sign().mean() / 2 + 0.5
+        gradients = [p.grad for p in self._generator.parameters() if p.grad is not None]
+        others = torch.stack([ranked_right, ranked_right.square(), torch.nn.utils.get_total_norm(gradients).float()])
+        self._score_sums += torch.cat([logits.mean(1), logits.sigmoid().mean(1), others])
+        if self._num_steps % _STEPS_BETWEEN_COMPARISONS == 0:
+            self._distance_sums += _distances(real[:_MOST_COMPARED], fake[:_MOST_COMPARED])
+            self._num_compared += 1
+        self._num_steps += 1
+        self._batch_size = len(real)
+
+    def read(self, step: int) -> Reading:
+        """The means since the last reset, at least one step ago; waits for the device."""
+        scores = (self._score_sums / self._num_steps).tolist()
+        real_real, fake_fake, fake_real, real_fake = (self._distance_sums / self._num_compared).tolist()
+        *others, ranked_right, square, gradient_norm = scores
+        # A mean of N draws of 0 or 1 with mean q has mean square q^2 + q (1 - q) / N.
+        n = self._batch_size
+        true_square = (n * square - ranked_right) / (n - 1)
+        # Where all real images are the same any generated ones are spread enough.
+        scale = max(real_real, torch.finfo(torch.float32).tiny)
+        return Reading(
+            step,
+            *others,
+            ranked_right,
+            true_square - ranked_right**2,
+            gradient_norm / math.sqrt(self._num_weights),
+            fake_fake / scale,
+            fake_real / scale,
+            real_fake / scale,
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps, with :meth:`state`."""
+        return {"score_sums": self._score_sums, "distance_sums": self._distance_sums}
+
+    def state(self) -> dict[str, int]:
+        """What of it is no tensor."""
+        return {"num_steps": self._num_steps, "num_compared": self._num_compared, "batch_size": self._batch_size}
+
+    def load(self, tensors: dict[str, Tensor], state: dict[str, int]) -> None:
+        """Takes over what :meth:`tensors` and :meth:`state` gave.
+
+        Raises:
+            KeyError, RuntimeError: for anything else.
+        """
+        self._score_sums.copy_(tensors["score_sums"])
+        self._distance_sums.copy_(tensors["distance_sums"])
+        self._num_steps, self._num_compared = state["num_steps"], state["num_compared"]
+        self._batch_size = state["batch_size"]
+
+    def reset(self) -> None:
+        """Forgets the steps so far."""
+        self._score_sums.zero_()
+        self._distance_sums.zero_()
+        self._num_steps = self._num_compared = 0
+
+
+def _distances(real: Tensor, fake: Tensor) -> Tensor:
+    """Mean Euclidean distances [4]: of two real images, two fake, a fake one from the nearest real, and a real one from
+    the nearest fake."""
+    n = len(real)
+    images = torch.cat([real, fake]).flatten(1).float()
+    # One matrix product. Centred, because it subtracts squares.
+    between = torch.cdist(images - images.mean(0), images - images.mean(0))
+    off_diagonal = n * (n - 1)
+    real_fake = between[:n, n:]
+    return torch.stack(
+        [
+            between[:n, :n].sum() / off_diagonal,
+            between[n:, n:].sum() / off_diagonal,
+            real_fake.amin(0).mean(),
+            real_fake.amin(1).mean(),
+        ]
+    )
