@@ -7,8 +7,10 @@ small networks on eight Gaussians, healthy ones and ones broken on purpose; each
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 from fastgan.training.statistics import Reading
@@ -42,9 +44,11 @@ _GAP_TOO_WIDE = {
 }
 _SURELY_RANKED_RIGHT = 0.9
 _RANKED_WRONG = 0.25
-_SWING_TOO_WIDE = 0.25
+_SWING_TOO_WIDE = 0.2
+_FEWEST_TURNS = 3
 _SPREAD_COLLAPSED = 0.1
 _UNCOVERED = 1.5
+_FAR = 0.2
 _GRADIENT_LOST = 0.01
 # Adam divides by the root mean square of a gradient plus this: a smaller gradient hardly moves a weight.
 _ADAM_EPSILON = 1e-8
@@ -161,7 +165,7 @@ def _mode_collapse(recent: tuple[Reading, ...], loss: str, highest_gradient: flo
     def sentence(r: Reading) -> str | None:
         if r.spread <= _SPREAD_COLLAPSED:
             return f"two generated images differ by {r.spread:.1%} of what two real ones do"
-        if r.real_to_fake >= _UNCOVERED * r.fake_to_real:
+        if r.real_to_fake >= max(_FAR, _UNCOVERED * r.fake_to_real):
             return (
                 f"a real image is {r.real_to_fake / r.fake_to_real:.1f} times as far from the nearest generated one as "
                 "a generated one from the nearest real one: some kinds of real images are not generated"
@@ -183,10 +187,14 @@ def _vanishing_gradients(recent: tuple[Reading, ...], loss: str, highest_gradien
 
 
 def _oscillation(recent: tuple[Reading, ...], loss: str, highest_gradient: float) -> _Evidence:
-    """Over all the recent reports: a swing may take longer than from one to the next."""
+    """Over all the recent reports: a swing may take longer than from one to the next. It goes to and fro; what rises or
+    falls once, such as the discriminator's lead at the beginning, is none."""
     mean = sum(r.ranked_right for r in recent) / len(recent)
-    mean_square = sum(r.ranked_right_variance + r.ranked_right**2 for r in recent) / len(recent)
-    swing = math.sqrt(max(mean_square - mean**2, 0.0))
+    # The median, so that one report does not decide.
+    variance = statistics.median(r.ranked_right_variance for r in recent)
+    if sum((a.ranked_right > mean) != (b.ranked_right > mean) for a, b in pairwise(recent)) >= _FEWEST_TURNS:
+        variance += sum((r.ranked_right - mean) ** 2 for r in recent) / len(recent)
+    swing = math.sqrt(max(variance, 0.0))
     sentence = (
         f"the networks overtake each other in turns: the share of pairs that the discriminator ranks right swings by "
         f"{swing:.2f} (standard deviation) about {mean:.2f}"

@@ -1,0 +1,117 @@
+"""Runs that are broken on purpose, each in its own way, and whole ones: what training health says of them."""
+
+import pytest
+import torch
+
+from fastgan.data import load_dataset
+from fastgan.training.config import TrainingConfig
+from fastgan.training.engine import Engine
+from fastgan.training.health import (
+    DISCRIMINATOR_TOO_STRONG,
+    GENERATOR_TOO_STRONG,
+    MODE_COLLAPSE,
+    OSCILLATION,
+    VANISHING_GRADIENTS,
+    judge,
+)
+
+NEVER = 1e-30  # a learning rate that moves nothing
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits", resolution=16).images
+
+
+def points(centres, n=2000, std=0.1, scale=3.0):
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.tensor(centres)[torch.randint(len(centres), (n,), generator=generator)]
+    x = (chosen + std * torch.randn(n, 2, generator=generator)) / scale
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).view(n, 2, 1, 1)
+
+
+EIGHT = [(1.0, 1), (1, -1), (-1, 1), (-1, -1), (2, 0), (-2, 0), (0, 2), (0, -2)]
+
+
+def findings_of(images, steps, *, change=None, **settings):
+    """Names of what is told at any report, and of what is told at the last."""
+    small = {"model": "mlp", "base_channels": 32, "latent_dim": 8, "batch_size": 32, "lr": 2e-4, "device": "cpu"}
+    config = TrainingConfig(**small | {"resolution": images.shape[-1]} | settings)
+    engine = Engine(config, images, torch.device("cpu"))
+    if change:
+        change(engine)
+    ever = set()
+    for step in range(1, steps + 1):
+        engine.step()
+        if step % 50 == 0:
+            engine.history, _ = judge(engine.history, engine.statistics.read(step), config.loss)
+            engine.reset_losses()
+            ever.update(engine.history.going_on)
+    return ever, set(engine.history.going_on)
+
+
+def test_a_discriminator_with_fifty_times_the_rate_is_too_strong(digits):
+    ever, last = findings_of(digits, 350, discriminator_lr=50 * 2e-4)
+    assert ever == last == {DISCRIMINATOR_TOO_STRONG}
+
+
+def test_the_discriminator_of_a_frozen_generator_is_too_strong(digits):
+    ever, last = findings_of(digits, 350, generator_lr=NEVER)
+    assert ever == last == {DISCRIMINATOR_TOO_STRONG}
+
+
+def test_a_generator_is_too_strong_for_a_frozen_discriminator():
+    ever, last = findings_of(points(EIGHT), 350, lr=1e-3, discriminator_lr=NEVER)
+    assert GENERATOR_TOO_STRONG in last
+    # It does run off to the one point that the discriminator likes best.
+    assert ever <= {GENERATOR_TOO_STRONG, MODE_COLLAPSE}
+
+
+def test_gradients_vanish_behind_a_saturated_sigmoid(digits):
+    ever, last = findings_of(digits, 350, loss="minimax", discriminator_lr=50 * 2e-4)
+    assert ever == last == {DISCRIMINATOR_TOO_STRONG, VANISHING_GRADIENTS}
+
+
+def one_latent(engine):
+    engine._latents = lambda: torch.ones(engine.config.batch_size, engine.config.latent_dim)
+
+
+def two_latents(engine):
+    random, shape = engine.random, (engine.config.batch_size, engine.config.latent_dim)
+    engine._latents = lambda: (
+        torch.randint(2, (shape[0], 1), generator=random) * 2 - 1 + 0.05 * torch.randn(shape, generator=random)
+    )
+
+
+@pytest.mark.parametrize("change", [one_latent, two_latents])
+def test_a_generator_of_one_or_two_points_has_collapsed(change):
+    _, last = findings_of(points(EIGHT), 400, lr=1e-3, change=change)
+    assert MODE_COLLAPSE in last
+
+
+def test_a_generator_of_one_digit_has_collapsed(digits):
+    _, last = findings_of(digits, 400, regularizer="r1", regularizer_weight=0.1, change=one_latent)
+    assert MODE_COLLAPSE in last
+
+
+def test_momentum_and_a_high_rate_oscillate():
+    _, last = findings_of(points([(0.3, -0.4)], scale=1.0), 500, lr=5e-3, beta1=0.9, base_channels=16)
+    assert OSCILLATION in last
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"regularizer": "r1", "regularizer_weight": 0.1, "lr": 1e-3},
+        {"loss": "wasserstein", "regularizer": "wgan-gp", "regularizer_weight": 0.3, "lr": 1e-3, "beta1": 0.0},
+        {"loss": "hinge", "spectral_norm": True, "lr": 1e-3},
+    ],
+    ids=str,
+)
+def test_whole_runs_on_points_hear_nothing(settings):
+    assert findings_of(points(EIGHT), 500, **settings) == (set(), set())
+
+
+def test_a_whole_run_on_digits_hears_nothing(digits):
+    settings = {"model": "dcgan", "base_channels": 8, "latent_dim": 32, "lr": 4e-4}
+    assert findings_of(digits, 400, **settings) == (set(), set())
