@@ -19,6 +19,7 @@ def build_stylegan(
     num_channels: int,
     latent_dim: int = 512,
     base_channels: int | None = None,
+    style_dim: int | None = None,
     style_mixing: float = 0.9,
 ) -> tuple[StyleGANGenerator, StyleGANDiscriminator]:
     """Builds both networks, fully grown, for a resolution that is a power of two from 8 to 1024.
@@ -27,17 +28,21 @@ def build_stylegan(
         resolution: height and width of the images, in pixels.
         num_channels: channels of the images.
         latent_dim: length of a latent.
-        base_channels: channels of the maps up to 32x32, halved from there on at each resolution; also the length of w
-            and of the styles, and so the width of the mapping network; 512 by default.
+        base_channels: channels of the maps up to 32x32, halved from there on at each resolution; 512 by default.
+        style_dim: length of w and of the styles, and so the width of the mapping network; ``base_channels`` by default.
+            At the beginning w varies in few directions: in about 4 where it is 32 long, 7 at 64, 58 at 512 (the squared
+            sum of the eigenvalues of its covariance over the sum of their squares). A narrow network may need more.
         style_mixing: of the generator, see :class:`StyleGANGenerator`.
 
     Raises:
-        ValueError: for another resolution, fewer ``base_channels`` than 1 for each 32 pixels of it, or a probability
-            outside of 0 to 1; one sentence.
+        ValueError: for another resolution, fewer ``base_channels`` than 1 for each 32 pixels of it, a ``style_dim``
+            below 1, or a probability outside of 0 to 1; one sentence.
     """
     base = DEFAULT_BASE_CHANNELS if base_channels is None else base_channels
     return (
-        StyleGANGenerator(resolution, num_channels, latent_dim, base_channels=base, style_mixing=style_mixing),
+        StyleGANGenerator(
+            resolution, num_channels, latent_dim, base_channels=base, style_dim=style_dim, style_mixing=style_mixing
+        ),
         StyleGANDiscriminator(resolution, num_channels, base_channels=base),
     )
 

@@ -40,7 +40,8 @@ class StyleGANGenerator(nn.Module):
         resolution: of the fully grown images, a power of two from 8 to 1024.
         num_channels: channels of the images.
         latent_dim: length of a latent.
-        base_channels: channels of the widest maps, and the length of w and of the styles; 512 in the paper.
+        base_channels: channels of the widest maps, 512 in the paper.
+        style_dim: length of w and of the styles; ``None`` for as many as ``base_channels``.
         style_mixing: probability, in training, that a sample takes its styles from a second latent from a random layer
             on (mixing regularisation, section 3.1; 0.9 in the paper); 0 for none.
         order: of the epilogues, as in :class:`~fastgan.models.stylegan.synthesis.SynthesisBlock`.
@@ -52,8 +53,8 @@ class StyleGANGenerator(nn.Module):
         ``truncation`` is the psi of :meth:`truncate` for all layers.
 
     Raises:
-        ValueError: for sizes that :func:`~fastgan.models.stylegan.growing.widths` refuses, or a probability outside of
-            0 to 1; one sentence.
+        ValueError: for sizes that :func:`~fastgan.models.stylegan.growing.widths` refuses, a ``style_dim`` below 1, or
+            a probability outside of 0 to 1; one sentence.
     """
 
     w_mean: Tensor
@@ -65,20 +66,24 @@ class StyleGANGenerator(nn.Module):
         latent_dim: int = 512,
         *,
         base_channels: int = 512,
+        style_dim: int | None = None,
         style_mixing: float = 0.9,
         order: str = "paper",
     ) -> None:
         super().__init__()
         if not 0 <= style_mixing <= 1:
             raise ValueError(f"style_mixing is {style_mixing}, expected a probability from 0 to 1")
+        style_dim = base_channels if style_dim is None else style_dim
+        if style_dim < 1:
+            raise ValueError(f"style_dim is {style_dim}, expected at least 1")
         self.latent_dim = latent_dim
         self.style_mixing = style_mixing
-        self.mapping = Mapping(latent_dim, base_channels)
+        self.mapping = Mapping(latent_dim, style_dim)
         self.synthesis = Synthesis(
-            resolution, num_channels, style_dim=base_channels, base_channels=base_channels, order=order
+            resolution, num_channels, style_dim=style_dim, base_channels=base_channels, order=order
         )
         self.num_layers = self.synthesis.num_layers
-        self.register_buffer("w_mean", torch.zeros(base_channels))
+        self.register_buffer("w_mean", torch.zeros(style_dim))
 
     @property
     def resolution(self) -> int:

@@ -94,6 +94,16 @@ def test_the_widths_are_halved_from_64_on():
     assert [m.weight.shape[0] for m, _ in discriminator.from_image.values()] == [8, 8, 8, 8, 4, 2]
 
 
+@pytest.mark.parametrize(("style_dim", "expected"), [(None, BASE), (5, 5)])
+def test_styles_are_as_long_as_the_maps_are_wide_unless_asked(style_dim, expected):
+    generator = make_networks(style_dim=style_dim).generator
+    w = generator.mapping(latents())
+    assert w.shape == (4, expected)
+    assert generator.styles(w).shape == (4, 6, expected)
+    assert generator(latents()).shape == (4, 1, 16, 16)
+    assert generator.w_mean.shape == (expected,)
+
+
 def test_fused_layers_are_used():
     generator, discriminator = make_networks(16)
     assert sum(isinstance(m, StyleEpilogue) for m in generator.modules()) == generator.num_layers
@@ -267,6 +277,8 @@ def test_another_resolution_is_refused(resolution):
 def test_sizes_and_options_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="resolution 128 needs base_channels of at least 4"):
         build_networks("stylegan", resolution=128, num_channels=1, base_channels=3)
+    with pytest.raises(ValueError, match="style_dim is 0, expected at least 1"):
+        build_networks("stylegan", resolution=8, num_channels=1, style_dim=0)
     with pytest.raises(ValueError, match=r"style_mixing is 1\.5, expected a probability"):
         build_networks("stylegan", resolution=8, num_channels=1, base_channels=4, style_mixing=1.5)
     with pytest.raises(ValueError, match=r"styles have shape \[2, 4, 8\], expected \[N, 6, 8\]"):
