@@ -32,7 +32,8 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Breakdown:
-    """Seconds a call by kind, the largest first; and how many kernels and copies it launches, ``None`` on a CPU."""
+    """Seconds a call by kind, the largest first; and how many kernels and copies it launches, ``None`` on a CPU and
+    where the profiler saw none."""
 
     seconds: dict[str, float]
     launches: int | None
@@ -63,7 +64,8 @@ def summed(events: Iterable[FunctionEvent], calls: int, *, on_gpu: bool) -> Brea
         seconds[kind_of(event.name)] += microseconds / 1e6 / calls
         launches += 1
     ordered = dict(sorted(seconds.items(), key=lambda item: -item[1]))
-    return Breakdown(ordered, round(launches / calls) if on_gpu else None)
+    # A profiler that may not look at the device sees no kernel at all: that is no step without launches.
+    return Breakdown(ordered, round(launches / calls) if on_gpu and launches else None)
 
 
 def kind_of(name: str) -> str:

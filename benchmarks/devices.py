@@ -1,5 +1,6 @@
 """Two clocks behind one interface: events on a GPU's stream, and the host's clock on a CPU (toy size only)."""
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import torch
 
 AnyCall = Callable[[], Any]
+
+_LONGEST_SPIN = 0.1  # seconds; a training step keeps the host busy for some tens of milliseconds
 
 
 class CpuDevice:
@@ -37,6 +40,10 @@ class CpuDevice:
     def capture(self, calls: Sequence[AnyCall]) -> AnyCall | None:
         """``calls`` as one replayable graph; ``None`` where there are no graphs."""
         return None
+
+    def held_bytes(self, call: AnyCall) -> int:
+        """The memory that what a call returns keeps allocated; 0 where nobody counts."""
+        return 0
 
     def peak_bytes(self, call: AnyCall) -> int | None:
         """The most memory that a call holds beyond what was allocated before it; ``None`` where nobody counts."""
@@ -90,13 +97,37 @@ class CudaDevice:
         return time.perf_counter() - start
 
     def capture(self, calls: Sequence[AnyCall]) -> AnyCall | None:
-        """``calls`` as one replayable graph. They must have run before: nothing may be compiled in a capture."""
-        graph = torch.cuda.CUDAGraph()
+        """``calls`` as one replayable graph, ``None`` where they cannot be captured.
+
+        They must have run before: nothing may be compiled in a capture.
+        """
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         outputs = []
-        with torch.cuda.graph(graph, stream=self.stream):
-            # Outputs live to the end of the capture: else the next call would write to memory still in cache.
-            outputs.extend(call() for call in calls)
+        try:
+            with torch.cuda.graph(graph, pool=pool, stream=self.stream):
+                # Outputs live to the end of the capture: else the next call would write to memory still in cache.
+                outputs.extend(call() for call in calls)
+        except RuntimeError:
+            self.synchronize()
+            self._end_failed_capture(pool)
+            return None
         return graph.replay
+
+    def _end_failed_capture(self, pool: Any) -> None:
+        # torch itself does not (CUDAGraph::capture_end returns at the first error): the generator would refuse to draw
+        # for the rest of the process, and the allocator would not free memory when it runs out of it.
+        generator = torch.cuda.default_generators[self.torch_device.index]
+        generator.graphsafe_set_state(generator.clone_state())
+        with contextlib.suppress(RuntimeError):  # the capture had ended, and something after it failed
+            torch._C._cuda_endAllocateToPool(self.torch_device.index, pool)
+            torch._C._cuda_releasePool(self.torch_device.index, pool)
+
+    def held_bytes(self, call: AnyCall) -> int:
+        before = torch.cuda.memory_allocated()
+        kept = call()
+        held = torch.cuda.memory_allocated() - before
+        del kept
+        return held
 
     def peak_bytes(self, call: AnyCall) -> int | None:
         self.synchronize()
@@ -114,11 +145,13 @@ class CudaDevice:
         return start.elapsed_time(end) / 1e3
 
     def _spin(self, seconds: float) -> None:
-        torch.cuda._sleep(int(min(seconds, 0.01) * self._cycles_per_second))
+        torch.cuda._sleep(int(min(seconds, _LONGEST_SPIN) * self._cycles_per_second))
 
     def _measure_spin(self) -> float:
+        # At the highest clock: an idle chip takes some milliseconds to raise it, and cycles that were counted before
+        # would make every later spin too short.
         cycles = 1_000_000
-        return cycles / min(self._elapsed(lambda: torch.cuda._sleep(cycles)) for _ in range(5))
+        return cycles / min(self._elapsed(lambda: torch.cuda._sleep(cycles)) for _ in range(100))
 
 
 def device() -> CpuDevice | CudaDevice:

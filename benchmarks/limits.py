@@ -99,7 +99,7 @@ def _product(limit: Limit, device: CpuDevice | CudaDevice) -> tuple[list[Call], 
 
 
 def _launches(limit: Limit, device: CpuDevice | CudaDevice) -> tuple[list[Call], dict[str, int]]:
-    # Some in a row: between the first and the last event of one alone there is more than a launch.
+    # For the graph some in a row: between the events around one alone there is more than a launch.
     count = 1 if device.kind == "cpu" else 20
 
     def launch() -> Outputs:

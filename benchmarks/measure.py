@@ -18,12 +18,13 @@ from benchmarks.results import MODES
 from benchmarks.timing import Quartiles, interleave, slots_for
 
 CLONE = "clone"
+_WALL_SECONDS = 0.05  # of calls in a row for one sample; the synchronisation at their end takes some microseconds
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured: samples a mode, seconds a mode after which fewer are enough, calls in a sample of wall
-    time, torch.compile's backend."""
+    """How much is measured: samples a mode, seconds a mode after which fewer are enough, the most calls in a sample of
+    wall time, torch.compile's backend."""
 
     rounds: int = 25
     seconds: float = 0.4
@@ -103,7 +104,7 @@ def measure(
         del named[refusal.provider]
 
     slots = [operands, *(draw(case, device.torch_device) for _ in range(1, slots_for(case.bytes, device.cache_bytes)))]
-    calls = {name: [binder(slot) for slot in slots] for name, binder in named.items()}
+    calls = {name: _calls(binder, case, slots, device) for name, binder in named.items()}
     calls[CLONE] = [_clone(case, device) for _ in slots]
     figures = time_calls(calls, device, effort, MODES)
     work = {"bytes": case.bytes, "operations": case.work.operations}
@@ -111,6 +112,24 @@ def measure(
         {**case.subject, "provider": name, **work, **cells(figures, name, case.bytes), **peak_of(of_slots[0], device)}
         for name, of_slots in calls.items()
     ], refusals
+
+
+def _calls(binder: Binder, case: Case, slots: Sequence[Operands], device: CpuDevice | CudaDevice) -> list[Call]:
+    """The same call on as many sets of buffers as it takes to find none of them in cache.
+
+    What keeps more than the problem's bytes needs fewer, and memory has no room for all: plain torch keeps 40 MB of
+    each minibatch discrimination of 128 samples, whose floor is 0.3 MB. These few are its own, so that no provider
+    comes back to one that another has just read.
+    """
+
+    def bound() -> tuple[Call, Outputs]:
+        call = binder(slots[0])
+        return call, call()
+
+    needed = slots_for(max(case.bytes, device.held_bytes(bound)), device.cache_bytes)
+    if needed < len(slots):
+        slots = [draw(case, device.torch_device) for _ in range(needed)]
+    return [binder(operands) for operands in slots]
 
 
 def _clone(case: Case, device: CpuDevice | CudaDevice) -> Call:
@@ -125,7 +144,8 @@ def time_calls(
     """Seconds a call: for each mode, for each provider.
 
     Args:
-        calls: for each provider the same call on different buffers, as many as it takes to find none in cache.
+        calls: for each provider the same call on different buffers, as many as it takes to find none in cache; equal
+            numbers of them may share their buffers.
         modes: of those in ``MODES``; a provider that cannot be captured is missing from ``graph``.
     """
     for of_slots in calls.values():
@@ -133,16 +153,18 @@ def time_calls(
             call()
     graphs = {}
     if "graph" in modes:
-        captured = ((name, _capture(of_slots, device)) for name, of_slots in calls.items())
+        captured = ((name, device.capture(of_slots)) for name, of_slots in calls.items())
         graphs = {name: graph for name, graph in captured if graph is not None}
     host = {name: min(device.host_seconds(of_slots[0]) for _ in range(3)) for name, of_slots in calls.items()}
+    # A graph of a thousand launches keeps the host busy for longer than a launch does.
+    host_of_graph = {name: min(device.host_seconds(replay) for _ in range(3)) for name, replay in graphs.items()}
 
     # One cursor for all providers: they share the operands, and none may find what another has just read.
-    cursor = itertools.cycle(range(len(next(iter(calls.values())))))
+    cursor = itertools.count()
     held: dict[tuple[str, int], object] = {}
 
     def cold(name: str) -> float:
-        slot = next(cursor)
+        slot = next(cursor) % len(calls[name])
 
         def call() -> None:
             # The outputs rotate as well: a block that was just freed would still be in cache.
@@ -155,10 +177,12 @@ def time_calls(
         return device.timed(calls[name][0], host[name])
 
     def graph(name: str) -> float:
-        return device.timed(graphs[name], 20e-6) / len(calls[name])
+        return device.timed(graphs[name], host_of_graph[name]) / len(calls[name])
 
     def wall(name: str) -> float:
-        return device.wall([calls[name][next(cursor)] for _ in range(effort.wall_calls)])
+        of_slots, of_device = calls[name], next(iter(figures.values()))[name].median
+        count = max(1, min(effort.wall_calls, int(_WALL_SECONDS / of_device)))
+        return device.wall([of_slots[next(cursor) % len(of_slots)] for _ in range(count)])
 
     samplers: dict[str, Callable[[str], float]] = {"cold": cold, "warm": warm, "graph": graph, "wall": wall}
     figures: dict[str, dict[str, Quartiles]] = {}
@@ -172,14 +196,6 @@ def time_calls(
     finally:
         gc.enable()
     return figures
-
-
-def _capture(of_slots: list[Call], device: CpuDevice | CudaDevice) -> Callable[[], object] | None:
-    try:
-        return device.capture(of_slots)
-    except RuntimeError:
-        device.synchronize()
-        return None
 
 
 def cells(figures: dict[str, dict[str, Quartiles]], name: str, bytes_: int | None = None) -> dict[str, object]:

@@ -99,14 +99,14 @@ class Limits:
 
     @property
     def launch_us(self) -> float | None:
-        """The least that one launch takes on the device: inside a CUDA graph, or where none was captured, in a row."""
+        """The least that one launch takes on the device: inside a CUDA graph, or where none was captured, by events."""
         return self.empty_us.get("graph", self.empty_us.get("warm"))
 
     def lines(self) -> list[str]:
         """One sentence a limit, for people."""
         said = [] if self.bandwidth is None else [f"fastest copy: {self.bandwidth / 1e9:,.0f} GB/s"]
         said += [f"matrix product, {name}: {rate / 1e12:,.1f} TFLOP/s" for name, rate in self.products.items()]
-        where = {"warm": "of many in a row", "graph": "inside a CUDA graph", "wall": "wall time of an eager call"}
+        where = {"warm": "between two events", "graph": "inside a CUDA graph", "wall": "wall time of an eager call"}
         return said + [f"empty kernel: {us:.2f} µs {where[mode]}" for mode, us in self.empty_us.items()]
 
 

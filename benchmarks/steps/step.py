@@ -87,9 +87,9 @@ class StepCase:
         return 0 if self.problem.key else 1
 
     @property
-    def resolution(self) -> float:
-        """The relative error of a rounding."""
-        return torch.finfo(_DTYPES[self.dtype_name]).eps
+    def dtype(self) -> torch.dtype:
+        """What its results are rounded to."""
+        return _DTYPES[self.dtype_name]
 
     def setting(self, device: torch.device, compile_backend: str, *, dtype_name: str | None = None) -> Setting:
         return Setting(self.problem, dtype_name or self.dtype_name, device, compile_backend)

@@ -47,7 +47,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> _Gpu:
             return (end.at - self.at) * 1e3
 
     @contextlib.contextmanager
-    def graph(captured: object, stream: object):
+    def graph(captured: object, pool: object, stream: object):
+        assert pool == "own pool"
         assert stream is simulated.current_stream, "a capture on another stream than the autograd graphs were built on"
         yield
         simulated.captures.append(captured)
@@ -61,6 +62,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> _Gpu:
         "synchronize": simulated.synchronize,
         "_sleep": lambda cycles: simulated.launch(cycles / _CYCLES_PER_SECOND, host=1e-6),
         "graph": graph,
+        "graph_pool_handle": lambda: "own pool",
         "CUDAGraph": lambda: SimpleNamespace(replay=lambda: None),
     }
     for name, fake in fakes.items():
@@ -111,3 +113,64 @@ def test_captured_outputs_live_until_the_capture_ends(gpu: _Gpu, monkeypatch: py
     assert len(alive) == 4
     assert len(gpu.captures) == 1
     assert gpu.current_stream == "own stream"
+
+
+def test_a_clock_that_rises_only_under_load_makes_no_spin_too_short(gpu: _Gpu, monkeypatch: pytest.MonkeyPatch):
+    woken = gpu.host + 0.02
+    idle, busy = 0.3e9, 1.5e9  # cycles a second
+
+    def sleep(cycles: int) -> None:
+        gpu.launch(cycles / (busy if gpu.host > woken else idle), host=1e-6)
+
+    monkeypatch.setattr(torch.cuda, "_sleep", sleep)
+    device = devices.CudaDevice()
+    gpu.host += 1
+
+    def a_kernel() -> None:
+        gpu.launch(2e-6)
+
+    assert device.timed(a_kernel, _LAUNCH) == pytest.approx(2e-6, rel=1e-3)
+
+
+def test_a_step_of_many_launches_has_no_gaps_either(gpu: _Gpu):
+    device = devices.CudaDevice()
+
+    def step() -> None:
+        for _ in range(1000):
+            gpu.launch(2e-6)
+
+    assert device.timed(step, device.host_seconds(step)) == pytest.approx(2e-3, rel=1e-3)
+
+
+def test_what_a_call_keeps_is_counted_while_it_is_kept(gpu: _Gpu, monkeypatch: pytest.MonkeyPatch):
+    alive: list[weakref.ref] = []
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 512 * sum(y() is not None for y in alive))
+
+    def call() -> tuple[torch.Tensor]:
+        kept, temporary = torch.empty(1), torch.empty(1)
+        alive.extend([weakref.ref(kept), weakref.ref(temporary)])
+        return (kept,)
+
+    assert devices.CudaDevice().held_bytes(call) == 512
+    assert torch.cuda.memory_allocated() == 0
+
+
+def test_a_capture_that_fails_leaves_a_generator_that_draws_and_an_allocator_that_frees(
+    gpu: _Gpu, monkeypatch: pytest.MonkeyPatch
+):
+    ended = []
+    state = SimpleNamespace(capturing=False)
+    generator = SimpleNamespace(state=state, clone_state=lambda: SimpleNamespace(capturing=False))
+    generator.graphsafe_set_state = lambda new: setattr(generator, "state", new)
+
+    def failing() -> tuple[torch.Tensor]:
+        state.capturing = True
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "default_generators", (generator,))
+    for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+        monkeypatch.setattr(torch._C, name, lambda device, pool, name=name: ended.append((name, pool)), raising=False)
+    device = devices.CudaDevice()
+    assert device.capture([failing]) is None
+    assert not generator.state.capturing
+    assert ended == [("_cuda_endAllocateToPool", "own pool"), ("_cuda_releasePool", "own pool")]

@@ -176,6 +176,64 @@ def test_a_timed_call_with_a_cold_cache_finds_operands_that_nobody_has_touched_f
         assert len(set(operands)) == len(operands), "a set of buffers came back before the others were through"
 
 
+class _CountingDevice(_RecordingDevice):
+    """Memory as torch counts it on a GPU: what a call keeps, which here is what the reference saves, on purpose."""
+
+    def held_bytes(self, call) -> int:
+        kept = call()
+        (y, *_) = kept[1]
+        return 600 if "Saves" in type(y.grad_fn).__name__ else 0
+
+
+class _Saves(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, dx: Tensor) -> Tensor:
+        return dx
+
+
+def test_what_keeps_much_has_few_sets_of_buffers_of_its_own():
+    """Memory has no room for as many as a small problem needs: eager minibatch discrimination would fill 80 GB."""
+    device = _CountingDevice()
+    seen: dict[str, set[int]] = {"fused": set(), "eager": set()}
+
+    def recording(name, function):
+        def call(x: Tensor, bias: Tensor) -> Tensor:
+            if device.timing:
+                seen[name].add(x.data_ptr())
+            return function(x, bias)
+
+        return call
+
+    def saving(x: Tensor, bias: Tensor) -> Tensor:
+        return _Saves.apply(reference.bias_act(x, bias))
+
+    fused, eager = recording("fused", reference.bias_act), recording("eager", saving)
+    case = replace(_ODD, dtype_name="float32", layout="contiguous")
+    case = replace(case, op=replace(_BIAS_ACT, vendors={}, fused=fused, reference=eager))
+    measure(case, device, replace(TOY, rounds=60, seconds=60))
+    many, few = 3 * device.cache_bytes // case.bytes + 1, 3 * device.cache_bytes // 600 + 1
+    assert (len(seen["fused"]), len(seen["eager"])) == (many, few)
+    assert not seen["fused"] & seen["eager"]
+
+
+def test_wall_time_of_a_long_call_is_taken_of_few():
+    class Device(_RecordingDevice):
+        def timed(self, call, host_seconds: float) -> float:
+            return 0.02
+
+        def wall(self, calls) -> float:
+            counts.append(len(calls))
+            return 1.0
+
+    counts: list[int] = []
+    measure(replace(_ODD, dtype_name="float32"), Device(), replace(TOY, wall_calls=10))
+    assert set(counts) == {2}  # 50 ms
+
+
 def test_a_replayed_graph_is_charged_per_call_and_compared_with_the_clones():
     device = _RecordingDevice()
     rows, _ = measure(replace(_ODD, dtype_name="float32", pass_="backward"), device, TOY)

@@ -75,6 +75,32 @@ def test_a_wrong_provider_is_reported_and_not_timed(build, dtype: str, kind: str
     assert [row["provider"] for row in rows] == ["eager"]
 
 
+@pytest.mark.parametrize(("off", "kind"), [(1e-5, None), (1e-2, "wrong")])
+def test_an_inexact_step_is_held_to_half_the_digits_however_well_eager_agrees_with_itself(off: float, kind: str | None):
+    """A convolution's gradient that adds up in any order leaves eager torch a tiny error, which bounds nothing."""
+    calls = iter(range(9))
+
+    def eager(setting):
+        noise = 1e-8 * next(calls)
+        return lambda: (torch.tensor([1.0 + noise], dtype=torch.float64),)
+
+    def fused(setting):
+        return lambda: (torch.tensor([1.0 + off]),)
+
+    step = replace(_WGAN_GP.step, exact=False, providers={"fused": fused, "eager": eager})
+    _, refusals = measure_step(replace(_WGAN_GP, step=step), CpuDevice(), TOY)
+    assert [refusal.kind for refusal in refusals] == [kind] * (kind is not None)
+
+
+def test_a_reference_of_zeros_is_no_reference():
+    with pytest.raises(ValueError, match="nothing to compare"):
+        error((torch.ones(2),), (torch.zeros(2, dtype=torch.float64),))
+
+
+def test_a_profiler_that_saw_no_kernel_has_not_counted_launches():
+    assert summed([], 3, on_gpu=True).launches is None
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_right_provider_is_timed_and_its_time_taken_apart(dtype: str):
     with use_backend("reference"):
