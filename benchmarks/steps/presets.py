@@ -1,10 +1,12 @@
 """A training step and a batch of samples of every preset, as `fastgan train` runs them.
 
-A problem's shape is that of the batch of images. ``eager`` runs the same engine on the plain-torch references.
+A problem's shape is the batch size, and height and width of the images. ``eager`` runs the same engine on the
+plain-torch references. A preset that grows is measured at the last of its resolutions, and one with a lazy penalty in
+calls of as many steps as have one penalty among them.
 """
 
-import dataclasses
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -13,28 +15,34 @@ from benchmarks.registry import Problem
 from benchmarks.steps.step import Setting, Step
 from fastgan.training.config import TrainingConfig, load_preset, preset_names
 from fastgan.training.engine import Engine
+from fastgan.training.growth import GrowthSchedule
+from fastgan.training.loop import make_engine
 from fastgan_kernels import use_backend
 
-_TOY = {"resolution": 16, "base_channels": 4, "batch_size": 4}
-_NUM_IMAGES = 256  # of the data set, which lies on the device whole
-_CHANNELS = {"digits": 1}  # of the data that presets train on
-_NUM_CLASSES = 10
+
+def _config(preset: str, *, toy: bool) -> TrainingConfig:
+    config = TrainingConfig.from_mapping(load_preset(preset))
+    last = GrowthSchedule.of(config).of_resolution[config.resolution]
+    first = config.grow_from or config.resolution
+    config = replace(config, grow_from=0, batch_sizes="", lrs="", batch_size=last.batch_size)
+    if not toy:
+        return config
+    # What sees points of the plane has no maps to narrow, and with two units none may be left that is not zero.
+    width = 2 if config.resolution > 1 else config.base_channels
+    return replace(config, batch_size=4, base_channels=width, resolution=min(first, 16), regularizer_interval=1)
 
 
 def _problem(preset: str, *, toy: bool) -> Problem:
-    config = TrainingConfig.from_mapping(load_preset(preset) | (_TOY if toy else {}))
-    shape = (config.batch_size, _CHANNELS[config.data], config.resolution, config.resolution)
+    config = _config(preset, toy=toy)
+    shape = (config.batch_size, config.resolution, config.resolution)
     return Problem(f"toy_{preset}" if toy else preset, shape, f"the preset {preset}", key=True)
 
 
 def _engine(preset: str, setting: Setting) -> Engine:
-    batch, channels, size, _ = setting.problem.shape
-    toy = _TOY if setting.problem.name.startswith("toy_") else {}
-    config = TrainingConfig.from_mapping(load_preset(preset) | toy)
-    config = dataclasses.replace(config, batch_size=batch, resolution=size)
-    random = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (_NUM_IMAGES, channels, size, size), dtype=torch.uint8, generator=random)
-    return Engine(config, images, setting.device, torch.arange(_NUM_IMAGES) % _NUM_CLASSES)
+    config = _config(preset, toy=setting.problem.name.startswith("toy_"))
+    # The first power iterations of a spectral norm are no part of a step, and Triton's interpreter is slow.
+    with use_backend("reference"):
+        return make_engine(replace(config, device=str(setting.device)))
 
 
 def _train(preset: str, backend: str) -> Callable[[Setting], Call]:
@@ -43,8 +51,11 @@ def _train(preset: str, backend: str) -> Callable[[Setting], Call]:
 
         def call() -> Outputs:
             with use_backend(backend), setting.autocast():
-                engine.step()
-            return engine.loss_sums, *(p.grad for p in engine.discriminator.parameters())
+                for _ in range(engine.config.regularizer_interval):
+                    engine.step()
+            # Layers of resolutions that have been grown out of have none.
+            gradients = (p.grad for p in engine.discriminator.parameters())
+            return engine.loss_sums, *(gradient for gradient in gradients if gradient is not None)
 
         return call
 
@@ -56,10 +67,11 @@ def _sample(preset: str, backend: str) -> Callable[[Setting], Call]:
         engine = _engine(preset, setting)
         generator = engine.averaged.module.to(setting.dtype).eval()
         random = torch.Generator().manual_seed(1)
-        drawn = torch.randn(setting.problem.shape[0], engine.config.latent_dim, generator=random)
+        size = setting.problem.shape[0]
+        drawn = torch.randn(size, engine.config.latent_dim, generator=random)
         inputs = [drawn.to(setting.device, setting.dtype)]
-        if engine.labels is not None:
-            inputs.append(engine.labels[: len(drawn)])
+        if num_classes := getattr(generator, "num_classes", None):
+            inputs.append(torch.arange(size, device=setting.device) % num_classes)
 
         @torch.inference_mode()
         def call() -> Outputs:

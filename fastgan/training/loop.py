@@ -54,7 +54,7 @@ def start_run(config: TrainingConfig, run: Path, *, console: Console) -> signal.
         raise CheckpointError(
             f"run {str(run)!r} has a checkpoint already; go on with {resume_command(run)!r}, or give another --out"
         )
-    engine = _make_engine(config)
+    engine = make_engine(config)
     try:
         (run / "samples").mkdir(parents=True, exist_ok=True)
         for stale in (*run.glob("samples/*.png"), *run.glob("tensorboard/events.*"), *run.glob("metrics.jsonl")):
@@ -86,7 +86,7 @@ def resume_run(run: Path, *, steps: int | None = None, console: Console) -> sign
     config = TrainingConfig.from_mapping(load_settings(run / _CONFIG_FILE), source=str(run / _CONFIG_FILE))
     if steps is not None:
         config = dataclasses.replace(config, steps=steps)
-    engine = _make_engine(config)
+    engine = make_engine(config)
     tensors, state = load_checkpoint(checkpoint, *engine.tensors())
     try:
         engine.load(tensors, state)
@@ -108,7 +108,8 @@ def resume_command(run: Path) -> str:
     return f"fastgan train --resume {shlex.quote(str(run))}"
 
 
-def _make_engine(config: TrainingConfig) -> Engine:
+def make_engine(config: TrainingConfig) -> Engine:
+    """The engine of a run that begins, on the data and the device that the settings name."""
     device = resolve_device(config.device)
     dataset = load_dataset(config.data, resolution=config.resolution)
     return Engine(config, dataset.images, device, dataset.labels)
