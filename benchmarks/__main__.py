@@ -41,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         if given.command == "evidence":
+            if not given.minutes > 0:
+                raise ValueError(f"--minutes is {given.minutes:g}, expected more than 0")
             return evidence.run(given.out, until=_STARTED + 60 * given.minutes, toy=given.toy, commit=given.commit)
         if given.command == "readme":
             found = readme.differences() if given.check else readme.write()

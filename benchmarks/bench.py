@@ -155,14 +155,17 @@ def _tell(out: Path, notes: list[str], console: Console) -> None:
 
 
 def _predict(selection: Selection, out: Path | None, chip: str, console: Console) -> int:
+    of_ops = [case for case in selection.of(suite()) if isinstance(case, Case)]
+    if not of_ops:
+        raise ValueError(
+            "torch sees no GPU, so nothing can be timed; a prediction is made op by op, and no op is among what was "
+            "asked for"
+        )
     console.print(
         "torch sees no GPU, so nothing is timed: what follows is known of the kernels without one, and predicted of "
         f"{chip} (--chip)",
         highlight=False,
     )
-    of_ops = [case for case in selection.of(suite()) if isinstance(case, Case)]
-    if not of_ops:
-        raise ValueError("a prediction is made op by op, and no op is among what was asked for")
     known = [op.name for op in OPS]
     of_ops.sort(key=lambda case: known.index(case.op.name))
     return prediction.tell(of_ops, chip, counted=selection.full, out=out and out / "prediction.csv", console=console)

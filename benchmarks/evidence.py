@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,7 @@ _CHIP_TESTS = ("tests/kernels", "tests/fastgan")
 _TOY_TESTS = ("tests/benchmarks/test_bench_results.py", "tests/benchmarks/test_bench_timing.py")
 _UNTIMED_SHARE = 0.4  # of the time, at most, for tests, checker and compilation; the benchmark has the rest
 _RESERVE_SECONDS = 10  # to stop the last case and write the summary
+_LAST_CALL_SECONDS = 15  # that the memory checker gets for its last call and its report
 _STALL_SECONDS = 120  # a case takes about a second, uncached compilation of all its graphs less than two minutes
 _MAX_CRASHES = 8
 _LOG_BYTES = 8 * 2**20
@@ -36,7 +38,7 @@ _TOY_SHARES = 12  # there is nothing to cache at toy size: one share of twelve s
 
 
 class Refused(Exception):
-    """The folder holds the evidence of something else."""
+    """The run would not be evidence: the folder holds that of something else, or nobody says of what commit it is."""
 
 
 class Terminated(BaseException):
@@ -56,7 +58,8 @@ def run(out: Path, *, until: float, toy: bool, commit: str | None) -> int:
         0; 1 if a test, a kernel or the run failed; 130 or 143 if it was interrupted.
 
     Raises:
-        Refused: if ``out`` holds evidence of another commit, machine or size.
+        Refused: if ``out`` holds evidence of another commit, machine or size; if a GPU would be measured and no commit
+            is known.
     """
     if toy:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -99,6 +102,8 @@ class _Evidence:
         self.stopping = False
         self.children: set[subprocess.Popen[bytes]] = set()
         identity = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **machine.identity(commit)}
+        if not toy and not identity["commit"]:
+            raise Refused("the sources are no git checkout, and figures need their commit: name it with --commit")
         self.state = {"identity": identity, "toy": toy, "machine": machine.description(), "stages": {}}
         if (out / worker.RUN).exists():
             self._resume(json.loads((out / worker.RUN).read_text()))
@@ -112,6 +117,8 @@ class _Evidence:
             differs = "; ".join(f"{name} {then[name]!r}, now {now[name]!r}" for name in names)
             raise Refused(f"{self.out} holds evidence of another state ({differs}); give another folder")
         self.state["stages"] = former["stages"]
+        # Its rows are those of one run, however often it is resumed.
+        self.state["identity"]["date"] = former["identity"]["date"]
 
     def untimed_stages(self) -> None:
         """Tests, memory checker and compilation at the same time; each is repeated on resumption unless it ended."""
@@ -178,11 +185,15 @@ class _Evidence:
         options = ["--target-processes", "application-only", "--error-exitcode", str(MEMORY_ERRORS)]
         path = f"{os.environ['PATH']}:/usr/local/cuda/bin"
         checker = None if self.toy else shutil.which("compute-sanitizer", path=path)
-        for tool in ("memcheck", "racecheck") if checker else ("unchecked",):
-            if self._pending(tool):
-                command = [checker, "--tool", tool, *options, *target] if checker else target
-                environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-                self._stage(tool, self._child(command, "sanitizer.log", until, environment))
+        tools = [tool for tool in (("memcheck", "racecheck") if checker else ("unchecked",)) if self._pending(tool)]
+        for i, tool in enumerate(tools):
+            # Each stops by itself and so gives a verdict on what it has seen.
+            share = time.time() + (until - time.time()) / (len(tools) - i)
+            calls = [*target, f"--until={share - _LAST_CALL_SECONDS}"]
+            command = [checker, "--tool", tool, *options, *calls] if checker else calls
+            ended = self._child(command, "sanitizer.log", share, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})
+            said = re.findall(r"^(\d+ of \d+) calls finished", (self.out / "sanitizer.log").read_text(), re.MULTILINE)
+            self._stage(tool, ended, calls=said[-1] if said and ended.code is not None else "")
 
     def _warm_up(self, until: float) -> None:
         if not self._pending("warm_up"):
@@ -252,11 +263,11 @@ class _Evidence:
     def _pending(self, name: str) -> bool:
         return self.state["stages"].get(name, {}).get("status") != "done"
 
-    def _stage(self, name: str, ended: _Ended) -> None:
+    def _stage(self, name: str, ended: _Ended, **more: str) -> None:
         if self.stopping:
             ended = _Ended(None, ended.seconds)
         status = "cut off" if ended.code is None else "done"
-        self.state["stages"][name] = {"status": status, "code": ended.code, "seconds": round(ended.seconds, 1)}
+        self.state["stages"][name] = {"status": status, "code": ended.code, "seconds": round(ended.seconds, 1), **more}
         self._save()
 
     def _save(self) -> None:

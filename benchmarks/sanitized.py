@@ -1,9 +1,12 @@
-"""A short list of kernel calls for a memory checker: every op and pass, past each kind of tile edge, both layouts.
+"""A list of kernel calls for a memory checker: every op and pass, past each kind of tile edge, both layouts.
 
 Run it as ``compute-sanitizer --tool memcheck python -m benchmarks.sanitized`` with PYTORCH_NO_CUDA_MEMORY_CACHING=1:
 inside the blocks of a caching allocator no access is out of bounds.
 """
 
+import argparse
+import math
+import time
 from dataclasses import replace
 
 from benchmarks.devices import device
@@ -18,18 +21,27 @@ def _problems(edges: tuple[Shape, ...]) -> tuple[Problem, ...]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sanitized", description=__doc__)
+    parser.add_argument("--until", type=float, default=math.inf, help="begin no call after this, in seconds since 1970")
+    until = parser.parse_args().until
     where = device()
     # Triton's interpreter shows that the calls are right; it takes the smallest.
     smallest = where.kind == "cpu"
-    calls = 0
+    listed = [
+        case
+        for case in cases(replace(op, problems=_problems(op.edges[:1] if smallest else op.edges)) for op in OPS)
+        # A backward pass runs the forward pass first.
+        if case.dtype_name != "float16" and (case.pass_ != "forward" or "backward" not in case.op.passes)
+    ]
+    finished = 0
     with use_backend("triton"):
-        for case in cases(replace(op, problems=_problems(op.edges[:1] if smallest else op.edges)) for op in OPS):
-            # A backward pass runs the forward pass first.
-            if case.dtype_name != "float16" and (case.pass_ != "forward" or "backward" not in case.op.passes):
-                bind(case.op.fused, case.op, case.pass_, draw(case, where.torch_device))()
-                calls += 1
+        for case in listed:
+            if time.time() > until:
+                break
+            bind(case.op.fused, case.op, case.pass_, draw(case, where.torch_device))()
+            finished += 1
     where.synchronize()
-    print(f"{calls} calls finished")
+    print(f"{finished} of {len(listed)} calls finished")
 
 
 if __name__ == "__main__":

@@ -120,11 +120,13 @@ def _sanitizer(stages: dict[str, dict]) -> tuple[str, list[str]]:
     for tool in ("memcheck", "racecheck", "unchecked"):
         if (stage := stages.get(tool)) is None:
             continue
-        code = stage["code"]
+        code, calls = stage["code"], stage.get("calls") or "an unknown number of"
         if code is None:
             said.append(f"{tool} {stage['status']} after {stage['seconds']} s")
         elif code == 0:
-            said.append(f"{tool} clean" if tool != "unchecked" else "not installed, the calls ran unchecked")
+            said.append(
+                f"{tool} clean in {calls} calls" if tool != "unchecked" else f"not there, {calls} calls ran unchecked"
+            )
         elif code == MEMORY_ERRORS:
             said.append(f"{tool} FOUND ERRORS, see sanitizer.log")
             faults.append(f"{tool} found errors")

@@ -205,6 +205,8 @@ def bench(
     suite = _benchmarks(toy)
     try:
         if compare is not None:
+            if ops or problem or dtype or layout or pass_ or full or out or toy:
+                raise SettingsError("--compare takes two whole runs, and no choice of what to measure beside them")
             return suite.run_comparison(*compare, console)
         selection = suite.Selection(ops or (), problem or (), dtype or (), layout or (), pass_ or (), full)
         return suite.run(selection, out, toy=toy, chip=chip, console=console)

@@ -66,10 +66,11 @@ def test_without_a_gpu_nothing_is_timed(tmp_path: Path):
             "fastgan: no case has the dtype 'float64', expected one of bfloat16, float16, float32",
         ),
         (["--pass", "third"], "fastgan: no case has the pass 'third', expected one of backward, double_backward, "),
-        (["wgan_gp_step"], "fastgan: a prediction is made op by op, and no op is among what was asked for"),
+        (["wgan_gp_step"], "fastgan: torch sees no GPU, so nothing can be timed; a prediction is made op by op, and "),
         (["power_iteration", "--pass", "backward"], "fastgan: no case has op power_iteration, pass backward; without "),
         (["bias_act", "--chip", "H300"], "fastgan: no chip is called 'H300', expected one of A100, "),
         (["--compare", "nowhere", "nowhere"], "fastgan: "),
+        (["adain", "--compare", "a", "b"], "fastgan: --compare takes two whole runs"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(args: list[str], sentence: str, capsys: pytest.CaptureFixture[str]):
