@@ -96,4 +96,4 @@ def _step(preset: str, kind: str, form: Callable[[str, str], Callable[[Setting],
 
 # The engine draws with a generator of its own, and counts its steps on the host.
 TRAIN = tuple(_step(p, "train", _train, exact=False, capturable=False, dtypes=("float32",)) for p in preset_names())
-SAMPLE = tuple(_step(p, "sample", _sample) for p in preset_names())
+SAMPLE = tuple(_step(p, "sample", _sample, late=True) for p in preset_names())

@@ -47,6 +47,7 @@ class Step:
             the first call of each provider is compared.
         dtypes: that it is measured in.
         capturable: whether a CUDA graph may hold it; what draws or counts on the host may not be.
+        late: measured behind the key problems of the ops, for which a run that is cut off had better have time.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Step:
     exact: bool = True
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
     capturable: bool = True
+    late: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class StepCase:
 
     @property
     def rank(self) -> int:
-        return 0 if self.problem.key else 1
+        return 0 if self.problem.key and not self.step.late else 1
 
     @property
     def dtype(self) -> torch.dtype:

@@ -174,6 +174,8 @@ def test_the_suite_has_each_case_once_limits_first_and_every_preset():
         assert set(ops[: ops.index("wgan_gp_step")]) == {LIMIT}
         for preset in preset_names():
             assert {f"train:{preset}", f"sample:{preset}"} <= set(ops)
+            # A run that is cut off has its training steps, and the ops before its samples.
+            assert ops.index(f"train:{preset}") < ops.index("bias_act") < ops.index(f"sample:{preset}")
 
 
 @pytest.mark.parametrize(("size", "width", "parameters"), [(8, 2, 571), (64, 16, 2_229_777)])
