@@ -132,22 +132,15 @@ def generate(
     console = Console(soft_wrap=True)
     _show_log_of_kernels(console)
     generator, step = load_averaged_generator(run, resolve_device(device))
-    num_classes = generator.num_classes
     labels = columns = None
     of_classes = ""
     if class_ is not None:
-        if num_classes is None:
-            raise SettingsError(
-                f"run {str(run)!r} knows no classes, so --class cannot be given; only a run with the "
-                "setting conditional does"
-            )
-        if not 0 <= class_ < num_classes:
-            raise SettingsError(f"--class is {class_}, and run {str(run)!r} has the classes 0 to {num_classes - 1}")
+        _require_class(class_, generator.num_classes, run)
         labels = torch.full((count,), class_)
         of_classes = f" of class {class_}"
-    elif num_classes is not None:
-        columns = sampling.columns_by_class(count, num_classes)
-        of_classes = f" of classes 0 to {num_classes - 1} in turn"
+    elif generator.num_classes is not None:
+        columns = sampling.columns_by_class(count, generator.num_classes)
+        of_classes = f" of classes 0 to {generator.num_classes - 1} in turn"
     try:
         images = sampling.generate(generator, count, labels=labels, truncation=truncation, seed=seed)
     except ValueError as error:
@@ -165,6 +158,16 @@ def generate(
         markup=False,
     )
     return 0
+
+
+def _require_class(class_: int, num_classes: int | None, run: Path) -> None:
+    if num_classes is None:
+        raise SettingsError(
+            f"run {str(run)!r} knows no classes, so --class cannot be given; only a run with the setting conditional "
+            "does"
+        )
+    if not 0 <= class_ < num_classes:
+        raise SettingsError(f"--class is {class_}, and run {str(run)!r} has the classes 0 to {num_classes - 1}")
 
 
 @app.command()
