@@ -51,7 +51,7 @@ class Engine:
         }
         self.schedule = GrowthSchedule.of(config)
         if config.conditional:
-            self.architecture["num_classes"] = count_classes(labels, config.data)
+            self.architecture["num_classes"] = _count_classes(labels, config.data)
         try:
             networks = build_networks(**self.architecture)
             self.loss = get_loss(config.loss, real_label=config.real_label, fake_label=config.fake_label)
@@ -301,7 +301,7 @@ class Engine:
         }
 
 
-def count_classes(labels: Tensor | None, data: str) -> int:
+def _count_classes(labels: Tensor | None, data: str) -> int:
     """How many classes the labels of a data set tell apart.
 
     Raises:
