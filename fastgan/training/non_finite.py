@@ -54,7 +54,7 @@ class FiniteWatch:
         # 1.6 ms for the 31 tensors of the dcgan preset). It overflows where a float32 value passes 1e19, too.
         values = torch.cat([self._loss_sums, torch.stack(torch._foreach_norm(tensors)).float()])
         first = self._first[: len(values)]
-        torch.minimum(first, torch.where(values.isfinite(), _NEVER, moment), out=first)
+        first.masked_fill_(~values.isfinite() & (first == _NEVER), moment)
 
     def first(self) -> NonFinite | None:
         """The first that was bad; waits for the device. Of those that went bad together a loss comes first, then the

@@ -95,7 +95,7 @@ def test_a_generator_of_one_digit_has_collapsed(digits):
 
 
 def test_momentum_and_a_high_rate_oscillate():
-    _, last = findings_of(points([(0.3, -0.4)], scale=1.0), 500, lr=5e-3, beta1=0.9, base_channels=16)
+    _, last = findings_of(points([(0.3, -0.4)], scale=1.0), 400, lr=1e-2, beta1=0.9, base_channels=16)
     assert OSCILLATION in last
 
 

@@ -1,13 +1,16 @@
+import functools
 import json
 import os
 import signal
 
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 
 from fastgan.data import DataError
 from fastgan.sampling import draw_latents, image_grid, render
+from fastgan.training import health
 from fastgan.training.checkpoints import CheckpointError, latest_checkpoint, load_averaged_generator
 from fastgan.training.config import SettingsError, TrainingConfig, load_preset, load_settings, preset_names
 from fastgan.training.engine import Engine
@@ -168,6 +171,16 @@ def test_a_run_folder_holds_what_is_promised(straight, tiny, console):
         "step",
         "discriminator_loss",
         "generator_loss",
+        "real_score",
+        "fake_score",
+        "d_real",
+        "d_fake",
+        "ranked_right",
+        "ranked_right_variance",
+        "generator_gradient",
+        "spread",
+        "fake_to_real",
+        "real_to_fake",
         "images_per_second",
     ]
 
@@ -227,6 +240,90 @@ def test_a_value_that_is_not_finite_stops_the_run_and_harms_no_checkpoint(
         assert f"the latest checkpoint, {latest}, is from before" in str(caught.value)
         assert checkpoint_bytes(tmp_path, int(good)) == checkpoint_bytes(straight(tiny(), console), int(good))
     assert all(abs(row["generator_loss"]) < 1e3 for row in rows(tmp_path))
+    # The first weight of the generator was the first of all, and it is told from what it spoiled.
+    name = "layers.0.weight"
+    assert f"non-finite values: generator.{name} is the first value" in str(caught.value)
+    assert f"not a number, at step {step};" in str(caught.value)
+    noticed = {2: 4, 7: 8, 9: 10}[step]
+    saved = tmp_path / "non_finite" / str(noticed)
+    assert f"the state at step {noticed} is in {saved}" in str(caught.value)
+    assert safetensors.torch.load_file(saved / "generator.safetensors")[name].isnan().any()
+    state = json.loads((saved / "state.json").read_text())
+    assert state["first_non_finite"] == {"name": f"generator.{name}", "step": step}
+
+
+def test_a_run_that_left_the_finite_numbers_goes_on_from_its_last_checkpoint(
+    tmp_path, straight, tiny, console, at_step
+):
+    for _ in range(2):  # what is there from the first time gives way
+
+        def poison(engine):
+            engine.discriminator_optimizer.state_dict()["state"][0]["exp_avg_sq"].fill_(float("inf"))
+
+        at_step(8 if latest_checkpoint(tmp_path) else 6, poison)
+        run = resume_run if latest_checkpoint(tmp_path) else functools.partial(start_run, tiny())
+        with pytest.raises(NonFiniteError, match=r"discriminator_optimizer\.0\.exp_avg_sq"):
+            run(tmp_path, console=console)
+        assert latest_checkpoint(tmp_path).name == "4"
+        assert [p.name for p in (tmp_path / "non_finite").iterdir()] == ["8"]
+        assert load_averaged_generator(tmp_path, torch.device("cpu"))[1] == 4
+    resume_run(tmp_path, console=console)
+    assert checkpoint_bytes(tmp_path, 12) == checkpoint_bytes(straight(tiny(), console), 12)
+    assert rows(tmp_path) == rows(straight(tiny(), console))
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Judges a run from its first steps on."""
+    monkeypatch.setattr(health, "_WARM_UP_STEPS", 0)
+    monkeypatch.setattr(health, "_FEWEST_STEPS", 3)
+
+
+BROKEN = {"model": "plain", "discriminator_lr": 1e-30, "generator_lr": 0.05, "log_every": 1, "loss": "minimax"}
+
+
+@pytest.mark.parametrize("at", [7, 10])
+def test_a_finding_is_told_once_also_where_the_run_is_resumed(tmp_path, tiny, console, at_step, impatient, at):
+    expected = tmp_path / "straight"
+    start_run(tiny(**BROKEN), expected, console=console)
+    said = [line for line in console.file.getvalue().splitlines() if "generator too strong:" in line]
+    assert len(said) == 1
+    began = [row["step"] for row in rows(expected) if health.GENERATOR_TOO_STRONG in row.get("findings", [])]
+    assert began == list(range(began[0], 13))
+    assert began[0] < 7
+
+    run = tmp_path / "run"
+    at_step(at, interrupt)
+    console.file.truncate(0)
+    start_run(tiny(**BROKEN), run, console=console)
+    resume_run(run, console=console)
+    again = [line for line in console.file.getvalue().splitlines() if "generator too strong:" in line]
+    assert again == said
+    assert rows(run) == rows(expected)
+    for step in (8, 12):
+        assert checkpoint_bytes(run, step) == checkpoint_bytes(expected, step)
+
+
+def test_a_last_report_that_cuts_an_interval_short_leaves_no_trace(tmp_path, tiny, console, impatient):
+    settings = BROKEN | {"log_every": 2}
+    for name, stops in (("straight", [12]), ("longer", [7, 12])):
+        start_run(tiny(**settings, steps=stops[0]), tmp_path / name, console=console)
+        for steps in stops[1:]:
+            resume_run(tmp_path / name, steps=steps, console=console)
+    assert rows(tmp_path / "longer") == rows(tmp_path / "straight")
+    assert checkpoint_bytes(tmp_path / "longer", 12) == checkpoint_bytes(tmp_path / "straight", 12)
+
+
+def test_the_reading_of_convergence_is_explained(tmp_path, tiny, console):
+    start_run(tiny(steps=5), tmp_path / "odds", console=console)
+    said = console.file.getvalue()
+    assert "cannot be told apart D(x) and D(G(z)) are 0.5, and G, the generator's loss, is 0.693" in said
+    row = rows(tmp_path / "odds")[0]
+    assert f"D(x) {row['d_real']:.2f}  D(G(z)) {row['d_fake']:.2f}" in said
+    console.file.truncate(0)
+    start_run(tiny(steps=5, loss="hinge"), tmp_path / "scores", console=console)
+    assert "D(x)" not in console.file.getvalue()
+    assert "d_real" not in rows(tmp_path / "scores")[0]
 
 
 def test_a_run_that_has_a_checkpoint_is_not_started_over(straight, tiny, console):

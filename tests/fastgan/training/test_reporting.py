@@ -1,14 +1,19 @@
 import io
 import json
+import re
 
 import pytest
 import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fastgan.training.health import Finding
 from fastgan.training.reporting import Reporter
 
 LOSSES = {"discriminator_loss": 1.25, "generator_loss": 0.5}
+FIGURES = LOSSES | {"d_real": 0.75, "d_fake": 0.125, "spread": 0.9375}
+COLLAPSE = Finding("mode collapse", "two differ by 4.0%", "regularizer [r1]")
+SWING = Finding("oscillation", "it swings", "less")
 
 
 def steps_logged(run):
@@ -51,12 +56,21 @@ def test_throughput_counts_images_over_time(tmp_path, tiny, console, monkeypatch
 
 def test_tensorboard_gets_scalars_and_grids(tmp_path, tiny, console):
     with Reporter(tmp_path, tiny(), step=0, num_images=0, console=console) as reporter:
-        reporter.report(5, LOSSES, num_images=30)
+        reporter.report(5, FIGURES, num_images=30, findings=[COLLAPSE])
         path = reporter.samples(8, torch.zeros(4, 1, 16, 16))
     assert path == tmp_path / "samples" / "8.png"
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert sorted(events.Tags()["scalars"]) == ["discriminator/loss", "generator/loss", "images_per_second"]
+    assert sorted(events.Tags()["scalars"]) == [
+        "discriminator/loss",
+        "generator/loss",
+        "health/d_fake",
+        "health/d_real",
+        "health/spread",
+        "images_per_second",
+    ]
+    assert [scalar.value for scalar in events.Scalars("health/spread")] == [0.9375]
+    assert "two differ by 4.0%" in str(events.Tensors("health/text_summary")[0])
     (scalar,) = events.Scalars("discriminator/loss")
     assert (scalar.step, scalar.value) == (5, 1.25)
     (image,) = events.Images("samples")
@@ -77,3 +91,34 @@ def test_a_row_is_on_disk_once_reported(tmp_path, tiny, console):
     with Reporter(tmp_path, tiny(), step=0, num_images=0, console=console) as reporter:
         reporter.report(5, LOSSES, num_images=30)
         assert steps_logged(tmp_path) == [5]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_finding_is_told_when_it_comes_and_when_it_goes(tmp_path, tiny, terminal):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=200)
+    reports = [[], [COLLAPSE], [COLLAPSE, SWING], [SWING], [], [COLLAPSE]]
+    with Reporter(tmp_path, tiny(steps=100), step=0, num_images=0, console=console) as reporter:
+        for i, findings in enumerate(reports):
+            reporter.report(5 + 5 * i, FIGURES, num_images=30 * (i + 1), findings=findings)
+    shown = console.file.getvalue()
+    told = re.findall(r"health at step \d+: [^.]*[.] ?[^.\n]*", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown))
+    assert [line.strip() for line in told] == [
+        "health at step 10: mode collapse: two differ by 4.0%",
+        "health at step 15: oscillation: it swings. Try less",
+        "health at step 20: mode collapse is over.",
+        "health at step 25: oscillation is over.",
+        "health at step 30: mode collapse: two differ by 4.0%",
+    ]
+    assert shown.count("0%. Try regularizer [r1].") == 2
+    assert shown.count("D(x) 0.75  D(G(z)) 0.12") >= len(reports) - 1
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row.get("findings", []) for row in rows] == [[f.name for f in findings] for findings in reports]
+    assert "findings" not in rows[0]
+
+
+def test_what_has_been_told_before_a_run_was_resumed_is_not_told_again(tmp_path, tiny, console):
+    with Reporter(tmp_path, tiny(), step=5, num_images=30, console=console, going_on=["mode collapse"]) as reporter:
+        reporter.report(10, LOSSES, num_images=60, findings=[COLLAPSE])
+        assert "health" not in console.file.getvalue()
+        reporter.report(15, LOSSES, num_images=90)
+    assert "health at step 15: mode collapse is over." in console.file.getvalue()

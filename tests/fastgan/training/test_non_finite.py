@@ -1,0 +1,90 @@
+"""Which value is named as the first that is not finite, whatever it has spoiled by the time of the report."""
+
+import pytest
+import torch
+
+from fastgan.training.engine import Engine
+from fastgan.training.non_finite import NonFinite
+
+CPU = torch.device("cpu")
+SETTINGS = {"model": "plain", "regularizer": "r1", "discriminator_steps": 2}
+
+
+@pytest.fixture
+def engine(tiny, images):
+    return Engine(tiny(**SETTINGS), images, CPU)
+
+
+def train(engine, until):
+    while engine.step_count < until:
+        engine.step()
+
+
+def spoiled(function):
+    return lambda *given: function(*given) * float("inf")
+
+
+class _Spoiled:
+    relativistic = False
+
+    def __init__(self, loss, side):
+        self.discriminator, self.generator = loss.discriminator, loss.generator
+        setattr(self, side, spoiled(getattr(loss, side)))
+
+
+@pytest.mark.parametrize("name", ["discriminator_loss", "penalty", "generator_loss"])
+def test_a_loss_is_named(engine, name):
+    train(engine, 3)
+    assert engine.first_non_finite() is None
+    if name == "penalty":
+        engine.regularizer = spoiled(engine.regularizer)
+    else:
+        engine.loss = _Spoiled(engine.loss, name.removesuffix("_loss"))
+    train(engine, 4)
+    assert engine.first_non_finite() == NonFinite(name, 4)
+    train(engine, 8)
+    assert engine.first_non_finite() == NonFinite(name, 4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("network", "tensor"), [("discriminator", "3.weight"), ("generator", "0.bias")])
+def test_a_weight_is_named_that_a_gradient_spoiled(engine, network, tensor, value):
+    """The losses of that step are still finite, except the generator's behind a spoiled discriminator."""
+    train(engine, 3)
+    parameter = getattr(engine, network).get_parameter(tensor)
+    hook = getattr(engine, f"{network}_optimizer").register_step_pre_hook(
+        lambda *_: parameter.grad.view(-1)[:1].fill_(value)
+    )
+    train(engine, 4)
+    hook.remove()
+    train(engine, 7)
+    found = engine.first_non_finite()
+    assert found.name == f"{network}.{tensor}"
+    assert found.step == 4
+
+
+def test_a_weight_is_named_that_is_spoiled_between_steps(engine):
+    train(engine, 3)
+    with torch.no_grad():
+        engine.discriminator[0].bias[1] = float("nan")
+    train(engine, 5)
+    assert engine.first_non_finite() == NonFinite("discriminator.0.bias", 3)
+
+
+def test_a_running_statistic_is_named(tiny, images):
+    engine = Engine(tiny(), images, CPU)
+    train(engine, 2)
+    name = next(name for name, _ in engine.generator.named_buffers() if name.endswith("running_var"))
+    engine.generator.get_buffer(name).fill_(float("inf"))
+    train(engine, 4)
+    assert engine.first_non_finite() == NonFinite(f"generator.{name}", 2)
+
+
+def test_what_no_step_watches_is_found_at_the_report(engine):
+    train(engine, 2)
+    engine.generator[0].weight.grad[0, 0] = float("nan")
+    assert engine.first_non_finite() == NonFinite("gradient of generator.0.weight", 2)
+    train(engine, 3)
+    assert engine.first_non_finite() is None
+    engine.averaged.module[0].bias[0] = float("inf")
+    assert engine.first_non_finite() == NonFinite("averaged_generator.0.bias", 3)
