@@ -113,7 +113,7 @@ class Engine:
             if self.regularizer and (self.step_count * num_updates + i) % self.config.regularizer_interval == 0:
                 self._regularization_phase(self.regularizer, real, fake.detach(), *labels)
             self.discriminator_optimizer.step()
-        self._watch.before_generator(self.step_count)
+            self._watch.after_discriminator(self.step_count, i)
         self._generator_phase(real, fake, *labels)
         self.statistics.update(real, fake, *self._logits)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 _NEVER = torch.iinfo(torch.int64).max
+_MOMENTS = 1024  # more than there may be updates of the discriminator in a step
 
 
 class NonFinite(NamedTuple):
@@ -37,16 +38,17 @@ class FiniteWatch:
             *(f"discriminator.{name}" for name in of_discriminator),
             *(f"generator.{name}" for name in of_generator),
         ]
-        # Twice the number of steps, and one more in between.
+        # In moments: many to a step, so that the updates of the discriminator in it have one each.
         self._first = torch.full((len(self._names),), _NEVER, dtype=torch.int64, device=self._loss_sums.device)
 
     def between_steps(self, step: int) -> None:
         """Looks at everything after ``step`` steps; never waits for the device."""
-        self._look([*self._discriminator, *self._generator], 2 * step)
+        self._look([*self._discriminator, *self._generator], step * _MOMENTS)
 
-    def before_generator(self, step: int) -> None:
-        """Looks at the discriminator once it is updated, and its losses, in the step after ``step`` steps."""
-        self._look(self._discriminator, 2 * step + 1)
+    def after_discriminator(self, step: int, update: int) -> None:
+        """Looks at the losses and the discriminator after an update of it, counted from 0, in the step after ``step``
+        steps. What this finds comes before the generator's part of the step."""
+        self._look(self._discriminator, step * _MOMENTS + update + 1)
 
     @torch.no_grad()
     def _look(self, tensors: list[Tensor], moment: int) -> None:
@@ -54,14 +56,14 @@ class FiniteWatch:
         # 1.6 ms for the 31 tensors of the dcgan preset). It overflows where a float32 value passes 1e19, too.
         values = torch.cat([self._loss_sums, torch.stack(torch._foreach_norm(tensors)).float()])
         first = self._first[: len(values)]
-        first.masked_fill_(~values.isfinite() & (first == _NEVER), moment)
+        first.masked_fill_((values * 0 != 0) & (first == _NEVER), moment)
 
     def first(self) -> NonFinite | None:
         """The first that was bad; waits for the device. Of those that went bad together a loss comes first, then the
         discriminator, then the generator, each from its input to its output."""
         moments = self._first.tolist()
         moment = min(moments)
-        return None if moment == _NEVER else NonFinite(self._names[moments.index(moment)], (moment + 1) // 2)
+        return None if moment == _NEVER else NonFinite(self._names[moments.index(moment)], -(-moment // _MOMENTS))
 
 
 def first_non_finite(tensors: Mapping[str, Tensor]) -> str | None:

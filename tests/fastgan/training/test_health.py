@@ -194,7 +194,7 @@ def test_the_variance_of_the_ranking_is_without_that_of_sampling():
     images = torch.randn(4, 1, 1, 1)
     for parameter in statistics._generator.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    for _ in range(4000):
+    for _ in range(4 * 4000):  # every fourth is looked at
         wrong = (torch.rand(4, generator=generator) < 0.25).float()
         statistics.update(images, images, torch.ones(4), 2 * wrong)
     reading = statistics.read(4000)

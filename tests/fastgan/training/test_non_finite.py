@@ -52,9 +52,11 @@ def test_a_weight_is_named_that_a_gradient_spoiled(engine, network, tensor, valu
     """The losses of that step are still finite, except the generator's behind a spoiled discriminator."""
     train(engine, 3)
     parameter = getattr(engine, network).get_parameter(tensor)
-    hook = getattr(engine, f"{network}_optimizer").register_step_pre_hook(
-        lambda *_: parameter.grad.view(-1)[:1].fill_(value)
-    )
+
+    def spoil(*given):
+        parameter.grad.view(-1)[0] = value
+
+    hook = getattr(engine, f"{network}_optimizer").register_step_pre_hook(spoil)
     train(engine, 4)
     hook.remove()
     train(engine, 7)
