@@ -125,6 +125,11 @@ def test_a_gradient_that_was_never_there_has_vanished():
     assert found[-1] == [VANISHING_GRADIENTS]
 
 
+def test_copies_of_one_real_image_are_a_collapse():
+    copies = dataclasses.replace(HEALTHY, fake_to_real=0.0, spread=0.5)
+    assert told([copies] * 10)[0][-1] == [MODE_COLLAPSE]
+
+
 def test_a_swing_slower_than_the_reports_is_seen():
     low, high = (dataclasses.replace(HEALTHY, ranked_right=share, ranked_right_variance=0.0) for share in (0.3, 1.0))
     assert told(([low] * 2 + [high] * 2) * 10)[0][-1] == [OSCILLATION]
