@@ -142,9 +142,10 @@ def generate(
         columns = sampling.columns_by_class(count, generator.num_classes)
         of_classes = f" of classes 0 to {generator.num_classes - 1} in turn"
     try:
-        images = sampling.generate(generator, count, labels=labels, truncation=truncation, seed=seed)
+        sampling.check_truncation(generator, truncation)
     except ValueError as error:
         raise SettingsError(str(error)) from None
+    images = sampling.generate(generator, count, labels=labels, truncation=truncation, seed=seed)
     folder = out or run / "generated"
     try:
         folder.mkdir(parents=True, exist_ok=True)

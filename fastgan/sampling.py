@@ -25,6 +25,16 @@ def labels_in_turn(count: int, num_classes: int) -> Tensor:
     return torch.arange(count) % num_classes
 
 
+def check_truncation(generator: nn.Module, truncation: float) -> None:
+    """Refuses a truncation below 1 of a generator that has none.
+
+    Raises:
+        ValueError: one sentence.
+    """
+    if truncation != 1 and not hasattr(generator, "truncate"):
+        raise ValueError(f"truncation is {truncation}, and this generator has none; only that of model stylegan has")
+
+
 @torch.inference_mode()
 def render(
     generator: nn.Module,
@@ -49,8 +59,7 @@ def render(
     Raises:
         ValueError: for a truncation of another generator; one sentence.
     """
-    if truncation != 1 and not hasattr(generator, "truncate"):
-        raise ValueError(f"truncation is {truncation}, and this generator has none; only that of model stylegan has")
+    check_truncation(generator, truncation)
     options = {} if truncation == 1 else {"truncation": truncation}
     device = next(generator.parameters()).device
     was_training = generator.training

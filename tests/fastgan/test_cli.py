@@ -232,11 +232,16 @@ def test_a_fault_of_ours_keeps_its_traceback(fastgan, trained, monkeypatch):
 
 def test_values_that_are_not_finite_end_with_exit_code_1(fastgan, tmp_path, monkeypatch):
     from fastgan.training.engine import Engine
+    from fastgan.training.non_finite import NonFinite
 
-    monkeypatch.setattr(Engine, "is_finite", lambda engine: False)
+    monkeypatch.setattr(Engine, "first_non_finite", lambda engine: NonFinite("penalty", 1))
     code, _, err = fastgan("train", "--out", tmp_path, "--steps", 3, *TINY)
     assert code == 1
-    assert re.fullmatch(r"fastgan: .*stopped being a finite number by step 2; no checkpoint was written; .*\n", err)
+    assert re.fullmatch(
+        r"fastgan: .*penalty is the first value that is infinite or not a number, at step 1; the state at step 2 is in "
+        r".*/non_finite/2, to be looked at; no checkpoint was written; try .*\n",
+        err,
+    )
 
 
 def test_help_names_every_option_and_setting(fastgan):
