@@ -83,7 +83,7 @@ class Result:
     def __str__(self) -> str:
         if self.coverage is None:
             return "not finite"
-        return f"{self.coverage.captured} of 8, {self.coverage.high_quality:.0%}"
+        return f"{self.coverage.captured} of 8, {self.coverage.high_quality:.1%}"
 
 
 def table_cell(loss: str, regularizer: str, seed: int = 0) -> Cell:
