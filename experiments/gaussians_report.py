@@ -1,7 +1,7 @@
 """The picture and the page of the eight Gaussians, drawn from the results of the cells alone."""
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from experiments.gaussians import (
     read_result,
     table_cell,
 )
+from experiments.markdown import table
 from fastgan.data.gaussians import CENTRES, EXTENT, STANDARD_DEVIATION
 from fastgan.metrics.modes import MAX_DEVIATIONS, MIN_SHARE
 from fastgan.training.config import TrainingConfig, load_preset
@@ -72,11 +73,11 @@ def _draw_picture(out: Path, results: Mapping[str, Result], path: Path) -> None:
 
 def page(results: Mapping[str, Result]) -> str:
     """The page in Markdown."""
-    table = _table(
+    cells = table(
         ["loss", *REGULARIZERS],
         ([loss, *(_marked(results[table_cell(loss, name).name]) for name in REGULARIZERS)] for loss in LOSSES),
     )
-    judged = _table(
+    judged = table(
         ["method", "loss", "regularizer", *(f"seed {seed}" for seed in SEEDS), "processor seconds"],
         (_judged_row(results, *row) for row in _judged_cells()),
     )
@@ -89,7 +90,7 @@ The modes captured, of eight, and the share of samples near any of them: of {NUM
 generator, near meaning within {MAX_DEVIATIONS:g} standard deviations ({radius:g}) of a centre. A mode counts
 from {MIN_SHARE:.0%} of all samples. Of the data themselves 98.9% are near. Bold: 8 of 8 and at least 80%.
 
-{table}
+{cells}
 
 ![Samples of every cell]({PICTURE})
 
@@ -108,7 +109,7 @@ preset `gaussians`:
 {_assignments(load_preset("gaussians"))}
 ```
 
-{_table(["regularizer", "settings"], ([name, f"`{_assignments(s, ' ')}`"] for name, s in REGULARIZERS.items()))}
+{table(["regularizer", "settings"], ([name, f"`{_assignments(s, ' ')}`"] for name, s in REGULARIZERS.items()))}
 
 A cell is one command:
 
@@ -139,8 +140,3 @@ def _marked(result: Result) -> str:
 
 def _assignments(settings: Mapping[str, Any], separator: str = "\n") -> str:
     return separator.join(f"{name}={str(value).lower()}" for name, value in settings.items())
-
-
-def _table(header: list[str], rows: Iterable[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
