@@ -99,6 +99,13 @@ def test_nothing_is_told_of_the_first_steps_or_of_what_comes_and_goes(name):
         assert told([HEALTHY, ill(name)] * 20)[0] == [[]] * 40
 
 
+@pytest.mark.parametrize("name", [DISCRIMINATOR_TOO_STRONG, MODE_COLLAPSE, VANISHING_GRADIENTS])
+def test_what_has_been_told_is_not_over_while_it_comes_and_goes(name):
+    found, _ = told([HEALTHY] * 8 + [ill(name)] * 8 + [HEALTHY, ill(name)] * 16)
+    began = found.index([name])
+    assert found[began:] == [[name]] * (len(found) - began)
+
+
 @pytest.mark.parametrize("name", SYMPTOMS)
 def test_what_is_told_does_not_depend_on_how_often_it_is_reported(name):
     often, seldom = (
@@ -136,6 +143,8 @@ def test_a_swing_slower_than_the_reports_is_seen():
     # From the discriminator's lead at the beginning to balance, once, is none.
     falling = [dataclasses.replace(HEALTHY, ranked_right=1 - 0.5 * i / 40) for i in range(40)]
     assert not any(told(falling)[0])
+    high, middle = (dataclasses.replace(HEALTHY, ranked_right=share, ranked_right_variance=0.0) for share in (1.0, 0.5))
+    assert not any(told([high] * 20 + [middle] * 20)[0])
 
 
 def test_a_history_is_the_same_through_json():
