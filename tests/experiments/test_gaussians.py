@@ -133,9 +133,7 @@ def test_the_page_tells_settings_seeds_and_times_of_the_runs():
     results = {cell.name: ALL_NEAR for cell in all_cells()}
     results[table_cell("wasserstein", "wgan-gp", 2).name] = SEVEN_NEAR
     page = gaussians_report.page(results)
-    assert (
-        "| WGAN-GP | wasserstein | wgan-gp | **8 of 8, 96.0%** | **8 of 8, 96.0%** | 7 of 8, 98.0% | 20 to 30 |" in page
-    )
+    assert "| WGAN-GP | wasserstein | wgan-gp | **8 of 8, 96.0%** | **8 of 8, 96.0%** | 7 of 8, 98.0% | 30 |" in page
     assert "One thread for each of 58 runs, 20 to 30 seconds of processor time,\n20 minutes in all" in page
     assert f"\nsteps={load_preset('gaussians')['steps']}\n" in page
 
