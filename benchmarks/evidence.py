@@ -32,6 +32,7 @@ _UNTIMED_SHARE = 0.4  # of the time, at most, for tests, checker and compilation
 _RESERVE_SECONDS = 10  # to stop the last case and write the summary
 _LAST_CALL_SECONDS = 15  # that the memory checker gets for its last call and its report
 _STALL_SECONDS = 120  # a case takes about a second, uncached compilation of all its graphs less than two minutes
+_TOY_STALL_SECONDS = 300  # the same in Triton's interpreter, on processors that other work may keep busy
 _MAX_CRASHES = 8
 _LOG_BYTES = 8 * 2**20
 _TOY_SHARES = 12  # there is nothing to cache at toy size: one share of twelve shows that it works
@@ -240,7 +241,7 @@ class _Evidence:
                 now = time.time()
                 if progress and (self.out / progress).exists():
                     moved = max(moved, (self.out / progress).stat().st_mtime)
-                if now > until or (progress and now - moved > _STALL_SECONDS):
+                if now > until or (progress and now - moved > self.stall_seconds):
                     if interrupt_first:
                         _interrupt(child)
                     _kill(child)
@@ -255,10 +256,15 @@ class _Evidence:
         events = worker.events(self.out)
         if not events or events[-1]["event"] != "begin":
             return False
-        stood_still = f"no progress in {_STALL_SECONDS} s"
+        stood_still = f"no progress in {self.stall_seconds} s"
         reason = stood_still if ended.code is None else f"exit code {ended.code}, see bench.log"
         worker.note(self.out, event="crashed", case=events[-1]["case"], reason=reason)
         return True
+
+    @property
+    def stall_seconds(self) -> int:
+        """How long the measuring process may take to the next step of its progress."""
+        return _TOY_STALL_SECONDS if self.toy else _STALL_SECONDS
 
     def _pending(self, name: str) -> bool:
         return self.state["stages"].get(name, {}).get("status") != "done"
