@@ -44,8 +44,8 @@ worst digit. It tells which digits there are, and nothing of how good they look:
 
 {table(["preset", "seed", "classes", "smallest class", "as asked", "wall time", "processor time"], rows)}
 
-Trained on {" or ".join(map(str, sorted(threads)))} threads of a CPU ({platform.machine()}), torch
-{torch.__version__.partition("+")[0]}, beside other work where the wall time is much above half of the processor time.
+With {" or ".join(map(str, sorted(threads)))} of torch's threads on a CPU ({platform.machine()}), torch
+{torch.__version__.partition("+")[0]}; where the wall time is the longer one, the machine did other things as well.
 
 {joined}
 
@@ -58,8 +58,7 @@ last row is B itself.
 ![Mixed styles]({PICTURE})
 
 Measured over {NUM_PAIRS:,} pairs: which digit the mixed image shows, A's or B's, where those differ; and how far it has
-gone from A to B, from 0% to 100%, in its reduction to 4x4 (coarse) and in what a reduction to half of its size leaves
-out (fine).
+gone from A to B, 0% to 100%, in its reduction to 4x4 (coarse) and in what one to half of its size leaves out (fine).
 
 {table(["B's styles from", "A's digit", "B's digit", "coarse, to B", "fine, to B"], mixing)}
 """
