@@ -115,7 +115,10 @@ def spectral_norm_(model: Module) -> Module:
         raise TypeError(f"spectral_norm_: model is a {type(model).__name__}, expected a torch.nn.Module")
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, NORMALISED_LAYERS)}
     if not layers:
-        raise ValueError(f"spectral_norm_: {type(model).__name__} has no convolution, linear layer or embedding")
+        raise ValueError(
+            f"spectral_norm_: {type(model).__name__} has no convolution, linear layer or embedding of torch.nn;"
+            " those of fastgan.nn with an equalised learning rate are passed by"
+        )
     for name, layer in layers.items():
         weight = layer._parameters.get("weight")
         if weight is None:
