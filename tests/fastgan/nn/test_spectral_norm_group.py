@@ -517,7 +517,7 @@ def test_what_is_refused_leaves_the_model_as_it_was():
         with pytest.raises(error, match=f"^spectral_norm_: {message}"):
             spectral_norm_(model)
         assert [type(each) for each in model.modules()] == kinds
-    with pytest.raises(ValueError, match="Sequential has no convolution, linear layer or embedding of torch.nn"):
+    with pytest.raises(ValueError, match="Sequential has no convolution, linear layer or embedding"):
         spectral_norm_(nn.Sequential(nn.ReLU()))
     with pytest.raises(TypeError, match="model is a list, expected"):
         spectral_norm_([nn.Linear(2, 2)])
