@@ -14,7 +14,7 @@ from fastgan.nn.spectral_norm import SpectralNorm
 from fastgan.regularizers import Regularizer, find_batch_norm, get_regularizer
 from fastgan.training.averaging import AveragedNetwork
 from fastgan.training.config import SettingsError, TrainingConfig
-from fastgan.training.growth import GrowthSchedule, at_stage
+from fastgan.training.growth import GrowthSchedule, Stage, at_stage
 from fastgan.training.health import History
 from fastgan.training.non_finite import FiniteWatch, NonFinite, first_non_finite
 from fastgan.training.statistics import HealthStatistics, Reading
@@ -76,8 +76,7 @@ class Engine:
         self.random = torch.Generator(device).manual_seed(config.seed)
         self.step_count = 0
         self.num_images = 0
-        self.stage = self.schedule.at(0)
-        self._enter_stage()
+        self._enter(self.schedule.at(0))
         # Of the discriminator's loss, the generator's, and the penalty where there is one.
         self.loss_sums = torch.zeros(3 if self.regularizer else 2, device=device)
         self.num_summed = 0
@@ -98,8 +97,7 @@ class Engine:
         """
         stage = self.schedule.at(self.step_count)
         if stage != self.stage:
-            self.stage = stage
-            self._enter_stage()
+            self._enter(stage)
         num_updates = self.config.discriminator_steps
         self._watch.between_steps(self.step_count)
         for i in range(num_updates):
@@ -122,8 +120,8 @@ class Engine:
         self.averaged.update(self.step_count)
         self.num_summed += 1
 
-    def _enter_stage(self) -> None:
-        stage = self.stage
+    def _enter(self, stage: Stage) -> None:
+        self.stage = stage
         if len(self.schedule.resolutions) > 1:
             for network in (self.generator, self.discriminator, self.averaged.module):
                 network.grow(stage.resolution, stage.fade)
@@ -282,13 +280,14 @@ class Engine:
             optimizer.load_state_dict({"state": values, "param_groups": optimizer.state_dict()["param_groups"]})
         self.loss_sums.copy_(training["loss_sums"])
         self.num_summed = state["num_summed"]
-        sums = {key.removeprefix("statistics."): value for key, value in training.items() if "statistics." in key}
+        sums = {
+            key.removeprefix("statistics."): value for key, value in training.items() if key.startswith("statistics.")
+        }
         self.statistics.load(sums, state["statistics"])
         self.history = History.from_json(state["history"])
         self.step_count = state["step"]
         self.num_images = state["num_images"]
-        self.stage = self.schedule.at(max(self.step_count - 1, 0))
-        self._enter_stage()
+        self._enter(self.schedule.at(max(self.step_count - 1, 0)))
         self.random.set_state(training["random.device"])
         torch.set_rng_state(training["random.cpu"])
         if self.device.type == "cuda":
