@@ -83,9 +83,10 @@ def test_bad_input_is_one_sentence_and_exit_code_2(args: list[str], sentence: st
 
 
 def test_without_the_sources_it_says_where_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "fastgan" / "cli.py"))
+    module = sys.modules["fastgan.cli.bench"]  # the package's attribute of that name is the command
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "fastgan" / "cli" / "bench.py"))
     with pytest.raises(SettingsError, match="clone the repository"):
-        cli._benchmarks(toy=False)
+        module._benchmarks(toy=False)
 
 
 def _measured(monkeypatch: pytest.MonkeyPatch, out: Path, fused) -> tuple[int, str]:
