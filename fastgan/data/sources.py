@@ -1,0 +1,191 @@
+"""Where training takes its batches from: the device's own memory, or worker processes that read files as it goes."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fastgan.data.dataset import load_dataset
+from fastgan.data.errors import DataError, quoted
+from fastgan.data.lazy import open_dataset
+from fastgan.data.stream import StreamedImages, default_workers, part_of_rank
+
+# What a step needs besides the images is not known before it has run. With a quarter for them, they take at most a
+# third of what is left for networks, optimizers and activations. 20 GiB of an 80 GiB card hold 100,000 images of
+# 256x256 in RGB.
+DEVICE_SHARE = 1 / 4
+
+
+class ImageSource(Protocol):
+    """Batches of real images, one for each update of the discriminator, and where the source stands needs no saving.
+
+    Attributes:
+        name: of the data, as given.
+        image_shape: of one image, [C, S, S].
+        labels: class numbers of all images, int64 [N] on the CPU, or None.
+        capturable: whether :meth:`next_batch` draws and gathers on the device alone, so that a CUDA graph can hold it.
+            One that is not is called outside of the graph, and what it returns is copied in.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    labels: Tensor | None
+    capturable: bool
+
+    def __len__(self) -> int:
+        """The number of images, N."""
+        ...
+
+    def next_batch(self, update: int, size: int, random: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """This rank's part of a batch that is drawn with replacement; the parts of all ranks make up the whole.
+
+        Args:
+            update: the number of the update that the batch is for, from 0. A streamed source draws what follows from
+                its seed and this number; it is fast where each call's number is one more than the last call's.
+            size: images in the whole batch.
+            random: on the device. A resident source draws from it, the whole batch on every rank, so that ranks whose
+                generators are in the same state get parts of the same batch; a streamed one leaves it alone.
+
+        Returns:
+            uint8 [n, C, S, S] on the device, and their labels, int64 [n], or None. ``n`` is the size of
+            :func:`fastgan.data.stream.part_of_rank`. They are not written to again.
+
+        Raises:
+            DataError: an image that is broken, found when it is read.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends worker processes, if there are any."""
+        ...
+
+
+class ResidentImages:
+    """A source that keeps all images on the device as bytes; see :class:`ImageSource`.
+
+    Args:
+        images: uint8 [N, C, S, S].
+        labels: int64 [N], or None.
+        device: where they are kept and drawn.
+        name: of the data.
+        rank, world_size: which part of each batch to give.
+    """
+
+    capturable = True
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor | None,
+        device: torch.device,
+        *,
+        name: str = "images",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.name = name
+        self.labels = labels
+        self.image_shape = tuple(images.shape[1:])
+        self._images = images.to(device)
+        self._labels = None if labels is None else labels.to(device)
+        self._rank, self._world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The images at ``indices``, int64 [n] on the device, and their labels."""
+        return self._images[indices], None if self._labels is None else self._labels[indices]
+
+    def next_batch(self, update: int, size: int, random: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        chosen = torch.randint(len(self), (size,), device=self._images.device, generator=random)
+        return self.batch(chosen[part_of_rank(size, self._rank, self._world_size)])
+
+    def close(self) -> None:
+        pass
+
+
+def open_source(
+    name: str | os.PathLike[str],
+    *,
+    resolution: int,
+    device: torch.device,
+    seed: int,
+    batch_size_of: Callable[[int], int],
+    with_labels: bool = False,
+    on_device: str = "auto",
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> tuple[ImageSource, str]:
+    """The source of a run, resident where the images fit on the device and streamed where they do not.
+
+    Args:
+        name: as in :func:`fastgan.data.load_dataset`.
+        resolution: height and width of the images; others are resized to it.
+        device: where batches are wanted.
+        seed, batch_size_of: of a streamed source; see :class:`fastgan.data.stream.StreamedImages`.
+        with_labels: whether batches carry labels where the data has them.
+        on_device: "auto", or "yes" or "no" to leave no choice.
+        workers: processes that read a streamed source; 0 for :func:`fastgan.data.stream.default_workers`.
+        rank, world_size: which part of each batch is given here.
+
+    Returns:
+        The source, and a sentence that tells which it is and why.
+
+    Raises:
+        DataError: as ``load_dataset``; or for images that are to be on the device and are larger than its free memory.
+    """
+    dataset = open_dataset(name, resolution=resolution)
+    needed = f"as bytes the images take {_size(dataset.num_bytes)}"
+    free = free_memory(device)
+    if on_device == "yes" and dataset.num_bytes > free:
+        raise DataError(
+            f"{quoted(dataset.name)} is to be kept on {device}, and {needed}; {_size(free)} are free there, so expected "
+            "fewer or smaller images, or data_on_device 'no'."
+        )
+    if on_device == "yes" or (on_device == "auto" and fits(dataset.num_bytes, device)):
+        images = load_dataset(name, resolution=resolution)
+        labels = images.labels if with_labels else None
+        resident = ResidentImages(images.images, labels, device, name=dataset.name, rank=rank, world_size=world_size)
+        return resident, f"The images are kept on {device}: {needed}, and {_size(free)} were free"
+    if not with_labels:
+        dataset.labels = None
+    num_workers = workers or default_workers(world_size)
+    streamed = StreamedImages(
+        dataset,
+        seed=seed,
+        batch_size_of=batch_size_of,
+        num_workers=num_workers,
+        device=device,
+        rank=rank,
+        world_size=world_size,
+    )
+    why = "data_on_device is 'no'" if on_device == "no" else f"{needed}, more than a quarter of the {_size(free)} free"
+    return streamed, f"The images are read by {num_workers} worker process{'es' * (num_workers > 1)}: {why}"
+
+
+def fits(num_bytes: int, device: torch.device) -> bool:
+    """Whether images of this size may stay on the device: in ``DEVICE_SHARE`` of the memory that is free there now.
+
+    They are decoded in the machine's memory first, so this holds for it too.
+    """
+    return num_bytes <= DEVICE_SHARE * min(free_memory(device), free_memory(torch.device("cpu")))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be allocated on the device now."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    # Besides unused pages this counts what the kernel keeps in them as long as nobody needs them, such as read files.
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/meminfo does not tell MemAvailable, as Linux has since 3.14.")
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:,.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:,.1f} MiB"
