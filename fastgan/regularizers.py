@@ -114,27 +114,27 @@ def dragan(
     return weight * _penalty(critic, interpolate(real, perturbed), target, False, scaler, allow_batch_norm)
 
 
-def _wgan_gp(critic: Critic, real: Tensor, fake: Tensor, weight: float) -> Tensor:
-    return wgan_gp(critic, real, fake, weight=weight)
+def _wgan_gp(critic: Critic, real: Tensor, fake: Tensor, weight: float, **options: Any) -> Tensor:
+    return wgan_gp(critic, real, fake, weight=weight, **options)
 
 
-def _wgan_gp_one_sided(critic: Critic, real: Tensor, fake: Tensor, weight: float) -> Tensor:
-    return wgan_gp(critic, real, fake, weight=weight, one_sided=True)
+def _wgan_gp_one_sided(critic: Critic, real: Tensor, fake: Tensor, weight: float, **options: Any) -> Tensor:
+    return wgan_gp(critic, real, fake, weight=weight, one_sided=True, **options)
 
 
-def _r1(critic: Critic, real: Tensor, fake: Tensor, weight: float) -> Tensor:
-    return r1(critic, real, gamma=weight)
+def _r1(critic: Critic, real: Tensor, fake: Tensor, weight: float, alpha: Any = None, **options: Any) -> Tensor:
+    return r1(critic, real, gamma=weight, **options)
 
 
-def _r2(critic: Critic, real: Tensor, fake: Tensor, weight: float) -> Tensor:
-    return r2(critic, fake, gamma=weight)
+def _r2(critic: Critic, real: Tensor, fake: Tensor, weight: float, alpha: Any = None, **options: Any) -> Tensor:
+    return r2(critic, fake, gamma=weight, **options)
 
 
-def _dragan(critic: Critic, real: Tensor, fake: Tensor, weight: float) -> Tensor:
-    return dragan(critic, real, weight=weight)
+def _dragan(critic: Critic, real: Tensor, fake: Tensor, weight: float, alpha: Any = None, **options: Any) -> Tensor:
+    return dragan(critic, real, weight=weight, **options)
 
 
-Regularizer = Callable[[Critic, Tensor, Tensor, float], Tensor]
+Regularizer = Callable[..., Tensor]
 
 REGULARIZERS: dict[str, Regularizer | None] = {
     "none": None,
@@ -147,9 +147,11 @@ REGULARIZERS: dict[str, Regularizer | None] = {
 
 
 def get_regularizer(name: str) -> Regularizer | None:
-    """Looks a penalty up by its name in ``REGULARIZERS``: a function of critic, real and fake images, and weight.
+    """Looks a penalty up by its name in ``REGULARIZERS``: a function of critic, real and fake images, weight, and
+    optionally ``alpha`` and ``scaler`` as in :func:`wgan_gp`.
 
-    ``weight`` is the penalty's lambda or gamma; ``none`` is no penalty.
+    ``weight`` is the penalty's lambda or gamma; ``none`` is no penalty. Only what lies between real and fake images has
+    an ``alpha``; the others pass it by.
 
     Raises:
         ValueError: for an unknown name; one sentence.

@@ -1,5 +1,7 @@
 """Eight Gaussians: points of the plane as images of one pixel, to see within seconds whether a GAN finds every mode."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -44,4 +46,9 @@ def to_points(images: Tensor) -> Tensor:
 
 def are_points(images: Tensor) -> bool:
     """Whether images are points of the plane: one pixel of two channels each, which no picture has."""
-    return tuple(images.shape[1:]) == (2, 1, 1)
+    return has_points(images.shape[1:])
+
+
+def has_points(image_shape: Sequence[int]) -> bool:
+    """Whether images of this shape [C, H, W] are points of the plane."""
+    return tuple(image_shape) == (2, 1, 1)

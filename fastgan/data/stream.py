@@ -1,15 +1,12 @@
 """Batches read by worker processes while the device computes."""
 
 import os
-import signal
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
 
-from fastgan.data.errors import DataError
 from fastgan.data.lazy import LazyImages
 
 # Each of a worker's batches waits in memory that the processes share, of which containers often have little.

@@ -4,7 +4,6 @@ import copy
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class AveragedNetwork:
@@ -17,7 +16,7 @@ class AveragedNetwork:
     statistics of batch norm are averaged with the weights that they belong to; whole numbers are copied.
 
     torch's AveragedModel keeps its counter in a tensor and waits for the device to read it at every update; here the
-    step is the loop's own Python integer.
+    step is the loop's own Python integer, and torch's functions take the decay as Python's own number.
 
     Args:
         network: what to average. ``module`` starts as its copy, in evaluation mode and without gradients.
@@ -33,13 +32,19 @@ class AveragedNetwork:
         self._averages = [a for a, _ in pairs if a.is_floating_point()]
         self._sources = [s for _, s in pairs if s.is_floating_point()]
         self._copies = [(a, s) for a, s in pairs if not a.is_floating_point()]
+        self._share = torch.zeros((), device=self._averages[0].device, dtype=self._averages[0].dtype)
+
+    def before(self, step: int) -> None:
+        """Chooses the decay of the next :meth:`update`, that after ``step`` steps (1 or more)."""
+        ramp = 0.5 ** (1 / (self.ramp_up * step)) if self.ramp_up else (1 + step) / (10 + step)
+        self._share.fill_(1 - min(self.decay, ramp))
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Takes in the weights after ``step`` steps (1 or more)."""
-        ramp = 0.5 ** (1 / (self.ramp_up * step)) if self.ramp_up else (1 + step) / (10 + step)
-        decay = min(self.decay, ramp)
-        get_ema_multi_avg_fn(decay)(self._averages, self._sources, step)
+    def update(self) -> None:
+        """Takes in the weights as they are. The decay is a number on the device, so a captured graph follows it."""
+        differences = torch._foreach_sub(self._sources, self._averages)
+        torch._foreach_mul_(differences, self._share)
+        torch._foreach_add_(self._averages, differences)
         for average, source in self._copies:
             average.copy_(source)
 

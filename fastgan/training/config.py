@@ -118,6 +118,22 @@ class TrainingConfig:
     discriminator_lr: float = _setting(0.0, "learning rate of the discriminator; 0 for lr", Range(0, 1))
     beta1: float = _setting(0.5, "Adam's decay of the mean gradient", Range(0, 1, below_high=True))
     beta2: float = _setting(0.999, "Adam's decay of the mean squared gradient", Range(0, 1, below_high=True))
+    engine: str = _setting(
+        "auto",
+        "how steps run: eager, graph (CUDA graphs of whole steps), compiled (torch.compile, checked against eager), or "
+        "auto for the fastest that there is",
+        re.compile("auto|eager|graph|compiled"),
+    )
+    precision: str = _setting(
+        "float32",
+        "what the networks compute in: float32, bfloat16 or float16 (torch's autocast), or float64",
+        re.compile("float64|float32|bfloat16|float16"),
+    )
+    tf32: bool = _setting(True, "round the factors of float32 products to 10 bits on NVIDIA GPUs, where that is faster")
+    channels_last: bool = _setting(False, "keep the channels of a pixel side by side in memory")
+    accumulate: int = _setting(
+        1, "parts that a batch is worked through in, for batches that do not fit into memory", Range(1, 2**20)
+    )
     ema_decay: float = _setting(
         0.999,
         "decay of the generator's moving average, a step",

@@ -1,35 +1,42 @@
 """The networks, optimizers and random state of a run, and one step of training."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastgan.data import normalize
-from fastgan.losses import get_loss
-from fastgan.models import build_networks
-from fastgan.nn import spectral_norm_
-from fastgan.nn.spectral_norm import SpectralNorm
-from fastgan.regularizers import Regularizer, find_batch_norm, get_regularizer
+from fastgan.data.sources import ImageSource
 from fastgan.training.averaging import AveragedNetwork
+from fastgan.training.building import build
 from fastgan.training.config import SettingsError, TrainingConfig
-from fastgan.training.growth import GrowthSchedule, Stage, at_stage
+from fastgan.training.differentiation import Compiled, Eager
+from fastgan.training.graph import CudaRecorder, Graphs, Recorder
+from fastgan.training.growth import GrowthSchedule, Stage
 from fastgan.training.health import History
-from fastgan.training.non_finite import FiniteWatch, NonFinite, first_non_finite
-from fastgan.training.statistics import HealthStatistics, Reading
+from fastgan.training.iteration import Images, Iteration, Plan
+from fastgan.training.non_finite import NonFinite, first_non_finite
+from fastgan.training.objectives import DiscriminatorObjective, GeneratorObjective, no_augmentation
+from fastgan.training.precision import Precision
+from fastgan.training.ranks import Ranks
+from fastgan.training.statistics import Reading
 
 
 class Engine:
-    """Everything that a step reads and writes.
+    """Everything that a step reads and writes, and the host's part of it.
 
-    The step itself never waits for the device: losses add up there until :meth:`mean_losses` reads them.
+    A step never waits for the device: losses add up there until :meth:`mean_losses` reads them.
 
     Args:
         config: the settings.
-        images: the data set, uint8 [N, C, H, W]; kept on the device, sampled there with replacement.
+        source: the images, and labels that a conditional run learns from.
         device: where to train.
-        labels: class numbers of the images, int64 [N] from 0, or None; a conditional run keeps them on the device too.
+        ranks: the processes that share the run.
+        recorder: what makes graphs of steps; that of the device by default.
+
+    Attributes:
+        form: how steps run: ``eager``, ``graph`` or ``compiled``; and ``form_reason``, why.
 
     Raises:
         SettingsError: for a model, loss or regularizer that is not there, a resolution that the model does not have,
@@ -37,141 +44,122 @@ class Engine:
     """
 
     def __init__(
-        self, config: TrainingConfig, images: Tensor, device: torch.device, labels: Tensor | None = None
+        self,
+        config: TrainingConfig,
+        source: ImageSource,
+        device: torch.device,
+        ranks: Ranks | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
-        # Weights and dropout draw from torch's global state; data and latents from a generator on the device.
-        torch.manual_seed(config.seed)
-        self.architecture = {
-            "model": config.model,
-            "resolution": images.shape[-1],
-            "num_channels": images.shape[1],
-            "latent_dim": config.latent_dim,
-            "base_channels": config.base_channels or None,
-            **_options(config),
-        }
+        ranks = ranks or Ranks()
+        can_record = recorder is not None or device.type == "cuda"
+        self.form, self.form_reason = choose_form(config, device, ranks.world_size, can_record)
         self.schedule = GrowthSchedule.of(config)
-        if config.conditional:
-            self.architecture["num_classes"] = _count_classes(labels, config.data)
-        try:
-            networks = build_networks(**self.architecture)
-            self.loss = get_loss(config.loss, real_label=config.real_label, fake_label=config.fake_label)
-            self.regularizer = _regularizer(config, networks.discriminator)
-            if config.spectral_norm and not _has_spectral_norm(networks.discriminator):
-                spectral_norm_(networks.discriminator)
-        except ValueError as error:
-            raise SettingsError(str(error)) from None
-        if len(self.schedule.resolutions) > 1 and not hasattr(networks.generator, "grow"):
-            raise SettingsError(
-                f"grow_from is {config.grow_from}, and the networks of model {config.model!r} do not grow"
-            )
+        for stage in self.schedule.of_resolution.values():
+            ranks.check_batch_size("the batch size", stage.batch_size, config.accumulate)
+        # Weights draw from torch's global state; data and latents from a generator on the device.
+        torch.manual_seed(config.seed)
+        built = build(config, source)
         self.config = config
         self.device = device
-        self.images = images.to(device)
-        self.labels = labels.to(device) if config.conditional and labels is not None else None
-        self.generator = networks.generator.to(device)
-        self.discriminator = networks.discriminator.to(device)
+        self.source = source
+        self.architecture = built.architecture
+        self._ranks = ranks
+        self._precision = Precision(config, device)
+        self.generator, self.discriminator = (
+            ranks.normalise_over_all(self._precision.prepare(network))
+            for network in (built.generator, built.discriminator)
+        )
         self.averaged = AveragedNetwork(self.generator, config.ema_decay, config.ema_ramp_up)
         self.generator_optimizer = self._adam(self.generator)
         self.discriminator_optimizer = self._adam(self.discriminator)
         self.random = torch.Generator(device).manual_seed(config.seed)
         self.step_count = 0
         self.num_images = 0
-        self._enter(self.schedule.at(0))
-        # Of the discriminator's loss, the generator's, and the penalty where there is one.
-        self.loss_sums = torch.zeros(3 if self.regularizer else 2, device=device)
         self.num_summed = 0
-        self.statistics = HealthStatistics(self.generator, device)
         self.history = History()
-        losses = ["discriminator_loss", "generator_loss", "penalty"][: len(self.loss_sums)]
-        self._watch = FiniteWatch((losses, self.loss_sums), self.discriminator, self.generator)
-        self._discriminator_parameters = list(self.discriminator.parameters())
+        self.objective = DiscriminatorObjective(
+            self.discriminator,
+            built.loss,
+            built.regularizer,
+            config.regularizer_weight * config.regularizer_interval,
+            no_augmentation,
+            self._precision,
+        )
+        compiled = Compiled((self.generator, self.discriminator), self._precision.rounding)
+        self.iteration = Iteration(
+            self.objective,
+            GeneratorObjective(self.generator, self.objective, self._precision),
+            (self.generator_optimizer, self.discriminator_optimizer),
+            self.averaged,
+            self._precision,
+            self.random,
+            ranks,
+            compiled if self.form == "compiled" else Eager(),
+            # What is drawn on the device does not depend on the number of the update.
+            draw_images=partial(self._images, 0) if source.capturable else None,
+            accumulate=config.accumulate,
+            grows=len(self.schedule.resolutions) > 1,
+        )
+        self.statistics = self.iteration.statistics
+        self.loss_sums = self.iteration.loss_sums
+        self._run = self.iteration.run
+        if self.form == "graph":
+            self._run = Graphs(self.iteration, recorder or CudaRecorder(self.random)).run
+        self._enter(self.schedule.at(0))
+        if not ranks.is_first:
+            # Noise and dropout are each rank's own; the first goes on as one that is alone does.
+            torch.manual_seed(config.seed + ranks.rank)
 
     def _adam(self, network: nn.Module) -> torch.optim.Adam:
         betas = self.config.beta1, self.config.beta2
-        return torch.optim.Adam(network.parameters(), betas=betas, fused=True)  # the rate is the stage's
+        on_gpu = self.device.type == "cuda"
+        # The rate is the stage's. A captured graph reads it, and how many steps there were, from the device.
+        lr = torch.zeros((), device=self.device) if on_gpu else 0.0
+        return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, fused=True, capturable=on_gpu)
 
     def step(self) -> None:
-        """Trains the discriminator ``discriminator_steps`` times, each on fresh batches, then the generator once.
-
-        The generator learns from the last batch that the discriminator has seen, and its average is updated.
-        """
+        """Trains the discriminator ``discriminator_steps`` times, each on fresh batches, then the generator once."""
         stage = self.schedule.at(self.step_count)
         if stage != self.stage:
             self._enter(stage)
-        num_updates = self.config.discriminator_steps
-        self._watch.between_steps(self.step_count)
-        for i in range(num_updates):
-            # The fakes have the labels of the real images, so that a point between two has one.
-            real, *labels = self._real_batch()
-            with torch.set_grad_enabled(i == num_updates - 1):
-                fake = self.generator(self._latents(), *labels)
-            self.discriminator_optimizer.zero_grad()
-            self._discriminator_phase(real, fake.detach(), *labels)
-            # By the host's own count, which a checkpoint keeps.
-            if self.regularizer and (self.step_count * num_updates + i) % self.config.regularizer_interval == 0:
-                self._regularization_phase(self.regularizer, real, fake.detach(), *labels)
-            self.discriminator_optimizer.step()
-            self._watch.after_discriminator(self.step_count, i)
-        self._generator_phase(real, fake, *labels)
-        self.statistics.update(real, fake, *self._logits)
-
+        first_update = self.step_count * self.config.discriminator_steps
+        updates = range(first_update, first_update + self.config.discriminator_steps)
+        given = []
+        if not self.source.capturable:
+            given = [self._images(update, stage.batch_size) for update in updates]
+        scored, compared = self.statistics.due()
+        # By the host's own count, which a checkpoint keeps.
+        interval = self.config.regularizer_interval if self.config.regularizer != "none" else None
+        penalised = tuple(interval is not None and update % interval == 0 for update in updates)
+        plan = Plan(stage.resolution, stage.fade < 1, stage.batch_size, penalised, scored, compared)
+        self.iteration.before(self.step_count)
+        self._run(plan, given)
+        self.statistics.count(stage.batch_size // (self._ranks.world_size * self.config.accumulate))
         self.step_count += 1
         self.num_images += stage.batch_size
-        self.averaged.update(self.step_count)
         self.num_summed += 1
+
+    def _images(self, update: int, size: int) -> Images:
+        """This rank's images of an update of the discriminator, with their labels in a conditional run."""
+        images, labels = self.source.next_batch(update, size, self.random)
+        return images, labels if self.config.conditional else None
 
     def _enter(self, stage: Stage) -> None:
         self.stage = stage
+        self.iteration.fade.fill_(stage.fade)
         if len(self.schedule.resolutions) > 1:
             for network in (self.generator, self.discriminator, self.averaged.module):
                 network.grow(stage.resolution, stage.fade)
-        self.generator_optimizer.param_groups[0]["lr"] = stage.generator_lr
-        self.discriminator_optimizer.param_groups[0]["lr"] = stage.discriminator_lr
-
-    def _real_batch(self) -> tuple[Tensor, ...]:
-        """Images, and in a conditional run their labels."""
-        size = self.stage.batch_size
-        chosen = torch.randint(len(self.images), (size,), device=self.device, generator=self.random)
-        images = at_stage(normalize(self.images[chosen]), self.stage)
-        return (images,) if self.labels is None else (images, self.labels[chosen])
-
-    def _latents(self) -> Tensor:
-        size = self.stage.batch_size
-        return torch.randn(size, self.config.latent_dim, device=self.device, generator=self.random)
-
-    def _discriminator_phase(self, real: Tensor, fake: Tensor, *labels: Tensor) -> None:
-        """The gradient of the discriminator's loss."""
-        real_logits, fake_logits = self.discriminator(real, *labels), self.discriminator(fake, *labels)
-        self._logits = real_logits.detach(), fake_logits.detach()
-        loss = self.loss.discriminator(real_logits, fake_logits)
-        loss.backward()
-        self.loss_sums[0] += loss.detach()
-
-    def _regularization_phase(self, regularizer: Regularizer, real: Tensor, fake: Tensor, *labels: Tensor) -> None:
-        """Adds the gradient of the penalty to that of the loss.
-
-        Lazily, once in k updates with k times the weight, it has the same mean gradient (Karras et al. 2020, StyleGAN2,
-        https://arxiv.org/abs/1912.04958, section 3.1 and appendix B). There the penalty has updates of its own beside
-        those of the loss, for which Adam's settings are adapted; here one update takes both, and they stay.
-        """
-        weight = self.config.regularizer_weight * self.config.regularizer_interval
-        penalty = regularizer(lambda images: self.discriminator(images, *labels), real, fake, weight)
-        penalty.backward()
-        self.loss_sums[2] += penalty.detach()
-
-    def _generator_phase(self, real: Tensor, fake: Tensor, *labels: Tensor) -> None:
-        """An update of the generator by its loss."""
-        # The gradient passes through the discriminator, whose own weights need none now.
-        for parameter in self._discriminator_parameters:
-            parameter.requires_grad_(False)
-        real_logits = self.discriminator(real, *labels) if self.loss.relativistic else None
-        loss = self.loss.generator(self.discriminator(fake, *labels), real_logits)
-        self.generator_optimizer.zero_grad()
-        loss.backward()
-        self.generator_optimizer.step()
-        for parameter in self._discriminator_parameters:
-            parameter.requires_grad_(True)
-        self.loss_sums[1] += loss.detach()
+        for optimizer, rate in (
+            (self.generator_optimizer, stage.generator_lr),
+            (self.discriminator_optimizer, stage.discriminator_lr),
+        ):
+            (group,) = optimizer.param_groups
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
     def mean_losses(self) -> dict[str, float]:
         """Means over the updates since :meth:`reset_losses`; waits for the device.
@@ -184,11 +172,16 @@ class Engine:
         means = {"discriminator_loss": discriminator / updates, "generator_loss": generator}
         return means | ({"penalty": penalty[0] / updates} if penalty else {})
 
+    def agree(self) -> None:
+        """Makes the sums since the last report those of all ranks; for all of them to call, before a report and before
+        the state is saved."""
+        self._ranks.mean_([self.loss_sums, *self.statistics.tensors().values()])
+
     def health_figures(self, reading: Reading) -> dict[str, float]:
         """The figures of a reading by name, without what says nothing with this loss."""
         figures = dataclasses.asdict(reading)
         del figures["step"]
-        if self.loss.balance() is None:
+        if self.objective.loss.balance() is None:
             del figures["d_real"], figures["d_fake"]
         return figures
 
@@ -202,25 +195,34 @@ class Engine:
 
         Waits for the device. What the step does not watch, such as averages and gradients, is looked at now.
         """
-        self._watch.between_steps(self.step_count)
-        if found := self._watch.first():
+        watch = self.iteration.watch
+        watch.before(self.step_count)
+        watch.between_steps()
+        self._ranks.least_(watch.moments())
+        if found := watch.first():
             return found
         everything = {f"{group}.{name}": t for group, members in self.tensors().items() for name, t in members.items()}
-        for kind, network in (("discriminator", self.discriminator), ("generator", self.generator)):
-            gradients = {f"gradient of {kind}.{name}": p.grad for name, p in network.named_parameters()}
-            everything |= {name: gradient for name, gradient in gradients.items() if gradient is not None}
+        if self._precision.scales:
+            # Gradients that overflow are passed over, and the scale falls until they do not.
+            if name := self._precision.lost_scaler():
+                return NonFinite(f"gradient under {name}", self.step_count)
+        else:
+            for kind, network in (("discriminator", self.discriminator), ("generator", self.generator)):
+                gradients = {f"gradient of {kind}.{name}": p.grad for name, p in network.named_parameters()}
+                everything |= {name: gradient for name, gradient in gradients.items() if gradient is not None}
         name = first_non_finite(everything)
         return None if name is None else NonFinite(name, self.step_count)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """The whole state in tensors, by file and name; the other half is :meth:`state`."""
-        training: dict[str, Tensor] = {
+        random = {"random.cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        training = {
             "loss_sums": self.loss_sums,
             "random.device": self.random.get_state(),
-            "random.cpu": torch.get_rng_state(),
+            **self._ranks.gathered(random),
         }
-        if self.device.type == "cuda":
-            training["random.cuda"] = torch.cuda.get_rng_state(self.device)
         training |= {f"statistics.{name}": tensor for name, tensor in self.statistics.tensors().items()}
         for name, optimizer in self._optimizers().items():
             for index, values in optimizer.state_dict()["state"].items():
@@ -242,6 +244,7 @@ class Engine:
             "history": self.history.to_json(),
             "num_images": self.num_images,
             "num_summed": self.num_summed,
+            "scalers": {name: scaler.state_dict() for name, scaler in self._precision.scalers().items()},
             "statistics": self.statistics.state(),
             "step": self.step_count,
         }
@@ -288,10 +291,17 @@ class Engine:
         self.step_count = state["step"]
         self.num_images = state["num_images"]
         self._enter(self.schedule.at(max(self.step_count - 1, 0)))
+        for name, scaler in self._precision.scalers().items():
+            scaler.load_state_dict(state["scalers"][name])
         self.random.set_state(training["random.device"])
-        torch.set_rng_state(training["random.cpu"])
+        rank = self._ranks.rank
+        if f"random.cpu.{rank}" not in training:
+            # There are more ranks than when it was saved: a stream of random numbers of its own.
+            torch.manual_seed(self.config.seed + rank + self.step_count * self._ranks.world_size)
+            return
+        torch.set_rng_state(training[f"random.cpu.{rank}"])
         if self.device.type == "cuda":
-            torch.cuda.set_rng_state(training["random.cuda"], self.device)
+            torch.cuda.set_rng_state(training[f"random.cuda.{rank}"], self.device)
 
     def _optimizers(self) -> dict[str, torch.optim.Adam]:
         return {
@@ -300,41 +310,23 @@ class Engine:
         }
 
 
-def _count_classes(labels: Tensor | None, data: str) -> int:
-    """How many classes the labels of a data set tell apart.
+def choose_form(config: TrainingConfig, device: torch.device, world_size: int, can_record: bool) -> tuple[str, str]:
+    """How steps run, and why.
 
     Raises:
-        SettingsError: for data without labels, or with gaps between them: the networks would not learn a class that no
-            image has, and one wrong label such as 10**9 would ask for as many embeddings.
+        SettingsError: for a form that there is not here; one sentence.
     """
-    if labels is None:
-        raise SettingsError(f"conditional is true and the data {data!r} carries no labels; expected one for each image")
-    found = labels.unique().tolist()
-    if found != list(range(len(found))):
-        raise SettingsError(
-            f"conditional is true and the data {data!r} has {len(found)} different labels from {found[0]} to "
-            f"{found[-1]}; expected class numbers from 0 without gaps"
-        )
-    return len(found)
-
-
-def _regularizer(config: TrainingConfig, discriminator: nn.Module) -> Regularizer | None:
-    regularizer = get_regularizer(config.regularizer)
-    layer = find_batch_norm(discriminator)
-    if regularizer is not None and layer is not None:
-        raise SettingsError(
-            f"regularizer {config.regularizer!r} cannot penalise the discriminator of model {config.model!r}, which "
-            f"has batch normalisation ({layer}) and so couples the samples of a batch; choose another model, or "
-            "regularizer 'none'"
-        )
-    return regularizer
-
-
-def _options(config: TrainingConfig) -> dict[str, Any]:
-    """Settings that only some models have; one that is left alone is not asked of them."""
-    options = {"minibatch": config.minibatch, "style_mixing": config.style_mixing}
-    return {name: value for name, value in options.items() if value not in ("none", 0)}
-
-
-def _has_spectral_norm(network: nn.Module) -> bool:
-    return any(isinstance(module, SpectralNorm) for module in network.modules())
+    form = config.engine
+    if form == "auto":
+        if not can_record:
+            return "eager", f"there are no graphs on {device.type}"
+        if world_size > 1:
+            return "eager", "messages between ranks are not captured"
+        return "graph", "the host launches a step at once"
+    if form == "graph" and not can_record:
+        raise SettingsError(f"engine is 'graph', which needs a CUDA device, and the run is on {device.type}")
+    if form != "eager" and world_size > 1:
+        raise SettingsError(f"engine is {form!r} on {world_size} ranks, where only 'eager' works")
+    if form == "compiled" and config.precision == "float16":
+        raise SettingsError("engine is 'compiled' with precision 'float16'; expected float32 or bfloat16")
+    return form, "as set"

@@ -96,14 +96,15 @@ class GrowthSchedule:
         return replace(stage, fade=faded / (self.fade_steps + 1))
 
 
-def at_stage(images: Tensor, stage: Stage) -> Tensor:
-    """Reduces images [N, C, H, W] to the stage's resolution by averaging, blended as the networks blend."""
-    factor = images.shape[-1] // stage.resolution
+def at_resolution(images: Tensor, resolution: int, fade: Tensor | None = None) -> Tensor:
+    """Reduces images [N, C, H, W] by averaging; with a ``fade``, a number on their device, blended as the networks
+    blend."""
+    factor = images.shape[-1] // resolution
     if factor > 1:
         images = avg_pool2d(images, factor)
-    if stage.fade < 1:
+    if fade is not None:
         lower = interpolate(avg_pool2d(images, 2), scale_factor=2, mode="nearest")
-        images = lower.lerp(images, stage.fade)
+        images = lower.lerp(images, fade.to(images.dtype))
     return images
 
 

@@ -14,7 +14,8 @@ from typing import Self
 from rich.console import Console
 
 from fastgan.data import load_dataset
-from fastgan.data.gaussians import are_points
+from fastgan.data.gaussians import has_points
+from fastgan.data.sources import ResidentImages
 from fastgan.sampling import columns_by_class, draw_latents, labels_in_turn, render
 from fastgan.training.checkpoints import (
     CheckpointError,
@@ -112,7 +113,8 @@ def make_engine(config: TrainingConfig) -> Engine:
     """The engine of a run that begins, on the data and the device that the settings name."""
     device = resolve_device(config.device)
     dataset = load_dataset(config.data, resolution=config.resolution)
-    return Engine(config, dataset.images, device, dataset.labels)
+    labels = dataset.labels if config.conditional else None
+    return Engine(config, ResidentImages(dataset.images, labels, device, name=dataset.name), device)
 
 
 def _write_config(config: TrainingConfig, run: Path) -> None:
@@ -125,18 +127,18 @@ def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None
     config = engine.config
     console.print(
         f"Training {config.model} at {config.resolution}x{config.resolution} on {engine.device} with "
-        f"{len(engine.images):,} images of {config.data}, into {run}",
+        f"{len(engine.source):,} images of {config.data}, into {run}",
         highlight=False,
         markup=False,
     )
     _note_early_end(engine, console)
-    if balance := engine.loss.balance():
+    if balance := engine.objective.loss.balance():
         console.print(
             f"Where real and generated images cannot be told apart D(x) and D(G(z)) are {balance[0]:g}, and G, the "
             f"generator's loss, is {balance[1]:.3f}",
             highlight=False,
         )
-    num_samples = _NUM_POINTS if are_points(engine.images) else _NUM_SAMPLES
+    num_samples = _NUM_POINTS if has_points(engine.source.image_shape) else _NUM_SAMPLES
     latents = draw_latents(num_samples, config.latent_dim, seed=config.seed)
     labels = columns = None
     if config.conditional:

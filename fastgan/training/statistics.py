@@ -63,22 +63,28 @@ class HealthStatistics:
         self._num_compared = 0
         self._batch_size = 0
 
-    @torch.no_grad()
-    def update(self, real: Tensor, fake: Tensor, real_logits: Tensor, fake_logits: Tensor) -> None:
-        """Takes in a step that is done; never waits for the device.
+    def due(self) -> tuple[bool, bool]:
+        """Whether the scores of the next step are taken in, and whether its images are compared."""
+        return self._num_steps % _STEPS_BETWEEN_SAMPLES == 0, self._num_steps % _STEPS_BETWEEN_COMPARISONS == 0
 
-        Args:
-            real, fake: the step's last batch of images, both [N, C, H, W].
-            real_logits, fake_logits: what the discriminator said of them [N] before it was updated.
-        """
-        if self._num_steps % _STEPS_BETWEEN_SAMPLES == 0:
-            self._score_sums += self._scores(real_logits, fake_logits)
-            self._num_scored += 1
-        if self._num_steps % _STEPS_BETWEEN_COMPARISONS == 0:
-            self._distance_sums += _distances(real[:_MOST_COMPARED], fake[:_MOST_COMPARED])
-            self._num_compared += 1
+    @torch.no_grad()
+    def add_scores(self, real_logits: Tensor, fake_logits: Tensor) -> None:
+        """Takes in what the discriminator said of real and generated images [N] before it was updated, and the
+        gradients of the generator; never waits for the device."""
+        self._score_sums += self._scores(real_logits, fake_logits)
+
+    @torch.no_grad()
+    def add_comparison(self, real: Tensor, fake: Tensor) -> None:
+        """Takes in two batches of images [N, C, H, W]; never waits for the device."""
+        self._distance_sums += _distances(real[:_MOST_COMPARED], fake[:_MOST_COMPARED])
+
+    def count(self, batch_size: int) -> None:
+        """Counts a step that has taken in what was due."""
+        scored, compared = self.due()
+        self._num_scored += scored
+        self._num_compared += compared
         self._num_steps += 1
-        self._batch_size = len(real)
+        self._batch_size = batch_size
 
     def _scores(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         logits = torch.stack([real_logits.flatten(), fake_logits.flatten()]).float()

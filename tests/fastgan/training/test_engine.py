@@ -5,6 +5,7 @@ import torch
 from bare_training import BareTraining
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastgan.data.sources import ResidentImages
 from fastgan.losses import LOSSES, get_loss
 from fastgan.training.config import SettingsError
 from fastgan.training.engine import Engine
@@ -21,7 +22,7 @@ def test_steps_equal_bare_torch(tiny, resolution, updates, conditional):
     labels = torch.arange(20) * 7 % 5
     bare = BareTraining(config, images, labels if conditional else None)
     losses = [bare.step() for _ in range(8)]
-    engine = Engine(config, images, CPU, labels)
+    engine = Engine(config, ResidentImages(images, labels, CPU), CPU)
     for expected in losses:
         engine.step()
         found = list(engine.mean_losses().values())
@@ -66,7 +67,7 @@ class _CountReads(TorchDispatchMode):
 def test_a_step_reads_nothing_back(tiny, settings):
     config = tiny(**settings)
     images = torch.randint(0, 256, (20, 1, config.resolution, config.resolution), dtype=torch.uint8)
-    engine = Engine(config, images, CPU, torch.arange(20) % 3)
+    engine = Engine(config, ResidentImages(images, torch.arange(20) % 3, CPU), CPU)
     with _CountReads() as counter:
         for _ in range(3):
             engine.step()
@@ -77,7 +78,7 @@ def test_a_step_reads_nothing_back(tiny, settings):
 
 
 def test_losses_are_means_since_the_last_report(tiny, images):
-    engine = Engine(tiny(), images, CPU)
+    engine = Engine(tiny(), ResidentImages(images, None, CPU), CPU)
     each = []
     for _ in range(3):
         before = engine.loss_sums.clone()
@@ -91,7 +92,7 @@ def test_losses_are_means_since_the_last_report(tiny, images):
 
 
 def test_the_generator_step_leaves_the_discriminator_alone(tiny, images):
-    engine = Engine(tiny(), images, CPU)
+    engine = Engine(tiny(), ResidentImages(images, None, CPU), CPU)
     gradients = []
     engine.generator_optimizer.register_step_pre_hook(
         lambda *_: gradients.append([p.grad.clone() for p in engine.discriminator.parameters()])
@@ -114,7 +115,7 @@ def test_the_generator_step_leaves_the_discriminator_alone(tiny, images):
 
 def test_the_seed_decides_everything(tiny, images):
     def trained(**changes):
-        engine = Engine(tiny(**changes), images, CPU)
+        engine = Engine(tiny(**changes), ResidentImages(images, None, CPU), CPU)
         for _ in range(2):
             engine.step()
         return engine.generator.state_dict()["layers.0.weight"]
@@ -126,13 +127,13 @@ def test_the_seed_decides_everything(tiny, images):
 def test_a_state_that_is_loaded_goes_on_exactly(tiny):
     images = torch.randint(0, 256, (20, 1, 28, 28), dtype=torch.uint8)
     config = tiny(resolution=28)
-    engine = Engine(config, images, CPU)
+    engine = Engine(config, ResidentImages(images, None, CPU), CPU)
     for _ in range(3):
         engine.step()
     saved = copy.deepcopy(engine.tensors()), copy.deepcopy(engine.state())
     for _ in range(3):
         engine.step()
-    other = Engine(config, images, CPU)
+    other = Engine(config, ResidentImages(images, None, CPU), CPU)
     other.load(*saved)
     for _ in range(3):
         other.step()
@@ -145,7 +146,7 @@ def test_a_state_that_is_loaded_goes_on_exactly(tiny):
 @pytest.mark.parametrize("which", ["generator", "discriminator", "averaged"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_weight_that_is_not_finite_is_noticed(tiny, images, which, value):
-    engine = Engine(tiny(), images, CPU)
+    engine = Engine(tiny(), ResidentImages(images, None, CPU), CPU)
     engine.step()
     assert engine.first_non_finite() is None
     network = engine.averaged.module if which == "averaged" else getattr(engine, which)
@@ -166,11 +167,11 @@ def test_a_weight_that_is_not_finite_is_noticed(tiny, images, which, value):
 )
 def test_what_cannot_be_built_is_a_settings_error(tiny, images, changes, message):
     with pytest.raises(SettingsError, match=message):
-        Engine(tiny(**changes), images, CPU)
+        Engine(tiny(**changes), ResidentImages(images, None, CPU), CPU)
 
 
 def test_a_state_of_another_device_or_shape_is_refused(tiny, images):
-    engine = Engine(tiny(), images, CPU)
+    engine = Engine(tiny(), ResidentImages(images, None, CPU), CPU)
     with pytest.raises(SettingsError, match=r"written on cuda.*resume it with device 'cuda'"):
         engine.load(engine.tensors(), engine.state() | {"device": "cuda"})
     with pytest.raises(SettingsError, match="the checkpoint has latent_dim 9, the run 8"):
@@ -197,16 +198,17 @@ class _Recording:
 
 def loss_of_each_side(engine):
     """What a step hands to the losses, and what they say of it: of the discriminator, then of the generator."""
-    engine.loss = _Recording(engine.loss)
+    engine.objective.loss = _Recording(engine.objective.loss)
     engine.step()
-    (discriminator,), (generator,) = engine.loss.calls.values()
+    (discriminator,), (generator,) = engine.objective.loss.calls.values()
     return discriminator, generator
 
 
 @pytest.mark.parametrize("loss", ["non-saturating", "minimax", "least-squares"])
 def test_smoothing_reaches_the_discriminators_loss_and_not_the_generators(tiny, images, loss):
     engines = [
-        Engine(tiny(loss=loss, **labels), images, CPU) for labels in ({}, {"real_label": 0.9, "fake_label": 0.1})
+        Engine(tiny(loss=loss, **labels), ResidentImages(images, None, CPU), CPU)
+        for labels in ({}, {"real_label": 0.9, "fake_label": 0.1})
     ]
     plain, smoothed = (loss_of_each_side(engine) for engine in engines)
     for a, b in zip(plain[0][0], smoothed[0][0], strict=True):
@@ -218,7 +220,7 @@ def test_smoothing_reaches_the_discriminators_loss_and_not_the_generators(tiny, 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_each_side_is_trained_by_the_loss_that_is_set(tiny, images, name):
-    engine = Engine(tiny(loss=name), images, CPU)
+    engine = Engine(tiny(loss=name), ResidentImages(images, None, CPU), CPU)
     discriminator, generator = loss_of_each_side(engine)
     expected = get_loss(name)
     assert discriminator[1] == expected.discriminator(*discriminator[0])

@@ -5,10 +5,11 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from fastgan.data import normalize
+from fastgan.data.sources import ResidentImages
 from fastgan.training.checkpoints import load_averaged_generator, save_checkpoint
 from fastgan.training.config import SettingsError
 from fastgan.training.engine import Engine
-from fastgan.training.growth import GrowthSchedule, Stage, at_stage
+from fastgan.training.growth import GrowthSchedule, Stage, at_resolution
 from fastgan.training.loop import start_run
 
 CPU = torch.device("cpu")
@@ -69,11 +70,11 @@ def test_a_schedule_that_cannot_be_is_refused(tiny, settings, sentence):
 
 def test_networks_that_do_not_grow_are_refused(tiny, images):
     with pytest.raises(SettingsError, match=r"^grow_from is 4, and the networks of model 'plain' do not grow$"):
-        Engine(tiny(**GROWING | {"model": "plain"}), images, CPU)
+        Engine(tiny(**GROWING | {"model": "plain"}), ResidentImages(images, None, CPU), CPU)
 
 
 def test_a_step_trains_the_resolution_fade_batch_and_rate_of_its_stage(tiny, images):
-    engine = Engine(tiny(**GROWING, batch_sizes="4:8, 8:5", lrs="8:0.25"), images, CPU)
+    engine = Engine(tiny(**GROWING, batch_sizes="4:8, 8:5", lrs="8:0.25"), ResidentImages(images, None, CPU), CPU)
     rates = []
     for optimizer in (engine.generator_optimizer, engine.discriminator_optimizer):
         optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
@@ -82,18 +83,18 @@ def test_a_step_trains_the_resolution_fade_batch_and_rate_of_its_stage(tiny, ima
         engine.discriminator.seen.clear()
         engine.step()
         # Real and fake in the discriminator's phase, fake in the generator's.
-        assert engine.discriminator.seen == [(stage.resolution, stage.fade, stage.batch_size)] * 3
+        assert engine.discriminator.seen == [(stage.resolution, pytest.approx(stage.fade), stage.batch_size)] * 3
         assert rates[-2:] == [stage.generator_lr, stage.discriminator_lr]
         assert engine.averaged.module.resolution == stage.resolution
-        assert engine.averaged.module.fade.item() == stage.fade
+        assert engine.averaged.module.fade.item() == pytest.approx(stage.fade)
     assert engine.num_images == 2 * 8 + 5 * 5 + 5 * 6
 
 
 def test_real_images_are_averaged_and_blended_as_the_networks_blend(images):
     real = normalize(images)
-    torch.testing.assert_close(at_stage(real, Stage(16, 1.0, 6, 1, 1)), real, rtol=0, atol=0)
-    torch.testing.assert_close(at_stage(real, Stage(4, 1.0, 6, 1, 1)), avg_pool2d(real, 4))
-    blended = at_stage(real, Stage(8, 0.25, 6, 1, 1))
+    torch.testing.assert_close(at_resolution(real, 16), real, rtol=0, atol=0)
+    torch.testing.assert_close(at_resolution(real, 4), avg_pool2d(real, 4))
+    blended = at_resolution(real, 8, torch.tensor(0.25))
     half, quarter = avg_pool2d(real, 2), avg_pool2d(real, 4)
     for row in range(8):
         for column in range(8):
@@ -109,7 +110,7 @@ def test_a_run_that_ends_before_it_has_grown_up_says_so(tmp_path, tiny, console,
 
 
 def test_a_saved_generator_is_as_far_as_it_had_grown(tmp_path, tiny, images):
-    engine = Engine(tiny(**GROWING), images, CPU)
+    engine = Engine(tiny(**GROWING), ResidentImages(images, None, CPU), CPU)
     for _ in range(4):
         engine.step()
     save_checkpoint(tmp_path, 4, engine.tensors(), engine.state())

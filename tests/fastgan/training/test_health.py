@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastgan.data.sources import ResidentImages
 from fastgan.losses import LOSSES, get_loss
 from fastgan.training.engine import Engine
 from fastgan.training.health import (
@@ -163,6 +164,16 @@ def points_of(centres, n, std, seed):
 EIGHT = [(1.0, 1), (1, -1), (-1, 1), (-1, -1), (2, 0), (-2, 0), (0, 2), (0, -2)]
 
 
+def take_in(statistics, real, fake, real_logits, fake_logits):
+    """A step, as the engine takes it in."""
+    scored, compared = statistics.due()
+    if scored:
+        statistics.add_scores(real_logits, fake_logits)
+    if compared:
+        statistics.add_comparison(real, fake)
+    statistics.count(len(real))
+
+
 def read_of(real, fake, real_logits=None, fake_logits=None, num_steps=1):
     network = nn.Linear(3, 2)
     for parameter in network.parameters():
@@ -170,8 +181,9 @@ def read_of(real, fake, real_logits=None, fake_logits=None, num_steps=1):
     statistics = HealthStatistics(network, CPU)
     zeros = torch.zeros(len(real))
     for _ in range(num_steps):
-        statistics.update(
-            real, fake, zeros if real_logits is None else real_logits, zeros if fake_logits is None else fake_logits
+        take_in(
+            statistics,
+            *(real, fake, zeros if real_logits is None else real_logits, zeros if fake_logits is None else fake_logits),
         )
     return statistics.read(7)
 
@@ -210,7 +222,7 @@ def test_the_variance_of_the_ranking_is_without_that_of_sampling():
         parameter.grad = torch.zeros_like(parameter)
     for _ in range(4 * 1500):  # every fourth is looked at
         wrong = (torch.rand(4, generator=generator) < 0.25).float()
-        statistics.update(images, images, torch.ones(4), 2 * wrong)
+        take_in(statistics, images, images, torch.ones(4), 2 * wrong)
     reading = statistics.read(6000)
     assert reading.ranked_right == pytest.approx(0.75, abs=0.02)
     # The standard error of a variance of n draws is sqrt(2 / n) of it; that of the sample is 0.75 * 0.25 / 4 = 0.047.
@@ -257,14 +269,20 @@ def test_balance_is_where_the_loss_of_the_discriminator_is_least_on_equal_images
 
 
 def test_figures_of_a_step_are_of_the_last_batch(tiny, images):
-    engine = Engine(tiny(discriminator_steps=2), images, CPU)
-    seen = []
-    phase = engine._discriminator_phase
-    engine._discriminator_phase = lambda real, fake: (seen.append((real, fake)), phase(real, fake))
-    updates = []
-    engine.statistics.update = lambda *given: updates.append(given)
+    engine = Engine(tiny(discriminator_steps=2), ResidentImages(images, None, CPU), CPU)
+    seen, compared, scored = [], [], []
+    phase = engine.iteration._discriminator_phase
+
+    def noting(part, fake):
+        logits = phase(part, fake)
+        seen.append((part.real, fake, logits))
+        return logits
+
+    engine.iteration._discriminator_phase = noting
+    engine.statistics.add_comparison = lambda *given: compared.append(given)
+    engine.statistics.add_scores = lambda *given: scored.append(given)
     engine.step()
-    ((real, fake, real_logits, fake_logits),) = updates
+    ((real, fake),) = compared
     assert torch.equal(real, seen[1][0])
     assert torch.equal(fake, seen[1][1])
-    assert real_logits.shape == fake_logits.shape == (6,)
+    assert scored == [seen[1][2]]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fastgan.data import load_dataset
+from fastgan.data.sources import ResidentImages
 from fastgan.training.config import TrainingConfig, load_preset
 from fastgan.training.engine import Engine
 from fastgan.training.health import (
@@ -37,7 +38,7 @@ def findings_of(images, steps, *, change=None, **settings):
     """Names of what is told at any report, and of what is told at the last."""
     small = {"model": "mlp", "base_channels": 32, "latent_dim": 8, "batch_size": 32, "lr": 2e-4, "device": "cpu"}
     config = TrainingConfig(**small | {"resolution": images.shape[-1]} | settings)
-    engine = Engine(config, images, torch.device("cpu"))
+    engine = Engine(config, ResidentImages(images, None, torch.device("cpu")), torch.device("cpu"))
     if change:
         change(engine)
     ever = set()
@@ -73,12 +74,12 @@ def test_gradients_vanish_behind_a_saturated_sigmoid(digits):
 
 
 def one_latent(engine):
-    engine._latents = lambda: torch.ones(engine.config.batch_size, engine.config.latent_dim)
+    engine.iteration._latents = lambda size: torch.ones(size, engine.config.latent_dim)
 
 
 def two_latents(engine):
     random, shape = engine.random, (engine.config.batch_size, engine.config.latent_dim)
-    engine._latents = lambda: (
+    engine.iteration._latents = lambda _: (
         torch.randint(2, (shape[0], 1), generator=random) * 2 - 1 + 0.05 * torch.randn(shape, generator=random)
     )
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fastgan.data.sources import ResidentImages
 from fastgan.models import MODELS
 from fastgan.sampling import draw_latents, image_grid, render
 from fastgan.training.checkpoints import load_averaged_generator
@@ -27,7 +28,7 @@ def labelled():
 def conditional(tiny, labelled):
     def make(**settings):
         images, labels = labelled
-        return Engine(tiny(conditional=True, **settings), images, CPU, labels)
+        return Engine(tiny(conditional=True, **settings), ResidentImages(images, labels, CPU), CPU)
 
     return make
 
@@ -70,8 +71,7 @@ def test_every_call_of_an_update_has_the_labels_of_its_real_images(conditional, 
 
 def test_labels_of_an_unconditional_run_are_passed_over(tiny, labelled):
     images, labels = labelled
-    engine = Engine(tiny(), images, CPU, labels)
-    assert engine.labels is None
+    engine = Engine(tiny(), ResidentImages(images, labels, CPU), CPU)
     assert "num_classes" not in engine.architecture
     assert all(len(args) == 1 for update in updates_of(engine, 1) for args in update)
 
@@ -88,7 +88,9 @@ def test_labels_of_an_unconditional_run_are_passed_over(tiny, labelled):
 def test_labels_that_cannot_be_learned_are_refused(tiny, labelled, labels, message):
     images = labelled[0][:2]
     with pytest.raises(SettingsError, match=f"^conditional is true and .*{message}"):
-        Engine(tiny(conditional=True), images, CPU, None if labels is None else torch.tensor(labels))
+        Engine(
+            tiny(conditional=True), ResidentImages(images, None if labels is None else torch.tensor(labels), CPU), CPU
+        )
 
 
 @pytest.mark.parametrize("model", [name for name in MODELS if name not in CONDITIONAL_MODELS])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fastgan.data.sources import ResidentImages
 from fastgan.training.engine import Engine
 from fastgan.training.non_finite import NonFinite
 
@@ -12,7 +13,7 @@ SETTINGS = {"model": "plain", "regularizer": "r1", "discriminator_steps": 2}
 
 @pytest.fixture
 def engine(tiny, images):
-    return Engine(tiny(**SETTINGS), images, CPU)
+    return Engine(tiny(**SETTINGS), ResidentImages(images, None, CPU), CPU)
 
 
 def train(engine, until):
@@ -21,7 +22,7 @@ def train(engine, until):
 
 
 def spoiled(function):
-    return lambda *given: function(*given) * float("inf")
+    return lambda *given, **named: function(*given, **named) * float("inf")
 
 
 class _Spoiled:
@@ -37,9 +38,9 @@ def test_a_loss_is_named(engine, name):
     train(engine, 3)
     assert engine.first_non_finite() is None
     if name == "penalty":
-        engine.regularizer = spoiled(engine.regularizer)
+        engine.objective.regularizer = spoiled(engine.objective.regularizer)
     else:
-        engine.loss = _Spoiled(engine.loss, name.removesuffix("_loss"))
+        engine.objective.loss = _Spoiled(engine.objective.loss, name.removesuffix("_loss"))
     train(engine, 4)
     assert engine.first_non_finite() == NonFinite(name, 4)
     train(engine, 8)
@@ -74,7 +75,7 @@ def test_a_weight_is_named_that_is_spoiled_between_steps(engine):
 
 
 def test_a_running_statistic_is_named(tiny, images):
-    engine = Engine(tiny(), images, CPU)
+    engine = Engine(tiny(), ResidentImages(images, None, CPU), CPU)
     train(engine, 2)
     name = next(name for name, _ in engine.generator.named_buffers() if name.endswith("running_var"))
     engine.generator.get_buffer(name).fill_(float("inf"))

@@ -8,6 +8,7 @@ import torch
 from bare_training import BareTraining
 
 from fastgan.data import load_dataset
+from fastgan.data.sources import ResidentImages
 from fastgan.training.config import TrainingConfig, load_preset
 from fastgan.training.engine import Engine
 from fastgan.training.loop import start_run
@@ -72,7 +73,10 @@ def test_the_loop_costs_at_most_three_percent(tmp_path, console, monkeypatch, on
     settings = load_preset("dcgan") | {"device": "cpu", "steps": 250}
     config = TrainingConfig.from_mapping(settings)
     images = load_dataset(config.data, resolution=config.resolution).images
-    for module in (BareTraining(config, images), Engine(config, images, torch.device("cpu"))):
+    for module in (
+        BareTraining(config, images),
+        Engine(config, ResidentImages(images, None, torch.device("cpu")), torch.device("cpu")),
+    ):
         for _ in range(5):
             module.step()  # the first steps choose and compile convolutions
     overheads = []

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fastgan import regularizers
+from fastgan.data.sources import ResidentImages
 from fastgan.nn import MinibatchDiscrimination, MinibatchStdDev, spectral_norm_
 from fastgan.regularizers import REGULARIZERS
 from fastgan.training.config import SettingsError, describe_settings
@@ -14,13 +15,13 @@ from fastgan.training.engine import Engine
 CPU = torch.device("cpu")
 
 PENALTIES = {
-    "wgan-gp": lambda critic, real, fake, weight: regularizers.wgan_gp(critic, real, fake, weight=weight),
-    "wgan-gp-one-sided": lambda critic, real, fake, weight: regularizers.wgan_gp(
-        critic, real, fake, weight=weight, one_sided=True
+    "wgan-gp": lambda critic, real, fake, alpha: regularizers.wgan_gp(critic, real, fake, weight=3.0, alpha=alpha),
+    "wgan-gp-one-sided": lambda critic, real, fake, alpha: regularizers.wgan_gp(
+        critic, real, fake, weight=3.0, one_sided=True, alpha=alpha
     ),
-    "r1": lambda critic, real, fake, weight: regularizers.r1(critic, real, gamma=weight),
-    "r2": lambda critic, real, fake, weight: regularizers.r2(critic, fake, gamma=weight),
-    "dragan": lambda critic, real, fake, weight: regularizers.dragan(critic, real, weight=weight),
+    "r1": lambda critic, real, fake, alpha: regularizers.r1(critic, real, gamma=3.0),
+    "r2": lambda critic, real, fake, alpha: regularizers.r2(critic, fake, gamma=3.0),
+    "dragan": lambda critic, real, fake, alpha: regularizers.dragan(critic, real, weight=3.0),
 }
 
 
@@ -29,7 +30,7 @@ def engine_of(tiny, images):
     """An engine of the model without batch normalisation."""
 
     def make(**settings):
-        return Engine(tiny(**{"model": "plain"} | settings), images, CPU)
+        return Engine(tiny(**{"model": "plain"} | settings), ResidentImages(images, None, CPU), CPU)
 
     return make
 
@@ -53,7 +54,7 @@ def gradients(network):
 
 
 @pytest.mark.parametrize("name", PENALTIES)
-def test_a_penalty_adds_its_gradient_to_the_discriminators_and_nothing_to_the_generators(engine_of, name):
+def test_a_penalty_adds_its_gradient_to_the_discriminators_and_nothing_to_the_generators(engine_of, images, name):
     engine = engine_of(regularizer=name, regularizer_weight=3.0)
     steepen(engine.discriminator)
     generator, discriminator = copy.deepcopy(engine.generator), copy.deepcopy(engine.discriminator)
@@ -64,12 +65,12 @@ def test_a_penalty_adds_its_gradient_to_the_discriminators_and_nothing_to_the_ge
 
     # The same step by hand: what it draws, the loss, and the penalty of the same points.
     random = torch.Generator().manual_seed(engine.config.seed)
-    real = engine.images[torch.randint(len(engine.images), (6,), generator=random)].float() / 127.5 - 1
+    real = images[torch.randint(len(images), (6,), generator=random)].float() / 127.5 - 1
     fake = generator(torch.randn(6, 8, generator=random)).detach()
     torch.set_rng_state(drawn)
-    engine.loss.discriminator(discriminator(real), discriminator(fake)).backward()
+    engine.objective.loss.discriminator(discriminator(real), discriminator(fake)).backward()
     plain = gradients(discriminator)
-    penalty = PENALTIES[name](discriminator, real, fake, 3.0)
+    penalty = PENALTIES[name](discriminator, real, fake, torch.rand(6, 1, 1, 1, generator=random))
     penalty.backward()
     for found, expected, without in zip(of_discriminator[0], gradients(discriminator), plain, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
@@ -101,11 +102,11 @@ def test_a_lazy_penalty_is_taken_every_so_many_updates_with_so_many_times_the_we
         updates = at_updates(engine, "discriminator", lambda: None)
         real, found = regularizers.r1, []
 
-        def noting(critic, images, fake, weight):
+        def noting(critic, images, fake, weight, **_):
             found.append((len(updates), weight))
             return real(critic, images, gamma=weight)
 
-        engine.regularizer = noting
+        engine.objective.regularizer = noting
         for _ in range(num_steps):
             engine.step()
         return found
@@ -131,8 +132,8 @@ def test_lazily_the_penalty_is_the_same_in_the_mean(engine_of):
 def test_each_update_of_the_discriminator_has_a_batch_of_its_own(engine_of):
     engine = engine_of(discriminator_steps=3)
     batches, discriminator_updates, generator_updates = [], [], []
-    real_phase = engine._discriminator_phase
-    engine._discriminator_phase = lambda real, fake: (batches.append((real, fake)), real_phase(real, fake))
+    phase = engine.iteration._discriminator_phase
+    engine.iteration._discriminator_phase = lambda part, fake: (batches.append((part.real, fake)), phase(part, fake))[1]
     discriminator_updates = at_updates(engine, "discriminator", lambda: len(batches))
     generator_updates = at_updates(engine, "generator", lambda: len(batches))
     for _ in range(2):
@@ -186,12 +187,12 @@ def test_spectral_norm_holds_the_discriminator_and_leaves_the_generator(engine_o
     ("setting", "layer"), [("stddev", MinibatchStdDev), ("discrimination", MinibatchDiscrimination)]
 )
 def test_a_minibatch_layer_is_in_the_discriminator_alone(tiny, images, setting, layer):
-    engine = Engine(tiny(minibatch=setting), images, CPU)
+    engine = Engine(tiny(minibatch=setting), ResidentImages(images, None, CPU), CPU)
     kinds = [[type(m) for m in network.modules()] for network in (engine.discriminator, engine.generator)]
     assert kinds[0].count(layer) == 1
     assert layer not in kinds[1]
     assert engine.architecture["minibatch"] == setting
-    plain = Engine(tiny(), images, CPU)
+    plain = Engine(tiny(), ResidentImages(images, None, CPU), CPU)
     assert not {MinibatchStdDev, MinibatchDiscrimination} & {type(m) for m in plain.discriminator.modules()}
     assert "minibatch" not in plain.architecture
     with pytest.raises(SettingsError, match=f"the checkpoint has minibatch None, the run '{setting}'"):
@@ -210,7 +211,7 @@ def test_a_minibatch_layer_is_in_the_discriminator_alone(tiny, images, setting, 
 )
 def test_what_a_model_does_not_have_is_refused(tiny, images, settings, sentence):
     with pytest.raises(SettingsError, match=sentence):
-        Engine(tiny(**settings), images, CPU)
+        Engine(tiny(**settings), ResidentImages(images, None, CPU), CPU)
 
 
 def test_a_model_with_spectral_norms_of_its_own_keeps_them(engine_of, monkeypatch):
