@@ -113,10 +113,10 @@ class Engine:
 
     def _adam(self, network: nn.Module) -> torch.optim.Adam:
         betas = self.config.beta1, self.config.beta2
-        on_gpu = self.device.type == "cuda"
-        # The rate is the stage's. A captured graph reads it, and how many steps there were, from the device.
-        lr = torch.zeros((), device=self.device) if on_gpu else 0.0
-        return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, fused=True, capturable=on_gpu)
+        # The rate is the stage's, and no graph outlives its stage.
+        return torch.optim.Adam(
+            network.parameters(), lr=0.0, betas=betas, fused=True, capturable=self.device.type == "cuda"
+        )
 
     def step(self) -> None:
         """Trains the discriminator ``discriminator_steps`` times, each on fresh batches, then the generator once."""
@@ -151,15 +151,8 @@ class Engine:
         if len(self.schedule.resolutions) > 1:
             for network in (self.generator, self.discriminator, self.averaged.module):
                 network.grow(stage.resolution, stage.fade)
-        for optimizer, rate in (
-            (self.generator_optimizer, stage.generator_lr),
-            (self.discriminator_optimizer, stage.discriminator_lr),
-        ):
-            (group,) = optimizer.param_groups
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+        self.generator_optimizer.param_groups[0]["lr"] = stage.generator_lr
+        self.discriminator_optimizer.param_groups[0]["lr"] = stage.discriminator_lr
 
     def mean_losses(self) -> dict[str, float]:
         """Means over the updates since :meth:`reset_losses`; waits for the device.

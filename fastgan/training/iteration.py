@@ -246,10 +246,14 @@ class Iteration:
 
     def _scale_of(self, scaler: torch.amp.GradScaler) -> Callable[[Tensor], Tensor]:
         if self._accumulate == 1:
-            return scaler.scale
+            return scaler.scale if scaler.is_enabled() else _as_it_is
         return lambda loss: scaler.scale(loss / self._accumulate)
 
     @staticmethod
     def _update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
         scaler.step(optimizer)
         scaler.update()
+
+
+def _as_it_is(loss: Tensor) -> Tensor:
+    return loss
