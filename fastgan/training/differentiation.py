@@ -1,8 +1,8 @@
 """How the gradient of a loss gets into the parameters: by autograd as it stands, or by a compiled pass."""
 
 import functools
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +13,9 @@ from fastgan.training.config import SettingsError
 
 Function = Callable[..., tuple[Tensor, ...]]
 Scale = Callable[[Tensor], Tensor]
+
+# Two losses and a penalty, at nine resolutions from 4 to 1024, each with and without a fade.
+_MOST_GRAPHS = 64
 
 
 class Eager:
@@ -73,7 +76,7 @@ class Compiled:
         """``function(*batch)``, compiled."""
         if function not in self._forwards:
             self._forwards[function] = torch.compile(function, fullgraph=True, **self._options)
-        with _numbers_of_eager():
+        with _our_options():
             return self._forwards[function](*batch)
 
     def __call__(
@@ -88,7 +91,7 @@ class Compiled:
         if key not in self._checked:
             self._check(step, self._steps[function], batch)
             self._checked.add(key)
-        with _numbers_of_eager():
+        with _our_options():
             outputs, gradients = self._steps[function](*batch)
         for parameter, gradient in zip(trained, gradients, strict=True):
             if gradient is not None:
@@ -119,7 +122,7 @@ class Compiled:
         buffers = [buffer for network in self._networks for buffer in network.buffers()]
         before = [buffer.clone() for buffer in buffers]
         on_gpu = [batch[0].device] if batch[0].is_cuda else []
-        with torch.random.fork_rng(on_gpu), _numbers_of_eager():
+        with torch.random.fork_rng(on_gpu), _our_options():
             outputs, gradients = step(*batch)
         results = [*outputs, *(g for g in gradients if g is not None), *(b.clone() for b in buffers)]
         for buffer, value in zip(buffers, before, strict=True):
@@ -138,9 +141,12 @@ def _step(
     return (loss.detach(), *others), gradients
 
 
-def _numbers_of_eager() -> AbstractContextManager[None]:
-    """Random numbers in compiled code are those that eager code would draw; Inductor's own follow another seed."""
-    return torch._inductor.config.patch(fallback_random=True)
+@contextmanager
+def _our_options() -> Iterator[None]:
+    # Random numbers are those that eager code would draw; Inductor's own follow another seed. And torch counts as
+    # recompilations of one function what are the losses and penalties of every resolution.
+    with torch._inductor.config.patch(fallback_random=True), torch._dynamo.config.patch(recompile_limit=_MOST_GRAPHS):
+        yield
 
 
 def _difference(found: list[Tensor], expected: list[Tensor]) -> float:

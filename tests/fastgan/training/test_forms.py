@@ -1,0 +1,246 @@
+"""Compiled steps, steps in parts, and steps in other types: each against the eager step in float64 or float32."""
+
+import copy
+import functools
+
+import pytest
+import torch
+
+from fastgan.data.sources import ResidentImages
+from fastgan.training import differentiation
+from fastgan.training import engine as engine_module
+from fastgan.training.config import SettingsError
+from fastgan.training.differentiation import Compiled
+from fastgan.training.engine import Engine
+
+CPU = torch.device("cpu")
+PENALISED = {"model": "plain", "loss": "wasserstein", "regularizer": "wgan-gp", "discriminator_steps": 2}
+LABELS = torch.arange(20) % 3
+
+
+@pytest.fixture
+def engine_of(tiny, images):
+    def make(**settings):
+        return Engine(tiny(**settings), ResidentImages(images, LABELS, CPU), CPU)
+
+    return make
+
+
+@pytest.fixture
+def aot(monkeypatch):
+    """torch.compile without its code generator, which takes most of the time."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(engine_module, "Compiled", functools.partial(Compiled, backend="aot_eager"))
+
+
+def weights_after(engine, steps):
+    torch.manual_seed(2)
+    for _ in range(steps):
+        engine.step()
+    networks = engine.generator, engine.discriminator, engine.averaged.module
+    return [t for network in networks for t in network.state_dict().values() if t.is_floating_point()]
+
+
+def largest_difference(found, expected):
+    return max(((a - b).norm() / b.norm().clamp_min(1e-30)).item() for a, b in zip(found, expected, strict=True))
+
+
+# After some steps of Adam in float64, whose first steps have the size of the rate whatever the gradient's: what rounding
+# leaves of a gradient that is zero stays below Adam's eps of 1e-8. A lost term shows in the second digit.
+CLOSE = 1e-9
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "plain", "regularizer": "r1", "regularizer_interval": 2, "spectral_norm": True},
+        {"model": "wgan-gp", "conditional": True, "regularizer": "wgan-gp", "loss": "wasserstein"},
+        {"resolution": 16},
+    ],
+    ids=lambda s: s.get("model", "dcgan"),
+)
+def test_a_compiled_step_is_the_eager_step(engine_of, aot, settings):
+    compiled = engine_of(**settings, engine="compiled", precision="float64")
+    eager = engine_of(**settings, engine="eager", precision="float64")
+    eager.iteration._differentiate.keeps_graphs = False  # images are made again, with new noise, as compiled steps do
+    assert compiled.form == "compiled"
+    assert largest_difference(weights_after(compiled, 4), weights_after(eager, 4)) < CLOSE
+
+
+def test_a_compiled_step_that_differs_is_refused(engine_of, aot, monkeypatch):
+    def without_second_order(step, **options):
+        def wrong(*batch):
+            outputs, gradients = step(*batch)
+            return outputs, tuple(None if g is None else g * 0.9 for g in gradients)
+
+        return wrong
+
+    monkeypatch.setattr(differentiation, "compile_step", without_second_order)
+    engine = engine_of(**PENALISED, engine="compiled")
+    with pytest.raises(SettingsError, match=r"^engine 'compiled' is refused: .* differs from the eager one by 0\.1"):
+        engine.step()
+
+
+def test_what_torch_cannot_compile_is_refused(engine_of, aot):
+    engine = engine_of(**PENALISED, engine="compiled")
+    engine.discriminator.register_forward_hook(lambda *_: print())
+    with pytest.raises(SettingsError, match=r"^engine 'compiled' is refused: torch.compile fails on a step of this run"):
+        engine.step()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"engine": "graph"}, "engine is 'graph', which needs a CUDA device, and the run is on cpu"),
+        ({"engine": "compiled", "precision": "float16"}, "engine is 'compiled' with precision 'float16'; expected"),
+        ({"accumulate": 4}, "the batch size is 6, with 1 ranks and accumulate 4; expected a multiple of 4, and at least 2"),
+        ({"accumulate": 6}, "the batch size is 6, with 1 ranks and accumulate 6; expected a multiple of 6, and at least 2"),
+    ],
+    ids=str,
+)
+def test_a_form_that_there_is_not_is_refused(engine_of, settings, sentence):
+    with pytest.raises(SettingsError) as refusal:
+        engine_of(**settings)
+    assert str(refusal.value).startswith(sentence)
+
+
+def test_the_default_on_the_cpu_is_eager_and_says_why(engine_of):
+    engine = engine_of()
+    assert (engine.form, engine.form_reason) == ("eager", "there are no graphs on cpu")
+
+
+@pytest.mark.parametrize("settings", [PENALISED, {"model": "plain", "regularizer": "r1", "loss": "hinge"}])
+def test_a_batch_in_parts_is_the_whole_batch(engine_of, settings):
+    """Of networks that look at one sample at a time."""
+    whole, parts = (engine_of(**settings, precision="float64", accumulate=n) for n in (1, 3))
+    seen = []
+    parts.discriminator.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    assert largest_difference(weights_after(parts, 4), weights_after(whole, 4)) < CLOSE
+    assert set(seen) == {2}
+    assert parts.mean_losses() == pytest.approx(whole.mean_losses(), rel=1e-5)
+
+
+def test_parts_have_the_labels_of_their_images(tiny):
+    images = (torch.arange(20) % 3 * 60).to(torch.uint8)[:, None, None, None].expand(20, 1, 16, 16)
+    config = tiny(model="wgan-gp", conditional=True, regularizer="wgan-gp", accumulate=3)
+    engine = Engine(config, ResidentImages(images.contiguous(), LABELS, CPU), CPU)
+    pairs = []
+    phase = engine.iteration._discriminator_phase
+    engine.iteration._discriminator_phase = lambda part, fake: (pairs.append(part), phase(part, fake))[1]
+    engine.step()
+    assert len(pairs) == 3
+    for part in pairs:
+        assert torch.equal(((part.real[:, 0, 0, 0] + 1) * 127.5 / 60).round().long(), part.labels[0])
+
+
+def gradients_of(engine):
+    """Of the discriminator before its update, and of the generator before its."""
+    found = []
+    for optimizer, network in (
+        (engine.discriminator_optimizer, engine.discriminator),
+        (engine.generator_optimizer, engine.generator),
+    ):
+        # An optimizer that takes the scale of the gradients in hand finds them unscaled when it is done.
+        optimizer.register_step_post_hook(
+            lambda *_, network=network: found.append([p.grad.clone() for p in network.parameters()])
+        )
+    engine.step()
+    return found
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("regularizer", ["wgan-gp", "r1"])
+def test_gradients_in_reduced_precision_are_those_of_float32(engine_of, precision, regularizer):
+    """As far as the type has digits: a gradient is a chain of a few roundings, the second order of twice as many."""
+    settings = {"model": "plain", "regularizer": regularizer, "discriminator_lr": 1e-30}
+    reduced, full = (engine_of(**settings, precision=p) for p in (precision, "float32"))
+    for scaler in reduced._precision.scalers().values():
+        set_scale(scaler, 2.0**8)  # from where nothing overflows, so that no update is left out
+    eps = torch.finfo(getattr(torch, precision)).eps
+    for found, expected in zip(gradients_of(reduced), gradients_of(full), strict=True):
+        assert {a.dtype for a in found} == {torch.float32}
+        a, b = (torch.cat([t.flatten() for t in tensors]) for tensors in (found, expected))
+        assert (a - b).norm() <= 8 * eps * b.norm()
+
+
+def test_weights_and_images_stay_float32_under_autocast(engine_of):
+    engine = engine_of(model="plain", precision="bfloat16")
+    seen = []
+    engine.discriminator[0].register_forward_hook(lambda _, args, out: seen.append((args[0].dtype, out.dtype)))
+    engine.step()
+    assert set(seen) == {(torch.float32, torch.bfloat16)}
+    assert {p.dtype for p in engine.generator.parameters()} == {torch.float32}
+
+
+def test_float16_gradients_too_small_for_the_type_survive(engine_of):
+    """At 1e-9 of its size the loss has gradients below the 6e-8 that float16 holds."""
+
+    class Small:
+        relativistic = False
+
+        def discriminator(self, real, fake):
+            return (fake.mean() - real.mean()) * 1e-9
+
+        def generator(self, fake, real):
+            return -fake.mean() * 1e-9
+
+    results = []
+    for precision in ("float16", "float32"):
+        engine = engine_of(model="plain", precision=precision)
+        engine.objective.loss = Small()
+        results.append(gradients_of(engine))
+    for found, expected in zip(results[0][1], results[1][1], strict=True):
+        assert (found - expected).norm() <= 0.2 * expected.norm()
+        assert found.norm() > 0
+
+
+def set_scale(scaler, scale):
+    scaler.scale(torch.ones(()))  # makes what holds it
+    scaler.update(scale)
+    return scaler
+
+
+def test_an_overflow_skips_the_update_and_halves_the_scale(engine_of):
+    engine = engine_of(model="plain", precision="float16", regularizer="r1")
+    scaler = set_scale(engine._precision.discriminator_scaler, 2.0**40)
+    before = [p.clone() for p in engine.discriminator.parameters()]
+    engine.step()
+    assert scaler.get_scale() == 2.0**39
+    assert all(torch.equal(a, b) for a, b in zip(before, engine.discriminator.parameters(), strict=True))
+    assert engine.first_non_finite() is None
+    assert all(torch.isfinite(torch.tensor(list(engine.mean_losses().values()))))
+    for _ in range(30):
+        engine.step()
+    assert scaler.get_scale() < 2.0**20
+    assert not torch.equal(before[0], next(engine.discriminator.parameters()))
+
+
+def test_a_scale_that_falls_for_good_is_told(engine_of):
+    engine = engine_of(model="plain", precision="float16")
+    set_scale(engine._precision.generator_scaler, 0.5)
+    assert engine.first_non_finite().name == "gradient under generator_scaler"
+
+
+def test_scales_are_saved_and_go_on(engine_of):
+    first, second = (engine_of(model="plain", precision="float16") for _ in range(2))
+    set_scale(first._precision.discriminator_scaler, 2.0**9)
+    first.step()
+    second.load(copy.deepcopy(first.tensors()), first.state())
+    for _ in range(2):
+        first.step()
+        second.step()
+    assert second.state() == first.state()
+    assert second.state()["scalers"]["discriminator_scaler"]["scale"] == 2.0**9
+    assert torch.equal(*(next(e.discriminator.parameters()) for e in (first, second)))
+
+
+def test_channels_last_is_a_layout_and_nothing_else(engine_of):
+    settings = {"resolution": 16, "precision": "float64"}
+    plain, last = engine_of(**settings), engine_of(**settings, channels_last=True)
+    assert largest_difference(weights_after(last, 3), weights_after(plain, 3)) < CLOSE
+    kernels = [p for p in last.discriminator.parameters() if p.dim() == 4]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
+    seen = []
+    last.discriminator.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    last.step()
+    assert all(t.is_contiguous(memory_format=torch.channels_last) for t in seen)

@@ -1,0 +1,191 @@
+"""Two ranks with half of each batch, in processes of their own that talk by gloo, against one with the whole."""
+
+import multiprocessing
+import os
+import socket
+
+import pytest
+import torch
+
+from fastgan.data.sources import ResidentImages
+from fastgan.training.config import SettingsError
+from fastgan.training.engine import Engine
+from fastgan.training.ranks import Ranks
+
+CPU = torch.device("cpu")
+LABELS = torch.arange(20) % 3
+
+WGAN_GP = {"model": "plain", "loss": "wasserstein", "regularizer": "wgan-gp", "discriminator_steps": 2}
+R1 = {"model": "plain", "regularizer": "r1", "regularizer_interval": 2, "spectral_norm": True, "loss": "logistic"}
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def _rank(rank, world_size, port, queue, function, args):
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    try:
+        with Ranks.of_environment(CPU) as ranks:
+            queue.put((rank, function(ranks, *args)))
+            ranks.wait()
+    except Exception as error:
+        queue.put((rank, error))
+
+
+def on_ranks(world_size, function, *args):
+    """What ``function(ranks, *args)`` returns on each rank."""
+    context = multiprocessing.get_context("fork")  # torch is imported already
+    queue, port = context.Queue(), free_port()
+    processes = [
+        context.Process(target=_rank, args=(rank, world_size, port, queue, function, args)) for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        results = dict(queue.get(timeout=120) for _ in processes)
+        for error in results.values():
+            if isinstance(error, Exception):
+                raise error
+        for process in processes:
+            process.join(60)
+            assert process.exitcode == 0
+    finally:
+        for process in processes:
+            process.kill()
+    return [results[rank] for rank in range(world_size)]
+
+
+def trained(ranks, config, images, steps):
+    """Gradients of the discriminator's first update, weights and averages at the end, and losses of the run."""
+    engine = Engine(config, images_of(images, ranks), CPU, ranks)
+    if config.conditional:
+        engine.generator.eval()  # every generator by class has batch normalisation, which looks at a rank's part alone
+    first = []
+    handle = engine.discriminator_optimizer.register_step_pre_hook(
+        lambda *_: first.extend(p.grad.clone() for p in engine.discriminator.parameters() if p.grad is not None)
+    )
+    for _ in range(steps):
+        engine.step()
+        handle.remove()
+    engine.agree()
+    networks = engine.generator, engine.discriminator, engine.averaged.module
+    weights = [t.numpy() for network in networks for t in network.state_dict().values()]
+    return [t.numpy() for t in first], weights, engine.mean_losses(), engine.health_figures(engine.statistics.read(steps))
+
+
+def images_of(images, ranks):
+    return ResidentImages(images, LABELS, CPU, rank=ranks.rank, world_size=ranks.world_size)
+
+
+def difference(found, expected):
+    pairs = [(torch.from_numpy(a).double(), torch.from_numpy(b).double()) for a, b in zip(found, expected, strict=True)]
+    largest = max(b.norm() for _, b in pairs)
+    return max(((a - b).norm() / torch.maximum(b.norm(), 1e-3 * largest)).item() for a, b in pairs)
+
+
+@pytest.mark.parametrize("settings", [WGAN_GP, R1], ids=["wgan-gp", "r1-spectral-norm"])
+def test_two_ranks_train_as_one_process(tiny, images, settings):
+    config = tiny(**settings, precision="float64", batch_size=8)
+    one = trained(Ranks(), config, images, 20)
+    first, second = on_ranks(2, trained, config, images, 20)
+    assert difference(first[0], one[0]) < 1e-12
+    assert difference(first[1], one[1]) < 1e-9
+    for a, b in zip(first[1], second[1], strict=True):
+        assert (a == b).all()  # ranks stay equal to the last bit, vectors of spectral norms included
+    assert first[2] == second[2] == pytest.approx(one[2], rel=1e-5)
+    # Compared by pairs of one rank's part, the others are means of means.
+    assert first[3]["real_score"] == second[3]["real_score"] == pytest.approx(one[3]["real_score"], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("settings", [WGAN_GP, R1], ids=["wgan-gp", "r1-spectral-norm"])
+def test_in_float32_the_first_gradients_agree(tiny, images, settings):
+    config = tiny(**settings, batch_size=8)
+    one = trained(Ranks(), config, images, 1)
+    first, _ = on_ranks(2, trained, config, images, 1)
+    assert difference(first[0], one[0]) < 1e-5
+
+
+def test_ranks_and_parts_at_once(tiny, images):
+    settings = WGAN_GP | {"model": "wgan-gp", "conditional": True, "precision": "float64", "batch_size": 8}
+    one = trained(Ranks(), tiny(**settings), images, 4)
+    first, _ = on_ranks(2, trained, tiny(**settings, accumulate=2), images, 4)
+    assert difference(first[1], one[1]) < 1e-9
+
+
+def test_networks_that_grow_and_follow_batches_stay_equal_on_all_ranks(tiny, images):
+    """Layers without a gradient, running statistics of batches, noise and dropout of each rank's own."""
+    growing = {"model": "stylegan", "grow_from": 8, "grow_stable_steps": 2, "grow_fade_steps": 2, "base_channels": 8}
+    growing |= {"regularizer": "r1", "regularizer_interval": 2, "loss": "logistic", "style_mixing": 0.5}
+    for settings in (growing, {"resolution": 28}):
+        config = tiny(**settings, batch_size=4)
+        data = images if config.resolution == 16 else torch.randint(0, 256, (20, 1, 28, 28), dtype=torch.uint8)
+        first, second = on_ranks(2, trained, config, data, 6)
+        for a, b in zip(first[1], second[1], strict=True):
+            assert (a == b).all()
+
+
+def noise(ranks, config, images):
+    engine = Engine(config, images_of(images, ranks), CPU, ranks)
+    return torch.rand(3).tolist(), torch.rand(3, generator=engine.random).tolist()
+
+
+def test_ranks_draw_the_same_batches_and_noise_of_their_own(tiny, images):
+    (noise_of_first, drawn_by_first), (noise_of_second, drawn_by_second) = on_ranks(2, noise, tiny(), images)
+    assert drawn_by_first == drawn_by_second
+    assert noise_of_first != noise_of_second
+
+
+def saved_and_loaded(ranks, config, images):
+    """A run in one go and one that is loaded in the middle: its weights, and the files of each rank."""
+    engine = Engine(config, images_of(images, ranks), CPU, ranks)
+    for _ in range(3):
+        engine.step()
+    engine.agree()
+    state = {group: {n: t.clone() for n, t in members.items()} for group, members in engine.tensors().items()}, engine.state()
+    other = Engine(config, images_of(images, ranks), CPU, ranks)
+    other.load(*state)
+    for each in (engine, other):
+        random = torch.get_rng_state()
+        for _ in range(3):
+            each.step()
+        if each is engine:
+            torch.set_rng_state(random)
+    weights = [[t.numpy() for t in e.generator.state_dict().values()] for e in (engine, other)]
+    return weights, sorted(name for name in state[0]["training"] if name.startswith("random."))
+
+
+def test_a_state_of_two_ranks_goes_on_exactly(tiny):
+    data = torch.randint(0, 256, (20, 1, 28, 28), dtype=torch.uint8)
+    for weights, names in on_ranks(2, saved_and_loaded, tiny(resolution=28), data):
+        assert names == ["random.cpu.0", "random.cpu.1", "random.device"]
+        assert all((a == b).all() for a, b in zip(*weights, strict=True))
+
+
+def asked(ranks, *_):
+    return ranks.any(ranks.rank == 1), ranks.any(False), ranks.world_size
+
+
+def test_ranks_agree(tiny):
+    assert on_ranks(2, asked) == [(True, False, 2)] * 2
+
+
+def refused(ranks, config, images):
+    with pytest.raises(SettingsError) as refusal:
+        Engine(config, images_of(images, ranks), CPU, ranks)
+    return str(refusal.value)
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused(tiny, images):
+    (sentence, _) = on_ranks(2, refused, tiny(batch_size=7), images)
+    assert sentence == (
+        "the batch size is 7, with 2 ranks and accumulate 1; expected a multiple of 2, and at least 2 images in each part"
+    )
