@@ -84,7 +84,9 @@ def test_a_compiled_step_that_differs_is_refused(engine_of, aot, monkeypatch):
 def test_what_torch_cannot_compile_is_refused(engine_of, aot):
     engine = engine_of(**PENALISED, engine="compiled")
     engine.discriminator.register_forward_hook(lambda *_: print())
-    with pytest.raises(SettingsError, match=r"^engine 'compiled' is refused: torch.compile fails on a step of this run"):
+    with pytest.raises(
+        SettingsError, match=r"^engine 'compiled' is refused: torch.compile fails on a step of this run"
+    ):
         engine.step()
 
 
@@ -93,8 +95,14 @@ def test_what_torch_cannot_compile_is_refused(engine_of, aot):
     [
         ({"engine": "graph"}, "engine is 'graph', which needs a CUDA device, and the run is on cpu"),
         ({"engine": "compiled", "precision": "float16"}, "engine is 'compiled' with precision 'float16'; expected"),
-        ({"accumulate": 4}, "the batch size is 6, with 1 ranks and accumulate 4; expected a multiple of 4, and at least 2"),
-        ({"accumulate": 6}, "the batch size is 6, with 1 ranks and accumulate 6; expected a multiple of 6, and at least 2"),
+        (
+            {"accumulate": 4},
+            "the batch size is 6, with 1 ranks and accumulate 4; expected a multiple of 4, and at least 2",
+        ),
+        (
+            {"accumulate": 6},
+            "the batch size is 6, with 1 ranks and accumulate 6; expected a multiple of 6, and at least 2",
+        ),
     ],
     ids=str,
 )

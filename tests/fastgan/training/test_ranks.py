@@ -46,7 +46,8 @@ def on_ranks(world_size, function, *args):
     context = multiprocessing.get_context("fork")  # torch is imported already
     queue, port = context.Queue(), free_port()
     processes = [
-        context.Process(target=_rank, args=(rank, world_size, port, queue, function, args)) for rank in range(world_size)
+        context.Process(target=_rank, args=(rank, world_size, port, queue, function, args))
+        for rank in range(world_size)
     ]
     for process in processes:
         process.start()
@@ -79,7 +80,12 @@ def trained(ranks, config, images, steps):
     engine.agree()
     networks = engine.generator, engine.discriminator, engine.averaged.module
     weights = [t.numpy() for network in networks for t in network.state_dict().values()]
-    return [t.numpy() for t in first], weights, engine.mean_losses(), engine.health_figures(engine.statistics.read(steps))
+    return (
+        [t.numpy() for t in first],
+        weights,
+        engine.mean_losses(),
+        engine.health_figures(engine.statistics.read(steps)),
+    )
 
 
 def images_of(images, ranks):
@@ -150,7 +156,10 @@ def saved_and_loaded(ranks, config, images):
     for _ in range(3):
         engine.step()
     engine.agree()
-    state = {group: {n: t.clone() for n, t in members.items()} for group, members in engine.tensors().items()}, engine.state()
+    state = (
+        {group: {n: t.clone() for n, t in members.items()} for group, members in engine.tensors().items()},
+        engine.state(),
+    )
     other = Engine(config, images_of(images, ranks), CPU, ranks)
     other.load(*state)
     for each in (engine, other):
