@@ -22,8 +22,8 @@ class _Recording(TorchDispatchMode):
 class Tape:
     """A recorder as :class:`fastgan.training.graph.CudaRecorder`, of what is done on the CPU.
 
-    Recording a CUDA graph does nothing, so what was done here is undone: ``state`` gives the tensors and generators that
-    the recorded function may change.
+    Recording a CUDA graph does nothing, so what was done here is undone: ``state`` gives the tensors and generators
+    that the recorded function may change.
     """
 
     def __init__(self, state):

@@ -45,8 +45,8 @@ def largest_difference(found, expected):
     return max(((a - b).norm() / b.norm().clamp_min(1e-30)).item() for a, b in zip(found, expected, strict=True))
 
 
-# After some steps of Adam in float64, whose first steps have the size of the rate whatever the gradient's: what rounding
-# leaves of a gradient that is zero stays below Adam's eps of 1e-8. A lost term shows in the second digit.
+# After some steps of Adam in float64, whose first steps have the size of the rate whatever the gradient's: what
+# rounding leaves of a gradient that is zero stays below Adam's eps of 1e-8. A lost term shows in the second digit.
 CLOSE = 1e-9
 
 
@@ -84,9 +84,7 @@ def test_a_compiled_step_that_differs_is_refused(engine_of, aot, monkeypatch):
 def test_what_torch_cannot_compile_is_refused(engine_of, aot):
     engine = engine_of(**PENALISED, engine="compiled")
     engine.discriminator.register_forward_hook(lambda *_: print())
-    with pytest.raises(
-        SettingsError, match=r"^engine 'compiled' is refused: torch.compile fails on a step of this run"
-    ):
+    with pytest.raises(SettingsError, match=r"^engine 'compiled' is refused: torch.compile fails on a step"):
         engine.step()
 
 
@@ -97,11 +95,11 @@ def test_what_torch_cannot_compile_is_refused(engine_of, aot):
         ({"engine": "compiled", "precision": "float16"}, "engine is 'compiled' with precision 'float16'; expected"),
         (
             {"accumulate": 4},
-            "the batch size is 6, with 1 ranks and accumulate 4; expected a multiple of 4, and at least 2",
+            "the batch size is 6, with 1 ranks and accumulate 4; expected a multiple of 4, and",
         ),
         (
             {"accumulate": 6},
-            "the batch size is 6, with 1 ranks and accumulate 6; expected a multiple of 6, and at least 2",
+            "the batch size is 6, with 1 ranks and accumulate 6; expected a multiple of 6, and",
         ),
     ],
     ids=str,

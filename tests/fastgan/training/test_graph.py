@@ -5,7 +5,7 @@ import torch
 from tape import Tape
 
 from fastgan.data.sources import ResidentImages
-from fastgan.training.config import SettingsError, load_preset, preset_names
+from fastgan.training.config import load_preset, preset_names
 from fastgan.training.engine import Engine
 
 CPU = torch.device("cpu")
