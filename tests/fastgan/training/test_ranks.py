@@ -196,5 +196,6 @@ def refused(ranks, config, images):
 def test_a_batch_that_ranks_cannot_share_is_refused(tiny, images):
     (sentence, _) = on_ranks(2, refused, tiny(batch_size=7), images)
     assert sentence == (
-        "the batch size is 7, with 2 ranks and accumulate 1; expected a multiple of 2, and at least 2 images in each part"
+        "the batch size is 7, with 2 ranks and accumulate 1; "
+        "expected a multiple of 2, and at least 2 images in each part"
     )
