@@ -1,7 +1,22 @@
 """Images in: the bundled digits, folders, zips, IDX files and numpy arrays, checked before training starts."""
 
+from fastgan.data.augment import diff_augment, random_flip
 from fastgan.data.dataset import ImageDataset, load_dataset
 from fastgan.data.errors import DataError
+from fastgan.data.lazy import LazyImages, open_dataset
 from fastgan.data.pixels import normalize, to_uint8
+from fastgan.data.sources import ImageSource, open_source
 
-__all__ = ["DataError", "ImageDataset", "load_dataset", "normalize", "to_uint8"]
+__all__ = [
+    "DataError",
+    "ImageDataset",
+    "ImageSource",
+    "LazyImages",
+    "diff_augment",
+    "load_dataset",
+    "normalize",
+    "open_dataset",
+    "open_source",
+    "random_flip",
+    "to_uint8",
+]

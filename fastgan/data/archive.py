@@ -1,9 +1,12 @@
 """Opening a zip that nobody vouches for. Nothing is ever extracted to disk."""
 
+import io
+import os
 import re
 import stat
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 from fastgan.data.errors import DataError, quoted, reason
 from fastgan.data.limits import MAX_ARCHIVE_BYTES, MAX_COMPRESSION_RATIO, explodes
@@ -16,6 +19,8 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 class SafeZip:
     """The checked files of a zip: ``entries`` maps each name to its zipfile.ZipInfo, sorted by name.
 
+    Processes forked from the one that opened it may read it at the same time.
+
     Raises:
         DataError: not a zip or a corrupt one; an entry that points outside the archive (absolute, "..", drive letter,
             symbolic link), is encrypted, twice there, without a valid name or of an unusual compression method; or
@@ -24,22 +29,37 @@ class SafeZip:
 
     def __init__(self, path: Path):
         self._path = path
+        self._file: io.BufferedReader | None = None
         try:
-            self._zip = zipfile.ZipFile(path)
+            self._file = io.BufferedReader(_OwnPosition(io.FileIO(path)))
+            self._zip = zipfile.ZipFile(self._file)
         # On damaged input zipfile raises BadZipFile, struct.error, UnicodeDecodeError, NotImplementedError and more.
         except Exception as error:
+            self.close()
             raise DataError(f"{quoted(path)} is broken ({reason(error)}); expected a whole zip file.") from error
         try:
             self.entries = self._checked_entries()
         except DataError:
-            self._zip.close()
+            self.close()
             raise
 
     def __enter__(self) -> "SafeZip":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._zip.close()
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def holds_arrays(self) -> bool:
+        """Whether it is one of numpy's .npz."""
+        return any(name.endswith(".npy") for name in self.entries)
 
     def where(self, name: str) -> str:
         """How an error's sentence names an entry."""
@@ -51,11 +71,7 @@ class SafeZip:
         Raises:
             DataError: the entry is larger than ``max_bytes``, or corrupt.
         """
-        entry = self.entries[name]
-        if entry.file_size > max_bytes:
-            raise DataError(
-                f"{self.where(name)} has {entry.file_size:,} bytes when unpacked; expected at most {max_bytes:,}."
-            )
+        entry = self._entry(name, max_bytes)
         try:
             data = self._zip.read(entry)
         except Exception as error:  # As in __init__, and zlib.error and EOFError.
@@ -63,6 +79,26 @@ class SafeZip:
         if len(data) != entry.file_size:
             raise DataError(f"{self.where(name)} is corrupt: it has {len(data):,} bytes; expected {entry.file_size:,}.")
         return data
+
+    def open(self, name: str, max_bytes: int) -> BinaryIO:
+        """An entry to be read in pieces, which then raise what zipfile raises.
+
+        Raises:
+            DataError: as :meth:`read`.
+        """
+        entry = self._entry(name, max_bytes)
+        try:
+            return self._zip.open(entry)  # type: ignore[return-value]
+        except Exception as error:
+            raise DataError(f"{self.where(name)} is corrupt ({reason(error)}); expected a whole zip.") from error
+
+    def _entry(self, name: str, max_bytes: int) -> zipfile.ZipInfo:
+        entry = self.entries[name]
+        if entry.file_size > max_bytes:
+            raise DataError(
+                f"{self.where(name)} has {entry.file_size:,} bytes when unpacked; expected at most {max_bytes:,}."
+            )
+        return entry
 
     def _checked_entries(self) -> dict[str, zipfile.ZipInfo]:
         entries: dict[str, zipfile.ZipInfo] = {}
@@ -99,6 +135,37 @@ class SafeZip:
                 f"{quoted(self._path)} would explode from {size:,} to {total:,} bytes; expected a compression of at "
                 f"most {MAX_COMPRESSION_RATIO}:1, which real images do not reach."
             )
+
+
+class _OwnPosition(io.RawIOBase):
+    """A file read from a position of this object's own; that of an open file is one for all forked processes."""
+
+    def __init__(self, file: io.FileIO):
+        self._file = file
+        self._position = 0
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: os.fstat(self._file.fileno()).st_size}
+        position = start[whence] + offset
+        if position < 0:
+            raise OSError("a position before the start of the file")
+        self._position = position
+        return position
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = os.preadv(self._file.fileno(), [buffer], self._position)
+        self._position += count
+        return count
 
 
 def _escapes(name: str) -> bool:

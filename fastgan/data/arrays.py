@@ -32,6 +32,21 @@ def load_npy(path: Path) -> tuple[np.ndarray, None]:
     return _images(array, quoted(path)), None
 
 
+def map_npy(path: Path) -> np.ndarray:
+    """The same images, read from the file only where they are looked at.
+
+    Raises:
+        DataError: as :func:`fastgan.data.load_dataset` says.
+    """
+    try:
+        with path.open("rb") as file:
+            _check_header(file, path.stat().st_size, quoted(path))
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise DataError(f"{quoted(path)} cannot be read ({reason(error)}); expected a readable file.") from error
+    return _images(array, quoted(path))
+
+
 def load_npz(archive: SafeZip, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """The images of a .npz file as uint8 [N, C, S, S], and its labels as int64 [N] if it has any.
 
@@ -62,6 +77,16 @@ def load_npz(archive: SafeZip, path: Path) -> tuple[np.ndarray, np.ndarray | Non
 
 def _read(file: BinaryIO, size: int, where: str) -> np.ndarray:
     """The array of a .npy stream of ``size`` bytes; its header is checked first, as numpy allocates what it says."""
+    _check_header(file, size, where)
+    require_memory(size, where)
+    file.seek(0)
+    try:
+        return np.load(file, allow_pickle=False)
+    except Exception as error:
+        raise DataError(f"{where} cannot be read ({reason(error)}); expected {_SHAPES}.") from error
+
+
+def _check_header(file: BinaryIO, size: int, where: str) -> None:
     try:
         version = np.lib.format.read_magic(file)
         # Version 3 differs only in the encoding of field names, and arrays with fields are of no use here.
@@ -82,12 +107,6 @@ def _read(file: BinaryIO, size: int, where: str) -> np.ndarray:
             f"{where} has {size:,} bytes; expected {promised:,} for the {dtype} values of shape {list(shape)} that its "
             "header promises."
         )
-    require_memory(size, where)
-    file.seek(0)
-    try:
-        return np.load(file, allow_pickle=False)
-    except Exception as error:
-        raise DataError(f"{where} cannot be read ({reason(error)}); expected {_SHAPES}.") from error
 
 
 def _images(array: np.ndarray, where: str) -> np.ndarray:

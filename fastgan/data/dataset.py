@@ -4,6 +4,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,14 +14,14 @@ from fastgan.data.archive import SafeZip
 from fastgan.data.arrays import NPY_MAGIC, load_npy, load_npz
 from fastgan.data.digits import load_digits
 from fastgan.data.errors import DataError, quoted, reason
-from fastgan.data.files import load_folder, load_zip
+from fastgan.data.files import decode_files, list_folder, list_zip
 from fastgan.data.gaussians import load_gaussians
 from fastgan.data.idx import GZIP_MAGIC, TRAIN_IMAGES, load_idx
 from fastgan.data.pixels import resize_images
 
 _SOURCES = "'digits', 'gaussians', a folder of images, a zip of images, an IDX file (.gz or not), .npy or .npz"
 _ZIP_MAGIC = b"PK"
-_BUNDLED = {"digits": load_digits, "gaussians": load_gaussians}
+BUNDLED = {"digits": load_digits, "gaussians": load_gaussians}
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,10 @@ def load_dataset(source: str | os.PathLike[str] = "digits", *, resolution: int |
             memory.
     """
     name = os.fspath(source)
-    if resolution is not None and (isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < 1):
-        raise DataError(f"The resolution is {resolution!r}; expected a positive integer.")
+    check_resolution(source, resolution)
     # A Path is never a bundled set: Path("./digits") has lost its dot.
-    images, labels = _BUNDLED[source]() if source in _BUNDLED else _load_path(name, resolution)
+    images, labels = BUNDLED[source]() if source in BUNDLED else _load_path(name, resolution)
     if resolution is not None and images.shape[-1] != resolution:
-        if source == "gaussians":
-            raise DataError(
-                f"'gaussians' holds points of the plane, as images of 1x1, which cannot be resized to "
-                f"{resolution}x{resolution}; expected resolution 1."
-            )
         images = resize_images(images, resolution, quoted(name))
     return ImageDataset(
         name=name,
@@ -89,7 +84,27 @@ def load_dataset(source: str | os.PathLike[str] = "digits", *, resolution: int |
     )
 
 
-def _load_path(name: str, resolution: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+def check_resolution(source: str | os.PathLike[str], resolution: int | None) -> None:
+    """Refuses a resolution that the images of ``source`` cannot be resized to.
+
+    Raises:
+        DataError: one sentence.
+    """
+    if resolution is not None and (isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < 1):
+        raise DataError(f"The resolution is {resolution!r}; expected a positive integer.")
+    if source == "gaussians" and resolution not in (None, 1):
+        raise DataError(
+            f"'gaussians' holds points of the plane, as images of 1x1, which cannot be resized to "
+            f"{resolution}x{resolution}; expected resolution 1."
+        )
+
+
+def recognize(name: str) -> tuple[Literal["folder", "zip", "idx", "npy"], Path]:
+    """What the source of that name is, and the file or folder to read; a zip is one of images or of arrays.
+
+    Raises:
+        DataError: as :func:`load_dataset` says, for what is nothing of these.
+    """
     path = Path(name)
     try:
         if not name:  # Path("") would be the current folder.
@@ -103,22 +118,34 @@ def _load_path(name: str, resolution: int | None) -> tuple[np.ndarray, np.ndarra
 
     if stat.S_ISDIR(mode):
         idx_file = next((path / file for file in TRAIN_IMAGES if (path / file).is_file()), None)
-        return load_folder(path, resolution) if idx_file is None else load_idx(idx_file)
+        return ("folder", path) if idx_file is None else ("idx", idx_file)
     if not stat.S_ISREG(mode):
         raise DataError(f"{quoted(name)} is neither a regular file nor a folder; expected {_SOURCES}.")
     # The content decides; a suffix only where the content tells nothing, so that the error fits what was meant.
     if start.startswith(NPY_MAGIC):
-        return load_npy(path)
+        return "npy", path
     if start.startswith(_ZIP_MAGIC) or path.suffix.lower() in (".zip", ".npz"):
-        with SafeZip(path) as archive:
-            holds_arrays = any(entry.endswith(".npy") for entry in archive.entries)
-            return load_npz(archive, path) if holds_arrays else load_zip(archive, path, resolution)
+        return "zip", path
     if start.startswith((GZIP_MAGIC, b"\0\0")) or "idx" in path.name.lower() or path.suffix.lower() == ".gz":
-        return load_idx(path)
+        return "idx", path
     if path.suffix.lower() == ".npy":
-        return load_npy(path)
+        return "npy", path
     found = f"begins with the bytes {start.hex(' ')}" if start else "is empty"
     raise DataError(f"{quoted(name)} {found}; expected {_SOURCES}.")
+
+
+def _load_path(name: str, resolution: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+    kind, path = recognize(name)
+    if kind == "folder":
+        files = list_folder(path)
+        return decode_files(files, resolution), files.labels
+    if kind == "zip":
+        with SafeZip(path) as archive:
+            if archive.holds_arrays:
+                return load_npz(archive, path)
+            files = list_zip(archive, path)
+            return decode_files(files, resolution), files.labels
+    return load_idx(path) if kind == "idx" else load_npy(path)
 
 
 def _first_bytes(path: Path) -> bytes:

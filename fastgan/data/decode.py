@@ -2,6 +2,9 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -35,21 +38,42 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
         DataError: not an image in one of ``FORMATS``, broken or truncated, more than ``MAX_PIXELS`` pixels, an
             animation or several pages, not square, or 32-bit values, which have no defined range.
     """
+    with _in_one_sentence(where, data[:8]):
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_header(image, where)
+            # Decoding alone misses a PNG's checksums. verify() leaves the image unusable, hence the second open.
+            image.verify()
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            image.load()
+            pixels = _pixels(image, where)
+    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+
+
+def read_header(file: BinaryIO, where: str) -> tuple[int, int]:
+    """Channels and edge length of what :func:`decode_image` will make of a file, which is read no further than that.
+
+    Raises:
+        DataError: as ``decode_image``, as far as the header tells.
+    """
+    with _in_one_sentence(where, file.read(8)):
+        file.seek(0)
+        with Image.open(file, formats=FORMATS) as image:
+            _check_header(image, where)
+            return _num_channels(image, where), image.size[0]
+
+
+@contextmanager
+def _in_one_sentence(where: str, start: bytes) -> Iterator[None]:
+    """``start`` are the first bytes of the file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check_header(image, where)
-                # Decoding alone misses a PNG's checksums. verify() leaves the image unusable, hence the second open.
-                image.verify()
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                image.load()
-                pixels = _pixels(image, where)
+            yield
     except DataError:
         raise
     except UnidentifiedImageError:
         raise DataError(
-            f"{where} is not a readable image (its first bytes are {data[:8].hex(' ') or 'missing'}); "
+            f"{where} is not a readable image (its first bytes are {start.hex(' ') or 'missing'}); "
             f"expected one of {', '.join(FORMATS)}."
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -57,7 +81,6 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
     # On damaged input Pillow's decoders raise OSError, SyntaxError, ValueError, IndexError, struct.error and more.
     except Exception as error:
         raise DataError(f"{where} is broken or truncated ({reason(error)}); expected a whole image.") from error
-    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
 
 def _check_header(image: Image.Image, where: str) -> None:
@@ -72,16 +95,26 @@ def _check_header(image: Image.Image, where: str) -> None:
         raise DataError(f"{where} holds {frames} frames or pages; expected a single image.")
 
 
+def _has_16_bits(image: Image.Image) -> bool:
+    # They are mode "I" in a PGM, and in a PNG in Pillow before 11.
+    return image.mode in _GREY16_MODES or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+def _num_channels(image: Image.Image, where: str) -> int:
+    if _has_16_bits(image) or image.mode in _GREY_MODES:
+        return 1
+    if image.mode in ("I", "F"):
+        raise DataError(f"{where} holds 32-bit values; expected 8 or 16 bits per channel.")
+    return 3
+
+
 def _pixels(image: Image.Image, where: str) -> np.ndarray:
     """uint8 [H, W] or [H, W, 3]."""
-    # 16 bits are mode "I" in a PGM, and in a PNG in Pillow before 11.
-    has_16_bits = image.mode in _GREY16_MODES or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    has_16_bits, num_channels = _has_16_bits(image), _num_channels(image, where)
     image = ImageOps.exif_transpose(image)  # A copy, which has forgotten its format.
     if has_16_bits:
         return np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)  # 65535 / 255 = 257
-    if image.mode in ("I", "F"):
-        raise DataError(f"{where} holds 32-bit values; expected 8 or 16 bits per channel.")
-    target = "L" if image.mode in _GREY_MODES else "RGB"
+    target = "L" if num_channels == 1 else "RGB"
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))

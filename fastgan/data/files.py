@@ -5,7 +5,9 @@ import os
 import reprlib
 import stat
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import numpy as np
 
@@ -18,8 +20,29 @@ from fastgan.data.pixels import resize_image
 LABELS_FILE = "dataset.json"
 
 
-def load_folder(path: Path, resolution: int | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Every image below ``path``, sorted by relative path, as uint8 [N, C, S, S]; int64 [N] labels if there are any.
+@dataclass(frozen=True)
+class ImageFiles:
+    """Encoded images by name, and their labels.
+
+    Attributes:
+        source: the folder or zip, as an error's sentence names it.
+        names: of the images, sorted; at least one.
+        labels: class numbers from 0, int64 [N], or None.
+        read: the bytes of the file of that name; raises DataError.
+        open: the file, to be read in pieces; raises DataError.
+        where: how an error's sentence names a file.
+    """
+
+    source: str
+    names: list[str]
+    labels: np.ndarray | None
+    read: Callable[[str], bytes]
+    open: Callable[[str], BinaryIO]
+    where: Callable[[str], str]
+
+
+def list_folder(path: Path) -> ImageFiles:
+    """Every image below ``path``, by relative path.
 
     Hidden files and folders and files with other suffixes than images are passed over; links to folders are followed.
 
@@ -31,13 +54,16 @@ def load_folder(path: Path, resolution: int | None) -> tuple[np.ndarray, np.ndar
     def read(name: str) -> bytes:
         return _read_file(path / name)
 
+    def open_file(name: str) -> BinaryIO:
+        return _open_file(path / name)
+
     def where(name: str) -> str:
         return quoted(path / name)
 
-    return _load(names, read, where, quoted(path), resolution)
+    return _list(names, read, open_file, where, quoted(path))
 
 
-def load_zip(archive: SafeZip, path: Path, resolution: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+def list_zip(archive: SafeZip, path: Path) -> ImageFiles:
     """The same for a zip, as the dataset_tool.py of NVIDIA's StyleGAN repositories writes it, or any other with images.
 
     Raises:
@@ -47,7 +73,46 @@ def load_zip(archive: SafeZip, path: Path, resolution: int | None) -> tuple[np.n
     def read(name: str) -> bytes:
         return archive.read(name, MAX_FILE_BYTES)
 
-    return _load(list(archive.entries), read, archive.where, quoted(path), resolution)
+    def open_file(name: str) -> BinaryIO:
+        return archive.open(name, MAX_FILE_BYTES)
+
+    return _list(list(archive.entries), read, open_file, archive.where, quoted(path))
+
+
+def decode_files(files: ImageFiles, resolution: int | None) -> np.ndarray:
+    """All images, uint8 [N, C, S, S], resized where ``resolution`` is not None.
+
+    Raises:
+        DataError: as :func:`fastgan.data.load_dataset` says.
+    """
+    images = np.empty((0, 0, 0, 0), np.uint8)
+    first_size = 0
+    for index, name in enumerate(files.names):
+        image = decode_image(files.read(name), files.where(name))
+        channels, size = image.shape[:2]
+        if index == 0:
+            first_size = size
+            images = _allocate(len(files.names), channels, resolution or size, files.source)
+        check_size(files, name, size, first_size)
+        if channels > images.shape[1]:  # The first colour image among grey ones: all become RGB.
+            grey = images[:index]
+            images = _allocate(len(files.names), channels, images.shape[2], files.source)
+            images[:index] = grey
+        images[index] = image if resolution is None else resize_image(image, resolution)
+    return images
+
+
+def check_size(files: ImageFiles, name: str, size: int, first_size: int) -> None:
+    """Refuses an image that is not as large as the first.
+
+    Raises:
+        DataError: one sentence.
+    """
+    if size != first_size:
+        raise DataError(
+            f"{files.where(name)} is {size}x{size} while {files.where(files.names[0])} is {first_size}x{first_size}; "
+            "expected images of one size."
+        )
 
 
 def _walk(root: Path, folder: str, above: Sequence[tuple[int, int]]) -> list[str]:
@@ -70,50 +135,39 @@ def _walk(root: Path, folder: str, above: Sequence[tuple[int, int]]) -> list[str
 
 
 def _read_file(path: Path) -> bytes:
+    with _open_file(path) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise DataError(f"{quoted(path)} cannot be read ({reason(error)}); expected a readable file.") from error
+
+
+def _open_file(path: Path) -> BinaryIO:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # Opening a pipe would wait for ever.
             raise DataError(f"{quoted(path)} is not a regular file; expected one that can be read to its end.")
         if status.st_size > MAX_FILE_BYTES:
             raise DataError(f"{quoted(path)} has {status.st_size:,} bytes; expected at most {MAX_FILE_BYTES:,}.")
-        return path.read_bytes()
+        return path.open("rb")
     except OSError as error:
         raise DataError(f"{quoted(path)} cannot be read ({reason(error)}); expected a readable file.") from error
 
 
-def _load(
+def _list(
     names: list[str],
     read: Callable[[str], bytes],
+    open_file: Callable[[str], BinaryIO],
     where: Callable[[str], str],
     source: str,
-    resolution: int | None,
-) -> tuple[np.ndarray, np.ndarray | None]:
+) -> ImageFiles:
     visible = sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
     image_names = [name for name in visible if name.lower().endswith(SUFFIXES)]
     if not image_names:
         raise DataError(f"{source} holds no images; expected at least one file ending in {', '.join(SUFFIXES)}.")
     # Labels first: reading them costs little, and a fault in them should not wait for the last image to be decoded.
     labels = _labels(visible, image_names, read, where)
-
-    images = np.empty((0, 0, 0, 0), np.uint8)
-    first_size = 0
-    for index, name in enumerate(image_names):
-        image = decode_image(read(name), where(name))
-        channels, size = image.shape[:2]
-        if index == 0:
-            first_size = size
-            images = _allocate(len(image_names), channels, resolution or size, source)
-        if size != first_size:
-            raise DataError(
-                f"{where(name)} is {size}x{size} while {where(image_names[0])} is {first_size}x{first_size}; "
-                "expected images of one size."
-            )
-        if channels > images.shape[1]:  # The first colour image among grey ones: all become RGB.
-            grey = images[:index]
-            images = _allocate(len(image_names), channels, images.shape[2], source)
-            images[:index] = grey
-        images[index] = image if resolution is None else resize_image(image, resolution)
-    return images, labels
+    return ImageFiles(source, image_names, labels, read, open_file, where)
 
 
 def _allocate(count: int, channels: int, size: int, source: str) -> np.ndarray:

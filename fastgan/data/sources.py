@@ -144,16 +144,14 @@ def open_source(
     free = free_memory(device)
     if on_device == "yes" and dataset.num_bytes > free:
         raise DataError(
-            f"{quoted(dataset.name)} is to be kept on {device}, and {needed}; {_size(free)} are free there, so expected "
-            "fewer or smaller images, or data_on_device 'no'."
+            f"{quoted(dataset.name)} is to be kept on {device}, and {needed}; {_size(free)} are free there, so "
+            "expected fewer or smaller images, or data_on_device 'no'."
         )
     if on_device == "yes" or (on_device == "auto" and fits(dataset.num_bytes, device)):
         images = load_dataset(name, resolution=resolution)
         labels = images.labels if with_labels else None
         resident = ResidentImages(images.images, labels, device, name=dataset.name, rank=rank, world_size=world_size)
         return resident, f"The images are kept on {device}: {needed}, and {_size(free)} were free"
-    if not with_labels:
-        dataset.labels = None
     num_workers = workers or default_workers(world_size)
     streamed = StreamedImages(
         dataset,
@@ -161,6 +159,7 @@ def open_source(
         batch_size_of=batch_size_of,
         num_workers=num_workers,
         device=device,
+        with_labels=with_labels,
         rank=rank,
         world_size=world_size,
     )

@@ -1,7 +1,9 @@
 """Batches read by worker processes while the device computes."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,8 @@ from fastgan.data.lazy import LazyImages
 # Each of a worker's batches waits in memory that the processes share, of which containers often have little.
 _BATCHES_AHEAD = 2
 _MOST_WORKERS = 8
+
+_Batch = tuple[Tensor, Tensor | None]
 
 
 def default_workers(world_size: int = 1) -> int:
@@ -51,10 +55,11 @@ class StreamedImages:
 
     Args:
         dataset: what to read.
-        seed: of the order.
+        seed: of the order, from 0.
         batch_size_of: images in the whole batch of an update, by its number.
         num_workers: processes that read; 0 to read in this one when a batch is asked for.
         device: where batches are wanted.
+        with_labels: whether batches carry labels where the data has them.
         rank, world_size: which part of each batch to read.
     """
 
@@ -68,18 +73,19 @@ class StreamedImages:
         batch_size_of: Callable[[int], int],
         num_workers: int,
         device: torch.device,
+        with_labels: bool = True,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.name, self.image_shape, self.labels = dataset.name, dataset.image_shape, dataset.labels
+        self.name, self.image_shape = dataset.name, dataset.image_shape
+        self.labels = dataset.labels if with_labels else None
         self._dataset = dataset
         self._seed = seed
         self._batch_size_of = batch_size_of
         self._num_workers = num_workers
         self._device = device
         self._rank, self._world_size = rank, world_size
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._batches: Iterator | None = None
+        self._batches: Iterator[tuple[Tensor, Tensor | None]] | None = None
         self._next_update = 0
 
     def __len__(self) -> int:
@@ -91,7 +97,107 @@ class StreamedImages:
         Raises:
             ValueError: ``size`` is not what ``batch_size_of`` says.
         """
-        raise NotImplementedError
+        if size != self._batch_size_of(update):
+            raise ValueError(f"update {update} is of {self._batch_size_of(update)} images, and {size} are asked for")
+        if self._batches is None or update != self._next_update:
+            self.close()
+            self._batches = self._on_device(self._read_from(update))
+        batch = next(self._batches)
+        self._next_update = update + 1
+        return batch
 
     def close(self) -> None:
-        raise NotImplementedError
+        """Ends the worker processes; another batch starts new ones."""
+        self._batches = None  # torch ends them with their iterator.
+
+    def _read_from(self, first_update: int) -> Iterator[_Batch | DataError]:
+        in_processes: dict[str, Any] = {}
+        if self._num_workers:
+            in_processes = {"multiprocessing_context": "fork", "prefetch_factor": _BATCHES_AHEAD}
+        loader = DataLoader(
+            _Batches(self._dataset, self.labels),
+            batch_size=None,  # An index of the data set is a batch already.
+            sampler=self._indices_from(first_update),
+            num_workers=self._num_workers,
+            worker_init_fn=_leave_signals_to_the_parent,
+            pin_memory=self._device.type == "cuda",
+            # By default the seeds of workers come from torch's global generator, which starting would then move on.
+            generator=torch.Generator(),
+            **in_processes,
+        )
+        if self._device.type != "cuda":
+            return iter(loader)
+        with torch.cuda.device(self._device):  # Where the thread that pins works.
+            return iter(loader)
+
+    def _indices_from(self, first_update: int) -> Iterator[list[int]]:
+        for update in itertools.count(first_update):
+            size = self._batch_size_of(update)
+            indices = indices_of_update(len(self), size, seed=self._seed, update=update)
+            yield indices[part_of_rank(size, self._rank, self._world_size)].tolist()
+
+    def _on_device(self, batches: Iterator[_Batch | DataError]) -> Iterator[_Batch]:
+        if self._device.type != "cuda":
+            yield from map(_sound, batches)
+            return
+        copies = torch.cuda.Stream(self._device)
+        ready = _copy(next(batches), self._device, copies)
+        while True:
+            following = _copy(next(batches), self._device, copies)
+            yield _received(*ready)
+            ready = following
+
+
+class _Batches(Dataset):
+    """Whole batches by the indices of their images.
+
+    A DataError is given, not raised, because torch would put a traceback into its sentence on the way.
+    """
+
+    def __init__(self, dataset: LazyImages, labels: Tensor | None) -> None:
+        self._dataset = dataset
+        self._labels = labels
+
+    def __getitem__(self, indices: list[int]) -> _Batch | DataError:
+        try:
+            # torch's own collation writes into memory that the processes share.
+            images = default_collate([self._dataset[index][0] for index in indices])
+        except DataError as error:
+            return error
+        return images, None if self._labels is None else self._labels[indices]
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    # Ctrl-C reaches all processes of a terminal, and a scheduler's SIGTERM often all of a job.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _sound(batch: _Batch | DataError) -> _Batch:
+    if isinstance(batch, DataError):
+        raise batch
+    return batch
+
+
+def _copy(
+    batch: _Batch | DataError, device: torch.device, copies: torch.cuda.Stream
+) -> tuple[_Batch | DataError, torch.cuda.Event]:
+    """The batch on the device, once the event has come to pass there."""
+    if not isinstance(batch, DataError):
+        images, labels = batch
+        with torch.cuda.stream(copies):
+            images = images.to(device, non_blocking=True)
+            labels = None if labels is None else labels.to(device, non_blocking=True)
+        batch = images, labels
+    return batch, copies.record_event()
+
+
+def _received(batch: _Batch | DataError, copied: torch.cuda.Event) -> _Batch:
+    """The batch, for the stream that is current now; its memory is not reused before that stream is done with it."""
+    images, labels = _sound(batch)
+    stream = torch.cuda.current_stream(images.device)
+    stream.wait_event(copied)
+    for tensor in (images, labels):
+        if tensor is not None:
+            tensor.record_stream(stream)
+    return images, labels

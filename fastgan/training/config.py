@@ -66,6 +66,21 @@ class TrainingConfig:
         "digits", "images: 'digits' or 'gaussians' (bundled), a folder, a zip, an IDX file, .npy or .npz"
     )
     resolution: int = _setting(32, "height and width of the images in pixels; others are resized to it", Range(1, 4096))
+    data_on_device: str = _setting(
+        "auto",
+        "keep all images on the device: yes, no or auto (where they take at most a quarter of its free memory)",
+        re.compile(r"auto|yes|no"),
+    )
+    workers: int = _setting(
+        0,
+        "processes that read images which are not kept on the device; 0 for all cores but one, at most 8",
+        Range(0, 1024),
+    )
+    flips: bool = _setting(False, "mirror half of the real images left to right, drawn anew for each batch")
+    diff_augment: str = _setting(
+        "",
+        "DiffAugment of what the discriminator sees, such as 'color,translation,cutout'; none by default",
+    )
     model: str = _setting("dcgan", "architecture, by its name in fastgan.models")
     base_channels: int = _setting(
         0, "width that the networks' other widths follow from; 0 for the model's own", Range(0, 4096)

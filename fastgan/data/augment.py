@@ -1,0 +1,155 @@
+"""Augmentation of images on their device: flips of real images, and DiffAugment of all that a discriminator sees.
+
+Everything is drawn there, from torch's global generator and for each sample, and nothing waits for the device or
+depends on its values: a CUDA graph can hold it, and torch.compile sees one graph.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+# Of the size: how far an image moves at most, and the edge of the square that is cut out.
+_TRANSLATION = 1 / 8
+_CUTOUT = 1 / 2
+
+
+def random_flip(images: Tensor) -> Tensor:
+    """Mirrors each image left to right with probability 1/2. Any type, [N, C, H, W], channels-last kept."""
+    mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return torch.where(mirrored, images.flip(3), images)
+
+
+def parse_policy(text: str) -> tuple[str, ...]:
+    """Reads a policy such as ``"color,translation,cutout"``; no text is none.
+
+    Raises:
+        ValueError: for a name that is unknown or there twice; one sentence.
+    """
+    policy = tuple(name.strip() for name in text.split(",")) if text.strip() else ()
+    for index, name in enumerate(policy):
+        if name not in _AUGMENTATIONS:
+            nearest = difflib.get_close_matches(name, _AUGMENTATIONS, n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; valid names are {', '.join(_AUGMENTATIONS)}"
+            raise ValueError(f"diff_augment names {name!r}, which is no augmentation{hint}")
+        if name in policy[:index]:
+            raise ValueError(f"diff_augment names {name!r} twice")
+    return policy
+
+
+def check_policy(policy: Sequence[str], image_shape: Sequence[int]) -> None:
+    """Refuses images that an augmentation of the policy says nothing of.
+
+    Args:
+        policy: as :func:`parse_policy` gives it.
+        image_shape: [C, H, W].
+
+    Raises:
+        ValueError: for colour of other than 1 or 3 channels; for translation of images below 4 pixels, of which an
+            eighth is no pixel, and cutout below 2, where nothing would be left; one sentence.
+    """
+    channels, *size = image_shape
+    found = f"images of {size[1]}x{size[0]} with {channels} channel{'s' * (channels != 1)}"
+    if "color" in policy and channels not in (1, 3):
+        raise ValueError(f"diff_augment 'color' got {found}; expected 1 or 3 channels")
+    for name, smallest in (("translation", 4), ("cutout", 2)):
+        if name in policy and min(size) < smallest:
+            raise ValueError(f"diff_augment {name!r} got {found}; expected at least {smallest}x{smallest}")
+
+
+def diff_augment(images: Tensor, policy: Sequence[str]) -> Tensor:
+    """DiffAugment: random changes that the gradient passes through, made to real and generated images alike.
+
+    Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training" (https://arxiv.org/abs/2006.10738,
+    section 3 and appendix), for images in [-1, 1]:
+
+    - ``color``: brightness, ``x + U(-0.5, 0.5)``; then saturation, the deviation from the mean of a pixel's channels
+      times ``U(0, 2)``, which leaves greyscale as it is; then contrast, the deviation from the image's mean times
+      ``U(0.5, 1.5)``. What leaves [-1, 1] is not clamped, which would stop its gradient.
+    - ``translation``: by whole pixels, up to an eighth of the size each way, rounded; 0, mid-grey, comes in.
+    - ``cutout``: a square of half the size, rounded, becomes 0. Its centre is anywhere in the image, so a part of it
+      may fall outside.
+
+    They are made in this order, whatever that of ``policy``.
+
+    Args:
+        images: [N, C, H, W] of any floating-point type; channels-last is kept.
+        policy: as :func:`parse_policy` gives it; none changes nothing.
+
+    Returns:
+        Images of the same shape, type and memory format, differentiable to any order.
+
+    Raises:
+        ValueError: as :func:`check_policy`.
+    """
+    check_policy(policy, images.shape[1:])
+    for name, augmentation in _AUGMENTATIONS.items():
+        if name in policy:
+            images = augmentation(images)
+    return images
+
+
+def _color(images: Tensor) -> Tensor:
+    images = images + (_uniform(images) - 0.5)
+    if images.shape[1] > 1:
+        grey = images.mean(1, keepdim=True)
+        images = grey + (images - grey) * (2 * _uniform(images))
+    mean = images.mean((1, 2, 3), keepdim=True)
+    return mean + (images - mean) * (_uniform(images) + 0.5)
+
+
+def _translation(images: Tensor) -> Tensor:
+    height, width = images.shape[2:]
+    row, inside_rows = _moved(images, height)
+    column, inside_columns = _moved(images, width)
+    pixel = (row[:, :, None] * width + column[:, None, :]).flatten(1)
+    inside = (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]
+    # One gather from the pixels of an image, along the axis that its memory format puts them on.
+    if images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous():
+        pixels = images.permute(0, 2, 3, 1).flatten(1, 2)
+        moved = pixels.gather(1, pixel[:, :, None].expand_as(pixels))
+        moved = moved.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+    else:
+        pixels = images.flatten(2)
+        moved = pixels.gather(2, pixel[:, None, :].expand_as(pixels)).unflatten(2, (height, width))
+    return torch.where(inside, moved, 0)
+
+
+def _moved(images: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """For each sample and position on an axis, int64 [N, size]: which position comes there, and whether it exists."""
+    most = _round(size * _TRANSLATION)
+    shift = torch.randint(-most, most + 1, (len(images), 1), device=images.device)
+    position = torch.arange(size, device=images.device) - shift
+    return position.clamp(0, size - 1), (position >= 0) & (position < size)
+
+
+def _cutout(images: Tensor) -> Tensor:
+    height, width = images.shape[2:]
+    cut = _cut(images, height)[:, None, :, None] & _cut(images, width)[:, None, None, :]
+    return torch.where(cut, 0, images)
+
+
+def _cut(images: Tensor, size: int) -> Tensor:
+    """For each sample, the positions on an axis that are cut out, [N, size]."""
+    length = _round(size * _CUTOUT)
+    # The centre is a position where the length is odd, and a border of one, of which there is one more, where even.
+    centre = torch.randint(0, size + 1 - length % 2, (len(images), 1), device=images.device)
+    since_first = torch.arange(size, device=images.device) - (centre - length // 2)
+    return (since_first >= 0) & (since_first < length)
+
+
+def _uniform(images: Tensor) -> Tensor:
+    """In [0, 1), for each sample. In float32 first: half types have few values, and all types get the same draws."""
+    return torch.rand(len(images), 1, 1, 1, device=images.device).to(images.dtype)
+
+
+def _round(length: float) -> int:
+    return int(length + 0.5)
+
+
+_AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "color": _color,
+    "translation": _translation,
+    "cutout": _cutout,
+}
