@@ -2,13 +2,17 @@
 
 import itertools
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from fastgan.data.errors import DataError
 from fastgan.data.lazy import LazyImages
 
 # Each of a worker's batches waits in memory that the processes share, of which containers often have little.
@@ -50,8 +54,8 @@ class StreamedImages:
     read ahead and by how many workers: a run that goes on at any update gets the batches that it would have got.
 
     Workers are forked, so that they share what the data set keeps in memory; they leave the device alone. They pass
-    over SIGINT and SIGTERM, on which a run saves its state and then ends them, and end themselves within seconds of
-    the death of their parent.
+    over SIGINT, and SIGTERM that others than their parent send: on these a run saves its state and then ends them. They
+    end themselves within seconds of the death of their parent.
 
     Args:
         dataset: what to read.
@@ -119,7 +123,7 @@ class StreamedImages:
             batch_size=None,  # An index of the data set is a batch already.
             sampler=self._indices_from(first_update),
             num_workers=self._num_workers,
-            worker_init_fn=_leave_signals_to_the_parent,
+            worker_init_fn=_obey_the_parent_alone,
             pin_memory=self._device.type == "cuda",
             # By default the seeds of workers come from torch's global generator, which starting would then move on.
             generator=torch.Generator(),
@@ -167,10 +171,18 @@ class _Batches(Dataset):
         return images, None if self._labels is None else self._labels[indices]
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
-    # Ctrl-C reaches all processes of a terminal, and a scheduler's SIGTERM often all of a job.
+def _obey_the_parent_alone(worker: int) -> None:
+    # Ctrl-C reaches all processes of a terminal, and a scheduler's SIGTERM often all of a job. The parent's own SIGTERM
+    # counts: it sends one to what is left of its workers when it ends, and waits for them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
+
+
+def _end_when_the_parent_says_so() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _sound(batch: _Batch | DataError) -> _Batch:

@@ -1,13 +1,15 @@
 """Damaged input of every kind either loads or raises DataError, and nothing else."""
 
+import io
 import random
 
 import numpy as np
 import pytest
+import torch
 from image_sources import encode, write_mnist, write_stylegan_zip
 
-from fastgan.data import DataError, load_dataset
-from fastgan.data.decode import decode_image
+from fastgan.data import DataError, load_dataset, open_dataset
+from fastgan.data.decode import decode_image, read_header
 
 MUTATIONS = 150
 
@@ -49,6 +51,14 @@ def survives(load, data: bytes, seed: int) -> int:
     return len(refused)
 
 
+def read_lazily(path) -> torch.Tensor | DataError:
+    try:
+        dataset = open_dataset(str(path))
+        return torch.stack([dataset[index][0] for index in range(len(dataset))])
+    except DataError as error:
+        return error
+
+
 @pytest.mark.parametrize("kind", ["zip", "deflated.npz", "npz", "npy", "idx", "idx.gz", "labels", "json"])
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_sources(tmp_path, grey, rgb, kind):
@@ -76,7 +86,10 @@ def test_damaged_sources(tmp_path, grey, rgb, kind):
 
     def load(mutant: bytes) -> None:
         target.write_bytes(mutant)
-        load_dataset(str(path))
+        opened = read_lazily(path)
+        whole = load_dataset(str(path)).images
+        assert isinstance(opened, torch.Tensor), opened
+        assert torch.equal(opened, whole)
 
     assert survives(load, source.read_bytes(), seed=len(kind)) > MUTATIONS // 4
 
@@ -85,7 +98,15 @@ def test_damaged_sources(tmp_path, grey, rgb, kind):
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_images(rgb, suffix):
     data = encode(rgb[0], suffix)
-    assert survives(lambda mutant: decode_image(mutant, "x"), data, seed=1) > MUTATIONS // 10
+
+    def load(mutant: bytes) -> None:
+        try:
+            header = read_header(io.BytesIO(mutant), "x")
+        except DataError as error:
+            header = error
+        assert decode_image(mutant, "x").shape[:2] == header
+
+    assert survives(load, data, seed=1) > MUTATIONS // 10
 
 
 def test_the_mutants_are_many_and_differ(grey):

@@ -1,0 +1,218 @@
+import gzip
+import io
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from image_sources import encode, idx_bytes, write_mnist, write_stylegan_zip
+from PIL import Image
+
+from fastgan.data import DataError, load_dataset, open_dataset
+from fastgan.data import lazy as lazy_module
+from fastgan.data.decode import decode_image
+
+
+def folder_of(path, images):
+    path.mkdir()
+    for index, image in enumerate(images):
+        (path / f"{index}.png").write_bytes(encode(image))
+    return path
+
+
+def npy_of(path, images):
+    np.save(path, images)
+    return path
+
+
+def npz_of(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+LABELS = [3, 1, 4, 1, 5]
+SOURCES = {
+    "grey folder": lambda path, grey, rgb: folder_of(path, grey),
+    "colour folder": lambda path, grey, rgb: folder_of(path, rgb),
+    "folder of both, grey first": lambda path, grey, rgb: folder_of(path, [grey[0], grey[1], rgb[0], grey[2]]),
+    "folder of both, colour first": lambda path, grey, rgb: folder_of(path, [rgb[0], grey[0]]),
+    "zip": lambda path, grey, rgb: write_stylegan_zip(path, rgb, LABELS),
+    "npy, N S S": lambda path, grey, rgb: npy_of(path.with_suffix(".npy"), grey),
+    "npy, N S S C": lambda path, grey, rgb: npy_of(path.with_suffix(".npy"), rgb),
+    "npy, N C S S": lambda path, grey, rgb: npy_of(path.with_suffix(".npy"), rgb.transpose(0, 3, 1, 2)),
+    "npy in Fortran's order": lambda path, grey, rgb: npy_of(path.with_suffix(".npy"), np.asfortranarray(rgb)),
+    "npz": lambda path, grey, rgb: npz_of(path.with_suffix(".npz"), images=rgb, labels=np.array(LABELS)),
+    "idx": lambda path, grey, rgb: write_mnist(path, grey, np.array(LABELS)),
+    "idx.gz": lambda path, grey, rgb: write_mnist(path, grey, gz=True),
+}
+
+
+def assert_the_same(lazy, whole):
+    assert lazy.name == whole.name
+    assert len(lazy) == len(whole.images)
+    assert lazy.image_shape == whole.images.shape[1:]
+    assert lazy.num_bytes == whole.images.numel()
+    items = [lazy[index] for index in range(len(lazy))]
+    assert torch.equal(torch.stack([image for image, _ in items]), whole.images)
+    if whole.labels is None:
+        assert lazy.labels is None
+        assert {label for _, label in items} == {None}
+    else:
+        assert torch.equal(lazy.labels, whole.labels)
+        assert [label for _, label in items] == whole.labels.tolist()
+
+
+@pytest.mark.parametrize("resolution", [None, 6, 4, 9])
+@pytest.mark.parametrize("source", SOURCES)
+def test_images_are_those_of_the_loaded_data_set(tmp_path, grey, rgb, source, resolution):
+    path = str(SOURCES[source](tmp_path / "source", grey, rgb))
+    assert_the_same(open_dataset(path, resolution=resolution), load_dataset(path, resolution=resolution))
+
+
+def test_bundled_sets_too():
+    for name, resolution in (("gaussians", 1), ("digits", None)):
+        lazy, whole = open_dataset(name, resolution=resolution), load_dataset(name, resolution=resolution)
+        assert lazy.image_shape == whole.images.shape[1:]
+        assert torch.equal(lazy.labels, whole.labels)
+        for index in (0, 1, len(lazy) - 1):
+            assert torch.equal(lazy[index][0], whole.images[index])
+
+
+def test_nothing_is_decoded_before_it_is_asked_for(tmp_path, rgb, monkeypatch):
+    folder, archive = folder_of(tmp_path / "folder", rgb), write_stylegan_zip(tmp_path / "a.zip", rgb)
+    array = npy_of(tmp_path / "a.npy", rgb)
+    monkeypatch.setattr(lazy_module, "decode_image", None)
+    monkeypatch.setattr(Image.Image, "load", None)
+    monkeypatch.setattr("fastgan.data.arrays.require_memory", None)
+    for source in (folder, archive, array):
+        assert len(open_dataset(source)) == 5
+
+
+def test_an_image_may_be_written_to(tmp_path, grey):
+    lazy = open_dataset(npy_of(tmp_path / "a.npy", grey))
+    lazy[0][0].zero_()
+    assert torch.equal(lazy[0][0], torch.from_numpy(grey[:1]))
+
+
+def colours() -> dict[str, bytes]:
+    """An image of each kind that decode_image distinguishes."""
+    palette = Image.new("P", (4, 4))
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    kinds = {
+        "1.png": Image.new("1", (4, 4)),
+        "L.png": Image.new("L", (4, 4)),
+        "L.jpg": Image.new("L", (4, 4)),
+        "L.gif": Image.new("L", (4, 4)),
+        "LA.png": Image.new("LA", (4, 4)),
+        "P.png": palette,
+        "P.gif": palette,
+        "RGB.jpg": Image.new("RGB", (4, 4)),
+        "RGB.webp": Image.new("RGB", (4, 4)),
+        "RGB.ppm": Image.new("RGB", (4, 4)),
+        "RGBA.png": Image.new("RGBA", (4, 4)),
+        "RGBA.webp": Image.new("RGBA", (4, 4), (1, 2, 3, 4)),
+        "CMYK.tif": Image.new("CMYK", (4, 4)),
+        "16 bits.png": Image.fromarray(np.zeros((4, 4), np.uint16)),
+        "16 bits.tif": Image.fromarray(np.zeros((4, 4), np.uint16)),
+    }
+    formats = {"jpg": "JPEG", "tif": "TIFF"}
+    encoded = {"16 bits.pgm": b"P5 4 4 65535\n" + bytes(32)}
+    for name, image in kinds.items():
+        stream = io.BytesIO()
+        suffix = name.rpartition(".")[2]
+        image.save(stream, formats.get(suffix, suffix.upper()))
+        encoded[name] = stream.getvalue()
+    return encoded
+
+
+def test_a_header_tells_the_channels_that_decoding_finds(tmp_path):
+    for name, data in colours().items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_bytes(data)
+        lazy = open_dataset(folder)
+        assert lazy.image_shape == decode_image(data, name).shape, name
+        assert torch.equal(lazy[0][0], load_dataset(folder).images[0]), name
+
+
+@pytest.fixture
+def not_opened():
+    """``not_opened(source)`` asserts that opening raises DataError, with the sentence of loading."""
+
+    def check(source, **options) -> str:
+        with pytest.raises(DataError) as loading:
+            load_dataset(source, **options)
+        with pytest.raises(DataError) as opening:
+            open_dataset(source, **options)
+        assert str(opening.value) == str(loading.value)
+        return str(opening.value)
+
+    return check
+
+
+def test_what_is_refused_when_opened(tmp_path, grey, rgb, not_opened):
+    not_opened(tmp_path / "nothing")
+    not_opened("digits", resolution=0)
+    not_opened("gaussians", resolution=2)
+    (tmp_path / "empty").mkdir()
+    not_opened(tmp_path / "empty")
+    not_opened(folder_of(tmp_path / "sizes", [grey[0], grey[1], np.zeros((5, 5), np.uint8)]))
+    not_opened(folder_of(tmp_path / "oblong", [grey[0], np.zeros((5, 6), np.uint8)]))
+    text = folder_of(tmp_path / "text", [grey[0]])
+    (text / "1.png").write_bytes(b"no image")
+    not_opened(text)
+    (text / "1.png").write_bytes(b"")
+    not_opened(text)
+    labelled = folder_of(tmp_path / "labelled", grey)
+    (labelled / "dataset.json").write_text(json.dumps({"labels": [["0.png", 1]]}))
+    not_opened(labelled)
+    not_opened(npy_of(tmp_path / "a.npy", grey.astype(np.int32)))
+    not_opened(npy_of(tmp_path / "b.npy", grey[:, :5]))
+    cut = npy_of(tmp_path / "c.npy", grey)
+    cut.write_bytes(cut.read_bytes()[:-1])
+    not_opened(cut)
+    not_opened(npy_of(tmp_path / "d.npy", np.array([{}])))
+    (tmp_path / "e.zip").write_bytes(b"PK")
+    not_opened(tmp_path / "e.zip")
+    idx = tmp_path / "f-idx3.gz"
+    idx.write_bytes(gzip.compress(idx_bytes(grey)[:-1]))
+    not_opened(idx)
+    (tmp_path / "g").write_bytes(b"something else")
+    not_opened(tmp_path / "g")
+
+
+def test_an_image_that_is_broken_further_on_is_refused_when_read(tmp_path, rgb):
+    folder = folder_of(tmp_path / "folder", rgb)
+    path = folder / "3.png"
+    path.write_bytes(path.read_bytes()[:-30])
+    lazy = open_dataset(folder)
+    assert torch.equal(lazy[2][0], torch.from_numpy(rgb[2].transpose(2, 0, 1).copy()))
+    with pytest.raises(DataError, match=r"3\.png' is broken or truncated"):
+        lazy[3]
+
+
+def test_an_image_that_has_changed_since_is_refused_when_read(tmp_path, grey, rgb):
+    folder = folder_of(tmp_path / "folder", grey)
+    lazy = open_dataset(folder, resolution=6)
+    (folder / "1.png").write_bytes(encode(rgb[0]))
+    (folder / "2.png").write_bytes(encode(grey[0][:3, :3]))
+    (folder / "3.png").unlink()
+    for index, sentence in ((1, "1.png' is in colour now"), (2, "2.png' is 3x3 while"), (3, "3.png' cannot be read")):
+        with pytest.raises(DataError, match=sentence):
+            lazy[index]
+
+
+def test_the_archive_is_closed_with_the_data_set(tmp_path, rgb):
+    def open_files() -> list[str]:
+        return [
+            os.readlink(f"/proc/self/fd/{fd}")
+            for fd in os.listdir("/proc/self/fd")
+            if os.path.exists(f"/proc/self/fd/{fd}")
+        ]
+
+    path = str(write_stylegan_zip(tmp_path / "a.zip", rgb))
+    lazy = open_dataset(path)
+    assert path in open_files()
+    del lazy
+    assert path not in open_files()
