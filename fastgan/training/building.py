@@ -1,9 +1,11 @@
 """From the settings to networks, loss and regularizer, with everything refused that does not go together."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from fastgan.data.augment import check_policy, diff_augment, parse_policy
 from fastgan.data.sources import ImageSource
 from fastgan.losses import Loss, get_loss
 from fastgan.models import build_networks
@@ -11,6 +13,7 @@ from fastgan.nn import spectral_norm_
 from fastgan.nn.spectral_norm import SpectralNorm
 from fastgan.regularizers import Regularizer, find_batch_norm, get_regularizer
 from fastgan.training.config import SettingsError, TrainingConfig
+from fastgan.training.objectives import Augment, no_augmentation
 
 
 class Built(NamedTuple):
@@ -22,6 +25,7 @@ class Built(NamedTuple):
     discriminator: nn.Module
     loss: Loss
     regularizer: Regularizer | None
+    augment: Augment
 
 
 def build(config: TrainingConfig, source: ImageSource) -> Built:
@@ -46,13 +50,16 @@ def build(config: TrainingConfig, source: ImageSource) -> Built:
         generator, discriminator = build_networks(**architecture)
         loss = get_loss(config.loss, real_label=config.real_label, fake_label=config.fake_label)
         regularizer = _regularizer(config, discriminator)
+        policy = parse_policy(config.diff_augment)
+        check_policy(policy, (num_channels, *[config.grow_from or resolution] * 2))
         if config.spectral_norm and not _has_spectral_norm(discriminator):
             spectral_norm_(discriminator)
     except ValueError as error:
         raise SettingsError(str(error)) from None
     if config.grow_from not in (0, resolution) and not hasattr(generator, "grow"):
         raise SettingsError(f"grow_from is {config.grow_from}, and the networks of model {config.model!r} do not grow")
-    return Built(architecture, generator, discriminator, loss, regularizer)
+    augment = partial(diff_augment, policy=policy) if policy else no_augmentation
+    return Built(architecture, generator, discriminator, loss, regularizer, augment)
 
 
 def _count_classes(labels: Tensor | None, data: str) -> int:

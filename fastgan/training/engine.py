@@ -17,7 +17,7 @@ from fastgan.training.growth import GrowthSchedule, Stage
 from fastgan.training.health import History
 from fastgan.training.iteration import Images, Iteration, Plan
 from fastgan.training.non_finite import NonFinite, first_non_finite
-from fastgan.training.objectives import DiscriminatorObjective, GeneratorObjective, no_augmentation
+from fastgan.training.objectives import DiscriminatorObjective, GeneratorObjective
 from fastgan.training.precision import Precision
 from fastgan.training.ranks import Ranks
 from fastgan.training.statistics import Reading
@@ -83,7 +83,7 @@ class Engine:
             built.loss,
             built.regularizer,
             config.regularizer_weight * config.regularizer_interval,
-            no_augmentation,
+            built.augment,
             self._precision,
         )
         compiled = Compiled((self.generator, self.discriminator), self._precision.rounding)
@@ -99,6 +99,7 @@ class Engine:
             # What is drawn on the device does not depend on the number of the update.
             draw_images=partial(self._images, 0) if source.capturable else None,
             accumulate=config.accumulate,
+            flips=config.flips,
             grows=len(self.schedule.resolutions) > 1,
         )
         self.statistics = self.iteration.statistics

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.data import normalize
+from fastgan.data.augment import random_flip
 from fastgan.training.averaging import AveragedNetwork
 from fastgan.training.differentiation import Differentiate
 from fastgan.training.growth import at_resolution
@@ -74,6 +75,7 @@ class Iteration:
         differentiate: how gradients are computed.
         draw_images: this rank's part of a batch of so many images; None where :meth:`run` is given them.
         accumulate: how many parts of a batch are worked through one after the other.
+        flips: whether half of the real images are mirrored.
         grows: whether some layers are without gradients at times.
     """
 
@@ -90,6 +92,7 @@ class Iteration:
         *,
         draw_images: Callable[[int], Images] | None,
         accumulate: int,
+        flips: bool,
         grows: bool,
     ) -> None:
         generator, discriminator = generator_objective.generator, objective.discriminator
@@ -108,6 +111,7 @@ class Iteration:
         self._differentiate = differentiate
         self._draw_images = draw_images
         self._accumulate = accumulate
+        self._flips = flips
         self._latent_dim = generator.latent_dim
         self._generator_parameters = list(generator.parameters())
         self._discriminator_parameters = list(discriminator.parameters())
@@ -156,6 +160,8 @@ class Iteration:
 
     def _draw(self, plan: Plan, given: Images | None, *, penalised: bool) -> _Batch:
         images, labels = self._draw_images(plan.batch_size) if given is None else given
+        if self._flips:
+            images = random_flip(images)
         real = at_resolution(normalize(images), plan.resolution, self.fade if plan.fading else None)
         latents = self._latents(plan.batch_size)
         alpha = (self._draw_here(torch.rand, plan.batch_size, 1, 1, 1),) if penalised else ()

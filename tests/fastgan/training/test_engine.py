@@ -162,6 +162,7 @@ def test_a_weight_that_is_not_finite_is_noticed(tiny, images, which, value):
         ({"loss": "saturating"}, "no loss is called 'saturating'"),
         ({"loss": "hinge", "real_label": 0.9}, "the loss 'hinge' has no labels"),
         ({"regularizer": "r3"}, r"no regularizer is called 'r3' \(there is none, wgan-gp, .*, dragan\)"),
+        ({"diff_augment": "colour"}, "diff_augment names 'colour', which is no augmentation; did you mean 'color'"),
         ({"regularizer": "r1"}, "regularizer 'r1' cannot penalise .* model 'dcgan', which has batch normalisation"),
     ],
 )

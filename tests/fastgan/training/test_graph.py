@@ -17,6 +17,9 @@ def state_of(engine):
     tensors = [t for group, members in engine.tensors().items() if group != "training" for t in members.values()]
     for optimizer in (engine.generator_optimizer, engine.discriminator_optimizer):
         tensors += [t for state in optimizer.state.values() for t in state.values()]
+    for scaler in engine._precision.scalers().values():
+        scaler.scale(torch.ones(()))  # makes what it keeps
+        tensors += [scaler._scale, scaler._growth_tracker]
     sums = [engine.loss_sums, *engine.statistics.tensors().values(), engine.iteration.watch.moments()]
     return tensors + sums, [engine.random, torch.default_generator]
 
@@ -49,6 +52,40 @@ def assert_equal_runs(eager, graphed, steps):
     for name, tensor in expected[1].items():
         assert torch.equal(found[1][name], tensor), name
     assert found[2] == expected[2]
+
+
+class _Streamed(ResidentImages):
+    """Images that come from the host, a new tensor for every update of the discriminator."""
+
+    capturable = False
+
+    def next_batch(self, update, size, random):
+        return self.batch(torch.arange(update, update + size) % len(self))
+
+
+def test_images_from_the_host_are_taken_in(tiny, images):
+    settings = {"model": "plain", "regularizer": "wgan-gp", "discriminator_steps": 2, "conditional": False}
+    source = _Streamed(images, None, CPU)
+    tape = Tape(lambda: state_of(graphed))
+    graphed = Engine(tiny(**settings, engine="graph"), source, CPU, recorder=tape)
+    assert_equal_runs(Engine(tiny(**settings, engine="eager"), source, CPU), graphed, 12)
+    assert tape.replayed > 6
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"flips": True, "diff_augment": "color,translation,cutout"},
+        {"precision": "bfloat16", "channels_last": True},
+        {"precision": "float16", "regularizer": "r1"},
+        {"accumulate": 3, "regularizer": "wgan-gp", "regularizer_interval": 3},
+    ],
+    ids=lambda s: next(iter(s)) + s.get("precision", ""),
+)
+def test_settings_that_change_a_step_are_captured(tiny, images, settings):
+    eager, graphed, tape = both(lambda **form: tiny(**{"model": "plain"} | settings | form), images)
+    assert_equal_runs(eager, graphed, 12)
+    assert tape.replayed > 5
 
 
 @pytest.mark.parametrize("preset", preset_names())

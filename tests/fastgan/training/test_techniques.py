@@ -9,6 +9,7 @@ from fastgan import regularizers
 from fastgan.data.sources import ResidentImages
 from fastgan.nn import MinibatchDiscrimination, MinibatchStdDev, spectral_norm_
 from fastgan.regularizers import REGULARIZERS
+from fastgan.training import building, iteration
 from fastgan.training.config import SettingsError, describe_settings
 from fastgan.training.engine import Engine
 
@@ -235,3 +236,34 @@ def test_the_average_ramps_up_as_set(engine_of, ramp_up, decay):
     engine.step()
     expected = decay * before + (1 - decay) * engine.generator[0].weight
     torch.testing.assert_close(engine.averaged.module[0].weight, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_flips_are_of_real_images_alone(engine_of, monkeypatch):
+    flipped = []
+    monkeypatch.setattr(iteration, "random_flip", lambda images: (flipped.append(images), images.flip(3))[1])
+    seen = {}
+    for flips in (False, True):
+        engine = engine_of(flips=flips)
+        batches = []
+        engine.discriminator.register_forward_pre_hook(lambda _, args, batches=batches: batches.append(args[0]))
+        engine.step()
+        seen[flips] = batches[:2]  # real, fake
+    assert len(flipped) == 1
+    assert torch.equal(seen[True][0], seen[False][0].flip(3))
+    assert torch.equal(seen[True][1], seen[False][1])
+
+
+def test_the_discriminator_sees_augmented_images_only_and_the_generator_learns_through_them(engine_of, monkeypatch):
+    """With an augmentation that leaves the left half: the other half of the generator's images gets no gradient."""
+    monkeypatch.setattr(building, "diff_augment", lambda images, policy: images * (torch.arange(16) < 8))
+    engine = engine_of(diff_augment="cutout", regularizer="r1", loss="relativistic-pairing")
+    seen = []
+    engine.discriminator.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    fakes = []
+    engine.generator.register_forward_hook(lambda *given: fakes.append(given[2]) or given[2].retain_grad())
+    engine.step()
+    assert len(seen) == 5  # real and fake, the penalty, fake and real for the generator
+    assert all((images[..., 8:] == 0).all() and (images[..., :8] != 0).any() for images in seen)
+    (fake,) = fakes
+    assert (fake.grad[..., :8] != 0).any()
+    assert (fake.grad[..., 8:] == 0).all()
