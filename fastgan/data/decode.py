@@ -38,12 +38,13 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
         DataError: not an image in one of ``FORMATS``, broken or truncated, more than ``MAX_PIXELS`` pixels, an
             animation or several pages, not square, or 32-bit values, which have no defined range.
     """
-    with _in_one_sentence(where, data[:8]):
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    file = io.BytesIO(data)
+    with _in_one_sentence(where, file):
+        with Image.open(file, formats=FORMATS) as image:
             _check_header(image, where)
             # Decoding alone misses a PNG's checksums. verify() leaves the image unusable, hence the second open.
             image.verify()
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             image.load()
             pixels = _pixels(image, where)
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
@@ -55,16 +56,13 @@ def read_header(file: BinaryIO, where: str) -> tuple[int, int]:
     Raises:
         DataError: as ``decode_image``, as far as the header tells.
     """
-    with _in_one_sentence(where, file.read(8)):
-        file.seek(0)
-        with Image.open(file, formats=FORMATS) as image:
-            _check_header(image, where)
-            return _num_channels(image, where), image.size[0]
+    with _in_one_sentence(where, file), Image.open(file, formats=FORMATS) as image:
+        _check_header(image, where)
+        return _num_channels(image, where), image.size[0]
 
 
 @contextmanager
-def _in_one_sentence(where: str, start: bytes) -> Iterator[None]:
-    """``start`` are the first bytes of the file."""
+def _in_one_sentence(where: str, file: BinaryIO) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -72,6 +70,8 @@ def _in_one_sentence(where: str, start: bytes) -> Iterator[None]:
     except DataError:
         raise
     except UnidentifiedImageError:
+        file.seek(0)
+        start = file.read(8)
         raise DataError(
             f"{where} is not a readable image (its first bytes are {start.hex(' ') or 'missing'}); "
             f"expected one of {', '.join(FORMATS)}."

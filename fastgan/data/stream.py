@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ class StreamedImages:
         self._num_workers = num_workers
         self._device = device
         self._rank, self._world_size = rank, world_size
-        self._batches: Iterator[tuple[Tensor, Tensor | None]] | None = None
+        self._batches: Iterator[_Batch | DataError] | None = None
         self._next_update = 0
 
     def __len__(self) -> int:
@@ -107,12 +108,17 @@ class StreamedImages:
             self.close()
             self._batches = self._on_device(self._read_from(update))
         batch = next(self._batches)
+        if isinstance(batch, DataError):
+            self.close()
+            raise batch
         self._next_update = update + 1
         return batch
 
     def close(self) -> None:
         """Ends the worker processes; another batch starts new ones."""
-        self._batches = None  # torch ends them with their iterator.
+        # torch ends them with their iterator, which nothing else may keep: when its queues are collected as garbage
+        # together with it, workers that wait for the next batch hear of the end only after 5 seconds.
+        self._batches = None
 
     def _read_from(self, first_update: int) -> Iterator[_Batch | DataError]:
         in_processes: dict[str, Any] = {}
@@ -123,15 +129,14 @@ class StreamedImages:
             batch_size=None,  # An index of the data set is a batch already.
             sampler=self._indices_from(first_update),
             num_workers=self._num_workers,
-            worker_init_fn=_obey_the_parent_alone,
+            worker_init_fn=_obey_the_parent,
             pin_memory=self._device.type == "cuda",
             # By default the seeds of workers come from torch's global generator, which starting would then move on.
             generator=torch.Generator(),
             **in_processes,
         )
-        if self._device.type != "cuda":
-            return iter(loader)
-        with torch.cuda.device(self._device):  # Where the thread that pins works.
+        # Where the thread that pins works.
+        with _signals_blocked(), torch.cuda.device(self._device if self._device.type == "cuda" else -1):
             return iter(loader)
 
     def _indices_from(self, first_update: int) -> Iterator[list[int]]:
@@ -140,9 +145,9 @@ class StreamedImages:
             indices = indices_of_update(len(self), size, seed=self._seed, update=update)
             yield indices[part_of_rank(size, self._rank, self._world_size)].tolist()
 
-    def _on_device(self, batches: Iterator[_Batch | DataError]) -> Iterator[_Batch]:
+    def _on_device(self, batches: Iterator[_Batch | DataError]) -> Iterator[_Batch | DataError]:
         if self._device.type != "cuda":
-            yield from map(_sound, batches)
+            yield from batches
             return
         copies = torch.cuda.Stream(self._device)
         ready = _copy(next(batches), self._device, copies)
@@ -171,11 +176,21 @@ class _Batches(Dataset):
         return images, None if self._labels is None else self._labels[indices]
 
 
-def _obey_the_parent_alone(worker: int) -> None:
-    # Ctrl-C reaches all processes of a terminal, and a scheduler's SIGTERM often all of a job. The parent's own SIGTERM
-    # counts: it sends one to what is left of its workers when it ends, and waits for them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Processes that are forked meanwhile have SIGINT and SIGTERM blocked from their first moment on, and for good.
+
+    Ctrl-C reaches all processes of a terminal, and a scheduler's SIGTERM often all of a job.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _obey_the_parent(worker: int) -> None:
+    # The parent sends SIGTERM to what is left of its workers when it ends, and waits for them.
     threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
 
 
@@ -183,12 +198,6 @@ def _end_when_the_parent_says_so() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
-
-
-def _sound(batch: _Batch | DataError) -> _Batch:
-    if isinstance(batch, DataError):
-        raise batch
-    return batch
 
 
 def _copy(
@@ -204,9 +213,11 @@ def _copy(
     return batch, copies.record_event()
 
 
-def _received(batch: _Batch | DataError, copied: torch.cuda.Event) -> _Batch:
+def _received(batch: _Batch | DataError, copied: torch.cuda.Event) -> _Batch | DataError:
     """The batch, for the stream that is current now; its memory is not reused before that stream is done with it."""
-    images, labels = _sound(batch)
+    if isinstance(batch, DataError):
+        return batch
+    images, labels = batch
     stream = torch.cuda.current_stream(images.device)
     stream.wait_event(copied)
     for tensor in (images, labels):
