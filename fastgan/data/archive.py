@@ -49,9 +49,6 @@ class SafeZip:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        self.close()
-
     def close(self) -> None:
         if self._file is not None:
             self._file.close()

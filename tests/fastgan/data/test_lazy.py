@@ -203,6 +203,14 @@ def test_an_image_that_has_changed_since_is_refused_when_read(tmp_path, grey, rg
             lazy[index]
 
 
+def test_reading_an_archive_leaves_alone_the_position_that_forked_processes_share(tmp_path, rgb):
+    path = str(write_stylegan_zip(tmp_path / "a.zip", rgb))
+    lazy = open_dataset(path)
+    lazy[4]
+    (descriptor,) = (int(fd) for fd in os.listdir("/proc/self/fd") if os.path.realpath(f"/proc/self/fd/{fd}") == path)
+    assert os.lseek(descriptor, 0, os.SEEK_CUR) == 0
+
+
 def test_the_archive_is_closed_with_the_data_set(tmp_path, rgb):
     def open_files() -> list[str]:
         return [
