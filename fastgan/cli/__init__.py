@@ -1,4 +1,5 @@
-"""The command line. Exit codes: 0 done, 1 a fault of ours, 2 bad input, 130 and 143 after Ctrl-C and SIGTERM.
+"""The command line. Exit codes: 0 done, 1 a fault of ours or a run that cannot go on (values that are not finite, a full
+disk), 2 bad input, 130 and 143 after Ctrl-C and SIGTERM.
 
 torch takes seconds to import: a command imports what needs it when it runs, so that help comes at once.
 """
@@ -57,9 +58,9 @@ def _run(args: list[str] | None) -> int:
             raise
         message = str(error)
     except RuntimeError as error:
-        from fastgan.training.loop import NonFiniteError
+        from fastgan.training.loop import EndedError
 
-        if not isinstance(error, NonFiniteError):
+        if not isinstance(error, EndedError):
             raise
         print(f"fastgan: {error}", file=sys.stderr)
         return 1

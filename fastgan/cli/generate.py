@@ -39,7 +39,11 @@ def generate(
 
     console = Console(soft_wrap=True)
     show_log_of_kernels(console)
-    generator, step = load_averaged_generator(run, resolve_device(device))
+
+    def warn(sentence: str) -> None:
+        console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False)
+
+    generator, step = load_averaged_generator(run, resolve_device(device), warn=warn)
     labels = columns = None
     of_classes = ""
     if class_ is not None:

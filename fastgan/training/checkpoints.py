@@ -1,13 +1,22 @@
 """Checkpoints: a folder of safetensors and JSON for each saved step, whole or not there.
 
-``RUN/checkpoints/STEP/`` holds ``state.json`` and one ``.safetensors`` file for each group of tensors. Nothing inside
-depends on the time or the machine, so equal states are equal bytes.
+``RUN/checkpoints/STEP/`` holds ``state.json``, one ``.safetensors`` file for each group of tensors, and ``SHA256SUMS``,
+the digests of all of these as ``sha256sum`` writes and checks them. A byte that is altered in any file no longer has
+its digest; one that is altered in ``SHA256SUMS`` gives a digest or a name that no file has, or a line that is none. So
+does a file that is missing, added or of another checkpoint; a folder under another number does not have its step.
+Nothing inside depends on the time or the machine, so equal states are equal bytes.
+
+Only safetensors and JSON are read: data, never code. What is read may have been made to harm, so sizes are looked at
+before there is memory for them, and only ordinary files are opened.
 """
 
+import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +24,25 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastgan.models import build_networks
+from fastgan.training.files import sync_folder, write_file
 
 Tensors = dict[str, dict[str, Tensor]]
+Warn = Callable[[str], None]
 
-_FORMAT = 1
+_FORMAT = 2
 _STATE_FILE = "state.json"
+_SUMS_FILE = "SHA256SUMS"
+_LINE = re.compile(r"([0-9a-f]{64})  ([\w.-]+)\n", re.ASCII)
+_STEP = re.compile(r"0|[1-9][0-9]{0,17}")
+# The state of a run is a few kilobytes, its history of 500 steps at one report a step 300.
+_MOST_BYTES_OF_TEXT = 2**24
+# For the names, shapes and offsets in a file of tensors: some hundred tensors with 150 bytes each.
+_HEADER_BYTES = 2**20
+# What readable files that do not fit together, or a model, may raise when they are used.
+MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 
 
 class CheckpointError(ValueError):
@@ -40,106 +61,259 @@ def save_checkpoint(
 
     Args:
         run: the run's folder.
-        step: how many steps have been trained.
+        step: how many steps have been trained; it is kept as ``step`` beside the state.
         tensors: groups of tensors, one file each.
         state: the rest, as JSON types.
         folder: another name than ``checkpoints`` for what is no checkpoint and never taken for one.
+
+    Raises:
+        CheckpointError: where something has that name already; one sentence.
+        OSError: where the disk does not take it; what was written of it is removed again.
     """
     parent = run / folder
+    final = parent / str(step)
+    if os.path.lexists(final):
+        raise CheckpointError(f"checkpoint {str(final)!r} is there already, and is not overwritten")
     parent.mkdir(parents=True, exist_ok=True)
     partial = parent / f".{step}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    for group, members in tensors.items():
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in members.items()}
-        _write(partial / f"{group}.safetensors", safetensors.torch.save(contiguous))
-    text = json.dumps({"format": _FORMAT, **state}, indent=2, sort_keys=True) + "\n"
-    _write(partial / _STATE_FILE, text.encode())
-    _sync_folder(partial)
-    final = parent / str(step)
-    partial.rename(final)
-    _sync_folder(parent)
+    sums = {}
+
+    def write(name: str, content: bytes) -> None:
+        sums[name] = hashlib.sha256(content).hexdigest()
+        write_file(partial / name, content)
+
+    try:
+        partial.mkdir()
+        for group, members in tensors.items():
+            contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in members.items()}
+            write(f"{group}.safetensors", safetensors.torch.save(contiguous))
+        text = json.dumps({**state, "format": _FORMAT, "step": step}, indent=2, sort_keys=True) + "\n"
+        write(_STATE_FILE, text.encode())
+        lines = [f"{digest}  {name}\n" for name, digest in sorted(sums.items())]
+        write_file(partial / _SUMS_FILE, "".join(lines).encode())
+        sync_folder(partial)
+        partial.rename(final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    sync_folder(parent)
     return final
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run, by step, damaged ones included."""
+    folder = run / "checkpoints"
+    names = [p.name for p in folder.iterdir() if _STEP.fullmatch(p.name)] if folder.is_dir() else []
+    return [folder / name for name in sorted(names, key=int)]
 
 
 def latest_checkpoint(run: Path) -> Path | None:
     """The checkpoint of the highest step of a run, or None."""
-    folder = run / "checkpoints"
-    steps = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()] if folder.is_dir() else []
-    return folder / str(max(steps)) if steps else None
+    return next(reversed(list_checkpoints(run)), None)
 
 
-def require_checkpoint(run: Path) -> Path:
-    """The checkpoint of the highest step of a run.
+def find_checkpoint(run: Path, *, warn: Warn = warnings.warn) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint of the highest step of a run that is whole, and its state.
+
+    Args:
+        run: the run's folder.
+        warn: is told in a sentence of each damaged one that is passed over.
 
     Raises:
         CheckpointError: where there is none; one sentence.
     """
-    checkpoint = latest_checkpoint(run)
-    if checkpoint is None:
+    checkpoints = list_checkpoints(run)
+    if not checkpoints:
         what = "is not there" if not run.exists() else "has no checkpoint"
         raise CheckpointError(f"run {str(run)!r} {what}; expected a folder that 'fastgan train' has written")
-    return checkpoint
+    damaged = []
+    for checkpoint in reversed(checkpoints):
+        try:
+            state = check_checkpoint(checkpoint)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            continue
+        for sentence in damaged:
+            warn(f"{sentence}; checkpoint {str(checkpoint)!r} is used instead")
+        return checkpoint, state
+    raise CheckpointError(f"{damaged[0]}; run {str(run)!r} has no other that is whole; train anew with another --out")
 
 
-def load_checkpoint(checkpoint: Path, *groups: str) -> tuple[Tensors, dict[str, Any]]:
-    """Reads the state and the named groups of tensors, on the CPU.
+def check_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """Compares every file of a checkpoint with its digest.
+
+    Returns:
+        The state.
 
     Raises:
-        CheckpointError: for a file that is missing or damaged; one sentence.
+        CheckpointError: for a file that is missing, added, altered, of another checkpoint or no ordinary file; one
+            sentence.
     """
-    path = checkpoint / _STATE_FILE
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        found = state.pop("format", None) if isinstance(state, dict) else None
-        if found != _FORMAT:
-            raise CheckpointError(f"checkpoint {str(checkpoint)!r} has format {found!r}, expected {_FORMAT}")
-        tensors = {}
-        for group in groups:
-            path = checkpoint / f"{group}.safetensors"
-            tensors[group] = safetensors.torch.load(path.read_bytes())
+        sizes = _sizes_of_files(checkpoint)
+        sums = _read_sums(checkpoint, sizes)
+        for name, digest in sums.items():
+            with (checkpoint / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    raise _damage(checkpoint, f"{name} is not the file that was saved, by its SHA-256")
+        text = _read_text(checkpoint, _STATE_FILE, sizes)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {str(checkpoint)!r} cannot be read: {error.strerror}") from None
+    try:
+        state = json.loads(text, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise _damage(checkpoint, f"{_STATE_FILE} is not valid: {error}") from None
+    found = state.pop("format", None) if isinstance(state, dict) else None
+    if found != _FORMAT:
+        raise CheckpointError(
+            f"checkpoint {str(checkpoint)!r} has format {first_line(repr(found))}, expected {_FORMAT}"
+        )
+    if type(state.get("step")) is not int or state["step"] != int(checkpoint.name):
+        raise _damage(checkpoint, f"it is that of step {state.get('step')!r}")
+    return state
+
+
+def load_tensors(checkpoint: Path, group: str, *, most_bytes: int | None = None) -> dict[str, Tensor]:
+    """Reads a group of tensors of a checkpoint that has been checked, on the CPU.
+
+    Args:
+        checkpoint: its folder.
+        group: name of the group.
+        most_bytes: how much there may be of it, names and shapes excluded; None for any amount.
+
+    Raises:
+        CheckpointError: for a file that is not there, too large or not valid; one sentence.
+    """
+    path = checkpoint / f"{group}.safetensors"
+    try:
+        size = path.stat().st_size
+        if most_bytes is not None and size > most_bytes + _HEADER_BYTES:
+            raise misfit(checkpoint, f"{path.name} has {size:,} bytes, expected at most {most_bytes + _HEADER_BYTES:,}")
+        return safetensors.torch.load(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"checkpoint file {str(path)!r} cannot be read: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
-        raise CheckpointError(f"checkpoint file {str(path)!r} is damaged: {' '.join(str(error).split())}") from None
-    return tensors, state
+    except CheckpointError:
+        raise
+    except (SafetensorError, *MISFITS) as error:
+        raise _damage(checkpoint, f"{path.name} is not valid: {error}") from None
 
 
-def load_averaged_generator(run: Path, device: torch.device) -> tuple[nn.Module, int]:
-    """Loads the averaged generator of a run's latest checkpoint, in evaluation mode, and the step it is from.
+def load_averaged_generator(run: Path, device: torch.device, *, warn: Warn = warnings.warn) -> tuple[nn.Module, int]:
+    """Loads the averaged generator of a run's latest whole checkpoint, in evaluation mode, and the step it is from.
+
+    Args:
+        run: the run's folder.
+        device: where the generator is to be.
+        warn: as in :func:`find_checkpoint`.
 
     Raises:
-        CheckpointError: where there is no checkpoint, or a damaged one; one sentence.
+        CheckpointError: where there is no checkpoint, or no whole one; one sentence.
     """
-    checkpoint = require_checkpoint(run)
-    tensors, state = load_checkpoint(checkpoint, "averaged_generator")
+    checkpoint, state = find_checkpoint(run, warn=warn)
     try:
-        generator = build_networks(**state["architecture"]).generator
-        generator.load_state_dict(tensors["averaged_generator"])
+        size = (checkpoint / "averaged_generator.safetensors").stat().st_size
+        # No tensor of a generator and its discriminator is many times as large as the whole generator.
+        with _Limit(2**24 + 16 * size):
+            generator = build_networks(**state["architecture"]).generator
+        num_bytes = sum(tensor.nbytes for tensor in generator.state_dict().values())
+        tensors = load_tensors(checkpoint, "averaged_generator", most_bytes=num_bytes)
+        generator.load_state_dict(tensors)
+        require_layout(generator.state_dict(), tensors)
         if growth := state.get("growth"):
             generator.grow(**growth)
-        step = int(state["step"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except CheckpointError:
+        raise
+    except (OSError, *MISFITS) as error:
         raise misfit(checkpoint, error) from None
-    return generator.eval().requires_grad_(False).to(device), step
+    return generator.eval().requires_grad_(False).to(device), state["step"]
 
 
-def misfit(checkpoint: Path, error: Exception) -> CheckpointError:
-    """The refusal of a checkpoint whose files are readable but do not fit together."""
-    first_line = str(error).partition("\n")[0]
-    return CheckpointError(f"checkpoint {str(checkpoint)!r} does not fit its model: {first_line}")
+def require_layout(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Refuses tensors of other names, shapes or types than expected.
+
+    Raises:
+        ValueError: with the first that differs; one sentence.
+    """
+    for name in sorted(expected.keys() | found.keys()):
+        layouts = [
+            f"{tensor.dtype} {list(tensor.shape)}" if (tensor := tensors.get(name)) is not None else "no such tensor"
+            for tensors in (found, expected)
+        ]
+        if layouts[0] != layouts[1]:
+            raise ValueError(f"{name} is {layouts[0]}, expected {layouts[1]}")
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def misfit(checkpoint: Path, error: Exception | str) -> CheckpointError:
+    """The refusal of a checkpoint whose files are whole but do not fit the model."""
+    return CheckpointError(f"checkpoint {str(checkpoint)!r} does not fit its model: {first_line(error)}")
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def first_line(error: Exception | str) -> str:
+    """What a message says, in at most 200 printable characters: it may quote all that a hostile file holds."""
+    text = str(error).partition("\n")[0][:200] or type(error).__name__
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _damage(checkpoint: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"checkpoint {str(checkpoint)!r} is damaged: {first_line(what)}")
+
+
+def _sizes_of_files(checkpoint: Path) -> dict[str, int]:
+    """Sizes by name; a link, pipe, device or folder is refused, before anything is opened."""
+    if checkpoint.is_symlink() or not checkpoint.is_dir():
+        raise _damage(checkpoint, "it is no folder")
+    sizes = {}
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with os.scandir(checkpoint) as entries:
+        for entry in entries:
+            if not entry.is_file(follow_symlinks=False):
+                raise _damage(checkpoint, f"{entry.name!r} is no ordinary file")
+            sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
+            if sizes[entry.name] > memory:
+                raise _damage(checkpoint, f"{entry.name!r} has {sizes[entry.name]:,} bytes, more than the memory here")
+    return sizes
+
+
+def _read_sums(checkpoint: Path, sizes: Mapping[str, int]) -> dict[str, str]:
+    """The digests by name of the files that there are."""
+    text = _read_text(checkpoint, _SUMS_FILE, sizes)
+    lines = [_LINE.fullmatch(line) for line in text.splitlines(keepends=True)]
+    sums = {line[2]: line[1] for line in lines if line}
+    if len(sums) != len(lines):
+        raise _damage(checkpoint, f"{_SUMS_FILE} is not a list of digests and names")
+    for name in sorted({_STATE_FILE, *sums} - sizes.keys()):
+        raise _damage(checkpoint, f"{name} is missing")
+    for name in sorted(sizes.keys() - sums.keys() - {_SUMS_FILE}):
+        raise _damage(checkpoint, f"{name!r} is not one of its files")
+    return sums
+
+
+def _read_text(checkpoint: Path, name: str, sizes: Mapping[str, int]) -> str:
+    if name not in sizes:
+        raise _damage(checkpoint, f"{name} is missing")
+    if sizes[name] > _MOST_BYTES_OF_TEXT:
+        raise _damage(checkpoint, f"{name} has {sizes[name]:,} bytes, expected at most {_MOST_BYTES_OF_TEXT:,}")
+    # Latin-1 has a character for every byte: what is not ASCII is refused by what reads the text.
+    return (checkpoint / name).read_bytes().decode("latin-1" if name == _SUMS_FILE else "utf-8", errors="replace")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a name is there twice")
+    return values
+
+
+class _Limit(TorchDispatchMode):
+    """Refuses tensors of more than so many bytes, before anything is written to them."""
+
+    def __init__(self, num_bytes: int) -> None:
+        super().__init__()
+        self._num_bytes = num_bytes
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.nbytes > self._num_bytes:
+            raise ValueError(f"its architecture is far larger, with a tensor of {result.nbytes:,} bytes")
+        return result

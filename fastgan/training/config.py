@@ -167,6 +167,10 @@ class TrainingConfig:
     log_every: int = _setting(50, "steps between reports of the losses", Range(1))
     sample_every: int = _setting(500, "steps between sample grids", Range(1))
     checkpoint_every: int = _setting(500, "steps between checkpoints", Range(1))
+    # The last to go on from, the one before it where that is damaged, and one more for damage found late.
+    keep_checkpoints: int = _setting(3, "how many of the latest checkpoints stay; 0 for all", Range(0))
+    keep_every: int = _setting(0, "checkpoints of steps that this divides stay, however old; 0 for none", Range(0))
+    wandb: str = _setting("", "project on Weights & Biases to log to, beside TensorBoard; empty for none")
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):

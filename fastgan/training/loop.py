@@ -1,44 +1,52 @@
 """A run from its first step, or its latest checkpoint, to its last."""
 
 import dataclasses
-import os
+import errno
 import shlex
 import shutil
 import signal
-import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Self
+from typing import NamedTuple
 
 from rich.console import Console
+from torch import Tensor
 
 from fastgan.data import load_dataset
 from fastgan.data.gaussians import has_points
 from fastgan.data.sources import ResidentImages
 from fastgan.sampling import columns_by_class, draw_latents, labels_in_turn, render
-from fastgan.training.checkpoints import (
-    CheckpointError,
-    latest_checkpoint,
-    load_checkpoint,
-    misfit,
-    require_checkpoint,
-    save_checkpoint,
-)
+from fastgan.training.checkpoints import CheckpointError, find_checkpoint, latest_checkpoint, save_checkpoint
 from fastgan.training.config import SettingsError, TrainingConfig, load_settings, to_toml
 from fastgan.training.device import resolve_device
 from fastgan.training.engine import Engine
+from fastgan.training.files import replace_file
 from fastgan.training.health import judge, non_finite_values
+from fastgan.training.loggers import WANDB_ID_FILE, import_wandb
 from fastgan.training.reporting import Reporter
+from fastgan.training.resuming import altered_settings, kept_settings, restore
+from fastgan.training.retention import drop_checkpoints, set_aside_after
+from fastgan.training.signals import StopSignals, exiting_on_sigterm
 
 _CONFIG_FILE = "config.toml"
 _NON_FINITE = "non_finite"
 _NUM_SAMPLES = 64
 _NUM_POINTS = 1000
+# The disk, the quota, or the size that a file may have.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class NonFiniteError(RuntimeError):
-    """Training has left the finite numbers. The message is one sentence."""
+class EndedError(RuntimeError):
+    """Training could not go on, by no fault of what was asked for. The message is one sentence."""
+
+
+class NonFiniteError(EndedError):
+    """Training has left the finite numbers."""
+
+
+class WriteError(EndedError):
+    """The disk is full, or does not take what a run writes for another reason."""
 
 
 def start_run(config: TrainingConfig, run: Path, *, console: Console) -> signal.Signals | None:
@@ -49,26 +57,33 @@ def start_run(config: TrainingConfig, run: Path, *, console: Console) -> signal.
 
     Raises:
         SettingsError, DataError, CheckpointError: for what cannot be trained; one sentence, before anything is written.
-        NonFiniteError: see :func:`resume_run`.
+        NonFiniteError, WriteError: see :func:`resume_run`.
     """
     if latest_checkpoint(run) is not None:
         raise CheckpointError(
             f"run {str(run)!r} has a checkpoint already; go on with {resume_command(run)!r}, or give another --out"
         )
-    engine = make_engine(config)
+    with exiting_on_sigterm():
+        engine = make_engine(config)
     try:
         (run / "samples").mkdir(parents=True, exist_ok=True)
-        for stale in (*run.glob("samples/*.png"), *run.glob("tensorboard/events.*"), *run.glob("metrics.jsonl")):
+        logs = ("samples/*.png", "tensorboard/events.*", "metrics.jsonl", WANDB_ID_FILE)
+        for stale in [path for pattern in logs for path in run.glob(pattern)]:
             stale.unlink()
         shutil.rmtree(run / _NON_FINITE, ignore_errors=True)
         _write_config(config, run)
     except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise _write_error(error, run) from None
         raise CheckpointError(f"run folder {str(run)!r} cannot be written: {error.strerror}") from None
     return _train(engine, run, console)
 
 
 def resume_run(run: Path, *, steps: int | None = None, console: Console) -> signal.Signals | None:
     """Goes on from the latest checkpoint with the settings of the run's ``config.toml``, as if never interrupted.
+
+    A checkpoint that is damaged is passed over with a warning, and renamed. So is told what differs in ``config.toml``
+    from the settings that the checkpoint was trained with.
 
     Args:
         run: the run's folder.
@@ -82,25 +97,34 @@ def resume_run(run: Path, *, steps: int | None = None, console: Console) -> sign
         SettingsError, DataError, CheckpointError: for a folder that is no run, or cannot go on; one sentence.
         NonFiniteError: when a loss or a tensor of the state is infinite or not a number. The state is saved in
             ``RUN/non_finite/STEP`` then, which is no checkpoint: the latest checkpoint is from before.
+        WriteError: when the disk is full, or does not take what is written for another reason. The checkpoints from
+            before are whole, and what there is of another is removed.
     """
-    checkpoint = require_checkpoint(run)
-    config = TrainingConfig.from_mapping(load_settings(run / _CONFIG_FILE), source=str(run / _CONFIG_FILE))
-    if steps is not None:
-        config = dataclasses.replace(config, steps=steps)
-    engine = make_engine(config)
-    tensors, state = load_checkpoint(checkpoint, *engine.tensors())
-    try:
-        engine.load(tensors, state)
-    except SettingsError:
-        raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise misfit(checkpoint, error) from None
+
+    def warn(sentence: str) -> None:
+        console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False)
+
+    with exiting_on_sigterm():
+        checkpoint, state = find_checkpoint(run, warn=warn)
+        config = TrainingConfig.from_mapping(load_settings(run / _CONFIG_FILE), source=str(run / _CONFIG_FILE))
+        if steps is not None:
+            config = dataclasses.replace(config, steps=steps)
+        engine = make_engine(config)
+        restore(engine, checkpoint, state)
+    if altered := altered_settings(config, state):
+        warn(f"{run / _CONFIG_FILE} was altered and is followed from here on: {', '.join(altered)}")
     if engine.step_count > config.steps:
         raise SettingsError(f"run {str(run)!r} is at step {engine.step_count} already, past --steps {config.steps}")
-    if engine.step_count == config.steps:
-        console.print(f"The run is at its last step, {config.steps}; train on with --steps and a larger number.")
-        return None
-    _write_config(config, run)
+    try:
+        for damaged in set_aside_after(run, engine.step_count):
+            console.print(f"The damaged checkpoint is kept as {damaged}", highlight=False, markup=False)
+        _drop_checkpoints(config, run)  # which may have been cut short
+        if engine.step_count == config.steps and not _lacks_samples(engine, run):
+            console.print(f"The run is at its last step, {config.steps}; train on with --steps and a larger number.")
+            return None
+        _write_config(config, run)
+    except OSError as error:
+        raise _write_error(error, run) from None
     return _train(engine, run, console)
 
 
@@ -111,6 +135,8 @@ def resume_command(run: Path) -> str:
 
 def make_engine(config: TrainingConfig) -> Engine:
     """The engine of a run that begins, on the data and the device that the settings name."""
+    if config.wandb:
+        import_wandb(config)
     device = resolve_device(config.device)
     dataset = load_dataset(config.data, resolution=config.resolution)
     labels = dataset.labels if config.conditional else None
@@ -118,9 +144,7 @@ def make_engine(config: TrainingConfig) -> Engine:
 
 
 def _write_config(config: TrainingConfig, run: Path) -> None:
-    temporary = run / f".{_CONFIG_FILE}.partial"
-    temporary.write_text(to_toml(config), encoding="utf-8")
-    os.replace(temporary, run / _CONFIG_FILE)
+    replace_file(run / _CONFIG_FILE, to_toml(config).encode())
 
 
 def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None:
@@ -138,35 +162,36 @@ def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None
             f"generator's loss, is {balance[1]:.3f}",
             highlight=False,
         )
-    num_samples = _NUM_POINTS if has_points(engine.source.image_shape) else _NUM_SAMPLES
-    latents = draw_latents(num_samples, config.latent_dim, seed=config.seed)
-    labels = columns = None
-    if config.conditional:
-        num_classes = engine.architecture["num_classes"]
-        labels = labels_in_turn(num_samples, num_classes)
-        columns = columns_by_class(num_samples, num_classes)
+    sampling = _sampling(engine)
     began = time.perf_counter()
     saved = engine.step_count
-    with StopSignals() as stop, _reporter(engine, run, console) as reporter:
-        while engine.step_count < config.steps and stop.received is None:
-            engine.step()
-            step = engine.step_count
-            last = step == config.steps
-            reporter.advance(step)
-            if step % config.log_every == 0 or last:
-                _require_finite(engine, run)
-                _report(engine, reporter)
-            if step % config.sample_every == 0 or last:
-                reporter.samples(step, render(engine.averaged.module, latents, labels), columns=columns)
-            if step % config.checkpoint_every == 0:
-                _save(engine, run)
-                saved = step
-        if saved != engine.step_count or latest_checkpoint(run) is None:
-            _save(engine, run)
+    try:
+        # Loggers may wait for a network when they begin and end; nothing is to be saved then, and signals do as usual.
+        with _reporter(engine, run, console) as reporter, StopSignals() as stop:
+            # A signal may have cut them short.
+            sampled = not _lacks_samples(engine, run) or _sample(engine, sampling, stop, reporter)
+            while engine.step_count < config.steps and stop.received is None:
+                engine.step()
+                step = engine.step_count
+                last = step == config.steps
+                reporter.advance(step)
+                if step % config.log_every == 0 or last:
+                    _require_finite(engine, run)
+                    _report(engine, reporter)
+                if step % config.sample_every == 0 or last:
+                    sampled = _sample(engine, sampling, stop, reporter)
+                if step % config.checkpoint_every == 0:
+                    _save(engine, run, reporter)
+                    saved = step
+            if saved != engine.step_count or latest_checkpoint(run) is None:
+                _save(engine, run, reporter)
+    except OSError as error:
+        raise _write_error(error, run) from error
     step = engine.step_count
-    if step < config.steps:
+    if step < config.steps or not sampled:
+        before = "" if sampled else ", before its samples,"
         console.print(
-            f"Stopped at step {step} of {config.steps} and saved. Go on with:\n  {resume_command(run)}",
+            f"Stopped at step {step} of {config.steps}{before} and saved. Go on with:\n  {resume_command(run)}",
             highlight=False,
             markup=False,
         )
@@ -179,6 +204,40 @@ def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None
         markup=False,
     )
     return None
+
+
+class _Sampling(NamedTuple):
+    """What renders the samples of a run, of the same latents each time, and the columns of their grid."""
+
+    render: Callable[[], Tensor]
+    columns: int | None
+
+
+def _sampling(engine: Engine) -> _Sampling:
+    config = engine.config
+    num_samples = _NUM_POINTS if has_points(engine.source.image_shape) else _NUM_SAMPLES
+    latents = draw_latents(num_samples, config.latent_dim, seed=config.seed)
+    labels = columns = None
+    if config.conditional:
+        num_classes = engine.architecture["num_classes"]
+        labels = labels_in_turn(num_samples, num_classes)
+        columns = columns_by_class(num_samples, num_classes)
+    return _Sampling(lambda: render(engine.averaged.module, latents, labels), columns)
+
+
+def _sample(engine: Engine, sampling: _Sampling, stop: StopSignals, reporter: Reporter) -> bool:
+    """Draws samples, and tells whether no signal came first."""
+    images = stop.cut_short(sampling.render)
+    if images is not None:
+        reporter.samples(engine.step_count, images, columns=sampling.columns)
+    return images is not None
+
+
+def _lacks_samples(engine: Engine, run: Path) -> bool:
+    """Whether the samples of the present step are due and not there."""
+    step = engine.step_count
+    due = step > 0 and (step % engine.config.sample_every == 0 or step == engine.config.steps)
+    return due and not (run / "samples" / f"{step}.png").exists()
 
 
 def _note_early_end(engine: Engine, console: Console) -> None:
@@ -221,9 +280,26 @@ def _report(engine: Engine, reporter: Reporter) -> None:
         engine.history = history
 
 
-def _save(engine: Engine, run: Path) -> None:
+def _save(engine: Engine, run: Path, reporter: Reporter) -> None:
     _require_finite(engine, run)
-    save_checkpoint(run, engine.step_count, engine.tensors(), engine.state())
+    reporter.sync()
+    state = engine.state() | {"settings": kept_settings(engine.config)}
+    save_checkpoint(run, engine.step_count, engine.tensors(), state)
+    _drop_checkpoints(engine.config, run)
+
+
+def _drop_checkpoints(config: TrainingConfig, run: Path) -> None:
+    drop_checkpoints(run, keep_last=config.keep_checkpoints, keep_every=config.keep_every)
+
+
+def _write_error(error: OSError, run: Path) -> WriteError:
+    checkpoint = latest_checkpoint(run)
+    kept = f"the latest checkpoint, {checkpoint}, is whole" if checkpoint else "no checkpoint was written"
+    cure = "make room" if error.errno in _NO_ROOM else "put that right"
+    again = f"go on with {resume_command(run)!r}" if checkpoint else "start again"
+    return WriteError(
+        f"run folder {str(run)!r} cannot be written: {error.strerror or error}; {kept}; {cure} and {again}"
+    )
 
 
 def _require_finite(engine: Engine, run: Path) -> None:
@@ -240,31 +316,3 @@ def _require_finite(engine: Engine, run: Path) -> None:
         f"{finding.name}: {finding.evidence}; the state at step {engine.step_count} is in {saved}, to be looked at; "
         f"{kept}; try {finding.remedy}"
     )
-
-
-class StopSignals:
-    """Notes SIGINT and SIGTERM instead of dying of them; a second SIGINT raises KeyboardInterrupt.
-
-    Outside the main thread, where Python allows no handlers, it notes nothing.
-    """
-
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, object] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number)

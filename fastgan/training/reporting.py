@@ -1,7 +1,9 @@
-"""What a run tells while it trains: progress in the terminal, metrics.jsonl, TensorBoard and sample grids."""
+"""What a run tells while it trains: progress in the terminal, metrics.jsonl, sample grids, and loggers."""
 
+import contextlib
 import json
 import os
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,18 +13,19 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from fastgan.sampling import picture, save_png
 from fastgan.training.config import TrainingConfig
+from fastgan.training.files import replace_file
 from fastgan.training.health import Finding
+from fastgan.training.loggers import Logger, TensorBoardLogger, WandbLogger
 
 _SECONDS_BETWEEN_REFRESHES = 0.5
 _NOT_HEALTH = ("discriminator_loss", "generator_loss", "penalty", "images_per_second")
 
 
 class Reporter:
-    """Writes ``metrics.jsonl``, ``tensorboard/`` and ``samples/`` in a run's folder, and shows progress.
+    """Writes ``metrics.jsonl``, ``samples/`` and the logs of loggers in a run's folder, and shows progress.
 
     A terminal gets a progress bar, a pipe or file one line at each report.
 
@@ -54,9 +57,11 @@ class Reporter:
         self._last_num_images = num_images
         self._next_refresh = 0.0
         metrics = run / "metrics.jsonl"
-        _drop_rows_after(metrics, step, every=config.log_every)
+        _drop_rows_after(metrics, step, every=config.log_every, last=config.steps)
         self._metrics = metrics.open("a", encoding="utf-8")
-        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        self._loggers: list[Logger] = [TensorBoardLogger(run, step)]
+        if config.wandb:
+            self._loggers.append(WandbLogger(run, config))
         (run / "samples").mkdir(exist_ok=True)
         # Refreshed from the loop: a thread of its own would take time from it ten times a second.
         self._progress = Progress(
@@ -72,6 +77,8 @@ class Reporter:
         self._task = self._progress.add_task("", total=config.steps, completed=step, losses="")
 
     def __enter__(self) -> Self:
+        self._excepthook = threading.excepthook
+        threading.excepthook = self._note_exception_of_thread
         self._progress.start()
         self._last_time = time.perf_counter()
         return self
@@ -81,8 +88,25 @@ class Reporter:
     ) -> None:
         self._progress.refresh()
         self._progress.stop()
-        self._metrics.close()
-        self._writer.close()
+        # On a full disk closing fails too; what is told then is the first failure.
+        expected = (OSError,) if isinstance(error, OSError) else ()
+        try:
+            with contextlib.suppress(*expected):
+                self._metrics.close()
+            for logger in self._loggers:
+                with contextlib.suppress(*expected):
+                    logger.close(failed=isinstance(error, Exception))
+        finally:
+            threading.excepthook = self._excepthook
+
+    def _note_exception_of_thread(self, args: threading.ExceptHookArgs) -> None:
+        # TensorBoard writes in a thread, and raises what went wrong there at the next call too.
+        if not issubclass(args.exc_type, OSError):
+            self._excepthook(args)
+
+    def sync(self) -> None:
+        """Waits until the disk has the rows so far, which those of a checkpoint go on from."""
+        os.fsync(self._metrics.fileno())
 
     def advance(self, step: int) -> None:
         """Called after every step; shows it now and then."""
@@ -112,9 +136,12 @@ class Reporter:
         names = [finding.name for finding in findings]
         self._metrics.write(json.dumps({"step": step, **values} | ({"findings": names} if names else {})) + "\n")
         self._metrics.flush()
-        for name, value in values.items():
-            tag = name.replace("_loss", "/loss") if name in _NOT_HEALTH else f"health/{name}"
-            self._writer.add_scalar(tag, value, step)
+        tagged = {
+            name.replace("_loss", "/loss") if name in _NOT_HEALTH else f"health/{name}": value
+            for name, value in values.items()
+        }
+        for logger in self._loggers:
+            logger.scalars(step, tagged)
 
         text = f"D {figures['discriminator_loss']:.3f}  G {figures['generator_loss']:.3f}  "
         if "d_real" in figures:
@@ -134,31 +161,36 @@ class Reporter:
         told += [f"{name} is over." for name in self._going_on if name not in names]
         for sentence in told:
             self._console.print(f"health at step {step}: {sentence}", style="yellow", highlight=False, markup=False)
-            self._writer.add_text("health", sentence, step)
+            for logger in self._loggers:
+                logger.text(step, sentence)
         self._going_on = names
 
     def samples(self, step: int, images: Tensor, *, columns: int | None = None) -> Path:
-        """Writes a picture of images [N, C, H, W] in [-1, 1] to ``samples/STEP.png`` and to TensorBoard."""
+        """Writes a picture of images [N, C, H, W] in [-1, 1] to ``samples/STEP.png``, whole or not, and to loggers."""
         grid = picture(images, columns=columns)
         path = self._run / "samples" / f"{step}.png"
-        save_png(grid, path)
-        self._writer.add_image("samples", grid, step)
-        self._writer.flush()
+        partial = path.with_name(f".{step}.partial.png")
+        try:
+            save_png(grid, partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        for logger in self._loggers:
+            logger.samples(step, grid)
         return path
 
 
-def _drop_rows_after(path: Path, step: int, *, every: int) -> None:
+def _drop_rows_after(path: Path, step: int, *, every: int, last: int) -> None:
     """Keeps the rows that a run without interruption would have at ``step``; a last line cut short goes too."""
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+            wanted = row["step"] <= step and (row["step"] % every == 0 or row["step"] == last)
+        except (ValueError, TypeError, LookupError):
             continue
-        if row["step"] <= step and row["step"] % every == 0:
+        if wanted:
             kept.append(line + "\n")
-    temporary = path.with_suffix(".partial")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    replace_file(path, "".join(kept).encode())

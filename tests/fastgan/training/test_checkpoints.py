@@ -8,10 +8,11 @@ from fastgan.models import build_networks
 from fastgan.training import checkpoints
 from fastgan.training.checkpoints import (
     CheckpointError,
+    check_checkpoint,
+    find_checkpoint,
     latest_checkpoint,
     load_averaged_generator,
-    load_checkpoint,
-    require_checkpoint,
+    load_tensors,
     save_checkpoint,
 )
 
@@ -40,7 +41,8 @@ def generator_groups():
 def test_what_is_saved_is_what_is_loaded(tmp_path):
     path = save_checkpoint(tmp_path, 12, groups(), {"step": 12, "text": 'é "'})
     assert path == tmp_path / "checkpoints" / "12"
-    tensors, state = load_checkpoint(path, "first", "second")
+    state = check_checkpoint(path)
+    tensors = {group: load_tensors(path, group) for group in ("first", "second")}
     assert state == {"step": 12, "text": 'é "'}
     for group, members in groups().items():
         assert tensors[group].keys() == members.keys()
@@ -93,10 +95,11 @@ def test_a_crash_at_any_moment_leaves_the_previous_checkpoint_whole(tmp_path, mo
         latest = latest_checkpoint(tmp_path)
         assert content(first) == before
         if latest.name == "2":  # the rename had happened: it is all there
-            assert load_checkpoint(latest, "first", "second")[1] == {"step": 2}
+            assert check_checkpoint(latest) == {"step": 2}
             break
-    # Three files and the folder are synced before the rename.
-    assert crashes >= {"fsync": 4, "rename": 1}[function]
+        assert not (tmp_path / "checkpoints" / ".2.partial").exists()
+    # Four files and the folder are synced before the rename.
+    assert crashes >= {"fsync": 5, "rename": 1}[function]
     assert latest_checkpoint(tmp_path).name == "2"
 
 
@@ -106,7 +109,8 @@ def test_leftovers_of_a_crash_are_replaced(tmp_path):
     (partial / "old.safetensors").write_bytes(b"old")
     assert latest_checkpoint(tmp_path) is None
     path = save_checkpoint(tmp_path, 5, groups(), {})
-    assert sorted(p.name for p in path.iterdir()) == ["first.safetensors", "second.safetensors", "state.json"]
+    files = ["SHA256SUMS", "first.safetensors", "second.safetensors", "state.json"]
+    assert sorted(p.name for p in path.iterdir()) == files
     assert not partial.exists()
 
 
@@ -123,36 +127,7 @@ def test_what_is_no_run_is_refused(tmp_path, make, message):
     run = tmp_path / "run"
     make(run)
     with pytest.raises(CheckpointError, match=f"run .*{message}; expected a folder that 'fastgan train' has written"):
-        require_checkpoint(run)
-
-
-@pytest.mark.parametrize(
-    ("file", "change", "message"),
-    [
-        ("state.json", lambda b: b[:-5], "state.json' is damaged"),
-        ("state.json", lambda b: b"\xff", "state.json' is damaged"),
-        ("state.json", lambda b: b"[]", "has format None, expected 1"),
-        ("state.json", lambda b: b.replace(b'"format": 1', b'"format": 2'), "has format 2, expected 1"),
-        ("state.json", None, "state.json' cannot be read: No such file"),
-        ("averaged_generator.safetensors", lambda b: b[:-1], "safetensors' is damaged"),
-        ("averaged_generator.safetensors", lambda b: b"", "safetensors' is damaged"),
-        ("averaged_generator.safetensors", None, "safetensors' cannot be read: No such file"),
-        ("state.json", lambda b: b.replace(b'"resolution": 16', b'"resolution": 32'), "does not fit its model"),
-        ("state.json", lambda b: b.replace(b'"model"', b'"mdl"'), "does not fit its model"),
-        ("state.json", lambda b: b.replace(b'"architecture"', b'"arch"'), "does not fit its model"),
-    ],
-)
-def test_a_damaged_checkpoint_is_refused_in_one_sentence(tmp_path, file, change, message):
-    _, tensors = generator_groups()
-    path = save_checkpoint(tmp_path, 1, tensors, {"step": 1, "architecture": ARCHITECTURE}) / file
-    if change is None:
-        path.unlink()
-    else:
-        path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(CheckpointError) as caught:
-        load_averaged_generator(tmp_path, torch.device("cpu"))
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+        find_checkpoint(run)
 
 
 def test_the_averaged_generator_comes_back_ready_to_use(tmp_path):
@@ -168,4 +143,4 @@ def test_the_averaged_generator_comes_back_ready_to_use(tmp_path):
 
 def test_json_is_readable_and_without_time(tmp_path):
     path = save_checkpoint(tmp_path, 1, groups(), {"step": 1})
-    assert json.loads((path / "state.json").read_text()) == {"format": 1, "step": 1}
+    assert json.loads((path / "state.json").read_text()) == {"format": 2, "step": 1}

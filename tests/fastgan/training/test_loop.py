@@ -2,6 +2,7 @@ import functools
 import json
 import os
 import signal
+import time
 
 import pytest
 import safetensors.torch
@@ -10,11 +11,11 @@ from PIL import Image
 
 from fastgan.data import DataError
 from fastgan.sampling import draw_latents, image_grid, render
-from fastgan.training import health
+from fastgan.training import health, loop
 from fastgan.training.checkpoints import CheckpointError, latest_checkpoint, load_averaged_generator
 from fastgan.training.config import SettingsError, TrainingConfig, load_preset, load_settings, preset_names
 from fastgan.training.engine import Engine
-from fastgan.training.loop import NonFiniteError, StopSignals, resume_run, start_run
+from fastgan.training.loop import NonFiniteError, resume_run, start_run
 
 
 def checkpoint_bytes(run, step):
@@ -206,19 +207,41 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, tiny, console, at_step, 
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_second_ctrl_c_leaves_at_once():
-    with StopSignals() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.received == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_a_signal_during_the_last_step_is_no_interruption(tmp_path, tiny, console, at_step):
+def test_a_signal_during_the_last_step_leaves_its_samples_to_a_resumed_run(tmp_path, straight, tiny, console, at_step):
     at_step(12, interrupt)
-    assert start_run(tiny(), tmp_path, console=console) is None
+    assert start_run(tiny(), tmp_path, console=console) == signal.SIGINT
     assert latest_checkpoint(tmp_path).name == "12"
+    assert "Stopped at step 12 of 12, before its samples, and saved." in console.file.getvalue()
+    assert resume_run(tmp_path, console=console) is None
+    expected = straight(tiny(), console)
+    assert checkpoint_bytes(tmp_path, 12) == checkpoint_bytes(expected, 12)
+    assert rows(tmp_path) == rows(expected)
+    assert (tmp_path / "samples" / "12.png").read_bytes() == (expected / "samples" / "12.png").read_bytes()
+
+
+def test_a_signal_cuts_the_rendering_of_samples_short(tmp_path, straight, tiny, console, monkeypatch):
+    expected = straight(tiny(), console)
+    real = loop.render
+    calls = []
+
+    def slow(*args):
+        calls.append(len(calls))
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        return real(*args)
+
+    monkeypatch.setattr(loop, "render", slow)
+    began = time.monotonic()
+    assert start_run(tiny(), tmp_path, console=console) == signal.SIGTERM
+    assert time.monotonic() - began < 30
+    assert latest_checkpoint(tmp_path).name == "8"
+    assert not list((tmp_path / "samples").iterdir())
+    assert resume_run(tmp_path, console=console) is None
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["12.png", "8.png"]
+    for picture in (expected / "samples").iterdir():
+        assert (tmp_path / "samples" / picture.name).read_bytes() == picture.read_bytes()
+    assert checkpoint_bytes(tmp_path, 12) == checkpoint_bytes(expected, 12)
 
 
 @pytest.mark.parametrize(("step", "good"), [(2, None), (7, "4"), (9, "8")])
@@ -384,17 +407,12 @@ def test_what_cannot_be_resumed_is_refused(tmp_path, straight, tiny, console):
         ("config.toml", "latent_dim = 8", "latent_dim = 9", SettingsError, "has latent_dim 8, the run 9"),
         ("config.toml", "steps = 12", "steps = 'x'", SettingsError, "setting 'steps' is 'x'"),
         ("config.toml", "\nsteps", "\nstepz", SettingsError, "did you mean 'steps'"),
-        (
-            "checkpoints/12/state.json",
-            '"num_summed"',
-            '"sums"',
-            CheckpointError,
-            "does not fit its model: 'num_summed'",
-        ),
+        ("checkpoints/12/state.json", '"num_summed"', '"sums"', CheckpointError, "state.json is not the file that was"),
+        ("checkpoints/12/SHA256SUMS", "0", "1", CheckpointError, "not the file that was saved, by its SHA-256"),
     ],
 )
 def test_a_run_that_was_tampered_with_is_refused(tmp_path, tiny, console, file, old, new, error, message):
-    start_run(tiny(), tmp_path, console=console)
+    start_run(tiny(keep_checkpoints=1), tmp_path, console=console)
     text = (tmp_path / file).read_text()
     assert old in text
     (tmp_path / file).write_text(text.replace(old, new))
@@ -429,3 +447,17 @@ def test_a_missing_settings_file_is_named(tmp_path, tiny, console):
     (tmp_path / "config.toml").unlink()
     with pytest.raises(SettingsError, match=r"config.toml' cannot be read: No such file"):
         resume_run(tmp_path, console=console)
+
+
+def test_settings_that_were_altered_are_followed_and_told(tmp_path, straight, tiny, console):
+    start_run(tiny(steps=8), tmp_path, console=console)
+    config = (tmp_path / "config.toml").read_text()
+    assert resume_run(tmp_path, steps=9, console=console) is None
+    assert "altered" not in console.file.getvalue()
+    (tmp_path / "config.toml").write_text(
+        config.replace("\nlr = 0.0002", "\nlr = 0.001").replace("log_every = 5", "log_every = 1")
+    )
+    assert resume_run(tmp_path, steps=12, console=console) is None
+    warning = f"warning: {tmp_path / 'config.toml'} was altered and is followed from here on: lr 0.001 (was 0.0002)\n"
+    assert warning in console.file.getvalue()
+    assert checkpoint_bytes(tmp_path, 12) != checkpoint_bytes(straight(tiny(), console), 12)
