@@ -1,0 +1,27 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize("num_kills", [8, pytest.param(25, marks=pytest.mark.slow)])
+def test_runs_that_are_killed_end_as_ones_never_interrupted(tmp_path, num_kills):
+    """Weights, averages, optimizers, log and samples, after SIGKILL at moments that the clock and the disk choose."""
+    command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(tmp_path), str(num_kills), "0"]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [result["model"] for result in results] == ["dcgan", "wgan-gp", "stylegan"]
+    for result in results:
+        assert result["kills"] == num_kills
+        assert result["differ"] == []
+        # A third of the kills is at a touch of a partial file: of a checkpoint, the settings or the log.
+        assert result["half_written"] >= num_kills // 8
