@@ -51,20 +51,19 @@ def test_what_may_be_cut_short_is_left_by_a_signal_and_not_begun_after_one():
     assert left == []
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_before_there_is_anything_to_save_a_signal_exits_at_once(tmp_path, number, code):
+def test_before_there_is_anything_to_save_sigterm_exits_at_once(tmp_path):
     script = (
-        "import os, signal, sys, time\n"
+        "import os, signal, time\n"
         "from fastgan import cli\n"
         "import fastgan.training.loop as loop\n"
         "def load(*args, **kwargs):\n"
-        f"    os.kill(os.getpid(), {int(number)})\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(60)\n"
         "loop.load_dataset = load\n"
         f"cli.main(['train', '--out', {str(tmp_path / 'run')!r}])\n"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
-    assert (result.returncode, result.stdout, result.stderr) == (code, "", "")
+    assert (result.returncode, result.stdout, result.stderr) == (143, "", "")
     assert not (tmp_path / "run").exists()
 
 
