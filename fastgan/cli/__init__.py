@@ -1,5 +1,5 @@
-"""The command line. Exit codes: 0 done, 1 a fault of ours, values that stopped being finite or a full disk, 2 bad input,
-130 and 143 after Ctrl-C and SIGTERM.
+"""The command line. Exit codes: 0 done, 1 a fault of ours, values that stopped being finite or a full disk, 2 bad
+input, 130 and 143 after Ctrl-C and SIGTERM.
 
 torch takes seconds to import: a command imports what needs it when it runs, so that help comes at once.
 """

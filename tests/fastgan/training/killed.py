@@ -23,7 +23,7 @@ from fastgan.training.loop import resume_run, start_run
 
 TINY = {
     **{"resolution": 16, "base_channels": 4, "latent_dim": 8, "batch_size": 4, "batch_sizes": "", "device": "cpu"},
-    **{"steps": 30, "log_every": 2, "sample_every": 10, "checkpoint_every": 3, "keep_checkpoints": 2},
+    **{"steps": 24, "log_every": 2, "sample_every": 10, "checkpoint_every": 3, "keep_checkpoints": 2},
 }
 MODELS = {
     "dcgan": {},
