@@ -23,5 +23,5 @@ def test_runs_that_are_killed_end_as_ones_never_interrupted(tmp_path, num_kills)
     for result in results:
         assert result["kills"] == num_kills
         assert result["differ"] == []
-        # A third of the kills is at a touch of a partial file: of a checkpoint, the settings or the log.
-        assert result["half_written"] >= num_kills // 8
+    # A third of the kills is at a touch of a partial file, of a checkpoint more often than of the settings or the log.
+    assert sum(result["half_written"] for result in results) >= num_kills // 3
