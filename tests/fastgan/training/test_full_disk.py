@@ -77,6 +77,8 @@ SITES = {
 }
 
 
+# TensorBoard's thread fails too, and would print a traceback.
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("at", [0, 7])
 def test_every_write_may_find_the_disk_full(tmp_path, tiny, console, fastgan, expected, monkeypatch, site, at):
