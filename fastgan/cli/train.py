@@ -1,5 +1,6 @@
 """``fastgan train``."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +39,9 @@ def train(
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="Folder of the run; runs/PRESET by default.")] = None,
     steps: Annotated[str | None, typer.Option(metavar="N", help="Steps to train in all.")] = None,
     seed: Annotated[str | None, typer.Option(metavar="S", help="Seed of everything that is drawn.")] = None,
+    batch: Annotated[
+        str | None, typer.Option(metavar="N|auto", help="Images in a step; auto for the most that fit on the GPU.")
+    ] = None,
     checkpoint_every: Annotated[str | None, typer.Option(metavar="N", help="Steps between checkpoints.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:INDEX.")] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="A TOML file of settings.")] = None,
@@ -54,10 +58,13 @@ def train(
     """
     # Parsed as --set is, so that a wrong value is refused in the same words.
     named = {"data": data, "steps": steps, "seed": seed, "checkpoint_every": checkpoint_every, "device": device}
+    if batch != "auto":
+        named["batch_size"] = batch
     given = dict(parse_assignment(f"{name}={value}") for name, value in named.items() if value is not None)
     if resume is not None:
-        refused = [f"--{name.replace('_', '-')}" for name in given if name != "steps"]
-        refused += [name for name, value in (("--out", out), ("--config", config), ("--set", set_)) if value]
+        refused = [f"--{name.replace('_', '-')}" for name in given if name not in ("steps", "batch_size")]
+        others = {"--batch": batch, "--out": out, "--config": config, "--set": set_}
+        refused += [name for name, value in others.items() if value]
         refused += [f"the preset {preset!r}"] if preset != DEFAULT_PRESET else []
         if refused:
             raise SettingsError(
@@ -72,10 +79,11 @@ def train(
 
     from fastgan.training.loop import resume_run, start_run
 
-    console = Console(soft_wrap=True)
+    # Of the processes that torchrun has started the first one tells how it goes.
+    console = Console(soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0")
     show_log_of_kernels(console)
     if resume is not None:
         received = resume_run(resume, steps=given.get("steps"), console=console)
     else:
-        received = start_run(chosen, out or Path("runs") / preset, console=console)
+        received = start_run(chosen, out or Path("runs") / preset, largest_batch=batch == "auto", console=console)
     return 0 if received is None else 128 + received

@@ -26,6 +26,7 @@ class ImageSource(Protocol):
         name: of the data, as given.
         image_shape: of one image, [C, S, S].
         labels: class numbers of all images, int64 [N] on the CPU, or None.
+        note: which form this is, and why; one sentence.
         capturable: whether :meth:`next_batch` draws and gathers on the device alone, so that a CUDA graph can hold it.
             One that is not is called outside of the graph, and what it returns is copied in.
     """
@@ -33,6 +34,7 @@ class ImageSource(Protocol):
     name: str
     image_shape: tuple[int, int, int]
     labels: Tensor | None
+    note: str
     capturable: bool
 
     def __len__(self) -> int:
@@ -89,6 +91,7 @@ class ResidentImages:
         self.name = name
         self.labels = labels
         self.image_shape = tuple(images.shape[1:])
+        self.note = f"The images are kept on {device}"
         self._images = images.to(device)
         self._labels = None if labels is None else labels.to(device)
         self._rank, self._world_size = rank, world_size
@@ -120,7 +123,7 @@ def open_source(
     workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
-) -> tuple[ImageSource, str]:
+) -> ImageSource:
     """The source of a run, resident where the images fit on the device and streamed where they do not.
 
     Args:
@@ -132,9 +135,6 @@ def open_source(
         on_device: "auto", or "yes" or "no" to leave no choice.
         workers: processes that read a streamed source; 0 for :func:`fastgan.data.stream.default_workers`.
         rank, world_size: which part of each batch is given here.
-
-    Returns:
-        The source, and a sentence that tells which it is and why.
 
     Raises:
         DataError: as ``load_dataset``; or for images that are to be on the device and are larger than its free memory.
@@ -151,7 +151,8 @@ def open_source(
         images = load_dataset(name, resolution=resolution)
         labels = images.labels if with_labels else None
         resident = ResidentImages(images.images, labels, device, name=dataset.name, rank=rank, world_size=world_size)
-        return resident, f"The images are kept on {device}: {needed}, and {_size(free)} were free"
+        resident.note = f"The images are kept on {device}: {needed}, and {_size(free)} were free"
+        return resident
     num_workers = workers or default_workers(world_size)
     streamed = StreamedImages(
         dataset,
@@ -164,7 +165,8 @@ def open_source(
         world_size=world_size,
     )
     why = "data_on_device is 'no'" if on_device == "no" else f"{needed}, more than a quarter of the {_size(free)} free"
-    return streamed, f"The images are read by {num_workers} worker process{'es' * (num_workers > 1)}: {why}"
+    streamed.note = f"The images are read by {num_workers} worker process{'es' * (num_workers > 1)}: {why}"
+    return streamed
 
 
 def fits(num_bytes: int, device: torch.device) -> bool:

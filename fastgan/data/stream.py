@@ -84,6 +84,7 @@ class StreamedImages:
     ) -> None:
         self.name, self.image_shape = dataset.name, dataset.image_shape
         self.labels = dataset.labels if with_labels else None
+        self.note = "The images are read as training goes"
         self._dataset = dataset
         self._seed = seed
         self._batch_size_of = batch_size_of

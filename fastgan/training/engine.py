@@ -64,7 +64,7 @@ class Engine:
         self.device = device
         self.source = source
         self.architecture = built.architecture
-        self._ranks = ranks
+        self.ranks = ranks
         self._precision = Precision(config, device)
         self.generator, self.discriminator = (
             ranks.normalise_over_all(self._precision.prepare(network))
@@ -136,7 +136,7 @@ class Engine:
         plan = Plan(stage.resolution, stage.fade < 1, stage.batch_size, penalised, scored, compared)
         self.iteration.before(self.step_count)
         self._run(plan, given)
-        self.statistics.count(stage.batch_size // (self._ranks.world_size * self.config.accumulate))
+        self.statistics.count(stage.batch_size // (self.ranks.world_size * self.config.accumulate))
         self.step_count += 1
         self.num_images += stage.batch_size
         self.num_summed += 1
@@ -169,7 +169,7 @@ class Engine:
     def agree(self) -> None:
         """Makes the sums since the last report those of all ranks; for all of them to call, before a report and before
         the state is saved."""
-        self._ranks.mean_([self.loss_sums, *self.statistics.tensors().values()])
+        self.ranks.mean_([self.loss_sums, *self.statistics.tensors().values()])
 
     def health_figures(self, reading: Reading) -> dict[str, float]:
         """The figures of a reading by name, without what says nothing with this loss."""
@@ -192,7 +192,7 @@ class Engine:
         watch = self.iteration.watch
         watch.before(self.step_count)
         watch.between_steps()
-        self._ranks.least_(watch.moments())
+        self.ranks.least_(watch.moments())
         if found := watch.first():
             return found
         everything = {f"{group}.{name}": t for group, members in self.tensors().items() for name, t in members.items()}
@@ -215,7 +215,7 @@ class Engine:
         training = {
             "loss_sums": self.loss_sums,
             "random.device": self.random.get_state(),
-            **self._ranks.gathered(random),
+            **self.ranks.gathered(random),
         }
         training |= {f"statistics.{name}": tensor for name, tensor in self.statistics.tensors().items()}
         for name, optimizer in self._optimizers().items():
@@ -288,10 +288,10 @@ class Engine:
         for name, scaler in self._precision.scalers().items():
             scaler.load_state_dict(state["scalers"][name])
         self.random.set_state(training["random.device"])
-        rank = self._ranks.rank
+        rank = self.ranks.rank
         if f"random.cpu.{rank}" not in training:
             # There are more ranks than when it was saved: a stream of random numbers of its own.
-            torch.manual_seed(self.config.seed + rank + self.step_count * self._ranks.world_size)
+            torch.manual_seed(self.config.seed + rank + self.step_count * self.ranks.world_size)
             return
         torch.set_rng_state(training[f"random.cpu.{rank}"])
         if self.device.type == "cuda":

@@ -1,5 +1,6 @@
 """A run from its first step, or its latest checkpoint, to its last."""
 
+import contextlib
 import dataclasses
 import errno
 import shlex
@@ -7,24 +8,28 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from rich.console import Console
 from torch import Tensor
 
-from fastgan.data import load_dataset
 from fastgan.data.gaussians import has_points
-from fastgan.data.sources import ResidentImages
+from fastgan.data.sources import ImageSource, open_source
 from fastgan.sampling import columns_by_class, draw_latents, labels_in_turn, render
 from fastgan.training.checkpoints import CheckpointError, find_checkpoint, latest_checkpoint, save_checkpoint
 from fastgan.training.config import SettingsError, TrainingConfig, load_settings, to_toml
 from fastgan.training.device import resolve_device
 from fastgan.training.engine import Engine
 from fastgan.training.files import replace_file
+from fastgan.training.growth import GrowthSchedule
 from fastgan.training.health import judge, non_finite_values
 from fastgan.training.loggers import WANDB_ID_FILE, import_wandb
-from fastgan.training.reporting import Reporter
+from fastgan.training.memory import fits_on_gpu, largest_batch_size
+from fastgan.training.ranks import Ranks, has_restarted
+from fastgan.training.reporting import Reporter, SilentReporter
 from fastgan.training.resuming import altered_settings, kept_settings, restore
 from fastgan.training.retention import drop_checkpoints, set_aside_after
 from fastgan.training.signals import StopSignals, exiting_on_sigterm
@@ -49,8 +54,19 @@ class WriteError(EndedError):
     """The disk is full, or does not take what a run writes for another reason."""
 
 
-def start_run(config: TrainingConfig, run: Path, *, console: Console) -> signal.Signals | None:
+def start_run(
+    config: TrainingConfig, run: Path, *, largest_batch: bool = False, console: Console
+) -> signal.Signals | None:
     """Trains from the start, into a folder without a checkpoint; what an earlier start left there is replaced.
+
+    Where torchrun has started this process it trains together with the others, and only the first writes and tells. One
+    that torchrun has started again, after another failed, goes on from the latest checkpoint.
+
+    Args:
+        config: the settings.
+        run: the run's folder.
+        largest_batch: take the largest batch that fits on the GPU in place of ``batch_size``.
+        console: where to show progress.
 
     Returns:
         The signal that ended it before its last step, after saving, or None.
@@ -60,11 +76,26 @@ def start_run(config: TrainingConfig, run: Path, *, console: Console) -> signal.
         NonFiniteError, WriteError: see :func:`resume_run`.
     """
     if latest_checkpoint(run) is not None:
+        if has_restarted():
+            return resume_run(run, console=console)
         raise CheckpointError(
             f"run {str(run)!r} has a checkpoint already; go on with {resume_command(run)!r}, or give another --out"
         )
-    with exiting_on_sigterm():
-        engine = make_engine(config)
+    with contextlib.ExitStack() as stack:
+        with exiting_on_sigterm():
+            device = resolve_device(config.device)
+            ranks = stack.enter_context(Ranks.of_environment(device))
+            if largest_batch:
+                config = dataclasses.replace(config, batch_size=_largest_batch(config, device, ranks))
+            engine = make_engine(config, ranks)
+            stack.callback(engine.source.close)
+        if ranks.is_first:
+            _prepare_folder(config, run)
+        ranks.wait()
+        return _train(engine, run, console)
+
+
+def _prepare_folder(config: TrainingConfig, run: Path) -> None:
     try:
         (run / "samples").mkdir(parents=True, exist_ok=True)
         logs = ("samples/*.png", "tensorboard/events.*", "metrics.jsonl", WANDB_ID_FILE)
@@ -76,7 +107,6 @@ def start_run(config: TrainingConfig, run: Path, *, console: Console) -> signal.
         if error.errno in _NO_ROOM:
             raise _write_error(error, run) from None
         raise CheckpointError(f"run folder {str(run)!r} cannot be written: {error.strerror}") from None
-    return _train(engine, run, console)
 
 
 def resume_run(run: Path, *, steps: int | None = None, console: Console) -> signal.Signals | None:
@@ -104,28 +134,35 @@ def resume_run(run: Path, *, steps: int | None = None, console: Console) -> sign
     def warn(sentence: str) -> None:
         console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False)
 
-    with exiting_on_sigterm():
-        checkpoint, state = find_checkpoint(run, warn=warn)
-        config = TrainingConfig.from_mapping(load_settings(run / _CONFIG_FILE), source=str(run / _CONFIG_FILE))
-        if steps is not None:
-            config = dataclasses.replace(config, steps=steps)
-        engine = make_engine(config)
-        restore(engine, checkpoint, state)
-    if altered := altered_settings(config, state):
-        warn(f"{run / _CONFIG_FILE} was altered and is followed from here on: {', '.join(altered)}")
-    if engine.step_count > config.steps:
-        raise SettingsError(f"run {str(run)!r} is at step {engine.step_count} already, past --steps {config.steps}")
-    try:
-        for damaged in set_aside_after(run, engine.step_count):
-            console.print(f"The damaged checkpoint is kept as {damaged}", highlight=False, markup=False)
-        _drop_checkpoints(config, run)  # which may have been cut short
-        if engine.step_count == config.steps and not _lacks_samples(engine, run):
+    with contextlib.ExitStack() as stack:
+        with exiting_on_sigterm():
+            checkpoint, state = find_checkpoint(run, warn=warn)
+            config = TrainingConfig.from_mapping(load_settings(run / _CONFIG_FILE), source=str(run / _CONFIG_FILE))
+            if steps is not None:
+                config = dataclasses.replace(config, steps=steps)
+            ranks = stack.enter_context(Ranks.of_environment(resolve_device(config.device)))
+            engine = make_engine(config, ranks)
+            stack.callback(engine.source.close)
+            restore(engine, checkpoint, state)
+        if altered := altered_settings(config, state):
+            warn(f"{run / _CONFIG_FILE} was altered and is followed from here on: {', '.join(altered)}")
+        if engine.step_count > config.steps:
+            raise SettingsError(f"run {str(run)!r} is at step {engine.step_count} already, past --steps {config.steps}")
+        finished = ranks.any(engine.step_count == config.steps and not _lacks_samples(engine, run))
+        try:
+            if ranks.is_first:
+                for damaged in set_aside_after(run, engine.step_count):
+                    console.print(f"The damaged checkpoint is kept as {damaged}", highlight=False, markup=False)
+                _drop_checkpoints(config, run)  # which may have been cut short
+                if not finished:
+                    _write_config(config, run)
+        except OSError as error:
+            raise _write_error(error, run) from None
+        if finished:
             console.print(f"The run is at its last step, {config.steps}; train on with --steps and a larger number.")
             return None
-        _write_config(config, run)
-    except OSError as error:
-        raise _write_error(error, run) from None
-    return _train(engine, run, console)
+        ranks.wait()
+        return _train(engine, run, console)
 
 
 def resume_command(run: Path) -> str:
@@ -133,14 +170,55 @@ def resume_command(run: Path) -> str:
     return f"fastgan train --resume {shlex.quote(str(run))}"
 
 
-def make_engine(config: TrainingConfig) -> Engine:
-    """The engine of a run that begins, on the data and the device that the settings name."""
+def make_engine(config: TrainingConfig, ranks: Ranks | None = None) -> Engine:
+    """The engine of a run that begins, on the data and the device that the settings name.
+
+    Args:
+        config: the settings.
+        ranks: the processes that share the run; by default this one is alone.
+    """
     if config.wandb:
         import_wandb(config)
     device = resolve_device(config.device)
-    dataset = load_dataset(config.data, resolution=config.resolution)
-    labels = dataset.labels if config.conditional else None
-    return Engine(config, ResidentImages(dataset.images, labels, device, name=dataset.name), device)
+    return Engine(config, _open_source(config, device, ranks or Ranks()), device, ranks)
+
+
+def _open_source(config: TrainingConfig, device: torch.device, ranks: Ranks) -> ImageSource:
+    schedule = GrowthSchedule.of(config)
+    return open_source(
+        config.data,
+        resolution=config.resolution,
+        device=device,
+        seed=config.seed,
+        batch_size_of=lambda update: schedule.at(update // config.discriminator_steps).batch_size,
+        with_labels=config.conditional,
+        on_device=config.data_on_device,
+        workers=config.workers,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
+
+
+def _largest_batch(config: TrainingConfig, device: torch.device, ranks: Ranks) -> int:
+    """The largest batch, of all ranks together, of which each has room for its part at the last resolution."""
+    if device.type != "cuda":
+        raise SettingsError(
+            f"the batch size 'auto' is the largest that fits on a GPU, and the run is on {device}; expected a number"
+        )
+    grown = dataclasses.replace(config, grow_from=0, batch_sizes="", lrs="", data_on_device="yes", batch_size=2)
+    source = _open_source(grown, device, Ranks())
+
+    def trial(size: int) -> None:
+        engine = Engine(dataclasses.replace(grown, batch_size=size, engine="eager"), source, device)
+        for _ in range(2):  # the second with the state of the optimizers
+            engine.step()
+
+    fits = largest_batch_size(lambda size: fits_on_gpu(partial(trial, size), device), 2 * config.accumulate)
+    of_each = torch.tensor(fits or 0, device=device)
+    ranks.least_(of_each)
+    if not of_each:
+        raise SettingsError(f"no batch fits on {device}, not even one of {2 * config.accumulate} images")
+    return int(of_each) * ranks.world_size
 
 
 def _write_config(config: TrainingConfig, run: Path) -> None:
@@ -148,13 +226,16 @@ def _write_config(config: TrainingConfig, run: Path) -> None:
 
 
 def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None:
-    config = engine.config
+    config, ranks = engine.config, engine.ranks
+    together = f", {ranks.world_size} ranks" if ranks.world_size > 1 else ""
     console.print(
-        f"Training {config.model} at {config.resolution}x{config.resolution} on {engine.device} with "
+        f"Training {config.model} at {config.resolution}x{config.resolution} on {engine.device}{together} with "
         f"{len(engine.source):,} images of {config.data}, into {run}",
         highlight=False,
         markup=False,
     )
+    for note in (engine.source.note, f"Steps run in form {engine.form!r}: {engine.form_reason}"):
+        console.print(note, style="dim", highlight=False, markup=False)
     _note_early_end(engine, console)
     if balance := engine.objective.loss.balance():
         console.print(
@@ -170,7 +251,8 @@ def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None
         with _reporter(engine, run, console) as reporter, StopSignals() as stop:
             # A signal may have cut them short.
             sampled = not _lacks_samples(engine, run) or _sample(engine, sampling, stop, reporter)
-            while engine.step_count < config.steps and stop.received is None:
+            # Ranks that did not stop at one step would wait for each other for good.
+            while engine.step_count < config.steps and not ranks.any(stop.received is not None):
                 engine.step()
                 step = engine.step_count
                 last = step == config.steps
@@ -183,7 +265,7 @@ def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None
                 if step % config.checkpoint_every == 0:
                     _save(engine, run, reporter)
                     saved = step
-            if saved != engine.step_count or latest_checkpoint(run) is None:
+            if ranks.any(saved != engine.step_count or latest_checkpoint(run) is None):
                 _save(engine, run, reporter)
     except OSError as error:
         raise _write_error(error, run) from error
@@ -195,7 +277,7 @@ def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None
             highlight=False,
             markup=False,
         )
-        return stop.received
+        return stop.received or signal.SIGTERM  # which another rank received
     seconds = round(time.perf_counter() - began)
     console.print(
         f"Trained to step {step} in {seconds // 60}:{seconds % 60:02d}. Samples are in {run / 'samples'}; make more "
@@ -216,7 +298,8 @@ class _Sampling(NamedTuple):
 def _sampling(engine: Engine) -> _Sampling:
     config = engine.config
     num_samples = _NUM_POINTS if has_points(engine.source.image_shape) else _NUM_SAMPLES
-    latents = draw_latents(num_samples, config.latent_dim, seed=config.seed)
+    weights = next(engine.averaged.module.parameters())
+    latents = draw_latents(num_samples, config.latent_dim, seed=config.seed).to(weights.dtype)
     labels = columns = None
     if config.conditional:
         num_classes = engine.architecture["num_classes"]
@@ -225,8 +308,10 @@ def _sampling(engine: Engine) -> _Sampling:
     return _Sampling(lambda: render(engine.averaged.module, latents, labels), columns)
 
 
-def _sample(engine: Engine, sampling: _Sampling, stop: StopSignals, reporter: Reporter) -> bool:
-    """Draws samples, and tells whether no signal came first."""
+def _sample(engine: Engine, sampling: _Sampling, stop: StopSignals, reporter: Reporter | SilentReporter) -> bool:
+    """Draws samples, on the first rank, and tells whether no signal came first."""
+    if not engine.ranks.is_first:
+        return True
     images = stop.cut_short(sampling.render)
     if images is not None:
         reporter.samples(engine.step_count, images, columns=sampling.columns)
@@ -257,19 +342,23 @@ def _note_early_end(engine: Engine, console: Console) -> None:
     )
 
 
-def _reporter(engine: Engine, run: Path, console: Console) -> Reporter:
+def _reporter(engine: Engine, run: Path, console: Console) -> Reporter | SilentReporter:
+    if not engine.ranks.is_first:
+        return SilentReporter()
     return Reporter(
         run,
         engine.config,
         step=engine.step_count,
         num_images=engine.num_images,
         going_on=engine.history.going_on,
+        device=engine.device,
         console=console,
     )
 
 
-def _report(engine: Engine, reporter: Reporter) -> None:
+def _report(engine: Engine, reporter: Reporter | SilentReporter) -> None:
     step = engine.step_count
+    engine.agree()
     reading = engine.statistics.read(step)
     history, findings = judge(engine.history, reading, engine.config.loss)
     figures = engine.mean_losses() | engine.health_figures(reading)
@@ -280,11 +369,15 @@ def _report(engine: Engine, reporter: Reporter) -> None:
         engine.history = history
 
 
-def _save(engine: Engine, run: Path, reporter: Reporter) -> None:
+def _save(engine: Engine, run: Path, reporter: Reporter | SilentReporter) -> None:
     _require_finite(engine, run)
+    engine.agree()
+    tensors = engine.tensors()
+    if not engine.ranks.is_first:
+        return
     reporter.sync()
     state = engine.state() | {"settings": kept_settings(engine.config)}
-    save_checkpoint(run, engine.step_count, engine.tensors(), state)
+    save_checkpoint(run, engine.step_count, tensors, state)
     _drop_checkpoints(engine.config, run)
 
 
@@ -308,9 +401,12 @@ def _require_finite(engine: Engine, run: Path) -> None:
         return
     checkpoint = latest_checkpoint(run)
     kept = f"the latest checkpoint, {checkpoint}, is from before" if checkpoint else "no checkpoint was written"
-    shutil.rmtree(run / _NON_FINITE / str(engine.step_count), ignore_errors=True)
-    state = engine.state() | {"first_non_finite": bad._asdict()}
-    saved = save_checkpoint(run, engine.step_count, engine.tensors(), state, folder=_NON_FINITE)
+    tensors, saved = engine.tensors(), run / _NON_FINITE / str(engine.step_count)
+    if engine.ranks.is_first:
+        shutil.rmtree(saved, ignore_errors=True)
+        state = engine.state() | {"first_non_finite": bad._asdict()}
+        save_checkpoint(run, engine.step_count, tensors, state, folder=_NON_FINITE)
+    engine.ranks.wait()
     finding = non_finite_values(*bad)
     raise NonFiniteError(
         f"{finding.name}: {finding.evidence}; the state at step {engine.step_count} is in {saved}, to be looked at; "

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -19,9 +20,11 @@ from fastgan.training.config import TrainingConfig
 from fastgan.training.files import replace_file
 from fastgan.training.health import Finding
 from fastgan.training.loggers import Logger, TensorBoardLogger, WandbLogger
+from fastgan.training.memory import peak_memory
 
+_CPU = torch.device("cpu")
 _SECONDS_BETWEEN_REFRESHES = 0.5
-_NOT_HEALTH = ("discriminator_loss", "generator_loss", "penalty", "images_per_second")
+_NOT_HEALTH = ("discriminator_loss", "generator_loss", "penalty", "images_per_second", "peak_memory_mib")
 
 
 class Reporter:
@@ -37,6 +40,7 @@ class Reporter:
         num_images: how many images the steps so far have trained on.
         console: where to show progress.
         going_on: names of the findings of training health that have been told already.
+        device: whose peak of memory is told.
     """
 
     def __init__(
@@ -48,7 +52,9 @@ class Reporter:
         num_images: int,
         console: Console,
         going_on: Iterable[str] = (),
+        device: torch.device = _CPU,
     ) -> None:
+        self._device = device
         self._going_on = list(going_on)
         self._run = run
         self._config = config
@@ -132,7 +138,11 @@ class Reporter:
         left = (self._config.steps - step) * seconds / max(step - self._last_step, 1)
         self._last_time, self._last_step, self._last_num_images = now, step, num_images
 
-        values = {**figures, "images_per_second": images_per_second}
+        values = {
+            **figures,
+            "images_per_second": images_per_second,
+            "peak_memory_mib": peak_memory(self._device) / 2**20,
+        }
         names = [finding.name for finding in findings]
         self._metrics.write(json.dumps({"step": step, **values} | ({"findings": names} if names else {})) + "\n")
         self._metrics.flush()
@@ -178,6 +188,24 @@ class Reporter:
         for logger in self._loggers:
             logger.samples(step, grid)
         return path
+
+
+class SilentReporter:
+    """In the place of :class:`Reporter` on a rank that writes nothing and tells nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def advance(self, step: int) -> None:
+        """Called after every step."""
+
+    def report(
+        self, step: int, figures: dict[str, float], findings: Sequence[Finding] = (), *, num_images: int
+    ) -> None:
+        """Called with what :class:`Reporter` writes."""
 
 
 def _drop_rows_after(path: Path, step: int, *, every: int, last: int) -> None:

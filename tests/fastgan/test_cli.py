@@ -101,12 +101,25 @@ def test_train_without_arguments_takes_the_default_preset_and_folder(fastgan, tm
     from fastgan.training.config import TrainingConfig, load_preset
 
     calls = []
-    monkeypatch.setattr(loop, "start_run", lambda config, run, console: calls.append((config, run)))
+    monkeypatch.setattr(loop, "start_run", lambda config, run, **_: calls.append((config, run)))
     monkeypatch.chdir(tmp_path)
     assert fastgan("train")[0] == 0
     ((config, run),) = calls
     assert config == TrainingConfig.from_mapping(load_preset("dcgan"))
     assert str(run) == os.path.join("runs", "dcgan")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("auto", "the batch size 'auto' is the largest that fits on a GPU, and the run is on cpu; expected a number"),
+        ("many", "setting 'batch_size' is 'many', expected an integer from 2 to 1048576"),
+    ],
+)
+def test_a_batch_that_cannot_be_is_refused(fastgan, tmp_path, given, sentence):
+    code, out, err = fastgan("train", "--out", tmp_path / "run", *TINY, "--batch", given)
+    assert (code, out, err) == (2, "", f"fastgan: {sentence}\n")
+    assert not (tmp_path / "run").exists()
 
 
 def test_options_go_before_set_before_file_before_preset(fastgan, tmp_path):

@@ -62,8 +62,8 @@ def test_ranks_draw_parts_of_one_batch(grey):
 
 
 def test_what_both_forms_tell_of_the_data(opened, folder):
-    resident, _ = opened(on_device="yes", with_labels=True)
-    streamed, _ = opened(on_device="no", with_labels=True)
+    resident = opened(on_device="yes", with_labels=True)
+    streamed = opened(on_device="no", with_labels=True)
     assert type(resident) is ResidentImages
     assert type(streamed) is StreamedImages
     assert resident.capturable
@@ -80,7 +80,7 @@ def test_what_both_forms_tell_of_the_data(opened, folder):
 
 @pytest.mark.parametrize("on_device", ["yes", "no"])
 def test_labels_only_where_they_are_wanted(opened, on_device):
-    source, _ = opened(on_device=on_device)
+    source = opened(on_device=on_device)
     assert source.labels is None
     assert source.next_batch(0, 4, generator())[1] is None
     source.close()
@@ -88,13 +88,13 @@ def test_labels_only_where_they_are_wanted(opened, on_device):
 
 def test_images_that_fit_in_a_quarter_of_the_free_memory_are_resident(opened, monkeypatch):
     with_free_memory(monkeypatch, 4 * 180)
-    source, note = opened()
+    source = opened()
     assert type(source) is ResidentImages
-    assert note == "The images are kept on cpu: as bytes the images take 0.0 MiB, and 0.0 MiB were free"
+    assert source.note == "The images are kept on cpu: as bytes the images take 0.0 MiB, and 0.0 MiB were free"
     with_free_memory(monkeypatch, 4 * 180 - 1)
-    source, note = opened(workers=3)
+    source = opened(workers=3)
     assert type(source) is StreamedImages
-    assert note == (
+    assert source.note == (
         "The images are read by 3 worker processes: as bytes the images take 0.0 MiB, more than a quarter of the "
         "0.0 MiB free"
     )
@@ -109,11 +109,11 @@ def test_both_the_device_and_the_machine_must_have_room(monkeypatch):
 
 def test_a_choice_is_kept(opened, monkeypatch):
     with_free_memory(monkeypatch, 180)
-    assert type(opened(on_device="yes")[0]) is ResidentImages
+    assert type(opened(on_device="yes")) is ResidentImages
     with_free_memory(monkeypatch, 10**9)
-    source, note = opened(on_device="no", workers=1)
+    source = opened(on_device="no", workers=1)
     assert type(source) is StreamedImages
-    assert note == "The images are read by 1 worker process: data_on_device is 'no'"
+    assert source.note == "The images are read by 1 worker process: data_on_device is 'no'"
 
 
 def test_images_that_are_to_be_on_a_device_without_room_are_refused(opened, folder, monkeypatch):

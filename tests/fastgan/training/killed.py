@@ -85,7 +85,7 @@ def outcome(run):
     files = {path.name: path.read_bytes() for path in [*folder.iterdir(), *(run / "samples").iterdir()]}
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for row in rows:
-        del row["images_per_second"]
+        del row["images_per_second"], row["peak_memory_mib"]
     names = {path.name for path in (run / "checkpoints").iterdir()}
     return files | {"config.toml": (run / "config.toml").read_bytes(), "metrics.jsonl": rows, "checkpoints": names}
 

@@ -100,3 +100,17 @@ def test_every_preset_steps_as_its_eager_form(tiny, images, preset):
     assert_equal_runs(eager, graphed, 18)
     assert tape.replayed >= 6
     assert tape.recorded < tape.replayed + 8
+
+
+@pytest.mark.parametrize("optimizer", ["discriminator_optimizer", "generator_optimizer"])
+def test_a_replayed_step_tells_when_a_weight_stopped_being_finite(tiny, images, optimizer):
+    """Adam's mean gradient is spoiled between two steps, so that it is the step after that spoils the weights."""
+    found = []
+    for engine in both(lambda **form: tiny(model="plain", **form), images)[:2]:
+        for step in range(14):
+            if step == 11:
+                next(iter(getattr(engine, optimizer).state.values()))["exp_avg"].fill_(float("nan"))
+            engine.step()
+        found.append(engine.first_non_finite())
+    assert found[0] == found[1]
+    assert found[0].step == 12

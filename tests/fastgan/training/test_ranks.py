@@ -1,11 +1,8 @@
 """Two ranks with half of each batch, in processes of their own that talk by gloo, against one with the whole."""
 
-import multiprocessing
-import os
-import socket
-
 import pytest
 import torch
+from processes import on_ranks
 
 from fastgan.data.sources import ResidentImages
 from fastgan.training.config import SettingsError
@@ -17,52 +14,6 @@ LABELS = torch.arange(20) % 3
 
 WGAN_GP = {"model": "plain", "loss": "wasserstein", "regularizer": "wgan-gp", "discriminator_steps": 2}
 R1 = {"model": "plain", "regularizer": "r1", "regularizer_interval": 2, "spectral_norm": True, "loss": "logistic"}
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def _rank(rank, world_size, port, queue, function, args):
-    torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    try:
-        with Ranks.of_environment(CPU) as ranks:
-            queue.put((rank, function(ranks, *args)))
-            ranks.wait()
-    except Exception as error:
-        queue.put((rank, error))
-
-
-def on_ranks(world_size, function, *args):
-    """What ``function(ranks, *args)`` returns on each rank."""
-    context = multiprocessing.get_context("fork")  # torch is imported already
-    queue, port = context.Queue(), free_port()
-    processes = [
-        context.Process(target=_rank, args=(rank, world_size, port, queue, function, args))
-        for rank in range(world_size)
-    ]
-    for process in processes:
-        process.start()
-    try:
-        results = dict(queue.get(timeout=120) for _ in processes)
-        for error in results.values():
-            if isinstance(error, Exception):
-                raise error
-        for process in processes:
-            process.join(60)
-            assert process.exitcode == 0
-    finally:
-        for process in processes:
-            process.kill()
-    return [results[rank] for rank in range(world_size)]
 
 
 def trained(ranks, config, images, steps):

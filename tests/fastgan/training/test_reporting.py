@@ -68,6 +68,7 @@ def test_tensorboard_gets_scalars_and_grids(tmp_path, tiny, console):
         "health/d_real",
         "health/spread",
         "images_per_second",
+        "peak_memory_mib",
     ]
     assert [scalar.value for scalar in events.Scalars("health/spread")] == [0.9375]
     assert "two differ by 4.0%" in str(events.Tensors("health/text_summary")[0])
@@ -78,7 +79,8 @@ def test_tensorboard_gets_scalars_and_grids(tmp_path, tiny, console):
 
 
 @pytest.mark.parametrize(
-    ("resumed_at", "kept"), [(0, []), (4, []), (5, [5]), (9, [5]), (10, [5, 10]), (12, [5, 10]), (99, [5, 10])]
+    ("resumed_at", "kept"),
+    [(0, []), (4, []), (5, [5]), (9, [5]), (10, [5, 10]), (12, [5, 10, 12]), (99, [5, 10, 12])],  # 12 is the last
 )
 def test_rows_past_the_checkpoint_and_of_cut_intervals_go(tmp_path, tiny, console, resumed_at, kept):
     text = "".join(json.dumps({"step": step}) + "\n" for step in (5, 10, 12)) + '{"step": 1'

@@ -1,0 +1,153 @@
+"""Whole runs on two ranks: one folder, written by the first; stopped, resumed and restarted together."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from processes import in_processes
+from rich.console import Console
+
+from fastgan.training.checkpoints import latest_checkpoint
+from fastgan.training.engine import Engine
+from fastgan.training.loop import resume_run, start_run
+
+
+def run_of(config, run, action=None):
+    """A run as a rank that torchrun started trains it; ``action`` is taken on it after each step."""
+    console = Console(file=io.StringIO(), width=200)
+    step = Engine.step
+    if action is not None:
+        Engine.step = lambda engine: (step(engine), action(engine))
+    received = start_run(config, run, console=console)
+    return received, console.file.getvalue()
+
+
+def resumed(run):
+    return resume_run(run, console=Console(file=io.StringIO()))
+
+
+def content(run):
+    """The last checkpoint's files, and the rows of the log without what depends on the machine."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        del row["images_per_second"], row["peak_memory_mib"]
+    return {path.name: path.read_bytes() for path in latest_checkpoint(run).iterdir()}, rows
+
+
+@pytest.fixture
+def config(tiny, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (20, 16, 16), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+
+    def make(**settings):
+        return tiny(model="plain", data=str(tmp_path / "images.npy"), checkpoint_every=6, log_every=3, **settings)
+
+    return make
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["resident", "streamed"])
+def test_a_run_on_two_ranks_is_one_run(config, tmp_path, streamed):
+    """In float64, so that the sum of two halves is the same to many digits."""
+    settings = {"precision": "float64"} | ({"data_on_device": "no", "workers": 1} if streamed else {})
+    start_run(config(**settings), tmp_path / "one", console=Console(file=io.StringIO()))
+    (_, told), (_, told_by_second) = in_processes(2, run_of, config(**settings), tmp_path / "two")
+    assert "on cpu, 2 ranks with 20 images" in told
+    assert "step 12/12" in told
+    assert "step 12/12" not in told_by_second
+    names = [sorted(path.name for path in (tmp_path / run).iterdir()) for run in ("one", "two")]
+    assert names[0] == names[1]
+    (_, one), (_, two) = content(tmp_path / "one"), content(tmp_path / "two")
+    assert [row["step"] for row in two] == [3, 6, 9, 12]
+    for a, b in zip(one, two, strict=True):
+        assert b["discriminator_loss"] == pytest.approx(a["discriminator_loss"], rel=1e-5)
+        assert b["generator_loss"] == pytest.approx(a["generator_loss"], rel=1e-5)
+
+
+def interrupt_second(engine):
+    if engine.ranks.rank == 1 and engine.step_count == 7:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_exactly(config, tmp_path):
+    in_processes(2, run_of, config(), tmp_path / "straight")
+    results = in_processes(2, run_of, config(), tmp_path / "stopped", interrupt_second)
+    assert [received for received, _ in results] == [signal.SIGTERM] * 2
+    assert "Stopped at step 7 of 12 and saved" in results[0][1]
+    assert latest_checkpoint(tmp_path / "stopped").name == "7"
+    assert in_processes(2, resumed, tmp_path / "stopped") == [None, None]
+    (files, log), (expected_files, expected_log) = content(tmp_path / "stopped"), content(tmp_path / "straight")
+    assert files == expected_files
+    # The sums of the interval that was cut were averaged over the ranks once more.
+    for row, expected in zip(log, expected_log, strict=True):
+        assert row == pytest.approx(expected, rel=1e-6)
+
+
+def die_in_the_middle(engine):
+    if engine.step_count == 8:
+        os._exit(9) if engine.ranks.rank else time.sleep(0.1)
+
+
+def test_ranks_that_are_started_again_go_on_from_the_last_checkpoint(config, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises((AssertionError, RuntimeError)):  # one is gone, and the other may have noticed
+        in_processes(2, run_of, config(), run, die_in_the_middle)
+    assert latest_checkpoint(run).name == "6"
+    in_processes(2, run_of, config(), run, TORCHELASTIC_RESTART_COUNT="1")
+    in_processes(2, run_of, config(), tmp_path / "straight")
+    assert content(run) == content(tmp_path / "straight")
+
+
+def spoil(engine):
+    if engine.ranks.rank == 1 and engine.step_count == 4:
+        with torch.no_grad():
+            next(engine.discriminator.parameters()).view(-1)[0] = float("nan")
+
+
+def fails(config, run):
+    try:
+        run_of(config, run, spoil)
+    except RuntimeError as error:
+        return str(error)
+
+
+def test_what_is_not_finite_on_one_rank_ends_all_with_one_sentence(config, tmp_path):
+    sentences = in_processes(2, fails, config(), tmp_path / "run")
+    assert sentences[0] == sentences[1]
+    assert re.match(r"non-finite values: .*the state at step 6 is in", sentences[0])
+    assert (tmp_path / "run" / "non_finite" / "6").is_dir()
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_killed_rank_again(config, tmp_path):
+    """The real launcher, from the command line; one rank is killed once there is a checkpoint."""
+    config_file = tmp_path / "settings.toml"
+    run = tmp_path / "run"
+    settings = {"resolution": 16, "base_channels": 4, "batch_size": 8, "latent_dim": 8, "log_every": 10}
+    config_file.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
+    given = ["--config", config_file, "--steps", 400, "--checkpoint-every", 20, "--device", "cpu", "--out"]
+
+    def command(folder, restarts):
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2, "--max-restarts", restarts]
+        launcher += ["--master_port", 29517, "-m", "fastgan", "train", "sngan", *given, folder]
+        return list(map(str, launcher))
+
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command(run, 1), env=environment, stdout=subprocess.PIPE, text=True)
+    while not (run / "checkpoints" / "40").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert "Trained to step 400" in out
+    subprocess.run(command(tmp_path / "straight", 0), env=environment, check=True, capture_output=True)
+    assert content(run) == content(tmp_path / "straight")
