@@ -29,5 +29,5 @@ def resolve_device(name: str) -> torch.device:
     index = index or os.environ.get("LOCAL_RANK", "0")
     if int(index) >= count:
         there = f"torch sees {count} CUDA device{'s' if count != 1 else ''}" if count else "torch sees no CUDA device"
-        raise SettingsError(f"device 'cuda:{index}' is not there: {there}")
+        raise SettingsError(f"device {name!r} is not there: {there}")
     return torch.device("cuda", int(index))

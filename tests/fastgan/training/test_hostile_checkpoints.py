@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 
 from fastgan.data import load_dataset
+from fastgan.data.sources import ResidentImages
 from fastgan.training.checkpoints import (
     CheckpointError,
     find_checkpoint,
@@ -272,7 +273,7 @@ HARMLESS = {edit_state, listed_pickle}  # some of them: another count, or a file
 
 def make(tiny):
     config = tiny()
-    return Engine(config, load_dataset("digits", resolution=16).images, CPU)
+    return Engine(config, ResidentImages(load_dataset("digits", resolution=16).images, None, CPU), CPU)
 
 
 def refusal(function):

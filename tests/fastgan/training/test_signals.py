@@ -59,7 +59,7 @@ def test_before_there_is_anything_to_save_sigterm_exits_at_once(tmp_path):
         "def load(*args, **kwargs):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(60)\n"
-        "loop.load_dataset = load\n"
+        "loop.open_source = load\n"
         f"cli.main(['train', '--out', {str(tmp_path / 'run')!r}])\n"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
