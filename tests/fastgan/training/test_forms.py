@@ -200,6 +200,17 @@ def test_float16_gradients_too_small_for_the_type_survive(engine_of):
         assert found.norm() > 0
 
 
+def test_a_float16_penalty_sees_gradients_too_small_for_the_type(engine_of):
+    penalties = []
+    for precision in ("float16", "float32"):
+        engine = engine_of(model="plain", regularizer="r1", regularizer_weight=1e12, precision=precision)
+        engine.discriminator.register_forward_hook(lambda _, args, logits: logits.float() * 1e-7)
+        engine.step()
+        penalties.append(engine.mean_losses()["penalty"])
+    assert penalties[0] == pytest.approx(penalties[1], rel=0.05)
+    assert penalties[1] > 1e-4
+
+
 def set_scale(scaler, scale):
     scaler.scale(torch.ones(()))  # makes what holds it
     scaler.update(scale)
