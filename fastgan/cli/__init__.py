@@ -11,6 +11,7 @@ import typer
 
 from fastgan.cli.bench import bench
 from fastgan.cli.doctor import doctor
+from fastgan.cli.evaluate import evaluate
 from fastgan.cli.generate import generate
 from fastgan.cli.train import settings_epilog, train
 from fastgan.training.config import SettingsError
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command(epilog=settings_epilog())(train)
 app.command()(generate)
+app.command()(evaluate)
 app.command()(bench)
 app.command()(doctor)
 
@@ -52,9 +54,10 @@ def _run(args: list[str] | None) -> int:
     except ValueError as error:
         # Only the errors of bad input: any other ValueError is a fault of ours, and keeps its traceback.
         from fastgan.data import DataError
+        from fastgan.metrics.errors import MetricsError
         from fastgan.training.checkpoints import CheckpointError
 
-        if not isinstance(error, DataError | CheckpointError):
+        if not isinstance(error, DataError | CheckpointError | MetricsError):
             raise
         message = str(error)
     except RuntimeError as error:

@@ -1,0 +1,170 @@
+"""``fastgan evaluate``."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fastgan.cli.console import show_log_of_kernels
+from fastgan.training.config import SettingsError
+
+if TYPE_CHECKING:
+    from fastgan.metrics.comparison import Recommendation
+    from fastgan.metrics.report import Evaluation
+
+REPORT, PICTURE = "report.json", "collapse.png"
+
+
+def evaluate(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or report files (.json) of earlier ones.")
+    ],
+    data: Annotated[
+        str | None, typer.Option(metavar="D", help="Real images to compare with; those of the run by default.")
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Generated images, and real ones at most; by default as many as real, up to 10,000."
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Of latents, the choice of real images, and resampling.")
+    ] = 0,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="F",
+            help="digits, points, inception, a TorchScript file or module:function (which run code of their own); "
+            "by default digits and points for the bundled data, and inception for others.",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The weights of inception, instead of a download.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:INDEX.")] = "auto",
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the report and pictures; RUN/evaluation by default.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")] = False,
+) -> int:
+    """Judge generated images: FID, kernel distance, Inception Score, precision, recall, coverage, mode collapse.
+
+    Given several runs it compares them and recommends one for each purpose.
+    """
+    from fastgan.metrics.comparison import recommend
+    from fastgan.metrics.report import read_report, require_comparable, to_json
+    from fastgan.sampling import save_png
+    from fastgan.training.evaluation import evaluate_run, load_subject
+
+    # With --json the report alone goes to the standard output.
+    console = Console(soft_wrap=True, stderr=json_)
+    show_log_of_kernels(console)
+    folders, reports = ([path for path in runs if (path.suffix == ".json") is told] for told in (False, True))
+    if len(set(runs)) < len(runs):
+        raise SettingsError("a run is given twice")
+    earlier = {path: read_report(path) for path in reports}
+    subjects = [
+        load_subject(run, data=data, count=count, features=features, weights=weights, device=device, seed=seed)
+        for run in folders
+    ]
+    # Before the work, not after it.
+    require_comparable(
+        {str(subject.run): subject.basis for subject in subjects}
+        | {f"{path}, {found.run}": found.basis for path, rows in earlier.items() for found in rows}
+    )
+    written = {run: _make_folder(out or run / "evaluation") for run in folders}
+    evaluations: list[Evaluation] = []
+    for subject in subjects:
+        evaluation, drawn = evaluate_run(subject, seed=seed, console=console)
+        evaluations.append(evaluation)
+        numbered = f"{len(evaluations)}-{PICTURE}" if out is not None and len(subjects) > 1 else PICTURE
+        save_png(drawn, written[subject.run] / numbered)
+        if out is None:
+            _write(written[subject.run] / REPORT, to_json([evaluation]))
+        if not json_:
+            _show(evaluation, written[subject.run] / numbered, console)
+    evaluations += [found for rows in earlier.values() for found in rows]
+    content = to_json(evaluations)
+    if len(evaluations) > 1:
+        recommendations = recommend(evaluations)
+        content["recommendations"] = [asdict(recommendation) for recommendation in recommendations]
+        if not json_:
+            _show_comparison(evaluations, recommendations, console)
+    if out is not None:
+        _write(_make_folder(out) / REPORT, content)
+    if json_:
+        print(json.dumps(content, indent=2))
+    return 0
+
+
+def _make_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"folder {str(folder)!r} cannot be made: {error.strerror}") from None
+    return folder
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"report {str(path)!r} cannot be written: {error.strerror}") from None
+
+
+def _show(evaluation: "Evaluation", picture: Path, console: Console) -> None:
+    from fastgan.metrics.comparison import LABELS
+    from fastgan.metrics.scores import SCALES
+
+    basis = evaluation.basis
+    table = Table(
+        "score", "value", "95% confidence", "real images", "better", title=f"{evaluation.run} at step {evaluation.step}"
+    )
+    for name, score in evaluation.scores.items():
+        low, high = score.interval(SCALES[name])
+        reference = "" if score.reference is None else f"{score.reference:.4g}"
+        better = "higher" if SCALES[name].higher_is_better else "lower"
+        table.add_row(LABELS[name], f"{score.value:.4g}", f"{low:.4g} to {high:.4g}", reference, better)
+    console.print(table)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False)
+
+    say(
+        f"By features {basis.features} ({basis.features_digest[:12]}), of {basis.num_generated:,} generated and "
+        f"{basis.num_real:,} real images of {basis.data}, {basis.image_size}; resized: {basis.filter}; seed "
+        f"{evaluation.seed}"
+    )
+    for note in evaluation.notes:
+        say(f"note: {note}")
+    shares = evaluation.collapse["shares"]
+    say(f"{shares['kind'].capitalize()} captured: {shares['captured']} of {sum(share > 0 for share in shares['real'])}")
+    say(f"Mode collapse: {evaluation.collapse['verdict']}")
+    for answer in evaluation.collapse["answers"]:
+        say(f"  by {answer['way']}: {answer['verdict']}; {answer['evidence']}")
+    say(f"Look at {picture}\n")
+
+
+def _show_comparison(
+    evaluations: "Sequence[Evaluation]", recommendations: "Sequence[Recommendation]", console: Console
+) -> None:
+    from fastgan.metrics.comparison import LABELS
+
+    names = [name for name in LABELS if all(name in evaluation.scores for evaluation in evaluations)]
+    table = Table("run", *(LABELS[name] for name in names), "collapse", title="Comparison")
+    for evaluation in evaluations:
+        values = (f"{evaluation.scores[name].value:.4g}" for name in names)
+        table.add_row(evaluation.run, *values, evaluation.collapse["verdict"])
+    console.print(table)
+    for recommendation in recommendations:
+        console.print(
+            f"For {recommendation.purpose}: {recommendation.run}; {recommendation.reason}",
+            markup=False,
+            highlight=False,
+        )

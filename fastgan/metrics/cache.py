@@ -1,0 +1,82 @@
+"""A folder of real features, so that a data set goes through a network once."""
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from fastgan.metrics.features import Features
+
+_FORMAT = 1
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/fastgan/features``, or ``~/.cache/fastgan/features`` where that is not set."""
+    # The specification has relative paths ignored.
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (given if given.is_absolute() else Path.home() / ".cache") / "fastgan" / "features"
+
+
+def digest_of(images: Tensor) -> str:
+    """SHA-256 of the shape and the bytes of images."""
+    digest = hashlib.sha256(repr((tuple(images.shape), str(images.dtype))).encode())
+    digest.update(images.cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def cached(key: Mapping[str, str | int], compute: Callable[[], Features], folder: Path) -> Features:
+    """Features from the cache, or computed and put there.
+
+    A file that is damaged is computed again, and one that cannot be written is not; either is warned of.
+
+    Args:
+        key: what determines the features.
+        compute: what computes them.
+        folder: of the cache.
+    """
+    text = json.dumps({"format": _FORMAT, **key}, sort_keys=True)
+    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
+    try:
+        return _read(path, text)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        warnings.warn(f"cached features {str(path)!r} are damaged and computed again: {error}", stacklevel=2)
+    features = compute()
+    try:
+        _write(path, text, features)
+    except OSError as error:
+        warnings.warn(f"features cannot be kept in {str(folder)!r}: {error.strerror}", stacklevel=2)
+    return features
+
+
+def _read(path: Path, key: str) -> Features:
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    if metadata.get("key") != key or metadata.get("digest") != _digest(tensors):
+        raise ValueError("its content is not what was written")
+    return Features(tensors["values"], tensors.get("logits"))
+
+
+def _write(path: Path, key: str, features: Features) -> None:
+    tensors = {name: tensor.contiguous() for name, tensor in features._asdict().items() if tensor is not None}
+    content = safetensors.torch.save(tensors, metadata={"key": key, "digest": _digest(tensors)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Another process may write the same file: each has one of its own until it is whole.
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".partial", delete=False) as file:
+        file.write(content)
+    os.replace(file.name, path)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    return hashlib.sha256("".join(name + digest_of(tensors[name]) for name in sorted(tensors)).encode()).hexdigest()

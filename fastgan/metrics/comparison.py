@@ -1,0 +1,99 @@
+"""Which of several generators is best, and for what."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fastgan.metrics.report import Evaluation, require_comparable
+from fastgan.metrics.scores import SCALES, differ
+
+LABELS = {
+    "fid": "FID",
+    "kid": "kernel distance",
+    "inception_score": "Inception Score",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1 of precision and recall",
+    "density": "density",
+    "coverage": "coverage",
+}
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The run to take for a purpose.
+
+    Attributes:
+        purpose: what the images are for.
+        run: the run's folder.
+        reason: one sentence.
+        sure: whether it differs from every other run with 95% confidence.
+    """
+
+    purpose: str
+    run: str
+    reason: str
+    sure: bool
+
+
+def recommend(evaluations: Sequence[Evaluation]) -> list[Recommendation]:
+    """One run for each purpose: quality alone, augmentation, and general use.
+
+    For quality alone precision decides, for augmentation recall. For general use FID does; among the runs whose FID
+    does not differ from the best with 95% confidence, the harmonic mean of precision and recall.
+
+    Args:
+        evaluations: at least two.
+
+    Raises:
+        MetricsError: where their scores do not stand on the same; one sentence.
+    """
+    require_comparable({evaluation.run: evaluation.basis for evaluation in evaluations})
+    return [
+        _by_one("quality alone", evaluations, "precision"),
+        _by_one("augmentation", evaluations, "recall"),
+        _general(evaluations),
+    ]
+
+
+def _by_one(purpose: str, evaluations: Sequence[Evaluation], name: str) -> Recommendation:
+    best, *others = _ranked(evaluations, name)
+    alike = _alike(best, others, name)
+    reason = f"its {LABELS[name]} is best: {_value(best, name)}, and {_value(others[0], name)} of {others[0].run} next"
+    if alike:
+        reason += f"; {_within(alike)}"
+    return Recommendation(purpose, best.run, reason, not alike)
+
+
+def _general(evaluations: Sequence[Evaluation]) -> Recommendation:
+    best, *others = _ranked(evaluations, "fid")
+    alike = _alike(best, others, "fid")
+    if not alike:
+        return _by_one("general use", evaluations, "fid")
+    balanced, *rest = _ranked([best, *alike], "f1")
+    reason = (
+        f"the FID of {best.run} is lowest, {_value(best, 'fid')}, and {_within(alike)}; of these the "
+        f"{LABELS['f1']} is best, {_value(balanced, 'f1')}"
+    )
+    tied = _alike(balanced, rest, "f1")
+    if tied:
+        reason += f", where {_within(tied)} as well"
+    return Recommendation("general use", balanced.run, reason, not tied)
+
+
+def _ranked(evaluations: Sequence[Evaluation], name: str) -> list[Evaluation]:
+    return sorted(evaluations, key=lambda e: e.scores[name].value, reverse=SCALES[name].higher_is_better)
+
+
+def _alike(best: Evaluation, others: Sequence[Evaluation], name: str) -> list[Evaluation]:
+    return [other for other in others if not differ(best.scores[name], other.scores[name])]
+
+
+def _value(evaluation: Evaluation, name: str) -> str:
+    score = evaluation.scores[name]
+    low, high = score.interval(SCALES[name])
+    return f"{score.value:.3g} ({low:.3g} to {high:.3g})"
+
+
+def _within(alike: Sequence[Evaluation]) -> str:
+    runs = " and ".join(evaluation.run for evaluation in alike)
+    return f"the difference to {runs} is within the confidence intervals"

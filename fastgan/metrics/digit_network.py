@@ -1,0 +1,49 @@
+"""A small network fitted on the bundled digits, whose features serve where no published weights are at hand."""
+
+import functools
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from fastgan.metrics.digits import NUM_CLASSES
+
+WEIGHTS = Path(__file__).with_name("digit_network.safetensors")
+RESOLUTION = 32
+
+# On the quarter of the digits that it was not fitted on; `python -m experiments digit-network` makes the file.
+ACCURACY = 0.993
+
+
+class DigitNetwork(nn.Module):
+    """Four convolutions, the mean of each of the 64 last maps (the features), and a linear layer to ten classes.
+
+    The mean square of the features of real digits is 1.
+    """
+
+    num_features = 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (1, 16, 32, 64, self.num_features)
+        # 32x32, then 16, 8 and 4, where the last one sees all of a digit.
+        strides = (2, 2, 2, 1)
+        layers: list[nn.Module] = []
+        for i, stride in enumerate(strides):
+            # A leaky slope, so that no feature is zero for every image.
+            layers += [nn.Conv2d(widths[i], widths[i + 1], 3, stride, 1), nn.LeakyReLU(0.1)]
+        self.trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(self.num_features, NUM_CLASSES)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [N, 64] and class logits [N, 10] of images [N, 1, 32, 32] in [-1, 1]."""
+        features = self.trunk(images)
+        return features, self.head(features)
+
+
+@functools.cache
+def digit_network() -> DigitNetwork:
+    """The network with its weights, which are stored as float16; on the CPU, in evaluation mode."""
+    network = DigitNetwork()
+    network.load_state_dict({name: tensor.float() for name, tensor in safetensors.torch.load_file(WEIGHTS).items()})
+    return network.eval().requires_grad_(False)

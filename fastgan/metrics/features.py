@@ -1,0 +1,193 @@
+"""What images are compared by: the features of a network, which is a choice, and is named wherever scores are."""
+
+import hashlib
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastgan.data import normalize
+from fastgan.data.gaussians import are_points, to_points
+from fastgan.data.pixels import resize_images
+from fastgan.metrics.errors import MetricsError
+
+CHOICES = "'digits', 'points', 'inception', a TorchScript file, or module:function"
+
+
+class Features(NamedTuple):
+    """What a network says of images.
+
+    Attributes:
+        values: float32 [N, F], finite, on the CPU.
+        logits: of classes, float32 [N, K], or None where the network has none.
+    """
+
+    values: Tensor
+    logits: Tensor | None
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """Features of images, and the names under which scores are told.
+
+    Attributes:
+        name: ``digits``, ``points``, ``inception``, the name of a TorchScript file, or ``module:function``.
+        digest: SHA-256 of what determines it: weights, file, or the source file of the function.
+        filter: how images are brought to the network's size.
+    """
+
+    name: str
+    digest: str
+    filter: str
+    _extract: Callable[[Tensor], Any]
+
+    def __call__(self, images: Tensor) -> Features:
+        """The features of a batch of images.
+
+        Args:
+            images: uint8 [N, C, S, S], or points of the plane as floating-point images [N, 2, 1, 1]; N at least 1.
+
+        Raises:
+            MetricsError: for images that the network does not take, or an answer that is no features; one sentence.
+        """
+        try:
+            found = self._extract(images)
+        except MetricsError:
+            raise
+        except Exception as error:
+            # A file or function of the user's: whatever it raises, it does not take these images.
+            raise MetricsError(
+                f"features {self.name!r} fail on images of shape {list(images.shape)}: {_last_line(error)}"
+            ) from error
+        values, logits = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
+        checked = self._checked(values, len(images), "features")
+        return Features(checked, None if logits is None else self._checked(logits, len(images), "class logits"))
+
+    def _checked(self, values: Any, count: int, what: str) -> Tensor:
+        if not isinstance(values, Tensor) or values.ndim != 2 or len(values) != count or values.shape[1] == 0:
+            found = f"of shape {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+            raise MetricsError(f"features {self.name!r} give {what} {found} for {count} images, expected [{count}, F]")
+        if not values.is_floating_point():
+            raise MetricsError(f"features {self.name!r} give {what} of {values.dtype}, expected a floating-point type")
+        values = values.detach().float().cpu()
+        if not values.isfinite().all():
+            raise MetricsError(f"features {self.name!r} give {what} that are infinite or not a number")
+        return values
+
+
+def load_features(name: str, device: torch.device, *, weights: Path | None = None) -> FeatureNetwork:
+    """Loads features by name.
+
+    - ``digits``: the network that comes with the package, fitted to scikit-learn's handwritten digits; takes images of
+      one channel; 64 features, 10 classes.
+    - ``points``: the coordinates of points of the plane; 2 features.
+    - ``inception``: the published Inception of the FID through torch-fidelity, which is an extra; grey images are
+      repeated to three channels; 2048 features, 1008 classes.
+    - A TorchScript file, loaded on ``device`` and called with uint8 images [N, C, S, S] there as they are, not resized;
+      it returns floating-point [N, F], or a tuple of that and class logits [N, K].
+    - ``module:function``: a Python callable, called likewise with images on the CPU. The module is imported, so its
+      code runs.
+
+    Args:
+        name: one of these.
+        device: where networks run.
+        weights: of ``inception`` alone, the file that torch-fidelity would download.
+
+    Raises:
+        MetricsError: for an unknown name, or what cannot be loaded; one sentence.
+    """
+    if weights is not None and name != "inception":
+        raise MetricsError(f"weights are given for features {name!r}, and only 'inception' takes a file of weights")
+    if name == "digits":
+        return _digits(device)
+    if name == "points":
+        return FeatureNetwork("points", hashlib.sha256(b"points").hexdigest(), "none", _coordinates)
+    if name == "inception":
+        from fastgan.metrics.inception import load_inception
+
+        network, digest = load_inception(weights, device)
+        return FeatureNetwork("inception", digest, "bilinear to 299x299, as TensorFlow 1", network)
+    # A file may have a colon in its name.
+    if Path(name).is_file():
+        return _torchscript(Path(name), device)
+    module, colon, function = name.partition(":")
+    if colon and module and function:
+        return _callable(name, module, function)
+    raise MetricsError(f"features {name!r} are not known and are no file; expected {CHOICES}")
+
+
+def _digits(device: torch.device) -> FeatureNetwork:
+    from fastgan.metrics.digit_network import RESOLUTION, WEIGHTS, DigitNetwork, digit_network
+
+    network = DigitNetwork().eval().requires_grad_(False).to(device)
+    network.load_state_dict(digit_network().state_dict())
+
+    @torch.inference_mode()
+    def extract(images: Tensor) -> tuple[Tensor, Tensor]:
+        if images.shape[1] != 1 or images.shape[-1] < 8:
+            raise MetricsError(
+                f"features 'digits' take images of one channel and at least 8x8, and these have "
+                f"{images.shape[1]} channel{'s' if images.shape[1] != 1 else ''} and {images.shape[-1]}x"
+                f"{images.shape[-1]} pixels; choose others with --features"
+            )
+        pixels = torch.from_numpy(resize_images(images.cpu().numpy(), RESOLUTION, "a batch of images"))
+        return network(normalize(pixels.to(device)))
+
+    digest = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
+    return FeatureNetwork("digits", digest, f"bicubic to {RESOLUTION}x{RESOLUTION}, antialiased", extract)
+
+
+def _coordinates(images: Tensor) -> Tensor:
+    if not are_points(images):
+        raise MetricsError(f"features 'points' take points of the plane, and these are images {_size(images)}")
+    return to_points(normalize(images) if images.dtype == torch.uint8 else images)
+
+
+def _torchscript(path: Path, device: torch.device) -> FeatureNetwork:
+    try:
+        content = path.read_bytes()
+        network = torch.jit.load(str(path), map_location=device).eval()
+    except OSError as error:
+        raise MetricsError(f"TorchScript file {str(path)!r} cannot be read: {error.strerror}") from None
+    except (RuntimeError, ValueError) as error:
+        raise MetricsError(f"file {str(path)!r} is no TorchScript: {_first_line(error)}") from None
+
+    @torch.inference_mode()
+    def extract(images: Tensor) -> Any:
+        return network(images.to(device))
+
+    return FeatureNetwork(path.name, hashlib.sha256(content).hexdigest(), "none", extract)
+
+
+def _callable(name: str, module: str, function: str) -> FeatureNetwork:
+    try:
+        imported = importlib.import_module(module)
+    except Exception as error:
+        raise MetricsError(f"features {name!r}: module {module!r} cannot be imported: {_last_line(error)}") from error
+    extract = getattr(imported, function, None)
+    if not callable(extract):
+        raise MetricsError(f"features {name!r}: module {module!r} has no function {function!r}")
+    try:
+        source = Path(inspect.getfile(imported)).read_bytes()
+    except (TypeError, OSError):
+        source = name.encode()
+    return FeatureNetwork(name, hashlib.sha256(source).hexdigest(), "none", torch.inference_mode()(extract))
+
+
+def _size(images: Tensor) -> str:
+    return f"of {images.shape[1]} channels and {images.shape[-2]}x{images.shape[-1]} pixels"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _last_line(error: Exception) -> str:
+    """TorchScript puts its traceback before what is wrong."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__

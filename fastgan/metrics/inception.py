@@ -1,0 +1,81 @@
+"""The published Inception network of the FID, through torch-fidelity."""
+
+import hashlib
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fastgan.metrics.errors import MetricsError
+
+_OUTPUTS = ["2048", "logits_unbiased"]
+
+
+def load_inception(weights: Path | None, device: torch.device) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], str]:
+    """Loads the Inception of 2015 that the FID is defined by, as torch-fidelity converted it.
+
+    Args:
+        weights: ``weights-inception-2015-12-05-6726825d.pth``, or another file of its form; downloaded to torch's hub
+            folder where None.
+        device: where it runs.
+
+    Returns:
+        A function from uint8 images [N, C, S, S], C 1 or 3, to features [N, 2048] and logits [N, 1008] without their
+        bias, as torch-fidelity's Inception Score has them; and the SHA-256 of the weights.
+
+    Raises:
+        MetricsError: where torch-fidelity is not installed, or the weights cannot be had or do not fit; one sentence.
+    """
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that is of another torch.
+        raise MetricsError(
+            f"features 'inception' need torch-fidelity, which cannot be imported ({_first_line(error)}); install it "
+            "with pip install 'fastgan[evaluation]', or choose other --features"
+        ) from error
+    if weights is not None:
+        _require_tensors(weights)
+    try:
+        network = FeatureExtractorInceptionV3(
+            "inception-v3-compat", _OUTPUTS, feature_extractor_weights_path=None if weights is None else str(weights)
+        ).to(device)
+    except OSError as error:
+        raise MetricsError(
+            f"the weights of Inception cannot be downloaded ({_first_line(error)}); give the file with --weights"
+        ) from error
+    except RuntimeError as error:
+        raise MetricsError(
+            f"file {str(weights)!r} does not hold the weights of Inception: {_first_line(error)}"
+        ) from error
+
+    @torch.inference_mode()
+    def extract(images: Tensor) -> tuple[Tensor, Tensor]:
+        if images.shape[1] not in (1, 3):
+            raise MetricsError(
+                f"features 'inception' take grey or RGB images, and these have {images.shape[1]} channels"
+            )
+        features, logits = network(images.to(device).expand(-1, 3, -1, -1))
+        return features, logits
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return extract, digest.hexdigest()
+
+
+def _require_tensors(path: Path) -> None:
+    """Refuses what is more than tensors: torch-fidelity unpickles the file, which would run code that is in it."""
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise MetricsError(f"file of weights {str(path)!r} cannot be read: {error.strerror}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise MetricsError(f"file {str(path)!r} is no file of weights: {_first_line(error)}") from None
+    if not isinstance(weights, dict):
+        raise MetricsError(f"file {str(path)!r} holds a {type(weights).__name__}, expected the weights of Inception")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

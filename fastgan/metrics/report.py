@@ -1,0 +1,157 @@
+"""The report of an evaluation: what was judged, by what, and how it came out; as JSON, and back."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastgan.metrics.collapse import Collapse
+from fastgan.metrics.errors import MetricsError
+from fastgan.metrics.scores import SCALES, Score
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What scores stand on; they are only compared where all of it is the same.
+
+    Attributes:
+        features: name of the feature network.
+        features_digest: SHA-256 of its weights.
+        filter: how images are resized to the network's size.
+        image_size: shape of an image, such as 1x32x32, real or generated.
+        data: name of the data.
+        data_digest: SHA-256 of the real images, at the size of the generated ones.
+        num_real: how many real images the features are of.
+        num_generated: how many generated ones.
+    """
+
+    features: str
+    features_digest: str
+    filter: str
+    image_size: str
+    data: str
+    data_digest: str
+    num_real: int
+    num_generated: int
+
+
+_COMPARED = {
+    "features": "features",
+    "features_digest": "features of the weights",
+    "filter": "a filter",
+    "image_size": "images of",
+    "num_real": "counts of real images of",
+    "num_generated": "counts of generated images of",
+    "data_digest": "real images of the digest",
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How the images of one run were judged.
+
+    Attributes:
+        run: folder of the run.
+        step: of the checkpoint.
+        seed: of the latents, the choice of real images, and the resampling.
+        basis: what the scores stand on.
+        scores: by name, in the order of ``SCALES``; the Inception Score is absent where there are no class logits.
+        collapse: the three answers and the shares, as JSON types.
+        notes: sentences on what limits the scores.
+    """
+
+    run: str
+    step: int
+    seed: int
+    basis: Basis
+    scores: Mapping[str, Score]
+    collapse: Mapping[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The last part of the run's folder."""
+        return Path(self.run).name or self.run
+
+
+def collapse_to_json(collapse: Collapse) -> dict[str, Any]:
+    """The answers, the verdict and the shares, as JSON types."""
+    shown = collapse.shown
+    return {
+        "verdict": collapse.verdict,
+        "answers": [asdict(answer) | {"verdict": answer.verdict} for answer in collapse.answers],
+        "shares": {
+            "kind": shown.kind,
+            "names": list(shown.names),
+            "real": shown.real_shares,
+            "generated": shown.generated_shares,
+            "captured": shown.captured,
+            "distance": shown.distance(),
+        },
+    }
+
+
+def to_json(evaluations: list[Evaluation]) -> dict[str, Any]:
+    """Reports as JSON types, which :func:`read_report` reads back."""
+    rows = []
+    for evaluation in evaluations:
+        scores = {}
+        for name, score in evaluation.scores.items():
+            low, high = score.interval(SCALES[name])
+            scores[name] = asdict(score) | {"low": low, "high": high}
+        rows.append(asdict(evaluation) | {"scores": scores})
+    return {"format": _FORMAT, "evaluations": rows}
+
+
+def read_report(path: Path) -> list[Evaluation]:
+    """Reads the evaluations of a report file.
+
+    Raises:
+        MetricsError: for a file that cannot be read, or is no report; one sentence.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != _FORMAT:
+            raise MetricsError(f"report {str(path)!r} has format {content['format']!r}, expected {_FORMAT}")
+        return [_evaluation(row) for row in content["evaluations"]]
+    except OSError as error:
+        raise MetricsError(f"report {str(path)!r} cannot be read: {error.strerror}") from None
+    except MetricsError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MetricsError(f"file {str(path)!r} is no report that 'fastgan evaluate' has written") from error
+
+
+def _evaluation(row: dict[str, Any]) -> Evaluation:
+    scores = {
+        name: Score(float(found["value"]), float(found["error"]), found["reference"])
+        for name, found in row.pop("scores").items()
+        if name in SCALES
+    }
+    if not all(math.isfinite(score.value) and math.isfinite(score.error) for score in scores.values()):
+        raise ValueError("scores are not finite")
+    return Evaluation(**row | {"basis": Basis(**row["basis"]), "scores": scores})
+
+
+def require_comparable(bases: Mapping[str, Basis]) -> None:
+    """Refuses to compare scores that do not stand on the same.
+
+    Args:
+        bases: by what the sentence is to call them.
+
+    Raises:
+        MetricsError: one sentence with what differs.
+    """
+    (first, expected), *others = bases.items()
+    for name, basis in others:
+        for attribute, words in _COMPARED.items():
+            one, other = getattr(expected, attribute), getattr(basis, attribute)
+            if one != other:
+                one, other = (str(value)[:12] if attribute.endswith("digest") else value for value in (one, other))
+                raise MetricsError(
+                    f"the scores of {first!r} and {name!r} cannot be compared: they stand on {words} {one} and {other}"
+                )

@@ -1,0 +1,195 @@
+"""A run against real images: everything that its report says."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from torch import Tensor, nn
+
+from fastgan.data import load_dataset, normalize
+from fastgan.metrics.cache import cache_folder, cached, digest_of
+from fastgan.metrics.collapse import judge_collapse
+from fastgan.metrics.collapse_picture import collapse_picture
+from fastgan.metrics.features import FeatureNetwork, Features, load_features
+from fastgan.metrics.report import Basis, Evaluation, collapse_to_json
+from fastgan.metrics.scores import REPLICATES, require_count, score
+from fastgan.sampling import draw_latents, picture, render
+from fastgan.training.checkpoints import load_averaged_generator
+from fastgan.training.config import SettingsError, load_settings
+from fastgan.training.device import resolve_device
+from fastgan.training.judging import (
+    Judged,
+    choose_real,
+    generated_batches,
+    judge_of,
+    labels_like,
+    look_at,
+    num_shown,
+    real_batches,
+    shares_of,
+)
+
+# Papers have 50,000. Fewer make FID too large, but alike for every run that is compared.
+DEFAULT_COUNT = 10_000
+
+_FEATURES = {"digits": "digits", "gaussians": "points"}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run with all that its evaluation takes, loaded and checked.
+
+    Attributes:
+        run: its folder.
+        step: of its checkpoint.
+        generator: the averaged one.
+        features: that images are compared by.
+        real: the real images, uint8 [N, C, S, S].
+        labels: of a conditional generator, int64 [num_generated], or None.
+        basis: what the scores will stand on.
+    """
+
+    run: Path
+    step: int
+    generator: nn.Module
+    features: FeatureNetwork
+    real: Tensor
+    labels: Tensor | None
+    basis: Basis
+
+
+def load_subject(
+    run: Path,
+    *,
+    data: str | None = None,
+    count: int | None = None,
+    features: str | None = None,
+    weights: Path | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> Subject:
+    """Loads a run, real images at the size of its own, and the features.
+
+    Args:
+        run: its folder.
+        data: real images, as :func:`fastgan.data.load_dataset` takes them; those of the run by default.
+        count: generated images, and real ones at most; as many as there are real ones by default, up to 10,000.
+        features: as in :func:`fastgan.metrics.features.load_features`; by default those of the bundled data, and
+            ``inception`` for others.
+        weights: of ``inception``.
+        device: as in :func:`fastgan.training.device.resolve_device`.
+        seed: of the choice of real images.
+
+    Raises:
+        SettingsError, DataError, CheckpointError, MetricsError: one sentence.
+    """
+    where = resolve_device(device)
+    generator, step = load_averaged_generator(run, where)
+    source = data if data is not None else load_settings(run / "config.toml").get("data", "digits")
+    latent = draw_latents(1, generator.latent_dim, seed=seed)
+    channels, size = render(generator, latent, labels_like(None, generator, 1)).shape[1:3]
+    dataset = load_dataset(source, resolution=size)
+    if dataset.images.shape[1] != channels:
+        raise SettingsError(
+            f"run {str(run)!r} generates images with {channels} channel{'s' if channels != 1 else ''}, and those of "
+            f"{source!r} have {dataset.images.shape[1]}"
+        )
+    count = min(len(dataset.images), DEFAULT_COUNT) if count is None else count
+    require_count(len(dataset.images), "real")
+    require_count(count, "generated")
+    network = load_features(features or _FEATURES.get(source, "inception"), where, weights=weights)
+    real, labels = choose_real(dataset, count, seed=seed)
+    basis = Basis(
+        features=network.name,
+        features_digest=network.digest,
+        filter=network.filter,
+        image_size=f"{channels}x{size}x{size}",
+        data=source,
+        data_digest=digest_of(dataset.images),
+        num_real=len(real),
+        num_generated=count,
+    )
+    return Subject(run, step, generator, network, real, labels_like(labels, generator, count), basis)
+
+
+def evaluate_run(subject: Subject, *, seed: int, console: Console) -> tuple[Evaluation, Tensor]:
+    """Generates images and judges them; shows progress, and warns in the console.
+
+    Args:
+        subject: the run.
+        seed: of latents, clusters and resampling.
+        console: where to show progress.
+
+    Returns:
+        The evaluation, and the picture to judge mode collapse by looking, uint8 [3, H, W].
+
+    Raises:
+        MetricsError: for images that the features do not take, or with values that are not finite; one sentence.
+    """
+    basis = subject.basis
+    judge = judge_of(subject.features)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        real_task = progress.add_task("real images", total=basis.num_real)
+        generated_task = progress.add_task("generated images", total=basis.num_generated)
+        resampling = progress.add_task("resampling", total=REPLICATES)
+
+        batches = generated_batches(subject.generator, basis.num_generated, seed=seed, labels=subject.labels)
+        generated = look_at(batches, subject.features, judge, lambda n: progress.advance(generated_task, n))
+        real_features = _real_features(subject, console, lambda n: progress.advance(real_task, n))
+        progress.update(real_task, completed=basis.num_real)
+        shown = subject.real[: num_shown(subject.real)]
+        real = Judged(real_features, None if judge is None else judge.count(subject.real).tolist(), shown)
+        replicates = progress.track(range(REPLICATES), task_id=resampling)
+        scores = score(real.features, generated.features, seed=seed, progress=replicates)
+        collapse = judge_collapse(real.features, generated.features, shares_of(judge, real, generated), seed=seed)
+    drawn = [picture(normalize(images)) for images in (real.shown, generated.shown)]
+    evaluation = Evaluation(
+        run=str(subject.run),
+        step=subject.step,
+        seed=seed,
+        basis=basis,
+        scores=scores,
+        collapse=collapse_to_json(collapse),
+        notes=_notes(subject, generated),
+    )
+    return evaluation, collapse_picture(*drawn, collapse.shown)
+
+
+def _real_features(subject: Subject, console: Console, advance: Callable[[int], None]) -> Features:
+    # The images are in the key themselves: their data, size, number and choice with them.
+    key = {
+        "images": digest_of(subject.real),
+        "features": subject.basis.features,
+        "features_digest": subject.basis.features_digest,
+        "filter": subject.basis.filter,
+        # What is computed differs in the last digits from one to the other.
+        "device": next(subject.generator.parameters()).device.type,
+        "torch": torch.__version__,
+    }
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        found = cached(
+            key, lambda: look_at(real_batches(subject.real), subject.features, None, advance).features, cache_folder()
+        )
+    for warning in caught:
+        console.print(f"warning: {warning.message}", style="yellow", markup=False, highlight=False)
+    return found
+
+
+def _notes(subject: Subject, generated: Judged) -> list[str]:
+    basis, dimension = subject.basis, generated.features.values.shape[1]
+    fewest = min(basis.num_real, basis.num_generated)
+    notes = []
+    if fewest <= dimension:
+        notes.append(
+            f"FID has {fewest} images for {dimension} features, so their covariance is singular and FID far too large; "
+            "take more than ten images a feature to have one that means something"
+        )
+    if generated.features.logits is None:
+        notes.append(f"features {basis.features!r} give no class logits, so there is no Inception Score")
+    return notes

@@ -1,0 +1,164 @@
+"""Generated and real images through a feature network, batch by batch, so that no data set of them lies in memory."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastgan.data import ImageDataset, normalize, to_uint8
+from fastgan.data.gaussians import CENTRES, STANDARD_DEVIATION, are_points, to_points
+from fastgan.metrics.digits import NUM_CLASSES, digit_classifier
+from fastgan.metrics.errors import MetricsError
+from fastgan.metrics.features import FeatureNetwork, Features
+from fastgan.metrics.modes import MAX_DEVIATIONS
+from fastgan.metrics.shares import Shares
+from fastgan.sampling import draw_latents, render
+
+BATCH_SIZE = 64
+
+# A grid of 8x8, and points enough to see eight modes.
+_NUM_IMAGES, _NUM_POINTS = 64, 1000
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Says which class an image is of.
+
+    Attributes:
+        kind: of the classes, in the plural.
+        names: of the classes.
+        classify: from uint8 images [N, C, S, S] to class numbers, int64 [N]; -1 for none.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    classify: Callable[[Tensor], Tensor]
+
+    def count(self, images: Tensor) -> Tensor:
+        """How many images are of each class, int64 [K]."""
+        classes = self.classify(images)
+        return classes[classes >= 0].bincount(minlength=len(self.names))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is left of images when they have been looked at.
+
+    Attributes:
+        features: of all of them.
+        counts: of the judge's classes, or None without a judge.
+        shown: the first of them, uint8 [n, C, S, S].
+    """
+
+    features: Features
+    counts: list[int] | None
+    shown: Tensor
+
+
+def judge_of(features: FeatureNetwork) -> Judge | None:
+    """The judge that knows the classes of the images that features are made for; None for all but two."""
+    if features.name == "digits":
+        classifier = digit_classifier()
+        names = tuple(str(digit) for digit in range(NUM_CLASSES))
+        return Judge("digits", names, lambda images: classifier(normalize(images)))
+    if features.name == "points":
+        return Judge("modes", tuple(f"{x:g},{y:g}" for x, y in CENTRES), _nearest_mode)
+    return None
+
+
+def shares_of(judge: Judge | None, real: Judged, generated: Judged) -> Shares | None:
+    """How real and generated images spread over a judge's classes."""
+    if judge is None or real.counts is None or generated.counts is None:
+        return None
+    counts = len(real.features.values), len(generated.features.values)
+    return Shares(judge.kind, judge.names, real.counts, generated.counts, *counts)
+
+
+def look_at(
+    batches: Iterator[Tensor],
+    features: FeatureNetwork,
+    judge: Judge | None,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Judged:
+    """Takes batches of uint8 images [n, C, S, S] through the features and the judge.
+
+    Args:
+        batches: at least one.
+        features: the network.
+        judge: of the classes, or None.
+        advance: called after each batch with the number of its images.
+
+    Raises:
+        MetricsError: for images that the features do not take; one sentence.
+    """
+    found, shown = [], []
+    counts = torch.zeros(0 if judge is None else len(judge.names), dtype=torch.int64)
+    for images in batches:
+        found.append(features(images))
+        if judge is not None:
+            counts += judge.count(images)
+        if sum(map(len, shown)) < num_shown(images):
+            shown.append(images)
+        advance(len(images))
+    logits = None if found[0].logits is None else torch.cat([batch.logits for batch in found])
+    values = torch.cat([batch.values for batch in found])
+    kept = torch.cat(shown)
+    return Judged(Features(values, logits), None if judge is None else counts.tolist(), kept[: num_shown(kept)])
+
+
+def num_shown(images: Tensor) -> int:
+    """How many of such images a picture shows."""
+    return _NUM_POINTS if are_points(images) else _NUM_IMAGES
+
+
+def real_batches(images: Tensor) -> Iterator[Tensor]:
+    """uint8 images [N, C, S, S] in batches."""
+    yield from images.split(BATCH_SIZE)
+
+
+def generated_batches(generator: nn.Module, count: int, *, seed: int, labels: Tensor | None) -> Iterator[Tensor]:
+    """Images of a generator as bytes, in batches.
+
+    Args:
+        generator: as in :func:`fastgan.sampling.render`.
+        count: how many.
+        seed: of the latents.
+        labels: int64 [count] of a conditional generator.
+
+    Yields:
+        uint8 [n, C, S, S], as the real images are: what is compared is what would be in files.
+
+    Raises:
+        MetricsError: for images with values that are infinite or not a number; one sentence.
+    """
+    latents = draw_latents(count, generator.latent_dim, seed=seed).split(BATCH_SIZE)
+    of_batches = [None] * len(latents) if labels is None else labels.split(BATCH_SIZE)
+    for i, (batch, of_batch) in enumerate(zip(latents, of_batches, strict=True)):
+        images = render(generator, batch, of_batch)
+        bad = (~images.isfinite()).flatten(1).any(dim=1)
+        if bad.any():
+            first = i * BATCH_SIZE + int(bad.int().argmax())
+            raise MetricsError(
+                f"generated image {first} has values that are infinite or not a number, so nothing can be judged"
+            )
+        yield to_uint8(images)
+
+
+def choose_real(data: ImageDataset, count: int, *, seed: int) -> tuple[Tensor, Tensor | None]:
+    """``count`` images of a data set drawn without replacement, and their labels; all of them where there are fewer."""
+    order = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(seed))[:count]
+    return data.images[order], None if data.labels is None else data.labels[order]
+
+
+def labels_like(labels: Tensor | None, generator: nn.Module, count: int) -> Tensor | None:
+    """Labels for a conditional generator, int64 [count]: those of real images over and over, or the classes in turn."""
+    if generator.num_classes is None:
+        return None
+    source = torch.arange(generator.num_classes) if labels is None else labels
+    return source.repeat(-(-count // len(source)))[:count]
+
+
+def _nearest_mode(images: Tensor) -> Tensor:
+    distances, modes = torch.cdist(to_points(normalize(images)).double(), torch.tensor(CENTRES).double()).min(dim=1)
+    return torch.where(distances <= MAX_DEVIATIONS * STANDARD_DEVIATION, modes, -1)
