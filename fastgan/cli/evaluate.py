@@ -57,13 +57,13 @@ def evaluate(
 
     Given several runs it compares them and recommends one for each purpose.
     """
-    from fastgan.metrics.comparison import recommend
+    from fastgan.metrics.comparison import comparison_notes, recommend
     from fastgan.metrics.report import read_report, require_comparable, to_json
     from fastgan.sampling import save_png
     from fastgan.training.evaluation import evaluate_run, load_subject
 
     # With --json the report alone goes to the standard output.
-    console = Console(soft_wrap=True, stderr=json_)
+    console = Console(stderr=json_)
     show_log_of_kernels(console)
     folders, reports = ([path for path in runs if (path.suffix == ".json") is told] for told in (False, True))
     if len(set(runs)) < len(runs):
@@ -94,8 +94,9 @@ def evaluate(
     if len(evaluations) > 1:
         recommendations = recommend(evaluations)
         content["recommendations"] = [asdict(recommendation) for recommendation in recommendations]
+        content["notes"] = comparison_notes(evaluations)
         if not json_:
-            _show_comparison(evaluations, recommendations, console)
+            _show_comparison(evaluations, recommendations, content["notes"], console)
     if out is not None:
         _write(_make_folder(out) / REPORT, content)
     if json_:
@@ -134,7 +135,7 @@ def _show(evaluation: "Evaluation", picture: Path, console: Console) -> None:
     console.print(table)
 
     def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     say(
         f"By features {basis.features} ({basis.features_digest[:12]}), of {basis.num_generated:,} generated and "
@@ -152,19 +153,25 @@ def _show(evaluation: "Evaluation", picture: Path, console: Console) -> None:
 
 
 def _show_comparison(
-    evaluations: "Sequence[Evaluation]", recommendations: "Sequence[Recommendation]", console: Console
+    evaluations: "Sequence[Evaluation]",
+    recommendations: "Sequence[Recommendation]",
+    notes: list[str],
+    console: Console,
 ) -> None:
     from fastgan.metrics.comparison import LABELS
 
-    names = [name for name in LABELS if all(name in evaluation.scores for evaluation in evaluations)]
-    table = Table("run", *(LABELS[name] for name in names), "collapse", title="Comparison")
-    for evaluation in evaluations:
-        values = (f"{evaluation.scores[name].value:.4g}" for name in names)
-        table.add_row(evaluation.run, *values, evaluation.collapse["verdict"])
+    table = Table("score", *(evaluation.run for evaluation in evaluations), title="Comparison")
+    for name, label in LABELS.items():
+        if all(name in evaluation.scores for evaluation in evaluations):
+            table.add_row(label, *(f"{evaluation.scores[name].value:.4g}" for evaluation in evaluations))
+    table.add_row("mode collapse", *(evaluation.collapse["verdict"] for evaluation in evaluations))
     console.print(table)
+    for note in notes:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     for recommendation in recommendations:
         console.print(
             f"For {recommendation.purpose}: {recommendation.run}; {recommendation.reason}",
             markup=False,
             highlight=False,
+            soft_wrap=True,
         )

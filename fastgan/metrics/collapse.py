@@ -72,8 +72,9 @@ def judge_collapse(real: Features, generated: Features, classes: Shares | None, 
       classifier there is the picture alone.
     - By clustering: k-means of the real features; the real share of the clusters that generated images leave out.
       After Richardson and Weiss 2018 (https://arxiv.org/abs/1805.12462), who count the bins that differ.
-    - By a score: how far coverage (Naeem et al. 2020) falls short of that of real images, in samples of equal size.
-      No answer where precision is less than half of that of real images.
+    - By a score: how far coverage and recall fall short of those of real images, in samples of equal size, by the one
+      that falls short less: coverage alone is low for images of all kinds that are of poor quality. No answer where
+      precision is less than half of that of real images.
 
     Args:
         real: at least 12 images.
@@ -124,7 +125,8 @@ def _by_score(real: Features, generated: Features, seed: int) -> Answer:
             f"precision is {found.precision:.2f}, so most images are unlike the real ones and show no variety of them"
         )
         return Answer("score", None, f"{evidence}; {unlike}")
-    return Answer("score", max(0.0, 1 - found.coverage / of_real.coverage), evidence)
+    kept = max(found.coverage / of_real.coverage, found.recall / max(of_real.recall, 1 / size))
+    return Answer("score", max(0.0, 1 - kept), evidence)
 
 
 def _clusters(real: Tensor, generated: Tensor, seed: int) -> Shares:

@@ -12,7 +12,7 @@ LABELS = {
     "inception_score": "Inception Score",
     "precision": "precision",
     "recall": "recall",
-    "f1": "F1 of precision and recall",
+    "f1": "F1",
     "density": "density",
     "coverage": "coverage",
 }
@@ -55,10 +55,18 @@ def recommend(evaluations: Sequence[Evaluation]) -> list[Recommendation]:
     ]
 
 
+def comparison_notes(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Sentences on what limits a comparison."""
+    sizes = sorted({evaluation.basis.image_size for evaluation in evaluations})
+    if len(sizes) == 1:
+        return []
+    return [f"images of {' and '.join(sizes)} are compared, each with real ones of its own size"]
+
+
 def _by_one(purpose: str, evaluations: Sequence[Evaluation], name: str) -> Recommendation:
     best, *others = _ranked(evaluations, name)
     alike = _alike(best, others, name)
-    reason = f"its {LABELS[name]} is best: {_value(best, name)}, and {_value(others[0], name)} of {others[0].run} next"
+    reason = f"its {LABELS[name]} is best, {_value(best, name)}, and {_value(others[0], name)} of {others[0].run} next"
     if alike:
         reason += f"; {_within(alike)}"
     return Recommendation(purpose, best.run, reason, not alike)
@@ -72,7 +80,7 @@ def _general(evaluations: Sequence[Evaluation]) -> Recommendation:
     balanced, *rest = _ranked([best, *alike], "f1")
     reason = (
         f"the FID of {best.run} is lowest, {_value(best, 'fid')}, and {_within(alike)}; of these the "
-        f"{LABELS['f1']} is best, {_value(balanced, 'f1')}"
+        f"balance of precision and recall (F1) is best, {_value(balanced, 'f1')}"
     )
     tied = _alike(balanced, rest, "f1")
     if tied:

@@ -16,7 +16,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Basis:
-    """What scores stand on; they are only compared where all of it is the same.
+    """What scores stand on; :func:`require_comparable` says what of it must be the same to compare them.
 
     Attributes:
         features: name of the feature network.
@@ -39,14 +39,13 @@ class Basis:
     num_generated: int
 
 
+# What must be equal, and how a sentence calls it.
 _COMPARED = {
-    "features": "features",
-    "features_digest": "features of the weights",
-    "filter": "a filter",
-    "image_size": "images of",
-    "num_real": "counts of real images of",
-    "num_generated": "counts of generated images of",
-    "data_digest": "real images of the digest",
+    "features": "features {}",
+    "features_digest": "features of the digest {:.12}",
+    "filter": "the filter {!r}",
+    "num_real": "{:,} real images",
+    "num_generated": "{:,} generated images",
 }
 
 
@@ -138,7 +137,9 @@ def _evaluation(row: dict[str, Any]) -> Evaluation:
 
 
 def require_comparable(bases: Mapping[str, Basis]) -> None:
-    """Refuses to compare scores that do not stand on the same.
+    """Refuses to compare scores that do not stand on the same features, filter, counts and data.
+
+    Images may be of different sizes, as those of two models are; each has been compared with real ones of its size.
 
     Args:
         bases: by what the sentence is to call them.
@@ -148,10 +149,16 @@ def require_comparable(bases: Mapping[str, Basis]) -> None:
     """
     (first, expected), *others = bases.items()
     for name, basis in others:
-        for attribute, words in _COMPARED.items():
+        compared = dict(_COMPARED)
+        # The digest is of the resized images, which are the same only at the same size.
+        if basis.image_size == expected.image_size:
+            compared["data_digest"] = "real images of the digest {:.12}"
+        else:
+            compared["data"] = "real images of {!r}"
+        for attribute, words in compared.items():
             one, other = getattr(expected, attribute), getattr(basis, attribute)
             if one != other:
-                one, other = (str(value)[:12] if attribute.endswith("digest") else value for value in (one, other))
                 raise MetricsError(
-                    f"the scores of {first!r} and {name!r} cannot be compared: they stand on {words} {one} and {other}"
+                    f"the scores of {first!r} and {name!r} cannot be compared: the first stand on {words.format(one)}, "
+                    f"the others on {words.format(other)}"
                 )

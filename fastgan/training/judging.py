@@ -63,7 +63,7 @@ def judge_of(features: FeatureNetwork) -> Judge | None:
         names = tuple(str(digit) for digit in range(NUM_CLASSES))
         return Judge("digits", names, lambda images: classifier(normalize(images)))
     if features.name == "points":
-        return Judge("modes", tuple(f"{x:g},{y:g}" for x, y in CENTRES), _nearest_mode)
+        return Judge("modes", tuple(f"({x:g}, {y:g})" for x, y in CENTRES), _nearest_mode)
     return None
 
 

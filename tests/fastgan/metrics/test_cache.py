@@ -1,0 +1,89 @@
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastgan.metrics.cache import cache_folder, cached, digest_of
+from fastgan.metrics.features import Features
+
+KEY = {"images": "a", "features": "digits", "filter": "none", "count": 3}
+
+
+class Counting:
+    def __init__(self, logits=True):
+        self.calls = 0
+        self.features = Features(torch.arange(6.0).reshape(3, 2), torch.ones(3, 4) if logits else None)
+
+    def __call__(self):
+        self.calls += 1
+        return self.features
+
+
+@pytest.mark.parametrize("logits", [True, False])
+def test_features_are_computed_once(tmp_path, logits):
+    compute = Counting(logits)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            found = cached(KEY, compute, tmp_path / "deep" / "folder")
+            assert torch.equal(found.values, compute.features.values)
+            assert (found.logits is not None) is logits
+    assert compute.calls == 1
+    assert len(list((tmp_path / "deep" / "folder").iterdir())) == 1
+
+
+@pytest.mark.parametrize("changed", KEY)
+def test_whatever_determines_them_is_in_the_key(tmp_path, changed):
+    compute = Counting()
+    cached(KEY, compute, tmp_path)
+    cached(KEY | {changed: "other"}, compute, tmp_path)
+    assert compute.calls == 2
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:-1],
+        lambda content: content[:20],
+        lambda content: b"\xff" * len(content),
+        lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+        lambda content: content.replace(b"digits", b"digitz"),
+    ],
+)
+def test_what_is_damaged_is_computed_again_with_a_warning(tmp_path, damage):
+    compute = Counting()
+    cached(KEY, compute, tmp_path)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    with pytest.warns(UserWarning, match="are damaged and computed again"):
+        found = cached(KEY, compute, tmp_path)
+    assert torch.equal(found.values, compute.features.values)
+    assert compute.calls == 2
+    assert path.read_bytes() == whole
+
+
+def test_a_folder_that_cannot_be_written_is_warned_of(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.warns(UserWarning, match="features cannot be kept in"):
+        cached(KEY, Counting(), tmp_path / "file" / "folder")
+
+
+def test_the_folder_is_where_caches_are(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "fastgan" / "features"
+    for ignored in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", ignored)
+        assert cache_folder() == Path.home() / ".cache" / "fastgan" / "features"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "fastgan" / "features"
+
+
+def test_a_digest_is_of_shape_type_and_bytes():
+    images = torch.arange(24, dtype=torch.uint8)
+    digests = {digest_of(x) for x in (images, images.reshape(2, 12), images.to(torch.int8), images.flip(0))}
+    assert len(digests) == 4
+    assert digest_of(images.reshape(4, 6).T) == digest_of(images.reshape(4, 6).T.contiguous())

@@ -1,0 +1,80 @@
+"""The published Inception; with weights of chance, since the real ones are a download."""
+
+import pickle
+
+import pytest
+import torch
+
+from fastgan.metrics.errors import MetricsError
+from fastgan.metrics.features import load_features
+
+CPU = torch.device("cpu")
+
+
+def test_without_torch_fidelity_it_is_told_what_to_install(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    with pytest.raises(MetricsError, match=r"install it with pip install 'fastgan\[evaluation\]', or choose other"):
+        load_features("inception", CPU)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    extractor = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3").FeatureExtractorInceptionV3
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *a, **k: {})
+        patch.setattr(extractor, "load_state_dict", lambda self, state: None)
+        torch.manual_seed(0)
+        network = extractor("inception-v3-compat", ["2048"])
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def test_features_and_logits_of_grey_and_colour(weights):
+    network = load_features("inception", CPU, weights=weights)
+    grey = torch.randint(256, (3, 1, 16, 16), dtype=torch.uint8)
+    found = network(grey)
+    assert found.values.shape == (3, 2048)
+    assert found.logits.shape == (3, 1008)
+    assert torch.equal(found.values, network(grey.repeat(1, 3, 1, 1)).values)
+    assert network.digest == load_features("inception", CPU, weights=weights).digest
+    with pytest.raises(MetricsError, match="take grey or RGB images, and these have 2 channels"):
+        network(grey.repeat(1, 2, 1, 1))
+
+
+class Harmful:
+    def __reduce__(self):
+        return print, ("this ran",)
+
+
+def test_files_that_are_no_weights_are_refused(weights, tmp_path, capsys):
+    (tmp_path / "junk.pth").write_bytes(b"junk")
+    (tmp_path / "code.pth").write_bytes(pickle.dumps(Harmful()))
+    torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    torch.save(torch.zeros(1), tmp_path / "tensor.pth")
+    for name, sentence in (
+        ("none.pth", "cannot be read: No such file"),
+        ("junk.pth", "is no file of weights"),
+        ("code.pth", "is no file of weights"),
+        ("other.pth", "does not hold the weights of Inception"),
+        ("tensor.pth", "holds a Tensor, expected the weights of Inception"),
+    ):
+        with pytest.raises(MetricsError, match=sentence) as caught:
+            load_features("inception", CPU, weights=tmp_path / name)
+        assert "\n" not in str(caught.value)
+    assert "this ran" not in capsys.readouterr().out
+
+
+def test_a_download_that_fails_is_told(monkeypatch):
+    pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    from urllib.error import URLError
+
+    def fail(*args, **kwargs):
+        raise URLError("no network")
+
+    monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", fail)
+    with pytest.raises(MetricsError, match=r"cannot be downloaded \(.*no network.*\); give the file with --weights"):
+        load_features("inception", CPU)

@@ -1,0 +1,64 @@
+"""The scores against the libraries' on the same features; behind the extra `evaluation`."""
+
+import numpy as np
+import pytest
+import torch
+
+from fastgan.metrics.frechet import frechet_distance
+from fastgan.metrics.inception_score import inception_score
+from fastgan.metrics.kernel_distance import kernel_distance
+from fastgan.metrics.neighbours import neighbour_scores
+from tests.fastgan.metrics import digit_sets
+
+
+def _sets():
+    """Real digits, and real and noisy ones of some classes: features in float64 and logits."""
+    real = digit_sets.features_of_digits()
+    other = digit_sets.features_of(digit_sets.noisy(60)[digit_sets.of_classes(1, 2, 3, 5, 7)])
+    return real.values.double(), other.values.double(), other.logits
+
+
+def test_as_torch_fidelity():
+    fidelity = pytest.importorskip("torch_fidelity")
+    from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
+
+    assert fidelity
+    real, other, logits = _sets()
+    fid = metric_fid.fid_statistics_to_metric(*map(metric_fid.fid_features_to_statistics, (real, other)), False)
+    assert frechet_distance(real, other) == pytest.approx(fid["frechet_inception_distance"], rel=1e-6)
+    count = len(other)
+    kid = metric_kid.kid_features_to_metric(real[:count], other, kid_subsets=1, kid_subset_size=count, verbose=False)
+    assert kernel_distance(real[:count], other) == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-6)
+    prc = metric_prc.prc_features_to_metric(other, real, verbose=False)
+    found = neighbour_scores(real, other)
+    assert found.precision == pytest.approx(prc["precision"], rel=1e-6)
+    assert found.recall == pytest.approx(prc["recall"], rel=1e-6)
+    isc = metric_isc.isc_features_to_metric(logits, splits=1)
+    assert inception_score(logits) == pytest.approx(isc["inception_score_mean"], rel=1e-6)
+
+
+def test_as_torchmetrics():
+    pytest.importorskip("torchmetrics")
+    pytest.importorskip("torch_fidelity")
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    real, other, _ = _sets()
+    # Its "network" passes features through.
+    identity = torch.nn.Identity()
+    identity.num_features = real.shape[1]
+    metric = FrechetInceptionDistance(feature=identity, normalize=False).set_dtype(torch.float64)
+    metric.update(real, real=True)
+    metric.update(other, real=False)
+    assert frechet_distance(real, other) == pytest.approx(metric.compute().item(), rel=1e-6)
+
+
+def test_as_prdc():
+    prdc = pytest.importorskip("prdc")
+    real, other, _ = _sets()
+    found = neighbour_scores(real, other)
+    theirs = prdc.compute_prdc(np.asarray(real), np.asarray(other), nearest_k=5)
+    assert found.density == pytest.approx(theirs["density"], rel=1e-6)
+    assert found.coverage == pytest.approx(theirs["coverage"], rel=1e-6)
+    theirs = prdc.compute_prdc(np.asarray(real), np.asarray(other), nearest_k=3)
+    assert found.precision == pytest.approx(theirs["precision"], rel=1e-6)
+    assert found.recall == pytest.approx(theirs["recall"], rel=1e-6)
