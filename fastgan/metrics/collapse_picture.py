@@ -37,7 +37,7 @@ def collapse_picture(real: Tensor, generated: Tensor, shares: Shares, *, width: 
     draw.text((_MARGIN, base - _BARS - _LINE - 4), f"share of {shares.kind}, real and generated", fill=_INK, font=font)
 
     lost = shares.lost()
-    tallest = max(*shares.real_shares, *shares.generated_shares)
+    tallest = max(*shares.real_shares, *shares.generated_shares) or 1  # points may be in no class at all
     step = (total - 2 * _MARGIN) / len(shares.names)
     bar = max(1, int(0.35 * step))
     pairs = zip(shares.names, shares.real_shares, shares.generated_shares, strict=True)

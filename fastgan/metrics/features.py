@@ -131,9 +131,8 @@ def _digits(device: torch.device) -> FeatureNetwork:
     def extract(images: Tensor) -> tuple[Tensor, Tensor]:
         if images.shape[1] != 1 or images.shape[-1] < 8:
             raise MetricsError(
-                f"features 'digits' take images of one channel and at least 8x8, and these have "
-                f"{images.shape[1]} channel{'s' if images.shape[1] != 1 else ''} and {images.shape[-1]}x"
-                f"{images.shape[-1]} pixels; choose others with --features"
+                f"features 'digits' take images of one channel and at least 8x8, and these are {_size(images)}; choose "
+                "others with --features"
             )
         pixels = torch.from_numpy(resize_images(images.cpu().numpy(), RESOLUTION, "a batch of images"))
         return network(normalize(pixels.to(device)))
@@ -144,7 +143,7 @@ def _digits(device: torch.device) -> FeatureNetwork:
 
 def _coordinates(images: Tensor) -> Tensor:
     if not are_points(images):
-        raise MetricsError(f"features 'points' take points of the plane, and these are images {_size(images)}")
+        raise MetricsError(f"features 'points' take points of the plane, and these are {_size(images)}")
     return to_points(normalize(images) if images.dtype == torch.uint8 else images)
 
 
@@ -180,7 +179,10 @@ def _callable(name: str, module: str, function: str) -> FeatureNetwork:
 
 
 def _size(images: Tensor) -> str:
-    return f"of {images.shape[1]} channels and {images.shape[-2]}x{images.shape[-1]} pixels"
+    channels = images.shape[1]
+    return (
+        f"images of {channels} channel{'s' if channels != 1 else ''} and {images.shape[-2]}x{images.shape[-1]} pixels"
+    )
 
 
 def _first_line(error: Exception) -> str:

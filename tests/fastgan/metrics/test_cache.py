@@ -57,13 +57,12 @@ def test_what_is_damaged_is_computed_again_with_a_warning(tmp_path, damage):
     compute = Counting()
     cached(KEY, compute, tmp_path)
     (path,) = tmp_path.iterdir()
-    whole = path.read_bytes()
-    path.write_bytes(damage(whole))
+    path.write_bytes(damage(path.read_bytes()))
     with pytest.warns(UserWarning, match="are damaged and computed again"):
         found = cached(KEY, compute, tmp_path)
     assert torch.equal(found.values, compute.features.values)
+    cached(KEY, compute, tmp_path)
     assert compute.calls == 2
-    assert path.read_bytes() == whole
 
 
 def test_a_folder_that_cannot_be_written_is_warned_of(tmp_path):

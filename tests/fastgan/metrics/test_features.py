@@ -142,9 +142,13 @@ def test_what_is_no_features_is_refused(tmp_path, name, sentence):
 @pytest.mark.parametrize(
     ("name", "given", "sentence"),
     [
-        ("digits", images(3), "take images of one channel and at least 8x8, and these have 3 channels and 8x8 pixels"),
-        ("digits", images(1, 4), "these have 1 channel and 4x4 pixels"),
-        ("points", images(1), "features 'points' take points of the plane, and these are images of 1 channels and 8x8"),
+        (
+            "digits",
+            images(3),
+            "take images of one channel and at least 8x8, and these are images of 3 channels and 8x8",
+        ),
+        ("digits", images(1, 4), "these are images of 1 channel and 4x4 pixels"),
+        ("points", images(1), "features 'points' take points of the plane, and these are images of 1 channel and 8x8"),
         (f"{__name__}:raises", images(), "fail on images of shape [5, 3, 8, 8]: RuntimeError: no such image"),
         (f"{__name__}:with_nan", images(), "give features that are infinite or not a number"),
         (f"{__name__}:integers", images(), "give features of torch.uint8, expected a floating-point type"),

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -175,7 +176,7 @@ def test_digits_against_themselves_and_their_halves():
 
 
 def in_order(values):
-    return all(a < b for a, b in zip(values, values[1:], strict=False))
+    return all(a < b for a, b in itertools.pairwise(values))
 
 
 def test_scores_follow_noise():

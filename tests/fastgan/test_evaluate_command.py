@@ -1,0 +1,306 @@
+import json
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from fastgan import cli
+from fastgan.data import load_dataset, normalize
+
+SMALL = ["--set", "base_channels=8", "--set", "batch_size=8", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("evaluate")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(folder):
+    """The real features of these tests, of no user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        yield folder / "cache" / "fastgan" / "features"
+
+
+@pytest.fixture
+def fastgan(capsys, monkeypatch):
+    """Runs the command line in this process; returns exit code, stdout and stderr."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*args):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(arg) for arg in args])
+        return caught.value.code, *capsys.readouterr()
+
+    return run
+
+
+def trained(run, preset, *settings):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["train", preset, "--out", str(run), "--steps", "2", *SMALL, *settings])
+    assert caught.value.code == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    return trained(folder / "run", "vanilla")
+
+
+@pytest.fixture(scope="module")
+def of_points(folder):
+    return trained(folder / "points", "gaussians")
+
+
+class Showing(torch.nn.Module):
+    """A "generator" that shows images of a data set, drawn by the latent."""
+
+    latent_dim, num_classes = 2, None
+
+    def __init__(self, images):
+        super().__init__()
+        self.images = torch.nn.Parameter(normalize(images), requires_grad=False)
+
+    def forward(self, latents):
+        share = torch.special.ndtr(latents[:, 0])
+        return self.images[(share * len(self.images)).long().clamp(max=len(self.images) - 1)]
+
+
+def generating(monkeypatch, images):
+    from fastgan.training import evaluation
+
+    monkeypatch.setattr(evaluation, "load_averaged_generator", lambda run, device: (Showing(images), 7))
+
+
+def test_a_run_is_judged_and_its_report_written(fastgan, run):
+    code, out, err = fastgan("evaluate", run, "--count", 200)
+    assert (code, err) == (0, "")
+    for words in ("FID", "Inception Score", "recall", "Digits captured: ", "Mode collapse: ", "by clustering: "):
+        assert words in out
+    assert "of 200 generated and 200 real images of digits, 1x28x28; resized: bicubic to 32x32, antialiased" in out
+    report = json.loads((run / "evaluation" / "report.json").read_text())
+    (found,) = report["evaluations"]
+    assert found["step"] == 2
+    assert found["basis"]["num_real"] == 200
+    assert set(found["scores"]) == {
+        *("fid", "kid", "inception_score", "precision", "recall", "f1", "density", "coverage"),
+    }
+    for score in found["scores"].values():
+        assert score["low"] <= score["value"] <= score["high"]
+    with Image.open(run / "evaluation" / "collapse.png") as picture:
+        assert picture.mode == "RGB"
+
+
+def test_the_same_seed_gives_the_same_report_and_json_is_all_that_is_printed(fastgan, run, folder):
+    args = "evaluate", run, "--count", 64, "--json", "--out"
+    (_, a, _), (_, b, _), (_, c, _) = (
+        fastgan(*args, folder / "a"),
+        fastgan(*args, folder / "b"),
+        fastgan(*args, folder / "c", "--seed", 1),
+    )
+    assert a == b != c
+    assert json.loads(a) == json.loads((folder / "a" / "report.json").read_text())
+
+
+def test_real_features_are_computed_once_and_again_where_the_cache_is_damaged(fastgan, run, cache, folder, monkeypatch):
+    from fastgan.training import evaluation
+
+    shutil.rmtree(cache, ignore_errors=True)
+    calls = []
+    real = evaluation.real_batches
+    monkeypatch.setattr(evaluation, "real_batches", lambda images: calls.append(len(images)) or real(images))
+    args = "evaluate", run, "--count", 50, "--json", "--out", folder / "cached"
+    first = fastgan(*args)[1]
+    assert fastgan(*args)[1] == first
+    assert calls == [50]
+    (path,) = cache.iterdir()
+    path.write_bytes(path.read_bytes()[:-4])
+    code, out, err = fastgan(*args)
+    assert (code, out) == (0, first)
+    assert "warning: cached features " in err
+    assert "are damaged and computed again" in err
+    assert calls == [50, 50]
+
+
+def test_ones_and_sevens_are_reported_as_collapsed_three_ways(fastgan, run, folder, monkeypatch):
+    digits = load_dataset("digits", resolution=28)
+    generating(monkeypatch, digits.images[(digits.labels == 1) | (digits.labels == 7)])
+    code, out, _ = fastgan("evaluate", run, "--out", folder / "ones")
+    assert code == 0
+    assert "Digits captured: 2 of 10" in out
+    assert "Mode collapse: collapsed" in out
+    for way in ("looking", "clustering", "score"):
+        assert f"by {way}: collapsed; " in out
+
+
+def test_the_data_themselves_are_as_good_as_real(fastgan, run, folder, monkeypatch):
+    generating(monkeypatch, load_dataset("digits", resolution=28).images)
+    code, out, _ = fastgan("evaluate", run, "--json", "--out", folder / "real")
+    assert code == 0
+    (found,) = json.loads(out)["evaluations"]
+    assert found["collapse"]["verdict"] == "not collapsed"
+    assert found["scores"]["precision"]["value"] == 1
+    # Drawn with replacement: a few of them are missing.
+    assert found["scores"]["fid"]["value"] < 5 * found["scores"]["fid"]["reference"]
+
+
+def test_points_are_judged_by_where_they_are(fastgan, of_points):
+    code, out, err = fastgan("evaluate", of_points, "--count", 500)
+    assert (code, err) == (0, "")
+    assert "By features points" in out
+    assert "Modes captured: " in out
+    assert "note: features 'points' give no class logits, so there is no Inception Score" in out
+    assert "Inception Score" not in out.replace("there is no Inception Score", "")
+
+
+def test_a_conditional_run_is_judged(fastgan, folder):
+    of_classes = trained(folder / "by-class", "dcgan", "--set", "conditional=true", "--set", "resolution=16")
+    code, out, err = fastgan("evaluate", of_classes, "--count", 40)
+    assert (code, err) == (0, "")
+    assert "of 40 generated and 40 real images of digits, 1x16x16" in out
+    assert "note: FID has 40 images for 64 features, so their covariance is singular" in out
+
+
+def test_runs_are_compared_with_a_recommendation_for_each_purpose(fastgan, run, folder, monkeypatch):
+    other = trained(folder / "other", "vanilla", "--seed", "1")
+    code, out, err = fastgan("evaluate", run, other, "--count", 100, "--out", folder / "both")
+    assert (code, err) == (0, "")
+    for purpose in ("quality alone", "augmentation", "general use"):
+        assert f"For {purpose}: {folder}" in out
+    written = json.loads((folder / "both" / "report.json").read_text())
+    assert [row["purpose"] for row in written["recommendations"]] == ["quality alone", "augmentation", "general use"]
+    assert sorted(path.name for path in (folder / "both").iterdir()) == [
+        "1-collapse.png",
+        "2-collapse.png",
+        "report.json",
+    ]
+    # Against a report from before, nothing but the new run is judged.
+    alone = folder / "alone"
+    assert fastgan("evaluate", other, "--count", 100, "--out", alone)[0] == 0
+    code, out, err = fastgan(
+        "evaluate", run, alone / "report.json", "--count", 100, "--json", "--out", folder / "again"
+    )
+    assert (code, json.loads(out)["recommendations"]) == (0, written["recommendations"])
+
+
+def means(images):
+    return images.float().mean(dim=(2, 3)).repeat(1, 2)
+
+
+def test_features_of_the_users_own(fastgan, run, folder, monkeypatch):
+    code, out, err = fastgan("evaluate", run, "--count", 20, "--features", f"{__name__}:means", "--out", folder / "own")
+    assert (code, err) == (0, "")
+    assert f"By features {__name__}:means (" in out
+    assert "by looking: no answer; no classifier knows these images" in out
+
+
+class Flat(torch.nn.Module):
+    def forward(self, x: torch.Tensor):
+        return x.float().mean()
+
+
+@pytest.fixture(scope="module")
+def inputs(folder):
+    np.save(folder / "colour.npy", np.zeros((20, 8, 8, 3), np.uint8))
+    np.save(folder / "single.npy", np.zeros((1, 8, 8), np.uint8))
+    np.save(folder / "oblong.npy", np.zeros((20, 8, 9), np.uint8))
+    nan = np.zeros((20, 8, 8), np.float32)
+    nan[3] = np.nan
+    np.save(folder / "nan.npy", nan)
+    (folder / "junk.pt").write_bytes(b"junk" * 50)
+    (folder / "junk.json").write_text("{}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(Flat()).save(str(folder / "flat.pt"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["/nowhere"], "run '/nowhere' is not there; expected a folder that 'fastgan train' has written"),
+        (["."], "run '.' has no checkpoint"),
+        ([], "Missing argument 'RUN...'"),
+        (["RUN", "RUN"], "a run is given twice"),
+        (["RUN", "--data", "/nowhere"], "There is no file or folder '/nowhere'"),
+        (["RUN", "--data", "gaussians"], "cannot be resized to 28x28; expected resolution 1."),
+        (["RUN", "--data", "@colour.npy"], "generates images with 1 channel, and those of "),
+        (
+            ["RUN", "--data", "@oblong.npy"],
+            "holds uint8 of shape [20, 8, 9]; expected at least one image, and square ones",
+        ),
+        (["RUN", "--data", "@nan.npy"], "float32"),
+        (
+            ["RUN", "--data", "@single.npy", "--features", "digits"],
+            "there is 1 real image, and scores with their ",
+        ),
+        (["RUN", "--count", "1"], "there is 1 generated image, and scores with their errors take at least 12"),
+        (["RUN", "--count", "-5"], "there are -5 generated images"),
+        (["RUN", "--count", "many"], "Invalid value for '--count'"),
+        (["RUN", "--seed", "-1"], "Invalid value for '--seed'"),
+        (["RUN", "--device", "tpu"], "device is 'tpu', expected auto, cpu, cuda or cuda:INDEX"),
+        (
+            ["RUN", "--features", "resnet"],
+            "features 'resnet' are not known and are no file; expected 'digits'",
+        ),
+        (
+            ["RUN", "--features", "points"],
+            "take points of the plane, and these are images of 1 channel and 28x28",
+        ),
+        (["RUN", "--features", "@junk.pt"], "junk.pt' is no TorchScript: "),
+        (
+            ["RUN", "--features", "@flat.pt", "--count", "20"],
+            "'flat.pt' give features of shape [] for 20 images",
+        ),
+        (["RUN", "--features", "no.such:f"], "module 'no.such' cannot be imported: ModuleNotFoundError: No module"),
+        (
+            ["RUN", "--weights", "@junk.pt"],
+            "given for features 'digits', and only 'inception' takes a file",
+        ),
+        (["RUN", "@junk.json"], "junk.json' is no report that 'fastgan evaluate' has written"),
+        (["@none.json"], "none.json' cannot be read: No such file or directory"),
+        (["RUN", "POINTS"], "cannot be compared: the first stand on features digits, the others on features points"),
+        (["RUN", "--out", "/dev/null/x"], "folder '/dev/null/x' cannot be made: Not a directory"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    fastgan, run, of_points, inputs, tmp_path, monkeypatch, args, sentence
+):
+    monkeypatch.chdir(tmp_path)
+    paths = {"RUN": run, "POINTS": of_points}
+    given = [inputs / arg[1:] if arg.startswith("@") else paths.get(arg, arg) for arg in args]
+    shutil.rmtree(run / "evaluation", ignore_errors=True)
+    code, out, err = fastgan("evaluate", *given)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("fastgan: ")
+    assert err.count("\n") == 1
+    assert sentence in err
+    assert not list(tmp_path.iterdir())
+    assert not (run / "evaluation" / "report.json").exists()
+
+
+def test_a_generator_of_images_that_are_not_finite_is_refused(fastgan, run, folder):
+    broken = folder / "broken"
+    shutil.copytree(run, broken)
+    (path,) = broken.glob("checkpoints/*/averaged_generator.safetensors")
+    tensors = safetensors.torch.load(path.read_bytes())
+    path.write_bytes(safetensors.torch.save({name: tensor * torch.nan for name, tensor in tensors.items()}))
+    code, out, err = fastgan("evaluate", broken)
+    assert (code, out) == (2, "")
+    assert "generated image 0 has values that are infinite or not a number, so nothing can be judged" in err
+
+
+def test_a_run_whose_weights_are_no_network_of_its_model_is_refused(fastgan, run, folder):
+    damaged = folder / "damaged"
+    shutil.copytree(run, damaged)
+    (path,) = damaged.glob("checkpoints/*/averaged_generator.safetensors")
+    path.write_bytes(path.read_bytes()[:100])
+    code, out, err = fastgan("evaluate", damaged)
+    assert (code, out) == (2, "")
+    assert "is damaged: " in err
