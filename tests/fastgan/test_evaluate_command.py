@@ -232,7 +232,7 @@ def inputs(folder):
         (["RUN", "--data", "@colour.npy"], "generates images with 1 channel, and those of "),
         (
             ["RUN", "--data", "@oblong.npy"],
-            "holds uint8 of shape [20, 8, 9]; expected at least one image, and square ones",
+            "holds uint8 of shape [20, 8, 9]; expected at least one image, and square",
         ),
         (["RUN", "--data", "@nan.npy"], "float32"),
         (

@@ -145,7 +145,7 @@ def test_what_is_no_features_is_refused(tmp_path, name, sentence):
         (
             "digits",
             images(3),
-            "take images of one channel and at least 8x8, and these are images of 3 channels and 8x8",
+            "images of one channel and at least 8x8, and these are images of 3 channels and 8x8",
         ),
         ("digits", images(1, 4), "these are images of 1 channel and 4x4 pixels"),
         ("points", images(1), "features 'points' take points of the plane, and these are images of 1 channel and 8x8"),
