@@ -24,7 +24,7 @@ class Basis:
         filter: how images are resized to the network's size.
         image_size: shape of an image, such as 1x32x32, real or generated.
         data: name of the data.
-        data_digest: SHA-256 of the real images, at the size of the generated ones.
+        data_digest: SHA-256 of the real images that were chosen, at the size of the generated ones.
         num_real: how many real images the features are of.
         num_generated: how many generated ones.
     """

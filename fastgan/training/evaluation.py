@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor, nn
 
-from fastgan.data import load_dataset, normalize
+from fastgan.data import normalize, open_dataset
 from fastgan.metrics.cache import cache_folder, cached, digest_of
 from fastgan.metrics.collapse import judge_collapse
 from fastgan.metrics.collapse_picture import collapse_picture
@@ -76,7 +76,7 @@ def load_subject(
 
     Args:
         run: its folder.
-        data: real images, as :func:`fastgan.data.load_dataset` takes them; those of the run by default.
+        data: real images, as :func:`fastgan.data.open_dataset` takes them; those of the run by default.
         count: generated images, and real ones at most; as many as there are real ones by default, up to 10,000.
         features: as in :func:`fastgan.metrics.features.load_features`; by default those of the bundled data, and
             ``inception`` for others.
@@ -92,14 +92,14 @@ def load_subject(
     source = data if data is not None else load_settings(run / "config.toml").get("data", "digits")
     latent = draw_latents(1, generator.latent_dim, seed=seed)
     channels, size = render(generator, latent, labels_like(None, generator, 1)).shape[1:3]
-    dataset = load_dataset(source, resolution=size)
-    if dataset.images.shape[1] != channels:
+    dataset = open_dataset(source, resolution=size)
+    if dataset.image_shape[0] != channels:
         raise SettingsError(
             f"run {str(run)!r} generates images with {channels} channel{'s' if channels != 1 else ''}, and those of "
-            f"{source!r} have {dataset.images.shape[1]}"
+            f"{source!r} have {dataset.image_shape[0]}"
         )
-    count = min(len(dataset.images), DEFAULT_COUNT) if count is None else count
-    require_count(len(dataset.images), "real")
+    count = min(len(dataset), DEFAULT_COUNT) if count is None else count
+    require_count(len(dataset), "real")
     require_count(count, "generated")
     network = load_features(features or _FEATURES.get(source, "inception"), where, weights=weights)
     real, labels = choose_real(dataset, count, seed=seed)
@@ -109,7 +109,7 @@ def load_subject(
         filter=network.filter,
         image_size=f"{channels}x{size}x{size}",
         data=source,
-        data_digest=digest_of(dataset.images),
+        data_digest=digest_of(real),
         num_real=len(real),
         num_generated=count,
     )
@@ -142,7 +142,9 @@ def evaluate_run(subject: Subject, *, seed: int, console: Console) -> tuple[Eval
         generated = look_at(batches, subject.features, judge, lambda n: progress.advance(generated_task, n))
         real_features = _real_features(subject, console, lambda n: progress.advance(real_task, n))
         progress.update(real_task, completed=basis.num_real)
-        shown = subject.real[: num_shown(subject.real)]
+        # From all over the data, which may be sorted by class.
+        spread = torch.linspace(0, basis.num_real - 1, min(basis.num_real, num_shown(subject.real))).long()
+        shown = subject.real[spread]
         real = Judged(real_features, None if judge is None else judge.count(subject.real).tolist(), shown)
         replicates = progress.track(range(REPLICATES), task_id=resampling)
         scores = score(real.features, generated.features, seed=seed, progress=replicates)
@@ -161,9 +163,9 @@ def evaluate_run(subject: Subject, *, seed: int, console: Console) -> tuple[Eval
 
 
 def _real_features(subject: Subject, console: Console, advance: Callable[[int], None]) -> Features:
-    # The images are in the key themselves: their data, size, number and choice with them.
+    # The digest is of the very images: their data, size, number and choice are in it.
     key = {
-        "images": digest_of(subject.real),
+        "images": subject.basis.data_digest,
         "features": subject.basis.features,
         "features_digest": subject.basis.features_digest,
         "filter": subject.basis.filter,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastgan.data import ImageDataset, normalize, to_uint8
+from fastgan.data import LazyImages, normalize, to_uint8
 from fastgan.data.gaussians import CENTRES, STANDARD_DEVIATION, are_points, to_points
 from fastgan.metrics.digits import NUM_CLASSES, digit_classifier
 from fastgan.metrics.errors import MetricsError
@@ -145,10 +145,18 @@ def generated_batches(generator: nn.Module, count: int, *, seed: int, labels: Te
         yield to_uint8(images)
 
 
-def choose_real(data: ImageDataset, count: int, *, seed: int) -> tuple[Tensor, Tensor | None]:
-    """``count`` images of a data set drawn without replacement, and their labels; all of them where there are fewer."""
-    order = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(seed))[:count]
-    return data.images[order], None if data.labels is None else data.labels[order]
+def choose_real(data: LazyImages, count: int, *, seed: int) -> tuple[Tensor, Tensor | None]:
+    """Images of a data set drawn without replacement, and no others read.
+
+    Returns:
+        uint8 [n, C, S, S] in the order of the data, n the smaller of ``count`` and all images, and their labels.
+
+    Raises:
+        DataError: for an image that is broken; one sentence.
+    """
+    chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count].sort().values
+    images = torch.stack([data[index][0] for index in chosen.tolist()])
+    return images, None if data.labels is None else data.labels[chosen]
 
 
 def labels_like(labels: Tensor | None, generator: nn.Module, count: int) -> Tensor | None:
