@@ -69,5 +69,18 @@ def digit_network(
     Console(soft_wrap=True).print(f"{out}: {fit(out):.1%} right on held-out digits", highlight=False)
 
 
+@app.command()
+def evaluation(
+    out: Annotated[Path, typer.Option(help="Folder of the runs; a run that is there is kept.")] = Path(
+        "runs/experiments/evaluation"
+    ),
+    docs: Annotated[Path, typer.Option(help="Folder for evaluation.md and its pictures.")] = Path("docs"),
+) -> None:
+    """What the scores of `fastgan evaluate` say of damaged digits, and of three runs."""
+    from experiments.evaluation import draw
+
+    draw(out, docs, Console(soft_wrap=True))
+
+
 if __name__ == "__main__":
     app()
