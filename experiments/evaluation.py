@@ -103,14 +103,14 @@ _FEATURES = [
         "`digits`",
         "one channel, 8x8 and larger",
         f"64 features and 10 classes of a network fitted to the bundled digits, {ACCURACY:.1%} right on those held "
-        "out; comes with the package (122 KB, made by `python -m experiments digit-network`); the default for the digits",
+        "out; comes with the package (122 KB, by `python -m experiments digit-network`); the default for the digits",
     ],
     ["`points`", "points of the plane", "the coordinates; the default for the Gaussians"],
     [
         "`inception`",
         "grey or RGB",
         "2048 features and 1008 classes of the Inception of 2015 in torch-fidelity's form, as published FIDs have "
-        "them: `pip install 'fastgan[evaluation]'`; downloaded, or given by `--weights FILE`; the default for other data",
+        "them: `pip install 'fastgan[evaluation]'`; downloaded, or from `--weights FILE`; the default for others",
     ],
     [
         "a TorchScript file",
