@@ -65,12 +65,18 @@ def evaluate(
     # With --json the report alone goes to the standard output.
     console = Console(stderr=json_)
     show_log_of_kernels(console)
+
+    def warn(sentence: str) -> None:
+        console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
     folders, reports = ([path for path in runs if (path.suffix == ".json") is told] for told in (False, True))
     if len(set(runs)) < len(runs):
         raise SettingsError("a run is given twice")
     earlier = {path: read_report(path) for path in reports}
     subjects = [
-        load_subject(run, data=data, count=count, features=features, weights=weights, device=device, seed=seed)
+        load_subject(
+            run, data=data, count=count, features=features, weights=weights, device=device, seed=seed, warn=warn
+        )
         for run in folders
     ]
     # Before the work, not after it.

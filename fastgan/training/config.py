@@ -168,6 +168,15 @@ class TrainingConfig:
     sample_every: int = _setting(500, "steps between sample grids", Range(1))
     checkpoint_every: int = _setting(500, "steps between checkpoints", Range(1))
     # The last to go on from, the one before it where that is damaged, and one more for damage found late.
+    evaluate_every: int = _setting(
+        0, "steps between measurements of the averaged generator's FID, a multiple of log_every; 0 for none", Range(0)
+    )
+    evaluate_count: int = _setting(1000, "generated images, and real ones at most, that the FID is of", Range(2))
+    evaluate_features: str = _setting(
+        "auto",
+        "what the FID compares: digits, points, inception or auto (those of the bundled data)",
+        re.compile("auto|digits|points|inception"),
+    )
     keep_checkpoints: int = _setting(3, "how many of the latest checkpoints stay; 0 for all", Range(0))
     keep_every: int = _setting(0, "checkpoints of steps that this divides stay, however old; 0 for none", Range(0))
     wandb: str = _setting("", "project on Weights & Biases to log to, beside TensorBoard; empty for none")

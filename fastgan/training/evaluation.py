@@ -71,6 +71,7 @@ def load_subject(
     weights: Path | None = None,
     device: str = "auto",
     seed: int = 0,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> Subject:
     """Loads a run, real images at the size of its own, and the features.
 
@@ -83,12 +84,13 @@ def load_subject(
         weights: of ``inception``.
         device: as in :func:`fastgan.training.device.resolve_device`.
         seed: of the choice of real images.
+        warn: is told in a sentence of each damaged checkpoint that is passed over.
 
     Raises:
         SettingsError, DataError, CheckpointError, MetricsError: one sentence.
     """
     where = resolve_device(device)
-    generator, step = load_averaged_generator(run, where)
+    generator, step = load_averaged_generator(run, where, warn=warn)
     source = data if data is not None else load_settings(run / "config.toml").get("data", "digits")
     latent = draw_latents(1, generator.latent_dim, seed=seed)
     channels, size = render(generator, latent, labels_like(None, generator, 1)).shape[1:3]

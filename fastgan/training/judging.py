@@ -161,9 +161,10 @@ def choose_real(data: LazyImages, count: int, *, seed: int) -> tuple[Tensor, Ten
 
 def labels_like(labels: Tensor | None, generator: nn.Module, count: int) -> Tensor | None:
     """Labels for a conditional generator, int64 [count]: those of real images over and over, or the classes in turn."""
-    if generator.num_classes is None:
+    num_classes = getattr(generator, "num_classes", None)
+    if num_classes is None:
         return None
-    source = torch.arange(generator.num_classes) if labels is None else labels
+    source = torch.arange(num_classes) if labels is None else labels
     return source.repeat(-(-count // len(source)))[:count]
 
 

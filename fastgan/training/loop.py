@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -19,7 +19,14 @@ from torch import Tensor
 from fastgan.data.gaussians import has_points
 from fastgan.data.sources import ImageSource, open_source
 from fastgan.sampling import columns_by_class, draw_latents, labels_in_turn, render
-from fastgan.training.checkpoints import CheckpointError, find_checkpoint, latest_checkpoint, save_checkpoint
+from fastgan.training.best import Best, FidTracker
+from fastgan.training.checkpoints import (
+    CheckpointError,
+    find_checkpoint,
+    latest_checkpoint,
+    misfit,
+    save_checkpoint,
+)
 from fastgan.training.config import SettingsError, TrainingConfig, load_settings, to_toml
 from fastgan.training.device import resolve_device
 from fastgan.training.engine import Engine
@@ -89,10 +96,11 @@ def start_run(
                 config = dataclasses.replace(config, batch_size=_largest_batch(config, device, ranks))
             engine = make_engine(config, ranks)
             stack.callback(engine.source.close)
+            tracker = FidTracker(config, engine.device)
         if ranks.is_first:
             _prepare_folder(config, run)
         ranks.wait()
-        return _train(engine, run, console)
+        return _train(engine, tracker, run, console)
 
 
 def _prepare_folder(config: TrainingConfig, run: Path) -> None:
@@ -144,6 +152,7 @@ def resume_run(run: Path, *, steps: int | None = None, console: Console) -> sign
             engine = make_engine(config, ranks)
             stack.callback(engine.source.close)
             restore(engine, checkpoint, state)
+            tracker = FidTracker(config, engine.device, _best_of(checkpoint, state))
         if altered := altered_settings(config, state):
             warn(f"{run / _CONFIG_FILE} was altered and is followed from here on: {', '.join(altered)}")
         if engine.step_count > config.steps:
@@ -153,7 +162,7 @@ def resume_run(run: Path, *, steps: int | None = None, console: Console) -> sign
             if ranks.is_first:
                 for damaged in set_aside_after(run, engine.step_count):
                     console.print(f"The damaged checkpoint is kept as {damaged}", highlight=False, markup=False)
-                _drop_checkpoints(config, run)  # which may have been cut short
+                _drop_checkpoints(tracker, config, run)  # which may have been cut short
                 if not finished:
                     _write_config(config, run)
         except OSError as error:
@@ -162,7 +171,7 @@ def resume_run(run: Path, *, steps: int | None = None, console: Console) -> sign
             console.print(f"The run is at its last step, {config.steps}; train on with --steps and a larger number.")
             return None
         ranks.wait()
-        return _train(engine, run, console)
+        return _train(engine, tracker, run, console)
 
 
 def resume_command(run: Path) -> str:
@@ -225,7 +234,7 @@ def _write_config(config: TrainingConfig, run: Path) -> None:
     replace_file(run / _CONFIG_FILE, to_toml(config).encode())
 
 
-def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None:
+def _train(engine: Engine, tracker: FidTracker, run: Path, console: Console) -> signal.Signals | None:
     config, ranks = engine.config, engine.ranks
     together = f", {ranks.world_size} ranks" if ranks.world_size > 1 else ""
     console.print(
@@ -259,14 +268,16 @@ def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None
                 reporter.advance(step)
                 if step % config.log_every == 0 or last:
                     _require_finite(engine, run)
-                    _report(engine, reporter)
+                    if _report(engine, tracker, reporter):
+                        _save(engine, tracker, run, reporter)
+                        saved = step
                 if step % config.sample_every == 0 or last:
                     sampled = _sample(engine, sampling, stop, reporter)
-                if step % config.checkpoint_every == 0:
-                    _save(engine, run, reporter)
+                if step % config.checkpoint_every == 0 and saved != step:
+                    _save(engine, tracker, run, reporter)
                     saved = step
             if ranks.any(saved != engine.step_count or latest_checkpoint(run) is None):
-                _save(engine, run, reporter)
+                _save(engine, tracker, run, reporter)
     except OSError as error:
         raise _write_error(error, run) from error
     step = engine.step_count
@@ -278,6 +289,11 @@ def _train(engine: Engine, run: Path, console: Console) -> signal.Signals | None
             markup=False,
         )
         return stop.received or signal.SIGTERM  # which another rank received
+    if tracker.best is not None:
+        console.print(
+            f"The best FID was {tracker.best.fid:.4g} at step {tracker.best.step}, whose checkpoint is kept",
+            highlight=False,
+        )
     seconds = round(time.perf_counter() - began)
     console.print(
         f"Trained to step {step} in {seconds // 60}:{seconds % 60:02d}. Samples are in {run / 'samples'}; make more "
@@ -356,20 +372,35 @@ def _reporter(engine: Engine, run: Path, console: Console) -> Reporter | SilentR
     )
 
 
-def _report(engine: Engine, reporter: Reporter | SilentReporter) -> None:
+def _report(engine: Engine, tracker: FidTracker, reporter: Reporter | SilentReporter) -> bool:
+    """Reports the figures, and tells whether the FID, where it is due, is the best so far; alike on all ranks."""
     step = engine.step_count
     engine.agree()
     reading = engine.statistics.read(step)
     history, findings = judge(engine.history, reading, engine.config.loss)
     figures = engine.mean_losses() | engine.health_figures(reading)
+    every = engine.config.evaluate_every
+    improved = False
+    if every and step % every == 0:
+        if engine.ranks.is_first:
+            figures["fid"], improved = tracker.measure(engine.averaged.module, step)
+        improved = engine.ranks.any(improved)
     reporter.report(step, figures, findings, num_images=engine.num_images)
     # The last report may cut an interval short; its sums stay, for a run that goes on with more steps.
     if step % engine.config.log_every == 0:
         engine.reset_losses()
         engine.history = history
+    return improved
 
 
-def _save(engine: Engine, run: Path, reporter: Reporter | SilentReporter) -> None:
+def _best_of(checkpoint: Path, state: dict[str, Any]) -> Best | None:
+    try:
+        return Best.of_state(state["best"]) if "best" in state else None
+    except ValueError as error:
+        raise misfit(checkpoint, error) from None
+
+
+def _save(engine: Engine, tracker: FidTracker, run: Path, reporter: Reporter | SilentReporter) -> None:
     _require_finite(engine, run)
     engine.agree()
     tensors = engine.tensors()
@@ -377,12 +408,15 @@ def _save(engine: Engine, run: Path, reporter: Reporter | SilentReporter) -> Non
         return
     reporter.sync()
     state = engine.state() | {"settings": kept_settings(engine.config)}
+    if tracker.best is not None:
+        state["best"] = tracker.best._asdict()
     save_checkpoint(run, engine.step_count, tensors, state)
-    _drop_checkpoints(engine.config, run)
+    _drop_checkpoints(tracker, engine.config, run)
 
 
-def _drop_checkpoints(config: TrainingConfig, run: Path) -> None:
-    drop_checkpoints(run, keep_last=config.keep_checkpoints, keep_every=config.keep_every)
+def _drop_checkpoints(tracker: FidTracker, config: TrainingConfig, run: Path) -> None:
+    protected = [] if tracker.best is None else [tracker.best.step]
+    drop_checkpoints(run, keep_last=config.keep_checkpoints, keep_every=config.keep_every, protected=protected)
 
 
 def _write_error(error: OSError, run: Path) -> WriteError:

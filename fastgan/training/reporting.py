@@ -24,7 +24,7 @@ from fastgan.training.memory import peak_memory
 
 _CPU = torch.device("cpu")
 _SECONDS_BETWEEN_REFRESHES = 0.5
-_NOT_HEALTH = ("discriminator_loss", "generator_loss", "penalty", "images_per_second", "peak_memory_mib")
+_NOT_HEALTH = ("discriminator_loss", "generator_loss", "penalty", "fid", "images_per_second", "peak_memory_mib")
 
 
 class Reporter:
@@ -156,6 +156,8 @@ class Reporter:
         text = f"D {figures['discriminator_loss']:.3f}  G {figures['generator_loss']:.3f}  "
         if "d_real" in figures:
             text += f"D(x) {figures['d_real']:.2f}  D(G(z)) {figures['d_fake']:.2f}  "
+        if "fid" in figures:
+            text += f"FID {figures['fid']:.4g}  "
         text += f"{images_per_second:,.0f} img/s"
         self._progress.update(self._task, completed=step, losses=text, refresh=True)
         if not self._console.is_terminal:

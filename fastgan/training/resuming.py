@@ -21,6 +21,7 @@ from fastgan.training.engine import Engine
 # They leave every weight as it is, or are refused or given anew where a run goes on.
 _NOT_OF_THE_STATE = {
     *("steps", "device", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "keep_every", "wandb"),
+    *("evaluate_every", "evaluate_count", "evaluate_features"),
 }
 
 
