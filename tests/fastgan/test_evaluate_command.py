@@ -124,6 +124,9 @@ def test_real_features_are_computed_once_and_again_where_the_cache_is_damaged(fa
     assert "warning: cached features " in err
     assert "are damaged and computed again" in err
     assert calls == [50, 50]
+    # Other real images are computed anew.
+    assert fastgan("evaluate", run, "--count", 60, "--json", "--out", folder / "cached")[0] == 0
+    assert calls == [50, 50, 60]
 
 
 def test_ones_and_sevens_are_reported_as_collapsed_three_ways(fastgan, run, folder, monkeypatch):
