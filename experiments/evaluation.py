@@ -221,8 +221,8 @@ A "generator" of real ones and sevens alone:
 ## While training
 
 `--set evaluate_every=500` measures the averaged generator's FID at that interval (a multiple of `log_every`), of
-`evaluate_count` images by `evaluate_features`: into `metrics.jsonl` and TensorBoard. The step with the lowest one gets a
-checkpoint that is never deleted, and every later checkpoint has it in its `state.json`, as `best`.
+`evaluate_count` images by `evaluate_features`: into `metrics.jsonl` and TensorBoard. The step with the lowest one gets
+a checkpoint that stays until there is a better one, and every checkpoint names it in its `state.json`, as `best`.
 
 ## Which run to take
 
