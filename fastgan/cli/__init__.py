@@ -12,8 +12,14 @@ import typer
 from fastgan.cli.bench import bench
 from fastgan.cli.doctor import doctor
 from fastgan.cli.evaluate import evaluate
+from fastgan.cli.export import export
 from fastgan.cli.generate import generate
+from fastgan.cli.interpolate import interpolate
+from fastgan.cli.mix import mix
 from fastgan.cli.train import settings_epilog, train
+from fastgan.cli.truncation import truncation
+from fastgan.cli.walk import walk
+from fastgan.extras import MissingExtraError
 from fastgan.training.config import SettingsError
 
 # The base class of what typer raises for a wrong command line; recent versions of typer bring a click of their own.
@@ -29,6 +35,11 @@ app = typer.Typer(
 app.command(epilog=settings_epilog())(train)
 app.command()(generate)
 app.command()(evaluate)
+app.command()(interpolate)
+app.command()(walk)
+app.command()(mix)
+app.command()(truncation)
+app.command()(export)
 app.command()(bench)
 app.command()(doctor)
 
@@ -49,15 +60,17 @@ def _run(args: list[str] | None) -> int:
         message = error.format_message()  # type: ignore[attr-defined]
     except (KeyboardInterrupt, typer.Abort):
         return 130
-    except SettingsError as error:
+    except (SettingsError, MissingExtraError) as error:
         message = str(error)
     except ValueError as error:
         # Only the errors of bad input: any other ValueError is a fault of ours, and keeps its traceback.
         from fastgan.data import DataError
+        from fastgan.exporting import ModelFolderError
         from fastgan.metrics.errors import MetricsError
+        from fastgan.sampling import SamplingError
         from fastgan.training.checkpoints import CheckpointError
 
-        if not isinstance(error, DataError | CheckpointError | MetricsError):
+        if not isinstance(error, DataError | CheckpointError | MetricsError | SamplingError | ModelFolderError):
             raise
         message = str(error)
     except RuntimeError as error:

@@ -4,7 +4,8 @@ A model is a function from the shape of the images and of the latents to a pair 
 normal latents [N, latent_dim] to images [N, C, H, W] in [-1, 1] and carry ``latent_dim`` as an attribute;
 discriminators map such images to raw logits [N], with no sigmoid. The images of "stylegan" aim at [-1, 1] without being
 bounded, and its networks have ``grow``. The networks of a conditional pair are called with labels, int64 [N], beside
-these, and its generator's ``num_classes`` is not None.
+these, and its generator's ``num_classes`` is not None. A generator's ``architecture`` holds the arguments of
+:func:`build_networks` that it was built with.
 """
 
 import difflib
@@ -92,6 +93,8 @@ def build_networks(
             raise ValueError(f"model {model} has no option {name!r}{hint}")
     networks = Networks(*MODELS[model](**sizes, **options))
     networks.generator.num_classes = num_classes
+    # What builds it again; whoever keeps a generator keeps this with it.
+    networks.generator.architecture = {"model": model, **sizes, "num_classes": num_classes, **options}
     return networks
 
 

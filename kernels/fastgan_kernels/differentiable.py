@@ -204,6 +204,7 @@ _guarded = _copy_op("guarded", is_gradient=False)
 def guard_second_order(x: Tensor) -> Tensor:
     """``x``; inside ``torch.compile`` a copy whose gradient refuses to lose a second order, as those of our ops do.
 
-    The references need it: what torch.compile makes of them would drop the second order of a penalty silently.
+    The references need it: what torch.compile makes of them would drop the second order of a penalty silently. Not in
+    ``torch.export``, whose programs have to run where no op of ours is.
     """
-    return _guarded(x) if torch.compiler.is_compiling() else x
+    return _guarded(x) if torch.compiler.is_compiling() and not torch.compiler.is_exporting() else x

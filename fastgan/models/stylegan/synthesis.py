@@ -132,10 +132,11 @@ class Synthesis(GrowingNetwork):
             )
         if noise not in NOISES:
             raise ValueError(f"Synthesis: noise is {noise!r}, expected {', '.join(map(repr, NOISES))}")
-        x = below = self.blocks["4"](styles[:, :2], *self._noises(0, len(styles), noise))
+        count = styles.shape[0]  # not len(), which would make a constant of it in an exported program
+        x = below = self.blocks["4"](styles[:, :2], *self._noises(0, count, noise))
         for i, size in enumerate(self.in_use()[1:], start=1):
             below = x
-            x = self.blocks[str(size)](below, styles[:, 2 * i : 2 * i + 2], *self._noises(i, len(styles), noise))
+            x = self.blocks[str(size)](below, styles[:, 2 * i : 2 * i + 2], *self._noises(i, count, noise))
         images = self.to_image[str(self.resolution)](x)
         if self.fading:
             images = self.blend(_enlarged(self.to_image[str(self.resolution // 2)](below)), images)

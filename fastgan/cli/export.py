@@ -1,0 +1,57 @@
+"""``fastgan export``."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastgan.cli.options import Run
+
+_FILES = {"torch": "generator.pt2", "onnx": "generator.onnx"}
+
+
+class Format(StrEnum):
+    torch = "torch"
+    onnx = "onnx"
+
+
+def export(
+    run: Run,
+    format: Annotated[
+        list[Format] | None,
+        typer.Option(help="A program to put beside the weights, torch.export's or ONNX; may be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the model; RUN/export by default.")
+    ] = None,
+) -> int:
+    """Write the generator of a run as a folder that other machines can use: weights, config and card.
+
+    Every command that takes RUN takes such a folder. Programs run where fastgan is not installed; each is compared with
+    the generator before it is kept.
+    """
+    from fastgan import exporting
+    from fastgan.cli.trained import load_trained
+    from fastgan.training.config import load_settings
+
+    formats = dict.fromkeys(format or ())
+    if Format.onnx in formats:
+        exporting.require_onnx()
+    trained = load_trained(run, "cpu")
+    generator = trained.generator
+    folder = out or run / "export"
+    settings = load_settings(run / "config.toml") if (run / "config.toml").is_file() else None
+    # Before the programs, so that a folder that cannot be written is told of before there is work for it.
+    exporting.save_generator(generator, folder, step=trained.step)
+    write = {Format.torch: exporting.export_torch, Format.onnx: exporting.export_onnx}
+    programs = []
+    for each in formats:
+        difference = write[each](generator, folder / _FILES[each])
+        programs.append(exporting.describe_program(generator, each, _FILES[each], difference))
+        trained.console.print(programs[-1], highlight=False, markup=False)
+    name = run.resolve().name
+    card = exporting.card_of(generator, name=name, step=trained.step, settings=settings, programs=programs)
+    exporting.save_generator(generator, folder, step=trained.step, card=card)
+    trained.console.print(f"Generator of step {trained.step}: {folder}", highlight=False, markup=False)
+    return 0

@@ -1,0 +1,30 @@
+"""Options that several commands have, in the same words."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model folder of 'fastgan export'.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same images.")]
+Class = Annotated[
+    int | None,
+    typer.Option("--class", metavar="K", help="The class, in a conditional run; its classes in turn by default."),
+]
+Truncation = Annotated[
+    float, typer.Option(min=0, max=1, metavar="PSI", help="Of stylegan: 0 for the average image, 1 for all of them.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:INDEX.")]
+Rows = Annotated[int, typer.Option("--count", min=1, help="How many rows, one for each latent.")]
+Frames = Annotated[int | None, typer.Option(min=2, help="Images in a row; 9 by default, in an animation 48 frames.")]
+PictureOut = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A grid (.png), arrays (.npz), or a folder (no ending); by default in RUN."),
+]
+SequenceOut = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A grid (.png), an animation (.gif, .mp4), arrays (.npz), or a folder (no ending); by default in RUN.",
+    ),
+]

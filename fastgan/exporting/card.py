@@ -1,0 +1,78 @@
+"""The card of a model folder: what the generator is, how to use it, and what is not known of it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+
+def card_of(
+    generator: nn.Module,
+    *,
+    name: str,
+    step: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    programs: Sequence[str] = (),
+) -> str:
+    """Markdown for people who come upon the folder.
+
+    Args:
+        generator: of :func:`fastgan.models.build_networks`.
+        name: what to call it, such as the run's folder.
+        step: how many steps it was trained for.
+        settings: of the run, by name; ``data`` among them.
+        programs: a sentence for each program in the folder.
+    """
+    architecture = {key: value for key, value in generator.architecture.items() if value is not None}
+    settings = settings or {}
+    lines = [
+        f"# {name}",
+        "",
+        f"A generator of a GAN: latents, standard normal numbers [N, {generator.latent_dim}],"
+        + (f" and class numbers, 0 to {generator.num_classes - 1}," if generator.num_classes is not None else "")
+        + " become images [N, C, H, W] in [-1, 1].",
+        "",
+        "| | |",
+        "| --- | --- |",
+        *(f"| {key} | {value} |" for key, value in architecture.items()),
+        f"| parameters | {sum(p.numel() for p in generator.parameters()):,} |",
+        f"| trained on | {settings.get('data', 'not recorded')} |",
+        f"| steps | {'not recorded' if step is None else f'{step:,}'} |",
+        "",
+        "## Use",
+        "",
+        "```python",
+        "import fastgan, torch",
+        "",
+        'generator = fastgan.load_generator("this folder")',
+        _example(generator),
+        "```",
+        "",
+        "On the command line this folder stands where a run does: `fastgan generate FOLDER`.",
+        "",
+    ]
+    if programs:
+        lines += ["Without fastgan:", "", *(f"- {sentence}" for sentence in programs), ""]
+    if settings:
+        lines += [
+            "## Training",
+            "",
+            "```toml",
+            *(f"{key} = {json.dumps(value)}" for key, value in settings.items()),
+            "```",
+            "",
+        ]
+    lines += [
+        "## Licence of the data",
+        "",
+        "To be filled in by whoever passes this on: under what licence the training images are, and what it allows for",
+        "images generated from them.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _example(generator: nn.Module) -> str:
+    labels = "" if generator.num_classes is None else f", torch.arange(16) % {generator.num_classes}"
+    return f"images = generator(torch.randn(16, {generator.latent_dim}){labels})"

@@ -1,0 +1,170 @@
+"""Programs of a generator that run where fastgan is not installed: torch.export and ONNX.
+
+They take ``latents``, float32 [N, latent_dim]; of a conditional generator ``labels`` too, int64 [N]; of one with styles
+``truncation`` too, the psi of all layers, float32 []. N is free, at least 1. They give ``images``, float32 [N, C, H, W]
+in [-1, 1]; noise is constant, and no value is clamped that the generator does not clamp.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+import fastgan_kernels
+from fastgan.exporting.folder import ModelFolderError
+from fastgan.extras import require_extra
+from fastgan.sampling import draw_latents, labels_in_turn
+
+# What a program is checked at: a single image, even and odd sizes, and more than the two that it is traced with.
+BATCH_SIZES = (1, 2, 7, 16)
+_TRUNCATIONS = (1.0, 0.7)
+_SHAPES = {"latents": "float32 [N, {0.latent_dim}]", "labels": "int64 [N]", "truncation": "float32 [] (0 to 1)"}
+
+
+class _WithTruncation(nn.Module):
+    """A generator with styles, whose truncation is a tensor like its latents."""
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, latents: Tensor, truncation: Tensor) -> Tensor:
+        w = self.generator.truncate(self.generator.mapping(latents), truncation)
+        return self.generator.synthesis(self.generator.styles(w), noise="constant")
+
+
+def export_program(generator: nn.Module) -> ExportedProgram:
+    """Traces a generator of :func:`fastgan.models.build_networks`, on the CPU and in evaluation mode, its ops in plain
+    torch; the program holds no op of fastgan."""
+    inputs = _inputs(generator, 2)
+    batch = Dim("batch", min=1)
+    with torch.no_grad(), fastgan_kernels.use_backend("reference"), _quiet():
+        program = torch.export.export(
+            _module(generator),
+            tuple(inputs.values()),
+            dynamic_shapes=[{0: batch} if tensor.dim() else {} for tensor in inputs.values()],
+        )
+    for graph in (
+        module.graph for module in program.graph_module.modules() if isinstance(module, torch.fx.GraphModule)
+    ):
+        for node in graph.nodes:
+            if str(node.target).startswith("fastgan"):
+                raise RuntimeError(f"the exported program calls {node.target}")
+            # It names the files of this machine.
+            node.meta.pop("stack_trace", None)
+    return program
+
+
+def export_torch(generator: nn.Module, path: Path) -> float:
+    """Writes ``torch.export``'s program to a .pt2 file and checks what is read back from it.
+
+    Returns:
+        The largest difference of a pixel, whose range is 2, from the generator's images at ``BATCH_SIZES``.
+
+    Raises:
+        ModelFolderError: where it cannot be written; one sentence.
+    """
+    with _writing(path), _quiet():
+        torch.export.save(export_program(generator), path)
+    program = torch.export.load(path).module()
+    return _largest_difference(generator, lambda inputs: program(*inputs.values()))
+
+
+def export_onnx(generator: nn.Module, path: Path) -> float:
+    """Writes a program for ONNX runtimes and checks it in onnxruntime, on the CPU.
+
+    Returns:
+        As :func:`export_torch`.
+
+    Raises:
+        MissingExtraError: without onnx, onnxscript and onnxruntime; one sentence.
+        ModelFolderError: where it cannot be written; one sentence.
+    """
+    onnxruntime = require_onnx()
+    names = list(_inputs(generator, 1))
+    with _writing(path), _quiet():
+        program = torch.onnx.export(export_program(generator), input_names=names, output_names=["images"], dynamo=True)
+        program.save(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(inputs: dict[str, Tensor]) -> Tensor:
+        (images,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+        return torch.from_numpy(images)
+
+    return _largest_difference(generator, run)
+
+
+def describe_program(generator: nn.Module, format: str, file: str, difference: float) -> str:
+    """For the card: how the program in ``file``, of ``format`` "torch" or "onnx", is called, and how near it is."""
+    inputs = ", ".join(f"{name} {_SHAPES[name].format(generator)}" for name in _inputs(generator, 1))
+    call = {
+        "torch": f"torch.export.load({file!r}).module()(...)",
+        "onnx": f"onnxruntime.InferenceSession({file!r}).run(None, {{...}})",
+    }
+    return (
+        f"`{file}`: `{call[format]}` takes {inputs}, for any N from 1 on, and gives images float32 [N, C, H, W]; at "
+        f"batch sizes {', '.join(map(str, BATCH_SIZES))} no pixel, from -1 to 1, is further than {difference:.1e} from "
+        "the generator's."
+    )
+
+
+def require_onnx() -> ModuleType:
+    """onnxruntime, where all that an export to ONNX needs is installed.
+
+    Raises:
+        MissingExtraError: one sentence.
+    """
+    return require_extra("onnx", "ONNX", "onnxruntime", "onnx", "onnxscript")
+
+
+def _module(generator: nn.Module) -> nn.Module:
+    return _WithTruncation(generator) if hasattr(generator, "truncate") else generator
+
+
+def _inputs(generator: nn.Module, count: int, truncation: float = 1.0) -> dict[str, Tensor]:
+    inputs = {"latents": draw_latents(count, generator.latent_dim, seed=count)}
+    if generator.num_classes is not None:
+        inputs["labels"] = labels_in_turn(count, generator.num_classes)
+    if hasattr(generator, "truncate"):
+        inputs["truncation"] = torch.tensor(truncation)
+    return inputs
+
+
+@torch.no_grad()
+def _largest_difference(generator: nn.Module, run: Callable[[dict[str, Tensor]], Tensor]) -> float:
+    module = _module(generator)
+    differences = []
+    for count in BATCH_SIZES:
+        for truncation in _TRUNCATIONS:
+            inputs = _inputs(generator, count, truncation)
+            differences.append((run(inputs) - module(*inputs.values())).abs().max().item())
+    return max(differences)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise ModelFolderError(f"file {str(path)!r} cannot be written: {error.strerror or error}") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporters print of their stages and of deprecations within torch."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,55 @@
+"""Moving pictures: GIF by Pillow, MP4 by imageio."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from torch import Tensor
+
+from fastgan.extras import require_extra
+from fastgan.sampling.grids import to_pillow
+
+_FRAMES_PER_SECOND = 12.5  # GIF counts in hundredths of a second, and this is 8 of them
+_SMALLEST_WIDTH = 256  # pixels; smaller frames are enlarged by a whole number, so that each pixel stays a square
+
+
+def require_imageio() -> ModuleType:
+    """imageio, with the ffmpeg that it writes MP4 with.
+
+    Raises:
+        MissingExtraError: where one of them is not installed; one sentence.
+    """
+    return require_extra("mp4", "MP4, in place of which there is GIF,", "imageio.v2", "imageio_ffmpeg")
+
+
+def save_animation(frames: Sequence[Tensor], path: Path) -> None:
+    """Writes frames as a GIF that repeats for ever, or an MP4 (H.264), at 12.5 frames a second.
+
+    Args:
+        frames: uint8 [C, H, W] each, grey or colour, all of one shape; at least one. Those less than 256 pixels wide
+            are enlarged by a whole number to at least that.
+        path: ends in .gif or .mp4.
+
+    Raises:
+        MissingExtraError: for MP4 without imageio; one sentence.
+        OSError: where the file cannot be written.
+    """
+    factor = max(1, -(-_SMALLEST_WIDTH // frames[0].shape[2]))
+    large = [frame.repeat_interleave(factor, 1).repeat_interleave(factor, 2) for frame in frames]
+    if path.suffix == ".gif":
+        first, *others = (to_pillow(frame) for frame in large)
+        milliseconds = round(1000 / _FRAMES_PER_SECOND)
+        first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0)
+        return
+    imageio = require_imageio()
+    # H.264 as players know it halves the colours, so sizes are even; imageio would enlarge to multiples of 16.
+    with imageio.get_writer(path, fps=_FRAMES_PER_SECOND, macro_block_size=2) as writer:
+        for frame in large:
+            writer.append_data(_colour_of_even_size(frame))
+
+
+def _colour_of_even_size(frame: Tensor) -> np.ndarray:
+    channels, height, width = frame.shape
+    array = frame.expand(3, -1, -1).permute(1, 2, 0).numpy() if channels == 1 else frame.permute(1, 2, 0).numpy()
+    return np.pad(array, ((0, height % 2), (0, width % 2), (0, 0)))

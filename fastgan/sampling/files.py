@@ -1,0 +1,134 @@
+"""Images as files: a picture, a folder, arrays or an animation, by the name that is asked for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from fastgan.data import to_uint8
+from fastgan.data.gaussians import are_points, to_points
+from fastgan.sampling.animation import require_imageio, save_animation
+from fastgan.sampling.generation import SamplingError
+from fastgan.sampling.grids import picture, save_png
+
+PICTURES = (".png", ".npz")
+ANIMATIONS = (".gif", ".mp4")
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Images and how they are laid out.
+
+    Attributes:
+        images: float [N, C, H, W] in [-1, 1], row by row.
+        columns: of a grid; ``None`` for as square as N allows.
+        row_names, column_names: what is written beside a grid.
+        arrays: what else belongs into an .npz file, such as ``seed`` and ``labels``.
+    """
+
+    images: Tensor
+    columns: int | None = None
+    row_names: Sequence[str] = ()
+    column_names: Sequence[str] = ()
+    arrays: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        return {"columns": self.columns, "row_names": self.row_names, "column_names": self.column_names}
+
+
+def check_output(path: Path, *, animation: bool = False) -> None:
+    """Refuses an output of unknown format, before there is work for it, and makes its folder.
+
+    Args:
+        path: a file that ends in .png, .npz or, where ``animation``, .gif or .mp4; without an ending, or an existing
+            folder, a folder.
+
+    Raises:
+        SamplingError: for another ending, a folder that cannot be made; one sentence.
+        MissingExtraError: for .mp4 without imageio; one sentence.
+    """
+    known = PICTURES + (ANIMATIONS if animation else ())
+    if path.suffix and not path.is_dir():
+        if path.suffix not in known:
+            raise SamplingError(
+                f"output {str(path)!r} has none of the endings {', '.join(known)}; a folder has no ending"
+            )
+        if path.suffix == ".mp4":
+            require_imageio()
+        folder = path.parent
+    else:
+        folder = path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SamplingError(f"folder {str(folder)!r} cannot be made: {error.strerror}") from None
+
+
+def write_sheet(sheet: Sheet, path: Path) -> list[Path]:
+    """Writes images to a path that :func:`check_output` has passed.
+
+    - .png: one picture of all.
+    - .npz: arrays ``images``, uint8 [N, C, H, W] (points of the plane: ``points``, float32 [N, 2]), and those beside.
+    - .gif, .mp4: one frame for each column, in which the rows' images stand side by side; there and back again.
+    - a folder: as :func:`save_images`.
+
+    Returns:
+        The files, the picture of all first where there are several.
+
+    Raises:
+        SamplingError: where it cannot be written; one sentence.
+    """
+    try:
+        if path.is_dir():
+            return save_images(sheet.images, path, **sheet.layout)
+        if path.suffix in ANIMATIONS:
+            save_animation(_frames(sheet), path)
+        elif path.suffix == ".npz":
+            np.savez_compressed(path, **_main_array(sheet.images), **sheet.arrays)
+        else:
+            save_png(picture(sheet.images, **sheet.layout), path)
+    except OSError as error:
+        raise SamplingError(f"output {str(path)!r} cannot be written: {error.strerror or error}") from None
+    return [path]
+
+
+def save_images(
+    images: Tensor,
+    folder: Path,
+    *,
+    columns: int | None = None,
+    row_names: Sequence[str] = (),
+    column_names: Sequence[str] = (),
+) -> list[Path]:
+    """Writes images [N, C, H, W] in [-1, 1] to an existing folder: ``grid.png``, and ``00000.png`` and so on.
+
+    ``columns`` and names are those of the grid, as in :func:`~fastgan.sampling.image_grid`. Points of the plane are
+    written as ``points.png``, a scatter, and ``points.csv`` with a line "x,y" for each.
+
+    Returns:
+        The files, the picture of all first.
+    """
+    if are_points(images):
+        files = [folder / "points.png", folder / "points.csv"]
+        np.savetxt(files[1], to_points(images).numpy(), fmt="%.6g", delimiter=",", header="x,y", comments="")
+    else:
+        files = [folder / "grid.png", *(folder / f"{i:05d}.png" for i in range(len(images)))]
+        for pixels, path in zip(to_uint8(images), files[1:], strict=True):
+            save_png(pixels, path)
+    save_png(picture(images, columns=columns, row_names=row_names, column_names=column_names), files[0])
+    return files
+
+
+def _main_array(images: Tensor) -> dict[str, np.ndarray]:
+    return {"points": to_points(images).numpy()} if are_points(images) else {"images": to_uint8(images).numpy()}
+
+
+def _frames(sheet: Sheet) -> list[Tensor]:
+    """The picture of each column, to the last and back to the second, so that it repeats without a jump."""
+    columns = sheet.columns or len(sheet.images)
+    there = [picture(sheet.images[i::columns]) for i in range(columns)]
+    return there + there[-2:0:-1]

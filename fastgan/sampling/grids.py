@@ -1,0 +1,111 @@
+"""Pictures of many images: grids, with numbers beside them if wanted, or a scatter of points of the plane."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from fastgan.data import to_uint8
+from fastgan.data.gaussians import are_points, to_points
+from fastgan.scatter import scatter
+
+_TEXT_SIZE = 10  # of Pillow's built-in font, in pixels: the smallest that is read without effort
+_GREY = 170
+
+
+def columns_by_class(count: int, num_classes: int) -> int | None:
+    """Columns of a grid of ``count`` images with the classes in turn, such that each column holds one class.
+
+    None, for the usual columns, where that would be more than twice as many as in a square.
+    """
+    square = math.ceil(math.sqrt(count))
+    columns = num_classes * max(1, square // num_classes)
+    return columns if columns <= 2 * square else None
+
+
+def columns_of(count: int, columns: int | None = None) -> int:
+    """Columns of a grid: those wanted, or as square as ``count`` allows, and no more than images."""
+    return min(columns or math.ceil(math.sqrt(count)), count)
+
+
+def image_grid(
+    images: Tensor,
+    *,
+    columns: int | None = None,
+    padding: int = 2,
+    row_names: Sequence[str] = (),
+    column_names: Sequence[str] = (),
+) -> Tensor:
+    """Lays images out row by row on black, with ``padding`` pixels around and between them.
+
+    Args:
+        images: [N, C, H, W] in [-1, 1], N at least 1.
+        columns: images a row; by default as square as N allows.
+        padding: pixels.
+        row_names: what stands to the left of each row, in a margin that is as wide as the longest needs.
+        column_names: what stands above each column; those that would touch the one before are left out.
+
+    Returns:
+        uint8 [C, H', W']; 16 images of 28x28 in 4 columns with padding 2 make 122x122.
+    """
+    count, channels, height, width = images.shape
+    columns = columns_of(count, columns)
+    rows = math.ceil(count / columns)
+    pixels = to_uint8(images)
+    grid = pixels.new_zeros(channels, rows * (height + padding) + padding, columns * (width + padding) + padding)
+    for i, image in enumerate(pixels):
+        top = padding + i // columns * (height + padding)
+        left = padding + i % columns * (width + padding)
+        grid[:, top : top + height, left : left + width] = image
+    if not row_names and not column_names:
+        return grid
+    return _with_names(grid, row_names, column_names, (width + padding, height + padding))
+
+
+def save_png(pixels: Tensor, path: Path) -> None:
+    """Writes uint8 pixels [C, H, W], grey (C = 1) or colour (C = 3), as a PNG file."""
+    to_pillow(pixels).save(path)
+
+
+def to_pillow(pixels: Tensor) -> Image.Image:
+    """A Pillow image of uint8 pixels [C, H, W], grey (C = 1) or colour (C = 3)."""
+    array = np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+def picture(
+    images: Tensor,
+    *,
+    columns: int | None = None,
+    row_names: Sequence[str] = (),
+    column_names: Sequence[str] = (),
+) -> Tensor:
+    """One picture of all images [N, C, H, W] in [-1, 1], uint8 [C', H', W']: a grid, or a scatter of points."""
+    if are_points(images):
+        return scatter(to_points(images))
+    return image_grid(images, columns=columns, row_names=row_names, column_names=column_names)
+
+
+def _with_names(grid: Tensor, row_names: Sequence[str], column_names: Sequence[str], cell: tuple[int, int]) -> Tensor:
+    """The grid with a margin on the left and one on top, where there are names for them."""
+    font = ImageFont.load_default(_TEXT_SIZE)
+    left = max((math.ceil(font.getlength(name)) + 4 for name in row_names), default=0)
+    top = _TEXT_SIZE + 4 if column_names else 0
+    channels, height, width = grid.shape
+    margins = Image.new("L", (left + width, top + height))
+    draw = ImageDraw.Draw(margins)
+    for i, name in enumerate(row_names):
+        draw.text((left - 2, top + (i + 0.5) * cell[1]), name, fill=_GREY, font=font, anchor="rm")
+    end = 0.0
+    for i, name in enumerate(column_names):
+        centre, half = left + (i + 0.5) * cell[0], font.getlength(name) / 2
+        if centre - half >= end:
+            draw.text((centre, top - 2), name, fill=_GREY, font=font, anchor="mb")
+            end = centre + half + 3
+    pixels = torch.from_numpy(np.asarray(margins).copy()).expand(channels, -1, -1).clone()
+    pixels[:, top:, left:] = grid
+    return pixels
