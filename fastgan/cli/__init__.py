@@ -12,6 +12,7 @@ import typer
 from fastgan.cli.bench import bench
 from fastgan.cli.doctor import doctor
 from fastgan.cli.evaluate import evaluate
+from fastgan.cli.explore import explore
 from fastgan.cli.export import export
 from fastgan.cli.generate import generate
 from fastgan.cli.interpolate import interpolate
@@ -39,6 +40,7 @@ app.command()(interpolate)
 app.command()(walk)
 app.command()(mix)
 app.command()(truncation)
+app.command()(explore)
 app.command()(export)
 app.command()(bench)
 app.command()(doctor)

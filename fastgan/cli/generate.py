@@ -43,4 +43,5 @@ def generate(
     arrays = {"seed": seed} | ({} if labels is None else {"labels": labels.numpy()})
     row_names = [f"{i} ..." for i in range(0, count, columns)]
     names = (row_names, column_names) if numbered else ((), ())
-    return trained.write(sampling.Sheet(images, columns, *names, arrays), path, f"{count} images{of_classes}")
+    sheet = sampling.Sheet(images, columns, *names, arrays)
+    return trained.write(sheet, path, f"{count} images{of_classes}", seed)

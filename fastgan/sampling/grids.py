@@ -81,13 +81,14 @@ def picture(
     images: Tensor,
     *,
     columns: int | None = None,
+    padding: int = 2,
     row_names: Sequence[str] = (),
     column_names: Sequence[str] = (),
 ) -> Tensor:
     """One picture of all images [N, C, H, W] in [-1, 1], uint8 [C', H', W']: a grid, or a scatter of points."""
     if are_points(images):
         return scatter(to_points(images))
-    return image_grid(images, columns=columns, row_names=row_names, column_names=column_names)
+    return image_grid(images, columns=columns, padding=padding, row_names=row_names, column_names=column_names)
 
 
 def _with_names(grid: Tensor, row_names: Sequence[str], column_names: Sequence[str], cell: tuple[int, int]) -> Tensor:

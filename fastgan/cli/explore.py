@@ -1,0 +1,37 @@
+"""``fastgan explore``."""
+
+import threading
+from typing import Annotated
+
+import typer
+
+from fastgan.cli.options import Device, Run
+from fastgan.training.config import SettingsError
+
+
+def explore(
+    run: Run,
+    host: Annotated[
+        str, typer.Option(help="Address to serve on; by default this machine alone can reach the page.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to serve on.")] = 7860,
+    device: Device = "auto",
+) -> int:
+    """Serve a page that shows images while seed, latent, class, styles and truncation are moved; until Ctrl-C."""
+    from fastgan import explorer
+    from fastgan.cli.trained import load_trained
+
+    explorer.require_gradio()
+    trained = load_trained(run, device)
+    title = f"{run.resolve().name}, step {trained.step}"
+    page = explorer.build_page(explorer.Explorer(trained.generator), title)
+    try:
+        address = explorer.serve(page, host, port)
+    except OSError as error:
+        raise SettingsError(f"port {port} of {host!r} cannot be served on: {error}") from None
+    trained.console.print(f"{title}: {address} (Ctrl-C ends it)", highlight=False, markup=False)
+    try:
+        threading.Event().wait()
+    finally:
+        page.close()
+    return 0
