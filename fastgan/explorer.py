@@ -97,7 +97,8 @@ def build_page(explorer: Explorer, title: str) -> Any:
         MissingExtraError: without gradio; one sentence.
     """
     gradio = require_gradio()
-    with gradio.Blocks(title=title, analytics_enabled=False) as page:
+    # Each image is a file in gradio's cache; those of an hour ago go.
+    with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gradio.Markdown(f"## {title}")
         with gradio.Row():
             with gradio.Column():

@@ -100,12 +100,12 @@ def _with_names(grid: Tensor, row_names: Sequence[str], column_names: Sequence[s
     margins = Image.new("L", (left + width, top + height))
     draw = ImageDraw.Draw(margins)
     for i, name in enumerate(row_names):
-        draw.text((left - 2, top + (i + 0.5) * cell[1]), name, fill=_GREY, font=font, anchor="rm")
+        draw.text((left - 2, round(top + (i + 0.5) * cell[1])), name, fill=_GREY, font=font, anchor="rm")
     end = 0.0
     for i, name in enumerate(column_names):
         centre, half = left + (i + 0.5) * cell[0], font.getlength(name) / 2
         if centre - half >= end:
-            draw.text((centre, top - 2), name, fill=_GREY, font=font, anchor="mb")
+            draw.text((round(centre), top - 2), name, fill=_GREY, font=font, anchor="mb")
             end = centre + half + 3
     pixels = torch.from_numpy(np.asarray(margins).copy()).expand(channels, -1, -1).clone()
     pixels[:, top:, left:] = grid

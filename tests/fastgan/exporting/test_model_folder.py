@@ -1,0 +1,135 @@
+import json
+
+import pytest
+import safetensors.torch
+import torch
+
+import fastgan
+from fastgan.exporting import ModelFolderError, card_of, is_model_folder, load_model_folder
+from fastgan.models import build_networks
+from fastgan.sampling import generate
+
+
+@pytest.mark.parametrize("name", ["vanilla", "conditional", "stylegan"])
+def test_a_generator_comes_back_bit_for_bit(make_generator, tmp_path, name):
+    generator = make_generator(name)
+    assert not is_model_folder(tmp_path)
+    fastgan.save_generator(generator, tmp_path / "new" / "model", step=7)
+    assert is_model_folder(tmp_path / "new" / "model")
+    loaded, step = load_model_folder(tmp_path / "new" / "model", torch.device("cpu"))
+    assert step == 7
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert torch.equal(generate(loaded, 4, seed=1), generate(generator, 4, seed=1))
+
+
+def test_a_generator_comes_back_as_far_as_it_had_grown(tmp_path):
+    generator = build_networks("stylegan", resolution=16, num_channels=1, base_channels=4, latent_dim=4).generator
+    generator.grow(8, 0.25)
+    fastgan.save_generator(generator, tmp_path)
+    loaded = fastgan.load_generator(str(tmp_path))
+    images = generate(loaded, 2)
+    assert images.shape == (2, 1, 8, 8)
+    assert torch.equal(images, generate(generator, 2))
+
+
+@pytest.fixture
+def folder(make_generator, tmp_path):
+    fastgan.save_generator(make_generator("vanilla"), tmp_path)
+    return tmp_path
+
+
+def change(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    config["architecture"] |= changes.pop("architecture", {})
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def test_a_size_that_the_weights_do_not_have_gets_no_memory(folder):
+    change(folder, architecture={"latent_dim": 2**45})
+    with pytest.raises(ModelFolderError, match=r"do not fit together: .* has shape \[128, 6\], expected \[128, 3518"):
+        fastgan.load_generator(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"format": 2}, "config.json' has format 2, expected 1"),
+        ({"step": "soon"}, "config.json' has step 'soon', which does not belong there"),
+        ({"growth": [8]}, "has growth"),
+        ({"growth": {"resolution": 8}}, "do not fit together: 'VanillaGenerator' object has no attribute 'grow'"),
+        ({"architecture": {"model": "vanila"}}, "do not fit together: no model is called 'vanila'"),
+        ({"architecture": {"latent_dim": -3}}, "do not fit together: latent_dim is -3, expected at least 1"),
+        ({"architecture": {"latent_dim": "6"}}, "do not fit together: "),
+        ({"architecture": {"num_channels": 3}}, "has shape [784], expected [2352]"),
+        ({"architecture": {"discriminator": 1}}, "do not fit together: model vanilla has no option 'discriminator'"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_one_sentence(folder, changes, sentence):
+    change(folder, **changes)
+    with pytest.raises(ModelFolderError) as caught:
+        fastgan.load_generator(folder)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        ("config.json", b"{", "is damaged"),
+        ("config.json", b"[" * 5000, "is damaged"),
+        ("config.json", b"[]", "has format None, expected 1"),
+        ("config.json", b"\xff\xfe", "is damaged"),
+        ("config.json", b" " * 100_000, "has more than 65536 bytes, and is no config"),
+        ("model.safetensors", b"\x80\x04cos\nsystem\n", "is damaged"),
+        ("model.safetensors", safetensors.torch.save({"a": torch.zeros(1)}), "do not fit together: a has shape [1]"),
+    ],
+)
+def test_a_file_that_is_no_such_thing_is_one_sentence(folder, file, content, sentence):
+    (folder / file).write_bytes(content)
+    with pytest.raises(ModelFolderError) as caught:
+        fastgan.load_generator(folder)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_cut_short_are_damaged(folder):
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:-8])
+    with pytest.raises(ModelFolderError, match=r"model\.safetensors' is damaged"):
+        fastgan.load_generator(folder)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_one_sentence(folder, file):
+    (folder / file).unlink()
+    with pytest.raises(ModelFolderError, match=rf"^file '.*{file}' cannot be read: No such file or directory"):
+        fastgan.load_generator(folder)
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(make_generator):
+    with pytest.raises(ModelFolderError, match=r"^folder '/dev/null/x' cannot be written: Not a directory$"):
+        fastgan.save_generator(make_generator("vanilla"), "/dev/null/x")
+
+
+def test_the_card_tells_what_it_is_and_what_is_left_to_say(make_generator):
+    generator = make_generator("conditional")
+    card = card_of(
+        generator, name="my-run", step=12000, settings={"data": "photos", "lr": 2e-4}, programs=["`a.pt2`: x"]
+    )
+    for text in ("# my-run", "[N, 6], and class numbers, 0 to 2,", "| model | dcgan |", "| trained on | photos |"):
+        assert text in card
+    for text in ("| steps | 12,000 |", 'data = "photos"', "- `a.pt2`: x", "## Licence of the data\n\nTo be filled in"):
+        assert text in card
+    assert "torch.arange(16) % 3" in card
+
+
+def test_the_code_on_the_card_works(make_generator, tmp_path, monkeypatch):
+    generator = make_generator("conditional")
+    fastgan.save_generator(generator, tmp_path / "this folder", card=card_of(generator, name="x"))
+    card = (tmp_path / "this folder" / "README.md").read_text()
+    code = card.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code, names)
+    assert names["images"].shape == (16, 3, 16, 16)

@@ -1,0 +1,103 @@
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastgan.data import to_uint8
+from fastgan.extras import MissingExtraError
+from fastgan.sampling import SamplingError, Sheet, check_output, save_animation, write_sheet
+
+IMAGES = torch.rand(6, 1, 20, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
+SHEET = Sheet(IMAGES, 3, ["0", "1"], ["-1", "0", "1"], {"seed": 5, "values": np.arange(3.0)})
+
+
+def test_a_png_is_a_grid_with_names(tmp_path):
+    assert write_sheet(SHEET, tmp_path / "a.png") == [tmp_path / "a.png"]
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.width > 3 * 22 + 2
+        assert image.height > 2 * 22 + 2
+        right = np.asarray(image)[-24:-2, -22:]
+    assert np.array_equal(right[2:, :20], to_uint8(IMAGES[5, 0]).numpy())
+
+
+def test_arrays_hold_the_images_and_what_they_are_of(tmp_path):
+    write_sheet(SHEET, tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert np.array_equal(arrays["images"], to_uint8(IMAGES).numpy())
+        assert arrays["seed"] == 5
+        assert arrays["values"].tolist() == [0, 1, 2]
+
+
+def test_arrays_of_points_are_points_of_the_plane(tmp_path):
+    write_sheet(Sheet(torch.tensor([[1.0, -0.5]])[:, :, None, None]), tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert arrays["points"].tolist() == [[2.5, -1.25]]
+
+
+def test_a_folder_gets_a_file_for_each(tmp_path):
+    files = write_sheet(SHEET, tmp_path)
+    assert [file.name for file in files] == ["grid.png", *(f"{i:05d}.png" for i in range(6))]
+
+
+def test_an_animation_goes_there_and_back_with_the_rows_side_by_side(tmp_path):
+    write_sheet(SHEET, tmp_path / "a.gif")
+    with Image.open(tmp_path / "a.gif") as animation:
+        assert (animation.n_frames, animation.info["duration"], animation.info["loop"]) == (4, 80, 0)
+        frames = []
+        for i in range(4):
+            animation.seek(i)
+            frames.append(np.asarray(animation.convert("L")))
+    factor = 6  # 2 * 22 + 2 = 46 pixels are enlarged to at least 256
+    assert frames[0].shape == (24 * factor, 46 * factor)
+    pixels = to_uint8(IMAGES[:, 0]).numpy()
+    for frame, column in zip(frames, (0, 1, 2, 1), strict=True):
+        small = frame[::factor, ::factor]
+        assert np.array_equal(small[2:22, 2:22], pixels[column])
+        assert np.array_equal(small[2:22, 24:44], pixels[3 + column])
+
+
+def test_an_mp4_has_all_frames_in_colour_of_even_size(tmp_path):
+    imageio = pytest.importorskip("imageio.v2")
+    pytest.importorskip("imageio_ffmpeg")
+    frames = [torch.full((1, 31, 257), value, dtype=torch.uint8) for value in (20, 220, 120)]
+    save_animation(frames, tmp_path / "a.mp4")
+    with imageio.get_reader(tmp_path / "a.mp4") as reader:
+        found = [np.asarray(frame) for frame in reader]
+        assert reader.get_meta_data()["fps"] == 12.5
+    assert [frame.shape for frame in found] == [(32, 258, 3)] * 3
+    # H.264 keeps a flat grey to a few levels of 255.
+    assert [round(float(frame[4:20, 20:200].mean()), -1) for frame in found] == [20, 220, 120]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.gif", "a.PNG2", "a.npy"])
+def test_an_unknown_format_is_refused(tmp_path, name):
+    with pytest.raises(SamplingError, match=r"' has none of the endings \.png, \.npz; a folder has no ending$"):
+        check_output(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_formats_of_animations_and_folders_are_made_ready(tmp_path):
+    check_output(tmp_path / "new" / "a.gif", animation=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["new"]
+    (tmp_path / "v1.2").mkdir()
+    check_output(tmp_path / "v1.2")
+    check_output(tmp_path / "other")
+    assert (tmp_path / "other").is_dir()
+
+
+def test_mp4_without_its_packages_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(
+        MissingExtraError, match=r"^MP4, in place of which there is GIF, needs imageio\S*, which is not"
+    ):
+        check_output(tmp_path / "a.mp4", animation=True)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.npz", "a.gif"])
+def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path, name):
+    # A link to nowhere that can be: even root cannot write through it.
+    (tmp_path / name).symlink_to("/proc/nothing/there")
+    with pytest.raises(SamplingError, match=rf"^output '.*{name}' cannot be written: No such file or directory$"):
+        write_sheet(SHEET, tmp_path / name)
