@@ -26,6 +26,6 @@ def require_extra(extra: str, what: str, *modules: str) -> ModuleType:
         found = [import_module(name) for name in modules]
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"{what} needs {error.name}, which is not installed: pip install 'fastgan[{extra}]'"
+            f"{what} needs {error.name.partition('.')[0]}, which is not installed: pip install 'fastgan[{extra}]'"
         ) from None
     return found[0]

@@ -1,0 +1,278 @@
+"""The commands over a trained generator, in this process."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastgan import cli
+from fastgan.exporting import is_model_folder
+from fastgan.training.config import preset_names
+
+SMALL = ["--set", "base_channels=4", "--set", "batch_size=4", "--set", "latent_dim=5", "--set", "resolution=16"]
+
+
+@pytest.fixture
+def fastgan(capsys, monkeypatch):
+    """Runs the command line; returns exit code, stdout and stderr."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*args):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(arg) for arg in args])
+        return caught.value.code, *capsys.readouterr()
+
+    return run
+
+
+def trained(folder, preset, *settings):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["train", preset, "--out", str(folder), "--steps", "2", "--device", "cpu", *SMALL, *settings])
+    assert caught.value.code == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    assert {"stylegan", "dcgan"} <= set(preset_names())
+    return {
+        "STYLES": trained(
+            folder / "styles", "stylegan", "--set", "grow_from=0", "--set", "batch_sizes=", "--set", "lrs="
+        ),
+        "PLAIN": trained(folder / "plain", "dcgan"),
+        "BY_CLASS": trained(folder / "by_class", "dcgan", "--set", "conditional=true"),
+    }
+
+
+def size(path):
+    with Image.open(path) as image:
+        return image.size
+
+
+@pytest.mark.parametrize(
+    ("run", "args", "told"),
+    [
+        ("PLAIN", ["interpolate"], "4 interpolations in z, 9 images each from step 2, seed 0: "),
+        ("PLAIN", ["interpolate", "--path", "linear"], "4 interpolations in z"),
+        ("STYLES", ["interpolate", "--space", "w", "--seed", "3"], "in w, 9 images each from step 2, seed 3: "),
+        ("PLAIN", ["walk", "--dimension", "4"], "4 walks along dimension 4 of the latent, 9 images each"),
+        ("STYLES", ["walk", "--component", "1"], "4 walks along component 1 of w, 9 images each"),
+        ("STYLES", ["truncation"], "Truncation of 4 images, 9 steps from step 2"),
+    ],
+)
+def test_a_sequence_is_a_grid_of_a_row_each(fastgan, runs, tmp_path, run, args, told):
+    code, out, err = fastgan(*args[:1], runs[run], *args[1:], "--out", tmp_path / "a.png")
+    assert (code, err) == (0, "")
+    assert told in out
+    width, height = size(tmp_path / "a.png")
+    assert width > 9 * 18 + 2  # and a margin with the rows' numbers
+    assert height > 4 * 18 + 2
+
+
+def images_of(fastgan, tmp_path, *args):
+    code, _, err = fastgan(*args, "--out", tmp_path / "a.npz")
+    assert (code, err) == (0, "")
+    with np.load(tmp_path / "a.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize("run", ["PLAIN", "BY_CLASS"])
+def test_paths_begin_and_end_at_the_images_that_generate_makes(fastgan, runs, tmp_path, run):
+    images = images_of(fastgan, tmp_path, "generate", runs[run], "--count", 5, "--seed", 3)["images"]
+    found = images_of(fastgan, tmp_path, "interpolate", runs[run], "--seed", 3, "--count", 4, "--frames", 3)
+    assert found["values"].tolist() == [0, 0.5, 1]
+    rows = found["images"].reshape(4, 3, *images.shape[1:])
+    assert np.array_equal(rows[:, 0], images[:4])
+    if run == "PLAIN":
+        assert np.array_equal(rows[:, 2], images[1:])
+    else:
+        assert found["labels"].tolist() == [0, 1, 2, 3]
+    for path in (rows[:, 0], rows[:, 2]):
+        assert not np.array_equal(rows[:, 1], path)
+
+
+def test_a_walk_goes_through_the_values_of_its_dimension(fastgan, runs, tmp_path, monkeypatch):
+    from fastgan import sampling
+
+    real, rendered = sampling.render, []
+    monkeypatch.setattr(
+        sampling, "render", lambda g, z, *rest, **named: rendered.append(z) or real(g, z, *rest, **named)
+    )
+    found = images_of(
+        fastgan, tmp_path, "walk", runs["PLAIN"], "--dimension", 2, "--reach", 2, "--frames", 5, "--count", 2
+    )
+    assert found["values"].tolist() == [-2, -1, 0, 1, 2]
+    latents = sampling.draw_latents(2, 5, seed=0)[:, None].repeat(1, 5, 1)
+    latents[:, :, 2] = torch.tensor([-2.0, -1, 0, 1, 2])
+    assert torch.equal(rendered[0], latents.flatten(0, 1))
+
+
+def test_a_walk_along_a_component_has_the_image_itself_in_its_middle(fastgan, runs, tmp_path):
+    images = images_of(fastgan, tmp_path, "generate", runs["STYLES"], "--count", 2)["images"]
+    found = images_of(fastgan, tmp_path, "walk", runs["STYLES"], "--component", 0, "--count", 2, "--frames", 3)
+    rows = found["images"].reshape(2, 3, *images.shape[1:])
+    assert np.array_equal(rows[:, 1], images)
+    assert not np.array_equal(rows[:, 0], rows[:, 2])
+
+
+def test_truncation_goes_from_one_image_to_each(fastgan, runs, tmp_path):
+    images = images_of(fastgan, tmp_path, "generate", runs["STYLES"], "--count", 3)["images"]
+    rows = images_of(fastgan, tmp_path, "truncation", runs["STYLES"], "--count", 3)["images"].reshape(3, 9, 1, 16, 16)
+    assert np.array_equal(rows[:, 8], images)
+    assert (rows[:, 0] == rows[0, 0]).all()
+
+
+def test_mixing_shows_a_and_b_at_the_edges_and_b_alone_from_4_on(fastgan, runs, tmp_path):
+    images = images_of(fastgan, tmp_path, "generate", runs["STYLES"], "--count", 6)["images"]
+    grids = {
+        crossover: images_of(fastgan, tmp_path, "mix", runs["STYLES"], "--count", 3, "--crossover", crossover)["images"]
+        for crossover in ("4", "8", "16", "coarse", "middle")
+    }
+    for grid in (g.reshape(4, 4, 1, 16, 16) for g in grids.values()):
+        assert not grid[0, 0].any()
+        assert np.array_equal(grid[0, 1:], images[3:])
+        assert np.array_equal(grid[1:, 0], images[:3])
+    assert np.array_equal(grids["4"].reshape(4, 4, 1, 16, 16)[2, 1:], images[3:])
+    assert np.array_equal(grids["16"], grids["middle"])  # the resolution ends with it
+    assert len({grid.tobytes() for grid in grids.values()}) == 4
+
+
+def test_an_animation_has_48_frames_and_goes_back(fastgan, runs, tmp_path):
+    code, out, err = fastgan("interpolate", runs["BY_CLASS"], "--class", 3, "--count", 2, "--out", tmp_path / "a.gif")
+    assert (code, err) == (0, "")
+    assert "2 interpolations in z, 48 images each" in out
+    with Image.open(tmp_path / "a.gif") as animation:
+        assert animation.n_frames <= 94  # Pillow joins equal ones
+        assert animation.n_frames > 2
+
+
+def test_numbers_are_written_beside_a_grid_of_generate(fastgan, runs, tmp_path):
+    for name, more in (("plain.png", []), ("numbered.png", ["--numbered"])):
+        args = "generate", runs["BY_CLASS"], "--count", 20, *more, "--out", tmp_path / name
+        assert fastgan(*args)[::2] == (0, "")
+    assert size(tmp_path / "plain.png") == (10 * 18 + 2, 2 * 18 + 2)
+    width, height = size(tmp_path / "numbered.png")
+    assert width > 10 * 18 + 2
+    assert height > 2 * 18 + 2
+
+
+@pytest.mark.parametrize("run", ["STYLES", "BY_CLASS"])
+def test_an_exported_folder_stands_where_a_run_does(fastgan, runs, tmp_path, run):
+    code, out, err = fastgan("export", runs[run], "--out", tmp_path / "model")
+    assert (code, err) == (0, "")
+    assert f"Generator of step 2: {tmp_path / 'model'}" in out
+    assert is_model_folder(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "| trained on | digits |" in card
+    assert "| steps | 2 |" in card
+    for args in (["generate", "--count", 3], ["interpolate", "--count", 2]):
+        images = [
+            images_of(fastgan, tmp_path, args[0], folder, *args[1:])["images"]
+            for folder in (runs[run], tmp_path / "model")
+        ]
+        assert np.array_equal(*images)
+
+
+def test_a_program_is_exported_and_told_of(fastgan, runs, tmp_path):
+    code, out, err = fastgan("export", runs["BY_CLASS"], "--format", "torch", "--out", tmp_path)
+    assert (code, err) == (0, "")
+    sentence = "no pixel, from -1 to 1, is further than 0.0e+00 from the generator's."
+    assert sentence in out
+    assert sentence in (tmp_path / "README.md").read_text()
+    assert (tmp_path / "generator.pt2").is_file()
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["interpolate", "/nowhere"], "run '/nowhere' is not there"),
+        (["walk", "."], "run '.' has no checkpoint"),
+        (["interpolate", "PLAIN", "--class", "3"], "knows no classes, so --class cannot be given"),
+        (["walk", "BY_CLASS", "--class", "10"], "' has the classes 0 to 9"),
+        (["interpolate", "PLAIN", "--space", "w"], "interpolation in w needs a generator with styles"),
+        (["interpolate", "STYLES", "--space", "w", "--path", "spherical"], "--path spherical is for --space z"),
+        (["interpolate", "PLAIN", "--frames", "0"], "Invalid value for '--frames'"),
+        (["interpolate", "PLAIN", "--frames", "1"], "Invalid value for '--frames'"),
+        (["interpolate", "PLAIN", "--truncation", "0.5"], "truncation is 0.5, and this generator has none"),
+        (["interpolate", "PLAIN", "--path", "round"], "Invalid value for '--path'"),
+        (["walk", "PLAIN", "--dimension", "5"], "dimension is 5, expected 0 to 4: a latent is 5 long"),
+        (["walk", "PLAIN", "--dimension", "-1"], "dimension is -1, expected 0 to 4"),
+        (["walk", "PLAIN", "--component", "0"], "a walk along a component of w needs a generator with styles"),
+        (["walk", "STYLES", "--component", "4"], "component is 4, expected 0 to 3: w is 4 long"),
+        (["walk", "STYLES", "--component", "1", "--dimension", "1"], "one of them can be given"),
+        (["walk", "PLAIN", "--reach", "0"], "Invalid value for '--reach'"),
+        (["mix", "PLAIN"], "mixing styles needs a generator with styles, and this one has none"),
+        (["mix", "STYLES", "--crossover", "12"], "crossover is '12', expected one of 4, 8, 16, coarse, middle"),
+        (["mix", "STYLES", "--crossover", "fine"], "crossover is 'fine', expected one of 4, 8, 16, coarse, middle"),
+        (["mix", "STYLES", "--count", "0"], "Invalid value for '--count'"),
+        (
+            ["mix", "STYLES", "--out", "a.gif"],
+            "output 'a.gif' has none of the endings .png, .npz; a folder has no ending",
+        ),
+        (["truncation", "PLAIN"], "truncation needs a generator with styles"),
+        (["truncation", "STYLES", "--out", "a.tiff"], "output 'a.tiff' has none of the endings .png, .npz, .gif, .mp4"),
+        (["generate", "PLAIN", "--out", "a.bmp"], "output 'a.bmp' has none of the endings"),
+        (["walk", "PLAIN", "--out", "/dev/null/x/a.png"], "folder '/dev/null/x' cannot be made: Not a directory"),
+        (["walk", "PLAIN", "--out", "/proc/a.png"], "output '/proc/a.png' cannot be written: "),
+        (["export", "PLAIN", "--format", "tf"], "Invalid value for '--format'"),
+        (["export", "PLAIN", "--out", "/dev/null/x"], "folder '/dev/null/x' cannot be written: Not a directory"),
+        (["export", "/nowhere"], "run '/nowhere' is not there"),
+        (["explore", "/nowhere"], "run '/nowhere' is not there"),
+        (["explore", "PLAIN", "--port", "0"], "Invalid value for '--port'"),
+    ],
+)
+def test_bad_input_to_a_trained_generator_is_one_sentence(fastgan, runs, tmp_path, monkeypatch, args, sentence):
+    from fastgan import explorer
+
+    monkeypatch.setattr(explorer, "require_gradio", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = fastgan(*(runs.get(arg, arg) for arg in args))
+    assert (code, out) == (2, "")
+    assert err.startswith("fastgan: ")
+    assert err.count("\n") == 1
+    assert sentence in err
+    assert not list(tmp_path.iterdir())  # nothing was begun
+
+
+@pytest.mark.parametrize(
+    ("args", "module", "sentence"),
+    [
+        (
+            ["explore", "PLAIN"],
+            "gradio",
+            "the explorer needs gradio, which is not installed: pip install 'fastgan[explore]'",
+        ),
+        (
+            ["export", "PLAIN", "--format", "onnx"],
+            "onnxruntime",
+            "ONNX needs onnxruntime, which is not installed: pip ",
+        ),
+        (
+            ["walk", "PLAIN", "--out", "a.mp4"],
+            "imageio",
+            "needs imageio, which is not installed: pip install 'fastgan[mp4]'",
+        ),
+    ],
+)
+def test_a_missing_extra_is_one_sentence(fastgan, runs, tmp_path, monkeypatch, args, module, sentence):
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    code, _, err = fastgan(*(runs.get(arg, arg) for arg in args))
+    assert code == 2
+    assert err.startswith("fastgan: ")
+    assert sentence in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_model_folder_is_one_sentence(fastgan, runs, tmp_path):
+    assert fastgan("export", runs["PLAIN"], "--out", tmp_path)[0] == 0
+    (tmp_path / "config.json").write_text("{")
+    code, _, err = fastgan("generate", tmp_path)
+    assert code == 2
+    assert f"fastgan: file '{tmp_path / 'config.json'}' is damaged: " in err
