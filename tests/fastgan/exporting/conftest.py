@@ -25,6 +25,8 @@ def make_generator():
             for name, parameter in generator.named_parameters():
                 if name.endswith("strength"):
                     parameter.fill_(0.3)
+                elif generator.num_classes is not None and parameter.dim() == 2:
+                    parameter.normal_()  # the classes begin all alike
         return generator.eval().requires_grad_(False)
 
     return make

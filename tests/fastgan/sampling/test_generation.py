@@ -96,6 +96,21 @@ def test_latents_are_standard_normal():
     assert (latents.var() - 1).abs() < 5 * (2 / 100_000) ** 0.5
 
 
+def test_latents_of_a_seed_are_not_the_weights_that_are_drawn_from_it():
+    torch.manual_seed(0)
+    network = build_networks("stylegan", resolution=8, num_channels=1, latent_dim=64, base_channels=32).generator
+    weight = network.mapping[1].weight.detach()
+    latents = draw_latents(32, 64, seed=0)
+    # Cosines of independent vectors have a standard deviation of 1 / sqrt(64); 1,024 of them stay within five.
+    cosines = torch.nn.functional.cosine_similarity(weight[:, None], latents[None], dim=2)
+    assert cosines.abs().max() < 5 / 64**0.5
+
+
+def test_every_bit_of_a_seed_counts():
+    seeds = [0, 1, 2**31, 2**32, 2**32 + 1, 2**63 - 1]
+    assert len({draw_latents(1, 4, seed=seed).numpy().tobytes() for seed in seeds}) == len(seeds)
+
+
 def test_drawing_leaves_the_global_random_state_alone(generator):
     before = torch.get_rng_state()
     generate(generator, 3)
