@@ -82,5 +82,25 @@ def evaluation(
     draw(out, docs, Console(soft_wrap=True))
 
 
+@app.command()
+def explorer(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of stylegan.")],
+    docs: Annotated[Path, typer.Option(help="Folder for explorer.png.")] = Path("docs"),
+) -> None:
+    """The page of fastgan explore, used in a headless Chromium; needs playwright and the extra explore."""
+    import torch
+
+    from experiments.explorer_page import draw
+    from fastgan.explorer import Explorer, build_page, serve
+    from fastgan.training.checkpoints import load_averaged_generator
+
+    generator, step = load_averaged_generator(run, torch.device("cpu"))
+    page = build_page(Explorer(generator), f"{run.resolve().name}, step {step}")
+    try:
+        draw(serve(page, "127.0.0.1", 7890), docs / "explorer.png")
+    finally:
+        page.close()
+
+
 if __name__ == "__main__":
     app()

@@ -1,52 +1,70 @@
-"""The page of ``fastgan explore`` in a headless browser: what changes when a slider is moved, and a picture of it."""
+"""The page of ``fastgan explore`` in a headless browser: what changes when it is used, and a picture of it."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-_SECONDS = 60  # for an answer of the page, on a machine that does other things as well
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+_IMAGE = "img[src*='/file=']"
+_MILLISECONDS = 60_000  # for an answer of the page, on a machine that does other things as well
 
 
 class Visit:
-    """A page that is open in a browser.
+    """A page that is open in a browser. Every action waits until another image is shown.
 
     Attributes:
         page: playwright's.
         foreign: addresses beyond the page's own host that it asked for.
+        errors: what its scripts complained of.
     """
 
     def __init__(self, page: Any, address: str) -> None:
         self.page = page
         self.foreign: list[str] = []
+        self.errors: list[str] = []
         host = urlsplit(address).netloc
         page.on("request", lambda request: self._note(request.url, host))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.goto(address)
-        self.image_source()
+        page.locator(_IMAGE).first.wait_for(timeout=_MILLISECONDS)
 
-    def image_source(self) -> str:
-        """Where the shown image comes from, which is another for every image."""
-        return self.page.locator("img[src*='/file=']").first.get_attribute("src", timeout=_SECONDS * 1000)
+    def set_number(self, label: str, value: float) -> None:
+        """Types into the number field of that label."""
+        field = self.page.locator(f"input[type=number][aria-label*='{label}'], label:has-text('{label}') input").first
+        self._act(lambda: (field.fill(str(value)), field.press("Tab")))
 
-    def set_number(self, label: str, value: float) -> str:
-        """Types a number into the field of that label and waits for the image that comes of it; returns its source."""
-        before = self.image_source()
-        field = self.page.get_by_label(label).and_(self.page.locator("input[type=number]")).first
-        field.fill(str(value))
-        field.press("Tab")
-        self.page.wait_for_function(
-            "before => document.querySelector(\"img[src*='/file=']\").getAttribute('src') !== before",
-            arg=before,
-            timeout=_SECONDS * 1000,
-        )
-        return self.image_source()
+    def move_slider(self, label: str) -> None:
+        """Drags a slider by keys, five steps to the left."""
+        slider = self.page.locator(f"input[type=range][aria-label*='{label}']").first
+        self._act(lambda: (slider.focus(), *(slider.press("ArrowLeft") for _ in range(5))))
+
+    def uncheck(self, label: str) -> None:
+        """Unchecks a box."""
+        self._act(lambda: self.page.get_by_label(label).first.uncheck())
+
+    def choose(self, label: str, option: str) -> None:
+        """Chooses from a list."""
+        self.page.get_by_label(label).first.click()
+        self._act(lambda: self.page.get_by_role("option", name=option, exact=True).click())
 
     def pixels(self) -> bytes:
-        """The bytes of the shown image's file."""
-        return self.page.request.get(self.page.locator("img[src*='/file=']").first.evaluate("i => i.src")).body()
+        """The shown image's file, once no other has come for a second."""
+        source = None
+        while source != (source := self._source()):
+            self.page.wait_for_timeout(1000)
+        return self.page.request.get(source).body()
+
+    def _act(self, action: Callable[[], Any]) -> None:
+        before = self._source()
+        action()
+        changed = f'before => document.querySelector("{_IMAGE}").src !== before'
+        self.page.wait_for_function(changed, arg=before, timeout=_MILLISECONDS)
+
+    def _source(self) -> str:
+        return self.page.locator(_IMAGE).first.evaluate("image => image.src")
 
     def _note(self, url: str, host: str) -> None:
         parts = urlsplit(url)
@@ -54,15 +72,19 @@ class Visit:
             self.foreign.append(url)
 
 
+def find_browser() -> str | None:
+    """The Chromium of this machine."""
+    return next(filter(None, map(shutil.which, _BROWSERS)), None)
+
+
 @contextmanager
 def visit(address: str) -> Iterator[Visit]:
-    """Opens an address in the Chromium of this machine."""
+    """Opens an address in Chromium, in a window of 1100 by 780 pixels."""
     from playwright.sync_api import sync_playwright
 
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
     with sync_playwright() as playwright:
         # As root, as in a container, Chromium has no sandbox.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
         try:
             yield Visit(browser.new_page(viewport={"width": 1100, "height": 780}), address)
         finally:
@@ -70,8 +92,10 @@ def visit(address: str) -> Iterator[Visit]:
 
 
 def draw(address: str, path: Path) -> None:
-    """A picture of the page with two sliders moved."""
+    """A picture of the page of a run with styles, after some use of it."""
     with visit(address) as found:
+        found.set_number("Seed", 2)
         found.set_number("Component 0 of w", 1.5)
-        found.set_number("Truncation", 0.7)
+        found.move_slider("Truncation")
+        found.pixels()
         found.page.screenshot(path=path)

@@ -33,6 +33,7 @@ def mix(
     trained = load_trained(run, device)
     generator = sampling.require_styles(trained.generator, "mixing styles")
     layers = sampling.layers_of(generator, crossover)
+    sampling.check_truncation(generator, truncation)
     to = out or run / "mixed.png"
     sampling.check_output(to)
     w = sampling.map_latents(generator, trained.latents(2 * count, seed))

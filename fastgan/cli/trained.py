@@ -68,11 +68,11 @@ class Trained:
         from fastgan.sampling import write_sheet
 
         files = write_sheet(sheet, path)
-        others = (
-            f" and {files[1].name if len(files) == 2 else f'{len(files) - 1} PNG files'} beside it" if files[1:] else ""
-        )
+        beside = ""
+        if len(files) > 1:
+            beside = f" and {'one PNG each' if files[1].suffix == '.png' else files[1].name} beside it"
         step = "" if self.step is None else f" from step {self.step}"
-        self.console.print(f"{what}{step}, seed {seed}: {files[0]}{others}", highlight=False, markup=False)
+        self.console.print(f"{what}{step}, seed {seed}: {files[0]}{beside}", highlight=False, markup=False)
         return 0
 
 
@@ -110,12 +110,9 @@ def sequences(
     from fastgan.sampling import Sheet
 
     arrays = {"values": values.numpy()} | ({} if labels is None else {"labels": labels.numpy()})
-    rows = (
-        names
-        if labels is None
-        else [f"{name}, class {label}" for name, label in zip(names, labels.tolist(), strict=True)]
-    )
-    return Sheet(images, frames, rows, [format(value, unit) for value in values.tolist()], arrays)
+    if labels is not None:
+        names = [f"{name}, class {label}" for name, label in zip(names, labels.tolist(), strict=True)]
+    return Sheet(images, frames, names, [format(value, unit) for value in values.tolist()], arrays)
 
 
 def rendered(trained: Trained, latents: "Tensor", labels: "Tensor | None", truncation: float) -> "Tensor":

@@ -1,5 +1,6 @@
 """``fastgan walk``."""
 
+import math
 from typing import Annotated
 
 import typer
@@ -38,6 +39,8 @@ def walk(
 
     if dimension is not None and component is not None:
         raise SettingsError("--dimension and --component are two ways, and one of them can be given")
+    if not math.isfinite(reach):
+        raise SettingsError(f"--reach is {reach}, expected a number")
     trained = load_trained(run, device)
     generator = trained.generator
     labels = trained.labels(count, class_)

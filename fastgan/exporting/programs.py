@@ -110,8 +110,8 @@ def describe_program(generator: nn.Module, format: str, file: str, difference: f
     }
     return (
         f"`{file}`: `{call[format]}` takes {inputs}, for any N from 1 on, and gives images float32 [N, C, H, W]; at "
-        f"batch sizes {', '.join(map(str, BATCH_SIZES))} no pixel, from -1 to 1, is further than {difference:.1e} from "
-        "the generator's."
+        f"batch sizes {', '.join(map(str, BATCH_SIZES))} the largest difference of a pixel, whose range is 2, from the "
+        f"generator's was {difference:.2g}."
     )
 
 

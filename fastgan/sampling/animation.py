@@ -11,7 +11,7 @@ from fastgan.extras import require_extra
 from fastgan.sampling.grids import to_pillow
 
 _FRAMES_PER_SECOND = 12.5  # GIF counts in hundredths of a second, and this is 8 of them
-_SMALLEST_WIDTH = 256  # pixels; smaller frames are enlarged by a whole number, so that each pixel stays a square
+_SMALLEST_WIDTH = 128  # pixels; smaller frames are enlarged by a whole number, so that each pixel stays a square
 
 
 def require_imageio() -> ModuleType:
@@ -27,7 +27,7 @@ def save_animation(frames: Sequence[Tensor], path: Path) -> None:
     """Writes frames as a GIF that repeats for ever, or an MP4 (H.264), at 12.5 frames a second.
 
     Args:
-        frames: uint8 [C, H, W] each, grey or colour, all of one shape; at least one. Those less than 256 pixels wide
+        frames: uint8 [C, H, W] each, grey or colour, all of one shape; at least one. Those less than 128 pixels wide
             are enlarged by a whole number to at least that.
         path: ends in .gif or .mp4.
 

@@ -42,11 +42,13 @@ def labels_in_turn(count: int, num_classes: int) -> Tensor:
 
 
 def check_truncation(generator: nn.Module, truncation: float) -> None:
-    """Refuses a truncation below 1 of a generator that has none.
+    """Refuses a truncation that is not from 0 to 1, or below 1 of a generator that has none.
 
     Raises:
         SamplingError: one sentence.
     """
+    if not 0 <= truncation <= 1:
+        raise SamplingError(f"truncation is {truncation}, expected a number from 0 to 1")
     if truncation != 1 and not hasattr(generator, "truncate"):
         raise SamplingError(f"truncation is {truncation}, and this generator has none; only that of model stylegan has")
 

@@ -157,11 +157,11 @@ def test_every_preset_with_a_conditional_form_trains_and_generates(fastgan, tmp_
 
 
 def test_classes_are_generated_in_turn_or_one_alone(fastgan, trained_by_class, tmp_path, monkeypatch):
-    from fastgan import sampling
+    from fastgan.sampling import generation
 
-    real, asked = sampling.render, []
+    real, asked = generation.render, []
     monkeypatch.setattr(
-        sampling, "render", lambda g, z, labels, **rest: asked.append(labels.tolist()) or real(g, z, labels, **rest)
+        generation, "render", lambda g, z, labels, **rest: asked.append(labels.tolist()) or real(g, z, labels, **rest)
     )
     code, out, err = fastgan("generate", trained_by_class, "--count", 25, "--out", tmp_path / "images")
     assert (code, err) == (0, "")

@@ -179,7 +179,7 @@ def test_an_exported_folder_stands_where_a_run_does(fastgan, runs, tmp_path, run
 def test_a_program_is_exported_and_told_of(fastgan, runs, tmp_path):
     code, out, err = fastgan("export", runs["BY_CLASS"], "--format", "torch", "--out", tmp_path)
     assert (code, err) == (0, "")
-    sentence = "no pixel, from -1 to 1, is further than 0.0e+00 from the generator's."
+    sentence = "the largest difference of a pixel, whose range is 2, from the generator's was 0."
     assert sentence in out
     assert sentence in (tmp_path / "README.md").read_text()
     assert (tmp_path / "generator.pt2").is_file()
@@ -204,6 +204,8 @@ def test_a_program_is_exported_and_told_of(fastgan, runs, tmp_path):
         (["walk", "STYLES", "--component", "4"], "component is 4, expected 0 to 3: w is 4 long"),
         (["walk", "STYLES", "--component", "1", "--dimension", "1"], "one of them can be given"),
         (["walk", "PLAIN", "--reach", "0"], "Invalid value for '--reach'"),
+        (["walk", "PLAIN", "--reach", "nan"], "--reach is nan, expected a number"),
+        (["interpolate", "STYLES", "--truncation", "nan"], "truncation is nan, expected a number from 0 to 1"),
         (["mix", "PLAIN"], "mixing styles needs a generator with styles, and this one has none"),
         (["mix", "STYLES", "--crossover", "12"], "crossover is '12', expected one of 4, 8, 16, coarse, middle"),
         (["mix", "STYLES", "--crossover", "fine"], "crossover is 'fine', expected one of 4, 8, 16, coarse, middle"),
