@@ -27,8 +27,10 @@ def explore(
     page = explorer.build_page(explorer.Explorer(trained.generator), title)
     try:
         address = explorer.serve(page, host, port)
-    except OSError as error:
-        raise SettingsError(f"port {port} of {host!r} cannot be served on: {error}") from None
+    except OSError:
+        raise SettingsError(
+            f"cannot serve on port {port} of {host!r}: the port is taken, or the address is not of this machine"
+        ) from None
     trained.console.print(f"{title}: {address} (Ctrl-C ends it)", highlight=False, markup=False)
     try:
         threading.Event().wait()
