@@ -1,5 +1,6 @@
 """``fastgan export``."""
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fastgan.cli.options import Run
+from fastgan.training.config import SettingsError
 
 _FILES = {"torch": "generator.pt2", "onnx": "generator.onnx"}
 
@@ -42,6 +44,7 @@ def export(
     generator = trained.generator
     folder = out or run / "export"
     settings = load_settings(run / "config.toml") if (run / "config.toml").is_file() else None
+    scores = _scores(run / "evaluation" / "report.json", trained.step)
     # Before the programs, so that a folder that cannot be written is told of before there is work for it.
     exporting.save_generator(generator, folder, step=trained.step)
     write = {Format.torch: exporting.export_torch, Format.onnx: exporting.export_onnx}
@@ -51,7 +54,30 @@ def export(
         programs.append(exporting.describe_program(generator, each, _FILES[each], difference))
         trained.console.print(programs[-1], highlight=False, markup=False)
     name = run.resolve().name
-    card = exporting.card_of(generator, name=name, step=trained.step, settings=settings, programs=programs)
+    about = {"step": trained.step, "settings": settings, "scores": scores, "programs": programs}
+    card = exporting.card_of(generator, name=name, **about)
     exporting.save_generator(generator, folder, step=trained.step, card=card)
     trained.console.print(f"Generator of step {trained.step}: {folder}", highlight=False, markup=False)
     return 0
+
+
+def _scores(report: Path, step: int | None) -> list[str]:
+    """What ``fastgan evaluate`` has found of a step, as sentences; nothing where it has not judged that step.
+
+    Raises:
+        SettingsError: for a report that cannot be read; one sentence.
+    """
+    if not report.is_file():
+        return []
+    try:
+        (found,) = json.loads(report.read_text(encoding="utf-8"))["evaluations"]
+        if found["step"] != step:
+            return []
+        basis = found["basis"]
+        return [
+            *(f"{name}: {s['value']:.4g} ({s['low']:.4g} to {s['high']:.4g})" for name, s in found["scores"].items()),
+            f"of {basis['num_generated']:,} generated and {basis['num_real']:,} real images of {basis['data']}, by the "
+            f"features {basis['features']}; scores of other features or counts are not to be compared with these",
+        ]
+    except (OSError, LookupError, TypeError, ValueError) as error:
+        raise SettingsError(f"report {str(report)!r} is none that 'fastgan evaluate' has written: {error}") from None

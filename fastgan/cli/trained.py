@@ -84,8 +84,14 @@ def load_trained(source: Path, device: str) -> Trained:
 
     console = Console(soft_wrap=True)
     show_log_of_kernels(console)
-    load = load_model_folder if is_model_folder(source) else load_averaged_generator
-    return Trained(source, *load(source, resolve_device(device)), console)
+
+    def warn(sentence: str) -> None:
+        console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False)
+
+    where = resolve_device(device)
+    if is_model_folder(source):
+        return Trained(source, *load_model_folder(source, where), console)
+    return Trained(source, *load_averaged_generator(source, where, warn=warn), console)
 
 
 def frames_of(frames: int | None, out: Path) -> int:

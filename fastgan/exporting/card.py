@@ -13,6 +13,7 @@ def card_of(
     name: str,
     step: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    scores: Sequence[str] = (),
     programs: Sequence[str] = (),
 ) -> str:
     """Markdown for people who come upon the folder.
@@ -22,6 +23,7 @@ def card_of(
         name: what to call it, such as the run's folder.
         step: how many steps it was trained for.
         settings: of the run, by name; ``data`` among them.
+        scores: a sentence for each score of an evaluation, and one on what they stand on.
         programs: a sentence for each program in the folder.
     """
     architecture = {key: value for key, value in generator.architecture.items() if value is not None}
@@ -52,6 +54,8 @@ def card_of(
         "On the command line this folder stands where a run does: `fastgan generate FOLDER`.",
         "",
     ]
+    if scores:
+        lines += ["## Scores", "", *(f"- {sentence}" for sentence in scores), ""]
     if programs:
         lines += ["Without fastgan:", "", *(f"- {sentence}" for sentence in programs), ""]
     if settings:

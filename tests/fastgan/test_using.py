@@ -1,5 +1,6 @@
 """The commands over a trained generator, in this process."""
 
+import json
 import sys
 
 import numpy as np
@@ -176,6 +177,26 @@ def test_an_exported_folder_stands_where_a_run_does(fastgan, runs, tmp_path, run
             for folder in (runs[run], tmp_path / "model")
         ]
         assert np.array_equal(*images)
+
+
+def test_the_card_has_the_scores_of_the_step(fastgan, tmp_path):
+    run = trained(tmp_path / "run", "dcgan")
+    (run / "evaluation").mkdir()
+    report = run / "evaluation" / "report.json"
+    basis = {"num_generated": 5000, "num_real": 1797, "data": "digits", "features": "digit-network"}
+    score = {"value": 12.345678, "low": 11.0, "high": 13.0}
+    found = {"step": 2, "basis": basis, "scores": {"fid": score}}
+    cards = []
+    for step in (2, 1):
+        report.write_text(json.dumps({"format": 1, "evaluations": [found | {"step": step}]}))
+        assert fastgan("export", run)[0] == 0
+        cards.append((run / "export" / "README.md").read_text())
+    assert "- fid: 12.35 (11 to 13)\n- of 5,000 generated and 1,797 real images of digits, by the" in cards[0]
+    assert "fid" not in cards[1]
+    report.write_text("{}")
+    code, _, err = fastgan("export", run)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "is none that 'fastgan evaluate' has written" in err
 
 
 def test_a_program_is_exported_and_told_of(fastgan, runs, tmp_path):
