@@ -25,6 +25,8 @@ from fastgan.sampling import draw_latents, labels_in_turn
 # What a program is checked at: a single image, even and odd sizes, and more than the two that it is traced with.
 BATCH_SIZES = (1, 2, 7, 16)
 _TRUNCATIONS = (1.0, 0.7)
+# Half of one of the 255 steps that a pixel of 8 bits has: what differs by less is the same picture.
+_TOLERANCE = 1 / 255
 _SHAPES = {"latents": "float32 [N, {0.latent_dim}]", "labels": "int64 [N]", "truncation": "float32 [] (0 to 1)"}
 
 
@@ -41,8 +43,7 @@ class _WithTruncation(nn.Module):
 
 
 def export_program(generator: nn.Module) -> ExportedProgram:
-    """Traces a generator of :func:`fastgan.models.build_networks`, on the CPU and in evaluation mode, its ops in plain
-    torch; the program holds no op of fastgan."""
+    """Traces a generator that is on the CPU, in evaluation mode; the program has plain torch in place of our ops."""
     inputs = _inputs(generator, 2)
     batch = Dim("batch", min=1)
     with torch.no_grad(), fastgan_kernels.use_backend("reference"), _quiet():
@@ -51,10 +52,9 @@ def export_program(generator: nn.Module) -> ExportedProgram:
             tuple(inputs.values()),
             dynamic_shapes=[{0: batch} if tensor.dim() else {} for tensor in inputs.values()],
         )
-    for graph in (
-        module.graph for module in program.graph_module.modules() if isinstance(module, torch.fx.GraphModule)
-    ):
-        for node in graph.nodes:
+    modules = [module for module in program.graph_module.modules() if isinstance(module, torch.fx.GraphModule)]
+    for module in modules:
+        for node in module.graph.nodes:
             if str(node.target).startswith("fastgan"):
                 raise RuntimeError(f"the exported program calls {node.target}")
             # It names the files of this machine.
@@ -70,11 +70,12 @@ def export_torch(generator: nn.Module, path: Path) -> float:
 
     Raises:
         ModelFolderError: where it cannot be written; one sentence.
+        RuntimeError: for a program whose images are others; it is not kept.
     """
     with _writing(path), _quiet():
         torch.export.save(export_program(generator), path)
     program = torch.export.load(path).module()
-    return _largest_difference(generator, lambda inputs: program(*inputs.values()))
+    return _checked(generator, lambda inputs: program(*inputs.values()), path)
 
 
 def export_onnx(generator: nn.Module, path: Path) -> float:
@@ -85,7 +86,7 @@ def export_onnx(generator: nn.Module, path: Path) -> float:
 
     Raises:
         MissingExtraError: without onnx, onnxscript and onnxruntime; one sentence.
-        ModelFolderError: where it cannot be written; one sentence.
+        ModelFolderError, RuntimeError: as :func:`export_torch`.
     """
     onnxruntime = require_onnx()
     names = list(_inputs(generator, 1))
@@ -98,7 +99,7 @@ def export_onnx(generator: nn.Module, path: Path) -> float:
         (images,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
         return torch.from_numpy(images)
 
-    return _largest_difference(generator, run)
+    return _checked(generator, run, path)
 
 
 def describe_program(generator: nn.Module, format: str, file: str, difference: float) -> str:
@@ -138,14 +139,18 @@ def _inputs(generator: nn.Module, count: int, truncation: float = 1.0) -> dict[s
 
 
 @torch.no_grad()
-def _largest_difference(generator: nn.Module, run: Callable[[dict[str, Tensor]], Tensor]) -> float:
+def _checked(generator: nn.Module, run: Callable[[dict[str, Tensor]], Tensor], path: Path) -> float:
     module = _module(generator)
     differences = []
     for count in BATCH_SIZES:
         for truncation in _TRUNCATIONS:
             inputs = _inputs(generator, count, truncation)
             differences.append((run(inputs) - module(*inputs.values())).abs().max().item())
-    return max(differences)
+    largest = max(differences)
+    if not largest <= _TOLERANCE:
+        path.unlink()
+        raise RuntimeError(f"the program in {path.name} differs from the generator by {largest:.2g} and is not kept")
+    return largest
 
 
 @contextmanager

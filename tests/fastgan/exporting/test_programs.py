@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fastgan_kernels
-from fastgan.exporting import describe_program, export_onnx, export_program, export_torch
+from fastgan.exporting import describe_program, export_onnx, export_program, export_torch, programs
 from fastgan.exporting.folder import ModelFolderError
 from fastgan.sampling import draw_latents
 
@@ -60,6 +60,16 @@ def test_an_op_of_ours_in_a_program_is_noticed(make_generator, monkeypatch):
     assert differentiable.guard_second_order(torch.ones(1)) is not None
     with pytest.raises(RuntimeError, match=r"the exported program calls fastgan\.guarded"):
         export_program(generator)
+
+
+def test_a_program_that_makes_other_images_is_not_kept(make_generator, tmp_path, monkeypatch):
+    generator = make_generator("vanilla")
+    other = export_program(make_generator("vanilla"))
+    monkeypatch.setattr(programs, "export_program", lambda _: other)
+    generator.layers[8].bias += 0.02
+    with pytest.raises(RuntimeError, match=r"^the program in a\.pt2 differs from the generator by 0\.0\d+ and is not"):
+        export_torch(generator, tmp_path / "a.pt2")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_choice_of_a_backend_is_as_it_was_before(make_generator):
