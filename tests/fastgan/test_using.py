@@ -82,19 +82,20 @@ def images_of(fastgan, tmp_path, *args):
         return dict(arrays)
 
 
-@pytest.mark.parametrize("run", ["PLAIN", "BY_CLASS"])
-def test_paths_begin_and_end_at_the_images_that_generate_makes(fastgan, runs, tmp_path, run):
+@pytest.mark.parametrize(("run", "space"), [("PLAIN", "z"), ("BY_CLASS", "z"), ("STYLES", "w")])
+def test_paths_begin_and_end_at_the_images_that_generate_makes(fastgan, runs, tmp_path, run, space):
     images = images_of(fastgan, tmp_path, "generate", runs[run], "--count", 5, "--seed", 3)["images"]
-    found = images_of(fastgan, tmp_path, "interpolate", runs[run], "--seed", 3, "--count", 4, "--frames", 3)
+    path = ["--space", space, "--seed", 3, "--count", 4, "--frames", 3]
+    found = images_of(fastgan, tmp_path, "interpolate", runs[run], *path)
     assert found["values"].tolist() == [0, 0.5, 1]
     rows = found["images"].reshape(4, 3, *images.shape[1:])
     assert np.array_equal(rows[:, 0], images[:4])
-    if run == "PLAIN":
-        assert np.array_equal(rows[:, 2], images[1:])
-    else:
+    if run == "BY_CLASS":
         assert found["labels"].tolist() == [0, 1, 2, 3]
-    for path in (rows[:, 0], rows[:, 2]):
-        assert not np.array_equal(rows[:, 1], path)
+    else:
+        assert np.array_equal(rows[:, 2], images[1:])
+    for end in (rows[:, 0], rows[:, 2]):
+        assert not np.array_equal(rows[:, 1], end)
 
 
 def test_a_walk_goes_through_the_values_of_its_dimension(fastgan, runs, tmp_path, monkeypatch):
