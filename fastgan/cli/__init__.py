@@ -20,8 +20,8 @@ from fastgan.cli.mix import mix
 from fastgan.cli.train import settings_epilog, train
 from fastgan.cli.truncation import truncation
 from fastgan.cli.walk import walk
+from fastgan.errors import InputError
 from fastgan.extras import MissingExtraError
-from fastgan.training.config import SettingsError
 
 # The base class of what typer raises for a wrong command line; recent versions of typer bring a click of their own.
 _UsageError = typer.BadParameter.__mro__[1]
@@ -62,18 +62,7 @@ def _run(args: list[str] | None) -> int:
         message = error.format_message()  # type: ignore[attr-defined]
     except (KeyboardInterrupt, typer.Abort):
         return 130
-    except (SettingsError, MissingExtraError) as error:
-        message = str(error)
-    except ValueError as error:
-        # Only the errors of bad input: any other ValueError is a fault of ours, and keeps its traceback.
-        from fastgan.data import DataError
-        from fastgan.exporting import ModelFolderError
-        from fastgan.metrics.errors import MetricsError
-        from fastgan.sampling import SamplingError
-        from fastgan.training.checkpoints import CheckpointError
-
-        if not isinstance(error, DataError | CheckpointError | MetricsError | SamplingError | ModelFolderError):
-            raise
+    except (InputError, MissingExtraError) as error:  # any other ValueError is a fault of ours, and keeps its traceback
         message = str(error)
     except RuntimeError as error:
         from fastgan.training.loop import EndedError

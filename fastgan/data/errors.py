@@ -2,11 +2,13 @@
 
 import os
 
+from fastgan.errors import InputError
+
 # A zip entry's name may have 65,535 characters, and a decoder may say anything: a sentence has to stay readable.
 _LONGEST_QUOTE = 200
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """Image data that cannot be used. The message is one sentence: what was found where, and what is expected."""
 
 

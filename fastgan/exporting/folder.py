@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from fastgan.errors import InputError
 from fastgan.models import build_networks
 
 _FORMAT = 1
@@ -21,7 +22,7 @@ _WEIGHTS = "model.safetensors"
 _MOST_BYTES = 2**16
 
 
-class ModelFolderError(ValueError):
+class ModelFolderError(InputError):
     """A model folder that cannot be used or written. The message is one sentence."""
 
 

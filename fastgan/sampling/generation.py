@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastgan.errors import InputError
+
 # All batches have this many rows or a multiple of it, the last one filled up. An image's bits depend on the number of
 # rows, since matrix products sum in an order that goes by it. On a CPU (oneDNN and MKL, 1 and 2 threads) the images of
 # every model had the same bits in batches of 16, 24, 32 and 64, wherever in the batch they stood, and others, by up to
@@ -18,7 +20,7 @@ ROWS = 16
 _STREAM = 1
 
 
-class SamplingError(ValueError):
+class SamplingError(InputError):
     """Something that a generator cannot do, or an output that cannot be written. The message is one sentence."""
 
 

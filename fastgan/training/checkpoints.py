@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastgan.errors import InputError
 from fastgan.models import build_networks
 from fastgan.training.files import sync_folder, write_file
 
@@ -45,7 +46,7 @@ _HEADER_BYTES = 2**20
 MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A run or checkpoint that cannot be used. The message is one sentence."""
 
 

@@ -15,8 +15,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from fastgan.errors import InputError
 
-class SettingsError(ValueError):
+
+class SettingsError(InputError):
     """A setting that is unknown, ill-typed, out of range or impossible here. The message is one sentence."""
 
 

@@ -125,6 +125,18 @@ def test_what_is_not_finite_on_one_rank_ends_all_with_one_sentence(config, tmp_p
     assert (tmp_path / "run" / "non_finite" / "6").is_dir()
 
 
+def test_the_first_rank_measures_and_all_keep_the_best(config, tmp_path):
+    settings = {"evaluate_every": 3, "evaluate_count": 20, "evaluate_features": "digits", "keep_checkpoints": 1}
+    run = tmp_path / "run"
+    (_, told), _ = in_processes(2, run_of, config(**settings), run)
+    _, rows = content(run)
+    measured = {row["step"]: row["fid"] for row in rows}
+    best = min(measured, key=measured.get)
+    assert sorted(measured) == [3, 6, 9, 12]
+    assert f"at step {best}, whose checkpoint is kept" in told
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {str(best), "12"}
+
+
 @pytest.mark.slow
 def test_torchrun_starts_a_killed_rank_again(config, tmp_path):
     """The real launcher, from the command line; one rank is killed once there is a checkpoint."""
