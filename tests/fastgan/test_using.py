@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from fastgan import cli
-from fastgan.exporting import is_model_folder
+from fastgan.exporting import is_model_folder, save_generator
+from fastgan.training.checkpoints import load_averaged_generator
 from fastgan.training.config import preset_names
 
 SMALL = ["--set", "base_channels=4", "--set", "batch_size=4", "--set", "latent_dim=5", "--set", "resolution=16"]
@@ -123,10 +124,18 @@ def test_a_walk_along_a_component_has_the_image_itself_in_its_middle(fastgan, ru
 
 
 def test_truncation_goes_from_one_image_to_each(fastgan, runs, tmp_path):
-    images = images_of(fastgan, tmp_path, "generate", runs["STYLES"], "--count", 3)["images"]
-    rows = images_of(fastgan, tmp_path, "truncation", runs["STYLES"], "--count", 3)["images"].reshape(3, 9, 1, 16, 16)
+    generator, step = load_averaged_generator(runs["STYLES"], torch.device("cpu"))
+    generator.w_mean += 1  # in two steps it has hardly moved
+    save_generator(generator, tmp_path / "model", step=step)
+    count = ["--count", 3]
+    images, average = (
+        images_of(fastgan, tmp_path, "generate", tmp_path / "model", *count, "--truncation", psi)["images"]
+        for psi in (1, 0)
+    )
+    rows = images_of(fastgan, tmp_path, "truncation", tmp_path / "model", *count)["images"].reshape(3, 9, 1, 16, 16)
     assert np.array_equal(rows[:, 8], images)
-    assert (rows[:, 0] == rows[0, 0]).all()
+    assert np.array_equal(rows[:, 0], average)
+    assert (average == average[0]).all()
 
 
 def test_mixing_shows_a_and_b_at_the_edges_and_b_alone_from_4_on(fastgan, runs, tmp_path):
