@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from fastgan.errors import InputError
 
 # All batches have this many rows or a multiple of it, the last one filled up. An image's bits depend on the number of
-# rows, since matrix products sum in an order that goes by it. On a CPU (oneDNN and MKL, 1 and 2 threads) the images of
-# every model had the same bits in batches of 16, 24, 32 and 64, wherever in the batch they stood, and others, by up to
-# 1e-4, in batches of 1 to 8 and of 17. Batches of 16 are no slower there: a StyleGAN at 64x64 took a third of the time
+# rows, since matrix products sum in an order that goes by it. On a CPU (oneDNN and MKL, one thread) the images of every
+# model had the same bits in batches of 16, 24, 32 and 64, wherever in the batch they stood, and others, by up to 1e-4,
+# in batches of 1 to 8 and of 17. Batches of 16 are no slower there: a StyleGAN at 64x64 took a third of the time
 # for an image that it took in batches of 64.
 ROWS = 16
 
