@@ -115,9 +115,8 @@ class Engine:
     def _adam(self, network: nn.Module) -> torch.optim.Adam:
         betas = self.config.beta1, self.config.beta2
         # The rate is the stage's, and no graph outlives its stage.
-        return torch.optim.Adam(
-            network.parameters(), lr=0.0, betas=betas, fused=True, capturable=self.device.type == "cuda"
-        )
+        on_gpu = self.form == "graph" and self.device.type == "cuda"
+        return torch.optim.Adam(network.parameters(), lr=0.0, betas=betas, fused=True, capturable=on_gpu)
 
     def step(self) -> None:
         """Trains the discriminator ``discriminator_steps`` times, each on fresh batches, then the generator once."""

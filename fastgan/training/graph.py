@@ -3,6 +3,7 @@
 NVIDIA, "CUDA Graphs" (https://developer.nvidia.com/blog/cuda-graphs/); torch.cuda.CUDAGraph.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -96,7 +97,10 @@ class Graphs:
             inputs = self._take_in(given)
             if plan not in self._seen:
                 self._seen.add(plan)
-                self._iteration.run(plan, inputs)
+                with warnings.catch_warnings():
+                    # torch notes that an optimizer which can be captured is not.
+                    warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
+                    self._iteration.run(plan, inputs)
                 return
             if plan not in self._graphs:
                 replay = self._recorder.record(lambda: self._iteration.run(plan, inputs))

@@ -48,7 +48,8 @@ class _CountReads(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
         self.reads += name in ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique")
-        self.reads += name == "_to_copy" and (kwargs or {}).get("device") is not None
+        if name == "_to_copy":
+            self.reads += (kwargs or {}).get("device") not in (None, args[0].device)
         return func(*args, **kwargs or {})
 
 
@@ -61,6 +62,9 @@ class _CountReads(TorchDispatchMode):
         {"model": "plain", "regularizer": "dragan", "loss": "relativistic-average", "ema_ramp_up": 0.05},
         {"spectral_norm": True, "loss": "hinge"},
         {"model": "wgan-gp", "conditional": True, "regularizer": "wgan-gp", "spectral_norm": True},
+        {"model": "plain", "flips": True, "diff_augment": "color,translation,cutout", "accumulate": 3},
+        {"model": "plain", "regularizer": "r1", "precision": "float16"},
+        {"model": "stylegan", "base_channels": 8, "regularizer": "r1", "precision": "bfloat16", "style_mixing": 0.5},
     ],
     ids=str,
 )
