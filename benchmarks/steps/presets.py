@@ -13,10 +13,10 @@ import torch
 from benchmarks.passes import Call, Outputs
 from benchmarks.registry import Problem
 from benchmarks.steps.step import Setting, Step
+from fastgan.training.assembly import make_engine
 from fastgan.training.config import TrainingConfig, load_preset, preset_names
 from fastgan.training.engine import Engine
 from fastgan.training.growth import GrowthSchedule
-from fastgan.training.loop import make_engine
 from fastgan_kernels import use_backend
 
 

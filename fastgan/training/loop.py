@@ -8,17 +8,15 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from rich.console import Console
 from torch import Tensor
 
 from fastgan.data.gaussians import has_points
-from fastgan.data.sources import ImageSource, open_source
 from fastgan.sampling import columns_by_class, draw_latents, labels_in_turn, render
+from fastgan.training.assembly import find_largest_batch, make_engine
 from fastgan.training.best import Best, FidTracker
 from fastgan.training.checkpoints import (
     CheckpointError,
@@ -31,10 +29,8 @@ from fastgan.training.config import SettingsError, TrainingConfig, load_settings
 from fastgan.training.device import resolve_device
 from fastgan.training.engine import Engine
 from fastgan.training.files import replace_file
-from fastgan.training.growth import GrowthSchedule
 from fastgan.training.health import judge, non_finite_values
-from fastgan.training.loggers import WANDB_ID_FILE, import_wandb
-from fastgan.training.memory import fits_on_gpu, largest_batch_size
+from fastgan.training.loggers import WANDB_ID_FILE
 from fastgan.training.ranks import Ranks, has_restarted
 from fastgan.training.reporting import Reporter, SilentReporter
 from fastgan.training.resuming import altered_settings, kept_settings, restore
@@ -93,7 +89,7 @@ def start_run(
             device = resolve_device(config.device)
             ranks = stack.enter_context(Ranks.of_environment(device))
             if largest_batch:
-                config = dataclasses.replace(config, batch_size=_largest_batch(config, device, ranks))
+                config = dataclasses.replace(config, batch_size=find_largest_batch(config, device, ranks))
             engine = make_engine(config, ranks)
             stack.callback(engine.source.close)
             tracker = FidTracker(config, engine.device)
@@ -177,57 +173,6 @@ def resume_run(run: Path, *, steps: int | None = None, console: Console) -> sign
 def resume_command(run: Path) -> str:
     """The command that goes on with a run."""
     return f"fastgan train --resume {shlex.quote(str(run))}"
-
-
-def make_engine(config: TrainingConfig, ranks: Ranks | None = None) -> Engine:
-    """The engine of a run that begins, on the data and the device that the settings name.
-
-    Args:
-        config: the settings.
-        ranks: the processes that share the run; by default this one is alone.
-    """
-    if config.wandb:
-        import_wandb(config)
-    device = resolve_device(config.device)
-    return Engine(config, _open_source(config, device, ranks or Ranks()), device, ranks)
-
-
-def _open_source(config: TrainingConfig, device: torch.device, ranks: Ranks) -> ImageSource:
-    schedule = GrowthSchedule.of(config)
-    return open_source(
-        config.data,
-        resolution=config.resolution,
-        device=device,
-        seed=config.seed,
-        batch_size_of=lambda update: schedule.at(update // config.discriminator_steps).batch_size,
-        with_labels=config.conditional,
-        on_device=config.data_on_device,
-        workers=config.workers,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-    )
-
-
-def _largest_batch(config: TrainingConfig, device: torch.device, ranks: Ranks) -> int:
-    """The largest batch, of all ranks together, of which each has room for its part at the last resolution."""
-    if device.type != "cuda":
-        raise SettingsError(
-            f"the batch size 'auto' is the largest that fits on a GPU, and the run is on {device}; expected a number"
-        )
-    grown = dataclasses.replace(config, grow_from=0, batch_sizes="", lrs="", data_on_device="yes", batch_size=2)
-    source = _open_source(grown, device, Ranks())
-
-    def trial(size: int) -> None:
-        engine = Engine(dataclasses.replace(grown, batch_size=size, engine="eager"), source, device)
-        for _ in range(2):  # the second with the state of the optimizers
-            engine.step()
-
-    fits = largest_batch_size(lambda size: fits_on_gpu(partial(trial, size), device), 2 * config.accumulate)
-    of_each = torch.tensor(fits or 0, device=device)
-    ranks.least_(of_each)
-    if not of_each:
-        raise SettingsError(f"no batch fits on {device}, not even one of {2 * config.accumulate} images")
-    return int(of_each) * ranks.world_size
 
 
 def _write_config(config: TrainingConfig, run: Path) -> None:

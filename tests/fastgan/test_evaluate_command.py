@@ -26,19 +26,6 @@ def cache(folder):
         yield folder / "cache" / "fastgan" / "features"
 
 
-@pytest.fixture
-def fastgan(capsys, monkeypatch):
-    """Runs the command line in this process; returns exit code, stdout and stderr."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(arg) for arg in args])
-        return caught.value.code, *capsys.readouterr()
-
-    return run
-
-
 def trained(run, preset, *settings):
     with pytest.raises(SystemExit) as caught:
         cli.main(["train", preset, "--out", str(run), "--steps", "2", *SMALL, *settings])

@@ -18,19 +18,6 @@ SMALL = ["--set", "base_channels=4", "--set", "batch_size=4", "--set", "latent_d
 FAST = ["--set", "lr=0.1"]
 
 
-@pytest.fixture
-def fastgan(capsys, monkeypatch):
-    """Runs the command line; returns exit code, stdout and stderr."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(arg) for arg in args])
-        return caught.value.code, *capsys.readouterr()
-
-    return run
-
-
 def trained(folder, preset, *settings):
     with pytest.raises(SystemExit) as caught:
         cli.main(["train", preset, "--out", str(folder), "--steps", "2", "--device", "cpu", *SMALL, *settings])

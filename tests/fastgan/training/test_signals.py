@@ -55,11 +55,11 @@ def test_before_there_is_anything_to_save_sigterm_exits_at_once(tmp_path):
     script = (
         "import os, signal, time\n"
         "from fastgan import cli\n"
-        "import fastgan.training.loop as loop\n"
+        "import fastgan.training.assembly as assembly\n"
         "def load(*args, **kwargs):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(60)\n"
-        "loop.open_source = load\n"
+        "assembly.open_source = load\n"
         f"cli.main(['train', '--out', {str(tmp_path / 'run')!r}])\n"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
