@@ -37,10 +37,10 @@ TOY = Effort(rounds=1, seconds=0.0, wall_calls=1, compile_backend="aot_eager")
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a provider was not timed: its result is wrong, or it failed."""
+    """Why a provider was not timed: its result is wrong, it failed, or it cannot be on this machine."""
 
     provider: str
-    kind: str  # "wrong" | "failed"
+    kind: str  # "wrong" | "failed" | "refused"
     reason: str
 
 
@@ -155,7 +155,10 @@ def time_calls(
     if "graph" in modes:
         captured = ((name, device.capture(of_slots)) for name, of_slots in calls.items())
         graphs = {name: graph for name, graph in captured if graph is not None}
-    host = {name: min(device.host_seconds(of_slots[0]) for _ in range(3)) for name, of_slots in calls.items()}
+    # Where wall times are all that is asked for, one call tells how many make a sample.
+    alone = {name: device.wall(of_slots[:1]) for name, of_slots in calls.items()} if tuple(modes) == ("wall",) else {}
+    timed = {} if alone else calls
+    host = {name: min(device.host_seconds(of_slots[0]) for _ in range(3)) for name, of_slots in timed.items()}
     # A graph of a thousand launches keeps the host busy for longer than a launch does.
     host_of_graph = {name: min(device.host_seconds(replay) for _ in range(3)) for name, replay in graphs.items()}
 
@@ -180,8 +183,8 @@ def time_calls(
         return device.timed(graphs[name], host_of_graph[name]) / len(calls[name])
 
     def wall(name: str) -> float:
-        of_slots, of_device = calls[name], next(iter(figures.values()))[name].median
-        count = max(1, min(effort.wall_calls, int(_WALL_SECONDS / of_device)))
+        of_slots, of_call = calls[name], next(iter(figures.values()))[name].median if figures else alone[name]
+        count = max(1, min(effort.wall_calls, int(_WALL_SECONDS / of_call)))
         return device.wall([of_slots[next(cursor) % len(of_slots)] for _ in range(count)])
 
     samplers: dict[str, Callable[[str], float]] = {"cold": cold, "warm": warm, "graph": graph, "wall": wall}

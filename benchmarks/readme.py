@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import aims, plots, report, results, tables
+from benchmarks import aims, plots, report, results, tables, training
 from benchmarks.tables import CLONE, COMPILE, EAGER, FUSED, FUSED_COMPILE, Measured, Row
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -158,7 +158,7 @@ def _overview(runs: Sequence[Run], to_root: str) -> str:
     parts = []
     for run in runs:
         cases = run.cases
-        parts += [_heading(run), _ops_table(cases), _steps_table(cases), _aims(run)]
+        parts += [_heading(run), _ops_table(cases), _steps_table(cases), _training_table(cases), _aims(run)]
         parts += [_image(run, name, to_root) for name in ("speedups", "steps") if name in _pictures(run)]
     return "\n\n".join(part for part in parts if part)
 
@@ -231,7 +231,7 @@ def _ops_table(cases: Sequence[Measured]) -> str:
 def _steps_table(cases: Sequence[Measured]) -> str:
     lines = []
     for case in cases:
-        if case.whole and case.us(FUSED, "wall") is not None:
+        if case.whole and not training.is_training(case) and case.us(FUSED, "wall") is not None:
             us = [case.us(name, "wall") for name in (FUSED, FUSED_COMPILE, EAGER, COMPILE)]
             times = [case.speedup(name, "wall") for name in (EAGER, COMPILE)]
             lines.append(
@@ -248,6 +248,13 @@ def _steps_table(cases: Sequence[Measured]) -> str:
         return ""
     head = ["whole step", "problem", "type", "pass", "fused", "fused, compiled", "eager", "torch.compile"]
     return f"Whole steps, wall time in milliseconds.\n\n{_table([*head, *_TIMES_FASTER], lines)}"
+
+
+def _training_table(cases: Sequence[Measured]) -> str:
+    found = training.training(cases)
+    if not found:
+        return ""
+    return f"{_paragraph(training.LEGEND)}\n\n{_table(training.HEAD, [rates.cells() for rates in found])}"
 
 
 def _aims(run: Run) -> str:

@@ -5,7 +5,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import plots, tables
+from benchmarks import plots, tables, training
 from benchmarks.tables import Measured, Row
 
 REPORT = "report.html"
@@ -76,6 +76,7 @@ def write_report(
         "<h2>Results</h2>",
         f"<p>{_HOW_TO_READ}</p>",
         *(_of_op(op, [case for case in cases if case.op == op]) for op in dict.fromkeys(case.op for case in cases)),
+        _training(cases),
         "<h2>Pictures</h2>",
         *(f'<img alt="{_text(name)}" src="data:image/png;base64,{data}">' for name, data in images),
         "" if plots.available() else '<p>None: matplotlib is not installed (pip install -e ".[bench]").</p>',
@@ -119,6 +120,13 @@ def _of_op(op: str, cases: Sequence[Measured]) -> str:
         for case in cases
     ]
     return f"<h3>{_text(op)}</h3>" + _table(["problem", *(column.heading for column in columns)], rows)
+
+
+def _training(cases: Sequence[Measured]) -> str:
+    if not (found := training.training(cases)):
+        return ""
+    rows = [[(cell, "text" if i < 3 else "") for i, cell in enumerate(rates.cells())] for rates in found]
+    return f"<h2>Training</h2><p>{_text(training.LEGEND)}</p>" + _table(training.HEAD, rows)
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[tuple[object, str]]]) -> str:

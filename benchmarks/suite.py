@@ -1,5 +1,7 @@
 """Everything that is measured, in the order of what a cut may cost: limits, whole steps, then op by op."""
 
+from collections.abc import Callable
+
 from benchmarks.devices import CpuDevice, CudaDevice
 from benchmarks.limits import Limit, limits, measure_limit
 from benchmarks.measure import Effort, Refusal, measure
@@ -19,15 +21,21 @@ def suite(*, toy: bool = False) -> list[AnyCase]:
 
 
 def measure_any(
-    case: AnyCase, device: CpuDevice | CudaDevice, effort: Effort, *, plant: bool = False
+    case: AnyCase,
+    device: CpuDevice | CudaDevice,
+    effort: Effort,
+    *,
+    plant: bool = False,
+    alive: Callable[[], object] = lambda: None,
 ) -> tuple[list[dict[str, object]], list[Refusal]]:
     """Returns the rows of a case (without the identity of the machine) and the providers that were refused.
 
     Args:
         plant: add a wrong provider to a case of an op, to see it refused.
+        alive: called now and then by what takes long.
     """
     if isinstance(case, Limit):
         return measure_limit(case, device, effort), []
     if isinstance(case, StepCase):
-        return measure_step(case, device, effort)
+        return measure_step(case, device, effort, alive=alive)
     return measure(case, device, effort, plant=plant)

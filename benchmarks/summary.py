@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import results, tables, worker
+from benchmarks import results, tables, training, worker
 from benchmarks.aims import judge
 from benchmarks.registry import key_of
 from benchmarks.suite import AnyCase, suite
@@ -53,7 +53,7 @@ def summarise(out: Path) -> Summary:
     # On the screen the rarer types and layouts are left out.
     common = {case.key for case in listed if case.rank < 2}
     full, short = (
-        "\n".join([*head, *tables.text(shown), *tail]) + "\n"
+        "\n".join([*head, *tables.text(shown), *training.lines(tables.measured(shown)), *tail]) + "\n"
         for shown in (rows, [row for row in rows if key_of(row) in common])
     )
     return Summary(full, short, faults)

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -72,6 +73,7 @@ def bench(out: Path, until: float, *, toy: bool) -> None:
     listed = suite(toy=toy)
     planted = first_forwards(listed)
     skip = finished(out)
+    alive = partial(os.utime, out / PROGRESS)
     with use_backend("triton"):
         for case in listed:
             # A driver that was killed cannot stop this process.
@@ -82,7 +84,7 @@ def bench(out: Path, until: float, *, toy: bool) -> None:
             note(out, event="begin", case=case.key)
             start = time.time()
             try:
-                rows, refusals = measure_any(case, where, effort, plant=case.key in planted)
+                rows, refusals = measure_any(case, where, effort, plant=case.key in planted, alive=alive)
             except Exception as failure:
                 where.synchronize()  # raises again after a fault of the device
                 note(out, event="failed", case=case.key, reason=f"{type(failure).__name__}: {failure}"[:300])
@@ -110,7 +112,7 @@ def warm_up(share: int, of: int, until: float, *, toy: bool) -> None:
 
 
 def _compile(case: AnyCase, where: CpuDevice | CudaDevice, effort: Effort) -> None:
-    compiled = ("fused", "compile", "fused_compile")
+    compiled = ("fused", "compile", "fused_compile", "compiled", "tuned")
     if isinstance(case, Case):
         operands = draw(case, where.torch_device)
         for name, binder in binders(case, effort.compile_backend).items():

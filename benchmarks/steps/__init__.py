@@ -7,6 +7,9 @@ STEPS = (
     critics.R1,
     spectral_norms.FORWARD,
     spectral_norms.FORWARD_AND_BACKWARD,
+    *presets.JUDGED,
+    *presets.TOY,
+    *presets.JUDGED_BFLOAT16,
     *presets.TRAIN,
     *presets.SAMPLE,
 )

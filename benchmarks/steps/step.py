@@ -47,6 +47,7 @@ class Step:
             the first call of each provider is compared.
         dtypes: that it is measured in.
         capturable: whether a CUDA graph may hold it; what draws or counts on the host may not be.
+        partly: providers that compute the same at first only, and return the first of what the others return.
         late: measured behind the key problems of the ops, for which a run that is cut off had better have time.
     """
 
@@ -58,6 +59,7 @@ class Step:
     exact: bool = True
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
     capturable: bool = True
+    partly: tuple[str, ...] = ()
     late: bool = False
 
 
