@@ -10,7 +10,7 @@ FORMS = ("graph", "compiled", "fused", "eager", "tuned", "loop")
 HEAD = ("preset", "problem", "type", *FORMS, "graph / loop", "graph / tuned")
 LEGEND = (
     "Images a second of training: whole steps as CUDA graphs, compiled, eager on kernels (fused) and on plain torch "
-    "(eager); a loop with everything that torch offers (tuned), and one as tutorials write it, always in float32 (loop)."
+    "(eager); a loop with all that torch offers (tuned), and one as tutorials write it, always in float32 (loop)."
 )
 
 

@@ -1,9 +1,9 @@
 """A training step and a batch of samples of every preset, as `fastgan train` runs them.
 
-The shape of a training problem is the number of steps in a call, the batch size, and height and width of the images; of
-samples it is the last three. A preset that grows is measured at the last of its resolutions, and one with a lazy penalty
-in calls of as many steps as have one penalty among them. Presets are for small digits; the sizes by which the engine is
-judged are those of the papers, on random bytes.
+The shape of a training problem is the number of steps in a call, the batch size, and height and width of the images;
+of samples it is the last three. A preset that grows is measured at the last of its resolutions, and one with a lazy
+penalty in calls of as many steps as have one penalty among them. Presets are for small digits; the sizes by which the
+engine is judged are those of the papers, on random bytes.
 """
 
 from collections.abc import Callable
@@ -107,7 +107,7 @@ def _engine(form: str, backend: str) -> Callable[[Setting], Call]:
         if form == "compiled":
             engine.iteration._differentiate._options["backend"] = setting.compile_backend
 
-        def step(looked_at: bool) -> None:
+        def step(_: bool) -> None:
             with use_backend(backend):
                 engine.step()
 
@@ -148,8 +148,8 @@ def _call(
 ) -> Call:
     """Steps, of which only the first call is looked at: after its first step, and after its last.
 
-    The outputs of that call are what the discriminator's part of the first step left, its losses and gradients, and, but
-    with ``first_alone``, all losses and gradients after the last.
+    The outputs of that call are the discriminator's losses and gradients after the first step and, without
+    ``first_alone``, all losses and the gradients after the last.
     """
     called = False
 

@@ -8,6 +8,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 
+from benchmarks.aims import LOOP_AIMS
 from benchmarks.breakdown import kind_of, summed
 from benchmarks.devices import CpuDevice
 from benchmarks.limits import OP as LIMIT
@@ -16,6 +17,7 @@ from benchmarks.plots import parse_parts
 from benchmarks.steps import STEPS, critics
 from benchmarks.steps.measure import error, measure_step, render
 from benchmarks.steps.networks import stylegan_discriminator
+from benchmarks.steps.presets import JUDGED_SIZES
 from benchmarks.steps.step import StepCase, step_cases
 from benchmarks.suite import suite
 from fastgan.training.config import preset_names
@@ -174,8 +176,15 @@ def test_the_suite_has_each_case_once_limits_first_and_every_preset():
         assert set(ops[: ops.index("wgan_gp_step")]) == {LIMIT}
         for preset in preset_names():
             assert {f"train:{preset}", f"sample:{preset}"} <= set(ops)
-            # A run that is cut off has its training steps, and the ops before its samples.
-            assert ops.index(f"train:{preset}") < ops.index("bias_act") < ops.index(f"sample:{preset}")
+            assert ops.index("bias_act") < ops.index(f"sample:{preset}")
+        # A run that is cut off has the training by which the engine is judged, and the ops before the small presets.
+        problems = [case.problem.name.removeprefix("toy_") for case in listed]
+        for size in JUDGED_SIZES:
+            assert problems.index(size.name) < ops.index("bias_act")
+
+
+def test_the_sizes_that_have_an_aim_are_those_that_are_measured():
+    assert LOOP_AIMS.keys() == {size.name for size in JUDGED_SIZES}
 
 
 @pytest.mark.parametrize(("size", "width", "parameters"), [(8, 2, 571), (64, 16, 2_229_777)])
