@@ -5,6 +5,7 @@ chip can tell is whether CUDA's graphs do what the tape does, whether anything w
 """
 
 import copy
+import warnings
 from contextlib import contextmanager
 
 import pytest
@@ -46,7 +47,9 @@ def deterministic(device):
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*deterministic")
+            yield
     finally:
         torch.use_deterministic_algorithms(False)
         torch.backends.cudnn.benchmark = before
@@ -75,7 +78,8 @@ class Streamed(ResidentImages):
     capturable = False
 
     def next_batch(self, update, size, random):
-        return self.batch(torch.arange(update, update + size, device=self._images.device) % len(self))
+        images, labels = self.batch(torch.arange(update, update + size, device=self._images.device) % len(self))
+        return images.cpu().to(images.device), labels
 
 
 @pytest.fixture
@@ -216,31 +220,8 @@ def test_streamed_images_are_taken_into_graphs(engine_of, device):
 @on()
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_a_run_of_graphs_goes_on_bit_for_bit(engine_of, device, precision):
-    settings = {"engine": "graph", "precision": precision, "regularizer": "r1", "regularizer_interval": 3}
-    with deterministic(device):
-        whole = engine_of(device, **settings)
-        for _ in range(7):
-            whole.step()
-        saved = copy.deepcopy(whole.tensors()), copy.deepcopy(whole.state())
-        # What comes between in the same process must not matter.
-        torch.rand(5, device=device)
-        resumed = engine_of(device, **settings)
-        runs = []
-        for engine in (whole, resumed):
-            engine.load(*copy.deepcopy(saved))
-            for _ in range(8):
-                engine.step()
-            runs.append((copy.deepcopy(engine.tensors()), engine.state()))
-    assert runs[0][1] == runs[1][1]
-    for group, members in runs[0][0].items():
-        for name, tensor in members.items():
-            assert torch.equal(tensor, runs[1][0][group][name]), f"{group} {name}"
-
-
-@on()
-def test_a_run_of_graphs_that_was_not_interrupted_ends_as_one_that_was(engine_of, device):
     """The engine that goes on has graphs already; the one that resumes captures them anew."""
-    settings = {"engine": "graph", "regularizer": "r1", "regularizer_interval": 3}
+    settings = {"engine": "graph", "precision": precision, "regularizer": "r1", "regularizer_interval": 3}
     with deterministic(device):
         whole = engine_of(device, **settings)
         for _ in range(7):
@@ -299,9 +280,9 @@ def test_the_largest_batch_is_found_by_running_out_of_memory():
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, CUDA)
         torch.cuda.empty_cache()
-    # Blocks of 1 MiB come in segments of up to 20 MiB, so of 64 MiB at least 40 can be had, and to within an eighth.
-    assert 40 * 7 // 8 <= found <= 64
-    assert max(tried) > 64, "the search has met the end of the memory"
+    # Blocks of 1 MiB come in segments of two, of which the cap may cut the last; and the search is to within an eighth.
+    assert 62 * 7 // 8 <= found <= 64
+    assert max(tried) > found, "the search has met the end of the memory"
     torch.ones(2**20, device=CUDA)
 
 
