@@ -24,7 +24,7 @@ from fastgan.training.engine import Engine
 from fastgan.training.growth import GrowthSchedule
 from fastgan_kernels import use_backend
 
-_BYTES = 64 * 2**20  # of random images: so many that a batch is not found in cache
+_BYTES = {False: 64 * 2**20, True: 2**18}  # of random images: so many that a batch is not found in cache; at toy size
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Size:
         shape = (config.regularizer_interval, *shape) if steps else shape
         return Problem(f"toy_{self.name}" if toy else self.name, shape, self.model, key=True)
 
-    def images(self, config: TrainingConfig) -> tuple[Tensor, Tensor | None]:
-        """On the host."""
+    def images(self, config: TrainingConfig, *, toy: bool) -> tuple[Tensor, Tensor | None]:
+        """Images and labels on the host."""
         if self.num_channels is None:
             dataset = load_dataset(config.data, resolution=config.resolution)
             return dataset.images, dataset.labels if config.conditional else None
         shape = self.num_channels, config.resolution, config.resolution
-        count = max(config.batch_size, _BYTES // (self.num_channels * config.resolution**2))
+        count = _BYTES[toy] // (self.num_channels * config.resolution**2)
         random = torch.Generator().manual_seed(0)
         return torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=random), None
 
@@ -92,9 +92,10 @@ def _built(setting: Setting, form: str) -> tuple[Engine, Tensor, Tensor | None]:
     """An engine of a form, and its images and labels on the host."""
     name = setting.problem.name
     size = _SIZES[name.removeprefix("toy_")]
-    config = size.config(toy=name.startswith("toy_"))
+    toy = name.startswith("toy_")
+    config = size.config(toy=toy)
     precision = {"precision": setting.dtype_name, "device": str(setting.device), "engine": form}
-    images, labels = size.images(config)
+    images, labels = size.images(config, toy=toy)
     # The first power iterations of a spectral norm are no part of a step, and Triton's interpreter is slow.
     with use_backend("reference"):
         engine = Engine(replace(config, **precision), ResidentImages(images, labels, setting.device), setting.device)
