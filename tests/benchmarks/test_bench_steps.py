@@ -178,7 +178,7 @@ def test_the_suite_has_each_case_once_limits_first_and_every_preset():
             assert {f"train:{preset}", f"sample:{preset}"} <= set(ops)
             assert ops.index("bias_act") < ops.index(f"sample:{preset}")
         # A run that is cut off has the training by which the engine is judged, and the ops before the small presets.
-        problems = [case.problem.name.removeprefix("toy_") for case in listed]
+        problems = [case.subject["problem"].removeprefix("toy_") for case in listed]
         for size in JUDGED_SIZES:
             assert problems.index(size.name) < ops.index("bias_act")
 

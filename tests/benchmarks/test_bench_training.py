@@ -109,7 +109,7 @@ def test_the_sizes_that_are_judged_are_those_of_the_papers():
             base_channels=config.base_channels or None,
         )
         counts[size.name] = sum(p.numel() for p in built.discriminator.parameters())
-    # SPEC.md, section 2; the critic of WGAN-GP is the trunk without batch norm.
+    # SPEC.md, section 2, as in the tests of the models; the critic of WGAN-GP is the trunk without batch norm.
     assert counts == {"vanilla_28": 533_505, "dcgan_28": 98_113, "wgan-gp_28": 97_665, "sngan_28": 2_755_009}
 
 
