@@ -97,16 +97,16 @@ def _built(setting: Setting, form: str) -> tuple[Engine, Tensor, Tensor | None]:
     precision = {"precision": setting.dtype_name, "device": str(setting.device), "engine": form}
     images, labels = size.images(config, toy=toy)
     # The first power iterations of a spectral norm are no part of a step, and Triton's interpreter is slow.
+    source = ResidentImages(images, labels, setting.device)
     with use_backend("reference"):
-        engine = Engine(replace(config, **precision), ResidentImages(images, labels, setting.device), setting.device)
+        config = replace(config, **precision)
+        engine = Engine(config, source, setting.device, compile_backend=setting.compile_backend)
     return engine, images, labels
 
 
 def _engine(form: str, backend: str) -> Callable[[Setting], Call]:
     def call_of(setting: Setting) -> Call:
         engine, _, _ = _built(setting, form)
-        if form == "compiled":
-            engine.iteration._differentiate._options["backend"] = setting.compile_backend
 
         def step(_: bool) -> None:
             with use_backend(backend):

@@ -34,6 +34,7 @@ class Engine:
         device: where to train.
         ranks: the processes that share the run.
         recorder: what makes graphs of steps; that of the device by default.
+        compile_backend: of ``torch.compile``.
 
     Attributes:
         form: how steps run: ``eager``, ``graph`` or ``compiled``; and ``form_reason``, why.
@@ -50,6 +51,8 @@ class Engine:
         device: torch.device,
         ranks: Ranks | None = None,
         recorder: Recorder | None = None,
+        *,
+        compile_backend: str = "inductor",
     ) -> None:
         ranks = ranks or Ranks()
         can_record = recorder is not None or device.type == "cuda"
@@ -86,7 +89,7 @@ class Engine:
             built.augment,
             self._precision,
         )
-        compiled = Compiled((self.generator, self.discriminator), self._precision.rounding)
+        compiled = Compiled((self.generator, self.discriminator), self._precision.rounding, backend=compile_backend)
         self.iteration = Iteration(
             self.objective,
             GeneratorObjective(self.generator, self.objective, self._precision),
@@ -104,9 +107,10 @@ class Engine:
         )
         self.statistics = self.iteration.statistics
         self.loss_sums = self.iteration.loss_sums
-        self._run = self.iteration.run
+        self._graphs = None
         if self.form == "graph":
-            self._run = Graphs(self.iteration, recorder or CudaRecorder(self.random)).run
+            self._graphs = Graphs(self.iteration, recorder or CudaRecorder(self.random))
+        self._run = (self._graphs or self.iteration).run
         self._enter(self.schedule.at(0))
         if not ranks.is_first:
             # Noise and dropout are each rank's own; the first goes on as one that is alone does.
@@ -263,6 +267,8 @@ class Engine:
                 f"the checkpoint was written on {state['device']}, whose random state does not go on on "
                 f"{self.device.type}; resume it with device {state['device']!r}"
             )
+        if self._graphs is not None:
+            self._graphs.forget()  # they hold the tensors of the optimizers, which are replaced
         self.generator.load_state_dict(tensors["generator"])
         self.discriminator.load_state_dict(tensors["discriminator"])
         self.averaged.module.load_state_dict(tensors["averaged_generator"])

@@ -88,11 +88,8 @@ class Graphs:
         stage = plan.resolution, plan.fading, plan.batch_size
         if stage != self._stage:
             # What came before does not come again.
+            self.forget()
             self._stage = stage
-            self._seen.clear()
-            self._graphs.clear()
-            self._inputs.clear()
-            self._recorder.forget()
         with self._recorder.aside():
             inputs = self._take_in(given)
             if plan not in self._seen:
@@ -110,6 +107,13 @@ class Graphs:
         # Those of the plan that has just run, for who looks at them.
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
+
+    def forget(self) -> None:
+        """Drops all graphs, whose tensors are no longer those of the run, or whose time is over."""
+        self._seen.clear()
+        self._graphs.clear()
+        self._inputs.clear()
+        self._recorder.forget()
 
     def _take_in(self, given: Sequence[Images]) -> list[Images]:
         """Copies images to where graphs look for them."""

@@ -144,7 +144,7 @@ def test_compiled_steps_are_the_eager_ones_of_every_preset(engine_of, images, pr
 def test_compiled_steps_are_the_eager_ones_of_a_penalised_preset_on_a_cpu(engine_of, images, monkeypatch):
     # Without the code generator, which takes most of the time.
     torch._dynamo.reset()
-    monkeypatch.setattr(engine_module, "Compiled", lambda *given: Compiled(*given, backend="aot_eager"))
+    monkeypatch.setattr(engine_module, "Compiled", lambda *given, **_: Compiled(*given, backend="aot_eager"))
     assert_compiled_is_eager(engine_of, CPU, *preset_of("gaussians", images))
 
 

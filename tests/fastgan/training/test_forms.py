@@ -1,7 +1,6 @@
 """Compiled steps, steps in parts, and steps in other types: each against the eager step in float64 or float32."""
 
 import copy
-import functools
 
 import pytest
 import torch
@@ -9,9 +8,7 @@ from torch import nn
 
 from fastgan.data.sources import ResidentImages
 from fastgan.training import differentiation
-from fastgan.training import engine as engine_module
 from fastgan.training.config import SettingsError
-from fastgan.training.differentiation import Compiled
 from fastgan.training.engine import Engine
 
 CPU = torch.device("cpu")
@@ -21,19 +18,15 @@ LABELS = torch.arange(20) % 3
 
 @pytest.fixture
 def engine_of(tiny, images):
+    """Engines whose compiler is torch's without its code generator, which takes most of the time."""
+    torch._dynamo.reset()
+
     def make(**settings):
         config = tiny(**settings)
         own = images if config.resolution == 16 else nn.functional.pad(images, [(config.resolution - 16) // 2] * 4)
-        return Engine(config, ResidentImages(own, LABELS, CPU), CPU)
+        return Engine(config, ResidentImages(own, LABELS, CPU), CPU, compile_backend="aot_eager")
 
     return make
-
-
-@pytest.fixture
-def aot(monkeypatch):
-    """torch.compile without its code generator, which takes most of the time."""
-    torch._dynamo.reset()
-    monkeypatch.setattr(engine_module, "Compiled", functools.partial(Compiled, backend="aot_eager"))
 
 
 def weights_after(engine, steps):
@@ -62,7 +55,7 @@ CLOSE = 1e-9
     ],
     ids=lambda s: s.get("model", "dcgan"),
 )
-def test_a_compiled_step_is_the_eager_step(engine_of, aot, settings):
+def test_a_compiled_step_is_the_eager_step(engine_of, settings):
     compiled = engine_of(**settings, engine="compiled", precision="float64")
     eager = engine_of(**settings, engine="eager", precision="float64")
     eager.iteration._differentiate.keeps_graphs = False  # images are made again, with new noise, as compiled steps do
@@ -70,7 +63,7 @@ def test_a_compiled_step_is_the_eager_step(engine_of, aot, settings):
     assert largest_difference(weights_after(compiled, 4), weights_after(eager, 4)) < CLOSE
 
 
-def test_a_compiled_step_that_differs_is_refused(engine_of, aot, monkeypatch):
+def test_a_compiled_step_that_differs_is_refused(engine_of, monkeypatch):
     def without_second_order(step, **options):
         def wrong(*batch):
             outputs, gradients = step(*batch)
@@ -84,7 +77,7 @@ def test_a_compiled_step_that_differs_is_refused(engine_of, aot, monkeypatch):
         engine.step()
 
 
-def test_what_torch_cannot_compile_is_refused(engine_of, aot):
+def test_what_torch_cannot_compile_is_refused(engine_of):
     engine = engine_of(**PENALISED, engine="compiled")
     engine.discriminator.register_forward_hook(lambda *_: print())
     with pytest.raises(SettingsError, match=r"^engine 'compiled' is refused: torch.compile fails on a step"):

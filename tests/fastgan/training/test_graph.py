@@ -1,5 +1,7 @@
 """The graph engine, with a tape in place of CUDA graphs: replayed steps are the eager ones, bit for bit."""
 
+import copy
+
 import pytest
 import torch
 from tape import Tape
@@ -46,7 +48,11 @@ def train(engine, steps, log_every=5):
 
 
 def assert_equal_runs(eager, graphed, steps):
-    expected, found = train(eager, steps), train(graphed, steps)
+    expected = train(eager, steps)
+    assert_same(train(graphed, steps), expected)
+
+
+def assert_same(found, expected):
     assert found[0] == expected[0]
     assert found[1].keys() == expected[1].keys()
     for name, tensor in expected[1].items():
@@ -114,3 +120,12 @@ def test_a_replayed_step_tells_when_a_weight_stopped_being_finite(tiny, images, 
         found.append(engine.first_non_finite())
     assert found[0] == found[1]
     assert found[0].step == 12
+
+
+def test_a_state_that_is_loaded_is_what_graphs_go_on_from(tiny, images):
+    _, graphed, _ = both(lambda **form: tiny(model="plain", regularizer="r1", **form), images)
+    train(graphed, 12)
+    saved = copy.deepcopy(graphed.tensors()), copy.deepcopy(graphed.state())
+    expected = train(graphed, 6)
+    graphed.load(copy.deepcopy(saved[0]), saved[1])
+    assert_same(train(graphed, 6), expected)
