@@ -102,5 +102,18 @@ def explorer(
         page.close()
 
 
+@app.command()
+def collapse(
+    out: Annotated[Path, typer.Option(help="Folder of the laboratories; one that has its report is kept.")] = Path(
+        "runs/experiments/collapse"
+    ),
+    docs: Annotated[Path, typer.Option(help="Folder for collapse.md and its pictures.")] = Path("docs"),
+) -> None:
+    """Mode collapse on eight Gaussians and on the digits, with and without each remedy."""
+    from experiments.collapse import draw
+
+    draw(out, docs)
+
+
 if __name__ == "__main__":
     app()

@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 
 from fastgan.data.gaussians import to_points
+from fastgan.laboratory.remedies import BENCHES
 from fastgan.metrics.modes import ModeCoverage, mode_coverage
 from fastgan.sampling import generate
 from fastgan.training.checkpoints import load_averaged_generator
@@ -34,15 +35,17 @@ LOSSES = (
     "relativistic-average",
 )
 
-# Settings by regularizer. The weights are small beside those for images: a mode is 0.04 wide where images span 2, so a
-# critic that tells its middle from its edge needs slopes far above those that a weight of 10 leaves.
+_BENCH = BENCHES["gaussians"]
+_PENALTY, _GAMMA = {"regularizer_weight": _BENCH.penalty_weight}, {"regularizer_weight": _BENCH.r1_gamma}
+
+# Settings by regularizer.
 REGULARIZERS: dict[str, dict[str, Any]] = {
     "none": {"regularizer": "none"},
-    "wgan-gp": {"regularizer": "wgan-gp", "regularizer_weight": 0.1},
-    "wgan-gp-one-sided": {"regularizer": "wgan-gp-one-sided", "regularizer_weight": 0.1},
-    "r1": {"regularizer": "r1", "regularizer_weight": 0.02},
-    "r2": {"regularizer": "r2", "regularizer_weight": 0.02},
-    "dragan": {"regularizer": "dragan", "regularizer_weight": 0.1},
+    "wgan-gp": {"regularizer": "wgan-gp", **_PENALTY},
+    "wgan-gp-one-sided": {"regularizer": "wgan-gp-one-sided", **_PENALTY},
+    "r1": {"regularizer": "r1", **_GAMMA},
+    "r2": {"regularizer": "r2", **_GAMMA},
+    "dragan": {"regularizer": "dragan", **_PENALTY},
     "spectral norm": {"regularizer": "none", "spectral_norm": True},
 }
 

@@ -10,6 +10,7 @@ import sys
 import typer
 
 from fastgan.cli.bench import bench
+from fastgan.cli.collapse import collapse
 from fastgan.cli.doctor import doctor
 from fastgan.cli.evaluate import evaluate
 from fastgan.cli.explore import explore
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.command(epilog=settings_epilog())(train)
 app.command()(generate)
 app.command()(evaluate)
+app.command()(collapse)
 app.command()(interpolate)
 app.command()(walk)
 app.command()(mix)

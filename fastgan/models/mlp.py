@@ -14,8 +14,8 @@ from fastgan.nn import BiasAct, MinibatchDiscrimination, MinibatchStdDev
 DEFAULT_BASE_CHANNELS = 128
 HIDDEN_LAYERS = 3
 
-# Of minibatch discrimination: fewer than the 100 kernels of the authors' code, whose layer sees 250 features and more. In
-# plain torch a step on 256 points takes time in proportion to them, and 100 would take ten times as long as all else.
+# Of minibatch discrimination. The 100 kernels of the authors' code would have a step on 256 points take in plain torch
+# more than ten times as long as all else in it.
 _NUM_KERNELS, _KERNEL_DIM = 16, 5
 
 

@@ -89,7 +89,8 @@ class TrainingConfig:
     )
     latent_dim: int = _setting(100, "length of a latent", Range(1, 65536))
     minibatch: str = _setting(
-        "none", "what tells the discriminator of its whole batch: none, stddev or discrimination (dcgan has them)"
+        "none",
+        "what tells the discriminator of its whole batch: none, stddev or discrimination (dcgan and mlp have them)",
     )
     style_mixing: float = _setting(
         0.0, "probability that a generated image has the styles of two latents (stylegan)", Range(0, 1)

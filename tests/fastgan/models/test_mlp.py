@@ -85,3 +85,34 @@ def test_any_resolution_has_networks(resolution, num_channels):
 def test_a_resolution_that_is_none_is_refused():
     with pytest.raises(ValueError, match="mlp has no networks for resolution 0, only for 1 and more"):
         build_networks("mlp", resolution=0, num_channels=2)
+
+
+@pytest.mark.parametrize(("minibatch", "appended"), [("stddev", 1), ("discrimination", 16)])
+def test_a_minibatch_layer_tells_the_last_hidden_layer_of_the_batch(minibatch, appended):
+    torch.manual_seed(1)
+    _, discriminator = build_networks("mlp", resolution=1, num_channels=2, base_channels=8, minibatch=minibatch)
+    first, last = discriminator.layers[1], discriminator.layers[-3]
+    assert (first.in_features, last.in_features) == (2, 8 + appended)
+    images = points()[0][:4].float()
+    alike = images[:1].expand(4, -1, -1, -1)
+    # The same point among others, and among copies of itself.
+    assert not torch.isclose(discriminator(images)[0], discriminator(alike)[0])
+    _, plain = build_networks("mlp", resolution=1, num_channels=2, base_channels=8)
+    assert torch.isclose(plain(images)[0], plain(alike)[0])
+
+
+def test_minibatch_standard_deviation_is_that_of_the_features_before_the_last_hidden_layer():
+    torch.manual_seed(1)
+    _, discriminator = build_networks("mlp", resolution=1, num_channels=2, base_channels=8, minibatch="stddev")
+    discriminator.double()
+    images = points()[0][:4]
+    features = discriminator.layers[:5](images)
+    deviation = ((features - features.mean(0)).square().mean(0) + 1e-8).sqrt().mean()
+    found = discriminator.layers[6](torch.cat([features, deviation.expand(4, 1)], dim=1))
+    expected = discriminator.layers[8](discriminator.layers[7](found)).squeeze(1)
+    torch.testing.assert_close(discriminator(images), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_another_minibatch_layer_is_refused():
+    with pytest.raises(ValueError, match="minibatch is 'std', expected 'none', 'stddev' or 'discrimination'"):
+        build_networks("mlp", resolution=1, num_channels=2, minibatch="std")

@@ -1,0 +1,139 @@
+"""``fastgan collapse``."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fastgan.cli.console import show_log_of_kernels
+from fastgan.laboratory.remedies import BENCHES, NONE, choose_remedies, find_bench
+from fastgan.training.config import SettingsError
+
+if TYPE_CHECKING:
+    from fastgan.laboratory.trials import Moment, Reference, Trial
+
+REPORT, PICTURE = "report.json", "collapse.png"
+_REMEDIES = ", ".join(name for name in BENCHES["digits"].remedies() if name != NONE)
+
+
+def collapse(
+    data: Annotated[str, typer.Option(metavar="D", help=f"The images: {' or '.join(BENCHES)}.")] = "gaussians",
+    remedy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="R", help=f"{_REMEDIES}; may be repeated; all by default. Without any it is trained always."
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=10**6, metavar="N", help="Steps of each GAN; those of the data by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of everything that is drawn.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for picture and report; runs/collapse-DATA by default.")
+    ] = None,
+) -> int:
+    """See mode collapse, and what helps: small GANs with and without each remedy, in one picture and one table.
+
+    Each remedy changes the settings that are told beside it and nothing else. Whether a GAN has collapsed is answered
+    by looking, by clustering and by a score. It runs on the CPU, on one thread.
+    """
+    bench = find_bench(data)
+    remedies = choose_remedies(remedy or [], bench)
+    # Refused before torch is imported.
+    configs = {name: bench.config(name, steps=steps, seed=seed) for name in remedies}
+    folder = out or Path("runs") / f"collapse-{data}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # What cannot be written is found before the work.
+        (folder / REPORT).write_text("{}\n", encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"folder {str(folder)!r} cannot be written to: {error.strerror}") from None
+
+    import torch
+
+    from fastgan.laboratory.picture import every_second, laboratory_picture
+    from fastgan.laboratory.trials import make_reference, moments_of, run_trial, to_json
+    from fastgan.sampling import save_png
+
+    console = Console(soft_wrap=True)
+    show_log_of_kernels(console)
+    # More threads are slower for networks this small, and sums are the same on every machine of a kind.
+    torch.set_num_threads(1)
+    reference = make_reference(bench)
+    num_columns = len(every_second(moments_of(configs[NONE].steps)))
+    trials: list[Trial] = []
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        total = progress.add_task("all", total=sum(config.steps for config in configs.values()))
+        for name in remedies:
+            task = progress.add_task(name, total=configs[name].steps)
+            trial = run_trial(
+                bench, name, reference, steps=steps, seed=seed, progress=_shower(progress, total, task, name)
+            )
+            progress.remove_task(task)
+            trials.append(trial)
+            console.print(f"{name}: {_outcome(trial)}", markup=False, highlight=False)
+            # After each, so that what was done remains when the rest is cut off.
+            content = to_json(bench, seed, reference, trials)
+            (folder / REPORT).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            save_png(laboratory_picture(trials, num_columns), folder / PICTURE)
+    _show(trials, reference, console)
+    console.print(f"Look at {folder / PICTURE}; figures are in {folder / REPORT}", markup=False, highlight=False)
+    return 0
+
+
+def _shower(progress: Progress, total: Any, task: Any, name: str) -> "Callable[[int, Moment | None], None]":
+    def show(step: int, moment: "Moment | None") -> None:
+        progress.advance(total)
+        found = "" if moment is None else f", {moment.shares.captured} modes at {moment.step}"
+        progress.update(task, completed=step, description=f"{name}{found}")
+
+    return show
+
+
+def _outcome(trial: "Trial") -> str:
+    if trial.failure is not None:
+        return f"not finite; {trial.failure}"
+    moment = trial.moments[-1]
+    kinds = f"{moment.shares.captured} of {len(moment.shares.names)} {moment.shares.kind}"
+    return f"{kinds}, {moment.high_quality:.1%} of high quality, {trial.verdict}"
+
+
+def _show(trials: "list[Trial]", reference: "Reference", console: Console) -> None:
+    from fastgan.metrics.collapse import COLLAPSED_FROM
+
+    kind = reference.judge.kind
+    table = Table(
+        "remedy",
+        f"{kind} captured",
+        "high quality",
+        "left out, by looking",
+        "by clustering",
+        "by score",
+        "verdict",
+        "the remedy",
+    )
+    for trial in trials:
+        if trial.collapse is None:
+            table.add_row(trial.remedy, "", "", "", "", "", trial.verdict, trial.against(trials[0]))
+            continue
+        moment = trial.moments[-1]
+        table.add_row(
+            trial.remedy,
+            f"{trial.captured} of {len(moment.shares.names)}",
+            f"{moment.high_quality:.1%}",
+            *("no answer" if answer.lost is None else f"{answer.lost:.0%}" for answer in trial.collapse.answers),
+            trial.verdict,
+            trial.against(trials[0]),
+        )
+    console.print(table)
+    console.print(
+        f"Of the real {'points' if kind == 'modes' else 'images'} {reference.high_quality_of_real():.1%} are of high "
+        f"quality. A GAN has collapsed where most answers say that {COLLAPSED_FROM:.0%} of them or more are left out.",
+        highlight=False,
+    )

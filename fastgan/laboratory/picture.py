@@ -1,0 +1,137 @@
+"""One picture of all trials: samples over time, the modes at the end, and how both figures went."""
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from fastgan.data import normalize
+from fastgan.data.gaussians import are_points, to_points
+from fastgan.laboratory.trials import Moment, Trial
+from fastgan.metrics.shares import Shares
+from fastgan.sampling import image_grid
+from fastgan.scatter import scatter
+
+_INK, _DIM, _REAL, _GENERATED, _BAD, _GOOD = "#282828", "#c8c8c8", "#969696", "#1f5ab4", "#d63024", "#1a7f37"
+_TILE, _GAP, _LINE = 146, 14, 16
+_NAMES, _BARS, _CURVES = 190, 210, 170
+_ROW = _TILE + _LINE + _GAP
+_COLOURS = {"collapsed": _BAD, "not finite": _BAD, "not collapsed": _GOOD}
+
+
+def laboratory_picture(trials: list[Trial], num_columns: int) -> Tensor:
+    """Draws a row for each trial.
+
+    From left to right: the remedy, its settings and the verdict; samples at every second moment, the last one included;
+    the share of each mode among real (grey) and generated (blue) samples, the names of lost modes in red; and over the
+    steps the modes captured (blue) and the share of high-quality samples (green), each of all there could be.
+
+    Args:
+        trials: at least one.
+        num_columns: of samples; rows of trials that ended before have fewer.
+
+    Returns:
+        uint8 [3, H, W].
+    """
+    left = 2 * _GAP + _NAMES
+    bars = left + num_columns * (_TILE + _GAP)
+    width = bars + _BARS + _GAP + _CURVES + _GAP
+    image = Image.new("RGB", (width, _GAP + _LINE + len(trials) * _ROW), "white")
+    draw = ImageDraw.Draw(image)
+    for x, title in (
+        (left, "samples over time, with the modes captured and the share of high quality"),
+        (bars, "share of each mode, real and generated"),
+        (bars + _BARS + _GAP, "captured, high quality"),
+    ):
+        _write(draw, (x, _GAP - 4), title)
+    last_step = max((trial.moments[-1].step for trial in trials if trial.moments), default=1)
+    for i, trial in enumerate(trials):
+        top = _GAP + _LINE + i * _ROW
+        _draw_name(draw, (_GAP, top), trial)
+        for column, moment in enumerate(every_second(trial.moments)):
+            x = left + column * (_TILE + _GAP)
+            image.paste(_tile(moment.shown), (x, top))
+            _write(draw, (x, top + _TILE + 1), _caption(moment))
+        if trial.moments:
+            _draw_bars(draw, (bars, top), trial.moments[-1].shares)
+            _draw_curves(draw, (bars + _BARS + _GAP, top), trial.moments, last_step)
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+
+
+def every_second(items: list) -> list:
+    """Every second item, the last one included."""
+    return items[::-2][::-1]
+
+
+def _tile(shown: Tensor) -> Image.Image:
+    images = normalize(shown)
+    pixels = scatter(to_points(images), size=_TILE) if are_points(images) else image_grid(images)
+    array = pixels.permute(1, 2, 0).expand(-1, -1, 3).numpy()
+    return Image.fromarray(np.ascontiguousarray(array)).resize((_TILE, _TILE), Image.Resampling.BICUBIC)
+
+
+def _caption(moment: Moment) -> str:
+    return f"{moment.step}: {moment.shares.captured} modes, {moment.high_quality:.0%}"
+
+
+def _draw_name(draw: ImageDraw.ImageDraw, corner: tuple[int, int], trial: Trial) -> None:
+    x, y = corner
+    _write(draw, (x, y), trial.remedy, size=15)
+    lines = [f"{name} = {value}" for name, value in trial.changes.items()]
+    for i, line in enumerate(lines):
+        _write(draw, (x, y + 24 + i * _LINE), line)
+    y += 34 + len(lines) * _LINE
+    _write(draw, (x, y), trial.verdict, size=13, fill=_COLOURS.get(trial.verdict, _INK))
+    if trial.collapse is not None:
+        for i, answer in enumerate(trial.collapse.answers):
+            lost = "no answer" if answer.lost is None else f"{answer.lost:.0%} left out"
+            _write(draw, (x, y + 20 + i * _LINE), f"by {answer.way}: {lost}", fill=_COLOURS.get(answer.verdict, _INK))
+
+
+def _draw_bars(draw: ImageDraw.ImageDraw, corner: tuple[int, int], shares: Shares) -> None:
+    x, top = corner
+    base, step = top + _TILE - 4, _BARS / len(shares.names)
+    bar = max(1, int(0.35 * step))
+    lost = shares.lost()
+    tallest = max(*shares.real_shares, *shares.generated_shares)
+    for i, (of_real, of_generated) in enumerate(zip(shares.real_shares, shares.generated_shares, strict=True)):
+        left = int(x + (i + 0.12) * step)
+        for offset, share, colour in ((0, of_real, _REAL), (bar, of_generated, _GENERATED)):
+            height = round((_TILE - 8) * share / tallest)
+            draw.rectangle((left + offset, base - height, left + offset + bar - 1, base), fill=colour)
+        # The names of points are too long here.
+        name = shares.names[i] if len(shares.names[i]) == 1 else str(i + 1)
+        _write(draw, (left + bar, base + 4), name, fill=_BAD if i in lost else _INK, anchor="ma")
+    draw.line((x, base, x + _BARS, base), fill=_INK)
+
+
+def _draw_curves(draw: ImageDraw.ImageDraw, corner: tuple[int, int], moments: list[Moment], last_step: int) -> None:
+    x, top = corner
+    base = top + _TILE - 4
+    draw.rectangle((x, top, x + _CURVES, base), outline=_DIM)
+    kinds = len(moments[0].shares.names)
+    for colour, values in (
+        (_GOOD, [moment.high_quality for moment in moments]),
+        (_GENERATED, [moment.shares.captured / kinds for moment in moments]),
+    ):
+        points = [
+            (x + _CURVES * moment.step / last_step, base - (base - top) * value)
+            for moment, value in zip(moments, values, strict=True)
+        ]
+        draw.line(points, fill=colour, width=2)
+        for px, py in points:
+            draw.ellipse((px - 2, py - 2, px + 2, py + 2), fill=colour)
+    _write(draw, (x, base + 4), "step 0")
+    _write(draw, (x + _CURVES, base + 4), str(last_step), anchor="ra")
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    where: tuple[float, float],
+    text: str,
+    *,
+    size: int = 11,
+    fill: str = _INK,
+    anchor: str = "la",
+) -> None:
+    draw.text(where, text, fill=fill, font=ImageFont.load_default(size), anchor=anchor)

@@ -1,0 +1,115 @@
+"""What the laboratory trains: a GAN that collapses on each data set, and what is said to help against it.
+
+This module imports the standard library and the settings alone, so that ``fastgan --help`` need not wait for torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastgan.training.config import SettingsError, TrainingConfig, load_preset
+
+# Without any remedy; trained in every laboratory, as what the others are compared with.
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A data set, and the plain GAN that collapses on it.
+
+    Attributes:
+        data: its name.
+        features: what its images are judged by, as in :func:`fastgan.metrics.features.load_features`.
+        settings: of the plain GAN.
+        penalty_weight: lambda of WGAN-GP and DRAGAN.
+        r1_gamma: gamma of R1 and R2.
+    """
+
+    data: str
+    features: str
+    settings: Mapping[str, Any]
+    penalty_weight: float
+    r1_gamma: float
+
+    def remedies(self) -> dict[str, dict[str, Any]]:
+        """The settings that each remedy changes, by its name."""
+        # Gidel et al. 2019 (https://arxiv.org/abs/1807.04740): momentum makes alternating steps turn in circles.
+        no_momentum = {"no-momentum": {"beta1": 0.0}} if self.settings["beta1"] else {}
+        return {
+            NONE: {},
+            **no_momentum,
+            # One-sided: Salimans et al. 2016 (https://arxiv.org/abs/1606.03498), section 3.4.
+            "label-smoothing": {"real_label": 0.9},
+            # A discriminator faster than the generator: Heusel et al. 2017 (https://arxiv.org/abs/1706.08500).
+            "two-time-scales": {"generator_lr": self.settings["lr"] / 4},
+            "minibatch-stddev": {"minibatch": "stddev"},
+            "minibatch-discrimination": {"minibatch": "discrimination"},
+            "spectral-norm": {"spectral_norm": True},
+            "r1": {"regularizer": "r1", "regularizer_weight": self.r1_gamma},
+            "wgan-gp": {"loss": "wasserstein", "regularizer": "wgan-gp", "regularizer_weight": self.penalty_weight},
+        }
+
+    def config(self, remedy: str, *, steps: int | None, seed: int) -> TrainingConfig:
+        """The settings of a trial; ``steps`` are those of the plain GAN where ``None``."""
+        settings = {**self.settings, **self.remedies()[remedy], "seed": seed, "device": "cpu"}
+        return TrainingConfig.from_mapping(settings | ({} if steps is None else {"steps": steps}))
+
+
+BENCHES = {
+    "gaussians": Bench(
+        "gaussians",
+        "points",
+        # The optimizer is one under which penalties find every mode. Under that of gaussians-collapse, with momentum 0.9,
+        # R1 and WGAN-GP find none: there it is the optimizer that collapses.
+        {**load_preset("gaussians"), "loss": "non-saturating", "regularizer": "none", "steps": 800},
+        # Small beside those for images: a mode is 0.04 wide where images span 2, so a critic that tells its middle from
+        # its edge needs slopes far above those that a weight of 10 leaves.
+        penalty_weight=0.1,
+        r1_gamma=0.02,
+    ),
+    "digits": Bench(
+        "digits",
+        "digits",
+        {
+            "model": "mlp",
+            "loss": "non-saturating",
+            "data": "digits",
+            "resolution": 16,
+            "base_channels": 128,
+            "latent_dim": 32,
+            "batch_size": 64,
+            "lr": 1e-3,
+            # The momentum: with 0 these networks find all ten digits, at 1e-3 as at 4e-3.
+            "beta1": 0.9,
+            "beta2": 0.99,
+            "ema_decay": 0.99,
+            "steps": 400,
+        },
+        penalty_weight=10.0,
+        r1_gamma=10.0,
+    ),
+}
+
+
+def find_bench(data: str) -> Bench:
+    """The bench of a data set.
+
+    Raises:
+        SettingsError: for another name; one sentence.
+    """
+    if data not in BENCHES:
+        raise SettingsError(f"--data is {data!r}, and the laboratory has {' and '.join(BENCHES)}")
+    return BENCHES[data]
+
+
+def choose_remedies(names: list[str], bench: Bench) -> list[str]:
+    """The remedies to try, in the bench's order: all where none is named; that there is none comes first always.
+
+    Raises:
+        SettingsError: for an unknown name; one sentence.
+    """
+    known = bench.remedies()
+    for name in names:
+        if name not in known:
+            raise SettingsError(f"no remedy is called {name!r} (there is {', '.join(known)})")
+    return [name for name in known if not names or name == NONE or name in names]

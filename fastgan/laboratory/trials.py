@@ -1,0 +1,204 @@
+"""Training with one remedy, judged while it goes on and when it is over."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan.data import load_dataset
+from fastgan.data.sources import ResidentImages
+from fastgan.laboratory.remedies import Bench
+from fastgan.metrics.collapse import Collapse, judge_collapse
+from fastgan.metrics.features import FeatureNetwork, load_features
+from fastgan.metrics.neighbours import neighbour_scores
+from fastgan.metrics.report import collapse_to_json
+from fastgan.metrics.shares import Shares
+from fastgan.training.engine import Engine
+from fastgan.training.health import non_finite_values
+from fastgan.training.judging import Judge, Judged, generated_batches, judge_of, look_at, real_batches, shares_of
+
+NUM_MOMENTS = 10
+
+# A mode with its fair share of one in ten has 200; what five standard errors of 2% allow are 1.6%.
+NUM_SAMPLES = 2000
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real images, as everything is compared with them.
+
+    Attributes:
+        images: uint8 [N, C, S, S].
+        features: the network.
+        judge: of the modes.
+        real: up to 2,000 of the images, judged.
+    """
+
+    images: Tensor
+    features: FeatureNetwork
+    judge: Judge
+    real: Judged
+
+    def high_quality(self, shares: Shares, generated: Judged) -> float:
+        """The share of generated images of high quality, 0 to 1.
+
+        Points: within three standard deviations of a mode. Others: in the neighbourhood of a real image, which is
+        precision, with every second real image.
+        """
+        if self.features.name == "points":
+            return sum(shares.generated_shares)
+        return neighbour_scores(self.real.features.values[::2], generated.features.values).precision
+
+    def high_quality_of_real(self) -> float:
+        """The same of real images; where these are compared with real ones, of the other half of them."""
+        values, logits = self.real.features
+        others = Judged(type(self.real.features)(values[1::2], logits), self.real.counts, self.real.shown)
+        return self.high_quality(self.shares(self.real), others)
+
+    def shares(self, generated: Judged) -> Shares:
+        """How real and generated images spread over the modes."""
+        return shares_of(self.judge, self.real, generated)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The generator at a step.
+
+    Attributes:
+        step: from 1.
+        shares: of 2,000 samples, beside those of the real images.
+        high_quality: the share of the samples that are like real ones, 0 to 1.
+        shown: some of the samples, uint8 [n, C, S, S].
+    """
+
+    step: int
+    shares: Shares
+    high_quality: float
+    shown: Tensor
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of a GAN with a remedy.
+
+    Attributes:
+        remedy: its name.
+        changes: the settings that it changes.
+        moments: ten, the last at the last step; fewer where training left the finite numbers.
+        collapse: the three answers at the last step, or None where training left the finite numbers.
+        failure: which value was the first that is not finite, in a sentence, or None.
+    """
+
+    remedy: str
+    changes: dict[str, Any]
+    moments: list[Moment]
+    collapse: Collapse | None
+    failure: str | None = None
+
+    @property
+    def verdict(self) -> str:
+        """``collapsed``, ``not collapsed`` or ``in doubt``, or ``not finite``."""
+        return "not finite" if self.collapse is None else self.collapse.verdict
+
+    @property
+    def captured(self) -> int:
+        """The modes captured at the last step; 0 where training left the finite numbers."""
+        return 0 if self.collapse is None else self.moments[-1].shares.captured
+
+    def against(self, none: "Trial") -> str:
+        """What the remedy does, compared with the trial without any; it works where no answer says ``collapsed``."""
+        if self.remedy == none.remedy:
+            return ""
+        answers = () if self.collapse is None else self.collapse.answers
+        if self.verdict == "not collapsed" and all(answer.verdict != "collapsed" for answer in answers):
+            return "works" if none.verdict != "not collapsed" else "not needed"
+        return "helps, not enough" if self.captured > none.captured else "does not help"
+
+
+def make_reference(bench: Bench) -> Reference:
+    """Loads and judges the real images of a bench."""
+    settings = bench.config("none", steps=None, seed=0)
+    images = load_dataset(bench.data, resolution=settings.resolution).images
+    features = load_features(bench.features, _CPU)
+    judge = judge_of(features)
+    return Reference(images, features, judge, look_at(real_batches(images[:NUM_SAMPLES]), features, judge))
+
+
+def moments_of(steps: int) -> list[int]:
+    """The steps at which a trial is looked at: ten in equal distances, or all where there are fewer."""
+    return sorted({-(-steps * (i + 1) // NUM_MOMENTS) for i in range(NUM_MOMENTS)})
+
+
+def run_trial(
+    bench: Bench,
+    remedy: str,
+    reference: Reference,
+    *,
+    steps: int | None,
+    seed: int,
+    progress: Callable[[int, Moment | None], None] = lambda step, moment: None,
+) -> Trial:
+    """Trains a GAN with a remedy.
+
+    Args:
+        bench: the data set and the plain GAN.
+        remedy: its name.
+        reference: the real images of the bench.
+        steps: of training; the bench's own where ``None``.
+        seed: of training, samples and clusters.
+        progress: called after each step with its number, and with what has been judged last.
+    """
+    config = bench.config(remedy, steps=steps, seed=seed)
+    engine = Engine(config, ResidentImages(reference.images, None, _CPU, name=bench.data), _CPU)
+    when = moments_of(config.steps)
+    moments: list[Moment] = []
+    for step in range(1, config.steps + 1):
+        engine.step()
+        if step in when:
+            if bad := engine.first_non_finite():
+                return Trial(remedy, bench.remedies()[remedy], moments, None, non_finite_values(*bad).evidence)
+            batches = generated_batches(engine.averaged.module, NUM_SAMPLES, seed=seed, labels=None)
+            generated = look_at(batches, reference.features, reference.judge)
+            shares = reference.shares(generated)
+            moments.append(Moment(step, shares, reference.high_quality(shares, generated), generated.shown))
+            engine.reset_losses()
+        progress(step, moments[-1] if moments else None)
+    collapse = judge_collapse(reference.real.features, generated.features, shares, seed=seed)
+    return Trial(remedy, bench.remedies()[remedy], moments, collapse)
+
+
+def to_json(bench: Bench, seed: int, reference: Reference, trials: list[Trial]) -> dict[str, Any]:
+    """The report of trials, that without a remedy first, as JSON types; without the images."""
+    return {
+        "format": 1,
+        "data": bench.data,
+        "seed": seed,
+        "settings": dict(bench.settings),
+        "modes": list(reference.judge.names),
+        "high_quality_of_real": reference.high_quality_of_real(),
+        "trials": [_trial_to_json(trial, trials[0]) for trial in trials],
+    }
+
+
+def _trial_to_json(trial: Trial, none: Trial) -> dict[str, Any]:
+    return {
+        "remedy": trial.remedy,
+        "settings": trial.changes,
+        "verdict": trial.verdict,
+        "against_none": trial.against(none),
+        "failure": trial.failure,
+        "moments": [
+            {
+                "step": moment.step,
+                "captured": moment.shares.captured,
+                "high_quality": moment.high_quality,
+                "shares": moment.shares.generated_shares,
+            }
+            for moment in trial.moments
+        ],
+        "collapse": None if trial.collapse is None else collapse_to_json(trial.collapse),
+    }

@@ -1,0 +1,78 @@
+import dataclasses
+import json
+
+import pytest
+from PIL import Image
+
+from fastgan import cli
+from fastgan.laboratory import remedies, trials
+
+
+@pytest.fixture
+def fastgan(capsys, monkeypatch):
+    """Runs the command line in this process on tiny networks; returns exit code, stdout and stderr."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(trials, "NUM_SAMPLES", 60)
+    tiny = {"base_channels": 8, "batch_size": 4, "latent_dim": 2}
+    for name, bench in remedies.BENCHES.items():
+        monkeypatch.setitem(remedies.BENCHES, name, dataclasses.replace(bench, settings={**bench.settings, **tiny}))
+
+    def run(*args):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(arg) for arg in args])
+        return caught.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize(("data", "kind"), [("gaussians", "of 8 modes"), ("digits", "of 10 digits")])
+def test_table_picture_and_report(fastgan, tmp_path, data, kind):
+    command = ("collapse", "--data", data, "--steps", 3, "--seed", 2, "--remedy", "r1", "--out", tmp_path / "lab")
+    code, out, err = fastgan(*command)
+    assert (code, err) == (0, "")
+    assert f"{kind}, " in out
+    for words in ("left out, by looking", "by clustering", "by score", "verdict", "does not help", "high quality"):
+        assert words in out, words
+    report = json.loads((tmp_path / "lab" / "report.json").read_text())
+    assert [report[key] for key in ("data", "seed")] == [data, 2]
+    assert [trial["remedy"] for trial in report["trials"]] == ["none", "r1"]
+    assert [moment["step"] for moment in report["trials"][1]["moments"]] == [1, 2, 3]
+    assert set(report["trials"][1]["settings"]) == {"regularizer", "regularizer_weight"}
+    with Image.open(tmp_path / "lab" / "collapse.png") as picture:
+        assert picture.size == (218 + 2 * 160 + 408, 30 + 2 * 176)
+
+
+def test_what_was_done_remains_when_the_rest_is_cut_off(fastgan, tmp_path, monkeypatch):
+    run_trial = trials.run_trial
+
+    def interrupted(bench, remedy, *args, **options):
+        if remedy == "r1":
+            raise KeyboardInterrupt
+        return run_trial(bench, remedy, *args, **options)
+
+    monkeypatch.setattr(trials, "run_trial", interrupted)
+    code, _, _ = fastgan("collapse", "--steps", 1, "--remedy", "r1", "--out", tmp_path)
+    assert code == 130
+    assert [trial["remedy"] for trial in json.loads((tmp_path / "report.json").read_text())["trials"]] == ["none"]
+    assert (tmp_path / "collapse.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--data", "faces"], "--data is 'faces', and the laboratory has gaussians and digits"),
+        (["--remedy", "prayer"], "no remedy is called 'prayer' (there is none, "),
+        (["--steps", "0"], "Invalid value for '--steps'"),
+        (["--seed", "-1"], "Invalid value for '--seed'"),
+        (["--out", "file/lab"], "cannot be written to: Not a directory"),
+    ],
+)
+def test_bad_input_is_one_sentence_before_any_work(fastgan, tmp_path, monkeypatch, args, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(trials, "make_reference", lambda bench: pytest.fail("work was begun"))
+    code, out, err = fastgan("collapse", *args)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
+    assert "--out" in args or [path.name for path in tmp_path.iterdir()] == ["file"]
