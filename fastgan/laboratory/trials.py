@@ -1,7 +1,7 @@
 """Training with one remedy, judged while it goes on and when it is over."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fastgan.data import load_dataset
 from fastgan.data.sources import ResidentImages
-from fastgan.laboratory.remedies import Bench
+from fastgan.laboratory.remedies import NONE, Bench
 from fastgan.metrics.collapse import Collapse, judge_collapse
-from fastgan.metrics.features import FeatureNetwork, load_features
+from fastgan.metrics.features import FeatureNetwork, Features, load_features
 from fastgan.metrics.neighbours import neighbour_scores
 from fastgan.metrics.report import collapse_to_json
 from fastgan.metrics.shares import Shares
@@ -55,8 +55,7 @@ class Reference:
 
     def high_quality_of_real(self) -> float:
         """The same of real images; where these are compared with real ones, of the other half of them."""
-        values, logits = self.real.features
-        others = Judged(type(self.real.features)(values[1::2], logits), self.real.counts, self.real.shown)
+        others = replace(self.real, features=Features(self.real.features.values[1::2], None))
         return self.high_quality(self.shares(self.real), others)
 
     def shares(self, generated: Judged) -> Shares:
@@ -121,7 +120,7 @@ class Trial:
 
 def make_reference(bench: Bench) -> Reference:
     """Loads and judges the real images of a bench."""
-    settings = bench.config("none", steps=None, seed=0)
+    settings = bench.config(NONE, steps=None, seed=0)
     images = load_dataset(bench.data, resolution=settings.resolution).images
     features = load_features(bench.features, _CPU)
     judge = judge_of(features)
