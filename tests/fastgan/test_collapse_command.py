@@ -4,25 +4,16 @@ import json
 import pytest
 from PIL import Image
 
-from fastgan import cli
 from fastgan.laboratory import remedies, trials
 
 
-@pytest.fixture
-def fastgan(capsys, monkeypatch):
-    """Runs the command line in this process on tiny networks; returns exit code, stdout and stderr."""
-    monkeypatch.setenv("COLUMNS", "200")
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """Tiny networks and few samples."""
     monkeypatch.setattr(trials, "NUM_SAMPLES", 60)
-    tiny = {"base_channels": 8, "batch_size": 4, "latent_dim": 2}
+    sizes = {"base_channels": 8, "batch_size": 4, "latent_dim": 2}
     for name, bench in remedies.BENCHES.items():
-        monkeypatch.setitem(remedies.BENCHES, name, dataclasses.replace(bench, settings={**bench.settings, **tiny}))
-
-    def run(*args):
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(arg) for arg in args])
-        return caught.value.code, *capsys.readouterr()
-
-    return run
+        monkeypatch.setitem(remedies.BENCHES, name, dataclasses.replace(bench, settings={**bench.settings, **sizes}))
 
 
 @pytest.mark.parametrize(("data", "kind"), [("gaussians", "of 8 modes"), ("digits", "of 10 digits")])
