@@ -32,11 +32,13 @@ def picture_of(data: str) -> str:
 
 def page(reports: dict[str, dict[str, Any]]) -> str:
     """The page in Markdown, from the report of each data set."""
-    gaussians, digits = reports["gaussians"], reports["digits"]
-    return f"""# Mode collapse, and what helps
+    return _INTRODUCTION + "".join(_SECTIONS[data](report) for data, report in reports.items())
+
+
+_INTRODUCTION = f"""# Mode collapse, and what helps
 
 ```
-fastgan collapse                              # eight Gaussians, two processor minutes and a half
+fastgan collapse                              # eight Gaussians, a few processor minutes
 fastgan collapse --data digits                # the bundled digits
 fastgan collapse --remedy r1 --remedy wgan-gp --seed 3 --steps 2000 --out lab
 ```
@@ -54,12 +56,16 @@ short of those of real data; none where most samples are unlike the real ones. T
 
 The answers may differ. A mode that few samples reach, on the way from one mode to another, is lost to somebody who
 counts, while it is covered for a score that asks only whether any sample is near.
+"""
 
+
+def _of_gaussians(report: dict[str, Any]) -> str:
+    return f"""
 ## Eight Gaussians
 
-{_table(gaussians)}
+{_table(report)}
 
-Of the data themselves {gaussians["high_quality_of_real"]:.1%} are of high quality, within three standard deviations of
+Of the data themselves {report["high_quality_of_real"]:.1%} are of high quality, within three standard deviations of
 a mode.
 
 ![Samples over time of every remedy on eight Gaussians]({picture_of("gaussians")})
@@ -71,13 +77,17 @@ the steps, the modes captured (blue) and the share of high quality (green), the 
 The plain GAN is the preset `gaussians` with the non-saturating loss and no penalty, for {_steps("gaussians")} steps.
 The preset `gaussians-collapse` goes further, to a single point, by an optimizer with much momentum: R1 and WGAN-GP do
 not cure that.
+"""
 
+
+def _of_digits(report: dict[str, Any]) -> str:
+    return f"""
 ## Digits
 
-{_table(digits)}
+{_table(report)}
 
 Of high quality is what lies as near to a real digit as that one's third neighbour (precision, by the features of the
-digit network); {digits["high_quality_of_real"]:.1%} of real digits do.
+digit network); {report["high_quality_of_real"]:.1%} of real digits do.
 
 ![Samples over time of every remedy on the digits]({picture_of("digits")})
 
@@ -86,18 +96,24 @@ discriminator, with momentum.
 """
 
 
+_SECTIONS = {"gaussians": _of_gaussians, "digits": _of_digits}
+
+
 def _steps(data: str) -> int:
     return BENCHES[data].settings["steps"]
 
 
 def _table(report: dict[str, Any]) -> str:
-    return table(
+    tried = [trial["remedy"] for trial in report["trials"]]
+    missing = [name for name in BENCHES[report["data"]].remedies() if name not in tried]
+    rows = table(
         [
             *("remedy", "settings", "modes captured", "high quality"),
             *("left out, by looking", "by clustering", "by a score", "verdict", "the remedy"),
         ],
         (_row(trial, len(report["modes"])) for trial in report["trials"]),
     )
+    return f"{rows}\n\nCut off before {', '.join(missing)}." if missing else rows
 
 
 def _row(trial: dict[str, Any], num_modes: int) -> list[str]:

@@ -27,6 +27,7 @@ def report(data, num_modes):
 
     failed = trial("r1", 0, 0.0, "does not help") | {"collapse": None, "verdict": "not finite"}
     return {
+        "data": data,
         "modes": ["m"] * num_modes,
         "high_quality_of_real": 0.9,
         "trials": [trial("none", 2, 0.75, ""), trial("spectral-norm", 5, 0.3, "helps, not enough"), failed],
@@ -46,18 +47,19 @@ def test_the_page_says_what_the_reports_say(reports):
         "| r1 | `regularizer=r1 regularizer_weight=0.02` |  |  |  |  |  | not finite | does not help |",
     ):
         assert f"\n{row}" in written
+    assert "\n\nCut off before label-smoothing, two-time-scales, minibatch-stddev," in written
     assert "90.0% are of high quality" in written
 
 
 def test_the_page_that_is_kept_is_what_the_command_writes(reports):
     kept = (DOCS / collapse.PAGE).read_text(encoding="utf-8").splitlines()
-    figures = ("|", "Of the data themselves", "digit network)")
-    written = [line for line in collapse.page(reports).splitlines() if not line.startswith(figures)]
+    figures = ("|", "Cut off before", "Of the data themselves", "digit network)")
+    # What has not been run yet has no section.
+    there = {data: report for data, report in reports.items() if f"({collapse.picture_of(data)})" in "".join(kept)}
+    assert "gaussians" in there
+    written = [line for line in collapse.page(there).splitlines() if not line.startswith(figures)]
     assert not [line for line in written if line not in kept]
-    for data, bench in BENCHES.items():
-        assert (DOCS / collapse.picture_of(data)).is_file()
-        for name in bench.remedies():
-            assert sum(line.startswith(f"| {name} |") for line in kept) >= 1
+    assert all((DOCS / collapse.picture_of(data)).is_file() for data in there)
 
 
 def test_a_laboratory_that_has_its_report_is_kept(reports, tmp_path):
