@@ -65,9 +65,16 @@ class Reporter:
         metrics = run / "metrics.jsonl"
         _drop_rows_after(metrics, step, every=config.log_every, last=config.steps)
         self._metrics = metrics.open("a", encoding="utf-8")
-        self._loggers: list[Logger] = [TensorBoardLogger(run, step)]
-        if config.wandb:
-            self._loggers.append(WandbLogger(run, config))
+        # Before TensorBoard's thread begins, which writes at once.
+        self._excepthook = threading.excepthook
+        threading.excepthook = self._note_exception_of_thread
+        try:
+            self._loggers: list[Logger] = [TensorBoardLogger(run, step)]
+            if config.wandb:
+                self._loggers.append(WandbLogger(run, config))
+        except BaseException:
+            threading.excepthook = self._excepthook
+            raise
         (run / "samples").mkdir(exist_ok=True)
         # Refreshed from the loop: a thread of its own would take time from it ten times a second.
         self._progress = Progress(
@@ -83,8 +90,6 @@ class Reporter:
         self._task = self._progress.add_task("", total=config.steps, completed=step, losses="")
 
     def __enter__(self) -> Self:
-        self._excepthook = threading.excepthook
-        threading.excepthook = self._note_exception_of_thread
         self._progress.start()
         self._last_time = time.perf_counter()
         return self

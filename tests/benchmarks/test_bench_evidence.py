@@ -82,6 +82,7 @@ def _measuring_process(driver: int) -> int:
     raise AssertionError("no measuring process")
 
 
+# Six minutes on two quiet cores. `pytest -m slow tests/benchmarks/test_bench_evidence.py` is its command.
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> _Story:
     out = tmp_path_factory.mktemp("evidence") / "out"
@@ -107,6 +108,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> _Story:
     return _Story(out, before, stopped, rows, stages, resumed, _run(out))
 
 
+@pytest.mark.slow
 def test_a_stopped_run_keeps_what_it_has_and_says_what_is_missing(story: _Story):
     assert story.stopped.returncode == 143, story.stopped.stderr
     assert len({key_of(row) for row in story.rows_when_stopped}) >= 4
@@ -116,6 +118,7 @@ def test_a_stopped_run_keeps_what_it_has_and_says_what_is_missing(story: _Story)
     assert status == {"tests": "done", "unchecked": "done", "warm_up": "done"}
 
 
+@pytest.mark.slow
 def test_resumption_repeats_nothing_and_reports_the_fault(story: _Story):
     assert story.resumed.returncode == 1, story.resumed.stderr
     assert story.resumed.stdout.rstrip().endswith(f"{_HIT} crashed")
@@ -129,6 +132,7 @@ def test_resumption_repeats_nothing_and_reports_the_fault(story: _Story):
         assert stages[name] == story.stages_when_stopped[name]
 
 
+@pytest.mark.slow
 def test_a_whole_run_ends_well(story: _Story):
     assert story.forgiven.returncode == 0, story.forgiven.stdout + story.forgiven.stderr
     lines = story.forgiven.stdout.splitlines()
@@ -153,6 +157,7 @@ def _providers(case: AnyCase) -> Iterable[str]:
     return ["fused", "eager", "clone", *(f"vendor:{v}" for v in case.op.vendors), *(["compile"] * case.compiled)]
 
 
+@pytest.mark.slow
 def test_every_right_provider_of_every_case_has_a_row_marked_as_a_cpus(story: _Story):
     rows = results.read(story.out / worker.RESULTS)
     expected = {(case.key, provider) for case in suite(toy=True) for provider in _providers(case)}
@@ -169,6 +174,7 @@ def test_every_right_provider_of_every_case_has_a_row_marked_as_a_cpus(story: _S
         assert (row["commit"], row["dirty"]) == (_COMMIT, "")
 
 
+@pytest.mark.slow
 def test_the_folder_is_small_and_flat_and_the_repositorys_table_untouched(story: _Story):
     assert {path.name for path in story.out.iterdir()} == _FILES
     assert all(path.is_file() and path.stat().st_size < 16 * 2**20 for path in story.out.iterdir())
