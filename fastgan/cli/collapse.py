@@ -77,13 +77,15 @@ def collapse(
             )
             progress.remove_task(task)
             trials.append(trial)
-            console.print(f"{name}: {_outcome(trial)}", markup=False, highlight=False)
+            console.print(f"{name}: {_outcome(trial)}", markup=False, highlight=False, soft_wrap=True)
             # After each, so that what was done remains when the rest is cut off.
             content = to_json(bench, seed, reference, trials)
             (folder / REPORT).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             save_png(laboratory_picture(trials, num_columns), folder / PICTURE)
     _show(trials, reference, console)
-    console.print(f"Look at {folder / PICTURE}; figures are in {folder / REPORT}", markup=False, highlight=False)
+    console.print(
+        f"Look at {folder / PICTURE}; figures are in {folder / REPORT}", markup=False, highlight=False, soft_wrap=True
+    )
     return 0
 
 

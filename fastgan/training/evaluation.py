@@ -181,7 +181,7 @@ def _real_features(subject: Subject, console: Console, advance: Callable[[int], 
             key, lambda: look_at(real_batches(subject.real), subject.features, None, advance).features, cache_folder()
         )
     for warning in caught:
-        console.print(f"warning: {warning.message}", style="yellow", markup=False, highlight=False)
+        console.print(f"warning: {warning.message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     return found
 
 
