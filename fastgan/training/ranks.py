@@ -41,6 +41,8 @@ class Ranks:
         ranks = cls()
         if not was_launched():
             return ranks
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # where NCCL keeps what it needs
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         ranks.rank, ranks.world_size = dist.get_rank(), dist.get_world_size()
         # What hosts agree on must not wait for their GPUs.

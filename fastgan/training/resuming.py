@@ -1,10 +1,12 @@
 """What a run takes over from a checkpoint, and what it refuses of one whose files are whole."""
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from fastgan.training.checkpoints import (
@@ -17,6 +19,8 @@ from fastgan.training.checkpoints import (
 )
 from fastgan.training.config import SettingsError, TrainingConfig
 from fastgan.training.engine import Engine
+
+_OF_OTHER_RANKS = re.compile(r"random\.(cpu|cuda)\.[1-9][0-9]*")
 
 # They leave every weight as it is, or are refused or given anew where a run goes on.
 _NOT_OF_THE_STATE = {
@@ -60,7 +64,7 @@ def restore(engine: Engine, checkpoint: Path, state: dict[str, Any]) -> None:
         engine.load(tensors, state)
         # Loading converts types and stretches scalars: only what comes out as it went in was fit.
         for group, members in engine.tensors().items():
-            require_layout(members, tensors[group])
+            require_layout(_of_any_world(members), _of_any_world(tensors[group]))
         for optimizer in (engine.generator_optimizer, engine.discriminator_optimizer):
             _require_averages(optimizer)
     except CheckpointError:
@@ -69,6 +73,11 @@ def restore(engine: Engine, checkpoint: Path, state: dict[str, Any]) -> None:
         raise SettingsError(first_line(error)) from None
     except MISFITS as error:
         raise misfit(checkpoint, error) from None
+
+
+def _of_any_world(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What is there however many ranks there are: of their random states only the first one's."""
+    return {name: tensor for name, tensor in tensors.items() if not _OF_OTHER_RANKS.fullmatch(name)}
 
 
 def _require_averages(optimizer: Optimizer) -> None:

@@ -15,7 +15,7 @@ import torch
 from processes import in_processes
 from rich.console import Console
 
-from fastgan.training.checkpoints import latest_checkpoint
+from fastgan.training.checkpoints import latest_checkpoint, load_tensors
 from fastgan.training.engine import Engine
 from fastgan.training.loop import resume_run, start_run
 
@@ -88,6 +88,27 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_exactly(config, tmp_
     # The sums of the interval that was cut were averaged over the ranks once more.
     for row, expected in zip(log, expected_log, strict=True):
         assert row == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_run_goes_on_with_another_number_of_ranks(config, tmp_path, before, after):
+    settings = {"precision": "float64"}
+    start_run(config(**settings), tmp_path / "straight", console=Console(file=io.StringIO()))
+    run = tmp_path / "run"
+    in_processes(before, run_of, config(**settings), run, interrupt_last)
+    assert latest_checkpoint(run).name == "7"
+    assert in_processes(after, resumed, run) == [None] * after
+    for name in ("generator", "discriminator"):
+        folders = latest_checkpoint(run), latest_checkpoint(tmp_path / "straight")
+        found, expected = (load_tensors(folder, name, most_bytes=10**9) for folder in folders)
+        assert found.keys() == expected.keys()
+        for tensor in expected:
+            assert (found[tensor] - expected[tensor]).norm() <= 1e-9 * expected[tensor].norm()
+
+
+def interrupt_last(engine):
+    if engine.ranks.rank == engine.ranks.world_size - 1 and engine.step_count == 7:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def die_in_the_middle(engine):
