@@ -14,6 +14,7 @@ from torch import Tensor
 from fastgan.data import normalize
 from fastgan.data.gaussians import are_points, to_points
 from fastgan.data.pixels import resize_images
+from fastgan.errors import first_line
 from fastgan.metrics.errors import MetricsError
 
 CHOICES = "'digits', 'points', 'inception', a TorchScript file, or module:function"
@@ -154,7 +155,7 @@ def _torchscript(path: Path, device: torch.device) -> FeatureNetwork:
     except OSError as error:
         raise MetricsError(f"TorchScript file {str(path)!r} cannot be read: {error.strerror}") from None
     except (RuntimeError, ValueError) as error:
-        raise MetricsError(f"file {str(path)!r} is no TorchScript: {_first_line(error)}") from None
+        raise MetricsError(f"file {str(path)!r} is no TorchScript: {first_line(error)}") from None
 
     @torch.inference_mode()
     def extract(images: Tensor) -> Any:
@@ -183,10 +184,6 @@ def _size(images: Tensor) -> str:
     return (
         f"images of {channels} channel{'s' if channels != 1 else ''} and {images.shape[-2]}x{images.shape[-1]} pixels"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _last_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fastgan.errors import first_line
 from fastgan.metrics.errors import MetricsError
 
 _OUTPUTS = ["2048", "logits_unbiased"]
@@ -31,7 +32,7 @@ def load_inception(weights: Path | None, device: torch.device) -> tuple[Callable
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that is of another torch.
         raise MetricsError(
-            f"features 'inception' need torch-fidelity, which cannot be imported ({_first_line(error)}); install it "
+            f"features 'inception' need torch-fidelity, which cannot be imported ({first_line(error)}); install it "
             "with pip install 'fastgan[evaluation]', or choose other --features"
         ) from error
     if weights is not None:
@@ -42,11 +43,11 @@ def load_inception(weights: Path | None, device: torch.device) -> tuple[Callable
         ).to(device)
     except OSError as error:
         raise MetricsError(
-            f"the weights of Inception cannot be downloaded ({_first_line(error)}); give the file with --weights"
+            f"the weights of Inception cannot be downloaded ({first_line(error)}); give the file with --weights"
         ) from error
     except RuntimeError as error:
         raise MetricsError(
-            f"file {str(weights)!r} does not hold the weights of Inception: {_first_line(error)}"
+            f"file {str(weights)!r} does not hold the weights of Inception: {first_line(error)}"
         ) from error
 
     @torch.inference_mode()
@@ -71,10 +72,6 @@ def _require_tensors(path: Path) -> None:
     except OSError as error:
         raise MetricsError(f"file of weights {str(path)!r} cannot be read: {error.strerror}") from None
     except Exception as error:  # What torch raises of bytes that are no file of its own has many types.
-        raise MetricsError(f"file {str(path)!r} is no file of weights: {_first_line(error)}") from None
+        raise MetricsError(f"file {str(path)!r} is no file of weights: {first_line(error)}") from None
     if not isinstance(weights, dict):
         raise MetricsError(f"file {str(path)!r} holds a {type(weights).__name__}, expected the weights of Inception")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

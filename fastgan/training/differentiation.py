@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgan.errors import first_line
 from fastgan.regularizers import compile_step
 from fastgan.training.config import SettingsError
 
@@ -103,9 +104,8 @@ class Compiled:
         try:
             found = self._untraced(compiled, batch)
         except Exception as error:  # of many kinds: all of torch's compiler may be behind it
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise SettingsError(
-                f"engine 'compiled' is refused: torch.compile fails on a step of this run ({reason})"
+                f"engine 'compiled' is refused: torch.compile fails on a step of this run ({first_line(error)})"
             ) from error
         difference = _difference(found, expected)
         # Half of the digits: an activation near its kink may go either way. A lost second order is of the size of the

@@ -11,7 +11,7 @@ from fastgan.data.sources import ImageSource
 from fastgan.training.averaging import AveragedNetwork
 from fastgan.training.building import build
 from fastgan.training.config import SettingsError, TrainingConfig
-from fastgan.training.differentiation import Compiled, Eager
+from fastgan.training.differentiation import Compiled, Differentiate, Eager
 from fastgan.training.graph import CudaRecorder, Graphs, Recorder
 from fastgan.training.growth import GrowthSchedule, Stage
 from fastgan.training.health import History
@@ -89,7 +89,10 @@ class Engine:
             built.augment,
             self._precision,
         )
-        compiled = Compiled((self.generator, self.discriminator), self._precision.rounding, backend=compile_backend)
+        differentiate: Differentiate = Eager()
+        if self.form == "compiled":
+            networks = self.generator, self.discriminator
+            differentiate = Compiled(networks, self._precision.rounding, backend=compile_backend)
         self.iteration = Iteration(
             self.objective,
             GeneratorObjective(self.generator, self.objective, self._precision),
@@ -98,7 +101,7 @@ class Engine:
             self._precision,
             self.random,
             ranks,
-            compiled if self.form == "compiled" else Eager(),
+            differentiate,
             # What is drawn on the device does not depend on the number of the update.
             draw_images=partial(self._images, 0) if source.capturable else None,
             accumulate=config.accumulate,
