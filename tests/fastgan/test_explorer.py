@@ -81,7 +81,7 @@ def test_crossovers_are_those_of_the_resolution(styles):
         styles.image(0, crossover=crossover)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_page_works_in_a_browser_and_asks_nobody_else():
     pytest.importorskip("gradio")
     pytest.importorskip("playwright")

@@ -24,13 +24,13 @@ def test_the_table_is_what_the_kernels_compile_to_and_breaks_no_rule():
     assert run.returncode == 0, run.stdout + run.stderr[-2000:]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_table_is_what_the_kernels_compile_to_for_every_target():
     run = run_python(*COMPARE)
     assert run.returncode == 0, run.stdout + run.stderr[-2000:]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_no_shape_type_or_layout_breaks_a_rule():
     run = run_python("-c", SWEEP)
     assert run.returncode == 0, run.stderr[-2000:]

@@ -82,7 +82,7 @@ def test_drawn_problems(spec: OpSpec, data: st.DataObject):
     check_drawn(spec, data)
 
 
-@pytest.mark.slow
+@pytest.mark.judged
 @every_op
 @settings(max_examples=2000, derandomize=False)
 @given(data=st.data())

@@ -598,7 +598,7 @@ _WIDE, _DEEP = ((256, 144, 3, 3), (128, 64, 4, 4), (32, 2048)), ((128, 64, 4, 4)
 @counted
 @pytest.mark.parametrize(
     ("shapes", "dtype", "dims", "layout"),
-    [(_WIDE, F32, 0, "contiguous"), pytest.param(_WIDE, BF16, 0, "contiguous", marks=pytest.mark.slow),
+    [(_WIDE, F32, 0, "contiguous"), pytest.param(_WIDE, BF16, 0, "contiguous", marks=pytest.mark.exhaustive),
      (_DEEP, F32, 1, "contiguous"), (_DEEP, F32, 0, "channels_last")],
 )  # fmt: skip
 def test_traffic_is_little_more_than_the_floor(shapes, dtype, dims, layout):

@@ -78,7 +78,7 @@ def test_the_choice_of_a_backend_is_as_it_was_before(make_generator):
     assert "asked for" not in reason
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_conditional_generator_takes_labels(make_generator, tmp_path):
     generator = make_generator("conditional")
     assert export_torch(generator, tmp_path / "a.pt2") == 0
@@ -102,7 +102,7 @@ def test_a_program_is_described_with_its_inputs(make_generator):
     assert "truncation float32 [] (0 to 1)" in describe_program(make_generator("stylegan"), "torch", "a.pt2", 0)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", _SUMS)
 def test_an_onnx_program_gives_the_same_images(make_generator, tmp_path, name):
     pytest.importorskip("onnxscript")

@@ -157,7 +157,7 @@ def test_a_remedy_is_not_praised_where_nothing_has_collapsed():
     assert outcome("r1", 0.0, 8).against(outcome("none", 0.0, 8)) == "not needed"
 
 
-@pytest.mark.slow
+@pytest.mark.judged
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("data", BENCHES)
 def test_without_a_remedy_it_collapses_and_with_a_penalty_it_does_not(data, seed):

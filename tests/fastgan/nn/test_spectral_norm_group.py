@@ -613,7 +613,7 @@ def _train_on_a_rank(rank: int, address: str, file: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore:`broadcast_buffers` is deprecated")
 def test_two_processes_stay_equal_without_broadcasting_buffers(tmp_path):
     torch.multiprocessing.spawn(_train_on_a_rank, (f"file://{tmp_path}/address", str(tmp_path / "rank")), nprocs=2)

@@ -12,7 +12,7 @@ from fastgan.data import normalize
 from fastgan.metrics.digits import digit_classifier
 
 
-@pytest.mark.slow
+@pytest.mark.judged
 @pytest.mark.parametrize("seed", range(3))
 def test_the_class_that_is_asked_for_is_generated(tmp_path, seed):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -26,7 +26,7 @@ def test_a_few_steps_of_the_default_run(tmp_path):
         assert grid.size == (8 * 34 + 2, 8 * 34 + 2)
 
 
-@pytest.mark.slow
+@pytest.mark.judged
 @pytest.mark.parametrize("seed", range(5))
 def test_the_default_run_learns_the_digits_in_time(tmp_path, seed):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

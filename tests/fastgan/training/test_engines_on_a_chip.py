@@ -132,10 +132,11 @@ def test_graphs_train_every_preset_as_eager_steps_do(engine_of, images, preset, 
     assert largest_difference(found, expected) < CLOSE_AFTER_50
 
 
-# Inductor takes up to a minute a preset: the others beside one that is penalised are for a run with -m slow.
+# Inductor takes up to a minute a preset: the others beside one that is penalised are exhaustive.
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    "preset", [name if name == "wgan-gp" else pytest.param(name, marks=pytest.mark.slow) for name in preset_names()]
+    "preset",
+    [name if name == "wgan-gp" else pytest.param(name, marks=pytest.mark.exhaustive) for name in preset_names()],
 )
 def test_compiled_steps_are_the_eager_ones_of_every_preset(engine_of, images, preset):
     assert_compiled_is_eager(engine_of, CUDA, *preset_of(preset, images))

@@ -40,7 +40,7 @@ def trained_and_judged(tmp_path, preset, *, seed, settings=()):
     return coverage, seconds, said
 
 
-@pytest.mark.slow
+@pytest.mark.judged
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("method", METHODS)
 def test_every_mode_is_captured_in_time(tmp_path, method, seed):
@@ -52,7 +52,7 @@ def test_every_mode_is_captured_in_time(tmp_path, method, seed):
     assert seconds <= _PROCESSOR_SECONDS
 
 
-@pytest.mark.slow
+@pytest.mark.judged
 @pytest.mark.parametrize("seed", range(3))
 def test_a_plain_gan_set_up_to_collapse_does_so_and_health_says_it(tmp_path, seed):
     coverage, _, said = trained_and_judged(tmp_path, "gaussians-collapse", seed=seed)

@@ -105,7 +105,7 @@ def test_a_whole_run_on_points_hears_nothing():
     assert findings_of(points(EIGHT), 450, **settings) == (set(), set())
 
 
-@pytest.mark.slow
+@pytest.mark.judged
 @pytest.mark.parametrize(
     "settings",
     [
@@ -120,13 +120,13 @@ def test_whole_runs_on_points_hear_nothing(settings):
     assert findings_of(points(EIGHT), 1000, lr=1e-3, **settings) == (set(), set())
 
 
-@pytest.mark.slow
+@pytest.mark.judged
 def test_a_whole_run_on_small_digits_hears_nothing(digits):
     settings = {"model": "dcgan", "base_channels": 8, "latent_dim": 32, "lr": 4e-4}
     assert findings_of(digits, 400, **settings) == (set(), set())
 
 
-@pytest.mark.slow
+@pytest.mark.judged
 @pytest.mark.parametrize(("preset", "steps"), [("dcgan", 800), ("vanilla", 2000), ("sngan", 800), ("wgan-gp", 400)])
 def test_the_presets_hear_nothing(preset, steps):
     settings = load_preset(preset)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("num_kills", [6, pytest.param(25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_kills", [6, pytest.param(25, marks=pytest.mark.judged)])
 def test_runs_that_are_killed_end_as_ones_never_interrupted(tmp_path, num_kills):
     """Weights, averages, optimizers, log and samples, after SIGKILL at moments that the clock and the disk choose."""
     command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(tmp_path), str(num_kills), "0"]

@@ -63,7 +63,7 @@ def measure(run, config, images, console, monkeypatch):
     return loop_seconds, bare_seconds
 
 
-@pytest.mark.slow
+@pytest.mark.judged
 def test_the_loop_costs_at_most_three_percent(tmp_path, console, monkeypatch, one_thread):
     """Interleaved blocks of the default run, with samples and a checkpoint twice as often as by default.
 

@@ -158,7 +158,7 @@ def test_the_first_rank_measures_and_all_keep_the_best(config, tmp_path):
     assert {path.name for path in (run / "checkpoints").iterdir()} == {str(best), "12"}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_torchrun_starts_a_killed_rank_again(config, tmp_path):
     """The real launcher, from the command line; one rank is killed once there is a checkpoint."""
     config_file = tmp_path / "settings.toml"
