@@ -15,9 +15,11 @@ from fastgan.acceleration.spectral import find_groups, find_spectral_norm, group
 from fastgan.acceleration.style import INSTANCE_NORMS, StyledInstanceNorm, recognise_adain
 from fastgan.acceleration.swaps import Converter, Swap, convert, is_mapped, replacement, rewriting
 from fastgan.acceleration.tracing import Dataflow, is_torch_layer, trace_model
+from fastgan.random_state import preserved_random_state
 from fastgan_kernels import backend_of
 
 
+@preserved_random_state()
 def accelerate(
     model: nn.Module,
     *,

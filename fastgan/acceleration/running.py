@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from fastgan.acceleration.rewriting import Recipe, rewrite
+from fastgan.random_state import preserved_random_state
 
 OBSERVING_HOOKS = (
     "_forward_hooks",
@@ -86,16 +87,13 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
 @contextmanager
 def fixed_random_state(seed: int = 0) -> Iterator[None]:
     """Seeds the random number generators of torch, Python and NumPy, and puts their states back."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
-        try:
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
+    with preserved_random_state():
+        # Not by torch.manual_seed, which also leaves word for a CUDA that is yet to start.
+        for generator in (torch.default_generator, *torch.cuda.default_generators):
+            generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        yield
 
 
 @dataclass(frozen=True)

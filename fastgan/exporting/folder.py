@@ -14,6 +14,7 @@ from torch import nn
 
 from fastgan.errors import InputError
 from fastgan.models import build_networks
+from fastgan.random_state import preserved_random_state
 
 _FORMAT = 1
 _CONFIG = "config.json"
@@ -74,6 +75,7 @@ def load_generator(folder: Path | str, device: torch.device | str = "cpu") -> nn
     return load_model_folder(Path(folder), torch.device(device))[0]
 
 
+@preserved_random_state()
 def load_model_folder(folder: Path, device: torch.device) -> tuple[nn.Module, int | None]:
     """As :func:`load_generator`, and the number of steps that it was trained for, where that is known."""
     config = _read_config(folder / _CONFIG)

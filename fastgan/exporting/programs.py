@@ -20,6 +20,7 @@ from torch.export import Dim, ExportedProgram
 import fastgan_kernels
 from fastgan.exporting.folder import ModelFolderError
 from fastgan.extras import require_extra
+from fastgan.random_state import preserved_random_state
 from fastgan.sampling import draw_latents, labels_in_turn
 
 # What a program is checked at: a single image, even and odd sizes, and more than the two that it is traced with.
@@ -42,6 +43,7 @@ class _WithTruncation(nn.Module):
         return self.generator.synthesis(self.generator.styles(w), noise="constant")
 
 
+@preserved_random_state()
 def export_program(generator: nn.Module) -> ExportedProgram:
     """Traces a generator that is on the CPU, in evaluation mode; the program has plain torch in place of our ops."""
     inputs = _inputs(generator, 2)
@@ -62,6 +64,7 @@ def export_program(generator: nn.Module) -> ExportedProgram:
     return program
 
 
+@preserved_random_state()
 def export_torch(generator: nn.Module, path: Path) -> float:
     """Writes ``torch.export``'s program to a .pt2 file and checks what is read back from it.
 
@@ -78,6 +81,7 @@ def export_torch(generator: nn.Module, path: Path) -> float:
     return _checked(generator, lambda inputs: program(*inputs.values()), path)
 
 
+@preserved_random_state()
 def export_onnx(generator: nn.Module, path: Path) -> float:
     """Writes a program for ONNX runtimes and checks it in onnxruntime, on the CPU.
 

@@ -7,6 +7,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from fastgan.metrics.digits import NUM_CLASSES
+from fastgan.random_state import preserved_random_state
 
 WEIGHTS = Path(__file__).with_name("digit_network.safetensors")
 RESOLUTION = 32
@@ -42,6 +43,7 @@ class DigitNetwork(nn.Module):
 
 
 @functools.cache
+@preserved_random_state()
 def digit_network() -> DigitNetwork:
     """The network with its weights, which are stored as float16; on the CPU, in evaluation mode."""
     network = DigitNetwork()

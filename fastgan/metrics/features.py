@@ -16,6 +16,7 @@ from fastgan.data.gaussians import are_points, to_points
 from fastgan.data.pixels import resize_images
 from fastgan.errors import first_line
 from fastgan.metrics.errors import MetricsError
+from fastgan.random_state import preserved_random_state
 
 CHOICES = "'digits', 'points', 'inception', a TorchScript file, or module:function"
 
@@ -47,6 +48,7 @@ class FeatureNetwork:
     filter: str
     _extract: Callable[[Tensor], Any]
 
+    @preserved_random_state()
     def __call__(self, images: Tensor) -> Features:
         """The features of a batch of images.
 
@@ -81,6 +83,7 @@ class FeatureNetwork:
         return values
 
 
+@preserved_random_state()
 def load_features(name: str, device: torch.device, *, weights: Path | None = None) -> FeatureNetwork:
     """Loads features by name.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.errors import InputError
+from fastgan.random_state import preserved_random_state
 
 # All batches have this many rows or a multiple of it, the last one filled up. An image's bits depend on the number of
 # rows, since matrix products sum in an order that goes by it. On a CPU (oneDNN and MKL, one thread) the images of every
@@ -87,6 +88,7 @@ def render(
     return run_in_batches(generator, lambda *batch: generator(*batch, **options), inputs, batch_size=batch_size)
 
 
+@preserved_random_state()
 @torch.inference_mode()
 def run_in_batches(
     generator: nn.Module, function: Callable[..., Tensor], inputs: list[Tensor], *, batch_size: int = ROWS

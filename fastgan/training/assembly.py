@@ -6,6 +6,7 @@ from functools import partial
 import torch
 
 from fastgan.data.sources import ImageSource, open_source
+from fastgan.random_state import preserved_random_state
 from fastgan.training.config import SettingsError, TrainingConfig
 from fastgan.training.device import resolve_device
 from fastgan.training.engine import Engine
@@ -44,6 +45,7 @@ def _open_source(config: TrainingConfig, device: torch.device, ranks: Ranks) -> 
     )
 
 
+@preserved_random_state()
 def find_largest_batch(config: TrainingConfig, device: torch.device, ranks: Ranks) -> int:
     """The largest batch, of all ranks together, of which each has room for its part at the last resolution.
 

@@ -28,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastgan.errors import InputError
 from fastgan.models import build_networks
+from fastgan.random_state import preserved_random_state
 from fastgan.training.files import sync_folder, write_file
 
 Tensors = dict[str, dict[str, Tensor]]
@@ -200,6 +201,7 @@ def load_tensors(checkpoint: Path, group: str, *, most_bytes: int | None = None)
         raise _damage(checkpoint, f"{path.name} is not valid: {error}") from None
 
 
+@preserved_random_state()
 def load_averaged_generator(run: Path, device: torch.device, *, warn: Warn = warnings.warn) -> tuple[nn.Module, int]:
     """Loads the averaged generator of a run's latest whole checkpoint, in evaluation mode, and the step it is from.
 

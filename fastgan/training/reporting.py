@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from fastgan.random_state import preserved_random_state
 from fastgan.sampling import picture, save_png
 from fastgan.training.config import TrainingConfig
 from fastgan.training.files import replace_file
@@ -43,6 +44,8 @@ class Reporter:
         device: whose peak of memory is told.
     """
 
+    # Loggers are other people's code.
+    @preserved_random_state()
     def __init__(
         self,
         run: Path,
@@ -94,6 +97,7 @@ class Reporter:
         self._last_time = time.perf_counter()
         return self
 
+    @preserved_random_state()
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -126,6 +130,7 @@ class Reporter:
             self._next_refresh = now + _SECONDS_BETWEEN_REFRESHES
             self._progress.update(self._task, completed=step, refresh=True)
 
+    @preserved_random_state()
     def report(
         self, step: int, figures: dict[str, float], findings: Sequence[Finding] = (), *, num_images: int
     ) -> None:
@@ -182,6 +187,7 @@ class Reporter:
                 logger.text(step, sentence)
         self._going_on = names
 
+    @preserved_random_state()
     def samples(self, step: int, images: Tensor, *, columns: int | None = None) -> Path:
         """Writes a picture of images [N, C, H, W] in [-1, 1] to ``samples/STEP.png``, whole or not, and to loggers."""
         grid = picture(images, columns=columns)
