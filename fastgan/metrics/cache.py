@@ -31,13 +31,13 @@ def digest_of(images: Tensor) -> str:
     return digest.hexdigest()
 
 
-def cached(key: Mapping[str, str | int], compute: Callable[[], Features], folder: Path) -> Features:
+def cached(key: Mapping[str, str | int | bool], compute: Callable[[], Features], folder: Path) -> Features:
     """Features from the cache, or computed and put there.
 
     A file that is damaged is computed again, and one that cannot be written is not; either is warned of.
 
     Args:
-        key: what determines the features.
+        key: all that determines the features.
         compute: what computes them.
         folder: of the cache.
     """

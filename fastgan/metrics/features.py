@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import inspect
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,14 +40,17 @@ class FeatureNetwork:
 
     Attributes:
         name: ``digits``, ``points``, ``inception``, the name of a TorchScript file, or ``module:function``.
-        digest: SHA-256 of what determines it: weights, file, or the source file of the function.
+        digest: SHA-256 of the weights or the file; of a function only of its source file.
         filter: how images are brought to the network's size.
+        determined: whether the digest determines the features. It does not for a function, which may use other modules
+            and files.
     """
 
     name: str
     digest: str
     filter: str
     _extract: Callable[[Tensor], Any]
+    determined: bool = True
 
     @preserved_random_state()
     def __call__(self, images: Tensor) -> Features:
@@ -154,7 +158,8 @@ def _coordinates(images: Tensor) -> Tensor:
 def _torchscript(path: Path, device: torch.device) -> FeatureNetwork:
     try:
         content = path.read_bytes()
-        network = torch.jit.load(str(path), map_location=device).eval()
+        # From the bytes of the digest, whatever becomes of the file meanwhile.
+        network = torch.jit.load(io.BytesIO(content), map_location=device).eval()
     except OSError as error:
         raise MetricsError(f"TorchScript file {str(path)!r} cannot be read: {error.strerror}") from None
     except (RuntimeError, ValueError) as error:
@@ -179,7 +184,8 @@ def _callable(name: str, module: str, function: str) -> FeatureNetwork:
         source = Path(inspect.getfile(imported)).read_bytes()
     except (TypeError, OSError):
         source = name.encode()
-    return FeatureNetwork(name, hashlib.sha256(source).hexdigest(), "none", torch.inference_mode()(extract))
+    digest = hashlib.sha256(source).hexdigest()
+    return FeatureNetwork(name, digest, "none", torch.inference_mode()(extract), determined=False)
 
 
 def _size(images: Tensor) -> str:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fastgan.data import open_dataset
+from fastgan.metrics.cache import digest_of
 from fastgan.metrics.features import Features, load_features
 from fastgan.metrics.frechet import frechet_distance
 from fastgan.training.config import SettingsError, TrainingConfig
@@ -62,7 +63,7 @@ class FidTracker:
     def __init__(self, config: TrainingConfig, device: torch.device, best: Best | None = None) -> None:
         self.best = best
         self._config = config
-        self._real: dict[int, Features] = {}
+        self._real: dict[int, tuple[Features, str]] = {}
         if not config.evaluate_every:
             return
         if config.evaluate_every % config.log_every:
@@ -94,17 +95,20 @@ class FidTracker:
         batches = generated_batches(generator, count, seed=config.seed, labels=labels)
         generated = look_at(batches, self._network, None)
         size = generated.shown.shape[-1]
-        fid = frechet_distance(self._features_of_real(size).values, generated.features.values)
-        basis = f"{self._network.name} {self._network.digest[:12]}, {size}x{size}, {count}"
+        real, digest = self._features_of_real(size)
+        fid = frechet_distance(real.values, generated.features.values)
+        basis = (
+            f"{self._network.name} {self._network.digest[:12]}, {size}x{size}, {count} images, real ones {digest[:12]}"
+        )
         improved = self.best is None or self.best.basis != basis or fid < self.best.fid
         if improved:
             self.best = Best(step, fid, basis)
         return fid, improved
 
-    def _features_of_real(self, size: int) -> Features:
-        """Of the real images at the size of the generated ones, which grows where networks grow."""
+    def _features_of_real(self, size: int) -> tuple[Features, str]:
+        """Of the real images at the size of the generated ones, which grows where networks grow, with their digest."""
         if size not in self._real:
             data = open_dataset(self._config.data, resolution=size)
             images, _ = choose_real(data, self._config.evaluate_count, seed=self._config.seed)
-            self._real = {size: look_at(real_batches(images), self._network, None).features}
+            self._real = {size: (look_at(real_batches(images), self._network, None).features, digest_of(images))}
         return self._real[size]

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -35,6 +36,9 @@ from fastgan.training.judging import (
 
 # Papers have 50,000. Fewer make FID too large, but alike for every run that is compared.
 DEFAULT_COUNT = 10_000
+
+# Packages that resize images and compute features.
+_COMPUTING = ("fastgan", "torch", "pillow", "torch-fidelity")
 
 _FEATURES = {"digits": "digits", "gaussians": "points"}
 
@@ -165,6 +169,12 @@ def evaluate_run(subject: Subject, *, seed: int, console: Console) -> tuple[Eval
 
 
 def _real_features(subject: Subject, console: Console, advance: Callable[[int], None]) -> Features:
+    def compute() -> Features:
+        return look_at(real_batches(subject.real), subject.features, None, advance).features
+
+    if not subject.features.determined:
+        return compute()
+    device = next(subject.generator.parameters()).device
     # The digest is of the very images: their data, size, number and choice are in it.
     key = {
         "images": subject.basis.data_digest,
@@ -172,17 +182,23 @@ def _real_features(subject: Subject, console: Console, advance: Callable[[int], 
         "features_digest": subject.basis.features_digest,
         "filter": subject.basis.filter,
         # What is computed differs in the last digits from one to the other.
-        "device": next(subject.generator.parameters()).device.type,
-        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "tf32": torch.backends.cudnn.allow_tf32,
+        **{package: _version(package) for package in _COMPUTING},
     }
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        found = cached(
-            key, lambda: look_at(real_batches(subject.real), subject.features, None, advance).features, cache_folder()
-        )
+        found = cached(key, compute, cache_folder())
     for warning in caught:
         console.print(f"warning: {warning.message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     return found
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def _notes(subject: Subject, generated: Judged) -> list[str]:
@@ -193,6 +209,11 @@ def _notes(subject: Subject, generated: Judged) -> list[str]:
         notes.append(
             f"FID has {fewest} images for {dimension} features, so their covariance is singular and FID far too large; "
             "take more than ten images a feature to have one that means something"
+        )
+    if not subject.features.determined:
+        notes.append(
+            f"features {basis.features!r} are a function of yours, and their digest is of its own file only; compare "
+            "with earlier reports where the other modules and the weights that it uses are the same"
         )
     if generated.features.logits is None:
         notes.append(f"features {basis.features!r} give no class logits, so there is no Inception Score")

@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 import warnings
 
 import numpy as np
@@ -185,7 +186,38 @@ def test_features_of_the_users_own(fastgan, run, folder, monkeypatch):
     code, out, err = fastgan("evaluate", run, "--count", 20, "--features", f"{__name__}:means", "--out", folder / "own")
     assert (code, err) == (0, "")
     assert f"By features {__name__}:means (" in out
+    assert f"note: features '{__name__}:means' are a function of yours, and their digest is of its own file only" in out
     assert "by looking: no answer; no classifier knows these images" in out
+
+
+def test_features_of_the_users_own_follow_what_they_use(fastgan, run, folder, monkeypatch):
+    """A helper module, or a file of weights, may change while the file of the function stays as it is."""
+    (folder / "helper.py").write_text("scale = 1.0\n")
+    (folder / "own_features.py").write_text(
+        "import helper\n\ndef features(images):\n    return helper.scale * images.float().mean(dim=3).flatten(1)\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    args = "evaluate", run, "--count", 20, "--features", "own_features:features", "--json", "--out", folder / "helped"
+
+    def fid():
+        return json.loads(fastgan(*args)[1])["evaluations"][0]["scores"]["fid"]["value"]
+
+    before = fid()
+    monkeypatch.setattr(sys.modules["helper"], "scale", 2.0)
+    assert fid() == pytest.approx(4 * before, rel=1e-4)
+
+
+@pytest.mark.parametrize("changed", ["pillow", "torch-fidelity"])
+def test_real_features_are_computed_anew_by_other_versions(fastgan, run, cache, folder, monkeypatch, changed):
+    from fastgan.training import evaluation
+
+    shutil.rmtree(cache, ignore_errors=True)
+    args = "evaluate", run, "--count", 20, "--json", "--out", folder / "versions"
+    assert fastgan(*args)[0] == 0
+    real = evaluation.version
+    monkeypatch.setattr(evaluation, "version", lambda name: "another" if name == changed else real(name))
+    assert fastgan(*args)[0] == 0
+    assert len(list(cache.iterdir())) == 2
 
 
 class Flat(torch.nn.Module):

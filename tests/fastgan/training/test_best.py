@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -120,6 +121,20 @@ def test_fids_of_another_count_are_not_compared(watched):
     assert not tracker.measure(generator, 4)[1]
     assert tracker.best.step == 3
     assert FidTracker(watched(evaluate_count=30), CPU, tracker.best).measure(generator, 5)[1]
+
+
+def test_fids_of_other_data_are_not_compared(tmp_path, watched):
+    generator = torch.nn.Sequential(torch.nn.Linear(8, 256), torch.nn.Unflatten(1, (1, 16, 16)), torch.nn.Tanh())
+    generator.latent_dim = 8
+    trackers = []
+    for name, low in (("dark", 0), ("bright", 200)):
+        images = torch.randint(low, low + 50, (30, 16, 16), dtype=torch.uint8, generator=torch.Generator())
+        np.save(tmp_path / f"{name}.npy", images.numpy())
+        config = watched(data=str(tmp_path / f"{name}.npy"), evaluate_features="digits")
+        # However much larger the distance to the other data is.
+        best = trackers[0].best._replace(fid=0.0) if trackers else None
+        trackers.append(FidTracker(config, CPU, best))
+        assert trackers[-1].measure(generator, 3)[1]
 
 
 @pytest.mark.parametrize(
