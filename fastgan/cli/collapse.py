@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fastgan.cli.console import show_log_of_kernels
+from fastgan.cli.console import show_log
 from fastgan.laboratory.remedies import BENCHES, NONE, choose_remedies, find_bench
 from fastgan.training.config import SettingsError
 
@@ -61,7 +61,7 @@ def collapse(
     from fastgan.sampling import save_png
 
     console = Console(soft_wrap=True)
-    show_log_of_kernels(console)
+    show_log(console)
     # More threads are slower for networks this small, and sums are the same on every machine of a kind.
     torch.set_num_threads(1)
     reference = make_reference(bench)

@@ -1,4 +1,4 @@
-"""What the kernels have to say, shown in the console of a command."""
+"""What the kernels and the data have to say, shown in the console of a command."""
 
 import logging
 
@@ -16,7 +16,8 @@ class _Notes(logging.Handler):
         self._console.print(f"note: {record.getMessage()}", style="dim", markup=False, highlight=False)
 
 
-def show_log_of_kernels(console: Console) -> None:
-    logger = logging.getLogger("fastgan_kernels")
-    logger.handlers = [_Notes(console)]
-    logger.propagate = False
+def show_log(console: Console) -> None:
+    for name in ("fastgan", "fastgan_kernels"):
+        logger = logging.getLogger(name)
+        logger.handlers = [_Notes(console)]
+        logger.propagate = False

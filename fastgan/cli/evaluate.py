@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fastgan.cli.console import show_log_of_kernels
+from fastgan.cli.console import show_log
 from fastgan.training.config import SettingsError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def evaluate(
 
     # With --json the report alone goes to the standard output.
     console = Console(stderr=json_)
-    show_log_of_kernels(console)
+    show_log(console)
 
     def warn(sentence: str) -> None:
         console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from fastgan.cli.console import show_log_of_kernels
+from fastgan.cli.console import show_log
 from fastgan.training.config import (
     SettingsError,
     TrainingConfig,
@@ -81,7 +81,7 @@ def train(
 
     # Of the processes that torchrun has started the first one tells how it goes.
     console = Console(soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0")
-    show_log_of_kernels(console)
+    show_log(console)
     if resume is not None:
         received = resume_run(resume, steps=given.get("steps"), console=console)
     else:

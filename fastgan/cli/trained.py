@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from fastgan.cli.console import show_log_of_kernels
+from fastgan.cli.console import show_log
 from fastgan.training.config import SettingsError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def load_trained(source: Path, device: str) -> Trained:
     from fastgan.training.device import resolve_device
 
     console = Console(soft_wrap=True)
-    show_log_of_kernels(console)
+    show_log(console)
 
     def warn(sentence: str) -> None:
         console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False)

@@ -56,7 +56,8 @@ def load_dataset(source: str | os.PathLike[str] = "digits", *, resolution: int |
       (or x_train and y_train, train_images and train_labels, arr_0 and arr_1).
 
     Greyscale files have one channel and all others three; a mixture becomes RGB. Transparency is composited over
-    white, 16 bits are scaled to 8, the EXIF orientation is applied.
+    white, 16 bits are scaled to 8, the EXIF orientation is applied. Metadata that cannot be read is passed over, with
+    one note in the log.
 
     Args:
         source: what to load.

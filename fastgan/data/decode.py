@@ -2,15 +2,16 @@
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from fastgan.data.errors import DataError, reason
 from fastgan.data.limits import MAX_PIXELS
+from fastgan.data.metadata import upright, without_metadata
 
 # Only decoders that Pillow or its bundled libraries carry themselves: among its others are some that call outside
 # programs (Ghostscript for EPS).
@@ -21,7 +22,11 @@ _GREY_MODES = ("1", "L", "LA", "La")
 _GREY16_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
-def decode_image(data: bytes, where: str) -> np.ndarray:
+def _say_nothing() -> None:
+    pass
+
+
+def decode_image(data: bytes, where: str, pass_over: Callable[[], None] = _say_nothing) -> np.ndarray:
     """The pixels of an encoded image as uint8 [1, S, S] for a greyscale image and [3, S, S] RGB for any other.
 
     - Transparency is composited over white, which is how most viewers show it; what lies under a transparent pixel is
@@ -29,44 +34,75 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
     - 16 bits are scaled to 8, not clipped. 16-bit greyscale with alpha reaches us from Pillow as RGB.
     - CMYK, palettes and the like become RGB; embedded colour profiles are not applied.
     - The EXIF orientation is applied, so that a photograph stands upright.
+    - Metadata that cannot be read is passed over, whatever is wrong with it.
 
     Args:
         data: the bytes of the file.
         where: names the image at the start of an error's sentence.
+        pass_over: called where the metadata cannot be read.
 
     Raises:
         DataError: not an image in one of ``FORMATS``, broken or truncated, more than ``MAX_PIXELS`` pixels, an
             animation or several pages, not square, or 32-bit values, which have no defined range.
     """
-    file = io.BytesIO(data)
-    with _in_one_sentence(where, file):
+
+    def decode(file: BinaryIO) -> np.ndarray:
         with Image.open(file, formats=FORMATS) as image:
             _check_header(image, where)
             # Decoding alone misses a PNG's checksums. verify() leaves the image unusable, hence the second open.
             image.verify()
         with Image.open(file, formats=FORMATS) as image:
             image.load()
-            pixels = _pixels(image, where)
+            return _pixels(image, where, pass_over)
+
+    pixels = _whatever_its_metadata(decode, io.BytesIO(data), where, pass_over)
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
 
-def read_header(file: BinaryIO, where: str) -> tuple[int, int]:
+def read_header(file: BinaryIO, where: str, pass_over: Callable[[], None] = _say_nothing) -> tuple[int, int]:
     """Channels and edge length of what :func:`decode_image` will make of a file, which is read no further than that.
 
     Raises:
         DataError: as ``decode_image``, as far as the header tells.
     """
-    with _in_one_sentence(where, file), Image.open(file, formats=FORMATS) as image:
-        _check_header(image, where)
-        return _num_channels(image, where), image.size[0]
+
+    def read(file: BinaryIO) -> tuple[int, int]:
+        with Image.open(file, formats=FORMATS) as image:
+            _check_header(image, where)
+            return _num_channels(image, where), image.size[0]
+
+    return _whatever_its_metadata(read, file, where, pass_over)
+
+
+def _whatever_its_metadata(
+    decode: Callable[[BinaryIO], Any], file: BinaryIO, where: str, pass_over: Callable[[], None]
+) -> Any:
+    """Decodes a file, or where that fails a copy of it without metadata."""
+    with _in_one_sentence(where, file, pass_over):
+        try:
+            return decode(file)
+        except DataError:
+            raise
+        except Exception:
+            file.seek(0)
+            data = file.read()
+            stripped = without_metadata(data)
+            if stripped == data:
+                raise
+            decoded = decode(io.BytesIO(stripped))
+        pass_over()
+        return decoded
 
 
 @contextmanager
-def _in_one_sentence(where: str, file: BinaryIO) -> Iterator[None]:
+def _in_one_sentence(where: str, file: BinaryIO, pass_over: Callable[[], None]) -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
+        if caught:  # Pillow warns of nothing that the pixels depend on.
+            pass_over()
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -108,10 +144,10 @@ def _num_channels(image: Image.Image, where: str) -> int:
     return 3
 
 
-def _pixels(image: Image.Image, where: str) -> np.ndarray:
+def _pixels(image: Image.Image, where: str, pass_over: Callable[[], None]) -> np.ndarray:
     """uint8 [H, W] or [H, W, 3]."""
     has_16_bits, num_channels = _has_16_bits(image), _num_channels(image, where)
-    image = ImageOps.exif_transpose(image)  # A copy, which has forgotten its format.
+    image = upright(image, pass_over)  # Perhaps a copy, which has forgotten its format.
     if has_16_bits:
         return np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)  # 65535 / 255 = 257
     target = "L" if num_channels == 1 else "RGB"

@@ -1,11 +1,14 @@
 """Encoded image files in a folder or a zip, with labels in an optional dataset.json."""
 
 import json
+import logging
+import mmap
 import os
 import reprlib
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -18,6 +21,10 @@ from fastgan.data.limits import MAX_FILE_BYTES, require_memory
 from fastgan.data.pixels import resize_image
 
 LABELS_FILE = "dataset.json"
+
+_logger = logging.getLogger(__name__)
+# By source, whether it has been noted that metadata of it cannot be read: a byte that processes forked later share.
+_noted: dict[str, mmap.mmap] = {}
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ def decode_files(files: ImageFiles, resolution: int | None) -> np.ndarray:
     images = np.empty((0, 0, 0, 0), np.uint8)
     first_size = 0
     for index, name in enumerate(files.names):
-        image = decode_image(files.read(name), files.where(name))
+        image = decode_image(files.read(name), files.where(name), partial(note_metadata, files, name))
         channels, size = image.shape[:2]
         if index == 0:
             first_size = size
@@ -100,6 +107,19 @@ def decode_files(files: ImageFiles, resolution: int | None) -> np.ndarray:
             images[:index] = grey
         images[index] = image if resolution is None else resize_image(image, resolution)
     return images
+
+
+def note_metadata(files: ImageFiles, name: str) -> None:
+    """Notes in the log, once for a folder or zip, that the metadata of an image cannot be read."""
+    noted = _noted[files.source]
+    if not noted[0]:
+        noted[0] = 1
+        _logger.warning(
+            "%s has metadata (EXIF, colour profile, text ...) that cannot be read; it is passed over, there and in "
+            "other images of %s",
+            files.where(name),
+            files.source,
+        )
 
 
 def check_size(files: ImageFiles, name: str, size: int, first_size: int) -> None:
@@ -167,6 +187,7 @@ def _list(
         raise DataError(f"{source} holds no images; expected at least one file ending in {', '.join(SUFFIXES)}.")
     # Labels first: reading them costs little, and a fault in them should not wait for the last image to be decoded.
     labels = _labels(visible, image_names, read, where)
+    _noted.setdefault(source, mmap.mmap(-1, 1))
     return ImageFiles(source, image_names, labels, read, open_file, where)
 
 

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from fastgan.data.arrays import load_npz, map_npy
 from fastgan.data.dataset import BUNDLED, check_resolution, recognize
 from fastgan.data.decode import decode_image, read_header
 from fastgan.data.errors import DataError
-from fastgan.data.files import ImageFiles, check_size, list_folder, list_zip
+from fastgan.data.files import ImageFiles, check_size, list_folder, list_zip, note_metadata
 from fastgan.data.idx import load_idx
 from fastgan.data.pixels import resize_image
 
@@ -102,7 +103,7 @@ def _of_files(name: str, files: ImageFiles, resolution: int | None) -> LazyImage
 
     def read(index: int) -> np.ndarray:
         file = files.names[index]
-        image = decode_image(files.read(file), files.where(file))
+        image = decode_image(files.read(file), files.where(file), partial(note_metadata, files, file))
         check_size(files, file, image.shape[-1], first_size)
         if len(image) > channels:
             raise DataError(f"{files.where(file)} is in colour now; expected the grey image that it was at the start.")
@@ -114,4 +115,4 @@ def _of_files(name: str, files: ImageFiles, resolution: int | None) -> LazyImage
 
 def _header(files: ImageFiles, name: str) -> tuple[int, int]:
     with files.open(name) as file:
-        return read_header(file, files.where(name))
+        return read_header(file, files.where(name), partial(note_metadata, files, name))

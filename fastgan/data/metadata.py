@@ -1,0 +1,123 @@
+"""What an image file holds beside its pixels: how it is turned, and files without all that.
+
+Metadata (EXIF, XMP, IPTC, colour profiles, comments, text, resolution) is used where it can be read. Where a decoder
+fails on it the image is decoded again from a copy of the file without metadata: a broken note is no broken picture.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+
+from PIL import Image
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+# Of the chunks that a decoder may ignore, those that the pixels or the number of frames depend on.
+_CHUNKS_OF_PIXELS = (b"tRNS", b"acTL", b"fcTL", b"fdAT")
+
+_JPEG = b"\xff\xd8"
+_EXIF = b"Exif\0\0"
+# JFIF and Adobe's segment say which colours the components are; the least that a decoder takes for them.
+_SEGMENTS_OF_PIXELS = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
+_START_OF_SCAN = 0xDA
+
+_TIFF = {b"II*\0": "<", b"MM\0*": ">"}
+# TIFF 6.0: how pixels are stored, compressed and coloured, and the orientation.
+_TAGS_OF_PIXELS = {
+    *range(254, 260),
+    *(262, 266, _ORIENTATION, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 338, 339, 340, 341),
+    *(347, *range(512, 522), 529, 530, 531, 532),
+}
+
+
+def upright(image: Image.Image, pass_over: Callable[[], None]) -> Image.Image:
+    """The image as its orientation says that it is to be shown; one out of range, of 1 to 8, says nothing.
+
+    Args:
+        image: loaded.
+        pass_over: called where the metadata cannot be read.
+    """
+    try:
+        method = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
+    except Exception:  # What Pillow's parsers raise of broken metadata has many types.
+        pass_over()
+        return image
+    return image if method is None else image.transpose(method)
+
+
+def without_metadata(data: bytes) -> bytes:
+    """A PNG, JPEG or TIFF without metadata, but with EXIF that can be read; what is none of these as it is."""
+    try:
+        if data.startswith(_PNG):
+            return _PNG + b"".join(_chunks(data))
+        if data.startswith(_JPEG):
+            return _JPEG + b"".join(_segments(data))
+        if data[:4] in _TIFF:
+            return _without_tags(data, _TIFF[data[:4]])
+    except (struct.error, IndexError):  # cut short before its pixels
+        pass
+    return data
+
+
+def _chunks(data: bytes) -> Iterator[bytes]:
+    position = len(_PNG)
+    while position < len(data):
+        (length,), kind = struct.unpack_from(">I", data, position), data[position + 4 : position + 8]
+        content, end = data[position + 8 : position + 8 + length], position + 12 + length
+        whole = data[end - 4 : end] == struct.pack(">I", zlib.crc32(kind + content))
+        # A capital letter marks what no decoder may ignore.
+        if kind[:1].isupper() or kind in _CHUNKS_OF_PIXELS or (kind == b"eXIf" and whole and _is_exif(content)):
+            yield data[position:end]
+        position = end
+
+
+def _segments(data: bytes) -> Iterator[bytes]:
+    position = len(_JPEG)
+    while data[position] == 0xFF and data[position + 1] != _START_OF_SCAN:
+        marker, (length,) = data[position + 1], struct.unpack_from(">H", data, position + 2)
+        end = position + 2 + max(length, 2)
+        content = data[position + 4 : end]
+        start, least = _SEGMENTS_OF_PIXELS.get(marker, (b"", 0))
+        if 0xE0 <= marker <= 0xEF and not start:
+            keep = content.startswith(_EXIF) and _is_exif(content)
+        else:
+            keep = marker != 0xFE and content.startswith(start) and len(content) >= least
+        if keep:
+            yield data[position:end]
+        position = end
+    yield data[position:]
+
+
+def _without_tags(data: bytes, order: str) -> bytes:
+    (at,) = struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, at)
+    end = at + 2 + 12 * count
+    entries = [data[i : i + 12] for i in range(at + 2, end, 12)]
+    kept = [entry for entry in entries if _is_of_pixels(entry, order)]
+    following = data[end : end + 4]
+    directory = struct.pack(order + "H", len(kept)) + b"".join(kept) + following
+    return data[:at] + directory + data[at + len(directory) :]
+
+
+def _is_of_pixels(entry: bytes, order: str) -> bool:
+    tag, kind, count = struct.unpack_from(order + "HHI", entry)
+    # An orientation is a single short number.
+    return tag in _TAGS_OF_PIXELS and (tag != _ORIENTATION or (kind, count) == (3, 1))
+
+
+def _is_exif(content: bytes) -> bool:
+    try:
+        Image.Exif().load(content)
+    except Exception:
+        return False
+    return True
