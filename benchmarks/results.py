@@ -64,7 +64,7 @@ def read(path: Path) -> list[dict[str, str]]:
         ValueError: if the file has another header.
     """
     _check_header(path)
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
 
 
@@ -77,7 +77,7 @@ def merge(source: Path, target: Path = REPOSITORY_CSV) -> int:
 
 
 def _check_header(path: Path) -> None:
-    with path.open() as file:
+    with path.open(encoding="utf-8-sig") as file:
         found = file.readline()
     if found != header():
         raise ValueError(f"{path} has the columns {found.strip()!r}, expected {header().strip()!r}")

@@ -70,7 +70,7 @@ def _scores(report: Path, step: int | None) -> list[str]:
     if not report.is_file():
         return []
     try:
-        (found,) = json.loads(report.read_text(encoding="utf-8"))["evaluations"]
+        (found,) = json.loads(report.read_text(encoding="utf-8-sig"))["evaluations"]
         if found["step"] != step:
             return []
         basis = found["basis"]

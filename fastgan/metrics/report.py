@@ -113,7 +113,7 @@ def read_report(path: Path) -> list[Evaluation]:
         MetricsError: for a file that cannot be read, or is no report; one sentence.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         if content["format"] != _FORMAT:
             raise MetricsError(f"report {str(path)!r} has format {content['format']!r}, expected {_FORMAT}")
         return [_evaluation(row) for row in content["evaluations"]]

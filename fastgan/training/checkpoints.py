@@ -10,6 +10,7 @@ Only safetensors and JSON are read: data, never code. What is read may have been
 before there is memory for them, and only ordinary files are opened.
 """
 
+import codecs
 import hashlib
 import json
 import os
@@ -37,7 +38,7 @@ Warn = Callable[[str], None]
 _FORMAT = 2
 _STATE_FILE = "state.json"
 _SUMS_FILE = "SHA256SUMS"
-_LINE = re.compile(r"([0-9a-f]{64})  ([\w.-]+)\n", re.ASCII)
+_LINE = re.compile(r"([0-9a-f]{64})  ([\w.-]+)\r?\n", re.ASCII)
 _STEP = re.compile(r"0|[1-9][0-9]{0,17}")
 # The state of a run is a few kilobytes, its history of 500 steps at one report a step 300.
 _MOST_BYTES_OF_TEXT = 2**24
@@ -280,7 +281,8 @@ def _sizes_of_files(checkpoint: Path) -> dict[str, int]:
 
 def _read_sums(checkpoint: Path, sizes: Mapping[str, int]) -> dict[str, str]:
     """The digests by name of the files that there are."""
-    text = _read_text(checkpoint, _SUMS_FILE, sizes)
+    # The one text without a digest: an editor on Windows may have saved it again.
+    text = _read_text(checkpoint, _SUMS_FILE, sizes).removeprefix(codecs.BOM_UTF8.decode("latin-1"))
     lines = [_LINE.fullmatch(line) for line in text.splitlines(keepends=True)]
     sums = {line[2]: line[1] for line in lines if line}
     if len(sums) != len(lines):

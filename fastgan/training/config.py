@@ -240,10 +240,13 @@ def load_settings(path: Path) -> dict[str, Any]:
         SettingsError: for a file that is missing, not TOML, or names an unknown setting; one sentence.
     """
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        # Editors on Windows begin a file with a byte order mark.
+        settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"settings file {str(path)!r} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise SettingsError(f"settings file {str(path)!r} is not UTF-8 text; expected TOML, which is") from None
+    except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"settings file {str(path)!r} is not valid TOML: {error}") from None
     check_names(settings, source=str(path))
     return settings

@@ -69,7 +69,7 @@ class WandbLogger:
         try:
             self._run = self._wandb.init(
                 project=config.wandb,
-                id=path.read_text(encoding="utf-8"),
+                id=path.read_text(encoding="utf-8-sig").strip(),
                 resume="allow",
                 name=run.resolve().name,
                 dir=str(run),

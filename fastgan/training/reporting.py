@@ -226,7 +226,7 @@ def _drop_rows_after(path: Path, step: int, *, every: int, last: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         try:
             row = json.loads(line)
             wanted = row["step"] <= step and (row["step"] % every == 0 or row["step"] == last)

@@ -144,7 +144,7 @@ def test_a_bad_assignment_is_refused(assignment, message):
     ("content", "message"),
     [
         (b"steps = ", "is not valid TOML"),
-        (b"\xff\xfe", "is not valid TOML"),
+        (b"\xff\xfe", "is not UTF-8 text; expected TOML, which is"),
         (b"[training]\nsteps = 3", "unknown setting 'training'"),
         (b"stepz = 3", "did you mean 'steps'"),
         (None, "cannot be read: No such file or directory"),
