@@ -44,6 +44,8 @@ def export(
     generator = trained.generator
     folder = out or run / "export"
     settings = load_settings(run / "config.toml") if (run / "config.toml").is_file() else None
+    if settings and "data" in settings:
+        settings["data"] = Path(settings["data"]).name  # its path is of this machine
     scores = _scores(run / "evaluation" / "report.json", trained.step)
     # Before the programs, so that a folder that cannot be written is told of before there is work for it.
     exporting.save_generator(generator, folder, step=trained.step)
@@ -74,9 +76,10 @@ def _scores(report: Path, step: int | None) -> list[str]:
         if found["step"] != step:
             return []
         basis = found["basis"]
+        data = Path(basis["data"]).name
         return [
             *(f"{name}: {s['value']:.4g} ({s['low']:.4g} to {s['high']:.4g})" for name, s in found["scores"].items()),
-            f"of {basis['num_generated']:,} generated and {basis['num_real']:,} real images of {basis['data']}, by the "
+            f"of {basis['num_generated']:,} generated and {basis['num_real']:,} real images of {data}, by the "
             f"features {basis['features']}; scores of other features or counts are not to be compared with these",
         ]
     except (OSError, LookupError, TypeError, ValueError) as error:

@@ -1,5 +1,6 @@
 """``fastgan train``."""
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -77,6 +78,7 @@ def train(
         settings |= dict(parse_assignment(assignment) for assignment in set_ or [])
         chosen = TrainingConfig.from_mapping(settings | given)
 
+    from fastgan.data import absolute_source
     from fastgan.training.loop import resume_run, start_run
 
     # Of the processes that torchrun has started the first one tells how it goes.
@@ -85,5 +87,7 @@ def train(
     if resume is not None:
         received = resume_run(resume, steps=given.get("steps"), console=console)
     else:
+        # A run may be resumed from another folder.
+        chosen = dataclasses.replace(chosen, data=absolute_source(chosen.data))
         received = start_run(chosen, out or Path("runs") / preset, largest_batch=batch == "auto", console=console)
     return 0 if received is None else 128 + received

@@ -1,7 +1,7 @@
 """Images in: the bundled digits, folders, zips, IDX files and numpy arrays, checked before training starts."""
 
 from fastgan.data.augment import diff_augment, random_flip
-from fastgan.data.dataset import ImageDataset, load_dataset
+from fastgan.data.dataset import ImageDataset, absolute_source, load_dataset
 from fastgan.data.errors import DataError
 from fastgan.data.lazy import LazyImages, open_dataset
 from fastgan.data.pixels import normalize, to_uint8
@@ -12,6 +12,7 @@ __all__ = [
     "ImageDataset",
     "ImageSource",
     "LazyImages",
+    "absolute_source",
     "diff_augment",
     "load_dataset",
     "normalize",

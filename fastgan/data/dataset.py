@@ -85,6 +85,12 @@ def load_dataset(source: str | os.PathLike[str] = "digits", *, resolution: int |
     )
 
 
+def absolute_source(source: str) -> str:
+    """What means ``source`` from any folder: a path made absolute, or the name of a bundled set."""
+    # Of "" the absolute path would be the current folder.
+    return source if source in BUNDLED or not source else os.path.abspath(source)
+
+
 def check_resolution(source: str | os.PathLike[str], resolution: int | None) -> None:
     """Refuses a resolution that the images of ``source`` cannot be resized to.
 

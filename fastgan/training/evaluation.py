@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor, nn
 
-from fastgan.data import normalize, open_dataset
+from fastgan.data import absolute_source, normalize, open_dataset
 from fastgan.metrics.cache import cache_folder, cached, digest_of
 from fastgan.metrics.collapse import judge_collapse
 from fastgan.metrics.collapse_picture import collapse_picture
@@ -33,6 +33,7 @@ from fastgan.training.judging import (
     real_batches,
     shares_of,
 )
+from fastgan.training.resuming import require_data
 
 # Papers have 50,000. Fewer make FID too large, but alike for every run that is compared.
 DEFAULT_COUNT = 10_000
@@ -95,7 +96,10 @@ def load_subject(
     """
     where = resolve_device(device)
     generator, step = load_averaged_generator(run, where, warn=warn)
-    source = data if data is not None else load_settings(run / "config.toml").get("data", "digits")
+    if data is None:
+        data = load_settings(run / "config.toml").get("data", "digits")
+        require_data(run, data)
+    source = absolute_source(data)
     latent = draw_latents(1, generator.latent_dim, seed=seed)
     channels, size = render(generator, latent, labels_like(None, generator, 1)).shape[1:3]
     dataset = open_dataset(source, resolution=size)

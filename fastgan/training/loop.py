@@ -33,7 +33,7 @@ from fastgan.training.health import judge, non_finite_values
 from fastgan.training.loggers import WANDB_ID_FILE
 from fastgan.training.ranks import Ranks, has_restarted
 from fastgan.training.reporting import Reporter, SilentReporter
-from fastgan.training.resuming import altered_settings, kept_settings, restore
+from fastgan.training.resuming import altered_settings, kept_settings, require_data, restore
 from fastgan.training.retention import drop_checkpoints, set_aside_after
 from fastgan.training.signals import StopSignals, exiting_on_sigterm
 
@@ -142,6 +142,7 @@ def resume_run(run: Path, *, steps: int | None = None, console: Console) -> sign
         with exiting_on_sigterm():
             checkpoint, state = find_checkpoint(run, warn=warn)
             config = TrainingConfig.from_mapping(load_settings(run / _CONFIG_FILE), source=str(run / _CONFIG_FILE))
+            require_data(run, config.data)
             if steps is not None:
                 config = dataclasses.replace(config, steps=steps)
             ranks = stack.enter_context(Ranks.of_environment(resolve_device(config.device)))

@@ -1,6 +1,7 @@
 """What a run takes over from a checkpoint, and what it refuses of one whose files are whole."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from fastgan.data.dataset import BUNDLED
 from fastgan.training.checkpoints import (
     MISFITS,
     CheckpointError,
@@ -27,6 +29,20 @@ _NOT_OF_THE_STATE = {
     *("steps", "device", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "keep_every", "wandb"),
     *("evaluate_every", "evaluate_count", "evaluate_features"),
 }
+
+
+def require_data(run: Path, data: str) -> None:
+    """Refuses the data that the settings of a run name where they are not there.
+
+    Raises:
+        SettingsError: one sentence that says where the path is from, and where it was looked for.
+    """
+    if data not in BUNDLED and not os.path.exists(data):
+        here = "" if os.path.isabs(data) else f" in {os.getcwd()!r}, where this command runs"
+        raise SettingsError(
+            f"setting 'data' in {str(run / 'config.toml')!r} is {data!r}, and there is no such file or folder{here}; "
+            "expected the path of the images there, absolute"
+        )
 
 
 def kept_settings(config: TrainingConfig) -> dict[str, Any]:

@@ -312,3 +312,47 @@ def test_a_signal_to_the_process_saves_and_tells_how_to_resume(fastgan, tmp_path
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
     assert steps[-1] == step + 2
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A folder of photos beside which a run was trained, by its relative path; the work goes on elsewhere."""
+    (tmp_path / "here" / "photos").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for index in range(20):
+        Image.fromarray(np.full((16, 16), 10 * index, np.uint8)).save(tmp_path / "here" / "photos" / f"{index}.png")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "here" / "photos"
+
+
+def test_data_given_by_a_relative_path_is_found_from_any_folder(fastgan, tmp_path, photos, monkeypatch):
+    run = tmp_path / "run"
+    assert fastgan("train", "vanilla", "--data", "photos", "--out", run, "--steps", 2, *TINY)[0] == 0
+    assert f"data = {json.dumps(str(photos))}\n" in (run / "config.toml").read_text()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert fastgan("train", "--resume", run, "--steps", 3)[0] == 0
+    assert fastgan("evaluate", run, "--count", 15, "--features", "digits")[0] == 0
+    assert fastgan("export", run)[0] == 0
+    # Others do not learn where it was.
+    card = (run / "export" / "README.md").read_text()
+    assert "| trained on | photos |" in card
+    assert str(photos) not in card
+
+
+@pytest.mark.parametrize("command", [("train", "--resume", "RUN", "--steps", 3), ("evaluate", "RUN")])
+def test_data_that_is_not_where_a_run_says_is_refused_with_the_place(fastgan, tmp_path, photos, monkeypatch, command):
+    run = tmp_path / "run"
+    assert fastgan("train", "vanilla", "--data", "photos", "--out", run, "--steps", 2, *TINY)[0] == 0
+    photos.rename(tmp_path / "moved")
+    said = f"setting 'data' in {str(run / 'config.toml')!r} is {{!r}}, and there is no such file or folder"
+    args = [run if arg == "RUN" else arg for arg in command]
+    code, _, err = fastgan(*args)
+    assert code == 2
+    assert said.format(str(photos)) + "; expected the path of the images there, absolute" in err
+    # As an earlier version wrote it.
+    config = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(config.replace(json.dumps(str(photos)), '"photos"'))
+    code, _, err = fastgan(*args)
+    assert code == 2
+    assert said.format("photos") + f" in {str(tmp_path / 'here')!r}, where this command runs; expected" in err
