@@ -47,7 +47,8 @@ def load_dataset(source: str | os.PathLike[str] = "digits", *, resolution: int |
     - ``"digits"``: scikit-learn's 1,797 handwritten digits, 8x8 greyscale with labels; ``"./digits"`` is a path.
     - ``"gaussians"``: 10,000 points of the plane around eight centres, images of 1x1 with two channels, with labels.
     - A folder: every .png, .jpg, .jpeg, .webp, .bmp, .gif, .tif, .tiff, .ppm and .pgm below it, sorted by relative
-      path, hidden files and folders passed over. Labels come from a ``dataset.json`` at its top, as in the zip.
+      path. Hidden files and folders are passed over, and so are those that systems make (``@eaDir``, ``__MACOSX``,
+      ``lost+found`` ...). Labels come from a ``dataset.json`` at its top, as in the zip.
     - A zip in the layout that NVIDIA's dataset_tool writes: image files, and ``dataset.json`` holding
       ``{"labels": [["00000/img00000000.png", 6], ...]}`` or ``{"labels": null}``.
     - An MNIST-style IDX file of images, or a folder with ``train-images-idx3-ubyte`` in it (the plain file before the

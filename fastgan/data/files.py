@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
+from unicodedata import normalize
 
 import numpy as np
 
@@ -21,6 +22,13 @@ from fastgan.data.limits import MAX_FILE_BYTES, require_memory
 from fastgan.data.pixels import resize_image
 
 LABELS_FILE = "dataset.json"
+
+# Folders that systems put beside people's files, in lower case: previews, copies and what was deleted. Those of file
+# servers (Synology, QNAP, netatalk), macOS, Windows and ext4.
+_NOT_DATA = {
+    *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "network trash folder", "temporary items"),
+    *("__macosx", "$recycle.bin", "system volume information", "lost+found"),
+}
 
 _logger = logging.getLogger(__name__)
 # By source, whether it has been noted that metadata of it cannot be read: a byte that processes forked later share.
@@ -51,7 +59,8 @@ class ImageFiles:
 def list_folder(path: Path) -> ImageFiles:
     """Every image below ``path``, by relative path.
 
-    Hidden files and folders and files with other suffixes than images are passed over; links to folders are followed.
+    Hidden files and folders, folders of thumbnails and of deleted files that systems make (``@eaDir``, ``lost+found``
+    ...) and files with other suffixes than images are passed over; links to folders are followed.
 
     Raises:
         DataError: as :func:`fastgan.data.load_dataset` says.
@@ -141,7 +150,7 @@ def _walk(root: Path, folder: str, above: Sequence[tuple[int, int]]) -> list[str
     try:
         status = here.stat()
         with os.scandir(here) as scan:
-            children = [(child.name, child.is_dir()) for child in scan if not child.name.startswith(".")]
+            children = [(child.name, child.is_dir()) for child in scan if _is_data(child.name)]
     except OSError as error:
         raise DataError(f"{quoted(here)} cannot be read ({reason(error)}); expected a readable folder.") from error
     identity = (status.st_dev, status.st_ino)
@@ -152,6 +161,11 @@ def _walk(root: Path, folder: str, above: Sequence[tuple[int, int]]) -> list[str
         relative = f"{folder}/{name}" if folder else name
         names += _walk(root, relative, (*above, identity)) if is_folder else [relative]
     return names
+
+
+def _is_data(name: str) -> bool:
+    """Whether a file or folder of that name is somebody's own."""
+    return not name.startswith(".") and name.lower() not in _NOT_DATA
 
 
 def _read_file(path: Path) -> bytes:
@@ -181,7 +195,7 @@ def _list(
     where: Callable[[str], str],
     source: str,
 ) -> ImageFiles:
-    visible = sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
+    visible = sorted(name for name in names if all(map(_is_data, name.split("/"))))
     image_names = [name for name in visible if name.lower().endswith(SUFFIXES)]
     if not image_names:
         raise DataError(f"{source} holds no images; expected at least one file ending in {', '.join(SUFFIXES)}.")
@@ -213,13 +227,16 @@ def _labels(
     label_of = _parse_labels(read(LABELS_FILE), where(LABELS_FILE))
     if label_of is None:
         return None
-    missing = [name for name in image_names if name not in label_of]
+    # An accented letter is one character or two, by the system that wrote a name: both look alike.
+    composed = {normalize("NFC", name): label for name, label in label_of.items()}
+    found = [label_of.get(name, composed.get(normalize("NFC", name))) for name in image_names]
+    missing = [name for name, label in zip(image_names, found, strict=True) if label is None]
     if missing:
         raise DataError(
             f"{where(LABELS_FILE)} has no label for {len(missing):,} of {len(image_names):,} images, first of them "
             f"{quoted(missing[0])}; expected one for each."
         )
-    return np.array([label_of[name] for name in image_names], np.int64)
+    return np.array(found, np.int64)
 
 
 def _parse_labels(data: bytes, where: str) -> dict[str, int] | None:

@@ -1,6 +1,8 @@
 import io
 import json
 import os
+import shutil
+import unicodedata
 import zipfile
 
 import numpy as np
@@ -45,6 +47,62 @@ def test_hidden_and_other_files_are_passed_over(tmp_path, grey):
         (tmp_path / name).write_bytes(b"not an image")
     (tmp_path / ".loop").symlink_to(tmp_path)
     assert torch.equal(load_dataset(str(tmp_path)).images, channels_first(grey))
+
+
+OF_SYSTEMS = [
+    *("@eaDir/000.png/SYNOPHOTO_THUMB_XL.jpg", "a/@eaDir/000.png/SYNOFILE_THUMB_M.png", ".thumbnails/normal/0.png"),
+    *(
+        "#recycle/old.png",
+        "@Recycle/old.png",
+        "@Recently-Snapshot/old.png",
+        "#snapshot/old.png",
+        "$RECYCLE.BIN/old.png",
+    ),
+    *("__MACOSX/000.png", "__MACOSX/._000.png", ".AppleDouble/000.png", "Network Trash Folder/old.png"),
+    *("Temporary Items/old.png", "System Volume Information/old.png", "lost+found/old.png", "Thumbs.db", "desktop.ini"),
+]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_systems_put_beside_the_images_is_no_image(tmp_path, grey, packed):
+    write_folder(tmp_path / "a", grey)
+    for name in [*OF_SYSTEMS, "@eaDir/dataset.json"]:
+        (tmp_path / "a" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "a" / name).write_bytes(encode(grey[0, :3, :3]))
+    source = shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "a") if packed else str(tmp_path / "a")
+    assert torch.equal(load_dataset(source).images, channels_first(grey))
+
+
+def test_a_folder_of_the_system_that_nobody_may_read_is_not_looked_into(tmp_path, grey, monkeypatch):
+    write_folder(tmp_path, grey)
+    (tmp_path / "lost+found").mkdir()
+    scandir = os.scandir
+
+    def locked(path):
+        if str(path).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    assert len(load_dataset(str(tmp_path)).images) == 5
+
+
+@pytest.mark.parametrize(("of_files", "of_labels"), [("NFC", "NFD"), ("NFD", "NFC")])
+@pytest.mark.parametrize("packed", [False, True])
+def test_names_that_look_alike_are_alike(tmp_path, grey, of_files, of_labels, packed):
+    names = [f"é{index}/Ångström.png" for index in range(5)]
+    write_folder(tmp_path / "a", grey, [unicodedata.normalize(of_files, name) for name in names])
+    pairs = [[unicodedata.normalize(of_labels, name), index] for index, name in enumerate(names)]
+    (tmp_path / "a" / "dataset.json").write_text(json.dumps({"labels": pairs}))
+    source = shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "a") if packed else str(tmp_path / "a")
+    assert load_dataset(source).labels.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_files_that_differ_only_in_how_a_letter_is_written_keep_their_own_labels(tmp_path, grey):
+    names = [unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD")]
+    write_folder(tmp_path, grey[:2], names)
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": [[names[0], 3], [names[1], 4]]}))
+    assert sorted(load_dataset(str(tmp_path)).labels.tolist()) == [3, 4]
 
 
 @pytest.mark.parametrize("first", ["grey", "rgb"])
