@@ -10,8 +10,12 @@ def __getattr__(name: str) -> object:
         from fastgan.acceleration import accelerate
 
         return accelerate
-    if name in ("load_generator", "save_generator"):
-        from fastgan import exporting
+    if name == "load_generator":
+        from fastgan.training.generators import load_generator
 
-        return getattr(exporting, name)
+        return load_generator
+    if name == "save_generator":
+        from fastgan.exporting import save_generator
+
+        return save_generator
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -66,13 +66,15 @@ def accelerate(
         is faster.
 
     Raises:
-        TypeError: if ``model`` or what a converter returns is no module.
+        TypeError: if ``model`` or what a converter returns is no module, or ``example_inputs`` is a tensor.
         ValueError: for ``check`` without ``example_inputs`` or with ``dry_run``, and for a replacement with other
             parameters, buffers or keys.
         Exception: what the model raises on ``example_inputs`` before any swap. The model is then as it was.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"accelerate: model is a {type(model).__name__}, expected a torch.nn.Module")
+    if isinstance(example_inputs, torch.Tensor):
+        raise TypeError("accelerate: example_inputs is a Tensor, expected a sequence of the model's arguments, as (x,)")
     if check and example_inputs is None:
         raise ValueError("accelerate: check=True needs example_inputs, the positional arguments of the model")
     if check and dry_run:

@@ -30,8 +30,8 @@ def export(
 ) -> int:
     """Write the generator of a run as a folder that other machines can use: weights, config and card.
 
-    Every command that takes RUN takes such a folder. Programs run where fastgan is not installed; each is compared with
-    the generator before it is kept.
+    The commands that make images take such a folder in the place of a run. Programs run where fastgan is not installed;
+    each is compared with the generator before it is kept.
     """
     from fastgan import exporting
     from fastgan.cli.trained import load_trained

@@ -78,9 +78,8 @@ class Trained:
 
 def load_trained(source: Path, device: str) -> Trained:
     """Loads the averaged generator of a run's latest checkpoint, or that of a model folder."""
-    from fastgan.exporting import is_model_folder, load_model_folder
-    from fastgan.training.checkpoints import load_averaged_generator
     from fastgan.training.device import resolve_device
+    from fastgan.training.generators import load_trained_generator
 
     console = Console(soft_wrap=True)
     show_log(console)
@@ -88,10 +87,7 @@ def load_trained(source: Path, device: str) -> Trained:
     def warn(sentence: str) -> None:
         console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False)
 
-    where = resolve_device(device)
-    if is_model_folder(source):
-        return Trained(source, *load_model_folder(source, where), console)
-    return Trained(source, *load_averaged_generator(source, where, warn=warn), console)
+    return Trained(source, *load_trained_generator(source, resolve_device(device), warn=warn), console)
 
 
 def frames_of(frames: int | None, out: Path) -> int:

@@ -4,7 +4,6 @@ from fastgan.exporting.card import card_of
 from fastgan.exporting.folder import (
     ModelFolderError,
     is_model_folder,
-    load_generator,
     load_model_folder,
     save_generator,
 )
@@ -26,7 +25,6 @@ __all__ = [
     "export_program",
     "export_torch",
     "is_model_folder",
-    "load_generator",
     "load_model_folder",
     "require_onnx",
     "save_generator",

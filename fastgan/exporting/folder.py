@@ -4,15 +4,17 @@ Only JSON and safetensors are read: data, never code. The card, ``README.md``, i
 """
 
 import json
+import operator
+import os
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
-from fastgan.errors import InputError
+from fastgan.errors import InputError, first_line
 from fastgan.models import build_networks
 from fastgan.random_state import preserved_random_state
 
@@ -28,23 +30,33 @@ class ModelFolderError(InputError):
 
 
 def is_model_folder(folder: Path) -> bool:
-    """Whether a folder is one that :func:`save_generator` has written, rather than a run."""
-    return (folder / _WEIGHTS).is_file() and (folder / _CONFIG).is_file()
+    """Whether a folder is one that :func:`save_generator` has written, perhaps with a file missing, and not a run."""
+    return (folder / _WEIGHTS).is_file() or (folder / _CONFIG).is_file()
 
 
-def save_generator(generator: nn.Module, folder: Path | str, *, step: int | None = None, card: str = "") -> None:
+def save_generator(
+    generator: nn.Module, folder: str | os.PathLike[str], *, step: int | None = None, card: str = ""
+) -> None:
     """Writes a generator to a folder, which is made where it is not there.
 
     Args:
-        generator: of :func:`fastgan.models.build_networks`.
+        generator: of :func:`fastgan.models.build_networks` or :func:`fastgan.load_generator`, compiled or not.
         folder: gets ``config.json``, ``model.safetensors`` and, where there is a ``card``, ``README.md``.
         step: how many steps it was trained for, if that is known.
         card: Markdown.
 
     Raises:
-        ModelFolderError: where it cannot be written; one sentence.
+        TypeError: for a generator that is no module, a folder that is no path, or a step that is no integer.
+        ModelFolderError: for another module, which a folder could not say how to build, or where it cannot be written;
+            one sentence.
     """
-    folder = Path(folder)
+    if not isinstance(generator, nn.Module):
+        raise TypeError(f"save_generator: generator is a {type(generator).__name__}, expected a torch.nn.Module")
+    if not isinstance(folder, str | os.PathLike):
+        raise TypeError(f"save_generator: folder is a {type(folder).__name__}, expected a path")
+    folder, step = Path(folder), None if step is None else operator.index(step)
+    generator = getattr(generator, "_orig_mod", generator)  # of one that torch.compile has wrapped
+    _require_ours(generator)
     growing = getattr(generator, "synthesis", None)
     growth = None if growing is None else {"resolution": growing.resolution, "fade": float(growing.fade)}
     config = {"format": _FORMAT, "architecture": generator.architecture, "growth": growth, "step": step}
@@ -59,34 +71,24 @@ def save_generator(generator: nn.Module, folder: Path | str, *, step: int | None
         raise ModelFolderError(f"folder {str(folder)!r} cannot be written: {error.strerror or error}") from None
 
 
-def load_generator(folder: Path | str, device: torch.device | str = "cpu") -> nn.Module:
+@preserved_random_state()
+def load_model_folder(folder: Path, device: torch.device) -> tuple[nn.Module, int | None]:
     """Loads the generator of a model folder; nothing in it can make code run.
 
-    Args:
-        folder: as :func:`save_generator` or ``fastgan export`` has written it.
-        device: where the generator is to be.
-
     Returns:
-        The generator in evaluation mode, its parameters without gradients, with ``latent_dim`` and ``num_classes``.
+        The generator in evaluation mode, its parameters without gradients, and the number of steps that it was trained
+        for, where that is known.
 
     Raises:
         ModelFolderError: where the folder is not there, damaged, or its files do not fit together; one sentence.
     """
-    return load_model_folder(Path(folder), torch.device(device))[0]
-
-
-@preserved_random_state()
-def load_model_folder(folder: Path, device: torch.device) -> tuple[nn.Module, int | None]:
-    """As :func:`load_generator`, and the number of steps that it was trained for, where that is known."""
     config = _read_config(folder / _CONFIG)
     path = folder / _WEIGHTS
     try:
         with safe_open(path, framework="pt") as file:
             layout = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-        # On the meta device a size costs nothing: what a config asks for gets memory only where the file has it too.
-        with torch.device("meta"):
-            expected = build_networks(**config["architecture"]).generator.state_dict()
-        _require_layout({name: list(tensor.shape) for name, tensor in expected.items()}, layout)
+        # What a config asks for gets memory only where the file has it too.
+        _require_layout(_expected_layout(config["architecture"]), layout)
         generator = build_networks(**config["architecture"]).generator
         generator.load_state_dict(safetensors.torch.load_file(path))
         if config["growth"]:
@@ -96,9 +98,36 @@ def load_model_folder(folder: Path, device: torch.device) -> tuple[nn.Module, in
     except SafetensorError as error:
         raise ModelFolderError(f"file {str(path)!r} is damaged: {' '.join(str(error).split())}") from None
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise ModelFolderError(f"the files of model folder {str(folder)!r} do not fit together: {first_line}") from None
+        raise ModelFolderError(
+            f"the files of model folder {str(folder)!r} do not fit together: {first_line(error)}"
+        ) from None
     return generator.eval().requires_grad_(False).to(device), config["step"]
+
+
+def _require_ours(generator: nn.Module) -> None:
+    """Refuses what :func:`load_model_folder` could not build again."""
+    architecture = getattr(generator, "architecture", None)
+    why = "it has no architecture, as the generators of fastgan.models have"
+    if isinstance(architecture, dict):
+        try:
+            _require_layout(_expected_layout(architecture), _layout(generator.state_dict()))
+            return
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+            why = f"it is not what its architecture builds: {first_line(error)}"
+    raise ModelFolderError(
+        f"a {type(generator).__name__} cannot be saved as a model folder: {why}; save its state_dict() with torch.save "
+        "or safetensors instead"
+    )
+
+
+def _expected_layout(architecture: dict[str, Any]) -> dict[str, list[int]]:
+    # On the meta device a size costs nothing.
+    with torch.device("meta"):
+        return _layout(build_networks(**architecture).generator.state_dict())
+
+
+def _layout(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _read_config(path: Path) -> dict[str, Any]:

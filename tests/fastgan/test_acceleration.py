@@ -486,6 +486,8 @@ def test_bad_arguments_are_refused_in_a_sentence():
     model = nn.Linear(2, 2)
     with pytest.raises(TypeError, match=r"^accelerate: model is a function, expected a torch.nn.Module$"):
         fastgan.accelerate(lambda x: x)
+    with pytest.raises(TypeError, match=r"^accelerate: example_inputs is a Tensor, expected a sequence of the model's"):
+        fastgan.accelerate(nn.Linear(2, 2), check=True, example_inputs=torch.zeros(1, 2))
     with pytest.raises(ValueError, match="check=True needs example_inputs"):
         fastgan.accelerate(model, check=True)
     with pytest.raises(ValueError, match="exclude each other"):

@@ -208,8 +208,8 @@ def test_a_program_is_exported_and_told_of(fastgan, runs, tmp_path):
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        (["interpolate", "/nowhere"], "run '/nowhere' is not there"),
-        (["walk", "."], "run '.' has no checkpoint"),
+        (["interpolate", "/nowhere"], "'/nowhere' is not there"),
+        (["walk", "."], "'.' is neither a run with a checkpoint nor an export"),
         (["interpolate", "PLAIN", "--class", "3"], "knows no classes, so --class cannot be given"),
         (["walk", "BY_CLASS", "--class", "10"], "' has the classes 0 to 9"),
         (["interpolate", "PLAIN", "--space", "w"], "interpolation in w needs a generator with styles"),
@@ -241,8 +241,8 @@ def test_a_program_is_exported_and_told_of(fastgan, runs, tmp_path):
         (["walk", "PLAIN", "--out", "/proc/a.png"], "output '/proc/a.png' cannot be written: "),
         (["export", "PLAIN", "--format", "tf"], "Invalid value for '--format'"),
         (["export", "PLAIN", "--out", "/dev/null/x"], "folder '/dev/null/x' cannot be written: Not a directory"),
-        (["export", "/nowhere"], "run '/nowhere' is not there"),
-        (["explore", "/nowhere"], "run '/nowhere' is not there"),
+        (["export", "/nowhere"], "'/nowhere' is not there"),
+        (["explore", "/nowhere"], "'/nowhere' is not there"),
         (["explore", "PLAIN", "--port", "0"], "Invalid value for '--port'"),
     ],
 )

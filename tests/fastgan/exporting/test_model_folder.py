@@ -133,3 +133,54 @@ def test_the_code_on_the_card_works(make_generator, tmp_path, monkeypatch):
     names = {}
     exec(code, names)
     assert names["images"].shape == (16, 3, 16, 16)
+
+
+class Own(torch.nn.Linear):
+    """A generator of somebody's own."""
+
+    latent_dim = 6
+
+    def __init__(self):
+        super().__init__(6, 4)
+
+
+def of_another_shape():
+    generator = build_networks("vanilla", resolution=8, num_channels=1).generator
+    generator.architecture["latent_dim"] = 7
+    return generator
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "sentence"),
+    [
+        (
+            Own,
+            ModelFolderError,
+            "a Own cannot be saved as a model folder: it has no architecture, as the generators of",
+        ),
+        (of_another_shape, ModelFolderError, "it is not what its architecture builds: "),
+        (lambda: {"weight": 1}, TypeError, "save_generator: generator is a dict, expected a torch.nn.Module"),
+    ],
+)
+def test_what_no_folder_could_build_again_is_refused_in_one_sentence(tmp_path, make, error, sentence):
+    with pytest.raises(error) as caught:
+        fastgan.save_generator(make(), tmp_path / "model")
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "model").exists()
+
+
+def test_folders_and_steps_of_the_wrong_kind(make_generator, tmp_path):
+    generator = make_generator("vanilla")
+    with pytest.raises(TypeError, match=r"^save_generator: folder is a NoneType, expected a path$"):
+        fastgan.save_generator(generator, None)
+    with pytest.raises(TypeError, match="'str' object cannot be interpreted as an integer"):
+        fastgan.save_generator(generator, tmp_path, step="soon")
+    fastgan.save_generator(generator, tmp_path, step=torch.tensor(7))
+    assert load_model_folder(tmp_path, torch.device("cpu"))[1] == 7
+
+
+def test_a_compiled_generator_is_saved_as_the_one_it_is_of(make_generator, tmp_path):
+    generator = make_generator("vanilla")
+    fastgan.save_generator(torch.compile(generator), tmp_path)
+    assert torch.equal(generate(fastgan.load_generator(tmp_path), 2), generate(generator, 2))
