@@ -128,7 +128,7 @@ def open_source(
 
     Args:
         name: as in :func:`fastgan.data.load_dataset`.
-        resolution: height and width of the images; others are resized to it.
+        resolution: to which the images, square and all of one size, are resized where they differ.
         device: where batches are wanted.
         seed, batch_size_of: of a streamed source; see :class:`fastgan.data.stream.StreamedImages`.
         with_labels: whether batches carry labels where the data has them.

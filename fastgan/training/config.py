@@ -67,18 +67,25 @@ class TrainingConfig:
     data: str = _setting(
         "digits", "images: 'digits' or 'gaussians' (bundled), a folder, a zip, an IDX file, .npy or .npz"
     )
-    resolution: int = _setting(32, "height and width of the images in pixels; others are resized to it", Range(1, 4096))
+    resolution: int = _setting(
+        32,
+        "height and width of the images in pixels; data of another size are resized to it, but must be square and all "
+        "of one size",
+        Range(1, 4096),
+    )
     data_on_device: str = _setting(
         "auto",
-        "keep all images on the device: yes, no or auto (where they take at most a quarter of its free memory)",
+        "keep all images on the device: yes, no or auto (where they take at most a quarter of the free memory, there "
+        "and of the machine)",
         re.compile(r"auto|yes|no"),
     )
     workers: int = _setting(
         0,
-        "processes that read images which are not kept on the device; 0 for all cores but one, at most 8",
+        "processes of each rank that read images which are not kept on the device; 0 for its share of the cores but "
+        "one, from 1 to 8",
         Range(0, 1024),
     )
-    flips: bool = _setting(False, "mirror half of the real images left to right, drawn anew for each batch")
+    flips: bool = _setting(False, "mirror real images left to right, each with probability 1/2 in each batch")
     diff_augment: str = _setting(
         "",
         "DiffAugment of what the discriminator sees, such as 'color,translation,cutout'; none by default",
@@ -93,16 +100,16 @@ class TrainingConfig:
         "what tells the discriminator of its whole batch: none, stddev or discrimination (dcgan and mlp have them)",
     )
     style_mixing: float = _setting(
-        0.0, "probability that a generated image has the styles of two latents (stylegan)", Range(0, 1)
+        0.0, "probability that a generated image has the styles of two latents in training (stylegan)", Range(0, 1)
     )
     grow_from: int = _setting(
         0,
-        "resolution to begin with, doubled while training until it is that of the images; 0 to begin with that",
+        "resolution to begin with, doubled in training until it is that of the images (stylegan); 0 to begin with that",
         Range(0, 4096),
     )
     grow_stable_steps: int = _setting(500, "steps at each resolution before the next fades in", Range(1))
     grow_fade_steps: int = _setting(500, "steps in which a resolution fades in", Range(0))
-    conditional: bool = _setting(False, "generate by class; the data must carry labels")
+    conditional: bool = _setting(False, "generate by class (dcgan, wgan-gp and sngan); the data must carry labels")
     loss: str = _setting("non-saturating", "adversarial loss, by its name in fastgan.losses")
     real_label: float = _setting(
         1.0, "what the discriminator is to say of real images; 0.9 smooths", Range(0.5, 1, above_low=True)
@@ -110,7 +117,7 @@ class TrainingConfig:
     fake_label: float = _setting(
         0.0, "what the discriminator is to say of generated images; 0.1 smooths", Range(0, 0.5, below_high=True)
     )
-    batch_size: int = _setting(64, "images in a step", Range(2, 2**20))
+    batch_size: int = _setting(64, "images in a batch, of all ranks together; each update takes one", Range(2, 2**20))
     batch_sizes: str = _setting(
         "", "batch sizes of single resolutions, such as '8:256, 16:128'; batch_size at the others", _BY_RESOLUTION
     )
@@ -139,7 +146,7 @@ class TrainingConfig:
     engine: str = _setting(
         "auto",
         "how steps run: eager, graph (CUDA graphs of whole steps), compiled (torch.compile, checked against eager), or "
-        "auto for the fastest that there is",
+        "auto (graph on one GPU, else eager)",
         re.compile("auto|eager|graph|compiled"),
     )
     precision: str = _setting(
@@ -163,14 +170,13 @@ class TrainingConfig:
         "(1 + t) / (10 + t) at step t",
         Range(0, 1),
     )
-    seed: int = _setting(0, "seed of weights, data order, latents and dropout", Range(0, 2**63 - 1))
+    seed: int = _setting(0, "seed of all that training draws", Range(0, 2**63 - 1))
     device: str = _setting(
         "auto", "auto (a GPU where there is one), cpu, cuda or cuda:INDEX", re.compile(r"auto|cpu|cuda(:\d{1,4})?")
     )
-    log_every: int = _setting(50, "steps between reports of the losses", Range(1))
-    sample_every: int = _setting(500, "steps between sample grids", Range(1))
-    checkpoint_every: int = _setting(500, "steps between checkpoints", Range(1))
-    # The last to go on from, the one before it where that is damaged, and one more for damage found late.
+    log_every: int = _setting(50, "steps between reports of the losses; the last step is reported too", Range(1))
+    sample_every: int = _setting(500, "steps between sample grids; the last step has one too", Range(1))
+    checkpoint_every: int = _setting(500, "steps between checkpoints; the last step has one too", Range(1))
     evaluate_every: int = _setting(
         0, "steps between measurements of the averaged generator's FID, a multiple of log_every; 0 for none", Range(0)
     )
@@ -180,7 +186,10 @@ class TrainingConfig:
         "what the FID compares: digits, points, inception or auto (those of the bundled data)",
         re.compile("auto|digits|points|inception"),
     )
-    keep_checkpoints: int = _setting(3, "how many of the latest checkpoints stay; 0 for all", Range(0))
+    # The last to go on from, the one before it where that is damaged, and one more for damage found late.
+    keep_checkpoints: int = _setting(
+        3, "how many of the latest checkpoints stay, besides that of the best FID; 0 for all", Range(0)
+    )
     keep_every: int = _setting(0, "checkpoints of steps that this divides stay, however old; 0 for none", Range(0))
     wandb: str = _setting("", "project on Weights & Biases to log to, beside TensorBoard; empty for none")
 

@@ -249,7 +249,7 @@ def test_help_names_every_option_and_setting(fastgan):
     assert code == 0
     for name in ("--data", "--out", "--steps", "--seed", "--checkpoint-every", "--device", "--config", "--resume"):
         assert name in out
-    for setting in ("batch_size = 32: images in a step", "beta1 = 0.5: ", 'loss = "non-saturating": '):
+    for setting in ("batch_size = 32: images in a batch", "beta1 = 0.5: ", 'loss = "non-saturating": '):
         assert setting in out
     code, out, _ = fastgan("--help")
     assert code == 0

@@ -1,13 +1,20 @@
 import dataclasses
+import inspect
 import math
+import re
 import subprocess
 import sys
 import tomllib
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from fastgan.data import DataError, load_dataset
+from fastgan.models import MODELS
+from fastgan.regularizers import REGULARIZERS
 from fastgan.training.config import (
     SettingsError,
     TrainingConfig,
@@ -188,6 +195,30 @@ def test_every_setting_is_described():
     assert all(help for _, help in rows.values())
     assert rows["beta1"] == ("0.25", "Adam's decay of the mean gradient (at least 0 and below 1)")
     assert rows["data"][0] == '"digits"'
+
+
+def test_what_the_help_says_of_models_and_names_is_so():
+    help_of = {name: help for name, _, help in describe_settings(TrainingConfig())}
+    for setting, option in (
+        ("conditional", "num_classes"),
+        ("minibatch", "minibatch"),
+        ("style_mixing", "style_mixing"),
+    ):
+        able = {name for name, build in MODELS.items() if option in inspect.signature(build).parameters}
+        assert able == {name for name in MODELS if re.search(rf"(?<![\w-]){name}(?![\w-])", help_of[setting])}, setting
+    assert set(REGULARIZERS) <= set(re.findall(r"[a-z0-9-]+", help_of["regularizer"]))
+
+
+def test_the_help_of_the_resolution_is_what_data_must_be(tmp_path):
+    help_of = {name: help for name, _, help in describe_settings(TrainingConfig())}
+    assert "resized to it, but must be square and all of one size" in help_of["resolution"]
+    for index in range(2):
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / f"{index}.png")
+    assert load_dataset(tmp_path, resolution=4).images.shape == (2, 1, 4, 4)
+    for height, width in ((6, 6), (8, 6)):
+        Image.fromarray(np.zeros((height, width), np.uint8)).save(tmp_path / "1.png")
+        with pytest.raises(DataError, match=r"expected (a square image|images of one size)"):
+            load_dataset(tmp_path, resolution=4)
 
 
 def test_settings_are_read_without_torch():
