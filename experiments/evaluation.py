@@ -179,8 +179,9 @@ folder. A file of weights is refused if it holds anything but tensors.
 
 Generated images are rounded to bytes, as files of them would be. There are as many as real ones, up to 10,000, unless
 `--count` says otherwise; a conditional run is asked for the classes of the real images. Real features are kept in
-`$XDG_CACHE_HOME/fastgan` (`~/.cache/fastgan`) under a digest of the images, the features and the filter; a file
-that is damaged is computed again, with a warning.
+`$XDG_CACHE_HOME/fastgan` (`~/.cache/fastgan`) under a digest of the images, the features, the filter, the device and
+the versions of the packages that compute them; a file that is damaged is computed again, with a warning. Those of
+`module:function` are computed every time: the function may use other modules and files, which no digest covers.
 
 ## The scores
 
