@@ -207,4 +207,10 @@ def guard_second_order(x: Tensor) -> Tensor:
     The references need it: what torch.compile makes of them would drop the second order of a penalty silently. Not in
     ``torch.export``, whose programs have to run where no op of ours is.
     """
-    return _guarded(x) if torch.compiler.is_compiling() and not torch.compiler.is_exporting() else x
+    return _guarded(x) if torch.compiler.is_compiling() and not _is_exporting() else x
+
+
+# Dynamo of torch 2.11 takes is_exporting() for True in all that it compiles, so it must not see the call.
+@torch.compiler.assume_constant_result
+def _is_exporting() -> bool:
+    return torch.compiler.is_exporting()
