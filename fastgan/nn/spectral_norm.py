@@ -2,6 +2,10 @@
 
 W / sigma with sigma = u^T W v, where u and v approach the first singular vectors of the weight matrix by power
 iteration: u <- W v / |W v|, v <- W^T u / |W^T u|. The gradient takes u and v for constants.
+
+A weight of zeros has no such quotient. It is left as it is, with the gradient of the weight itself, and u and v stay
+where they are; so a layer whose last weights start at zero leaves it at the first step, and is normalised from then on.
+torch's parametrization makes NaN of it.
 """
 
 import sys
@@ -192,7 +196,10 @@ class SpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         if weight.dim() == 1:
-            return nn.functional.normalize(weight, dim=0, eps=self.eps)
+            # Ones stand in for zeros, whose norm has an infinite gradient.
+            is_zero = ~weight.any()
+            normalised = nn.functional.normalize(torch.where(is_zero, 1.0, weight), dim=0, eps=self.eps)
+            return torch.where(is_zero, weight, normalised)
         u, v, sigma = self._u, self._v, None
         if self.is_running():
             forward = self.running.forward

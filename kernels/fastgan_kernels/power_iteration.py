@@ -4,7 +4,8 @@ For every weight, as a matrix W, and its vectors u and v, n times in the order o
 
     u = W v / |W v|,    v = W^T u / |W^T u|,    sigma = u^T W v = |W^T u|
 
-where a norm below eps is replaced by eps; then sigma is |W^T u|^2 / eps. An iteration is four launches for any number
+where a norm below eps is replaced by eps; then sigma is |W^T u|^2 / eps. Where a norm is 0, as it is of a weight of
+zeros, the vector stays as it was: a vector of zeros would stay one when the weight is no longer zero. An iteration is four launches for any number
 of layers: sums over parts of W v; their norm and u; sums over parts of W^T u; their norm, v and sigma.
 """
 
@@ -178,18 +179,18 @@ def _normalize_kernel(
     # Turned so that NaN passes.
     divisor = tl.where(norm < eps, eps, norm)
     if sigma_ptr is not None:
-        tl.store(sigma_ptr + layer, norm / divisor * norm)
+        tl.store(sigma_ptr + layer, tl.where(norm == 0, norm, norm / divisor * norm))
     target_ptr = tl.load(stored_ptr + layer).to(tl.pointer_type(STORED))
     # Summed again, not read back: what one thread has stored another may not see yet.
     for start in range(0, size, BLOCK):
         element = start + tl.arange(0, BLOCK)
         x = _sum_of_chunks(partials_ptr + first, element, size, chunks, COMPUTE, BLOCK_CHUNKS, BLOCK) / divisor
+        # v is in the order of the columns in memory.
+        place = element if sigma_ptr is None else column_at(element, layer_ptr)
+        before = tl.load(target_ptr + place, mask=element < tl.where(norm == 0, size, 0), other=0.0).to(COMPUTE)
+        x = tl.where(norm == 0, before, x)
         tl.store(vectors_ptr + (position + element), x, mask=element < size)
-        if sigma_ptr is not None:
-            # v was in the order of the columns in memory.
-            tl.store(target_ptr + column_at(element, layer_ptr), x.to(STORED), mask=element < size)
-        else:
-            tl.store(target_ptr + element, x.to(STORED), mask=element < size)
+        tl.store(target_ptr + place, x.to(STORED), mask=element < size)
 
 
 @triton.jit
@@ -273,7 +274,7 @@ def power_iteration(
             channels-last ones and transposed matrices are read as they are; what else there is is copied once a call.
         us, vs: for each weight u [rows] and v [columns], contiguous, all of one floating-point type; changed in place.
         n_iterations: at least 0. Four launches each, for any number of weights; 0 only computes sigma, in two.
-        eps: what a norm below it is replaced by; finite, at least 0.
+        eps: what a norm below it is replaced by; finite, at least 0. A vector whose norm would be 0 stays as it was.
         dims: for each weight the axis that is the rows of its matrix; 0 by default. The columns are the other axes in
             their order.
 

@@ -228,13 +228,18 @@ def power_iteration(
             matrix = _as_matrix(weight.detach().to(compute_dtype(weight.dtype)), dim)
             wide_u, wide_v = u.to(matrix.dtype), v.to(matrix.dtype)
             for _ in range(n_iterations):
-                wide_u = torch.nn.functional.normalize(matrix @ wide_v, dim=0, eps=eps)
-                wide_v = torch.nn.functional.normalize(matrix.mT @ wide_u, dim=0, eps=eps)
+                wide_u = _normalized(matrix @ wide_v, eps, where_zero=wide_u)
+                wide_v = _normalized(matrix.mT @ wide_u, eps, where_zero=wide_v)
             if n_iterations:
                 u.copy_(wide_u)
                 v.copy_(wide_v)
             sigmas.append(wide_u @ (matrix @ wide_v))
     return torch.stack(sigmas)
+
+
+def _normalized(vector: Tensor, eps: float, *, where_zero: Tensor) -> Tensor:
+    norm = torch.linalg.vector_norm(vector)
+    return torch.where(norm == 0, where_zero, vector / norm.clamp_min(eps))
 
 
 def spectral_normalize(
@@ -258,5 +263,5 @@ def spectral_normalize(
                 # It has the gradient of u^T W v.
                 given = sigma[i].detach() + (of_weight - of_weight.detach())
                 norm = torch.where(of_weight.isfinite(), given, of_weight)
-            normalised.append((wide / norm).to(weight.dtype))
+            normalised.append((wide / torch.where(norm == 0, 1.0, norm)).to(weight.dtype))
     return normalised

@@ -4,12 +4,15 @@ For every weight, as a matrix W, with constant vectors u and v,
 
     y = W / sigma,    sigma = u^T W v,
 
-    dW = dy / sigma - <dy, W> / sigma^2 u v^T
+    dW = dy / sigma - <dy, W> / sigma^2 u v^T,
 
 and for a cotangent H of dW, with h = u^T H v, the second order is
 
     ddy = H / sigma - h / sigma^2 W,
     dW  = (2 h <dy, W> / sigma^3 - <H, dy> / sigma^2) u v^T - h / sigma^2 dy.
+
+Where sigma is 0, as it is of a weight of zeros, the weight is returned as it is: sigma is the constant 1, so that its
+gradient dy leads training away from zero.
 
 Two kernels do all of it: one sums the products h, <dy, W> and <H, dy>, one adds the terms. Saved for backward: the
 weights, which are parameters, and copies of u, v and sigma, so that later power iterations change nothing.
@@ -213,9 +216,8 @@ def _terms_kernel(
     else:
         sigma = tl.load(sigma_ptr + ordinal)
     # One division, early: those of float64 are calls, and put on the stack what there is to keep.
-    alpha = tl.full((), 1.0, COMPUTE) / sigma
-    beta = tl.full((), 0.0, COMPUTE)
-    gamma = tl.full((), 0.0, COMPUTE)
+    one, zero = tl.full((), 1.0, COMPUTE), tl.full((), 0.0, COMPUTE)
+    alpha, beta, gamma = one / tl.where(sigma == 0, one, sigma), zero, zero
     if RESULT == "dw":
         gamma = -sum_of_items(products_ptr + _GW * programs, layer_ptr, COMPUTE) * alpha * alpha
     if RESULT == "ddy":
@@ -226,6 +228,8 @@ def _terms_kernel(
         gw = sum_of_items(products_ptr + _GW * programs, layer_ptr, COMPUTE) * inverse
         hg = sum_of_items(products_ptr + _HG * programs, layer_ptr, COMPUTE) * inverse
         gamma = -(gw * alpha + gw * alpha + hg * inverse)
+        alpha = tl.where(sigma == 0, zero, alpha)
+    beta, gamma = tl.where(sigma == 0, zero, beta), tl.where(sigma == 0, zero, gamma)
     u_ptr, v_ptr = _vectors_of(us_ptr, vs_ptr, vectors_ptr, layer, layer_ptr, STORED)
     kind = tl.load(layer_ptr + KIND)
     for K in tl.static_range(KINDS):
@@ -467,8 +471,8 @@ def spectral_normalize(
         dims: for each weight the axis that is the rows of its matrix; 0 by default.
 
     Returns:
-        W / sigma for every weight, in its shape, type and strides. Differentiable twice in ``weights``. Saves the
-        weights and a copy of u, v and sigma.
+        W / sigma for every weight, in its shape, type and strides; W itself, with the gradient of W, where sigma is 0.
+        Differentiable twice in ``weights``. Saves the weights and a copy of u, v and sigma.
 
     Raises:
         ValueError: for a length, shape, device or axis other than those above.

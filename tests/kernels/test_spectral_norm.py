@@ -466,19 +466,53 @@ def test_same_bits_every_time():
 
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
-def test_zero_weights_and_small_norms(backend: str):
+def test_small_norms(backend: str):
     """A norm below eps is replaced by eps, and sigma is still u^T W v."""
     with use_backend(backend):
-        zero = group_of([(3, 4)])
-        zero.weights[0].zero_()
-        assert zero.iterate().item() == 0
-        assert not zero.us[0].any()
-        assert not zero.vs[0].any()
         small = group_of([(3, 4), (5, 2)])
         check_power_iteration(small, 1, eps=5.0)
         u, v, weight = small.us[0], small.vs[0], small.weights[0]
         sigma = small.iterate(eps=5.0)
         torch.testing.assert_close(sigma[0], u @ weight @ v)
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("dtype", [F64, BF16], ids=str)
+def test_a_weight_of_zeros_is_left_as_it_is_to_the_second_order(dtype: torch.dtype, backend: str):
+    """Beside others; with its layout, since columns may lie in another order in memory."""
+    group = group_of([(3, 4), (5, 3, 2, 2), (5, 7)], dtype, dims=[0, 1, 0], layouts=["contiguous", "channels_last"] * 2)
+    others = Group(*(entries[2:] for entries in group.copy()))
+    for weight in group.weights[:2]:
+        weight.zero_()
+    before = group.copy()
+    with use_backend(backend):
+        sigma = group.iterate(n_iterations=2, eps=0.0)
+        assert sigma[:2].tolist() == [0, 0]
+        for after, kept in ((group.us, before.us), (group.vs, before.vs)):
+            assert all(torch.equal(a, b) for a, b in zip(after[:2], kept[:2], strict=True))
+            assert not torch.equal(after[2], kept[2])
+        for given in (None, sigma):
+            results = orders(group, given)
+            for i, (y, dw, ddy, ddw) in enumerate(results[:2]):
+                assert torch.equal(y, group.weights[i])
+                assert torch.equal(dw, random(y.shape, 200, dtype))
+                assert torch.equal(ddy, random(y.shape, 201, dtype))
+                assert not ddw.any()
+            others.us[0], others.vs[0] = group.us[2], group.vs[2]
+            assert_same(results[2:], orders(others), tolerance=4 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_where_sigma_is_zero_it_is_no_function_of_the_weight(backend: str):
+    """u and v of zeros, and a weight that is none."""
+    group = group_of([(3, 4)])
+    group.us[0].zero_()
+    with use_backend(backend):
+        ((y, dw, ddy, ddw),) = orders(group)
+    assert torch.equal(y, group.weights[0])
+    assert torch.equal(dw, random(y.shape, 200))
+    assert torch.equal(ddy, random(y.shape, 201))
+    assert not ddw.any()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm as torch_spectral_norm
 from torch.nn.utils.spectral_norm import spectral_norm as hooked_spectral_norm
 
-from fastgan.nn import spectral_norm
+from fastgan.nn import spectral_norm, spectral_norm_
 from fastgan_kernels import use_backend
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -86,6 +86,50 @@ def test_three_training_steps_are_those_of_torch(case: str, backend: str):
         assert_same_state(ours, theirs)
     ours.eval(), theirs.eval()
     torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"], indirect=True)
+@pytest.mark.parametrize(("zeroed", "whole"), [(0, False), (4, False), (4, True)])
+def test_training_leaves_a_weight_of_zeros(backend: str, zeroed: int, whole: bool):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 5), nn.Linear(5, 1)).double()
+    nn.init.zeros_(model[zeroed].weight)
+    if whole:
+        spectral_norm_(model)
+    else:
+        for layer in (model[0], model[3], model[4]):
+            spectral_norm(layer)
+    assert not model[zeroed].weight.any()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    real, fake = torch.randn(2, 4, 2, 4, 4, dtype=torch.float64)
+    for _ in range(4):
+        wgan_gp_step(model, optimizer, real, fake)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    norm = torch.linalg.matrix_norm(model[zeroed].weight.flatten(1), ord=2)
+    torch.testing.assert_close(norm, torch.ones_like(norm), rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"], indirect=True)
+def test_an_embedding_with_sparse_gradients(backend: str):
+    gradients = []
+    for sparse in (True, False):
+        torch.manual_seed(0)
+        layer = spectral_norm(nn.Embedding(9, 5, sparse=sparse).double())
+        layer(torch.tensor([1, 2, 1])).square().sum().backward()
+        gradients.append(layer.parametrizations.weight.original.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
+def test_a_vector_of_zeros_is_left_as_it_is_to_the_second_order():
+    layer = spectral_norm(nn.Linear(3, 4).double(), "bias")
+    original = layer.parametrizations.bias.original
+    nn.init.zeros_(original)
+    bias = layer.bias
+    assert not bias.any()
+    (gradient,) = torch.autograd.grad((bias + bias.square()).sum(), original, create_graph=True)
+    assert torch.equal(gradient, torch.ones_like(bias))
+    (second,) = torch.autograd.grad(gradient.sum(), original)
+    assert torch.equal(second, 2 * torch.ones_like(bias))
 
 
 @CASES
