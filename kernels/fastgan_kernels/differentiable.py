@@ -36,7 +36,7 @@ class DifferentiableOp:
         fake: the output's shapes, strides and types for tracing, without data.
         setup_context: ``(ctx, inputs, output)``, saves what ``backward`` needs.
         backward: ``(ctx, *grads)`` to one gradient (or ``None``) for each argument. A gradient that is absent arrives
-            as ``None``, never as zeros.
+            as ``None``, never as zeros; a sparse one, as from a sparse embedding, arrives dense.
         is_gradient: whether this op computes the gradient of another. Such an op refuses to run in a compiled backward
             pass under ``create_graph=True``.
     """
@@ -54,6 +54,9 @@ class DifferentiableOp:
         name, signature = schema.split("(", 1)
         launch = on_the_device_of_its_tensors(launch)
 
+        def backward_of_dense(ctx: Any, *grads: Any) -> Any:
+            return backward(ctx, *map(_as_dense, grads))
+
         def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.set_materialize_grads(False)
             setup_context(ctx, inputs, output)
@@ -64,9 +67,9 @@ class DifferentiableOp:
             return output
 
         if "Tensor[]" in signature:
-            self._eager = _function_of_lists(name, eager_forward, backward)
+            self._eager = _function_of_lists(name, eager_forward, backward_of_dense)
         else:
-            self._eager = _function(name, eager_forward, backward)
+            self._eager = _function(name, eager_forward, backward_of_dense)
 
         def registered_launch(*args: Any) -> Any:
             if is_gradient and not _route.registered and _in_compiled_backward_that_is_recorded():
@@ -80,7 +83,7 @@ class DifferentiableOp:
         def registered_backward(ctx: Any, *grads: Tensor | None) -> Any:
             before, _route.registered = _route.registered, True
             try:
-                return backward(ctx, *grads)
+                return backward_of_dense(ctx, *grads)
             finally:
                 _route.registered = before
 
@@ -95,6 +98,12 @@ class DifferentiableOp:
         if torch.compiler.is_compiling() or _route.registered:
             return self._registered(*args)
         return self._eager(*args)
+
+
+def _as_dense(gradient: Any) -> Any:
+    if isinstance(gradient, list):
+        return [_as_dense(entry) for entry in gradient]
+    return gradient if gradient is None or gradient.layout is torch.strided else gradient.to_dense()
 
 
 def _function(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -162,9 +171,13 @@ def refuse_third_order(op_name: str) -> Callable[..., Any]:
 
 
 def on_the_device_of_its_tensors(launch: Callable[..., Any]) -> Callable[..., Any]:
-    """Triton launches on the current GPU, which need not be the one that the tensors are on."""
+    """Triton launches on the current GPU, which need not be the one that the tensors are on.
+
+    Kernels read memory, which does not have what torch negates lazily, as the imaginary part of a conjugate.
+    """
 
     def launch_there(*args: Any) -> Any:
+        args = tuple(map(_in_memory, args))
         device = next(t.device for a in args for t in (a if isinstance(a, list) else (a,)) if isinstance(t, Tensor))
         if device.type != "cuda" or device.index == torch.cuda.current_device():
             return launch(*args)
@@ -172,6 +185,12 @@ def on_the_device_of_its_tensors(launch: Callable[..., Any]) -> Callable[..., An
             return launch(*args)
 
     return launch_there
+
+
+def _in_memory(arg: Any) -> Any:
+    if isinstance(arg, list):
+        return [_in_memory(entry) for entry in arg]
+    return arg.resolve_neg() if isinstance(arg, Tensor) and arg.is_neg() else arg
 
 
 def _in_compiled_backward_that_is_recorded() -> bool:

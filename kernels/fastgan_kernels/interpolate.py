@@ -102,7 +102,7 @@ def _launch_backward(
     g: Tensor, real: Tensor | None, fake: Tensor | None, alpha: Tensor, fake_dtype: torch.dtype,
     needs_real: bool, needs_fake: bool, needs_alpha: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradients; that in alpha as [N], in the type of the arithmetic. ``real`` and ``fake`` serve it alone."""
+    """The gradients; that in alpha in the type of the arithmetic. ``real`` and ``fake`` serve it alone."""
     g = dense(g)
     dreal, dfake, dalpha = _empty_gradients(g, fake_dtype, needs_real, needs_fake, needs_alpha)
     if g.numel() == 0:
@@ -121,7 +121,7 @@ def _launch_backward(
         alpha.stride(0),
         **constants,
     )
-    return dreal, dfake, dalpha if partials is None else sum_partials(partials)
+    return dreal, dfake, dalpha if partials is None else sum_partials(partials).view(dalpha.shape)
 
 
 def _empty_gradients(
@@ -130,7 +130,7 @@ def _empty_gradients(
     return (
         empty_dense(g) if needs_real else g.new_empty(0),
         torch.empty_like(dense(g), dtype=fake_dtype) if needs_fake else g.new_empty(0, dtype=fake_dtype),
-        g.new_empty(len(g) if needs_alpha else 0, dtype=compute_dtype(g.dtype)),
+        g.new_empty((len(g), *(1,) * (g.dim() - 1)) if needs_alpha else 0, dtype=compute_dtype(g.dtype)),
     )
 
 
@@ -191,7 +191,7 @@ def _backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
     return (
         dreal if needs[0] else None,
         dfake if needs[1] else None,
-        dalpha.reshape(alpha.shape).to(alpha.dtype) if needs[2] else None,
+        dalpha.to(alpha.dtype) if needs[2] else None,
     )
 
 
