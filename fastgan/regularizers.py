@@ -4,6 +4,7 @@ Each is a function of any callable critic, which maps images [N, ...] to N (or N
 such as class labels, are bound by the caller (``lambda x: critic(x, labels)``). The gradient is that of the sum of the
 outputs, which is the gradient of each sample as long as no sample influences the output of another. The penalty is a
 scalar in float32 (float64 for float64 images), whose gradient reaches the critic's parameters; images are constants.
+Under ``torch.no_grad`` or ``torch.inference_mode`` it is the same number, without a graph.
 
 Under autocast the critic computes in the reduced type, while the norms are float32. In float16 the small gradients of
 a critic underflow as those of a loss do: pass the ``GradScaler`` of the training step.
@@ -11,12 +12,15 @@ a critic underflow as those of a loss do: pass the ``GradScaler`` of the trainin
 
 import difflib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node, get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from fastgan_kernels import gradient_penalty, interpolate
 
@@ -56,7 +60,8 @@ def wgan_gp(
         allow_batch_norm: do not refuse a critic with batch normalisation.
 
     Raises:
-        ValueError: for a critic that normalises over the batch.
+        ValueError: for a critic, module or function, that normalises over the batch, or whose output does not depend on
+            the images.
         RuntimeError: for one whose second order torch.compile would lose.
     """
     points = interpolate(real, fake, alpha)
@@ -171,24 +176,31 @@ def _penalty(
     scaler: torch.amp.GradScaler | None,
     allow_batch_norm: bool,
 ) -> Tensor:
-    if not allow_batch_norm:
-        _refuse_batch_norm(critic)
+    is_recorded = torch.is_grad_enabled()
     if torch.compiler.is_compiling():
         if not _autograd_is_traced():
             raise RuntimeError(_COMPILED)
-        # torch.compile cannot trace requires_grad_() (torch 2.11).
-        images = images.detach() + _zero_that_requires_grad(images.device)
-        output = critic(images).sum()
+        with torch.enable_grad():
+            # torch.compile cannot trace requires_grad_() (torch 2.11).
+            images = images.detach() + _zero_that_requires_grad(images.device)
+            with nullcontext() if allow_batch_norm else _WithoutBatchNorm():
+                output = critic(images).sum()
+            gradients = _gradients(output, images, scaler, is_recorded)
     else:
-        images = images.detach().requires_grad_()
-        output = critic(images).sum()
-        _refuse_compiled(output)
-    scaled = output if scaler is None else scaler.scale(output)
-    (gradients,) = torch.autograd.grad(scaled, images, create_graph=True)
+        with torch.inference_mode(False), torch.enable_grad():
+            images = (images.clone() if images.is_inference() else images.detach()).requires_grad_()
+            output = critic(images).sum()
+            _check_graph(critic, output, images, allow_batch_norm)
+            gradients = _gradients(output, images, scaler, is_recorded)
     if scaler is not None:
         # By the scale as a tensor: as a number it would make the CPU wait for the GPU.
         gradients = gradients.float() / scaler.scale(torch.ones((), device=images.device))
     return gradient_penalty(gradients, target=target, one_sided=one_sided)
+
+
+def _gradients(output: Tensor, images: Tensor, scaler: torch.amp.GradScaler | None, is_recorded: bool) -> Tensor:
+    scaled = output if scaler is None else scaler.scale(output)
+    return torch.autograd.grad(scaled, images, create_graph=is_recorded)[0]
 
 
 @torch.compiler.assume_constant_result
@@ -203,13 +215,15 @@ def _zero_that_requires_grad(device: torch.device) -> Tensor:
 
 @functools.cache
 def _zeros_that_require_grad(device: torch.device) -> Tensor:
-    return torch.zeros((), device=device, requires_grad=True)
+    with torch.inference_mode(False):
+        return torch.zeros((), device=device, requires_grad=True)
 
 
 def find_batch_norm(critic: Critic) -> str | None:
     """The name of a layer of the critic that normalises over the batch, or None; no critic may be penalised with one.
 
-    Only what normalises over this very batch couples its samples: in eval mode the statistics are constants.
+    Only what normalises over this very batch couples its samples: in eval mode the statistics are constants. What a
+    function calls is seen only when it runs (:func:`_check_graph`).
     """
     if isinstance(critic, nn.Module):
         for name, module in critic.named_modules():
@@ -218,28 +232,77 @@ def find_batch_norm(critic: Critic) -> str | None:
     return None
 
 
-def _refuse_batch_norm(critic: Critic) -> None:
-    name = find_batch_norm(critic)
-    if name is not None:
-        raise ValueError(
-            f"the penalised critic has batch normalisation ({name}), which makes the output of a sample depend on the"
-            " whole batch, so that the norm of its gradient is not what the penalty means; use layer or instance"
-            " normalisation or none, or pass allow_batch_norm=True"
-        )
+@torch.compiler.assume_constant_result
+def _refuse_batch_norm(name: str) -> None:
+    raise ValueError(
+        f"the penalised critic has batch normalisation ({name}), which makes the output of a sample depend on the"
+        " whole batch, so that the norm of its gradient is not what the penalty means; use layer or instance"
+        " normalisation or none, or pass allow_batch_norm=True"
+    )
 
 
-def _refuse_compiled(output: Tensor) -> None:
-    """torch.compile's backward passes have no second order, and may lose it without an error (torch 2.11 and 2.13)."""
-    seen = set()
-    waiting = [output.grad_fn]
+class _WithoutBatchNorm(TorchFunctionMode):
+    """Refuses normalisation over the batch where torch.compile traces it, and there is no graph yet."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function in (nn.functional.batch_norm, torch.batch_norm):
+            # The sixth argument of both.
+            is_training = kwargs["training"] if "training" in kwargs else args[5:6] == (True,)
+            if is_training and len(args[0]) > 1:
+                _refuse_batch_norm("batch_norm")
+        return function(*args, **kwargs)
+
+
+def _check_graph(critic: Critic, output: Tensor, images: Tensor, allow_batch_norm: bool) -> None:
+    """Refuses what the autograd graph says of the critic, be it a module or a function.
+
+    torch.compile's backward passes have no second order, and may lose it without an error (torch 2.11 and 2.13).
+    """
+    callers: dict[Node, list[Node]] = {}
+    waiting = [] if output.grad_fn is None else [output.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
-            continue
         if node.name() == "CompiledFunctionBackward":
             raise RuntimeError(_COMPILED)
-        seen.add(node)
-        waiting.extend(function for function, _ in node.next_functions)
+        for function, _ in node.next_functions:
+            if function is not None:
+                if function not in callers:
+                    callers[function] = []
+                    waiting.append(function)
+                callers[function].append(node)
+    leaf = get_gradient_edge(images).node
+    if leaf not in callers:
+        raise ValueError(
+            "the output of the penalised critic does not depend on the images by operations that autograd records, so"
+            " that there is no gradient to penalise; do not detach it, and do not run the critic under torch.no_grad"
+        )
+    if not allow_batch_norm:
+        batch_norm = next(filter(_couples_samples, _reached_from(leaf, callers)), None)
+        if batch_norm is not None:
+            _refuse_batch_norm(find_batch_norm(critic) or batch_norm.name())
+
+
+def _reached_from(start: Node, edges: dict[Node, list[Node]]) -> Iterable[Node]:
+    reached = {start}
+    waiting = [start]
+    while waiting:
+        for node in edges.get(waiting.pop(), ()):
+            if node not in reached:
+                reached.add(node)
+                waiting.append(node)
+    return reached
+
+
+def _couples_samples(node: Node) -> bool:
+    """Whether a node is of batch normalisation over this very batch."""
+    if "batchnorm" not in node.name().lower():
+        return False
+    # SyncBatchNorm and those of other libraries have no such attribute: their nodes are made in training.
+    if not hasattr(node, "_saved_training"):
+        return True
+    # Instance normalisation is that of one sample whose channels are all planes.
+    return node._saved_training and node._input_metadata[0].shape[0] > 1
 
 
 def compile_step(step: Callable[..., Any], **options: Any) -> Callable[..., Any]:
@@ -251,6 +314,7 @@ def compile_step(step: Callable[..., Any], **options: Any) -> Callable[..., Any]
 
     Raises:
         RuntimeError: where this torch cannot do that.
+        ValueError: for a penalised critic that normalises over the batch.
     """
     if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
         raise RuntimeError(
@@ -261,7 +325,14 @@ def compile_step(step: Callable[..., Any], **options: Any) -> Callable[..., Any]
 
     @functools.wraps(step)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with torch._dynamo.config.patch(trace_autograd_ops=True):
-            return compiled(*args, **kwargs)
+        try:
+            with torch._dynamo.config.patch(trace_autograd_ops=True):
+                return compiled(*args, **kwargs)
+        except torch._dynamo.exc.InternalTorchDynamoError as error:
+            # What is refused while it is traced, with the lines of the user's code below it.
+            sentence = str(error.__context__).partition("\n")[0]
+            if isinstance(error.__context__, ValueError) and sentence.startswith("the penalised critic"):
+                raise ValueError(sentence) from None
+            raise
 
     return call

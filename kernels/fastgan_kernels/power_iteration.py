@@ -5,8 +5,10 @@ For every weight, as a matrix W, and its vectors u and v, n times in the order o
     u = W v / |W v|,    v = W^T u / |W^T u|,    sigma = u^T W v = |W^T u|
 
 where a norm below eps is replaced by eps; then sigma is |W^T u|^2 / eps. Where a norm is 0, as it is of a weight of
-zeros, the vector stays as it was: a vector of zeros would stay one when the weight is no longer zero. An iteration is four launches for any number
-of layers: sums over parts of W v; their norm and u; sums over parts of W^T u; their norm, v and sigma.
+zeros, the vector stays as it was: a vector of zeros would stay one when the weight is no longer zero.
+
+An iteration is four launches for any number of layers: sums over parts of W v; their norm and u; sums over parts of
+W^T u; their norm, v and sigma.
 """
 
 import math

@@ -1,4 +1,7 @@
+import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -137,6 +140,115 @@ def test_batch_norm_in_a_penalised_critic_is_refused(penalty: str):
         call(critic)
     critic[1] = nn.InstanceNorm2d(4)
     assert call(critic.train()).isfinite()
+
+
+def with_batch_norm() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 1))
+
+
+FORMS = {
+    "method": lambda critic: critic.forward,
+    "partial": functools.partial,
+    "lambda": lambda critic: lambda x: critic(x),
+    "function of torch": lambda critic: (
+        lambda x: torch.batch_norm(x, None, None, None, None, critic.training, 0.1, 1e-5, False)
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_batch_norm_in_a_penalised_function_is_refused(form: str):
+    critic, real = with_batch_norm(), images(1).float()
+    with pytest.raises(ValueError, match="batch normalisation \\(NativeBatchNormBackward0\\)"):
+        r1(FORMS[form](critic), real)
+    assert r1(FORMS[form](critic), real, allow_batch_norm=True).isfinite()
+    if form != "function of torch":
+        assert r1(FORMS[form](critic.eval()), real).isfinite()
+    # Of a single sample it couples none.
+    assert r1(FORMS[form](critic.train()), real[:1]).isfinite()
+
+
+def test_batch_norm_of_another_library_is_refused():
+    class SyncBatchNorm(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+            return x - x.mean(0)
+
+        @staticmethod
+        def backward(ctx, g: torch.Tensor) -> torch.Tensor:
+            return g - g.mean(0)
+
+    with pytest.raises(ValueError, match="batch normalisation \\(SyncBatchNormBackward\\)"):
+        r1(lambda x: SyncBatchNorm.apply(x.square()), images(1))
+
+
+def test_batch_norm_that_the_images_do_not_pass_is_not_refused():
+    labels = nn.BatchNorm1d(3)(torch.randn(4, 3, requires_grad=True)).double()
+    critic = Critic().double()
+    torch.testing.assert_close(r1(lambda x: critic(x) + labels.sum(1, keepdim=True), images(1)), r1(critic, images(1)))
+
+
+@pytest.mark.parametrize("form", ["lambda", "function of torch"])
+def test_batch_norm_is_refused_where_it_is_compiled(form: str):
+    critic, real = with_batch_norm(), images(1).float()
+    function = FORMS[form](critic)
+
+    def penalty(real: torch.Tensor, allow: bool) -> torch.Tensor:
+        return r1(function, real, allow_batch_norm=allow).detach()
+
+    compiled = compile_step(penalty, backend="aot_eager")
+    with pytest.raises(ValueError, match=r"^the penalised critic has batch normalisation \(batch_norm\)[^\n]*$"):
+        compiled(real, False)
+    torch.testing.assert_close(compiled(real, True), penalty(real, True))
+    if form == "lambda":
+        critic.eval()
+        torch.testing.assert_close(compiled(real, False), penalty(real, False))
+
+
+PENALTIES = {
+    "wgan_gp": wgan_gp,
+    "one_sided": functools.partial(wgan_gp, one_sided=True, target=0.1),
+    "r1": lambda critic, real, fake: r1(critic, real),
+    "r2": lambda critic, real, fake: r2(critic, fake),
+    "dragan": lambda critic, real, fake: dragan(critic, real),
+}
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_a_penalty_is_the_same_number_where_gradients_are_off(penalty: str, mode: Callable[[], Any]):
+    critic = Critic().double()
+
+    def value(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(0)
+        return PENALTIES[penalty](critic, real, fake)
+
+    expected = value(images(1), images(2))
+    with mode():
+        batches = images(1), images(2)
+        found = value(*batches)
+        assert not torch.is_grad_enabled()
+    assert expected.requires_grad
+    assert not found.requires_grad
+    assert found.is_inference() == (mode is torch.inference_mode)
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-12, atol=0)
+    # Images made there are as good as others.
+    torch.testing.assert_close(value(*batches), expected, rtol=1e-12, atol=0)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(value(*batches), tuple(critic.parameters())[:3]))
+
+
+def test_a_compiled_penalty_is_the_same_number_where_gradients_are_off():
+    critic = Critic().double()
+    compiled = compile_step(lambda real: r1(critic, real).detach(), backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(images(1)), r1(critic, images(1)))
+
+
+@pytest.mark.parametrize("critic", [lambda x: x.detach(), torch.no_grad()(Critic().double())], ids=["detached", "off"])
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_a_critic_without_a_gradient_in_its_images_is_refused(penalty: str, critic: Callable):
+    with pytest.raises(ValueError, match="the output of the penalised critic does not depend on the images"):
+        PENALTIES[penalty](critic, images(1), images(2))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
