@@ -12,7 +12,9 @@ class MinibatchStdDev(nn.Module):
     ``num_channels`` more channels. It has no parameters.
 
     Args:
-        group_size: samples whose standard deviation is taken; the largest divisor of the batch up to it.
+        group_size: samples whose standard deviation is taken; the largest divisor up to it of the batch that a forward
+            is given, a micro-batch or the share of one process. Where that is 1, as for a batch that is a prime number
+            above it, the appended channel is the constant 1e-4 and says nothing: take multiples of ``group_size``.
         num_channels: how many averages are appended; C must be a multiple of it.
 
     Shape:

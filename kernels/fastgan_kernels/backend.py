@@ -32,7 +32,8 @@ def use_backend(backend: Literal["auto", "triton", "reference"]) -> Iterator[Non
     Args:
         backend: ``"auto"`` takes Triton on GPUs that it supports and the reference elsewhere; ``"reference"`` is plain
             torch; ``"triton"`` insists on the kernels, and on the CPU runs them in Triton's interpreter, which needs
-            ``TRITON_INTERPRET=1`` in the environment before the first import.
+            ``TRITON_INTERPRET=1`` in the environment before the first import. ``torch.func`` (``grad``, ``vmap``,
+            ``jvp`` ...) and forward-mode differentiation run in plain torch, and under ``"triton"`` not at all.
 
     Raises:
         ValueError: for any other name.
@@ -58,7 +59,7 @@ def backend_of(op_name: str, tensor: Tensor) -> BackendChoice:
     ops = op_names()
     if op_name not in ops:
         raise ValueError(f"no op is called {op_name!r}; the ops are {', '.join(ops)}")
-    return _choose(_requested, tensor.device.type, tensor.device.index)
+    return _choose(_requested, tensor.device.type, tensor.device.index, is_transformed())
 
 
 def op_names() -> list[str]:
@@ -76,22 +77,35 @@ def runs_triton(tensor: Tensor) -> bool:
 # The decision depends on nothing but its arguments, which torch.compile guards: it becomes a constant of the graph.
 @torch.compiler.assume_constant_result
 def _decide(requested: str, device_type: str, device_index: int | None) -> bool:
-    return _decide_once(requested, device_type, device_index)
+    return _decide_once(requested, device_type, device_index, is_transformed())
 
 
 @functools.cache
-def _decide_once(requested: str, device_type: str, device_index: int | None) -> bool:
-    choice = _choose(requested, device_type, device_index)
-    if requested == "auto" and choice.backend == "reference":
+def _decide_once(requested: str, device_type: str, device_index: int | None, transformed: bool) -> bool:
+    choice = _choose(requested, device_type, device_index, transformed)
+    if requested == "auto" and choice.backend == "reference" and (not transformed or choice.reason is _TRANSFORMED):
         _logger.warning("fastgan ops on %s tensors run in plain torch: %s", device_type, choice.reason)
     return choice.backend == "triton"
 
 
+_TRANSFORMED = "torch.func and forward-mode differentiation cannot pass a kernel"
+
+
+def is_transformed() -> bool:
+    """Whether ``torch.func`` transforms what runs, or forward-mode differentiation is on.
+
+    Plain torch has every derivative there. The tensors of a transform have no memory that a kernel could read.
+    """
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
 @functools.cache
-def _choose(requested: str, device_type: str, device_index: int | None) -> BackendChoice:
+def _choose(requested: str, device_type: str, device_index: int | None, transformed: bool) -> BackendChoice:
     if requested == "reference":
         return BackendChoice("reference", "plain torch was asked for by use_backend")
     refusal = _why_not_triton(device_type, device_index, interpret=requested == "triton")
+    if refusal is None and transformed:
+        refusal = _TRANSFORMED
     if refusal is None:
         where = "Triton's interpreter on the CPU" if device_type == "cpu" else f"a {_gpu_name(device_index)}"
         return BackendChoice("triton", f"the Triton kernel runs on {where}")

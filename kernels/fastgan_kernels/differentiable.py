@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan_kernels.backend import is_transformed
+
 
 class _Route(threading.local):
     # Set while the derivative of a registered operator runs: the ops that it calls belong to the traced graph too.
@@ -57,6 +59,14 @@ class DifferentiableOp:
         def backward_of_dense(ctx: Any, *grads: Any) -> Any:
             return backward(ctx, *map(_as_dense, grads))
 
+        def eager_backward(ctx: Any, *grads: Any) -> Any:
+            if is_transformed() or any(map(_is_batched, grads)):
+                raise RuntimeError(
+                    f"{name}: torch.func, forward-mode differentiation and batched gradients cannot pass the backward"
+                    " pass of a kernel; run the forward pass there too, or under use_backend('reference')"
+                )
+            return backward_of_dense(ctx, *grads)
+
         def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.set_materialize_grads(False)
             setup_context(ctx, inputs, output)
@@ -67,9 +77,9 @@ class DifferentiableOp:
             return output
 
         if "Tensor[]" in signature:
-            self._eager = _function_of_lists(name, eager_forward, backward_of_dense)
+            self._eager = _function_of_lists(name, eager_forward, eager_backward)
         else:
-            self._eager = _function(name, eager_forward, backward_of_dense)
+            self._eager = _function(name, eager_forward, eager_backward)
 
         def registered_launch(*args: Any) -> Any:
             if is_gradient and not _route.registered and _in_compiled_backward_that_is_recorded():
@@ -104,6 +114,13 @@ def _as_dense(gradient: Any) -> Any:
     if isinstance(gradient, list):
         return [_as_dense(entry) for entry in gradient]
     return gradient if gradient is None or gradient.layout is torch.strided else gradient.to_dense()
+
+
+def _is_batched(gradient: Any) -> bool:
+    """Whether it comes from ``torch.autograd.grad(..., is_grads_batched=True)``."""
+    if isinstance(gradient, list):
+        return any(map(_is_batched, gradient))
+    return gradient is not None and torch._C._functorch.is_legacy_batchedtensor(gradient)
 
 
 def _function(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -224,12 +241,13 @@ def guard_second_order(x: Tensor) -> Tensor:
     """``x``; inside ``torch.compile`` a copy whose gradient refuses to lose a second order, as those of our ops do.
 
     The references need it: what torch.compile makes of them would drop the second order of a penalty silently. Not in
-    ``torch.export``, whose programs have to run where no op of ours is.
+    ``torch.export``, whose programs have to run where no op of ours is, and not under ``torch.func``, whose gradients
+    are a part of the compiled forward pass.
     """
-    return _guarded(x) if torch.compiler.is_compiling() and not _is_exporting() else x
+    return _guarded(x) if torch.compiler.is_compiling() and not _is_exported_or_transformed() else x
 
 
 # Dynamo of torch 2.11 takes is_exporting() for True in all that it compiles, so it must not see the call.
 @torch.compiler.assume_constant_result
-def _is_exporting() -> bool:
-    return torch.compiler.is_exporting()
+def _is_exported_or_transformed() -> bool:
+    return torch.compiler.is_exporting() or is_transformed()

@@ -479,7 +479,11 @@ def minibatch_stddev(x: Tensor, *, group_size: int = 4, num_channels: int = 1) -
 
     Args:
         x: [N, C, *spatial], any floating-point type; contiguous and channels-last are read as they are.
-        group_size: at least 1. G is the largest divisor of N up to it.
+        group_size: at least 1. G, the members of a group, is the largest divisor of N up to it: with 4, groups of 4 at
+            N = 8, of 3 at 6, of 2 at 10. Where N has no divisor from 2 to ``group_size``, as a prime number above it
+            has none, every sample is a group of its own: its deviation is 0, and what is appended is the constant
+            1e-4, the root of epsilon, which says nothing of the batch. N is the batch of this call, a micro-batch or
+            the share of one process: choose those as multiples of ``group_size``.
         num_channels: how many averages are appended; at least 1, and C is a multiple of it.
 
     Returns:

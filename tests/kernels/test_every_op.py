@@ -10,7 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 from torch.utils.checkpoint import checkpoint
 
-from fastgan_kernels import use_backend
+from fastgan_kernels import differentiable, use_backend
 from fastgan_kernels.backend import op_names
 from fastgan_kernels.inspection.problems import PROBLEMS
 from tests.kernels.harness import FLOAT_TYPES, LAYOUTS, check_against_float64, derivatives, lay_out, random, saved_bytes
@@ -184,6 +184,18 @@ def test_compiles_whole(spec: OpSpec, backend: str):
             first = results
     for found, expected in zip(first, results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@every_op
+def test_a_compiled_reference_is_guarded_against_a_lost_second_order(spec: OpSpec, monkeypatch: pytest.MonkeyPatch):
+    """The gradient of the guard is what refuses, in test_bias_act.py."""
+    x, *operands = spec.prepared((2, 3, 4), torch.float32)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    guarded = []
+    monkeypatch.setattr(differentiable, "_guarded", lambda t: guarded.append(t) or t)
+    with use_backend("reference"):
+        spec.op(x, *operands)
+    assert [t is x for t in guarded] == [True]
 
 
 @every_op

@@ -18,7 +18,7 @@ both_backends = pytest.mark.parametrize("backend", ["triton", "reference"])
 
 @both_backends
 @pytest.mark.parametrize(
-    ("samples", "group_size", "members"), [(8, 4, 4), (6, 4, 3), (7, 4, 1), (3, 100, 3), (5, 1, 1)]
+    ("samples", "group_size", "members"), [(8, 4, 4), (6, 4, 3), (10, 4, 2), (7, 4, 1), (3, 100, 3), (5, 1, 1)]
 )
 def test_who_is_in_a_group_and_what_it_gets(samples: int, group_size: int, members: int, backend: str):
     """From the definition: the members are i, i + N/G, ...; appended channel f is about the f-th C/F channels."""
@@ -34,6 +34,14 @@ def test_who_is_in_a_group_and_what_it_gets(samples: int, group_size: int, membe
         for f in range(3):
             expected = sigma[2 * f : 2 * f + 2].mean().expand(3, 2)
             torch.testing.assert_close(y[n, 6 + f], expected, rtol=1e-12, atol=0)
+
+
+@both_backends
+def test_groups_of_one_append_a_constant(backend: str):
+    """As the docstring says: a prime number of samples above group_size."""
+    with use_backend(backend):
+        y = minibatch_stddev(random((7, 2, 3), 0), group_size=4)
+    torch.testing.assert_close(y[:, 2], torch.full_like(y[:, 2], 1e-4))
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
