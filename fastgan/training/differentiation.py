@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastgan.errors import first_line
 from fastgan.regularizers import compile_step
 from fastgan.training.config import SettingsError
+from fastgan.training.precision import laid_out_as
 
 Function = Callable[..., tuple[Tensor, ...]]
 Scale = Callable[[Tensor], Tensor]
@@ -95,8 +96,12 @@ class Compiled:
         with _our_options():
             outputs, gradients = self._steps[function](*batch)
         for parameter, gradient in zip(trained, gradients, strict=True):
-            if gradient is not None:
-                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+            if gradient is None:
+                continue
+            if parameter.grad is None:
+                parameter.grad = laid_out_as(parameter, gradient)
+            else:
+                parameter.grad += gradient
         return outputs
 
     def _check(self, step: Callable[..., Any], compiled: Callable[..., Any], batch: tuple[Tensor, ...]) -> None:

@@ -18,7 +18,7 @@ from fastgan.training.health import History
 from fastgan.training.iteration import Images, Iteration, Plan
 from fastgan.training.non_finite import NonFinite, first_non_finite
 from fastgan.training.objectives import DiscriminatorObjective, GeneratorObjective
-from fastgan.training.precision import Precision
+from fastgan.training.precision import Precision, laid_out_as
 from fastgan.training.ranks import Ranks
 from fastgan.training.statistics import Reading
 
@@ -283,6 +283,9 @@ class Engine:
                     _, index, entry = key.split(".")
                     values.setdefault(int(index), {})[entry] = value
             optimizer.load_state_dict({"state": values, "param_groups": optimizer.state_dict()["param_groups"]})
+            for parameter, averages in optimizer.state.items():
+                for entry in ("exp_avg", "exp_avg_sq"):
+                    averages[entry] = laid_out_as(parameter, averages[entry])
         self.loss_sums.copy_(training["loss_sums"])
         self.num_summed = state["num_summed"]
         sums = {

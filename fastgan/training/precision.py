@@ -67,3 +67,13 @@ class Precision:
         """The name of a scaler whose scale has fallen so far that no gradient is finite, or None; waits for the
         device."""
         return next((name for name, scaler in self.scalers().items() if scaler.get_scale() < _LEAST_SCALE), None)
+
+
+def laid_out_as(parameter: Tensor, values: Tensor) -> Tensor:
+    """Values of a parameter, such as its gradient or an average, with the strides that the parameter has.
+
+    torch's fused Adam walks the memory of all of them side by side: on the CPU, values of other strides land on the
+    wrong weights without an error; on CUDA they are refused. Autograd's own gradients come this way; what is read from
+    a file or computed by a compiled graph may not.
+    """
+    return values if values.stride() == parameter.stride() else torch.empty_like(parameter).copy_(values)

@@ -8,7 +8,9 @@ from torch import nn
 
 from fastgan.data.sources import ResidentImages
 from fastgan.training import differentiation
+from fastgan.training.checkpoints import load_tensors, save_checkpoint
 from fastgan.training.config import SettingsError
+from fastgan.training.differentiation import Compiled
 from fastgan.training.engine import Engine
 
 CPU = torch.device("cpu")
@@ -29,10 +31,14 @@ def engine_of(tiny, images):
     return make
 
 
-def weights_after(engine, steps):
-    torch.manual_seed(2)
+def train(engine, steps):
     for _ in range(steps):
         engine.step()
+
+
+def weights_after(engine, steps):
+    torch.manual_seed(2)
+    train(engine, steps)
     networks = engine.generator, engine.discriminator, engine.averaged.module
     return [t for network in networks for t in network.state_dict().values() if t.is_floating_point()]
 
@@ -61,6 +67,18 @@ def test_a_compiled_step_is_the_eager_step(engine_of, settings):
     eager.iteration._differentiate.keeps_graphs = False  # images are made again, with new noise, as compiled steps do
     assert compiled.form == "compiled"
     assert largest_difference(weights_after(compiled, 4), weights_after(eager, 4)) < CLOSE
+
+
+def test_a_compiled_gradient_lies_in_memory_as_its_parameter():
+    """That of StyleGAN's constant map did not with channels_last, and torch's fused Adam takes it for granted."""
+    torch._dynamo.reset()
+    parameter = nn.Parameter(torch.randn(1, 4, 3, 3).to(memory_format=torch.channels_last))
+    factor = torch.randn(1, 4, 3, 3)
+    compiled = Compiled([], 1e-7, backend="aot_eager")
+    for count in (1, 2):  # the gradient as it comes, and one that is added
+        compiled(lambda x: ((parameter.contiguous() * x).sum(),), [parameter], lambda loss: loss, factor)
+        assert parameter.grad.stride() == parameter.stride()
+        assert torch.equal(parameter.grad, count * factor)
 
 
 def test_a_compiled_step_that_differs_is_refused(engine_of, monkeypatch):
@@ -245,6 +263,31 @@ def test_scales_are_saved_and_go_on(engine_of):
     assert second.state() == first.state()
     assert second.state()["scalers"]["discriminator_scaler"]["scale"] == 2.0**9
     assert torch.equal(*(next(e.discriminator.parameters()) for e in (first, second)))
+
+
+@pytest.mark.parametrize(("before", "after"), [(True, True), (False, True), (True, False)])
+def test_a_layout_is_not_lost_on_the_way_through_a_file(engine_of, tmp_path, before, after):
+    """Switched on or off at a checkpoint, or left on; a file holds every tensor row by row."""
+    settings = {"resolution": 16, "model": "sngan", "precision": "float64"}
+    straight = engine_of(**settings, channels_last=before)
+    torch.manual_seed(2)
+    train(straight, 2)
+    folder, state = save_checkpoint(tmp_path, 2, straight.tensors(), {}), straight.state()
+    train(straight, 3)
+    resumed = engine_of(**settings, channels_last=after)
+    resumed.load({group: load_tensors(folder, group) for group in straight.tensors()}, state)
+    train(resumed, 3)
+    for group in ("generator", "discriminator", "averaged_generator", "training"):
+        found, expected = resumed.tensors()[group], straight.tensors()[group]
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            if before == after:
+                assert torch.equal(found[name], value), name
+            elif value.is_floating_point() and not name.startswith("statistics."):  # which are float32
+                assert (found[name] - value).norm() <= CLOSE * value.norm().clamp_min(1e-6), name
+    for optimizer in (resumed.generator_optimizer, resumed.discriminator_optimizer):
+        for parameter, averages in optimizer.state.items():
+            assert {averages[name].stride() for name in ("exp_avg", "exp_avg_sq")} == {parameter.stride()}
 
 
 def test_channels_last_is_a_layout_and_nothing_else(engine_of):
