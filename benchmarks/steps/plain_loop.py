@@ -33,7 +33,7 @@ class PlainLoop:
     """
 
     def __init__(self, engine: Engine, images: Tensor, labels: Tensor | None) -> None:
-        self.device, self.random = engine.device, engine.random
+        self.device, self.random, self.data_random = engine.device, engine.random, engine.data_random
         self.generator, self.discriminator = engine.generator, engine.discriminator
         self.config, self.loss = engine.config, engine.objective.loss
         self.regularizer, self.weight = engine.objective.regularizer, engine.objective.weight
@@ -98,7 +98,7 @@ class PlainLoop:
 
     def _chosen(self) -> Tensor:
         size = (self.config.batch_size,)
-        return torch.randint(len(self.images), size, device=self.device, generator=self.random)
+        return torch.randint(len(self.images), size, device=self.device, generator=self.data_random)
 
     def _latents(self) -> Tensor:
         shape = self.config.batch_size, self.config.latent_dim

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastgan.errors import InputError
 from fastgan.random_state import preserved_random_state
+from fastgan.seeds import Stream, seed_of
 
 # All batches have this many rows or a multiple of it, the last one filled up. An image's bits depend on the number of
 # rows, since matrix products sum in an order that goes by it. On a CPU (oneDNN and MKL, one thread) the images of every
@@ -16,9 +16,6 @@ from fastgan.random_state import preserved_random_state
 # in batches of 1 to 8 and of 17. Batches of 16 are no slower there: a StyleGAN at 64x64 took a third of the time
 # for an image that it took in batches of 64.
 ROWS = 16
-
-# Tells the seeds of latents from seeds of other things; any number does.
-_STREAM = 1
 
 
 class SamplingError(InputError):
@@ -32,9 +29,7 @@ def draw_latents(count: int, latent_dim: int, *, seed: int) -> Tensor:
     from that, the first 32 latents of seed 0 were the first layer of the StyleGAN that was trained with seed 0, and
     their images were unlike those of all other seeds.
     """
-    # Of all 64 bits; torch's generator on the CPU takes notice of 32.
-    (state,) = np.random.SeedSequence([seed, _STREAM]).generate_state(1)
-    random = torch.Generator().manual_seed(int(state))
+    random = torch.Generator().manual_seed(seed_of(seed, Stream.SAMPLES))
     # Row by row: a single call fills its last values differently when more rows are asked for.
     return torch.stack([torch.randn(latent_dim, generator=random) for _ in range(count)])
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.data.sources import ImageSource
+from fastgan.seeds import Stream, seed_of
 from fastgan.training.averaging import AveragedNetwork
 from fastgan.training.building import build
 from fastgan.training.config import SettingsError, TrainingConfig
@@ -60,8 +61,8 @@ class Engine:
         self.schedule = GrowthSchedule.of(config)
         for stage in self.schedule.of_resolution.values():
             ranks.check_batch_size("the batch size", stage.batch_size, config.accumulate)
-        # Weights draw from torch's global state; data and latents from a generator on the device.
-        torch.manual_seed(config.seed)
+        # Weights and noise draw from torch's global state, one after the other.
+        torch.manual_seed(seed_of(config.seed, Stream.WEIGHTS))
         built = build(config, source)
         self.config = config
         self.device = device
@@ -76,7 +77,8 @@ class Engine:
         self.averaged = AveragedNetwork(self.generator, config.ema_decay, config.ema_ramp_up)
         self.generator_optimizer = self._adam(self.generator)
         self.discriminator_optimizer = self._adam(self.discriminator)
-        self.random = torch.Generator(device).manual_seed(config.seed)
+        self.random = torch.Generator(device).manual_seed(seed_of(config.seed, Stream.LATENTS))
+        self.data_random = torch.Generator(device).manual_seed(seed_of(config.seed, Stream.DATA))
         self.step_count = 0
         self.num_images = 0
         self.num_summed = 0
@@ -112,12 +114,10 @@ class Engine:
         self.loss_sums = self.iteration.loss_sums
         self._graphs = None
         if self.form == "graph":
-            self._graphs = Graphs(self.iteration, recorder or CudaRecorder(self.random))
+            self._graphs = Graphs(self.iteration, recorder or CudaRecorder(device, [self.random, self.data_random]))
         self._run = (self._graphs or self.iteration).run
         self._enter(self.schedule.at(0))
-        if not ranks.is_first:
-            # Noise and dropout are each rank's own; the first goes on as one that is alone does.
-            torch.manual_seed(config.seed + ranks.rank)
+        torch.manual_seed(seed_of(config.seed, Stream.NOISE, ranks.rank))
 
     def _adam(self, network: nn.Module) -> torch.optim.Adam:
         betas = self.config.beta1, self.config.beta2
@@ -149,7 +149,7 @@ class Engine:
 
     def _images(self, update: int, size: int) -> Images:
         """This rank's images of an update of the discriminator, with their labels in a conditional run."""
-        images, labels = self.source.next_batch(update, size, self.random)
+        images, labels = self.source.next_batch(update, size, self.data_random)
         return images, labels if self.config.conditional else None
 
     def _enter(self, stage: Stage) -> None:
@@ -221,6 +221,7 @@ class Engine:
         training = {
             "loss_sums": self.loss_sums,
             "random.device": self.random.get_state(),
+            "random.data": self.data_random.get_state(),
             **self.ranks.gathered(random),
         }
         training |= {f"statistics.{name}": tensor for name, tensor in self.statistics.tensors().items()}
@@ -299,10 +300,11 @@ class Engine:
         for name, scaler in self._precision.scalers().items():
             scaler.load_state_dict(state["scalers"][name])
         self.random.set_state(training["random.device"])
+        self.data_random.set_state(training["random.data"])
         rank = self.ranks.rank
         if f"random.cpu.{rank}" not in training:
             # There are more ranks than when it was saved: a stream of random numbers of its own.
-            torch.manual_seed(self.config.seed + rank + self.step_count * self.ranks.world_size)
+            torch.manual_seed(seed_of(self.config.seed, Stream.NOISE, rank, self.step_count))
             return
         torch.set_rng_state(training[f"random.cpu.{rank}"])
         if self.device.type == "cuda":

@@ -33,18 +33,20 @@ class CudaRecorder:
     """Records CUDA graphs, which share their memory: they never run at the same time.
 
     Args:
-        random: a generator on the device that recorded functions draw from, besides torch's own.
+        device: where everything is recorded.
+        random: the generators on it that recorded functions draw from, besides torch's own.
     """
 
-    def __init__(self, random: torch.Generator) -> None:
+    def __init__(self, device: torch.device, random: Sequence[torch.Generator]) -> None:
+        self._device = device
         self._random = random
-        self._stream = torch.cuda.Stream(random.device)
+        self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """A stream beside torch's default one, on which nothing can be captured."""
-        outside = torch.cuda.current_stream(self._random.device)
+        outside = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(outside)
         with torch.cuda.stream(self._stream):
             yield
@@ -53,7 +55,8 @@ class CudaRecorder:
     def record(self, function: Callable[[], None]) -> Replay:
         graph = torch.cuda.CUDAGraph()
         # Each replay goes on with the random numbers where the last one stopped, and eager draws between them do.
-        graph.register_generator_state(self._random)
+        for generator in self._random:
+            graph.register_generator_state(generator)
         # Other threads, such as one that pins memory, may call CUDA meanwhile.
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             function()

@@ -77,6 +77,8 @@ def restore(engine: Engine, checkpoint: Path, state: dict[str, Any]) -> None:
             engine.load({}, state)  # which says what differs, before a tensor is read
         _require_state(engine.state(), state)
         tensors = {group: load_tensors(checkpoint, group, most_bytes=most_bytes) for group in expected}
+        # Older checkpoints have one stream for images and latents: latents go on with it, images begin their own.
+        tensors["training"].setdefault("random.data", expected["training"]["random.data"])
         engine.load(tensors, state)
         # Loading converts types and stretches scalars: only what comes out as it went in was fit.
         for group, members in engine.tensors().items():

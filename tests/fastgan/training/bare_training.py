@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import softplus
 
 from fastgan.models import build_networks
+from fastgan.seeds import Stream, seed_of
 
 
 class BareTraining:
@@ -15,7 +16,7 @@ class BareTraining:
     """
 
     def __init__(self, config, images, labels=None):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(seed_of(config.seed, Stream.WEIGHTS))
         self.generator, self.discriminator = build_networks(
             "dcgan",
             resolution=images.shape[-1],
@@ -28,7 +29,9 @@ class BareTraining:
         betas = (config.beta1, config.beta2)
         self.g_optimizer = torch.optim.Adam(self.generator.parameters(), lr=config.lr, betas=betas, fused=True)
         self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=config.lr, betas=betas, fused=True)
-        self.random = torch.Generator().manual_seed(config.seed)
+        self.random = torch.Generator().manual_seed(seed_of(config.seed, Stream.LATENTS))
+        self.data_random = torch.Generator().manual_seed(seed_of(config.seed, Stream.DATA))
+        torch.manual_seed(seed_of(config.seed, Stream.NOISE))
         self.config, self.images, self.labels, self.count = config, images, labels, 0
 
     def step(self):
@@ -36,7 +39,7 @@ class BareTraining:
         config = self.config
         d_losses = []
         for _ in range(config.discriminator_steps):
-            chosen = torch.randint(len(self.images), (config.batch_size,), generator=self.random)
+            chosen = torch.randint(len(self.images), (config.batch_size,), generator=self.data_random)
             real = self.images[chosen].float() / 127.5 - 1
             y = () if self.labels is None else (self.labels[chosen],)
             fake = self.generator(torch.randn(config.batch_size, config.latent_dim, generator=self.random), *y)

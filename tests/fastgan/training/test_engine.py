@@ -7,6 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastgan.data.sources import ResidentImages
 from fastgan.losses import LOSSES, get_loss
+from fastgan.seeds import Stream, seed_of
+from fastgan.training import engine as engine_module
 from fastgan.training.config import SettingsError
 from fastgan.training.engine import Engine
 
@@ -126,6 +128,18 @@ def test_the_seed_decides_everything(tiny, images):
 
     assert torch.equal(trained(), trained())
     assert not torch.equal(trained(), trained(seed=4))
+
+
+def test_weights_images_latents_and_noise_have_streams_of_their_own(tiny, images, monkeypatch):
+    """Generators of one kind that are seeded alike draw alike: the first latents were the first weights."""
+    seeds = []
+    build = engine_module.build
+    monkeypatch.setattr(engine_module, "build", lambda *args: (seeds.append(torch.initial_seed()), build(*args))[1])
+    for seed in (3, 4):
+        engine = Engine(tiny(seed=seed), ResidentImages(images, None, CPU), CPU)
+        seeds += [engine.random.initial_seed(), engine.data_random.initial_seed(), torch.initial_seed()]
+    seeds += [3, 4, seed_of(3, Stream.SAMPLES), seed_of(4, Stream.SAMPLES)]
+    assert len(set(seeds)) == len(seeds) == 12
 
 
 def test_a_state_that_is_loaded_goes_on_exactly(tiny):

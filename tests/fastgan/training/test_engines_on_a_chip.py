@@ -69,7 +69,7 @@ def state_of(engine):
         scaler.scale(torch.ones((), device=engine.device))  # makes what it keeps
         tensors += [scaler._scale, scaler._growth_tracker]
     sums = [engine.loss_sums, *engine.statistics.tensors().values(), engine.iteration.watch.moments()]
-    return tensors + sums, [engine.random, torch.default_generator]
+    return tensors + sums, [engine.random, engine.data_random, torch.default_generator]
 
 
 class Streamed(ResidentImages):

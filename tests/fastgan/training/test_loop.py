@@ -12,8 +12,9 @@ from PIL import Image
 from fastgan.data import DataError
 from fastgan.sampling import draw_latents, image_grid, render
 from fastgan.training import health, loop
-from fastgan.training.checkpoints import CheckpointError, latest_checkpoint, load_averaged_generator
-from fastgan.training.config import SettingsError, TrainingConfig, load_preset, load_settings, preset_names
+from fastgan.training.assembly import make_engine
+from fastgan.training.checkpoints import CheckpointError, latest_checkpoint, load_averaged_generator, save_checkpoint
+from fastgan.training.config import SettingsError, TrainingConfig, load_preset, load_settings, preset_names, to_toml
 from fastgan.training.engine import Engine
 from fastgan.training.loop import NonFiniteError, resume_run, start_run
 
@@ -439,6 +440,19 @@ def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(tmp_path, 
     assert (tmp_path / "config.toml").read_text() == settings.replace("steps = 12", "steps = 16", 1)
     straight_on = straight(tiny(steps=16), console)
     assert checkpoint_bytes(tmp_path, 16) == checkpoint_bytes(straight_on, 16)
+
+
+def test_a_checkpoint_from_before_images_had_a_stream_of_their_own_goes_on(tmp_path, tiny, console):
+    """It has one stream for images and latents, in which the run goes on drawing latents."""
+    engine = make_engine(tiny())
+    tensors = engine.tensors()
+    del tensors["training"]["random.data"]
+    (tmp_path / "config.toml").write_text(to_toml(tiny()))
+    save_checkpoint(tmp_path, 0, tensors, engine.state())
+    assert resume_run(tmp_path, console=console) is None
+    run = tmp_path / "straight"
+    start_run(tiny(), run, console=console)
+    assert checkpoint_bytes(tmp_path, 12)["generator.safetensors"] == checkpoint_bytes(run, 12)["generator.safetensors"]
 
 
 def test_the_penalty_is_reported(tmp_path, tiny, console):

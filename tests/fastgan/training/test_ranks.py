@@ -123,7 +123,7 @@ def saved_and_loaded(ranks, config, images):
 def test_a_state_of_two_ranks_goes_on_exactly(tiny):
     data = torch.randint(0, 256, (20, 1, 28, 28), dtype=torch.uint8)
     for weights, names in on_ranks(2, saved_and_loaded, tiny(resolution=28), data):
-        assert names == ["random.cpu.0", "random.cpu.1", "random.device"]
+        assert names == ["random.cpu.0", "random.cpu.1", "random.data", "random.device"]
         assert all((a == b).all() for a, b in zip(*weights, strict=True))
 
 

@@ -9,6 +9,7 @@ from fastgan import regularizers
 from fastgan.data.sources import ResidentImages
 from fastgan.nn import MinibatchDiscrimination, MinibatchStdDev, spectral_norm_
 from fastgan.regularizers import REGULARIZERS
+from fastgan.seeds import Stream, seed_of
 from fastgan.training import building, iteration
 from fastgan.training.config import SettingsError, describe_settings
 from fastgan.training.engine import Engine
@@ -65,8 +66,10 @@ def test_a_penalty_adds_its_gradient_to_the_discriminators_and_nothing_to_the_ge
     engine.step()
 
     # The same step by hand: what it draws, the loss, and the penalty of the same points.
-    random = torch.Generator().manual_seed(engine.config.seed)
-    real = images[torch.randint(len(images), (6,), generator=random)].float() / 127.5 - 1
+    random, of_data = (
+        torch.Generator().manual_seed(seed_of(engine.config.seed, stream)) for stream in (Stream.LATENTS, Stream.DATA)
+    )
+    real = images[torch.randint(len(images), (6,), generator=of_data)].float() / 127.5 - 1
     fake = generator(torch.randn(6, 8, generator=random)).detach()
     torch.set_rng_state(drawn)
     engine.objective.loss.discriminator(discriminator(real), discriminator(fake)).backward()
