@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from rich.console import Console
 from torch import Tensor
@@ -36,6 +36,8 @@ from fastgan.training.reporting import Reporter, SilentReporter
 from fastgan.training.resuming import altered_settings, kept_settings, require_data, restore
 from fastgan.training.retention import drop_checkpoints, set_aside_after
 from fastgan.training.signals import StopSignals, exiting_on_sigterm
+
+T = TypeVar("T")
 
 _CONFIG_FILE = "config.toml"
 _NON_FINITE = "non_finite"
@@ -78,25 +80,37 @@ def start_run(
         SettingsError, DataError, CheckpointError: for what cannot be trained; one sentence, before anything is written.
         NonFiniteError, WriteError: see :func:`resume_run`.
     """
-    if latest_checkpoint(run) is not None:
-        if has_restarted():
-            return resume_run(run, console=console)
-        raise CheckpointError(
-            f"run {str(run)!r} has a checkpoint already; go on with {resume_command(run)!r}, or give another --out"
-        )
     with contextlib.ExitStack() as stack:
         with exiting_on_sigterm():
+            ranks = stack.enter_context(Ranks.of_environment())
+            begun = ranks.of_first(lambda: _has_begun(run))
+        if begun:
+            return _resume(ranks, stack, run, None, console)
+        with exiting_on_sigterm():
             device = resolve_device(config.device)
-            ranks = stack.enter_context(Ranks.of_environment(device))
+            ranks.use(device)
             if largest_batch:
                 config = dataclasses.replace(config, batch_size=find_largest_batch(config, device, ranks))
             engine = make_engine(config, ranks)
             stack.callback(engine.source.close)
-            tracker = FidTracker(config, engine.device)
-        if ranks.is_first:
-            _prepare_folder(config, run)
-        ranks.wait()
-        return _train(engine, tracker, run, console)
+            tracker = ranks.by_first(lambda: FidTracker(config, device))
+        ranks.by_first(lambda: _prepare_folder(config, run))
+        return _train(engine, tracker, run, console, saved=None)
+
+
+def _has_begun(run: Path) -> bool:
+    """Whether the run is to go on from a checkpoint, as the ranks do that torchrun starts again.
+
+    Raises:
+        CheckpointError: where there is one and nothing was started again; one sentence.
+    """
+    if latest_checkpoint(run) is None:
+        return False
+    if has_restarted():
+        return True
+    raise CheckpointError(
+        f"run {str(run)!r} has a checkpoint already; go on with {resume_command(run)!r}, or give another --out"
+    )
 
 
 def _prepare_folder(config: TrainingConfig, run: Path) -> None:
@@ -134,41 +148,69 @@ def resume_run(run: Path, *, steps: int | None = None, console: Console) -> sign
         WriteError: when the disk is full, or does not take what is written for another reason. The checkpoints from
             before are whole, and what there is of another is removed.
     """
+    with contextlib.ExitStack() as stack:
+        with exiting_on_sigterm():
+            ranks = stack.enter_context(Ranks.of_environment())
+        return _resume(ranks, stack, run, steps, console)
 
+
+def _resume(
+    ranks: Ranks, stack: contextlib.ExitStack, run: Path, steps: int | None, console: Console
+) -> signal.Signals | None:
     def warn(sentence: str) -> None:
         console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False)
 
-    with contextlib.ExitStack() as stack:
-        with exiting_on_sigterm():
-            checkpoint, state = find_checkpoint(run, warn=warn)
-            config = TrainingConfig.from_mapping(load_settings(run / _CONFIG_FILE), source=str(run / _CONFIG_FILE))
-            require_data(run, config.data)
-            if steps is not None:
-                config = dataclasses.replace(config, steps=steps)
-            ranks = stack.enter_context(Ranks.of_environment(resolve_device(config.device)))
-            engine = make_engine(config, ranks)
-            stack.callback(engine.source.close)
-            restore(engine, checkpoint, state)
-            tracker = FidTracker(config, engine.device, _best_of(checkpoint, state))
-        if altered := altered_settings(config, state):
-            warn(f"{run / _CONFIG_FILE} was altered and is followed from here on: {', '.join(altered)}")
-        if engine.step_count > config.steps:
-            raise SettingsError(f"run {str(run)!r} is at step {engine.step_count} already, past --steps {config.steps}")
-        finished = ranks.any(engine.step_count == config.steps and not _lacks_samples(engine, run))
+    def find() -> tuple[Path, dict[str, Any], TrainingConfig]:
+        found = find_checkpoint(run, warn=warn)
+        config = TrainingConfig.from_mapping(load_settings(run / _CONFIG_FILE), source=str(run / _CONFIG_FILE))
+        require_data(run, config.data)
+        return *found, config
+
+    with exiting_on_sigterm():
+        checkpoint, state, config = ranks.of_first(find)
+        if steps is not None:
+            config = dataclasses.replace(config, steps=steps)
+        device = resolve_device(config.device)
+        ranks.use(device)
+        engine = make_engine(config, ranks)
+        stack.callback(engine.source.close)
+        restore(engine, checkpoint, state)
+        tracker = ranks.by_first(lambda: FidTracker(config, device, _best_of(checkpoint, state)))
+    if altered := altered_settings(config, state):
+        warn(f"{run / _CONFIG_FILE} was altered and is followed from here on: {', '.join(altered)}")
+    step = engine.step_count
+    if step > config.steps:
+        raise SettingsError(f"run {str(run)!r} is at step {step} already, past --steps {config.steps}")
+
+    def prepare() -> bool:
+        finished = step == config.steps and not _lacks_samples(engine, run)
+        for damaged in set_aside_after(run, step):
+            console.print(f"The damaged checkpoint is kept as {damaged}", highlight=False, markup=False)
+        _drop_checkpoints(tracker, config, run)  # which may have been cut short
+        if not finished:
+            _write_config(config, run)
+        return finished
+
+    if _of_first(ranks, run, prepare):
+        console.print(f"The run is at its last step, {config.steps}; train on with --steps and a larger number.")
+        return None
+    return _train(engine, tracker, run, console, saved=step)
+
+
+def _of_first(ranks: Ranks, run: Path, function: Callable[[], T]) -> T:
+    """As :meth:`Ranks.of_first`, of what writes in the run's folder.
+
+    Raises:
+        WriteError: where it cannot be written.
+    """
+
+    def writing() -> T:
         try:
-            if ranks.is_first:
-                for damaged in set_aside_after(run, engine.step_count):
-                    console.print(f"The damaged checkpoint is kept as {damaged}", highlight=False, markup=False)
-                _drop_checkpoints(tracker, config, run)  # which may have been cut short
-                if not finished:
-                    _write_config(config, run)
+            return function()
         except OSError as error:
-            raise _write_error(error, run) from None
-        if finished:
-            console.print(f"The run is at its last step, {config.steps}; train on with --steps and a larger number.")
-            return None
-        ranks.wait()
-        return _train(engine, tracker, run, console)
+            raise _write_error(error, run) from error
+
+    return ranks.of_first(writing)
 
 
 def resume_command(run: Path) -> str:
@@ -180,7 +222,18 @@ def _write_config(config: TrainingConfig, run: Path) -> None:
     replace_file(run / _CONFIG_FILE, to_toml(config).encode())
 
 
-def _train(engine: Engine, tracker: FidTracker, run: Path, console: Console) -> signal.Signals | None:
+def _train(
+    engine: Engine, tracker: FidTracker | None, run: Path, console: Console, *, saved: int | None
+) -> signal.Signals | None:
+    """Trains to the last step.
+
+    Args:
+        engine: of the run, at its first step or where a checkpoint left off.
+        tracker: on the first rank.
+        run: the run's folder.
+        console: where to show progress.
+        saved: the step that a checkpoint is of; None where there is none.
+    """
     config, ranks = engine.config, engine.ranks
     together = f", {ranks.world_size} ranks" if ranks.world_size > 1 else ""
     console.print(
@@ -200,12 +253,12 @@ def _train(engine: Engine, tracker: FidTracker, run: Path, console: Console) -> 
         )
     sampling = _sampling(engine)
     began = time.perf_counter()
-    saved = engine.step_count
     try:
         # Loggers may wait for a network when they begin and end; nothing is to be saved then, and signals do as usual.
         with _reporter(engine, run, console) as reporter, StopSignals() as stop:
             # A signal may have cut them short.
-            sampled = not _lacks_samples(engine, run) or _sample(engine, sampling, stop, reporter)
+            lacks_samples = _of_first(ranks, run, lambda: _lacks_samples(engine, run))
+            sampled = not lacks_samples or _sample(engine, sampling, stop, run, reporter)
             # Ranks that did not stop at one step would wait for each other for good.
             while engine.step_count < config.steps and not ranks.any(stop.received is not None):
                 engine.step()
@@ -214,15 +267,15 @@ def _train(engine: Engine, tracker: FidTracker, run: Path, console: Console) -> 
                 reporter.advance(step)
                 if step % config.log_every == 0 or last:
                     _require_finite(engine, run)
-                    if _report(engine, tracker, reporter):
+                    if _report(engine, tracker, run, reporter):
                         _save(engine, tracker, run, reporter)
                         saved = step
                 if step % config.sample_every == 0 or last:
-                    sampled = _sample(engine, sampling, stop, reporter)
+                    sampled = _sample(engine, sampling, stop, run, reporter)
                 if step % config.checkpoint_every == 0 and saved != step:
                     _save(engine, tracker, run, reporter)
                     saved = step
-            if ranks.any(saved != engine.step_count or latest_checkpoint(run) is None):
+            if saved != engine.step_count:
                 _save(engine, tracker, run, reporter)
     except OSError as error:
         raise _write_error(error, run) from error
@@ -235,7 +288,7 @@ def _train(engine: Engine, tracker: FidTracker, run: Path, console: Console) -> 
             markup=False,
         )
         return stop.received or signal.SIGTERM  # which another rank received
-    if tracker.best is not None:
+    if tracker is not None and tracker.best is not None:
         console.print(
             f"The best FID was {tracker.best.fid:.4g} at step {tracker.best.step}, whose checkpoint is kept",
             highlight=False,
@@ -270,14 +323,18 @@ def _sampling(engine: Engine) -> _Sampling:
     return _Sampling(lambda: render(engine.averaged.module, latents, labels), columns)
 
 
-def _sample(engine: Engine, sampling: _Sampling, stop: StopSignals, reporter: Reporter | SilentReporter) -> bool:
-    """Draws samples, on the first rank, and tells whether no signal came first."""
-    if not engine.ranks.is_first:
-        return True
-    images = stop.cut_short(sampling.render)
-    if images is not None:
-        reporter.samples(engine.step_count, images, columns=sampling.columns)
-    return images is not None
+def _sample(
+    engine: Engine, sampling: _Sampling, stop: StopSignals, run: Path, reporter: Reporter | SilentReporter
+) -> bool:
+    """Draws samples, on the first rank, and tells all of them whether no signal came to it first."""
+
+    def draw() -> bool:
+        images = stop.cut_short(sampling.render)
+        if images is not None:
+            reporter.samples(engine.step_count, images, columns=sampling.columns)
+        return images is not None
+
+    return _of_first(engine.ranks, run, draw)
 
 
 def _lacks_samples(engine: Engine, run: Path) -> bool:
@@ -318,7 +375,7 @@ def _reporter(engine: Engine, run: Path, console: Console) -> Reporter | SilentR
     )
 
 
-def _report(engine: Engine, tracker: FidTracker, reporter: Reporter | SilentReporter) -> bool:
+def _report(engine: Engine, tracker: FidTracker | None, run: Path, reporter: Reporter | SilentReporter) -> bool:
     """Reports the figures, and tells whether the FID, where it is due, is the best so far; alike on all ranks."""
     step = engine.step_count
     engine.agree()
@@ -326,12 +383,15 @@ def _report(engine: Engine, tracker: FidTracker, reporter: Reporter | SilentRepo
     history, findings = judge(engine.history, reading, engine.config.loss)
     figures = engine.mean_losses() | engine.health_figures(reading)
     every = engine.config.evaluate_every
-    improved = False
-    if every and step % every == 0:
-        if engine.ranks.is_first:
+
+    def report() -> bool:
+        improved = False
+        if every and step % every == 0:
             figures["fid"], improved = tracker.measure(engine.averaged.module, step)
-        improved = engine.ranks.any(improved)
-    reporter.report(step, figures, findings, num_images=engine.num_images)
+        reporter.report(step, figures, findings, num_images=engine.num_images)
+        return improved
+
+    improved = _of_first(engine.ranks, run, report)
     # The last report may cut an interval short; its sums stay, for a run that goes on with more steps.
     if step % engine.config.log_every == 0:
         engine.reset_losses()
@@ -346,18 +406,20 @@ def _best_of(checkpoint: Path, state: dict[str, Any]) -> Best | None:
         raise misfit(checkpoint, error) from None
 
 
-def _save(engine: Engine, tracker: FidTracker, run: Path, reporter: Reporter | SilentReporter) -> None:
+def _save(engine: Engine, tracker: FidTracker | None, run: Path, reporter: Reporter | SilentReporter) -> None:
     _require_finite(engine, run)
     engine.agree()
     tensors = engine.tensors()
-    if not engine.ranks.is_first:
-        return
-    reporter.sync()
-    state = engine.state() | {"settings": kept_settings(engine.config)}
-    if tracker.best is not None:
-        state["best"] = tracker.best._asdict()
-    save_checkpoint(run, engine.step_count, tensors, state)
-    _drop_checkpoints(tracker, engine.config, run)
+
+    def save() -> None:
+        reporter.sync()
+        state = engine.state() | {"settings": kept_settings(engine.config)}
+        if tracker.best is not None:
+            state["best"] = tracker.best._asdict()
+        save_checkpoint(run, engine.step_count, tensors, state)
+        _drop_checkpoints(tracker, engine.config, run)
+
+    _of_first(engine.ranks, run, save)
 
 
 def _drop_checkpoints(tracker: FidTracker, config: TrainingConfig, run: Path) -> None:
@@ -379,16 +441,19 @@ def _require_finite(engine: Engine, run: Path) -> None:
     bad = engine.first_non_finite()
     if bad is None:
         return
-    checkpoint = latest_checkpoint(run)
-    kept = f"the latest checkpoint, {checkpoint}, is from before" if checkpoint else "no checkpoint was written"
-    tensors, saved = engine.tensors(), run / _NON_FINITE / str(engine.step_count)
-    if engine.ranks.is_first:
+    tensors = engine.tensors()
+
+    def end() -> None:
+        checkpoint = latest_checkpoint(run)
+        kept = f"the latest checkpoint, {checkpoint}, is from before" if checkpoint else "no checkpoint was written"
+        saved = run / _NON_FINITE / str(engine.step_count)
         shutil.rmtree(saved, ignore_errors=True)
         state = engine.state() | {"first_non_finite": bad._asdict()}
         save_checkpoint(run, engine.step_count, tensors, state, folder=_NON_FINITE)
-    engine.ranks.wait()
-    finding = non_finite_values(*bad)
-    raise NonFiniteError(
-        f"{finding.name}: {finding.evidence}; the state at step {engine.step_count} is in {saved}, to be looked at; "
-        f"{kept}; try {finding.remedy}"
-    )
+        finding = non_finite_values(*bad)
+        raise NonFiniteError(
+            f"{finding.name}: {finding.evidence}; the state at step {engine.step_count} is in {saved}, to be looked "
+            f"at; {kept}; try {finding.remedy}"
+        )
+
+    _of_first(engine.ranks, run, end)

@@ -215,11 +215,6 @@ class SilentReporter:
     def advance(self, step: int) -> None:
         """Called after every step."""
 
-    def report(
-        self, step: int, figures: dict[str, float], findings: Sequence[Finding] = (), *, num_images: int
-    ) -> None:
-        """Called with what :class:`Reporter` writes."""
-
 
 def _drop_rows_after(path: Path, step: int, *, every: int, last: int) -> None:
     """Keeps the rows that a run without interruption would have at ``step``; a last line cut short goes too."""

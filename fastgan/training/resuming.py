@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,10 @@ def restore(engine: Engine, checkpoint: Path, state: dict[str, Any]) -> None:
         if state["architecture"] != engine.architecture:
             engine.load({}, state)  # which says what differs, before a tensor is read
         _require_state(engine.state(), state)
-        tensors = {group: load_tensors(checkpoint, group, most_bytes=most_bytes) for group in expected}
+        tensors = {
+            group: engine.ranks.of_first(partial(load_tensors, checkpoint, group, most_bytes=most_bytes))
+            for group in expected
+        }
         # Older checkpoints have one stream for images and latents: latents go on with it, images begin their own.
         tensors["training"].setdefault("random.data", expected["training"]["random.data"])
         engine.load(tensors, state)

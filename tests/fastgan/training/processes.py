@@ -63,7 +63,7 @@ def on_ranks(world_size, function, *args):
 
 
 def _joined(function, args):
-    with Ranks.of_environment(torch.device("cpu")) as ranks:
+    with Ranks.of_environment() as ranks:
         result = function(ranks, *args)
         ranks.wait()
     return result

@@ -1,5 +1,6 @@
 """Whole runs on two ranks: one folder, written by the first; stopped, resumed and restarted together."""
 
+import errno
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +17,11 @@ import torch
 from processes import in_processes
 from rich.console import Console
 
-from fastgan.training.checkpoints import latest_checkpoint, load_tensors
+from fastgan.errors import InputError
+from fastgan.training import loop
+from fastgan.training.checkpoints import latest_checkpoint, load_tensors, save_checkpoint
 from fastgan.training.engine import Engine
-from fastgan.training.loop import resume_run, start_run
+from fastgan.training.loop import EndedError, resume_run, start_run
 
 
 def run_of(config, run, action=None):
@@ -48,7 +52,8 @@ def config(tiny, tmp_path):
     np.save(tmp_path / "images.npy", images)
 
     def make(**settings):
-        return tiny(model="plain", data=str(tmp_path / "images.npy"), checkpoint_every=6, log_every=3, **settings)
+        own = {"model": "plain", "data": str(tmp_path / "images.npy"), "checkpoint_every": 6, "log_every": 3}
+        return tiny(**own | settings)
 
     return make
 
@@ -69,6 +74,70 @@ def test_a_run_on_two_ranks_is_one_run(config, tmp_path, streamed):
     for a, b in zip(one, two, strict=True):
         assert b["discriminator_loss"] == pytest.approx(a["discriminator_loss"], rel=1e-5)
         assert b["generator_loss"] == pytest.approx(a["generator_loss"], rel=1e-5)
+
+
+def on_own_disk(function, *args):
+    """On a host of its own: the same relative paths, and nothing that the other rank wrote."""
+    folder = Path(f"host-{os.environ['RANK']}")
+    folder.mkdir(exist_ok=True)
+    os.chdir(folder)
+    return function(*args)
+
+
+def sentence_of(function, *args):
+    try:
+        function(*args)
+    except (InputError, EndedError) as error:
+        return type(error), str(error)
+
+
+@pytest.mark.parametrize("settings", [{"steps": 12, "checkpoint_every": 12}, {"evaluate_every": 3}])
+def test_hosts_need_not_share_a_disk(config, tmp_path, monkeypatch, settings):
+    """Whether a run has begun, its settings, its checkpoints and its samples are what the first rank finds."""
+    monkeypatch.chdir(tmp_path)
+    settings |= {"evaluate_features": "digits", "evaluate_count": 20}
+    run = Path("run")
+    in_processes(2, run_of, config(**settings), tmp_path / "straight")
+    results = in_processes(2, on_own_disk, run_of, config(**settings), run, interrupt_second)
+    assert [received for received, _ in results] == [signal.SIGTERM] * 2
+    refusals = in_processes(2, on_own_disk, sentence_of, run_of, config(**settings), run)
+    assert refusals[0] == refusals[1]
+    assert "has a checkpoint already" in refusals[0][1]
+    assert in_processes(2, on_own_disk, resumed, run) == [None, None]
+    assert in_processes(2, on_own_disk, resumed, run) == [None, None]  # which finds the run at its last step
+    files, _ = content(tmp_path / "host-0" / "run")
+    assert files == content(tmp_path / "straight")[0]
+    assert (tmp_path / "host-0" / "run" / "samples" / "12.png").exists()
+    assert not list((tmp_path / "host-1").iterdir())
+
+
+def slow_save(*args, **options):
+    time.sleep(0.5)
+    return save_checkpoint(*args, **options)
+
+
+@pytest.mark.parametrize("settings", [{"steps": 6}, {"steps": 6, "checkpoint_every": 100}])
+def test_the_last_step_is_saved_once_however_long_that_takes(config, tmp_path, monkeypatch, settings):
+    """Another rank that looked for the checkpoint, and did not find it yet, saved it again."""
+    monkeypatch.setattr(loop, "save_checkpoint", slow_save)
+    (received, _), _ = in_processes(2, run_of, config(**{"checkpoint_every": 6} | settings), tmp_path / "run")
+    assert received is None
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["6"]
+
+
+def full_disk(*args, **options):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("name", ["save_checkpoint", "find_checkpoint"])
+def test_what_fails_on_the_first_rank_ends_all_with_its_sentence(config, tmp_path, monkeypatch, name):
+    if name == "find_checkpoint":
+        results = in_processes(2, on_own_disk, sentence_of, resumed, tmp_path / "no-run")
+    else:
+        monkeypatch.setattr(loop, name, full_disk)
+        results = in_processes(2, on_own_disk, sentence_of, run_of, config(), tmp_path / "run")
+    assert results[0] == results[1]
+    assert "No space left" in results[0][1] or "is not there" in results[0][1]
 
 
 def interrupt_second(engine):
