@@ -9,11 +9,12 @@ from fastgan.data.augment import check_policy, diff_augment, parse_policy
 from fastgan.data.sources import ImageSource
 from fastgan.losses import Loss, get_loss
 from fastgan.models import build_networks
-from fastgan.nn import spectral_norm_
+from fastgan.nn import MinibatchStdDev, spectral_norm_
 from fastgan.nn.spectral_norm import SpectralNorm
 from fastgan.regularizers import Regularizer, find_batch_norm, get_regularizer
 from fastgan.training.config import SettingsError, TrainingConfig
 from fastgan.training.objectives import Augment, no_augmentation
+from fastgan_kernels.reference import group_of
 
 
 class Built(NamedTuple):
@@ -90,6 +91,43 @@ def _regularizer(config: TrainingConfig, discriminator: nn.Module) -> Regularize
             "regularizer 'none'"
         )
     return regularizer
+
+
+def check_groups(discriminator: nn.Module, batch_sizes: list[int], num_parts: int) -> list[str]:
+    """Looks at the groups that layers of minibatch standard deviation form of the part of a batch that they see.
+
+    A group of one has no deviation: the channel is constant, and the discriminator cannot see a collapsed batch, which
+    is what the layer is for. Smaller groups than set have one, of fewer samples: another statistic, which works.
+
+    Args:
+        discriminator: with such layers or without.
+        batch_sizes: of all ranks together, at each resolution.
+        num_parts: that a batch is divided into, by ranks and by ``accumulate``.
+
+    Returns:
+        A sentence for each size of which groups are smaller than set.
+
+    Raises:
+        SettingsError: where they are of one; one sentence.
+    """
+    notes = []
+    for layer in [module for module in discriminator.modules() if isinstance(module, MinibatchStdDev)]:
+        for size in sorted(set(batch_sizes)):
+            part, wanted = size // num_parts, layer.group_size
+            found = group_of(part, wanted)
+            if found == wanted:
+                continue
+            of_batch = f"a batch of {size}" + (
+                f" in {num_parts} parts (ranks times accumulate)" if num_parts > 1 else ""
+            )
+            cure = f"a multiple of {wanted * num_parts} gives groups of {wanted}"
+            if found == 1:
+                raise SettingsError(
+                    f"the minibatch standard deviation of {of_batch} would be of groups of one, and constant, as no "
+                    f"number from 2 to {wanted} divides {part}; {cure}"
+                )
+            notes.append(f"the minibatch standard deviation of {of_batch} is of groups of {found}; {cure}")
+    return notes
 
 
 def _options(config: TrainingConfig) -> dict[str, Any]:

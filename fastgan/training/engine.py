@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastgan.data.sources import ImageSource
 from fastgan.seeds import Stream, seed_of
 from fastgan.training.averaging import AveragedNetwork
-from fastgan.training.building import build
+from fastgan.training.building import build, check_groups
 from fastgan.training.config import SettingsError, TrainingConfig
 from fastgan.training.differentiation import Compiled, Differentiate, Eager
 from fastgan.training.graph import CudaRecorder, Graphs, Recorder
@@ -39,6 +39,7 @@ class Engine:
 
     Attributes:
         form: how steps run: ``eager``, ``graph`` or ``compiled``; and ``form_reason``, why.
+        notes: what works otherwise than set, each in one sentence.
 
     Raises:
         SettingsError: for a model, loss or regularizer that is not there, a resolution that the model does not have,
@@ -64,6 +65,9 @@ class Engine:
         # Weights and noise draw from torch's global state, one after the other.
         torch.manual_seed(seed_of(config.seed, Stream.WEIGHTS))
         built = build(config, source)
+        num_parts = ranks.world_size * config.accumulate
+        sizes = [stage.batch_size for stage in self.schedule.of_resolution.values()]
+        self.notes = check_groups(built.discriminator, sizes, num_parts)
         self.config = config
         self.device = device
         self.source = source

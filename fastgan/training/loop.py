@@ -244,6 +244,8 @@ def _train(
     )
     for note in (engine.source.note, f"Steps run in form {engine.form!r}: {engine.form_reason}"):
         console.print(note, style="dim", highlight=False, markup=False)
+    for note in engine.notes:
+        console.print(f"note: {note}", style="dim", highlight=False, markup=False)
     _note_early_end(engine, console)
     if balance := engine.objective.loss.balance():
         console.print(

@@ -141,6 +141,14 @@ def refused(ranks, config, images):
     return str(refusal.value)
 
 
+def test_groups_of_one_on_each_rank_are_refused(tiny, images):
+    (sentence, _) = on_ranks(2, refused, tiny(batch_size=10, minibatch="stddev"), images)
+    assert sentence == (
+        "the minibatch standard deviation of a batch of 10 in 2 parts (ranks times accumulate) would be of groups of "
+        "one, and constant, as no number from 2 to 4 divides 5; a multiple of 8 gives groups of 4"
+    )
+
+
 def test_a_batch_that_ranks_cannot_share_is_refused(tiny, images):
     (sentence, _) = on_ranks(2, refused, tiny(batch_size=7), images)
     assert sentence == (

@@ -206,6 +206,38 @@ def test_a_minibatch_layer_is_in_the_discriminator_alone(tiny, images, setting, 
 
 
 @pytest.mark.parametrize(
+    ("settings", "part", "divisor", "cure"),
+    [
+        ({"minibatch": "stddev", "batch_size": 7}, "a batch of 7", 7, 4),
+        ({"minibatch": "stddev", "batch_size": 22, "accumulate": 2}, "a batch of 22 in 2 parts", 11, 8),
+        ({"model": "stylegan", "grow_from": 8, "batch_sizes": "8:5", "batch_size": 8}, "a batch of 5", 5, 4),
+    ],
+)
+def test_groups_of_one_are_refused(tiny, images, settings, part, divisor, cure):
+    """Their deviation is constant, where the layer is to show the discriminator a collapsed batch."""
+    with pytest.raises(SettingsError) as refusal:
+        Engine(tiny(**settings), ResidentImages(images, None, CPU), CPU)
+    sentence = str(refusal.value)
+    assert sentence.startswith(f"the minibatch standard deviation of {part}")
+    assert f"no number from 2 to 4 divides {divisor}; a multiple of {cure} gives groups of 4" in sentence
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({"batch_size": 8}, None),
+        ({"batch_size": 6}, 3),
+        ({"batch_size": 8, "accumulate": 4}, 2),
+        ({"batch_size": 2}, 2),
+    ],
+)
+def test_smaller_groups_than_set_are_told(tiny, images, settings, found):
+    engine = Engine(tiny(minibatch="stddev", **settings), ResidentImages(images, None, CPU), CPU)
+    assert [f"is of groups of {found}; a multiple of" in note for note in engine.notes] == ([True] if found else [])
+    assert Engine(tiny(**settings), ResidentImages(images, None, CPU), CPU).notes == []
+
+
+@pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         ({"model": "vanilla", "minibatch": "stddev"}, "model vanilla has no option 'minibatch'"),
