@@ -1,7 +1,9 @@
-"""Trains small runs in processes that are killed, again and again; called with a folder, a number of kills and a seed.
+"""Trains small runs in processes that are killed, again and again.
+
+Called with a folder, a number of kills for each run, a seed, and which of the switches each model is trained with.
 
 torch takes seconds to import, so a process that has it, and has trained once, forks the others. It has no thread but
-its first: torch has one on the CPU, with OMP_NUM_THREADS=1 and no GPU in sight. Prints a line of JSON for each model:
+its first: torch has one on the CPU, with OMP_NUM_THREADS=1 and no GPU in sight. Prints a line of JSON for each run:
 how many kills hit a checkpoint half written, and what differs at the end from a run that was never interrupted.
 """
 
@@ -30,13 +32,18 @@ MODELS = {
     "wgan-gp": {"discriminator_steps": 2},
     "stylegan": {"grow_stable_steps": 8, "grow_fade_steps": 8, "batch_sizes": "8:6"},
 }
-
+SWITCHES = {
+    "plain": {},
+    "channels_last": {"channels_last": True},
+    "bfloat16": {"precision": "bfloat16"},
+    "fid": {"evaluate_every": 4, "evaluate_count": 32},
+}
 
 TOUCHES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 
 
-def config_of(model):
-    return TrainingConfig.from_mapping(load_preset(model) | TINY | MODELS[model])
+def config_of(model, switch):
+    return TrainingConfig.from_mapping(load_preset(model) | TINY | MODELS[model] | SWITCHES[switch])
 
 
 def train(run, config):
@@ -100,8 +107,8 @@ def partials(run):
     return {path.stat().st_ino for path in run.glob("checkpoints/.*.partial")}
 
 
-def torment(folder, model, num_kills, rng):
-    config = config_of(model)
+def torment(folder, model, switch, num_kills, rng):
+    config = config_of(model, switch)
     straight = folder / model
     train(straight, config)
     assert threading.active_count() == 1
@@ -131,10 +138,13 @@ def torment(folder, model, num_kills, rng):
             kills += 1
             half_written += bool(partials(run) - left)
         differ += differences(run, straight)
-    return {"model": model, "kills": kills, "half_written": half_written, "runs": num_runs, "differ": differ}
+    counts = {"kills": kills, "half_written": half_written, "runs": num_runs}
+    return {"model": model, "switch": switch, **counts, "differ": differ}
 
 
 if __name__ == "__main__":
-    for name in MODELS:
-        result = torment(Path(sys.argv[1]), name, int(sys.argv[2]), random.Random(f"{name} {sys.argv[3]}"))
-        print(json.dumps(result), flush=True)
+    where, kills, seed, *switches = sys.argv[1:]
+    for switch in switches:
+        for model in MODELS:
+            rng = random.Random(f"{model} {switch} {seed}")
+            print(json.dumps(torment(Path(where) / switch, model, switch, int(kills), rng)), flush=True)

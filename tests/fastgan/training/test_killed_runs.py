@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
+JUDGED = [
+    pytest.param(25, switch, marks=pytest.mark.judged) for switch in ("plain", "channels_last", "bfloat16", "fid")
+]
 
-@pytest.mark.parametrize("num_kills", [6, pytest.param(25, marks=pytest.mark.judged)])
-def test_runs_that_are_killed_end_as_ones_never_interrupted(tmp_path, num_kills):
+
+@pytest.mark.parametrize(("num_kills", "switch"), [(6, "plain"), *JUDGED])
+def test_runs_that_are_killed_end_as_ones_never_interrupted(tmp_path, num_kills, switch):
     """Weights, averages, optimizers, log and samples, after SIGKILL at moments that the clock and the disk choose."""
-    command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(tmp_path), str(num_kills), "0"]
+    command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(tmp_path), str(num_kills), "0", switch]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(sys.path),
         "OMP_NUM_THREADS": "1",
