@@ -69,7 +69,7 @@ def test_a_generator_is_too_strong_for_a_frozen_discriminator():
 
 
 def test_gradients_vanish_behind_a_saturated_sigmoid(digits):
-    ever, last = findings_of(digits, 350, loss="minimax", discriminator_lr=50 * 2e-4)
+    ever, last = findings_of(digits, 350, loss="minimax", discriminator_lr=100 * 2e-4)
     assert ever == last == {DISCRIMINATOR_TOO_STRONG, VANISHING_GRADIENTS}
 
 
