@@ -364,17 +364,22 @@ def _note_early_end(engine: Engine, console: Console) -> None:
 
 
 def _reporter(engine: Engine, run: Path, console: Console) -> Reporter | SilentReporter:
-    if not engine.ranks.is_first:
-        return SilentReporter()
-    return Reporter(
-        run,
-        engine.config,
-        step=engine.step_count,
-        num_images=engine.num_images,
-        going_on=engine.history.going_on,
-        device=engine.device,
-        console=console,
-    )
+    reporters: list[Reporter] = []
+
+    def begin() -> None:
+        reporter = Reporter(
+            run,
+            engine.config,
+            step=engine.step_count,
+            num_images=engine.num_images,
+            going_on=engine.history.going_on,
+            device=engine.device,
+            console=console,
+        )
+        reporters.append(reporter)
+
+    _of_first(engine.ranks, run, begin)
+    return reporters[0] if reporters else SilentReporter()
 
 
 def _report(engine: Engine, tracker: FidTracker | None, run: Path, reporter: Reporter | SilentReporter) -> bool:

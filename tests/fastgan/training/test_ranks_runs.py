@@ -129,7 +129,7 @@ def full_disk(*args, **options):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("name", ["save_checkpoint", "find_checkpoint"])
+@pytest.mark.parametrize("name", ["Reporter", "save_checkpoint", "find_checkpoint"])
 def test_what_fails_on_the_first_rank_ends_all_with_its_sentence(config, tmp_path, monkeypatch, name):
     if name == "find_checkpoint":
         results = in_processes(2, on_own_disk, sentence_of, resumed, tmp_path / "no-run")
