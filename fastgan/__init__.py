@@ -1,4 +1,4 @@
-"""A performance toolkit for training generative adversarial networks."""
+"""Training of generative adversarial networks on fused Triton kernels."""
 
 __version__ = "0.1.0"
 __all__ = ["accelerate", "load_generator", "save_generator"]

@@ -14,7 +14,7 @@ def doctor() -> int:
     from triton import knobs
 
     import fastgan_kernels
-    from fastgan_kernels.backend import op_names
+    from fastgan_kernels.backend import lacking_for_launches, op_names
 
     console = Console(soft_wrap=True)
     table = Table("what", "found", title="Software and devices")
@@ -22,6 +22,7 @@ def doctor() -> int:
     table.add_row("python", f"{platform.python_version()} on {platform.platform()}")
     table.add_row("torch", torch.__version__)
     table.add_row("triton", version("triton"))
+    table.add_row("C compiler and Python.h", lacking_for_launches() or "found")
     table.add_row("Triton's interpreter", "on (TRITON_INTERPRET is set)" if knobs.runtime.interpret else "off")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     table.add_row(

@@ -2,15 +2,23 @@
 
 import functools
 import logging
-from collections.abc import Iterator
+import os
+import shutil
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
+import triton
 from torch import Tensor
 from triton import knobs
 
 Backend = Literal["triton", "reference"]
+
+# As Triton finds it: a scheme of its own, which Debian prefers, has none.
+_HEADERS = Path(sysconfig.get_path("include", "posix_prefix"))
 
 _logger = logging.getLogger("fastgan_kernels")
 
@@ -30,7 +38,7 @@ def use_backend(backend: Literal["auto", "triton", "reference"]) -> Iterator[Non
     """Chooses the implementation of every op within the ``with`` block, in all threads.
 
     Args:
-        backend: ``"auto"`` takes Triton on GPUs that it supports and the reference elsewhere; ``"reference"`` is plain
+        backend: ``"auto"`` takes Triton on GPUs where it starts and the reference elsewhere; ``"reference"`` is plain
             torch; ``"triton"`` insists on the kernels, and on the CPU runs them in Triton's interpreter, which needs
             ``TRITON_INTERPRET=1`` in the environment before the first import. ``torch.func`` (``grad``, ``vmap``,
             ``jvp`` ...) and forward-mode differentiation run in plain torch, and under ``"triton"`` not at all.
@@ -121,7 +129,7 @@ def _why_not_triton(device_type: str, device_index: int | None, *, interpret: bo
         hint = " (its interpreter needs TRITON_INTERPRET=1 before the import)" if interpret else ""
         return f"Triton has no kernels for the CPU{hint}"
     if device_type != "cuda":
-        return f"the kernels are tested on NVIDIA and AMD GPUs, not on {device_type} devices"
+        return f"the kernels are made for NVIDIA and AMD GPUs, not for {device_type} devices"
     if torch.version.hip is None:
         capability = torch.cuda.get_device_capability(device_index)
         if capability < (8, 0):
@@ -129,6 +137,46 @@ def _why_not_triton(device_type: str, device_index: int | None, *, interpret: bo
                 f"Triton needs compute capability 8.0, and the {_gpu_name(device_index)} has "
                 f"{capability[0]}.{capability[1]}"
             )
+    return _why_triton_cannot_start(lacking_for_launches())
+
+
+def lacking_for_launches(
+    environment: Mapping[str, str] = os.environ,
+    which: Callable[[str], str | None] = shutil.which,
+    headers: Path = _HEADERS,
+) -> str | None:
+    """Says which of the tools is missing with which Triton builds its launcher, in C, at the first launch on a machine.
+
+    Args:
+        environment: its variable CC names the compiler; without it Triton takes gcc or clang.
+        which: the path of a program, or None.
+        headers: the folder of Python's headers.
+
+    Returns:
+        A sentence with the remedy; None where all is there.
+    """
+    cc = environment.get("CC")
+    if cc is not None and which(cc) is None:
+        return f"Triton needs a C compiler, and there is no {cc!r}, which the environment variable CC names: correct it"
+    if cc is None and not any(map(which, ("gcc", "clang"))):
+        return "Triton needs a C compiler, and there is no gcc and no clang: install one, or name one in CC"
+    if not (headers / "Python.h").is_file():
+        return (
+            f"Triton needs Python's C headers, and there is no {headers / 'Python.h'}: install them (the package is "
+            "often called python3-dev or python3-devel)"
+        )
+    return None
+
+
+def _why_triton_cannot_start(lacking: str | None) -> str | None:
+    """Starts Triton's driver; says why not where it fails, as the first launch would."""
+    # Triton 3.6 compiles for every new signature; from 3.7 on what was compiled once, into its cache, serves them all.
+    if lacking and triton.__version__.startswith("3.6."):
+        return lacking
+    try:
+        _ = triton.runtime.driver.active
+    except Exception as error:  # of many kinds: a compiler, a linker and the GPU's driver are behind it
+        return lacking or f"Triton cannot start: {error}".partition("\n")[0]
     return None
 
 

@@ -280,6 +280,13 @@ def test_doctor_tells_versions_devices_and_the_backend_of_each_op(fastgan):
         assert re.search(rf"{op}\W+cpu\W+{choice.backend}\W+{re.escape(choice.reason)}", out)
 
 
+def test_doctor_looks_for_the_compiler_that_triton_needs(fastgan, monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    code, out, _ = fastgan("doctor")
+    assert code == 0
+    assert re.search(r"C compiler and Python\.h\W+Triton needs a C compiler, and there is no 'no-such-compiler'", out)
+
+
 def start(run, *args):
     """Starts ``python -m fastgan train`` in a process of its own and waits until it has reported a step."""
     process = subprocess.Popen(

@@ -1,10 +1,13 @@
 import logging
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+import triton
 
 from fastgan_kernels import adain, backend, backend_of, bias_act, reference, use_backend
 
@@ -46,11 +49,9 @@ def test_unknown_names_are_refused():
 def test_devices_without_kernels_run_the_reference_or_refuse():
     x = torch.zeros(2, 3, device="meta")
     with use_backend("auto"):
-        assert "not on meta devices" in backend_of("bias_act", x).reason
+        assert "not for meta devices" in backend_of("bias_act", x).reason
         assert bias_act(x).device.type == "meta"
-    with pytest.raises(
-        RuntimeError, match=r"use_backend\('triton'\) cannot run here: the kernels are tested on NVIDIA"
-    ):
+    with pytest.raises(RuntimeError, match=r"use_backend\('triton'\) cannot run here: the kernels are made for NVIDIA"):
         bias_act(x)
 
 
@@ -89,3 +90,66 @@ def test_without_the_interpreter_triton_on_the_cpu_is_refused_with_the_remedy():
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert "TRITON_INTERPRET=1 before the import" in output.stdout
+
+
+@pytest.mark.parametrize(
+    ("cc", "programs", "header", "lacking"),
+    [
+        (None, ["gcc"], "Python.h", None),
+        (None, ["clang"], "Python.h", None),
+        ("icx", ["icx"], "Python.h", None),
+        (None, ["cc"], "Python.h", "there is no gcc and no clang: install one, or name one in CC"),
+        ("icx", ["gcc"], "Python.h", "there is no 'icx', which the environment variable CC names"),
+        ("", ["gcc"], "Python.h", "there is no '', which the environment variable CC names"),
+        (None, ["gcc"], "abstract.h", "there is no .*/Python.h: install them .*python3-dev"),
+    ],
+)
+def test_what_triton_needs_for_its_launcher(
+    cc: str | None, programs: list[str], header: str, lacking: str | None, tmp_path: Path
+):
+    (tmp_path / header).touch()
+    environment = {} if cc is None else {"CC": cc}
+    found = backend.lacking_for_launches(environment, {name: f"/bin/{name}" for name in programs}.get, tmp_path)
+    assert found is None if lacking is None else re.search(lacking, found)
+
+
+@pytest.fixture
+def gpu_without_a_compiler(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "H200")
+    monkeypatch.setenv("CC", "no-such-compiler")
+    for kept in (backend._choose, backend._decide_once):
+        kept.cache_clear()
+    yield
+    for kept in (backend._choose, backend._decide_once):
+        kept.cache_clear()
+
+
+@no_gpu
+@pytest.mark.usefixtures("gpu_without_a_compiler")
+def test_a_gpu_without_a_compiler_runs_the_reference_and_says_so_once(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING, logger="fastgan_kernels"):
+        assert [backend._decide("auto", "cuda", 0) for _ in range(3)] == [False] * 3
+    [record] = caplog.records
+    assert record.getMessage().startswith(
+        "fastgan ops on cuda tensors run in plain torch: Triton needs a C compiler, and there is no 'no-such-compiler'"
+    )
+    with pytest.raises(RuntimeError, match=r"use_backend\('triton'\) cannot run here: Triton needs a C compiler"):
+        backend._decide("triton", "cuda", 0)
+
+
+@no_gpu
+@pytest.mark.usefixtures("gpu_without_a_compiler")
+@pytest.mark.parametrize(("version", "triton_runs"), [("3.6.0", False), ("3.7.1", True), ("3.8.0", True)])
+def test_what_triton_compiled_before_needs_no_compiler(
+    monkeypatch: pytest.MonkeyPatch, version: str, triton_runs: bool
+):
+    """But in Triton 3.6, which compiles a launcher for each signature of a kernel."""
+    monkeypatch.setattr(triton, "__version__", version)
+    monkeypatch.setattr(triton.runtime.driver, "_active", object())
+    assert backend._decide("auto", "cuda", 0) == triton_runs
+
+
+@no_gpu
+def test_a_driver_that_does_not_start_is_no_silent_fallback():
+    assert backend._why_triton_cannot_start(None).startswith("Triton cannot start: 0 active drivers")
