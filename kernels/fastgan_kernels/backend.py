@@ -8,7 +8,7 @@ import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import triton
@@ -182,3 +182,23 @@ def _why_triton_cannot_start(lacking: str | None) -> str | None:
 
 def _gpu_name(device_index: int | None) -> str:
     return torch.cuda.get_device_name(device_index)
+
+
+def _let_the_interpreter_count() -> None:
+    """Lets kernels loop up to a number from memory where Triton 3.6 meets numpy 2.5.
+
+    That interpreter converts it by ``int(array)``, which numpy 2.5 takes of arrays without a dimension only.
+    """
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang_tensor
+
+    def patch_tensor(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patch_tensor
+
+
+if knobs.runtime.interpret and triton.__version__.startswith("3.6."):
+    _let_the_interpreter_count()
