@@ -21,14 +21,15 @@ def test_without_torch_fidelity_it_is_told_what_to_install(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    extractor = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3").FeatureExtractorInceptionV3
+def weights(torch_fidelity, tmp_path_factory):
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
     path = tmp_path_factory.mktemp("inception") / "weights.pth"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *a, **k: {})
-        patch.setattr(extractor, "load_state_dict", lambda self, state: None)
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
         torch.manual_seed(0)
-        network = extractor("inception-v3-compat", ["2048"])
+        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
     torch.save(network.state_dict(), path)
     return path
 
@@ -68,8 +69,7 @@ def test_files_that_are_no_weights_are_refused(weights, tmp_path, capsys):
     assert "this ran" not in capsys.readouterr().out
 
 
-def test_a_download_that_fails_is_told(monkeypatch):
-    pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+def test_a_download_that_fails_is_told(torch_fidelity, monkeypatch):
     from urllib.error import URLError
 
     def fail(*args, **kwargs):

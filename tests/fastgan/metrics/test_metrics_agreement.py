@@ -18,11 +18,9 @@ def _sets():
     return real.values.double(), other.values.double(), other.logits
 
 
-def test_as_torch_fidelity():
-    fidelity = pytest.importorskip("torch_fidelity")
+def test_as_torch_fidelity(torch_fidelity):
     from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
 
-    assert fidelity
     real, other, logits = _sets()
     fid = metric_fid.fid_statistics_to_metric(*map(metric_fid.fid_features_to_statistics, (real, other)), False)
     assert frechet_distance(real, other) == pytest.approx(fid["frechet_inception_distance"], rel=1e-6)
@@ -37,9 +35,8 @@ def test_as_torch_fidelity():
     assert inception_score(logits) == pytest.approx(isc["inception_score_mean"], rel=1e-6)
 
 
-def test_as_torchmetrics():
+def test_as_torchmetrics(torch_fidelity):
     pytest.importorskip("torchmetrics")
-    pytest.importorskip("torch_fidelity")
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     real, other, _ = _sets()
