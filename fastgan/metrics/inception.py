@@ -30,10 +30,15 @@ def load_inception(weights: Path | None, device: torch.device) -> tuple[Callable
     """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that is of another torch.
+    except ImportError as error:
         raise MetricsError(
             f"features 'inception' need torch-fidelity, which cannot be imported ({first_line(error)}); install it "
             "with pip install 'fastgan[evaluation]', or choose other --features"
+        ) from error
+    except RuntimeError as error:
+        raise MetricsError(
+            f"features 'inception' need torch-fidelity, and its torchvision cannot be imported ({first_line(error)}); "
+            "install the torchvision of your build of torch, or choose other --features"
         ) from error
     if weights is not None:
         _require_tensors(weights)

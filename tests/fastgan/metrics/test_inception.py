@@ -1,6 +1,7 @@
 """The published Inception; with weights of chance, since the real ones are a download."""
 
 import pickle
+import sys
 
 import pytest
 import torch
@@ -12,11 +13,19 @@ CPU = torch.device("cpu")
 
 
 def test_without_torch_fidelity_it_is_told_what_to_install(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
     with pytest.raises(MetricsError, match=r"install it with pip install 'fastgan\[evaluation\]', or choose other"):
+        load_features("inception", CPU)
+
+
+def test_a_torchvision_of_another_build_is_named(monkeypatch, tmp_path):
+    """The one that pip installs beside the CPU build of torch is of the CUDA build."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torch_fidelity"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "torch_fidelity.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MetricsError, match=r"torchvision::nms.*; install the torchvision of your build of torch"):
         load_features("inception", CPU)
 
 
