@@ -40,7 +40,7 @@ def save_animation(frames: Sequence[Tensor], path: Path) -> None:
     if path.suffix == ".gif":
         first, *others = (to_pillow(frame) for frame in large)
         milliseconds = round(1000 / _FRAMES_PER_SECOND)
-        first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0)
+        first.save(path, format="GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
         return
     imageio = require_imageio()
     # H.264 as players know it halves the colours, so sizes are even; imageio would enlarge to multiples of 16.

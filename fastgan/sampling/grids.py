@@ -68,7 +68,7 @@ def image_grid(
 
 def save_png(pixels: Tensor, path: Path) -> None:
     """Writes uint8 pixels [C, H, W], grey (C = 1) or colour (C = 3), as a PNG file."""
-    to_pillow(pixels).save(path)
+    to_pillow(pixels).save(path, format="PNG")
 
 
 def to_pillow(pixels: Tensor) -> Image.Image:
