@@ -409,7 +409,7 @@ def test_a_block_whose_layer_an_untraced_forward_calls_by_name():
 
 def test_modules_that_are_closed():
     pair = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
-    with pytest.warns(DeprecationWarning, match="torch.jit"):
+    with pytest.warns((DeprecationWarning, FutureWarning), match="torch.jit"):
         script = torch.jit.script(copy.deepcopy(pair))
     assert_left(nn.Sequential(script), "0", "ScriptModule")
     assert_left(nn.Sequential(torch.compile(copy.deepcopy(pair))), "0", "accelerate it before torch.compile")

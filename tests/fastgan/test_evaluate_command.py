@@ -236,7 +236,7 @@ def inputs(folder):
     (folder / "junk.pt").write_bytes(b"junk" * 50)
     (folder / "junk.json").write_text("{}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")  # torch deprecates TorchScript, by a category that its version decides
         torch.jit.script(Flat()).save(str(folder / "flat.pt"))
     return folder
 
