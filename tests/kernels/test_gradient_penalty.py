@@ -183,9 +183,10 @@ class Critic(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for weight in self.weights[:2]:
+        *convolutions, linear = self.weights  # not a slice of the list, which Dynamo of torch 2.11 does not trace
+        for weight in convolutions:
             x = nn.functional.softplus(nn.functional.conv2d(x, weight, padding=1))
-        return nn.functional.linear(x.flatten(1), self.weights[2]).squeeze(1)
+        return nn.functional.linear(x.flatten(1), linear).squeeze(1)
 
 
 def step(critic: Critic, real: torch.Tensor, fake: torch.Tensor, alpha: torch.Tensor, penalise, mix):
