@@ -19,7 +19,7 @@ from benchmarks.devices import device
 from benchmarks.limits import OP as LIMIT
 from benchmarks.limits import Limit
 from benchmarks.measure import TOY, Effort
-from benchmarks.ops import OPS
+from benchmarks.old_ops import OPS
 from benchmarks.passes import configure_compilation
 from benchmarks.registry import Case
 from benchmarks.suite import AnyCase, measure_any, suite

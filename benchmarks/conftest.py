@@ -15,7 +15,7 @@ import pytest
 from benchmarks import machine
 from benchmarks.devices import CpuDevice, CudaDevice, device
 from benchmarks.measure import TOY, Effort, binders
-from benchmarks.ops import OPS
+from benchmarks.old_ops import OPS
 from benchmarks.passes import Operands, configure_compilation, draw
 from benchmarks.registry import Case, cases
 from benchmarks.timing import slots_for

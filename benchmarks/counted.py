@@ -9,7 +9,7 @@ import sys
 
 import torch
 
-from benchmarks.ops import OPS
+from benchmarks.old_ops import OPS
 from benchmarks.passes import bind, draw
 from benchmarks.registry import Case, Problem
 from fastgan_kernels import use_backend

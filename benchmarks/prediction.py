@@ -27,7 +27,7 @@ from torch import Tensor
 from triton import knobs
 
 from benchmarks.chips import CHIPS, Chip
-from benchmarks.ops import OPS
+from benchmarks.old_ops import OPS
 from benchmarks.passes import bind, draw
 from benchmarks.registry import Case, Op, Pass, Problem, Shape, cases
 from fastgan_kernels.inspection.compiled import Row as CompiledRow

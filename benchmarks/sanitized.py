@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 
 from benchmarks.devices import device
-from benchmarks.ops import OPS
+from benchmarks.old_ops import OPS
 from benchmarks.passes import bind, draw
 from benchmarks.registry import Problem, Shape, cases
 from fastgan_kernels import use_backend

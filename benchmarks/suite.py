@@ -5,7 +5,7 @@ from collections.abc import Callable
 from benchmarks.devices import CpuDevice, CudaDevice
 from benchmarks.limits import Limit, limits, measure_limit
 from benchmarks.measure import Effort, Refusal, measure
-from benchmarks.ops import OPS
+from benchmarks.old_ops import OPS
 from benchmarks.registry import Case, cases
 from benchmarks.steps import STEPS
 from benchmarks.steps.measure import measure_step

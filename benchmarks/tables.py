@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks import registry
-from benchmarks.ops import OPS
+from benchmarks.old_ops import OPS
 from benchmarks.results import IDENTITY
 
 if TYPE_CHECKING:

@@ -1,33 +1,8 @@
-"""The registry: one module an op. A new op is a module here and a name in this list."""
+"""One description of each op: ``benchmarks/ops/NAME.py`` for every function that ``fastgan_kernels`` exports."""
 
-from benchmarks.ops import (
-    adain,
-    bias_act,
-    gradient_norms,
-    gradient_penalty,
-    interpolate,
-    minibatch_discrimination,
-    minibatch_stddev,
-    noise_injection,
-    pixel_norm,
-    power_iteration,
-    spectral_normalize,
-    style_epilogue,
-    upfirdn2d,
-)
+from importlib import import_module
 
-OPS = (
-    bias_act.OP,
-    adain.OP,
-    style_epilogue.OP,
-    noise_injection.OP,
-    gradient_norms.OP,
-    gradient_penalty.OP,
-    interpolate.OP,
-    minibatch_discrimination.OP,
-    minibatch_stddev.OP,
-    pixel_norm.OP,
-    power_iteration.OP,
-    spectral_normalize.OP,
-    upfirdn2d.OP,
-)
+from benchmarks.op import Op
+from fastgan_kernels.backend import op_names
+
+OPS: dict[str, Op] = {name: import_module(f"{__name__}.{name}").OP for name in op_names()}

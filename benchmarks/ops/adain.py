@@ -1,57 +1,106 @@
 """AdaIN after every convolution of the StyleGAN generator, and of style transfer networks."""
 
+import math
+
 from torch import Tensor
 from torch.nn import functional as F
 
-import fastgan_kernels
-from benchmarks.registry import Op, Pass, Problem, Shape, Work, elements
-from fastgan_kernels import reference
-
-
-def batch_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    # Instance normalisation is batch normalisation of one sample with N * C channels; the style is its affine part.
-    planes = x.reshape(1, -1, *x.shape[2:])
-    y = F.batch_norm(planes, None, None, scale.reshape(-1), shift.reshape(-1), training=True, eps=1e-5)
-    return y.reshape(x.shape)
-
-
-def _work(shape: Shape, pass_: Pass) -> Work:
-    x, planes = elements(shape), shape[0] * shape[1]
-    pixels = x // planes
-    match pass_:
-        case "forward":  # x, scale, shift -> y: two sums of two operations, a difference, a product and a sum
-            return Work(reads=x + 2 * planes, writes=x, operations=7 * x, reduction=pixels)
-        case "backward":  # dy, x, scale -> dx, dscale, dshift
-            return Work(reads=2 * x + planes, writes=x + 2 * planes, operations=12 * x, reduction=pixels)
-        case "double_backward":  # dy, x, scale and h towards dx, dscale, dshift -> gradients of x, scale and dy
-            return Work(reads=3 * x + 3 * planes, writes=2 * x + planes, operations=24 * x, reduction=pixels)
-
+from benchmarks.op import BF16, F16, F32, F64, Call, Op, Problem, Traffic, in_layouts, pixels
 
 PROBLEMS = (
     Problem("stylegan_g_1024", (4, 16, 1024, 1024), "StyleGAN generator at 1024 px, four samples a GPU", key=True),
     Problem("stylegan_g_128", (4, 128, 128, 128), "StyleGAN generator at 128 px, four samples a GPU", key=True),
     Problem("stylegan_g_32", (8, 512, 32, 32), "StyleGAN generator at 32 px, eight samples a GPU", key=True),
     Problem("stylegan_g_256", (4, 64, 256, 256), "StyleGAN generator at 256 px, four samples a GPU"),
-    Problem("stylegan_g_512", (4, 32, 512, 512), "StyleGAN generator at 512 px, four samples a GPU"),
     Problem("stylegan_g_64", (4, 256, 64, 64), "StyleGAN generator at 64 px, four samples a GPU"),
-    Problem("stylegan_g_16", (16, 512, 16, 16), "StyleGAN generator at 16 px, sixteen samples a GPU"),
     Problem("stylegan_g_8", (32, 512, 8, 8), "StyleGAN generator at 8 px, thirty-two samples a GPU"),
 )
-TOY_PROBLEMS = (
-    Problem("toy_4", (2, 4, 4, 4), "none: a size for a CPU", key=True),
-    Problem("toy_odd", (2, 3, 3, 3), "none: a size for a CPU"),
-)
+
+
+def batch_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    # Instance normalization is batch normalization of one sample with N * C channels; the style is its affine part.
+    planes = x.reshape(1, -1, *x.shape[2:])
+    y = F.batch_norm(planes, None, None, scale.reshape(-1), shift.reshape(-1), training=True, eps=1e-5)
+    return y.reshape(x.shape)
+
 
 OP = Op(
     name="adain",
-    problems=PROBLEMS,
-    toy_problems=TOY_PROBLEMS,
-    operand_shapes=lambda shape: (shape, shape[:2], shape[:2]),
-    reference=reference.adain,
-    fused=fastgan_kernels.adain,
-    vendors={"batch_norm": batch_norm},
-    work=_work,
-    penalised=(0, 1, 2),
+    operands=lambda shape, **_: {"x": shape, "scale": shape[:2], "shift": shape[:2]},
+    reads={"backward": ("dy", "x", "scale"), "double_backward": ("dy", "x", "scale")},
+    penalized=("x", "scale", "shift"),
     # y is linear in the shift, and no first gradient depends on it.
-    second_order=(0, 1, 3),
+    second=("x", "scale", "dy"),
+    reduction=pixels,
+    # x, scale, and two statistics of each plane in float32.
+    saved=lambda t: [t["x"], t["scale"], 8 * math.prod(t["x"].shape[:2])],
+    problems=PROBLEMS,
+    vendors={"batch_norm": batch_norm},
+    fixed=({}, {"eps": 1e-2}),
+    choices={"eps": (1e-5, 1e-8, 0.1)},
+    # A pixel, two, several planes a block, a plane a block, the end of the registers, spans of every length; and,
+    # channels-last in bfloat16 and float64, planes beyond the registers that one span holds.
+    shapes=(
+        (1, 1, 1),
+        (2, 3, 2),
+        (300, 3, 2, 3),
+        (2, 5, 13, 11),
+        (1, 2, 4096),
+        (1, 2, 4097),
+        (1, 1, 16385),
+        (1, 3, 40001),
+        (1, 33, 31, 37),
+        (2, 17, 23, 41),
+    ),
+    compiled=(
+        # Planes that share a block, that fill one, that stay in registers, that are read twice, that are cut in spans.
+        *in_layouts(
+            [
+                (64, 512, 4, 4),
+                (64, 64, 7, 7),
+                (64, 128, 28, 28),
+                (16, 128, 64, 64),
+                (8, 64, 101, 103),
+                (8, 64, 128, 128),
+                (8, 32, 256, 256),
+                (2, 16, 1024, 1024),
+            ],
+            [(64, 512, 4, 4), (16, 513, 8, 8), (16, 256, 32, 32), (16, 3, 64, 64), (8, 64, 128, 128)],
+            F32,
+            BF16,
+        ),
+        *in_layouts([(2, 16, 8192, 8200)], [(2, 16, 8192, 8200)], F32),
+        Call((2**11, 2**10, 32, 33), BF16),
+        Call((2**17, 2**15, 1, 1), BF16),
+        *in_layouts([(16, 256, 32, 32)], [(16, 256, 32, 32)], F16, F64),
+        Call((8, 64, 128, 128), F64),
+        *(
+            Call(shape, F32, constant=constant)
+            for shape in ((16, 128, 64, 64), (2, 16, 1024, 1024))
+            for constant in (("x",), ("scale",), ("scale", "shift"))
+        ),
+    ),
+    traffic=(
+        # Planes that stay in registers.
+        Traffic(
+            1.02,
+            1.25,
+            (
+                Call((16, 256, 8, 8), F32),
+                Call((4, 64, 64, 64), BF16),
+                Call((2, 16, 128, 128), F32),
+                Call((2, 17, 101, 103), F32),
+                Call((4, 17, 101, 103), BF16),
+                Call((4, 64, 32, 32), F32, True),
+            ),
+        ),
+        # Longer ones are read twice: cut in spans, or whole.
+        Traffic(1.5, 1.75, (Call((1, 4, 256, 256), F32), Call((1, 4, 512, 512), BF16), Call((1, 128, 129, 128), F32))),
+        # Odd rows: a sector more for each tile that does not start at one.
+        Traffic(1.51, 1.75, (Call((1, 5, 257, 255), F32), Call((1, 9, 257, 255), BF16))),
+        # In channels-last the registers hold fewer pixels of a plane, since a program takes several planes.
+        Traffic(1.5, 1.75, (Call((8, 64, 32, 32), BF16, True),)),
+        # Few planes are cut into many spans, and each reads the partials of all.
+        Traffic(1.5, 1.75, (Call((1, 32, 96, 96), F32, True), Call((1, 3, 300, 300), F32, True)), apart=0.08),
+    ),
 )

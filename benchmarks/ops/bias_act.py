@@ -1,30 +1,35 @@
 """Bias and leaky ReLU after every convolution of the discriminators."""
 
+from typing import Any
+
 from torch import Tensor
 from torch.nn import functional as F
 
-import fastgan_kernels
-from benchmarks.registry import Op, Pass, Problem, Shape, Work, elements
-from fastgan_kernels import reference
+from benchmarks.op import BF16, F16, F32, F64, Call, Op, Operands, Problem, Traffic, in_layouts, pixels
 
 
 def _leaky_relu(x: Tensor, bias: Tensor) -> Tensor:
     return F.leaky_relu(x + bias.view(-1, *(1,) * (x.dim() - 2)), 0.2)
 
 
-def _work(shape: Shape, pass_: Pass) -> Work:
-    x, channels = elements(shape), shape[1]
-    match pass_:
-        case "forward":  # x, bias -> y: an addition and a multiplication
-            return Work(reads=x + channels, writes=x, operations=2 * x)
-        case "backward":  # dy, y -> dx, dbias: a multiplication and an addition
-            return Work(reads=2 * x, writes=x + channels, operations=2 * x, reduction=x // channels)
-        case "double_backward":  # h (towards dx), y -> ddy
-            return Work(reads=2 * x, writes=x, operations=x)
+def _on_a_grid(t: Operands, **_: Any) -> Operands:
+    # Odd sixteenths plus eighths: never 0, exact in bfloat16.
+    x, bias = ((t[name] * 4).round().clamp(-20, 20) / 8 for name in ("x", "bias"))
+    return {"x": x + 1 / 16, "bias": bias}
 
+
+_SHAPE = (16, 64, 32, 32)
 
 OP = Op(
     name="bias_act",
+    operands=lambda shape, **_: {"x": shape, "bias": shape[1:2]},
+    arrange=_on_a_grid,
+    reads={"backward": ("dy", "y"), "double_backward": ("y",)},
+    # R1 and WGAN-GP use the gradient in x only. The activation is piecewise linear: only dy gets a second gradient.
+    penalized=("x",),
+    second=("dy",),
+    reduction=lambda shape: shape[0] * pixels(shape),
+    saved=lambda t: [t["y"]],
     problems=(
         Problem(
             "stylegan_d_1024", (4, 16, 1024, 1024), "StyleGAN discriminator at 1024 px, four samples a GPU", key=True
@@ -32,21 +37,63 @@ OP = Op(
         Problem("dcgan64_d_32", (128, 128, 32, 32), "DCGAN 64 discriminator, first layer, batch 128", key=True),
         Problem("sngan28_d_14", (64, 64, 14, 14), "SNGAN discriminator on 28 px, first layer, batch 64", key=True),
         Problem("stylegan_d_256", (4, 64, 256, 256), "StyleGAN discriminator at 256 px, four samples a GPU"),
-        Problem("stylegan_d_64", (4, 256, 64, 64), "StyleGAN discriminator at 64 px, four samples a GPU"),
         Problem("dcgan64_d_8", (128, 512, 8, 8), "DCGAN 64 discriminator, third layer, batch 128"),
         Problem("sngan28_d_3", (64, 256, 3, 3), "SNGAN discriminator on 28 px, third layer, batch 64"),
-        Problem("dcgan28_d_14", (64, 16, 14, 14), "DCGAN 28 discriminator, first layer, batch 64"),
     ),
-    toy_problems=(
-        Problem("toy_4", (2, 4, 4, 4), "none: a size for a CPU", key=True),
-        Problem("toy_odd", (2, 3, 3, 3), "none: a size for a CPU"),
-    ),
-    operand_shapes=lambda shape: (shape, (shape[1],)),
-    reference=reference.bias_act,
-    fused=fastgan_kernels.bias_act,
     vendors={"leaky_relu": _leaky_relu},
-    work=_work,
-    # R1 and WGAN-GP use the gradient in x alone. The activation is piecewise linear: only dy gets a second gradient.
-    penalised=(0,),
-    second_order=(2,),
+    fixed=({"act": "lrelu", "gain": 1.5, "clamp": 1.234}, {"act": "relu"}, {"act": "linear", "gain": 0.5}),
+    choices={
+        "act": ("linear", "relu", "lrelu"),
+        "negative_slope": (0.0, 0.2, 1.0, 1.7),
+        "gain": (1.0, 1.5, 0.5),
+        # Far from every value that the grid of inputs can give, in every type.
+        "clamp": (None, 1.234, 1e4),
+    },
+    # One row, one column, a tile and one more; more columns than a tile has; more rows than one pass of a program.
+    shapes=((1, 1), (2, 3, 1, 1), (1, 1025), (3, 2, 1023), (1, 2, 4099), (700, 5), (520, 3, 2, 3), (2, 37, 13, 11)),
+    compiled=(
+        # Rows of pixels, the odd ones of 7 x 7 and 14 x 14 too; rows of channels.
+        *in_layouts(
+            [(64, 512, 4, 4), (64, 64, 7, 7), (64, 64, 14, 14), (64, 128, 28, 28), (1, 1, 2, 2)],
+            [(16, 3, 64, 64), (64, 16, 64, 64), _SHAPE, (16, 513, 8, 8), (64, 512)],
+            F32,
+            BF16,
+        ),
+        *in_layouts([(2, 16, 8192, 8200)], [(2, 16, 8192, 8200)], F32),
+        Call((2**20, 2056), BF16),
+        *in_layouts([_SHAPE], [_SHAPE], F16, F64),
+        *(
+            Call(_SHAPE, F32, settings=settings)
+            for settings in (
+                {"act": "linear"},
+                {"act": "relu"},
+                {"act": "linear", "clamp": 256.0},
+                {"act": "lrelu", "gain": 2.0**0.5, "clamp": 256.0},
+            )
+        ),
+        *(Call(_SHAPE, F32, last, absent=("bias",)) for last in (False, True)),
+        *(Call(_SHAPE, F32, last, constant=(name,)) for last in (False, True) for name in ("x", "bias")),
+    ),
+    traffic=(
+        # Rows of pixels, aligned and not (an odd row of 10,403 elements costs a sector more for each of its tiles).
+        Traffic(
+            1.02,
+            1.02,
+            (
+                Call((1, 2, 512, 512), F32),
+                Call((64, 64, 14, 14), BF16),
+                Call((3, 13, 101, 103), F32),
+                Call((6, 13, 101, 103), BF16),
+                Call((8, 3, 128, 128), F32, True),
+                Call((16, 3, 128, 128), BF16, True),
+            ),
+        ),
+        # Small problems are cut fine, and every program leaves a partial sum of each channel.
+        Traffic(
+            1.02,
+            1.02,
+            (Call((4, 64, 32, 32), F32, True), Call((8, 64, 32, 32), BF16, True), Call((512, 1024), F32)),
+            apart=0.04,
+        ),
+    ),
 )

@@ -1,11 +1,11 @@
 """The norms of a critic's gradients in its input, one a sample: what penalties are made of."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-import fastgan_kernels
-from benchmarks.registry import Op, Pass, Problem, Shape, Work, elements
-from fastgan_kernels import reference
+from benchmarks.op import BF16, F16, F32, F64, Call, Op, Operands, Problem, Shape, Traffic
 
 # Gradients in images, so their sizes are those of batches of images.
 PROBLEMS = (
@@ -14,37 +14,61 @@ PROBLEMS = (
     Problem("wgan_gp_28", (64, 1, 28, 28), "WGAN-GP critic on 28 px, batch 64", key=True),
     Problem("stylegan_d_256", (16, 3, 256, 256), "R1 of the StyleGAN discriminator at 256 px, batch 16"),
 )
-TOY_PROBLEMS = (
-    Problem("toy_4", (2, 4, 4, 4), "none: a size for a CPU", key=True),
-    Problem("toy_odd", (2, 3, 3, 3), "none: a size for a CPU"),
+
+# One short row, many that share a block, several tiles of a row, two spans.
+SHAPES = ((1, 1), (300, 3, 2), (3, 2, 4099), (2, 3, 71, 77))
+
+CALLS = (
+    # Whole rows and rows cut in spans, the odd ones too.
+    Call((256, 3, 32, 32), F32),
+    Call((512, 2, 32, 32), BF16, True),
+    Call((64, 1, 101, 103), BF16),
+    Call((4, 3, 256, 256), F32, True),
+    Call((4, 3, 257, 255), BF16),
 )
+
+
+def with_norms(t: Operands, **_: Any) -> Operands:
+    """Norms of about 1/2 and 2 in turn: neither 0 nor near a target of the tests."""
+    x = t["gradients"]
+    rows = tuple(range(1, x.dim()))
+    norms = torch.linalg.vector_norm(x, dim=rows, keepdim=True) if x.numel() else 1.0
+    wanted = torch.tensor([0.5, 2.0], dtype=x.dtype, device=x.device).repeat(len(x))[: len(x)]
+    return {"gradients": x / norms * wanted.reshape(-1, *(1,) * len(rows))}
+
+
+def elements_of_a_sample(shape: Shape) -> int:
+    return torch.Size(shape[1:]).numel()
 
 
 def _vector_norm(gradients: Tensor) -> Tensor:
     return torch.linalg.vector_norm(gradients.float(), dim=(1, 2, 3))
 
 
-def _work(shape: Shape, pass_: Pass) -> Work:
-    x, samples = elements(shape), shape[0]
-    row = x // samples
-    match pass_:
-        case "forward":  # the gradients -> norms: a product and a sum
-            return Work(reads=x, writes=samples, operations=2 * x, reduction=row)
-        case "backward":  # dy, the gradients, norms -> their gradient: a product
-            return Work(reads=x + 2 * samples, writes=x, operations=x)
-        case "double_backward":  # h, dy, the gradients, norms -> gradients of the gradients and of dy
-            return Work(reads=2 * x + 2 * samples, writes=x + samples, operations=5 * x, reduction=row)
-
-
 OP = Op(
     name="gradient_norms",
+    operands=lambda shape, **_: {"gradients": shape},
+    arrange=with_norms,
+    reads={"backward": ("dy", "gradients", "y"), "double_backward": ("dy", "gradients", "y")},
+    penalized=("gradients",),
+    second=("gradients", "dy"),
+    reduction=elements_of_a_sample,
+    wide_output=True,
+    highest_order=2,
+    saved=lambda t: [t["gradients"], t["y"]],
     problems=PROBLEMS,
-    toy_problems=TOY_PROBLEMS,
-    operand_shapes=lambda shape: (shape,),
-    reference=reference.gradient_norms,
-    fused=fastgan_kernels.gradient_norms,
     vendors={"vector_norm": _vector_norm},
-    work=_work,
-    penalised=(0,),
-    second_order=(0, 1),
+    shapes=SHAPES,
+    compiled=(
+        # Rows that share a block, of an odd length; whole rows; rows in spans.
+        Call((512, 1, 7, 7), F32),
+        Call((64, 3, 64, 64), F32, True),
+        Call((64, 3, 64, 64), F16),
+        Call((16, 3, 257, 255), BF16),
+        Call((16, 3, 256, 256), F64),
+        # More than 2^31 elements: long rows, many rows.
+        Call((16, 3, 8192, 8192), F32),
+        Call((2**22, 3, 16, 16), F32),
+    ),
+    traffic=(Traffic(1.02, 1.02, CALLS, apart=0.003),),
 )

@@ -1,30 +1,33 @@
 """The penalty of WGAN-GP on a critic's gradients in its input."""
 
-import fastgan_kernels
-from benchmarks.ops.gradient_norms import PROBLEMS, TOY_PROBLEMS
-from benchmarks.registry import Op, Pass, Shape, Work, elements
-from fastgan_kernels import reference
-
-
-def _work(shape: Shape, pass_: Pass) -> Work:
-    x, samples = elements(shape), shape[0]
-    match pass_:
-        case "forward":  # the gradients -> penalty: a product and a sum
-            return Work(reads=x, writes=1, operations=2 * x, reduction=x)
-        case "backward":  # dy, the gradients, norms -> their gradient: a product
-            return Work(reads=x + samples + 1, writes=x, operations=x)
-        case "double_backward":  # h, dy, the gradients, norms -> gradients of the gradients and of dy
-            return Work(reads=2 * x + samples + 1, writes=x + 1, operations=5 * x, reduction=x)
-
+from benchmarks.op import BF16, F32, F64, Call, Op, Traffic
+from benchmarks.ops.gradient_norms import CALLS, PROBLEMS, SHAPES, elements_of_a_sample, with_norms
 
 OP = Op(
     name="gradient_penalty",
+    operands=lambda shape, **_: {"gradients": shape},
+    arrange=with_norms,
+    reads={"backward": ("dy", "gradients"), "double_backward": ("dy", "gradients")},
+    penalized=("gradients",),
+    second=("gradients", "dy"),
+    reduction=lambda shape: shape[0] * elements_of_a_sample(shape),
+    wide_output=True,
+    highest_order=2,
+    # The norms in float32.
+    saved=lambda t: [t["gradients"], 4 * len(t["gradients"])],
     problems=PROBLEMS,
-    toy_problems=TOY_PROBLEMS,
-    operand_shapes=lambda shape: (shape,),
-    reference=reference.gradient_penalty,
-    fused=fastgan_kernels.gradient_penalty,
-    work=_work,
-    penalised=(0,),
-    second_order=(0, 1),
+    fixed=({}, {"one_sided": True}, {"target": 0.0}),
+    # Far from the norms of the operands.
+    choices={"target": (0.0, 0.1, 1.0, 3.7), "one_sided": (False, True)},
+    shapes=SHAPES,
+    # Its sums over rows are those of gradient_norms.
+    compiled=(
+        Call((64, 3, 64, 64), F32),
+        Call((64, 3, 64, 64), BF16, True),
+        Call((16, 3, 256, 256), F64),
+        *(Call((16, 3, 256, 256), F32, settings=s) for s in ({}, {"one_sided": True}, {"target": 0.0})),
+        Call((16, 3, 8192, 8192), F32),
+        Call((2**22, 3, 16, 16), F32),
+    ),
+    traffic=(Traffic(1.02, 1.02, CALLS, apart=0.007),),
 )

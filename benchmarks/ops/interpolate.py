@@ -1,39 +1,58 @@
-"""The points between real and generated images where WGAN-GP penalises a critic."""
+"""The points between real and generated images where WGAN-GP penalizes a critic."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-import fastgan_kernels
-from benchmarks.ops.gradient_norms import PROBLEMS, TOY_PROBLEMS
-from benchmarks.registry import Op, Pass, Shape, Work, elements
-from fastgan_kernels import reference
+from benchmarks.op import BF16, F16, F32, F64, Call, Op, Operands, Traffic
+from benchmarks.ops.gradient_norms import PROBLEMS, elements_of_a_sample
+
+
+def _shares(t: Operands, **_: Any) -> Operands:
+    # From a little below 0 to a little above 1.
+    return {**t, "alpha": 0.5 + t["alpha"].tanh() * 0.6}
 
 
 def _lerp(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
     return torch.lerp(fake, real, alpha)
 
 
-def _work(shape: Shape, pass_: Pass) -> Work:
-    x, samples = elements(shape), shape[0]
-    row = x // samples
-    match pass_:
-        case "forward":  # real, fake, alpha -> y: two products and a sum
-            return Work(reads=2 * x + samples, writes=x, operations=3 * x)
-        case "backward":  # dy, real, fake, alpha -> their gradients: four products, a difference and a sum
-            return Work(reads=3 * x + samples, writes=2 * x + samples, operations=5 * x, reduction=row)
-        case "double_backward":  # dy, alpha and h towards dreal and dfake -> gradients of alpha and dy
-            return Work(reads=3 * x + samples, writes=x + samples, operations=7 * x, reduction=row)
-
-
 OP = Op(
     name="interpolate",
+    operands=lambda shape, **_: {"real": shape, "fake": shape, "alpha": (*shape[:1], *(1,) * (len(shape) - 1))},
+    arrange=_shares,
+    data=("alpha",),
+    reads={"backward": ("dy", "alpha"), "double_backward": ("alpha",)},
+    penalized=("real", "fake"),
+    second=("dy",),
+    reduction=elements_of_a_sample,
+    saved=lambda t: [t["real"], t["fake"], t["alpha"]],
     problems=PROBLEMS,
-    toy_problems=TOY_PROBLEMS,
-    operand_shapes=lambda shape: (shape, shape, (shape[0], *(1,) * (len(shape) - 1))),
-    reference=reference.interpolate,
-    fused=fastgan_kernels.interpolate,
     vendors={"lerp": _lerp},
-    work=_work,
-    penalised=(0, 1),
-    second_order=(2, 3),
+    # A number, short rows that share a tile, the width of a tile and one more, several tiles of a row.
+    shapes=((1, 1), (700, 3, 2), (3, 1, 1023), (5, 5, 205), (2, 3, 47, 31)),
+    compiled=(
+        # Odd rows that share a tile, and longer ones.
+        Call((512, 1, 7, 7), F32),
+        Call((64, 3, 64, 64), F32, True),
+        *(Call((64, 3, 64, 64), dtype) for dtype in (F16, BF16, F64)),
+        *(Call((64, 3, 64, 64), F32, constant=constant) for constant in (("alpha",), ("real", "fake"))),
+        # More than 2^31 elements: long rows, many rows.
+        Call((16, 3, 8192, 8192), F32),
+        Call((2**22, 3, 16, 16), BF16),
+    ),
+    traffic=(
+        Traffic(
+            1.02,
+            1.02,
+            (
+                Call((128, 3, 32, 32), F32),
+                Call((64, 3, 64, 64), BF16, True),
+                Call((4, 3, 256, 256), F32, True),
+                Call((64, 1, 101, 103), BF16),
+            ),
+            apart=0.0,
+        ),
+    ),
 )

@@ -1,39 +1,58 @@
 """Minibatch discrimination before the last layer of a discriminator."""
 
-import fastgan_kernels
-from benchmarks.registry import Op, Pass, Problem, Shape, Work, elements
-from fastgan_kernels import reference
+import math
+from typing import Any
+
+from benchmarks.op import BF16, F16, F32, F64, Call, Op, Operands, Problem, Traffic
 
 
-def _work(shape: Shape, pass_: Pass) -> Work:
-    n, kernels, components = shape
-    m, o, pairs = elements(shape), n * kernels, n * elements(shape)
-    longest = n * components
-    match pass_:
-        case "forward":  # m -> o: a difference, its size and a sum for every pair and component
-            return Work(reads=m, writes=o, operations=3 * pairs, reduction=longest)
-        case "backward":  # g, m -> dm: the distances again, then a sign, a product and a sum
-            return Work(reads=m + o, writes=m, operations=6 * pairs, reduction=longest)
-        case "double_backward":  # v, g, m -> dg, dm: three operations more, for the projection on v
-            return Work(reads=2 * m + o, writes=m + o, operations=9 * pairs, reduction=longest)
+def _ranks(t: Operands, **_: Any) -> Operands:
+    """A component takes N different values, so that no two samples tie: small multiples of a power of two, exact in
+    every type, with distances of about 2 in all, so that no kernel vanishes."""
+    n, _, components = t["m"].shape
+    ranks = t["m"].argsort(0) - n // 2
+    # Two of n ranks are n / 3 apart on average.
+    step = 2.0 ** round(math.log2(6 / (max(n, 1) * max(components, 1))))
+    return {"m": ranks.to(t["m"].dtype) * step}
 
 
 OP = Op(
     name="minibatch_discrimination",
+    operands=lambda shape, **_: {"m": shape},
+    arrange=_ranks,
+    reads={"backward": ("dy", "m"), "double_backward": ("dy", "m")},
+    penalized=("m",),
+    second=("m", "dy"),
+    reduction=lambda shape: shape[0] * shape[2],
+    highest_order=2,
+    saved=lambda t: [t["m"]],
     problems=(
         Problem("paper_128", (128, 100, 5), "100 kernels of 5 components (Salimans et al. 2016), batch 128", key=True),
         Problem("batch_256", (256, 128, 16), "128 kernels of 16 components, batch 256", key=True),
         Problem("batch_64", (64, 50, 5), "50 kernels of 5 components, batch 64"),
     ),
-    toy_problems=(
-        Problem("toy_4", (4, 3, 4), "none: a size for a CPU", key=True),
-        Problem("toy_odd", (3, 5, 3), "none: a size for a CPU"),
+    toy=(4, 3, 4),
+    # A sample; tiles along the kernels, along both, along the samples; components that fill a program, and one more.
+    shapes=((1, 1, 1), (2, 3, 1), (3, 130, 1), (5, 9, 20), (9, 17, 8), (17, 1, 65), (3, 2, 2048), (2, 1, 2049)),
+    # The interpreter takes milliseconds for each sample that passes a program.
+    drawn=(((1, 9), 20, 40),),
+    adapt=lambda shape: (*shape, 2)[:3],
+    empty=((0, 3, 4), (2, 0, 4), (2, 3, 0)),
+    compiled=(
+        # The paper's 100 kernels of 5; rows that allow 16 bytes; components over all threads; chunks of them.
+        Call((128, 100, 5), F32),
+        *(Call((256, 128, 16), dtype) for dtype in (F32, BF16, F16, F64)),
+        Call((64, 8, 256), F32),
+        Call((16, 4, 4100), F32),
+        # More than 2^31 elements, and of the output too.
+        Call((256, 2**20, 16), F32),
+        Call((2**11, 2**21, 5), BF16),
+        Call((256, 128, 16), F32, constant=("dy",)),
     ),
-    operand_shapes=lambda shape: (shape,),
-    reference=reference.minibatch_discrimination,
-    fused=fastgan_kernels.minibatch_discrimination,
-    work=_work,
-    penalised=(0,),
-    second_order=(0, 1),
-    edges=((3, 5, 3), (67, 3, 17), (130, 33, 5)),
+    traffic=(
+        # m is read once as the tiles of all programs and N / 16 times as the samples that pass them: here once.
+        Traffic(1.95, 1.52, (Call((16, 1024, 16), F32),)),
+        # A tile of 512 components has 4 samples: 8 / 4 times.
+        Traffic(3.0, 2.0, (Call((8, 64, 512), F32),)),
+    ),
 )

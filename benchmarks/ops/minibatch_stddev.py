@@ -1,38 +1,60 @@
 """Minibatch standard deviation before the last convolution of StyleGAN's discriminators."""
 
-import fastgan_kernels
-from benchmarks.registry import Op, Pass, Problem, Shape, Work, elements
-from fastgan_kernels import reference
+import math
+
+from benchmarks.op import BF16, F16, F32, F64, Call, Op, Problem, Shape, Traffic
 
 
-def _work(shape: Shape, pass_: Pass) -> Work:
-    x, appended = elements(shape), elements(shape) // shape[1]
-    match pass_:
-        case "forward":  # x -> y: a sum, a difference, a square and its sum, and the mean of the roots
-            return Work(reads=x, writes=x + appended, operations=5 * x, reduction=x)
-        case "backward":  # dy, x -> dx: the statistics again, a product and a sum
-            return Work(reads=2 * x + appended, writes=x, operations=6 * x, reduction=x)
-        case "double_backward":  # h, x and the sums of dy -> gradients of x and dy
-            return Work(reads=2 * x, writes=2 * x + appended, operations=12 * x, reduction=x)
+def _even_channels(shape: Shape) -> Shape:
+    n, c, *spatial = shape
+    return n, c + c % 2, *spatial
 
 
 OP = Op(
     name="minibatch_stddev",
+    operands=lambda shape, **_: {"x": shape},
+    reads={"backward": ("dy", "x"), "double_backward": ("x",)},
+    penalized=("x",),
+    second=("x", "dy"),
+    reduction=math.prod,
+    highest_order=2,
+    saved=lambda t: [t["x"]],
     problems=(
         Problem("stylegan_d_4", (32, 512, 4, 4), "StyleGAN discriminator at 4 px, thirty-two samples a GPU", key=True),
         Problem("stylegan_d_4_small", (4, 512, 4, 4), "StyleGAN discriminator at 4 px, four samples a GPU", key=True),
         Problem("dcgan64_d_32", (128, 128, 32, 32), "DCGAN 64 discriminator, first layer, batch 128"),
-        Problem("dcgan64_d_8", (128, 512, 8, 8), "DCGAN 64 discriminator, third layer, batch 128"),
     ),
-    # Four samples: of two, the second gradient in x is nothing but epsilon, and rounding.
-    toy_problems=(
-        Problem("toy_4", (4, 4, 4, 4), "none: a size for a CPU", key=True),
-        Problem("toy_odd", (4, 3, 3, 3), "none: a size for a CPU"),
+    fixed=({}, {"group_size": 3, "num_channels": 2}),
+    choices={"group_size": (1, 2, 3, 4, 5, 8, 1000), "num_channels": (1, 2)},
+    # A sample; fewer members than lanes; a tile and one more; several row tiles; several tiles of the appended channel.
+    shapes=((1, 2), (3, 2, 5), (4, 2, 129), (4, 258, 2, 1), (8, 2, 13, 11), (2, 2, 2049)),
+    drawn=((16, 20), (9, 8, 20), (8, 6, 4, 4), (4, 4, 3, 3, 3)),
+    adapt=_even_channels,
+    compiled=(
+        # The last layers of StyleGAN's discriminator; odd rows; more than 2^31 elements; more members than a program
+        # holds. Few: each has five kernels of its own.
+        Call((32, 512, 4, 4), F32),
+        Call((32, 512, 4, 4), BF16, True),
+        Call((32, 64, 7, 7), F16, settings={"num_channels": 2}),
+        Call((4, 32, 8192, 8200), BF16),
+        Call((4, 32, 8192, 8200), F32, True),
+        Call((512, 64), F64, settings={"group_size": 512}),
+        Call((32, 512, 4, 4), F32, constant=("dy",)),
     ),
-    operand_shapes=lambda shape: (shape,),
-    reference=reference.minibatch_stddev,
-    fused=fastgan_kernels.minibatch_stddev,
-    work=_work,
-    penalised=(0,),
-    second_order=(0, 1),
+    traffic=(
+        Traffic(
+            1.02,
+            1.02,
+            (
+                Call((32, 512, 4, 4), F32),
+                Call((64, 512, 4, 4), BF16),
+                Call((8, 16, 64, 64), F32),
+                Call((6, 13, 101, 103), BF16),
+            ),
+        ),
+        # A row of C + 1 channels starts at no sector, and its last channel, written when all sigmas are known, costs
+        # one more: 32 bytes a pixel beside the 2 C elements of x and y.
+        Traffic(1.03, 1.02, (Call((32, 512, 4, 4), F32, True), Call((64, 512, 4, 4), BF16, True))),
+        Traffic(1.13, 1.09, (Call((2, 64, 64, 64), BF16, True),)),
+    ),
 )

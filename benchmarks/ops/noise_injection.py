@@ -1,36 +1,77 @@
 """Noise after every convolution of the StyleGAN generator: one value for each sample and pixel, given."""
 
+import math
+
 from torch import Tensor
 
-import fastgan_kernels
-from benchmarks.ops.adain import PROBLEMS, TOY_PROBLEMS
-from benchmarks.registry import Op, Pass, Shape, Work, elements
-from fastgan_kernels import reference
+from benchmarks.op import BF16, F16, F32, F64, Call, Op, Shape, Shapes, Traffic, in_layouts
+from benchmarks.ops.adain import PROBLEMS
+
+_WIDE, _ODD, _SMALL = (8, 16, 256, 256), (8, 3, 255, 257), (16, 64, 32, 32)
+_DRAWN = ("noise",)
+
+
+def _operands(shape: Shape, *, per_channel: bool = True) -> Shapes:
+    strength = shape[1:2] if per_channel else ()
+    return {"x": shape, "strength": strength, "noise": (shape[0], 1, *shape[2:])}
 
 
 def _in_its_type(x: Tensor, strength: Tensor, noise: Tensor) -> Tensor:
     return x + strength[:, None, None] * noise
 
 
-def _work(shape: Shape, pass_: Pass) -> Work:
-    x, channels, pixels = elements(shape), shape[1], elements(shape) // shape[1]
-    match pass_:
-        case "forward":  # x, strength, noise -> y: a product and a sum
-            return Work(reads=x + channels + pixels, writes=x, operations=2 * x)
-        case _:  # dy, noise -> dstrength; dx is dy itself and is not written, but returned
-            return Work(reads=x + pixels, writes=channels, operations=2 * x, reduction=pixels)
-
-
 OP = Op(
     name="noise_injection",
-    problems=PROBLEMS,
-    toy_problems=TOY_PROBLEMS,
-    operand_shapes=lambda shape: (shape, shape[1:2], (shape[0], 1, *shape[2:])),
-    reference=reference.noise_injection,
-    fused=fastgan_kernels.noise_injection,
-    vendors={"in_its_type": _in_its_type},
-    work=_work,
+    operands=_operands,
+    shaping=("per_channel",),
+    data=("noise",),
+    passes_gradient_on=True,
+    reads={"backward": ("dy", "noise")},
     # Penalties do not differentiate through the generator: its second order is composed, and not measured.
     passes=("forward", "backward"),
-    constants=(2,),
+    # The strength's gradient is a sum over samples and pixels, and over channels where there is one for all.
+    reduction=math.prod,
+    saved=lambda t: [t["strength"], t["noise"]],
+    problems=PROBLEMS,
+    vendors={"in_its_type": _in_its_type},
+    choices={"per_channel": (False, True)},
+    # A pixel; only channels; a tile, one more and one less pixel; several blocks of channels and of pixels.
+    shapes=((1, 1), (300, 37), (2, 3, 1, 1), (1, 2, 1025), (3, 2, 1023), (2, 35, 13, 11)),
+    # The interpreter takes milliseconds for each block of pixels and channels.
+    drawn=((40, 40), ((1, 3), 20, 70), ((1, 3), 20, 9, 9), ((1, 3), 5, 4, 4, 4)),
+    compiled=(
+        # Drawn by each program where it takes all channels; for small problems drawn beforehand.
+        *(Call(_WIDE, F32, last, absent=_DRAWN) for last in (False, True)),
+        *(Call(_ODD, BF16, last, absent=_DRAWN) for last in (False, True)),
+        Call((64, 512, 4, 4), F32, absent=_DRAWN),
+        *(Call((2, 16, 8192, 8200), F32, last, absent=_DRAWN) for last in (False, True)),
+        Call((2**20, 2056), BF16, absent=_DRAWN),
+        Call(_WIDE, F64, absent=_DRAWN),
+        Call(_WIDE, F16, settings={"per_channel": False}, absent=_DRAWN),
+        *in_layouts([_SMALL], [_SMALL], BF16),
+        Call(_SMALL, F32, constant=("strength",)),
+    ),
+    traffic=(
+        # Rows of pixels, aligned and not, and few channels, where the noise is as large as the rest.
+        Traffic(
+            1.02,
+            1.02,
+            (
+                Call((1, 2, 512, 512), F32),
+                Call((16, 64, 32, 32), BF16),
+                Call((3, 13, 101, 103), F32),
+                Call((6, 13, 101, 103), BF16),
+                Call((8, 3, 128, 128), F32, True),
+                Call((16, 3, 128, 128), BF16, True),
+            ),
+        ),
+        # Small problems are cut fine, and every program leaves a partial sum of each channel; backward reads one tensor
+        # and no more, so they weigh more.
+        Traffic(
+            1.02,
+            1.02,
+            (Call((4, 64, 32, 32), F32, True), Call((8, 64, 32, 32), BF16, True), Call((64, 512, 4, 4), F32)),
+            apart=0.13,
+        ),
+    ),
 )

@@ -1,45 +1,62 @@
-"""Pixel normalisation of StyleGAN's latents, and after the convolutions of a progressively grown generator."""
+"""Pixel normalization of StyleGAN's latents, and after the convolutions of a progressively grown generator."""
 
 from torch import Tensor
 from torch.nn import functional as F
 
-import fastgan_kernels
-from benchmarks.registry import Op, Pass, Problem, Shape, Work, elements
-from fastgan_kernels import reference
+from benchmarks.op import BF16, F16, F32, F64, Call, Op, Problem, Traffic, in_layouts
 
 
 def _rms_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x.movedim(1, -1), (x.shape[1],), eps=1e-8).movedim(-1, 1)
 
 
-def _work(shape: Shape, pass_: Pass) -> Work:
-    x, channels = elements(shape), shape[1]
-    match pass_:
-        case "forward":  # x -> y: a square and its sum, a product
-            return Work(reads=x, writes=x, operations=3 * x, reduction=channels)
-        case "backward":  # dy, x -> dx: two sums of two operations, three products and a difference
-            return Work(reads=2 * x, writes=x, operations=8 * x, reduction=channels)
-        case "double_backward":  # h, dy, x -> gradients of x and dy
-            return Work(reads=3 * x, writes=2 * x, operations=18 * x, reduction=channels)
-
-
 OP = Op(
     name="pixel_norm",
+    operands=lambda shape, **_: {"x": shape},
+    reads={"backward": ("dy", "x"), "double_backward": ("dy", "x")},
+    penalized=("x",),
+    second=("x", "dy"),
+    reduction=lambda shape: shape[1],
+    saved=lambda t: [t["x"]],
     problems=(
         Problem("pggan_g_128", (16, 256, 128, 128), "progressively grown generator at 128 px, batch 16", key=True),
         Problem("pggan_g_16", (16, 512, 16, 16), "progressively grown generator at 16 px, batch 16", key=True),
         Problem("pggan_g_1024", (4, 16, 1024, 1024), "progressively grown generator at 1024 px, four samples a GPU"),
         Problem("stylegan_z", (64, 512, 1, 1), "latents of StyleGAN's mapping network, batch 64"),
     ),
-    toy_problems=(
-        Problem("toy_4", (2, 4, 4, 4), "none: a size for a CPU", key=True),
-        Problem("toy_odd", (2, 3, 3, 3), "none: a size for a CPU"),
-    ),
-    operand_shapes=lambda shape: (shape,),
-    reference=reference.pixel_norm,
-    fused=fastgan_kernels.pixel_norm,
     vendors={"rms_norm": _rms_norm},
-    work=_work,
-    penalised=(0,),
-    second_order=(0, 1),
+    fixed=({}, {"eps": 0.1}),
+    choices={"eps": (1e-8, 1e-2, 1.0)},
+    # A number; several samples a tile; a tile of pixels and one more; strips of two sectors, of one, and chunks of
+    # channels (first in float64, then in all types, contiguous and at last in rows too).
+    shapes=((1, 1), (37, 5, 3), (2, 3, 1, 1025), (1, 257, 2, 9), (1, 513, 17), (1, 1025, 9), (1, 8193)),
+    compiled=(
+        # Several samples a tile; strips of two sectors and of one; odd planes; chunks of channels; latents.
+        *in_layouts([(64, 512, 4, 4), (16, 16, 128, 128), (16, 64, 7, 7)], [(16, 512, 8, 8), (64, 512)], F32),
+        *in_layouts([(16, 512, 32, 32), (16, 2048, 8, 8)], [(16, 513, 8, 8), (64, 12000)], BF16),
+        *in_layouts([(2, 16, 8192, 8200)], [(2, 16, 8192, 8200)], F32),
+        Call((16, 512, 32, 32), F16),
+        Call((16, 512, 8, 8), F64, True),
+        Call((16, 512, 8, 8), F64),
+    ),
+    traffic=(
+        # All channels of a strip of pixels, or of a row, in registers; the odd planes are read in the longest strips.
+        Traffic(
+            1.02,
+            1.02,
+            (
+                Call((4, 512, 16, 16), F32),
+                Call((16, 512, 8, 8), BF16),
+                Call((64, 512, 4, 4), BF16),
+                Call((4, 16, 101, 103), F32),
+                Call((512, 512), F32),
+                Call((16, 512, 8, 8), BF16, True),
+                Call((4, 64, 33, 35), F32, True),
+            ),
+        ),
+        # More channels, so shorter strips, and odd planes: a sector more for each strip.
+        Traffic(1.5, 1.5, (Call((4, 256, 17, 19), F32),)),
+        # More channels than registers hold are read twice.
+        Traffic(1.5, 1.75, (Call((1, 2048, 16, 16), F32), Call((24, 12000), F32))),
+    ),
 )

@@ -1,40 +1,42 @@
 """One power iteration of every layer of a discriminator; it changes u and v in place."""
 
+from typing import Any
+
 from torch import Tensor
 
 import fastgan_kernels
-from benchmarks.ops import weights
-from benchmarks.registry import Op, Pass, Shape, Work, elements
+from benchmarks.op import BF16, F16, F32, F64, Call, Op
+from benchmarks.ops.spectral_normalize import BESIDE, PROBLEMS, TOY, longest, operands
 from fastgan_kernels import reference
 
 
-def _fused(*operands: Tensor) -> list[Tensor]:
-    ws, us, vs = weights.split(operands)
-    return [fastgan_kernels.power_iteration(ws, us, vs), *us, *vs]
+def _with_vectors(function: Any) -> Any:
+    def call(weights: list[Tensor], us: list[Tensor], vs: list[Tensor], **settings: Any) -> list[Tensor]:
+        return [function(weights, us, vs, **settings), *us, *vs]
 
-
-def _reference(*operands: Tensor) -> list[Tensor]:
-    ws, us, vs = weights.split(operands)
-    return [reference.power_iteration(ws, us, vs), *us, *vs]
-
-
-def _work(shape: Shape, pass_: Pass) -> Work:
-    shapes = weights.weight_shapes(shape)
-    w, vectors = sum(map(elements, shapes)), sum(map(sum, weights.operand_shapes(shape)[weights.LAYERS :]))
-    # W, u, v -> sigma, u, v: W v and W^T u, then u^T W v.
-    return Work(reads=w + vectors, writes=vectors + len(shapes), operations=6 * w, reduction=max(map(elements, shapes)))
+    return call
 
 
 OP = Op(
     name="power_iteration",
-    problems=weights.PROBLEMS,
-    toy_problems=weights.TOY_PROBLEMS,
-    edges=weights.EDGES,
-    operand_shapes=weights.operand_shapes,
-    reference=_reference,
-    fused=_fused,
-    work=_work,
+    operands=operands,
+    # Standard normal u and v: an iteration that did nothing would be seen.
+    constants=("weights", "us", "vs"),
+    op=_with_vectors(fastgan_kernels.power_iteration),
+    reference=_with_vectors(reference.power_iteration),
     passes=("forward",),
-    constants=tuple(range(3 * weights.LAYERS)),
-    # Standard normal v: an iteration that did nothing would be seen.
+    reduction=longest,
+    problems=PROBLEMS,
+    toy=TOY,
+    compiled=(
+        *(Call((512, 256, 3, 3), F32, settings={"n_iterations": n}) for n in (0, 2)),
+        *(Call((512, 256, 3, 3), dtype) for dtype in (F16, F64)),
+        # Short runs beside long ones, aligned and not; none aligned; only short ones; rows as neighbors.
+        Call(((64, 64, 4, 4), *BESIDE), F32),
+        Call(((64, 513, 3, 3), (32, 3, 3, 3)), BF16),
+        Call((256, 128, 4, 4), F32, settings={"dims": (1,)}),
+        Call((256, 128, 4, 4), BF16, True, settings={"dims": (1,)}),
+        Call((256, 129), F32, settings={"dims": (1,)}),
+        Call((2**16, 2**15 + 64), BF16),
+    ),
 )

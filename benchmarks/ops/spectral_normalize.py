@@ -1,52 +1,123 @@
-"""The normalised weights of a discriminator, all at once."""
+"""The normalized weights of a discriminator, all at once. A shape is that of one weight, or those of several."""
 
+import itertools
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
+from torch.nn import functional as F
 
 import fastgan_kernels
-from benchmarks.ops import weights
-from benchmarks.registry import Op, Pass, Shape, Work, elements
+from benchmarks.op import BF16, F16, F32, F64, Call, Op, Operands, Problem, Shape, Shapes, Traffic, is_nested
 from fastgan_kernels import reference
+from fastgan_kernels.weight_group import matrix_shape
+
+BESIDE = ((32, 3, 3, 3), (64, 1, 4, 4), (1, 512))
+"""Weights of short runs, to stand beside others in a group."""
 
 
-def _fused(*operands: Tensor) -> Sequence[Tensor]:
-    return fastgan_kernels.spectral_normalize(*weights.split(operands))
+def _discriminator(*channels: int) -> tuple[Shape, ...]:
+    """Convolutions 4x4 between ``channels``, those of the image first, behind which stands one logit."""
+    return *((out, into, 4, 4) for into, out in itertools.pairwise(channels)), (1, channels[-1])
 
 
-def _reference(*operands: Tensor) -> Sequence[Tensor]:
-    return reference.spectral_normalize(*weights.split(operands))
+PROBLEMS = (
+    Problem("sngan28_d", _discriminator(1, 64, 128, 256, 512), "SNGAN discriminator on 28 px in gray", key=True),
+    Problem("dcgan64_d", _discriminator(3, 128, 256, 512, 1024), "DCGAN 64 discriminator, normalized", key=True),
+)
+TOY = _discriminator(1, 2, 4)
 
 
-def _work(shape: Shape, pass_: Pass) -> Work:
-    shapes = weights.weight_shapes(shape)
-    w, vectors, longest = (
-        sum(map(elements, shapes)),
-        sum(map(sum, weights.operand_shapes(shape)[5:])),
-        max(map(elements, shapes)),
-    )
-    match pass_:
-        case "forward":  # W, u, v -> W / sigma
-            return Work(reads=w + vectors, writes=w, operations=3 * w, reduction=longest)
-        case "backward":  # dy, W, u, v -> dW: a product with W summed, and one with u v^T
-            return Work(reads=2 * w + vectors, writes=w, operations=5 * w, reduction=longest)
-        case "double_backward":  # h, dy, W, u, v -> gradients of W and dy
-            return Work(reads=3 * w + vectors, writes=2 * w, operations=12 * w, reduction=longest)
+def operands(shape: Any, *, dims: Sequence[int] | None = None, **_: Any) -> Shapes:
+    shapes = shape if is_nested(shape) else (shape,)
+    dims = [0] * len(shapes) if dims is None else dims
+    us = tuple((s[dim],) for s, dim in zip(shapes, dims, strict=True))
+    vs = tuple((math.prod(s) // s[dim],) for s, dim in zip(shapes, dims, strict=True))
+    return {"weights": shapes, "us": us, "vs": vs}
 
 
-_N = weights.LAYERS
+def longest(shape: Any) -> int:
+    return max(map(math.prod, shape)) if is_nested(shape) else math.prod(shape)
+
+
+def _with_singular_vectors(t: Operands, *, dims: Sequence[int] | None = None, **_: Any) -> Operands:
+    """u and v near those of the largest singular value, as in training."""
+    dims = [0] * len(t["weights"]) if dims is None else dims
+    us, vs = [], []
+    for weight, v, dim in zip(t["weights"], t["vs"], dims, strict=True):
+        matrix = weight.movedim(dim, 0).flatten(1)
+        for _ in range(10):
+            u = F.normalize(matrix @ v, dim=0)
+            v = F.normalize(matrix.mT @ u, dim=0)
+        us.append(u)
+        vs.append(v)
+    return {**t, "us": us, "vs": vs}
+
+
+def _with_sigma(function: Any) -> Any:
+    """The op, where ``given`` with the sigma that a power iteration returns."""
+
+    def call(
+        weights: list[Tensor],
+        us: list[Tensor],
+        vs: list[Tensor],
+        *,
+        given: bool = False,
+        dims: Sequence[int] | None = None,
+    ) -> list[Tensor]:
+        sigma = reference.power_iteration(weights, us, vs, n_iterations=0, dims=dims) if given else None
+        return function(weights, us, vs, sigma, dims=dims)
+
+    return call
+
+
+_GIVEN = {"given": True}
 
 OP = Op(
     name="spectral_normalize",
-    problems=weights.PROBLEMS,
-    toy_problems=weights.TOY_PROBLEMS,
-    edges=weights.EDGES,
-    operand_shapes=weights.operand_shapes,
-    reference=_reference,
-    fused=_fused,
-    work=_work,
-    penalised=tuple(range(_N)),
-    second_order=(*range(_N), *range(3 * _N, 4 * _N)),
-    constants=tuple(range(_N, 3 * _N)),
-    arrange=weights.with_singular_vectors,
+    operands=operands,
+    arrange=_with_singular_vectors,
+    op=_with_sigma(fastgan_kernels.spectral_normalize),
+    reference=_with_sigma(reference.spectral_normalize),
+    constants=("us", "vs"),
+    reads={"backward": ("dy", "weights", "us", "vs"), "double_backward": ("dy", "weights", "us", "vs")},
+    penalized=("weights",),
+    second=("weights", "dy"),
+    reduction=longest,
+    highest_order=2,
+    # The weight, which is a parameter; copies of u, v and sigma.
+    saved=lambda t: [*t["weights"], *(4 * (sum(matrix_shape(w, 0)) + 1) for w in t["weights"])],
+    problems=PROBLEMS,
+    toy=TOY,
+    fixed=({}, {"given": True, "dims": (1,)}),
+    choices={"given": (False, True), "dims": ((0,), (1,))},
+    # One element; short runs of columns, past a tile of rows and of columns; long ones, past a tile and a chunk.
+    shapes=((1, 1), (260, 2, 3, 3), (33, 64), (3, 2081)),
+    # Small: every tile of every launch costs the interpreter milliseconds.
+    drawn=((40, 20), (9, 140), (9, 7, 5), (9, 5, 4, 4), (3, 3, 2, 2, 2)),
+    empty=(),
+    compiled=(
+        *(Call((512, 256, 3, 3), dtype, settings=_GIVEN) for dtype in (F32, F64)),
+        Call((512, 256, 3, 3), F16, settings=_GIVEN, order=0),
+        # As for power_iteration.
+        Call(((64, 64, 4, 4), *BESIDE), F32, settings=_GIVEN),
+        Call(((64, 513, 3, 3), (32, 3, 3, 3)), BF16, settings=_GIVEN, order=1),
+        Call((256, 128, 4, 4), F32, settings={**_GIVEN, "dims": (1,)}, order=1),
+        Call((256, 128, 4, 4), BF16, True, settings={**_GIVEN, "dims": (1,)}, order=1),
+        Call((256, 129), F32, settings={**_GIVEN, "dims": (1,)}, order=0),
+        Call((2**16, 2**15 + 64), BF16, order=1),
+    ),
+    traffic=(
+        # sigma first: W is read twice, as dy is in backward. Apart: each program reads its line of the tables, u and v
+        # of its tiles and the partial sums of its layer, all from cache.
+        Traffic(
+            1.51,
+            1.35,
+            (Call((256, 128, 3, 3), F32), Call((512, 1024), BF16), Call((256, 64, 4, 4), F32, True)),
+            apart=0.12,
+        ),
+        # Rows that start within a sector.
+        Traffic(1.6, 1.42, (Call((260, 1031), F32),), apart=0.12),
+    ),
 )

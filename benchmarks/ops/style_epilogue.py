@@ -1,20 +1,58 @@
 """What follows each convolution of a StyleGAN block: noise, bias, leaky ReLU and AdaIN, in the paper's order."""
 
+import math
+from typing import Any
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import fastgan_kernels
-from benchmarks.ops.adain import PROBLEMS, TOY_PROBLEMS, batch_norm
-from benchmarks.registry import Op, Pass, Shape, Work, elements
+from benchmarks.op import BF16, F16, F32, F64, Call, Op, Operands, Shape, Shapes, Traffic, pixels
+from benchmarks.ops.adain import PROBLEMS, batch_norm
 from fastgan_kernels import reference
 
 
-def _fused(x: Tensor, scale: Tensor, shift: Tensor, noise: Tensor, strength: Tensor, bias: Tensor) -> Tensor:
-    return fastgan_kernels.style_epilogue(x, scale, shift, noise=noise, strength=strength, bias=bias)
+def _operands(shape: Shape, **_: Any) -> Shapes:
+    n, c, *spatial = shape
+    return {"x": shape, "scale": (n, c), "shift": (n, c), "noise": (n, 1, *spatial), "strength": (c,), "bias": (c,)}
 
 
-def _reference(x: Tensor, scale: Tensor, shift: Tensor, noise: Tensor, strength: Tensor, bias: Tensor) -> Tensor:
-    return reference.style_epilogue(x, scale, shift, noise=noise, strength=strength, bias=bias)
+def _on_a_grid(t: Operands, *, order: str = "paper", eps: float = 1e-5, **_: Any) -> Operands:
+    """In the paper's order the activation's input is x + strength * noise + bias, an odd number of sixteenths."""
+    on_grid = {
+        "x": (t["x"] * 4).round().clamp(-20, 20) / 8 + 1 / 16,
+        "scale": (t["scale"] * 4).round().clamp(-12, 12) / 8 + 9 / 16,
+        "shift": t["shift"],
+        "noise": (t["noise"] * 3).round().clamp(-9, 9) / 4,
+        "strength": (t["strength"] * 2).round().clamp(-4, 4) / 2,
+        "bias": (t["bias"] * 4).round().clamp(-12, 12) / 8,
+    }
+    if order == "tutorial" and on_grid["x"].numel():
+        on_grid["shift"] = _clear_of_the_kink(**on_grid, eps=eps)
+    return on_grid
+
+
+def _clear_of_the_kink(
+    x: Tensor, scale: Tensor, shift: Tensor, noise: Tensor, strength: Tensor, bias: Tensor, *, eps: float
+) -> Tensor:
+    """In the tutorial's order the input is scale * xh + shift: of some shifts for each plane the one farthest from it.
+
+    Within [-1, 1], so that planes pass the kink; with the first sample for all too.
+    """
+    styled = []
+    for sample in (x, x[:1].expand(x.shape)):
+        p = reference.noise_injection(sample, strength, noise).reshape(*scale.shape, -1) + bias[:, None]
+        deviation = p - p.mean(2, keepdim=True)
+        variance = deviation.square().mean(2, keepdim=True)
+        styled.append(scale[:, :, None] * deviation * (variance + eps).rsqrt())
+    both = torch.cat(styled, dim=2)
+    best, distance = torch.zeros_like(scale), torch.zeros_like(scale)
+    for candidate in torch.arange(-64, 65) / 64:
+        least = (both + candidate).abs().amin(2)
+        best, distance = torch.where(least > distance, candidate, best), torch.maximum(least, distance)
+    # Rounding in float32 is a thousand times less.
+    assert distance.min() > 1 / 512
+    return best
 
 
 def _in_its_type(x: Tensor, scale: Tensor, shift: Tensor, noise: Tensor, strength: Tensor, bias: Tensor) -> Tensor:
@@ -22,41 +60,69 @@ def _in_its_type(x: Tensor, scale: Tensor, shift: Tensor, noise: Tensor, strengt
     return batch_norm(F.leaky_relu(y, 0.2), scale, shift)
 
 
-def _on_a_grid(operands: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Rounds what is added before the activation to sixteenths: in every type the sums are exact, and never zero."""
-    x, scale, shift, noise, strength, bias = operands
-    x, noise = (t.mul(4).round().div(4) for t in (x, noise))
-    bias = bias.mul(8).floor().div(8) + 1 / 16
-    return x, scale, shift, noise, strength.sign() / 2, bias
-
-
-def _work(shape: Shape, pass_: Pass) -> Work:
-    x, planes, channels = elements(shape), shape[0] * shape[1], shape[1]
-    pixels = x // planes
-    noise = x // channels
-    match pass_:
-        case "forward":  # x, scale, shift, noise, strength, bias -> y: AdaIN's seven, and five before it
-            reads = x + 2 * planes + noise + 2 * channels
-            return Work(reads=reads, writes=x, operations=12 * x, reduction=pixels)
-        case _:  # dy and the operands but the shift -> gradients of x, scale, shift, strength, bias
-            reads = 2 * x + planes + noise + 2 * channels
-            writes = x + 2 * planes + 2 * channels
-            return Work(reads=reads, writes=writes, operations=22 * x, reduction=shape[0] * pixels)
-
+_REGISTERS, _LOOP, _SPANS = (16, 128, 64, 64), (8, 32, 256, 256), (2, 16, 1024, 1024)
+_DRAWN = ("noise",)
 
 OP = Op(
     name="style_epilogue",
-    problems=PROBLEMS,
-    toy_problems=TOY_PROBLEMS,
-    operand_shapes=lambda shape: (shape, shape[:2], shape[:2], (shape[0], 1, *shape[2:]), shape[1:2], shape[1:2]),
-    reference=_reference,
-    fused=_fused,
-    vendors={"in_its_type": _in_its_type},
-    # Forward: product, two sums, activation, normalisation; backward as many again, with four sums more.
-    vendor_roundings=14,
-    work=_work,
+    operands=_operands,
+    arrange=_on_a_grid,
+    data=("noise",),
+    # The shift only where the activation comes last.
+    reads={"backward": ("dy", "x", "scale", "noise", "strength", "bias")},
     # Penalties do not differentiate through the generator: its second order is composed, and not measured.
     passes=("forward", "backward"),
-    constants=(3,),
-    arrange=_on_a_grid,
+    # The gradients of bias and strength are sums over samples too.
+    reduction=lambda shape: shape[0] * pixels(shape),
+    # In the tutorial's order the normalization takes the bias out: the sum is 0, its summands are not.
+    sums_gradient_of_x=("bias",),
+    # All but the shift, and two statistics of each plane in float32.
+    saved=lambda t: [*(t[name] for name in t if name not in ("shift", "y")), 8 * math.prod(t["x"].shape[:2])],
+    problems=PROBLEMS,
+    vendors={"in_its_type": _in_its_type},
+    # Forward: product, two sums, activation, normalization; backward as many again, with four sums more.
+    roundings=14,
+    # The drawn problems take the tutorial's order as often; test_style_epilogue.py has its gradgradcheck.
+    choices={
+        "act": ("linear", "relu", "lrelu"),
+        "negative_slope": (0.0, 0.2, 1.7),
+        "order": ("paper", "tutorial"),
+        "eps": (1e-5, 1e-3),
+    },
+    # A pixel; several planes a block, of several samples; spans, in both layouts and all types.
+    shapes=((1, 1, 1), (3, 2, 2, 3), (2, 5, 13, 11), (1, 2, 4097), (1, 1, 16385), (1, 33, 31, 37)),
+    drawn=((20, 20), ((1, 4), 20, 40), ((1, 3), 12, 7, 7), ((1, 2), 5, 4, 4, 4)),
+    compiled=(
+        # What adain does not meet: noise, bias and activation before the normalization, in every regime; and after it.
+        *(Call(shape, F32, absent=_DRAWN) for shape in ((64, 512, 4, 4), _REGISTERS, _LOOP, _SPANS)),
+        *(Call(shape, BF16, absent=_DRAWN) for shape in ((8, 64, 101, 103), (8, 64, 128, 128))),
+        *(Call(shape, F32, True, absent=_DRAWN) for shape in ((16, 256, 32, 32), (8, 64, 128, 128))),
+        Call((16, 513, 8, 8), BF16, True, absent=_DRAWN),
+        Call((8, 64, 128, 128), F64, absent=_DRAWN),
+        Call((2, 16, 8192, 8200), BF16, absent=_DRAWN),
+        *(Call((8, 64, 128, 128), F16, last, settings={"order": "tutorial"}) for last in (False, True)),
+        Call(_SPANS, F32, settings={"act": "relu"}, constant=("x", "noise")),
+    ),
+    traffic=(
+        # Planes that stay in registers, of maps with more than 16 channels: below, every plane's read of the noise
+        # counts, although it comes from L2.
+        Traffic(
+            1.02,
+            1.25,
+            (
+                Call((4, 64, 64, 64), BF16),
+                Call((1, 20, 128, 128), F32),
+                Call((2, 17, 101, 103), F32),
+                Call((4, 64, 32, 32), F32, True),
+            ),
+        ),
+        Traffic(1.5, 1.75, (Call((1, 18, 256, 256), BF16), Call((8, 64, 32, 32), BF16, True))),
+        Traffic(1.51, 1.75, (Call((1, 17, 257, 255), BF16),)),
+        # As in adain, few planes are cut into many spans.
+        Traffic(1.5, 1.75, (Call((1, 32, 96, 96), F32, True),), apart=0.08),
+        # Small planes: two sums of each, partials of the gradients of bias and strength.
+        Traffic(1.02, 1.25, (Call((16, 256, 8, 8), F32),), apart=0.035),
+        # Few channels: the noise counts as often as it is read, twice for each channel.
+        Traffic(2.23, 2.47, (Call((1, 4, 256, 256), F32),)),
+    ),
 )

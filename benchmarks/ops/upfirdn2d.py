@@ -1,45 +1,66 @@
-"""The blur of StyleGAN's networks, around every change of resolution."""
+"""The blur of StyleGAN's networks, around every change of resolution. The setting ``taps`` is the kernel's shape."""
 
-import functools
+import math
+from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import fastgan_kernels
-from benchmarks.registry import Op, Pass, Problem, Shape, Work, elements
-from fastgan_kernels import reference
-
-_TAPS = (1.0, 3.0, 3.0, 1.0)
+from benchmarks.op import BF16, F16, F32, F64, Call, Choose, Op, Operands, Problem, Settings, Shape, Traffic
 
 
-@functools.cache
-def _kernel(device: torch.device) -> Tensor:
-    taps = torch.tensor(_TAPS, device=device) / sum(_TAPS)
-    return torch.outer(taps, taps)
+def _depthwise(x: Tensor, kernel: Tensor, *, padding: tuple[int, ...]) -> Tensor:
+    window = kernel.flip(0, 1).expand(x.shape[1], 1, *kernel.shape)
+    return F.conv2d(F.pad(x, padding), window, groups=x.shape[1])
 
 
-def _fused(x: Tensor) -> Tensor:
-    return fastgan_kernels.upfirdn2d(x, _kernel(x.device), padding=[2, 1, 2, 1])
+def _eighths(t: Operands, **_: Any) -> Operands:
+    """Taps without any symmetry, exact in every type."""
+    return {**t, "kernel": (t["kernel"] * 8).round() / 8}
 
 
-def _reference(x: Tensor) -> Tensor:
-    return reference.upfirdn2d(x, _kernel(x.device), padding=[2, 1, 2, 1])
+def _four_axes(shape: Shape) -> Shape:
+    return (*shape, 1, 1)[:4] if len(shape) < 4 else (*shape[:3], math.prod(shape[3:]))
 
 
-def _depthwise(x: Tensor) -> Tensor:
-    window = _kernel(x.device).to(x.dtype).expand(x.shape[1], 1, 4, 4)
-    return F.conv2d(F.pad(x, [2, 1, 2, 1]), window, groups=x.shape[1])
+def _settings(choose: Choose) -> Settings:
+    kh, kw = choose(range(1, 5)), choose(range(1, 4))
+    separable = choose((False, False, False, True))
+    up, down = choose(((1, 1), (1, 1), (2, 1), (1, 2), (3, 1), (1, 3), (2, 3), (3, 2)))
+
+    def pads(size: int) -> list[int]:
+        # Together they leave a window on an image of one pixel.
+        one = choose(range(-3, size + 2))
+        other = size - 1 - one + choose(range(3))
+        return [one, other] if choose((False, True)) else [other, one]
+
+    return {
+        "taps": (kw,) if separable else (kh, kw),
+        "up": up,
+        "down": down,
+        "padding": [*pads(kw), *pads(kw if separable else kh)],
+        "gain": choose((1.0, 4.0, -0.3)),
+    }
 
 
-def _work(shape: Shape, pass_: Pass) -> Work:
-    x, taps = elements(shape), len(_TAPS) ** 2
-    # Every pass filters one image: x -> y, dy -> dx, h (towards dx) -> gradient of dy.
-    return Work(reads=x, writes=x, operations=2 * taps * x, reduction=taps)
-
+_SHAPE = (16, 64, 64, 64)
+_TWO = {"taps": (2, 2), "padding": (1, 0, 1, 0)}
+_UP = {"up": 2, "gain": 4.0}
+_LEANING = {"taps": (3, 2), "padding": (0, 1, 1, 1)}
 
 OP = Op(
     name="upfirdn2d",
+    operands=lambda shape, *, taps, **_: {"x": shape, "kernel": taps},
+    arrange=_eighths,
+    defaults={"taps": (4, 4), "padding": (2, 1, 2, 1)},
+    shaping=("taps",),
+    constants=("kernel",),
+    # The filter is linear: only dy gets a second gradient.
+    reads={"backward": ("dy",), "double_backward": ()},
+    penalized=("x",),
+    second=("dy",),
+    reduction=lambda shape: 16,
+    saved=lambda t: [t["kernel"]],
     problems=(
         Problem("stylegan_g_1024", (4, 16, 1024, 1024), "StyleGAN generator at 1024 px, four samples a GPU", key=True),
         Problem("stylegan_d_256", (4, 64, 256, 256), "StyleGAN discriminator at 256 px, four samples a GPU", key=True),
@@ -47,16 +68,40 @@ OP = Op(
         Problem("stylegan_d_64", (4, 256, 64, 64), "StyleGAN discriminator at 64 px, four samples a GPU"),
         Problem("stylegan_d_8", (32, 512, 8, 8), "StyleGAN discriminator at 8 px, thirty-two samples a GPU"),
     ),
-    toy_problems=(
-        Problem("toy_4", (2, 4, 4, 4), "none: a size for a CPU", key=True),
-        Problem("toy_odd", (2, 3, 3, 3), "none: a size for a CPU"),
-    ),
-    operand_shapes=lambda shape: (shape,),
-    reference=_reference,
-    fused=_fused,
     vendors={"depthwise_convolution": _depthwise},
-    work=_work,
-    penalised=(0,),
-    # The filter is linear: only dy gets a second gradient.
-    second_order=(1,),
+    fixed=(
+        {**_LEANING, "gain": 1.5},
+        {"up": 2, "taps": (2, 3), "padding": (1, 0, -1, -1), "gain": 4.0},
+        {"down": 2, "taps": (2, 3), "padding": (1, 1, 2, -1)},
+    ),
+    choices=_settings,
+    # A pixel, a row, a column; several images in a tile; strips and columns that fill no tile; many channels.
+    shapes=((1, 1, 1, 1), (1, 2, 1, 70), (1, 2, 70, 1), (37, 5, 2, 1), (1, 2, 19, 33), (1, 67, 3, 2)),
+    drawn=tuple(
+        tuple((1, most) for most in sizes) for sizes in ((2, 4, 9, 9), (1, 40, 3, 3), (2, 2, 30, 3), (1, 2, 3, 70))
+    ),
+    adapt=_four_axes,
+    empty=((0, 3, 4, 4), (2, 0, 4, 4)),
+    compiled=(
+        # Few: a kernel of ours is long, and takes the compiler longer than those of other ops.
+        # Blurs of StyleGAN 1 and 2, before a strided convolution too (an odd number of columns); small images.
+        Call(_SHAPE, F32),
+        Call(_SHAPE, BF16, True),
+        Call(_SHAPE, F32, True, settings={"taps": (3,), "padding": 1}),
+        Call((16, 64, 128, 128), BF16, settings={"padding": 2}),
+        Call((64, 513, 4, 4), BF16, True),
+        # Twice the size and, in the backward pass, half of it.
+        Call(_SHAPE, BF16, settings=_UP),
+        Call(_SHAPE, F32, True, settings=_UP),
+        # More than 2^31 elements; the other types.
+        Call((2, 16, 8192, 8200), F32, settings=_TWO),
+        Call((2, 16, 8192, 8200), F16, True, settings=_TWO),
+        Call((4, 16, 64, 64), F64, settings=_TWO),
+    ),
+    traffic=(
+        # What leaves the first level of cache. Problems of this size are cut fine, so there is much around a tile;
+        # test_upfirdn2d.py holds larger ones, and what threads load.
+        Traffic(1.1, 1.1, (Call((1, 16, 128, 128), F32, settings=_LEANING),), per="program"),
+        Traffic(1.25, 1.25, (Call((8, 64, 32, 32), BF16, True, settings=_LEANING),), per="program"),
+    ),
 )

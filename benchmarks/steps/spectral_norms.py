@@ -1,6 +1,6 @@
 """All spectral norms of a discriminator: one power iteration and the normalised weights of every layer.
 
-A problem's shape is that of :mod:`benchmarks.ops.weights`.
+A problem's shape is that of :mod:`benchmarks.old_ops.weights`.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from benchmarks.ops.weights import PROBLEMS, TOY_PROBLEMS
+from benchmarks.old_ops.weights import PROBLEMS, TOY_PROBLEMS
 from benchmarks.passes import Call, Outputs
 from benchmarks.steps.step import Setting, Step
 from fastgan.nn import spectral_norm_

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import bench, results
-from benchmarks.ops import OPS
+from benchmarks.old_ops import OPS
 from benchmarks.registry import cases
 from benchmarks.suite import suite
 from fastgan import cli

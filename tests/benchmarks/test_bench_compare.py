@@ -16,7 +16,7 @@ from benchmarks.__main__ import main
 from benchmarks.compare import JUDGED, Run, compare, compare_runs, report
 from benchmarks.devices import CpuDevice
 from benchmarks.measure import Effort, measure
-from benchmarks.ops import OPS
+from benchmarks.old_ops import OPS
 from benchmarks.registry import Case, cases
 
 _IDENTITY = {

@@ -17,7 +17,7 @@ import pytest
 from benchmarks import machine, results, worker
 from benchmarks.__main__ import main
 from benchmarks.limits import Limit
-from benchmarks.ops import OPS
+from benchmarks.old_ops import OPS
 from benchmarks.registry import key_of
 from benchmarks.steps import STEPS
 from benchmarks.steps.step import StepCase

@@ -9,7 +9,7 @@ from torch import Tensor
 from benchmarks.accuracy import error, tolerance
 from benchmarks.devices import CpuDevice
 from benchmarks.measure import TOY, measure
-from benchmarks.ops import OPS
+from benchmarks.old_ops import OPS
 from benchmarks.passes import bind, compiled_binder, draw
 from benchmarks.registry import Case, cases
 from fastgan_kernels import reference

@@ -14,7 +14,7 @@ from rich.console import Console
 from benchmarks import counted, prediction, results
 from benchmarks.__main__ import main
 from benchmarks.chips import CHIPS, Chip
-from benchmarks.ops import OPS
+from benchmarks.old_ops import OPS
 from benchmarks.passes import bind, draw
 from benchmarks.prediction import Activity, Row, Span, predicted_seconds
 from benchmarks.registry import Case, Problem, cases
@@ -34,7 +34,7 @@ import sys
 from pathlib import Path
 from rich.console import Console
 from benchmarks.chips import CHIPS
-from benchmarks.ops import OPS
+from benchmarks.old_ops import OPS
 from benchmarks.prediction import activities, prediction_rows, render
 from benchmarks.registry import cases
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.aims import BOUND_BY_BANDWIDTH, LARGE_BYTES
-from benchmarks.ops import OPS
+from benchmarks.old_ops import OPS
 from benchmarks.passes import bind, draw
 from benchmarks.registry import DTYPES, LAYOUTS, PASSES, Case, cases
 

@@ -2,15 +2,23 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from benchmarks.op import Op, Operands, Settings, flat, tensors_of
+from benchmarks.ops import OPS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FLOAT_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed", "expanded", "offset")
 
-Op = Callable[..., Tensor]
+Function = Callable[..., Tensor]
+
+DIFFERENTIABLE = tuple(op for op in OPS.values() if op.differentiable)
+"""Those that pass the tests of every op; power_iteration has tests of its own."""
 
 
 def lay_out(x: Tensor, layout: str) -> Tensor:
@@ -47,7 +55,54 @@ def random(shape: Sequence[int], seed: int, dtype: torch.dtype = torch.float64) 
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(DEVICE, dtype)
 
 
-def derivatives(op: Op, inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:
+class Prepared:
+    """An op at a problem: its tensors and, as functions of those that it differentiates, itself and its reference.
+
+    Values are those of bfloat16, so that every type gets the same problem. Operands without a derivative follow the
+    type of the first tensor that the functions get.
+
+    Attributes:
+        inputs: the tensors that the op differentiates, x first.
+        names: of their operands.
+    """
+
+    def __init__(self, op: Op, shape: Sequence[int], dtype: torch.dtype, settings: Settings) -> None:
+        seeds = iter(range(1, 100))
+        drawn = op.draw(op.adapt(tuple(shape)), settings, lambda s: random(s, next(seeds)))
+        self._described, self._settings = op, settings
+        self._operands = {name: tree_map(Tensor.bfloat16, value) for name, value in drawn.items()}
+        differentiable = [(name, t) for name, t in flat(self._operands) if name not in op.constants]
+        self.names = [name for name, _ in differentiable]
+        self.inputs = [t.to(dtype) for _, t in differentiable]
+
+    def operands(self, *inputs: Tensor) -> Operands:
+        """All operands, by name, those of the op's derivative being ``inputs``."""
+        given = iter(inputs)
+        constants = self._described.constants
+        return {
+            name: tree_map(lambda t, name=name: t.to(inputs[0].dtype) if name in constants else next(given), value)
+            for name, value in self._operands.items()
+        }
+
+    def op(self, *inputs: Tensor) -> Tensor:
+        return self._call(self._described.op, inputs)
+
+    def reference(self, *inputs: Tensor) -> Tensor:
+        return self._call(self._described.reference, inputs)
+
+    def _call(self, function: Callable[..., Any], inputs: Sequence[Tensor]) -> Tensor:
+        (y,) = tensors_of(function(**self.operands(*inputs), **self._described.arguments(self._settings)))
+        return y
+
+
+def prepare(
+    op: Op, shape: Sequence[int], dtype: torch.dtype = torch.float64, settings: Settings | None = None
+) -> Prepared:
+    """``op`` at the shape nearest to ``shape`` that it takes, by default at the first of its fixed settings."""
+    return Prepared(op, shape, dtype, op.fixed[0] if settings is None else settings)
+
+
+def derivatives(op: Function, inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:
     """The output, its gradients for the first cotangent, and the gradients of those for the other cotangents."""
     dy, *cotangents_of_gradients = cotangents
     inputs = [t.detach().requires_grad_() for t in inputs]
@@ -60,8 +115,8 @@ def derivatives(op: Op, inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) 
 
 
 def check_against_float64(
-    op: Op,
-    reference: Op,
+    op: Function,
+    reference: Function,
     inputs: Sequence[Tensor],
     *,
     reduction: int,

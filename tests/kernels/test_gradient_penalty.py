@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.ops import OPS
 from fastgan_kernels import gradient_norms, gradient_penalty, interpolate, reference, use_backend
 from fastgan_kernels.inspection.traffic import count_traffic
 from fastgan_kernels.layout import sample_rows
-from tests.kernels.harness import DEVICE, check_against_float64, random, saved_bytes
-from tests.kernels.specs.gradient_norms import inputs
+from tests.kernels.harness import DEVICE, check_against_float64, prepare, random, saved_bytes
 
 # The package exports the function under the name of its module.
 penalty_module = importlib.import_module("fastgan_kernels.gradient_penalty")
@@ -89,7 +89,7 @@ def test_equals_torch_vector_norm():
 
 @pytest.mark.parametrize(("target", "one_sided"), [(1.0, False), (1.0, True), (0.0, False)])
 def test_the_penalty_is_what_it_says(target: float, one_sided: bool):
-    x = inputs((4, 3, 5))[0]
+    x = prepare(OPS["gradient_norms"], (4, 3, 5)).inputs[0]
     excess = x.square().sum((1, 2)).sqrt() - target
     excess = excess.clamp(min=0) if one_sided else excess
     for f in (gradient_penalty, reference.gradient_penalty):
@@ -100,7 +100,8 @@ def test_the_penalty_is_what_it_says(target: float, one_sided: bool):
                                             (gradient_penalty, reference.gradient_penalty)])  # fmt: skip
 @pytest.mark.parametrize("shape", [(2300, 5), (3, 140, 151)], ids=str)
 def test_more_rows_than_one_block_of_the_second_kernel_and_more_spans(op, oracle, shape: tuple[int, ...]):
-    check_against_float64(op, oracle, inputs(shape), reduction=shape[0] * shape[1])
+    inputs = prepare(OPS["gradient_norms"], shape).inputs
+    check_against_float64(op, oracle, inputs, reduction=shape[0] * shape[1])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="launches are counted in the interpreter")

@@ -3,22 +3,20 @@
 import pytest
 import torch
 
+from benchmarks.op import Op
 from fastgan_kernels import power_iteration, spectral_normalize
-from tests.kernels.harness import derivatives, random
-from tests.kernels.ops import OPS
-from tests.kernels.opspec import OpSpec
+from tests.kernels.harness import DIFFERENTIABLE, derivatives, prepare, random
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("spec", OPS, ids=lambda spec: spec.name)
-def test_a_replayed_graph_computes_on_the_new_values(spec: OpSpec):
-    x, *operands = spec.prepared((4, 6, 32, 32), torch.float32)
-    op, _ = spec.with_settings(spec.fixed_settings[0])
-    y = op(x, *operands)
-    cotangents = [random(t.shape, i, t.dtype) for i, t in enumerate((y, x, *operands))]
+@pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
+def test_a_replayed_graph_computes_on_the_new_values(op: Op):
+    prepared = prepare(op, (4, 6, 32, 32), torch.float32)
+    inputs = prepared.inputs
+    cotangents = [random(t.shape, i, t.dtype) for i, t in enumerate((prepared.op(*inputs), *inputs))]
 
     def run() -> list[torch.Tensor]:
-        return derivatives(op, (x, *operands), cotangents)
+        return derivatives(prepared.op, inputs, cotangents)
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -28,7 +26,7 @@ def test_a_replayed_graph_computes_on_the_new_values(spec: OpSpec):
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = run()
-    x.mul_(-0.5)
+    inputs[0].mul_(-0.5)
     cotangents[0].add_(1)
     graph.replay()
     assert all(torch.equal(c, e) for c, e in zip(captured, run(), strict=True))
@@ -72,9 +70,9 @@ def test_a_replayed_graph_iterates_on_the_new_weights():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-@pytest.mark.parametrize("spec", OPS, ids=lambda spec: spec.name)
-def test_tensors_on_another_gpu_than_the_current_one(spec: OpSpec):
-    op, reference = spec.with_settings(spec.fixed_settings[0])
-    inputs = [t.to("cuda:1") for t in spec.prepared((4, 6, 32, 32), torch.float32)]
+@pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
+def test_tensors_on_another_gpu_than_the_current_one(op: Op):
+    prepared = prepare(op, (4, 6, 32, 32), torch.float32)
+    inputs = [t.to("cuda:1") for t in prepared.inputs]
     assert torch.cuda.current_device() == 0
-    torch.testing.assert_close(op(*inputs), reference(*inputs))
+    torch.testing.assert_close(prepared.op(*inputs), prepared.reference(*inputs))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
+from benchmarks.ops import OPS
 from fastgan_kernels import (
     adain,
     epilogue_backward,
@@ -20,13 +21,33 @@ from fastgan_kernels import (
 from fastgan_kernels.inspection.traffic import count_traffic
 from fastgan_kernels.noise import draw_seed, normal_noise
 from fastgan_kernels.tiling import PlaneTiling, cdiv
-from tests.kernels.harness import DEVICE, LAYOUTS, check_against_float64, lay_out, random, saved_bytes
-from tests.kernels.specs.style_epilogue import SPEC
+from tests.kernels.harness import (
+    DEVICE,
+    LAYOUTS,
+    Function,
+    check_against_float64,
+    lay_out,
+    prepare,
+    random,
+    saved_bytes,
+)
 
 # The package exports the function under the name of its module.
 module = importlib.import_module("fastgan_kernels.style_epilogue")
 
 ORDERS = ("paper", "tutorial")
+OP = OPS["style_epilogue"]
+
+
+def six(shape: tuple[int, ...], order: str = "paper") -> list[Tensor]:
+    return prepare(OP, shape, settings={"order": order}).inputs
+
+
+def of_six(f: Function, order: str = "paper") -> Function:
+    def styled(x: Tensor, scale: Tensor, shift: Tensor, noise: Tensor, strength: Tensor, bias: Tensor) -> Tensor:
+        return f(x, scale, shift, noise=noise, strength=strength, bias=bias, order=order)
+
+    return styled
 
 
 def by_hand(
@@ -62,9 +83,10 @@ def test_is_the_layers_of_torch_one_after_the_other(order: str, name: str, act: 
 
 @pytest.mark.parametrize("act", ["lrelu", "relu"])
 def test_gradcheck_in_the_order_of_the_tutorial(act: str):
-    inputs = [t.requires_grad_() for t in SPEC.inputs((1, 2, 3))]
-    assert gradcheck(lambda *t: SPEC.op(*t, order="tutorial", act=act), inputs)
-    assert gradgradcheck(lambda *t: SPEC.op(*t, order="tutorial", act=act), inputs)
+    prepared = prepare(OP, (1, 2, 3), settings={"order": "tutorial", "act": act})
+    inputs = [t.requires_grad_() for t in prepared.inputs]
+    assert gradcheck(prepared.op, inputs)
+    assert gradgradcheck(prepared.op, inputs)
 
 
 def test_without_anything_before_or_after_it_is_adain():
@@ -74,14 +96,14 @@ def test_without_anything_before_or_after_it_is_adain():
 
 
 def far_from_the_kink(shift: Tensor) -> Tensor:
-    """Larger than scale * xh of any plane of 30 pixels, with both signs; that of SPEC suits its own operands alone."""
+    """Larger than scale * xh of any plane of 30 pixels, with both signs; that of `six` suits those only."""
     return torch.where(shift < 0, -16.0, 16.0).to(shift)
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("absent", ["noise and strength", "bias", "all"])
 def test_absent_operands(order: str, absent: str):
-    x, scale, shift, noise, strength, bias = SPEC.inputs((3, 4, 5, 6))
+    x, scale, shift, noise, strength, bias = six((3, 4, 5, 6))
     operands = {"noise": noise, "strength": strength, "bias": bias}
     operands = {name: t for name, t in operands.items() if absent != "all" and name not in absent.split(" and ")}
     shift = far_from_the_kink(shift) if order == "tutorial" else shift
@@ -99,25 +121,26 @@ def test_absent_operands(order: str, absent: str):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_one_strength_for_all_channels(order: str):
-    x, scale, shift, noise, strength, bias = SPEC.inputs((3, 4, 5, 6))
+    x, scale, shift, noise, strength, bias = six((3, 4, 5, 6))
     shift = far_from_the_kink(shift) if order == "tutorial" else shift
     for dtype in (torch.float64, torch.float16):
         inputs = [t.to(dtype) for t in (x, scale, shift, noise, strength[1], bias)]
         check_against_float64(
-            lambda *t: SPEC.op(*t, order=order), lambda *t: SPEC.reference(*t, order=order), inputs, reduction=360
+            of_six(style_epilogue, order), of_six(reference.style_epilogue, order), inputs, reduction=360
         )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_noise_and_style_of_any_strides(layout: str):
-    x, scale, shift, noise, strength, bias = SPEC.inputs((3, 4, 5, 6))
+    x, scale, shift, noise, strength, bias = six((3, 4, 5, 6))
     inputs = [x, *(lay_out(t, layout) for t in (scale, shift, noise, strength, bias))]
-    check_against_float64(SPEC.op, SPEC.reference, inputs, reduction=90)
+    op, oracle = of_six(style_epilogue), of_six(reference.style_epilogue)
+    check_against_float64(op, oracle, inputs, reduction=90)
     # The halves of one style matrix are not copied.
     style = torch.cat([scale, shift], dim=1)
     halves = style.chunk(2, dim=1)
     assert all(epilogue_tile.rows(t).data_ptr() == t.data_ptr() for t in halves)
-    torch.testing.assert_close(SPEC.op(x, *halves, *inputs[3:]), SPEC.reference(x, *halves, *inputs[3:]))
+    torch.testing.assert_close(op(x, *halves, *inputs[3:]), oracle(x, *halves, *inputs[3:]))
 
 
 def tiling_of_small_planes(*, spans: int, programs: int):
@@ -140,11 +163,11 @@ def test_planes_that_are_read_twice(
 ):
     """Two orders of all operands: the second pass sees the same noise, bias and activation as the first."""
     monkeypatch.setattr(epilogue_tile, "plane_tiling", tiling_of_small_planes(spans=spans, programs=programs))
-    x, *operands = SPEC.inputs((2, 3, 5, 9))
+    x, *others = six((2, 3, 5, 9), order)
     for dtype in (torch.float64, torch.bfloat16):
-        inputs = [t.to(dtype) for t in (lay_out(x, layout), *operands)]
+        inputs = [t.to(dtype) for t in (lay_out(x, layout), *others)]
         check_against_float64(
-            lambda *t: SPEC.op(*t, order=order), lambda *t: SPEC.reference(*t, order=order), inputs, reduction=90
+            of_six(style_epilogue, order), of_six(reference.style_epilogue, order), inputs, reduction=90
         )
     monkeypatch.undo()
 
@@ -154,7 +177,7 @@ def test_planes_that_are_read_twice(
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_two_orders_with_drawn_noise(order: str, layout: str, per_channel: bool):
     """The noise of the backward passes is that of the forward: as the reference with this noise."""
-    x, scale, shift, _, strength, bias = SPEC.inputs((3, 4, 5, 6))
+    x, scale, shift, _, strength, bias = six((3, 4, 5, 6))
     strength = strength if per_channel else strength[1]
     torch.manual_seed(5)
     noise = normal_noise(draw_seed(x), x)
@@ -172,7 +195,7 @@ def test_two_orders_with_drawn_noise(order: str, layout: str, per_channel: bool)
 
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 def test_noise_is_drawn_where_there_is_a_strength_alone(backend: str):
-    x, scale, shift, noise, strength, _ = (t.to(DEVICE) for t in SPEC.inputs((3, 4, 5, 6)))
+    x, scale, shift, noise, strength, _ = (t.to(DEVICE) for t in six((3, 4, 5, 6)))
     with use_backend(backend):
         torch.manual_seed(1)
         first, second = (style_epilogue(x, scale, shift, strength=strength) for _ in range(2))
@@ -192,7 +215,7 @@ def test_noise_is_drawn_where_there_is_a_strength_alone(backend: str):
 
 @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
 def test_drawn_noise_inside_torch_compile(compiler: str):
-    x, scale, shift, _, strength, bias = (t.to(DEVICE, torch.float32) for t in SPEC.inputs((2, 3, 4, 5)))
+    x, scale, shift, _, strength, bias = (t.to(DEVICE, torch.float32) for t in six((2, 3, 4, 5)))
     strength = strength.abs().add(1).requires_grad_()
 
     @torch.compile(fullgraph=True, backend=compiler)
@@ -221,13 +244,13 @@ def test_what_is_kept_for_backward():
     assert saved_bytes(lambda: style_epilogue(x, scale, shift, order="tutorial", act="linear")) == always
     assert saved_bytes(lambda: style_epilogue(x, scale, shift, strength=strength)) == always + 3 * 4 + 8
     with_noise = always + 2 * (3 * 4) + noise.numel() * 4
-    assert saved_bytes(lambda: SPEC.op(x, scale, shift, noise, strength, bias)) == with_noise
+    assert saved_bytes(lambda: of_six(style_epilogue)(x, scale, shift, noise, strength, bias)) == with_noise
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("pixels", [40, 4200], ids=["in registers", "in spans"])
 def test_what_is_not_asked_for_is_empty(order: str, pixels: int):
-    x, scale, shift, noise, strength, bias = SPEC.inputs((2, 3, pixels))
+    x, scale, shift, noise, strength, bias = six((2, 3, pixels))
     settings = "lrelu", 0.2, order, 1e-5
     _, mean, rstd = epilogue_forward.launch_forward(x, scale, shift, noise, None, strength, bias, *settings)
     operands = x, x, scale, shift if order == "tutorial" else None, noise, None, strength, bias, mean, rstd, *settings

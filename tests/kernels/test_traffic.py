@@ -1,4 +1,4 @@
-"""What each op moves, as a multiple of its floor: each input read once, each output written once.
+"""What each op moves, as a multiple of its minimum bytes: each input read once, each output written once.
 
 Counted in sectors of 32 bytes on problems of 1 MB or more. Operands below a sixteenth of x count once however often
 they are read again. What is neither input nor output (partial sums, saved statistics) counts apart, with its own bar.
@@ -6,52 +6,53 @@ they are read again. What is neither input nor output (partial sums, saved stati
 
 import pytest
 import torch
-from torch import Tensor
 
+from benchmarks.op import Call, Op, Traffic, flat, tensors_of
 from fastgan_kernels.inspection.traffic import count_traffic
-from tests.kernels.ops import OPS, TRAFFIC
-from tests.kernels.opspec import Bars, OpSpec, Problem
+from tests.kernels.harness import DIFFERENTIABLE, lay_out
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="traffic is counted in the interpreter")
 
 
-def _x(problem: Problem) -> Tensor:
-    x = torch.randn(problem.shape, generator=torch.Generator().manual_seed(0)).to(problem.dtype)
-    x = x.movedim(1, -1).contiguous().movedim(-1, 1) if problem.channels_last else x
-    return x.requires_grad_()
-
-
-def _label(spec: OpSpec, problem: Problem, bars: Bars) -> str:
-    layout = "channels_last" if problem.channels_last else "contiguous"
+def _label(op: Op, call: Call, bars: Traffic) -> str:
+    layout = "channels_last" if call.channels_last else "contiguous"
     per = "" if bars.per == "access" else f"-per_{bars.per}"
-    return f"{spec.name}-{'x'.join(map(str, problem.shape))}-{str(problem.dtype).removeprefix('torch.')}-{layout}{per}"
+    return f"{op.name}-{'x'.join(map(str, call.shape))}-{str(call.dtype).removeprefix('torch.')}-{layout}{per}"
 
 
 @pytest.mark.parametrize(
-    ("spec", "problem", "bars"),
+    ("op", "call", "bars"),
     [
-        pytest.param(spec, problem, bars, id=_label(spec, problem, bars))
-        for spec in OPS
-        for bars in TRAFFIC[spec.name].bars
-        for problem in bars.problems
+        pytest.param(op, call, bars, id=_label(op, call, bars))
+        for op in DIFFERENTIABLE
+        for bars in op.traffic
+        for call in bars.calls
     ],
 )
-def test_an_op_moves_little_more_than_its_floor(spec: OpSpec, problem: Problem, bars: Bars):
-    described = TRAFFIC[spec.name]
-    x = _x(problem)
+def test_an_op_moves_little_more_than_its_minimum(op: Op, call: Call, bars: Traffic):
+    generator = torch.Generator().manual_seed(0)
+    drawn = op.draw(call.shape, call.settings, lambda shape: torch.randn(shape, generator=generator))
+
+    def prepared(t: torch.Tensor) -> torch.Tensor:
+        return lay_out(t.to(call.dtype), "channels_last") if call.channels_last and t.dim() > 2 else t.to(call.dtype)
+
+    operands = {name: [prepared(t) for t in v] if isinstance(v, list) else prepared(v) for name, v in drawn.items()}
+    for name, t in flat(operands):
+        t.requires_grad_(name not in (*op.constants, *op.data))
+    tensors = list(flat(operands))
+    (x, *_) = (t for _, t in tensors)
     assert x.nbytes >= 2**20
-    operands = described.operands(x)
     with count_traffic(bars.per) as traffic:
-        y = spec.op(x, *operands, **described.settings)
-    forward = traffic.over_floor(x, inputs=[x, *operands], outputs=[y])
-    differentiable = [t for t in (x, *operands) if t.requires_grad]
+        (y,) = tensors_of(op.op(**operands, **op.arguments(call.settings)))
+    forward = traffic.over_floor(x, inputs=[t for _, t in tensors], outputs=[y])
     dy = torch.ones_like(y)
     with count_traffic(bars.per) as traffic:
-        gradients = torch.autograd.grad(y, differentiable, dy)
+        gradients = torch.autograd.grad(y, [t for _, t in tensors if t.requires_grad], dy)
     # A gradient that is dy itself is not written.
     written = [g for g in gradients if g.data_ptr() != dy.data_ptr()]
-    backward = traffic.over_floor(x, inputs=[dy, *described.read_by_backward(x, operands, y)], outputs=written)
-    # At least the floor: a pass that is not counted, or not run, would be no proof.
+    read = [t for name, t in [*tensors, ("y", y), ("dy", dy)] if name in op.reads["backward"]]
+    backward = traffic.over_floor(x, inputs=read, outputs=written)
+    # At least the minimum: a pass that is not counted, or not run, would be no proof.
     assert 1 <= forward.ratio <= bars.forward, forward
     assert 1 <= backward.ratio <= bars.backward, backward
     assert max(forward.apart, backward.apart) <= bars.apart, (forward, backward)

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from benchmarks.op import Op
 from fastgan_kernels import backend, backend_of, bias_act, use_backend
-from tests.kernels.harness import DEVICE, random
-from tests.kernels.ops import OPS
-from tests.kernels.opspec import OpSpec
+from tests.kernels.harness import DEVICE, DIFFERENTIABLE, prepare, random
 
-every_op = pytest.mark.parametrize("spec", OPS, ids=lambda spec: spec.name)
+every_op = pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
 
 
 @pytest.fixture(autouse=True)
@@ -29,17 +28,17 @@ def kernels_by_default(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @every_op
-def test_reverse_mode_batches_and_forward_mode(spec: OpSpec):
-    op, reference = spec.with_settings(spec.fixed_settings[0])
-    inputs = spec.prepared((2, 2, 3, 2), torch.float64)
+def test_reverse_mode_batches_and_forward_mode(op: Op):
+    prepared = prepare(op, (2, 2, 3, 2))
+    inputs = prepared.inputs
     tangents = [random(t.shape, 10 + i) for i, t in enumerate(inputs)]
-    weight = random(reference(*inputs).shape, 20)
+    weight = random(prepared.reference(*inputs).shape, 20)
 
     def total(*tensors: Tensor) -> Tensor:
-        return (op(*tensors) * weight).sum()
+        return (prepared.op(*tensors) * weight).sum()
 
     leaves = [t.clone().requires_grad_() for t in inputs]
-    expected = torch.autograd.grad((op(*leaves) * weight).sum(), leaves, create_graph=True)
+    expected = torch.autograd.grad((prepared.op(*leaves) * weight).sum(), leaves, create_graph=True)
     along = sum((g * t).sum() for g, t in zip(expected, tangents, strict=True))
     everything = tuple(range(len(inputs)))
     found = torch.func.grad(total, everything)(*inputs)
@@ -56,7 +55,7 @@ def test_reverse_mode_batches_and_forward_mode(spec: OpSpec):
     for_each = torch.func.vmap(torch.func.grad(total, everything))(*batch)
     assert all(torch.allclose(g[0], e, rtol=1e-10, atol=1e-10) for g, e in zip(for_each, expected, strict=True))
 
-    if spec.highest_order != 2:
+    if op.highest_order != 2:
         return
     # Forward over reverse: the second order.
     _, second = torch.func.jvp(torch.func.grad(total, everything), tuple(inputs), tuple(tangents))
@@ -87,9 +86,10 @@ def test_what_is_said():
 
 
 @every_op
-def test_a_backward_pass_of_kernels_in_a_transform_is_refused(spec: OpSpec):
-    inputs = [t.requires_grad_() for t in spec.prepared((2, 2, 3, 2), torch.float64)]
-    y = spec.with_settings(spec.fixed_settings[0])[0](*inputs)
+def test_a_backward_pass_of_kernels_in_a_transform_is_refused(op: Op):
+    prepared = prepare(op, (2, 2, 3, 2))
+    inputs = [t.requires_grad_() for t in prepared.inputs]
+    y = prepared.op(*inputs)
     gradients = torch.ones(2, *y.shape, dtype=y.dtype, device=y.device)
     refused = pytest.raises(RuntimeError, match=r"^\w+: torch.func, forward-mode differentiation and batched")
     with refused:
