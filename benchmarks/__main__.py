@@ -1,67 +1,142 @@
-"""python -m benchmarks: the evidence run, its rows in the table and the READMEs, comparison of runs, predictions."""
+"""python -m benchmarks: measures the ops on this GPU; without one, says what is known of them."""
 
 import time
 
-_STARTED = time.time()  # importing torch belongs to the time of the run
+_STARTED = time.time()  # importing torch belongs to the time of a run
 
 import argparse  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import signal  # noqa: E402
 import sys  # noqa: E402
+from datetime import datetime  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from benchmarks import compare, evidence, readme, results  # noqa: E402
+COMMANDS = ("run", "check", "evidence", "compare", "merge", "readme")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    run = commands.add_parser("run", help="measure ops, or whole steps; the default")
+    run.add_argument(
+        "words", nargs="*", metavar="WORD", help="measure cases whose name has all of these: adain bfloat16"
+    )
+    run.add_argument("--all", action="store_true", help="every size, type and layout, not only the key problems")
+    run.add_argument("--steps", action="store_true", help="whole steps instead of ops")
+    run.add_argument("--compiled", action="store_true", help="torch.compile instead of plain torch beside the fused op")
+    run.add_argument("--details", action="store_true", help="without a GPU: a line for each case")
+    run.add_argument("--chip", default="H200", help="without a GPU: the chip that the bound is of (default: H200)")
+
+    check = commands.add_parser("check", help="compare every op and pass with its float64 reference")
+
+    run_all = commands.add_parser("evidence", help="correctness, chip tests, ops, steps, torch.compile; stage by stage")
+    run_all.add_argument("--minutes", type=float, default=10, help="the whole run ends within this time (default: 10)")
+    run_all.add_argument("--commit", help="the commit that is measured, where the sources are not a git checkout")
+
+    for command in (run, check, run_all):
+        needed = command is run_all
+        command.add_argument(
+            "--out", type=Path, required=needed, help="folder for the results; made if it is not there"
+        )
+        command.add_argument("--toy", action="store_true", help="toy sizes on the CPU, in Triton's interpreter")
+
+    diff = commands.add_parser(
+        "compare", help="what moved beyond the quartiles from run A to B; 1 if something is slower"
+    )
+    diff.add_argument("before", metavar="A", type=Path, help="a results.csv, or a folder that holds one")
+    diff.add_argument("after", metavar="B", type=Path)
+    merge = commands.add_parser("merge", help="append the rows that a GPU gave to benchmarks/results.csv")
+    merge.add_argument("source", type=Path, help="a results.csv, or a folder that holds one")
+    draw = commands.add_parser("readme", help="draw the results in the READMEs from benchmarks/results.csv")
+    draw.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a file differs")
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    run = commands.add_parser("evidence", help="tests, memory checker and benchmark of all ops on this machine")
-    run.add_argument("--out", type=Path, required=True, help="folder of at most eight files; run again to go on")
-    run.add_argument("--minutes", type=float, default=9, help="the whole run ends within this time (default: 9)")
-    run.add_argument("--toy", action="store_true", help="toy sizes on the CPU; chosen by itself without a GPU")
-    run.add_argument("--commit", help="the commit that is measured, where the sources are not a git checkout")
-
-    merge = commands.add_parser("merge", help="append the rows of an evidence run that a GPU gave")
-    merge.add_argument("csv", type=Path, help="results.csv of an evidence folder")
-
-    draw = commands.add_parser("readme", help="draw the results in the READMEs anew from benchmarks/results.csv")
-    draw.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a file differs")
-
-    diff = commands.add_parser("compare", help="what moved beyond noise from run A to run B; 1 if something is slower")
-    diff.add_argument("a", metavar="A", type=Path, help="before: a results.csv, or a folder that holds one")
-    diff.add_argument("b", metavar="B", type=Path, help="after")
-
-    predict = commands.add_parser("predict", help="what can be said of the kernels without a GPU")
-    predict.add_argument("ops", nargs="*", metavar="OP", help="names of ops (default: all)")
-    predict.add_argument("--chip", default="H200", help="name in benchmarks/chips.py (default: H200)")
-    predict.add_argument("--all", action="store_true", help="every size, type and layout, not only the key sizes")
-    predict.add_argument("--quick", action="store_true", help="no counted traffic: seconds instead of a minute")
-    predict.add_argument("--out", type=Path, help="CSV of predictions to write")
-
-    given = parser.parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] not in (*COMMANDS, "-h", "--help"):
+        arguments = ["run", *arguments]
+    given = _parser().parse_args(arguments)
+    if getattr(given, "toy", False):
+        # Read when the kernels are imported.
+        os.environ |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     try:
-        if given.command == "evidence":
-            if not given.minutes > 0:
-                raise ValueError(f"--minutes is {given.minutes:g}, expected more than 0")
-            return evidence.run(given.out, until=_STARTED + 60 * given.minutes, toy=given.toy, commit=given.commit)
-        if given.command == "readme":
-            found = readme.differences() if given.check else readme.write()
-            print("\n".join(map(str, found)) or "nothing differs")
-            return 1 if given.check and found else 0
-        if given.command == "compare":
-            comparison = compare.compare(given.a, given.b)
-            print(compare.report(comparison))
-            return comparison.exit_code
-
-        if given.command == "predict":
-            from benchmarks import prediction  # with rich, which a run of evidence does without
-
-            return prediction.run(given.ops, given.chip, every=given.all, counted=not given.quick, out=given.out)
-        print(f"{results.merge(given.csv)} rows appended to {results.REPOSITORY_CSV}")
-    except (evidence.Refused, OSError, ValueError) as refusal:
-        print(f"benchmarks: {refusal}", file=sys.stderr)
+        return _run(given)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError) as refusal:
+        said = (
+            f"{refusal.filename}: {refusal.strerror}" if isinstance(refusal, OSError) and refusal.strerror else refusal
+        )
+        print(f"benchmarks: {said}", file=sys.stderr)
         return 2
-    return 0
+
+
+def _run(given: argparse.Namespace) -> int:
+    from benchmarks import compare, evidence, report, results, run, without_gpu
+
+    if given.command == "evidence":
+        if not given.minutes > 0:
+            raise ValueError(f"--minutes is {given.minutes:g}, expected more than 0")
+        toy = evidence.is_toy(given.toy)
+        # So that the stage in progress ends too.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        until = _STARTED + 60 * given.minutes
+        return evidence.collect(_folder(given.out), until=until, toy=toy, commit=given.commit)
+    if given.command == "compare":
+        said, slower = compare.compare(results.read(given.before), results.read(given.after))
+        print("\n".join(said))
+        return int(slower)
+    if given.command == "merge":
+        print(f"{results.merge(given.source)} rows appended to {results.REPOSITORY_CSV}")
+        return 0
+    if given.command == "readme":
+        differ = report.draw(check=given.check)
+        print("\n".join(map(str, differ)) or "nothing differs")
+        return int(given.check and bool(differ))
+
+    import torch
+
+    measurable = given.toy or torch.cuda.is_available()
+    if given.command == "run":
+        chosen = run.listed(given.words, of_steps=given.steps, toy=given.toy, every=given.all)
+        if not measurable:
+            if given.steps:
+                raise ValueError(
+                    "torch sees no GPU, and of whole steps nothing is known without one; --toy runs small ones"
+                )
+            for line in without_gpu.lines(chosen, given.chip, details=given.details):
+                print(line, flush=True)
+            return 0
+    elif not measurable:
+        raise ValueError("torch sees no GPU; --toy checks the ops at toy sizes in Triton's interpreter")
+    out = _folder(given.out or Path("bench") / datetime.now().strftime("%Y-%m-%dT%H%M%S"))
+    if given.command == "check":
+        return int(run.check_all(out, toy=given.toy) > 0)
+    wrong = run.measure_all(chosen, out, _identity(out), compiled=given.compiled, toy=given.toy)
+    if (out / results.FILE).exists():
+        print("\n".join(report.lines(results.read(out))))
+        print(f"results in {out / results.FILE}")
+    return int(wrong > 0)
+
+
+def _identity(out: Path) -> dict[str, str]:
+    """That of the run that the folder belongs to, so that its rows are those of one."""
+    from benchmarks import evidence, results
+
+    state = out / evidence.STATE
+    return json.loads(state.read_text())["identity"] if state.exists() else results.identity()
+
+
+def _folder(out: Path) -> Path:
+    """``out``, made and found writable before there is something to lose."""
+    out.mkdir(parents=True, exist_ok=True)
+    probe = out / f".writable-{time.time_ns()}"
+    probe.touch()
+    probe.unlink()
+    return out.resolve()
 
 
 if __name__ == "__main__":

@@ -1,45 +1,40 @@
-"""No timing behind a wrong result: every provider is held to the float64 reference first."""
+"""No timing of a wrong result: every implementation is held to the float64 reference first."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-SEPARATE_OPS = 4
-"""How often a provider made of separate torch ops rounds to its type: product, sum, activation, output."""
 
-
-def tolerance(dtype: torch.dtype, reduction: int, roundings: int = SEPARATE_OPS) -> float:
+def tolerance(dtype: torch.dtype, reduction: int, roundings: int = 4) -> float:
     """The largest :func:`error` that rounding explains, for a pass whose longest sum has ``reduction`` terms.
 
-    Storage: ``roundings``, each by at most eps / 2 of a value of the size of the result. Arithmetic in float32: a
-    constant number of operations, and a sum of n terms of random sign, whose rounding errors grow like sqrt(n) even
-    where they are added one by one.
+    Storage: ``roundings`` (product, sum, activation, output), each by at most eps / 2 of a value of the size of the
+    result. Arithmetic in float32: a constant number of operations, and a sum of n terms of random sign, whose rounding
+    errors grow like sqrt(n) even where they are added one by one.
     """
     single = torch.finfo(torch.float32).eps
     return roundings / 2 * torch.finfo(dtype).eps + (8 + math.sqrt(reduction)) * single
 
 
-def error(outputs: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
+def error(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The largest error of any output: in norm, relative to its norm, and per element, relative to twice its maximum.
 
-    The norm sees a small error everywhere, the maximum a single wrong element. NaN where anything is NaN.
+    The norm sees a small error everywhere, the maximum a single wrong element. Infinite where anything is NaN.
     """
-    if len(outputs) != len(expected):
-        raise ValueError(f"{len(outputs)} outputs, expected {len(expected)}")
-    return max((_error_of(y, r) for y, r in zip(outputs, expected, strict=True)), key=_nan_is_largest)
+    if [y.shape for y in outputs] != [e.shape for e in expected]:
+        raise ValueError(f"outputs of shapes {[*map(_shape, outputs)]}, expected {[*map(_shape, expected)]}")
+    errors = [0.0]
+    for y, e in zip(outputs, expected, strict=True):
+        difference = y.detach().to(e.dtype) - e
+        for d, r in (
+            (difference.norm().item(), e.norm().item()),
+            (difference.abs().max().item(), 2 * e.abs().max().item()),
+        ):
+            errors.append(0.0 if d == 0 else d / r if r and not math.isnan(d) else math.inf)
+    return max(errors)
 
 
-def _error_of(y: Tensor, expected: Tensor) -> float:
-    if y.shape != expected.shape:
-        raise ValueError(f"output of shape {list(y.shape)}, expected {list(expected.shape)}")
-    difference = y.detach().to(expected.dtype) - expected
-    pairs = (
-        (difference.norm().item(), expected.norm().item()),
-        (difference.abs().max().item(), 2 * expected.abs().max().item()),
-    )
-    return max((0.0 if d == 0 else d / r if r else math.inf for d, r in pairs), key=_nan_is_largest)
-
-
-def _nan_is_largest(value: float) -> float:
-    return math.inf if math.isnan(value) else value
+def _shape(t: Tensor) -> list[int]:
+    return list(t.shape)

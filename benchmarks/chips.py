@@ -1,65 +1,78 @@
-"""Descriptions of chips, for predictions where there is none: datasheets, and what is known beyond them."""
+"""Chips by their datasheets, and the bound that bytes and occupancy set where none can be measured."""
 
+import math
 from dataclasses import dataclass
 
-_MB = 2**20
-_LAUNCH_SECONDS = 2e-6  # nobody's measurement: an assumption, the same for every chip, and said wherever it is used
+KIB = 1024
 
 
 @dataclass(frozen=True)
 class Chip:
-    """What a prediction assumes of a chip.
+    """What a bound needs to know of a chip.
 
-    Args:
-        name: what ``--chip`` calls it.
-        target: the kernels' compilation target (``fastgan_kernels.inspection.launches.TARGETS``).
-        bandwidth: of its memory, bytes a second, by ``bandwidth_source``.
-        arithmetic: float32 operations a second outside matrix units, by the same datasheet.
-        cache_bytes: the cache that all of the chip shares.
-        copy_share: the share of ``bandwidth`` that a copy reaches, reads and writes counted, by ``copy_source``;
-            ``None`` where it is not known: then ``bandwidth`` itself is taken, which no copy reaches.
-        launch_seconds: what a launch inside a CUDA graph takes at least. Assumed, not measured.
+    Attributes:
+        target: the kernels' compilation target.
+        multiprocessors: of the whole chip; compute units on AMD.
+        registers: 32-bit registers of a multiprocessor.
+        shared_bytes: shared memory of a multiprocessor that kernels can use.
+        threads, programs: the most that a multiprocessor runs at a time.
+        register_unit: registers are handed to a warp in multiples of this many a thread.
+        bandwidth: of the memory, bytes a second.
+        latency: seconds from a load to its data, under load: an assumption, the same for all.
     """
 
-    name: str
     target: str
+    multiprocessors: int
+    registers: int
+    shared_bytes: int
+    threads: int
+    programs: int
+    register_unit: int
     bandwidth: float
-    bandwidth_source: str
-    arithmetic: float
-    cache_bytes: int
-    copy_share: float | None = None
-    copy_source: str = ""
-    launch_seconds: float = _LAUNCH_SECONDS
+    latency: float = 800e-9
 
     @property
-    def copy_bandwidth(self) -> float:
-        return self.bandwidth * (1 if self.copy_share is None else self.copy_share)
-
-    @property
-    def assumptions(self) -> str:
-        """One sentence that goes with every figure predicted for this chip."""
-        known = f"{self.bandwidth / 1e12:.2f} TB/s ({self.bandwidth_source}"
-        if self.copy_share is None:
-            known += "; no copy is known, so times are lower bounds)"
-        else:
-            known += f"), of which a copy reaches {self.copy_share:.0%} ({self.copy_source})"
-        return (
-            f"Assumed of {self.name}: {known}; each launch, inside a CUDA graph, takes {self.launch_seconds * 1e6:g} us"
-            " or more (an assumption, not measured) and moves each tensor it is given once; caches are cold, and what"
-            f" an earlier launch of the call left in {self.cache_bytes // _MB} MB of cache is free; a call takes at"
-            f" least its operations at the datasheet's {self.arithmetic / 1e12:g} TFLOP/s. Nothing was timed."
-        )
+    def bytes_in_flight(self) -> float:
+        """How many bytes a multiprocessor must have asked for at any time to keep the memory busy (Little's law)."""
+        return self.bandwidth * self.latency / self.multiprocessors
 
 
-_COPY = "a device-to-device copy of about {} TB/s, noted in this project's development, not in results.csv"
-
+# NVIDIA's data sheets and CUDA C++ programming guide (technical specifications per compute capability); AMD's CDNA3
+# white paper: 4 SIMDs of 512 vector registers for 64 lanes.
 CHIPS = {
-    chip.name: chip
-    for chip in (
-        Chip("A100", "sm_80", 2.039e12, "NVIDIA A100 80GB SXM datasheet", 19.5e12, 40 * _MB),
-        Chip("H100", "sm_90", 3.35e12, "NVIDIA H100 SXM datasheet", 67e12, 50 * _MB, 3.0 / 3.35, _COPY.format("3.0")),
-        Chip("H200", "sm_90", 4.8e12, "NVIDIA H200 SXM datasheet", 67e12, 50 * _MB, 4.3 / 4.8, _COPY.format("4.3")),
-        # The cache behind the L2s of its dies: the Infinity Cache.
-        Chip("MI300X", "gfx942", 5.3e12, "AMD Instinct MI300X datasheet", 163.4e12, 256 * _MB),
-    )
+    "A100": Chip("sm_80", 108, 65536, 164 * KIB, 2048, 32, 8, 2.04e12),
+    "H100": Chip("sm_90", 132, 65536, 228 * KIB, 2048, 32, 8, 3.35e12),
+    "H200": Chip("sm_90", 132, 65536, 228 * KIB, 2048, 32, 8, 4.8e12),
+    "B200": Chip("sm_100", 148, 65536, 228 * KIB, 2048, 32, 8, 8.0e12),
+    "RTX 5090": Chip("sm_120", 170, 65536, 100 * KIB, 1536, 24, 8, 1.79e12),
+    "MI300X": Chip("gfx942", 304, 131072, 64 * KIB, 2048, 32, 8, 5.3e12),
 }
+
+
+def resident_programs(chip: Chip, *, registers: int, threads: int, shared_bytes: int = 0) -> int:
+    """How many programs a multiprocessor runs at a time.
+
+    Args:
+        registers: of a thread.
+        threads, shared_bytes: of a program.
+    """
+    of_thread = math.ceil(registers / chip.register_unit) * chip.register_unit
+    limits = [chip.programs, chip.threads // threads, chip.registers // (of_thread * threads)]
+    return min([*limits, chip.shared_bytes // shared_bytes] if shared_bytes else limits)
+
+
+def share_of_bandwidth(chip: Chip, *, programs: int, resident: int, bytes_of_program: float) -> float:
+    """The largest share of the memory's bandwidth that a launch can reach, from 0 to 1.
+
+    Args:
+        programs: of the launch.
+        resident: programs that a multiprocessor runs at a time.
+        bytes_of_program: that a program has asked for at a time.
+    """
+    at_once = min(resident, programs / chip.multiprocessors)
+    return min(1.0, at_once * bytes_of_program / chip.bytes_in_flight)
+
+
+def bound_seconds(chip: Chip, bytes_moved: float, share: float = 1.0) -> float:
+    """The least time in which so many bytes pass the memory, at a share of its bandwidth."""
+    return bytes_moved / (chip.bandwidth * share)

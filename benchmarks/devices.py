@@ -16,7 +16,7 @@ class CpuDevice:
     """Runs the code path of the benchmark where there is no GPU. Its figures say nothing about the kernels."""
 
     kind = "cpu"
-    torch_device = torch.device("cpu")
+    place = torch.device("cpu")
     cache_bytes = 128  # so that buffers rotate at toy size as well
 
     def synchronize(self) -> None:
@@ -60,10 +60,10 @@ class CudaDevice:
     kind = "rocm" if torch.version.hip else "cuda"
 
     def __init__(self) -> None:
-        self.torch_device = torch.device("cuda", torch.cuda.current_device())
+        self.place = torch.device("cuda", torch.cuda.current_device())
         self.stream = torch.cuda.Stream()
         torch.cuda.set_stream(self.stream)
-        self.cache_bytes = torch.cuda.get_device_properties(self.torch_device).L2_cache_size
+        self.cache_bytes = torch.cuda.get_device_properties(self.place).L2_cache_size
         if torch.version.hip:
             # Behind the L2 of an MI300 stands a memory-side cache of 256 MB, which the properties do not tell.
             self.cache_bytes = max(self.cache_bytes, 256 * 2**20)
@@ -116,11 +116,11 @@ class CudaDevice:
     def _end_failed_capture(self, pool: Any) -> None:
         # torch itself does not (CUDAGraph::capture_end returns at the first error): the generator would refuse to draw
         # for the rest of the process, and the allocator would not free memory when it runs out of it.
-        generator = torch.cuda.default_generators[self.torch_device.index]
+        generator = torch.cuda.default_generators[self.place.index]
         generator.graphsafe_set_state(generator.clone_state())
         with contextlib.suppress(RuntimeError):  # the capture had ended, and something after it failed
-            torch._C._cuda_endAllocateToPool(self.torch_device.index, pool)
-            torch._C._cuda_releasePool(self.torch_device.index, pool)
+            torch._C._cuda_endAllocateToPool(self.place.index, pool)
+            torch._C._cuda_releasePool(self.place.index, pool)
 
     def held_bytes(self, call: AnyCall) -> int:
         before = torch.cuda.memory_allocated()

@@ -1,144 +1,236 @@
-"""One HTML file that tells a run: what was measured on what, tables, pictures, and what fell short."""
+"""Results as tables: on 80 columns, in Markdown for the READMEs, and as a picture. No figure in a README is typed."""
 
-import base64
-import html
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import plots, tables, training
-from benchmarks.tables import Measured, Row
+from benchmarks import results
+from benchmarks.measure import COPY
+from benchmarks.ops import OPS
 
-REPORT = "report.html"
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+PICTURES = Path("docs/benchmarks")
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1500px; margin: 2em auto; padding: 0 1em; color: #222; }
-table { border-collapse: collapse; font-size: 12px; font-variant-numeric: tabular-nums; margin-bottom: 1.5em; }
-th, td { padding: 2px 7px; text-align: right; border-bottom: 1px solid #e5e5e5; white-space: nowrap; }
-th { vertical-align: bottom; white-space: normal; background: #f6f6f6; }
-.wide { overflow-x: auto; }
-.text { text-align: left; }
-.slower { color: #b00020; font-weight: bold; }
-.warning { background: #b00020; color: white; font-size: 18px; font-weight: bold; padding: .7em 1em; }
-img { max-width: 100%; margin: .7em 0; }
-"""
-_HOW_TO_READ = (
-    "Times are medians in microseconds; quartiles are of the cold time, those of whole steps of the wall time. Cold: "
-    "device time with the operands not in cache; warm: they may be; graph: a call inside a replayed CUDA graph, cold; "
-    "wall: an eager call as the host sees it. Clone: speed as a share of a copy that moves the bytes of the floor, in "
-    "the same rounds. The columns of the other providers say how many times faster fused is; what is below 1 is red: "
-    "there it is slower. A dash was not measured."
+Row = Mapping[str, str]
+
+_SHORT = {
+    "float32": "f32",
+    "float16": "f16",
+    "bfloat16": "bf16",
+    "contiguous": "nchw",
+    "channels_last": "nhwc",
+    "forward": "fwd",
+    "backward": "bwd",
+    "double_backward": "2nd",
+}
+_HEAD = ("op, problem", "type", "axes", "pass", "us", "copy", "graph", "x eager", "x best", "x wall")
+LEGEND = (
+    "us: device time with a cold cache; copy: the speed as a share of a copy of the minimum bytes in the same run;",
+    "graph: us inside a CUDA graph; x: times as fast as eager torch, as the best other implementation, as eager torch",
+    "in wall time of eager calls. Medians; a dash was not measured.",
 )
+_NONE = """\
+No GPU has been measured yet, so no speed is stated here: `benchmarks/results.csv` holds a header. On a machine with a
+GPU these fill it, in ten minutes, and draw this part of the page:
+
+```
+python -m benchmarks evidence --out evidence/mine
+python -m benchmarks merge evidence/mine
+python -m benchmarks readme
+```"""
 
 
-def write_report(
-    rows: Iterable[Row],
-    out: Path,
-    *,
-    notes: Sequence[str] = (),
-    machine: Mapping[str, object] | None = None,
-) -> Path:
-    """Writes ``out``/report.html, which needs no other file, and each of its pictures beside it; returns its path.
+@dataclass(frozen=True)
+class Measured:
+    """A case, and the row of each implementation that was timed on it."""
+
+    subject: tuple[str, ...]
+    rows: Mapping[str, Row]
+
+    @property
+    def is_step(self) -> bool:
+        return self.subject[-1] == "step"
+
+    @property
+    def is_key(self) -> bool:
+        op, problem, *_ = self.subject
+        return self.is_step or any(p.key for p in OPS[op].problems if p.name == problem)
+
+    def us(self, implementation: str, mode: str = "device") -> float | None:
+        cell = self.rows.get(implementation, {}).get(f"{mode}_us_median", "")
+        return float(cell) if cell else None
+
+    def times(self, implementation: str, mode: str = "device") -> float | None:
+        """How many times as fast as an implementation the fused one is."""
+        fused, other = self.us("fused", mode), self.us(implementation, mode)
+        return other / fused if fused and other else None
+
+    @property
+    def bytes(self) -> int:
+        return int(next(iter(self.rows.values()))["bytes"])
+
+    @property
+    def best(self) -> float | None:
+        """How many times as fast as the fastest of the others."""
+        return min((t for name in self.rows if name not in ("fused", COPY) and (t := self.times(name))), default=None)
+
+    def cells(self) -> list[str]:
+        _, problem, dtype, layout, pass_ = self.subject
+        share = self.rows.get("fused", {}).get("share_of_copy_device", "")
+        figures = (self.us("fused"), self.us("fused", "graph"))
+        times = (self.times("eager"), self.best, self.times("eager", "wall"))
+        us, graph = ("-" if f is None else f"{f:,.0f}" if f >= 1000 else f"{f:.3g}" for f in figures)
+        copy = f"{math.floor(100 * float(share))}%" if share else "-"
+        # Down, never up: 0.999 is slower.
+        xs = ["-" if t is None else f"{math.floor(t * 100) / 100:.2f}" for t in times]
+        return [problem, _SHORT[dtype], _SHORT[layout], _SHORT[pass_], us, copy, graph, *xs]
+
+
+def measured(rows: Iterable[Row]) -> list[Measured]:
+    """The cases of ``rows``, ops together; a case that stands there twice counts as it was measured last."""
+    by_case: dict[tuple[str, ...], dict[str, Row]] = {}
+    for row in rows:
+        key = tuple(row[column] for column in ("op", "problem", "dtype", "layout", "pass"))
+        by_case.setdefault(key, {})[row["implementation"]] = row
+    order = list(dict.fromkeys(key[0] for key in by_case))
+    return [Measured(key, by_case[key]) for key in sorted(by_case, key=lambda key: order.index(key[0]))]
+
+
+def lines(rows: Iterable[Row]) -> list[str]:
+    """A table for a terminal of 80 columns."""
+    rows = list(rows)
+    found = measured(rows)
+    text = [_warning(rows)] if _warning(rows) else []
+    ops = [case for case in found if not case.is_step]
+    if ops:
+        table: list[Sequence[str]] = [_HEAD]
+        for i, case in enumerate(ops):
+            if i == 0 or ops[i - 1].subject[0] != case.subject[0]:
+                table.append([case.subject[0], *[""] * (len(_HEAD) - 1)])
+            cells = case.cells()
+            table.append([f"  {cells[0]}", *cells[1:]])
+        # The name of an op stands alone in its line and may be longer than its column.
+        widths = [max(len(row[i]) for row in table if any(row[1:])) for i in range(len(_HEAD))]
+        text += [
+            " ".join(
+                c.ljust(w) if i < 4 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in table
+        ]
+    text += [
+        f"{case.subject[0]} {case.subject[1]} {_SHORT[case.subject[2]]}: {_step_text(case)}"
+        for case in found
+        if case.is_step
+    ]
+    return text
+
+
+def _step_text(case: Measured) -> str:
+    """Images a second of each implementation: the images of a step's batch, whatever updates its discriminator has."""
+    said = []
+    for name, row in case.rows.items():
+        if us := case.us(name, "wall"):
+            steps, batch, *_ = map(int, row["shape"].split("x"))
+            said.append(f"{name} {steps * batch / us * 1e6:,.0f}")
+    return f"{', '.join(said)} images/s"
+
+
+def _warning(rows: Sequence[Row]) -> str:
+    on_cpu = any(row["device"] == "cpu" for row in rows)
+    return "Toy sizes on a CPU: this proves that the run works, and says nothing about speed." if on_cpu else ""
+
+
+def newest(rows: Iterable[Row]) -> list[list[Row]]:
+    """The rows of the newest run of each GPU, the newest first."""
+    runs: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row["device"] != "cpu":
+            runs.setdefault((row["date"], row["chip"]), []).append(row)
+    of_chip: dict[str, list[Row]] = {}
+    for (_, chip), run in sorted(runs.items(), key=lambda item: item[0], reverse=True):
+        of_chip.setdefault(chip, run)
+    return list(of_chip.values())
+
+
+def draw(root: Path = results.ROOT, csv: Path = results.REPOSITORY_CSV, *, check: bool = False) -> list[Path]:
+    """Writes the results between the markers of the READMEs, and a picture of each chip; returns the files that differ.
 
     Args:
-        rows: those of one run, as :func:`benchmarks.results.read` gives them.
-        out: a folder; made if it is not there.
-        notes: a line each: what fell short, was refused, or is missing. They stand at the end.
-        machine: whatever else describes the machine, such as :func:`benchmarks.machine.description`.
-
-    Without matplotlib the report has no pictures, and says so.
+        check: write nothing.
 
     Raises:
-        ValueError: if there are no rows, or if they come from several runs.
+        ValueError: if a README lacks its markers, or there is something to draw and matplotlib is not installed.
     """
-    rows = list(rows)
-    identity = tables.identity(rows)
-    cases = tables.measured(rows)
-    out.mkdir(parents=True, exist_ok=True)
-    shown = pictures(rows) if plots.available() else {}
-    images = []
-    for name, figure in shown.items():
-        path = out / f"{name}.png"
-        plots.save(figure, path)
-        images.append((name, base64.b64encode(path.read_bytes()).decode()))
+    runs = newest(results.read(csv))
+    differ = []
+    for name, every in (("README.md", False), ("kernels/README.md", True)):
+        path = root / name
+        text = path.read_text(encoding="utf-8")
+        before, begin, rest = text.partition(BEGIN)
+        _, end, after = rest.partition(END)
+        if not begin or not end:
+            raise ValueError(f"{name} must have {BEGIN} and, behind it, {END}")
+        section = "\n\n".join(_markdown(run, every=every) for run in runs) or _NONE
+        if text != (new := f"{before}{BEGIN}\n{section}\n{END}{after}"):
+            differ.append(path)
+            if not check:
+                path.write_text(new, encoding="utf-8")
+    for run in [] if check else runs:
+        picture(run, root / PICTURES / _file(run))
+    return differ
 
-    warning = tables.warning(identity)
-    described = {**identity, **(machine or {})}
-    title = f"fastgan on {identity['chip']}, {identity['date'][:10]}"
+
+def _markdown(run: Sequence[Row], *, every: bool) -> str:
+    """The key problems; without ``every`` only the largest of each op, in float32."""
+    cases = [case for case in measured(run) if case.is_key]
+    ops, steps = ([case for case in cases if case.is_step == step] for step in (False, True))
+    if not every:
+        common = [case for case in ops if case.subject[2:4] == ("float32", "contiguous")]
+        largest = {case.subject[0]: case for case in sorted(common, key=lambda case: case.bytes)}
+        ops = [case for case in common if case.subject[1] == largest[case.subject[0]].subject[1]]
+    head = ("op", "problem", *_HEAD[1:])
+    table = [head, ["---"] * len(head), *([f"`{case.subject[0]}`", *case.cells()] for case in ops)]
+    chip, date, commit, torch, triton = (run[0][name] for name in ("chip", "date", "commit", "torch", "triton"))
     parts = [
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>",
-        f'<p class="warning">{_text(warning)}</p>' if warning else "",
-        f"<h1>{_text(title)}</h1>",
-        "<h2>Machine</h2>",
-        _table(["", ""], [[(name, "text"), (value, "text")] for name, value in described.items() if value != ""]),
-        "<h2>Limits measured in this run</h2>",
-        _list(tables.limits(rows).lines()) or "<p>Not measured.</p>",
-        "<h2>Results</h2>",
-        f"<p>{_HOW_TO_READ}</p>",
-        *(_of_op(op, [case for case in cases if case.op == op]) for op in dict.fromkeys(case.op for case in cases)),
-        _training(cases),
-        "<h2>Pictures</h2>",
-        *(f'<img alt="{_text(name)}" src="data:image/png;base64,{data}">' for name, data in images),
-        "" if plots.available() else '<p>None: matplotlib is not installed (pip install -e ".[bench]").</p>',
-        "<h2>What fell short, was refused or is missing</h2>",
-        _list(notes) or "<p>Nothing was reported.</p>",
-        "</body></html>",
+        f"{chip}, {date[:10]}, commit {commit[:12]}, torch {torch}, triton {triton}.",
+        " ".join(LEGEND),
+        "\n".join("| " + " | ".join(row) + " |" for row in table),
+        "\n".join(f"- `{case.subject[0]}` {case.subject[1]}, {case.subject[2]}: {_step_text(case)}" for case in steps),
+        "" if every else f"![Share of a copy]({PICTURES / _file(run)})",
     ]
-    path = out / REPORT
-    path.write_text("\n".join(part for part in parts if part) + "\n", encoding="utf-8")
-    return path
+    return "\n\n".join(part for part in parts if part)
 
 
-def pictures(rows: Sequence[Row]) -> "dict[str, plots.Figure]":
-    """Every picture that ``rows`` of one run allow, by the name of its file without ending."""
-    cases = tables.measured(rows)
-    common = set(tables.kinds(cases))
-    keys = [case for case in tables.key_cases(cases) if case.kind in common]
-    figures = {}
-    for op in dict.fromkeys(case.op for case in cases):
-        of_op = [case for case in keys if case.op == op]
-        figures[f"{file_name(op)}-share"] = plots.share_against_size(rows, op)
-        for mode in dict.fromkeys(case.mode for case in of_op):
-            figures[f"{file_name(op)}-speedup"] = plots.speedups(of_op, title=op, mode=mode)
-        figures[f"{file_name(op)}-breakdown"] = plots.steps([row for row in rows if row["op"] == op])
-    return {name: figure for name, figure in figures.items() if figure is not None}
+def _file(run: Sequence[Row]) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", run[0]["chip"]) + ".png"
 
 
-def file_name(text: str) -> str:
-    """``text`` in letters, digits, dots and underscores, for the name of a file."""
-    return "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._") else "-" for letter in text)
+def picture(run: Sequence[Row], path: Path) -> None:
+    """Draws the share of a copy's speed against the minimum bytes, an op a field, fused and eager, float32 forward."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError as missing:
+        raise ValueError("the picture needs matplotlib: pip install -e '.[bench]'") from missing
+    matplotlib.use("agg")
+    from matplotlib import pyplot
 
-
-def _of_op(op: str, cases: Sequence[Measured]) -> str:
-    # A column without a single figure tells nothing.
-    columns = [c for c in tables.columns(cases, compact=False) if any(c.cell(case) != "-" for case in cases)]
-    rows = [
-        [
-            (case.problem, "text"),
-            *((c.cell(case), "slower" if c.slower(case) else "text" if c.unit == "text" else "") for c in columns),
-        ]
-        for case in cases
-    ]
-    return f"<h3>{_text(op)}</h3>" + _table(["problem", *(column.heading for column in columns)], rows)
-
-
-def _training(cases: Sequence[Measured]) -> str:
-    if not (found := training.training(cases)):
-        return ""
-    rows = [[(cell, "text" if i < 3 else "") for i, cell in enumerate(rates.cells())] for rates in found]
-    return f"<h2>Training</h2><p>{_text(training.LEGEND)}</p>" + _table(training.HEAD, rows)
-
-
-def _table(headings: Sequence[str], rows: Iterable[Sequence[tuple[object, str]]]) -> str:
-    head = "".join(f"<th>{_text(heading)}</th>" for heading in headings)
-    lines = ("".join(f'<td class="{style}">{_text(cell)}</td>' for cell, style in row) for row in rows)
-    top = f"<tr>{head}</tr>" if any(headings) else ""
-    return f'<div class="wide"><table>{top}' + "\n".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>"
-
-
-def _list(lines: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{_text(line)}</li>' for line in lines)}</ul>" if lines else ""
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
+    wanted = ("float32", "contiguous", "forward")
+    points: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for row in run:
+        if (row["dtype"], row["layout"], row["pass"]) == wanted and row["share_of_copy_device"]:
+            point = int(row["bytes"]), float(row["share_of_copy_device"])
+            points.setdefault(row["op"], {}).setdefault(row["implementation"], []).append(point)
+    height = math.ceil(len(points) / 4)
+    figure, fields = pyplot.subplots(height, 4, figsize=(12, 2.4 * height), squeeze=False)
+    for field, (op, lines) in zip(fields.flat, points.items(), strict=False):
+        for name, line in lines.items():
+            if name in ("fused", "eager"):
+                field.plot(*zip(*sorted(line), strict=True), "o-", label=name)
+        field.set(title=op, xscale="log", ylim=(0, 1.1), xlabel="minimum bytes", ylabel="share of a copy")
+    fields.flat[0].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Software": None})
+    pyplot.close(figure)

@@ -9,7 +9,6 @@ import sys
 
 import typer
 
-from fastgan.cli.bench import bench
 from fastgan.cli.collapse import collapse
 from fastgan.cli.doctor import doctor
 from fastgan.cli.evaluate import evaluate
@@ -44,7 +43,6 @@ app.command()(mix)
 app.command()(truncation)
 app.command()(explore)
 app.command()(export)
-app.command()(bench)
 app.command()(doctor)
 
 

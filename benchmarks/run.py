@@ -1,0 +1,143 @@
+"""Checks and measures cases in this process: a line of progress before and after each, rows as soon as they exist.
+
+What a folder holds already is not measured again, and a case in whose midst a process died is not tried again.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from benchmarks import cases, measure, results, steps
+from benchmarks.cases import Case
+from benchmarks.devices import device
+from benchmarks.measure import TOY, Device, Effort, Refusal, Row
+from benchmarks.steps import Step
+from fastgan_kernels import use_backend
+
+PROGRESS = "cases.jsonl"
+DEVICE_FAULT = 70
+"""Exit code of a process whose device has failed."""
+
+
+def listed(words: Sequence[str], *, of_steps: bool, toy: bool, every: bool) -> list[Case] | list[Step]:
+    """The cases whose names have all ``words``, most important first; without ``every`` only the most important.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    everything = steps.steps(toy=toy) if of_steps else cases.cases(toy=toy)
+    found = [case for case in everything if all(word in case.key for word in words)]
+    if not found:
+        names = dict.fromkeys(case.key.split("/")[0] for case in everything)
+        raise ValueError(f"no case has all of {' '.join(words)!r} in its name; the names begin with {', '.join(names)}")
+    return found if every or of_steps else [case for case in found if case.rank == 0] or found
+
+
+def measure_all(
+    chosen: Sequence[Case] | Sequence[Step],
+    out: Path,
+    identity: Row,
+    *,
+    compiled: bool = False,
+    toy: bool = False,
+    tell: Callable[[str], object] = print,
+) -> int:
+    """Appends rows to ``out``/results.csv; returns how often a fused op or step was refused.
+
+    Args:
+        out: a folder that can be written.
+        identity: the columns that tell where the rows come from.
+        compiled: measure torch.compile instead of plain torch.
+    """
+    where, effort = device(), TOY if toy else Effort()
+    measured = {True: steps.measure, False: measure.measure}
+
+    def one(case: Case | Step) -> list[Refusal]:
+        rows, refusals = measured[isinstance(case, Step)](case, where, effort, compiled=compiled)
+        results.append(out / results.FILE, [{**identity, **row} for row in rows])
+        return refusals
+
+    suffix = "/compiled" if compiled else ""
+    return _each({case.key + suffix: partial(one, case) for case in chosen}, where, out, tell)
+
+
+def check_all(out: Path, *, toy: bool = False, tell: Callable[[str], object] = print) -> int:
+    """Compares every op and pass with its float64 reference, float32 of all ops first; returns how many are wrong."""
+    where = device()
+    smallest: dict[tuple[object, ...], Case] = {}
+    for case in cases.cases(toy=toy):
+        kind = case.dtype_name, case.layout
+        if kind in (("float32", "contiguous"), ("bfloat16", "channels_last")):
+            found = smallest.setdefault((kind[0], case.op.name, case.pass_), case)
+            if case.bytes < found.bytes:
+                smallest[kind[0], case.op.name, case.pass_] = case
+
+    def one(case: Case) -> list[Refusal]:
+        measure.seed(case)
+        fused = {"fused": cases.implementations(case)["fused"]}
+        return measure.check(case, fused, cases.draw(case, where.place), where)
+
+    ordered = sorted(smallest.values(), key=lambda case: case.dtype_name, reverse=True)
+    return _each({case.key + "/check": partial(one, case) for case in ordered}, where, out, tell)
+
+
+def refused(out: Path) -> list[str]:
+    """A sentence for each refusal, failure and crash so far."""
+    events = _events(out)
+    found = [f"{event['case']}: {reason}" for event in events for reason in event.get("refused", ())]
+    return found + [f"{case}: the process died" for case in _begun(events)]
+
+
+def _each(
+    named: dict[str, Callable[[], list[Refusal]]], where: Device, out: Path, tell: Callable[[str], object]
+) -> int:
+    measure.without_tf32()
+    done = {event["case"] for event in _events(out)}  # begun is enough: it may have killed its process
+    wrong = 0
+    with use_backend("triton"):
+        for key, one in named.items():
+            if key in done:
+                continue
+            _note(out, case=key, event="begin")
+            try:
+                reasons = [(r.implementation, f"{r.implementation} {r.reason}") for r in one()]
+            except Exception as failure:
+                _exit_after_a_fault(where)
+                reasons = [("fused", f"failed: {type(failure).__name__}: {failure}"[:300])]
+            wrong += sum(name.startswith("fused") for name, _ in reasons)
+            said = [reason for _, reason in reasons]
+            _note(out, case=key, event="end", refused=said)
+            tell(f"{key}: {'; '.join(said) or 'done'}")
+    return wrong
+
+
+def _exit_after_a_fault(where: Device) -> None:
+    """After a fault of the device nothing works in this process any more; another one goes on behind the case."""
+    try:
+        where.synchronize()
+    except RuntimeError as fault:
+        print(fault, file=sys.stderr)
+        raise SystemExit(DEVICE_FAULT) from fault
+
+
+def _note(out: Path, **event: object) -> None:
+    with (out / PROGRESS).open("a") as file:
+        file.write(json.dumps(event) + "\n")
+
+
+def _events(out: Path) -> list[dict]:
+    path = out / PROGRESS
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:  # a line that a kill cut short
+            continue
+    return found
+
+
+def _begun(events: Sequence[dict]) -> list[str]:
+    ended = {event["case"] for event in events if event["event"] == "end"}
+    return [event["case"] for event in events if event["event"] == "begin" and event["case"] not in ended]
