@@ -19,7 +19,7 @@ def test_every_picture_is_there_small_and_made_by_a_command_above_it():
     assert len(PICTURES) >= 10
     for name in set(PICTURES) - {"explorer.png"}:
         assert PAGE.index(f"--out docs/{name}`") < PAGE.index(f"({name})")
-    assert PAGE.index("python -m experiments explorer runs/stylegan") < PAGE.index("(explorer.png)")
+    assert PAGE.index("python -m docs.make explorer") < PAGE.index("(explorer.png)")
     assert all((DOCS / name).stat().st_size < 200_000 for name in PICTURES)
 
 

@@ -12,7 +12,7 @@ from fastgan.random_state import preserved_random_state
 WEIGHTS = Path(__file__).with_name("digit_network.safetensors")
 RESOLUTION = 32
 
-# On the quarter of the digits that it was not fitted on; `python -m experiments digit-network` makes the file.
+# On the quarter of the digits that it was not fitted on; `python -m docs.make digit-network` makes the file.
 ACCURACY = 0.993
 
 

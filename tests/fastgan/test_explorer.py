@@ -85,7 +85,7 @@ def test_crossovers_are_those_of_the_resolution(styles):
 def test_the_page_works_in_a_browser_and_asks_nobody_else():
     pytest.importorskip("gradio")
     pytest.importorskip("playwright")
-    from experiments.explorer_page import find_browser, visit
+    from docs.make.explorer import find_browser, visit
     from fastgan import explorer
 
     if find_browser() is None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.gaussians import METHODS, REGULARIZERS
+from docs.make.gaussians import METHODS, REGULARIZERS
 from fastgan.metrics.modes import mode_coverage
 
 # Two cores for two minutes, the bar for a run.

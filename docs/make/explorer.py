@@ -91,11 +91,22 @@ def visit(address: str) -> Iterator[Visit]:
             browser.close()
 
 
-def draw(address: str, path: Path) -> None:
-    """A picture of the page of a run with styles, after some use of it."""
-    with visit(address) as found:
-        found.set_number("Seed", 2)
-        found.set_number("Component 0 of w", 1.5)
-        found.move_slider("Truncation")
-        found.pixels()
-        found.page.screenshot(path=path)
+def draw(out: Path, docs: Path) -> None:
+    """A picture of the page of the run runs/stylegan, after some use of it."""
+    import torch
+
+    from fastgan.explorer import Explorer, build_page, serve
+    from fastgan.training.checkpoints import load_averaged_generator
+
+    run = Path("runs/stylegan")
+    generator, step = load_averaged_generator(run, torch.device("cpu"))
+    page = build_page(Explorer(generator), f"{run.name}, step {step}")
+    try:
+        with visit(serve(page, "127.0.0.1", 7890)) as found:
+            found.set_number("Seed", 2)
+            found.set_number("Component 0 of w", 1.5)
+            found.move_slider("Truncation")
+            found.pixels()
+            found.page.screenshot(path=docs / "explorer.png")
+    finally:
+        page.close()

@@ -8,11 +8,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fastgan.data import load_dataset, normalize
-from fastgan.metrics.digit_network import RESOLUTION, DigitNetwork
+from fastgan.metrics.digit_network import RESOLUTION, WEIGHTS, DigitNetwork
 
 _EPOCHS = 30
 _BATCH_SIZE = 64
 _LR = 3e-3
+
+
+def draw(out: Path, docs: Path) -> None:
+    """Writes the file of weights that comes with the package."""
+    print(f"{WEIGHTS}: {fit(WEIGHTS):.1%} right on held-out digits")
 
 
 def fit(out: Path) -> float:

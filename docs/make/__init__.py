@@ -1,0 +1,1 @@
+"""Draws the figures and tables of the pages."""

@@ -1,0 +1,153 @@
+"""Every preset for the bundled digits, trained as `fastgan train PRESET` trains it, judged by a classifier; and style
+mixing (Karras et al. 2019, section 3.1) with the StyleGAN among them."""
+
+import json
+import platform
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
+
+from docs.make.page import inject, table
+from fastgan.metrics.digits import NUM_CLASSES, digit_classifier
+from fastgan.models.stylegan import StyleGANGenerator, mix_styles
+from fastgan.sampling import columns_by_class, draw_latents, generate, image_grid, labels_in_turn, save_png
+from fastgan.training.checkpoints import load_averaged_generator
+from fastgan.training.config import TrainingConfig, load_preset, preset_names
+from fastgan.training.loop import start_run
+
+NUM_SAMPLES = 1000
+NUM_PAIRS = 1000
+MIN_SHARE = 0.02  # a class counts from a fifth of its fair share on
+_SHOWN = 8
+_RESULT = "result.json"
+
+
+def presets() -> list[str]:
+    """The presets that train on the digits."""
+    return [name for name in preset_names() if load_preset(name)["data"] == "digits"]
+
+
+def result_of(run: Path, preset: str) -> dict[str, Any]:
+    """What came out of a run, trained unless it is there.
+
+    ``counts``: of 1,000 generated images, how many show each digit. ``right``: of a conditional run, the share that
+    shows the digit that was asked for, and of the worst digit; None otherwise. ``wall`` and ``processor``: seconds.
+    """
+    if not (run / _RESULT).exists():
+        wall, processor = time.perf_counter(), _processor_seconds()
+        start_run(
+            TrainingConfig.from_mapping(load_preset(preset) | {"device": "cpu"}), run, console=Console(soft_wrap=True)
+        )
+        wall, processor = time.perf_counter() - wall, _processor_seconds() - processor
+        generator, _ = load_averaged_generator(run, torch.device("cpu"))
+        # Of a seed of its own, so that no latent was seen in training.
+        digits = digit_classifier()(generate(generator, NUM_SAMPLES, seed=1000))
+        right = None
+        if generator.num_classes is not None:
+            is_right = (digits == labels_in_turn(len(digits), NUM_CLASSES)).double()
+            right = is_right.mean().item(), min(is_right[d::NUM_CLASSES].mean().item() for d in range(NUM_CLASSES))
+        counts = digits.bincount(minlength=NUM_CLASSES).tolist()
+        (run / _RESULT).write_text(json.dumps({"counts": counts, "right": right, "wall": wall, "processor": processor}))
+    return json.loads((run / _RESULT).read_text())
+
+
+def draw(out: Path, docs: Path) -> None:
+    """Trains what has no result yet, and writes a grid of each preset, the mixed styles and the tables."""
+    results = {}
+    for preset in presets():
+        results[preset] = result_of(out / preset, preset)
+        generator, _ = load_averaged_generator(out / preset, torch.device("cpu"))
+        columns = None if generator.num_classes is None else columns_by_class(64, generator.num_classes)
+        save_png(image_grid(generate(generator, 64, seed=0), columns=columns), docs / f"digits-{preset}.png")
+    generator, _ = load_averaged_generator(out / "stylegan", torch.device("cpu"))
+    save_png(mixed_grid(generator), docs / "style-mixing.png")
+    inject(docs / "digits.md", blocks(results, mixing(generator)))
+
+
+def blocks(results: dict[str, dict[str, Any]], mixing: list[list[str]]) -> dict[str, str]:
+    """What the page shows of the results."""
+    rows = [
+        [
+            f"`{preset}`",
+            f"{sum(count >= MIN_SHARE * sum(of['counts']) for count in of['counts'])} of {len(of['counts'])}",
+            f"{min(of['counts']) / sum(of['counts']):.1%}",
+            "" if of["right"] is None else f"{of['right'][0]:.1%}, {of['right'][1]:.0%}",
+            _minutes(of["wall"]),
+            _minutes(of["processor"]),
+        ]
+        for preset, of in results.items()
+    ]
+    return {
+        "presets": table(["preset", "classes", "smallest class", "as asked", "wall time", "processor time"], rows),
+        "machine": f"With {torch.get_num_threads()} of torch's threads on a CPU ({platform.machine()}), torch "
+        f"{torch.__version__.partition('+')[0]}; the classifier is {digit_classifier().accuracy:.1%} right on held-out "
+        "digits.",
+        "mixing": table(["B's styles from", "A's digit", "B's digit", "coarse, to B", "fine, to B"], mixing),
+    }
+
+
+def _minutes(seconds: float) -> str:
+    return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"
+
+
+def _processor_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+@torch.inference_mode()
+def mixing(generator: StyleGANGenerator) -> list[list[str]]:
+    """Mixes 1,000 pairs, A and B, at every crossover, from the finest to 4, which leaves nothing of A.
+
+    For each: the shares of the images that show A's and B's digit, where those differ; and how far the image reduced to
+    4x4, and what the reduction to half of the resolution leaves out, have gone from A's to B's: |M - A| / (|M - A| +
+    |M - B|).
+    """
+    a, b = (_styles(generator, NUM_PAIRS, seed=seed) for seed in (0, 1))
+    images_a, images_b = (_render(generator, styles) for styles in (a, b))
+    digit_a, digit_b = (digit_classifier()(images) for images in (images_a, images_b))
+    differ = digit_a != digit_b
+    rows = []
+    for resolution in sorted(generator.synthesis.resolutions, reverse=True):
+        mixed = _render(generator, mix_styles(a, b, resolution))
+        digit = digit_classifier()(mixed)[differ]
+        shares = [(digit == of[differ]).double().mean().item() for of in (digit_a, digit_b)]
+        shares += [_share_of_b(*map(part, (mixed, images_a, images_b))) for part in (_coarse, _fine)]
+        rows.append([str(resolution), *(f"{share:.0%}" for share in shares)])
+    return rows
+
+
+@torch.inference_mode()
+def mixed_grid(generator: StyleGANGenerator) -> Tensor:
+    """A row for each crossover between the row of all A, on top, and that of all B, at the bottom."""
+    a, b = (_styles(generator, _SHOWN, seed=seed) for seed in (0, 1))
+    crossovers = sorted(generator.synthesis.resolutions, reverse=True)
+    rows = [a, *(mix_styles(a, b, resolution) for resolution in crossovers)]
+    return image_grid(torch.cat([_render(generator, styles) for styles in rows]), columns=_SHOWN)
+
+
+def _styles(generator: StyleGANGenerator, count: int, *, seed: int) -> Tensor:
+    return generator.styles(generator.mapping(draw_latents(count, generator.latent_dim, seed=seed)))
+
+
+def _render(generator: StyleGANGenerator, styles: Tensor) -> Tensor:
+    return torch.cat([generator.synthesis(batch, noise="constant") for batch in styles.split(64)])
+
+
+def _coarse(images: Tensor) -> Tensor:
+    return avg_pool2d(images, images.shape[-1] // 4)
+
+
+def _fine(images: Tensor) -> Tensor:
+    return images - interpolate(avg_pool2d(images, 2), scale_factor=2, mode="nearest")
+
+
+def _share_of_b(mixed: Tensor, a: Tensor, b: Tensor) -> float:
+    from_a, from_b = ((mixed - other).flatten(1).norm(dim=1) for other in (a, b))
+    return (from_a / (from_a + from_b)).mean().item()

@@ -1,0 +1,30 @@
+"""A page is prose in Markdown; figures and tables that come from runs stand between markers, and are injected."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+DOCS = Path(__file__).parents[1]
+RUNS = Path("runs/docs")
+"""Where the runs behind the pages are kept: what has its result there is not trained again."""
+
+_BLOCK = re.compile(r"<!-- made: ([\w-]+) -->\n(.*?)\n?<!-- /made -->", re.DOTALL)
+
+
+def inject(page: Path, blocks: dict[str, str]) -> None:
+    """Writes each of ``blocks`` between ``<!-- made: NAME -->`` and ``<!-- /made -->`` of the page.
+
+    Raises:
+        ValueError: if the page has other blocks than these.
+    """
+    text = page.read_text(encoding="utf-8")
+    found = [name for name, _ in _BLOCK.findall(text)]
+    if sorted(found) != sorted(blocks):
+        raise ValueError(f"{page} has the blocks {', '.join(found)}, expected {', '.join(blocks)}")
+    text = _BLOCK.sub(lambda match: f"<!-- made: {match[1]} -->\n{blocks[match[1]]}\n<!-- /made -->", text)
+    page.write_text(text, encoding="utf-8")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that hold no pipes."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows])

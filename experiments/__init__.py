@@ -1,1 +1,0 @@
-"""Experiments that show what the models, losses and regularizers do; never part of the wheel."""
