@@ -97,6 +97,12 @@ def python(code: str) -> tuple[str, ...]:
     return (sys.executable, "-S", "-c", code)
 
 
+def _runs(pid: str) -> bool:
+    """Whether a process is there and no zombie that nobody has waited for."""
+    status = Path(f"/proc/{int(pid)}/stat")
+    return status.exists() and status.read_text().split()[2] != "Z"
+
+
 COMMIT = "0123456789abcdef"
 
 
@@ -110,7 +116,7 @@ def identity(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 def test_each_stage_has_a_limit_its_results_stay_and_the_run_goes_on(tmp_path: Path, capsys, identity):
     """Three stages: one ends, one must be killed with what it started, one is behind both."""
-    child = "import subprocess, time; print('begun', flush=True); subprocess.run(['sleep', '60'])"
+    child = "import subprocess; s = subprocess.Popen(['sleep', '60']); print(s.pid, flush=True); s.wait()"
     stages = [
         Stage("first", python("print('first result')"), 0.2),
         Stage("endless", python(child), 0.1),
@@ -122,13 +128,14 @@ def test_each_stage_has_a_limit_its_results_stay_and_the_run_goes_on(tmp_path: P
     assert "endless: cut off at its limit after" in said
     assert "last: FAILED (exit code 1)" in said
     assert (tmp_path / "first.log").read_text() == "first result\n"
-    assert (tmp_path / "endless.log").read_text() == "begun\n"
+    sleeper = (tmp_path / "endless.log").read_text()
+    assert not _runs(sleeper)
     assert (tmp_path / "summary.txt").read_text() in said
 
     # The same command runs only what was cut off.
     again = [Stage(stage.name, python("print('again')"), stage.share) for stage in stages]
     assert evidence.collect(tmp_path, until=time.time() + 60, toy=True, commit=None, chosen=again) == 1
-    assert (tmp_path / "endless.log").read_text() == "begun\nagain\n"
+    assert (tmp_path / "endless.log").read_text() == f"{sleeper}again\n"
     assert (tmp_path / "first.log").read_text() == "first result\n"
 
 
@@ -193,7 +200,7 @@ def test_sigterm_ends_the_stage_in_progress_too(tmp_path: Path):
         time.sleep(0.05)
     driver.terminate()
     assert driver.wait(30) == 143
-    assert not Path(f"/proc/{log.read_text().strip()}").exists()
+    assert not _runs(log.read_text())
 
 
 # All cases in Triton's interpreter, and torch.compile on a CPU: minutes.

@@ -32,7 +32,7 @@ MINIMUM = {
 }
 
 
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", MINIMUM)
 def test_minimum_bytes_are_those_counted_by_hand(name: str):
     op = OPS[name]
     shape = (2, 3, 4) if name == "minibatch_discrimination" else (2, 3, 4, 5)

@@ -108,6 +108,11 @@ def test_what_lies_within_the_quartiles_did_not_move():
     said, slower = compare(rows(), [*rows(KEYS[1:]), row(KEYS[0], "fused", 100.5)])
     assert said == ["copies took 1.00 times as long (median)", "nothing moved beyond the quartiles"]
     assert not slower
+    # Outside the quartiles of the one run and within the wide ones of the other.
+    wide = {f"{mode}_us_{part}": us for mode in ("device", "graph", "wall") for part, us in (("q1", 90), ("q3", 150))}
+    for before, after in ((wide, {}), ({}, wide)):
+        pair = row(KEYS[0], "fused", 100.0, **before), row(KEYS[0], "fused", 130.0, **after)
+        assert compare(*([of] for of in pair)) == (["nothing moved beyond the quartiles"], False)
 
 
 def test_what_moved_is_said_largest_first_and_lost_cases_too():
