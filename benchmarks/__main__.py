@@ -75,12 +75,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
+    import torch
+
     from benchmarks import compare, evidence, report, results, run, without_gpu
 
     if given.command == "evidence":
         if not given.minutes > 0:
             raise ValueError(f"--minutes is {given.minutes:g}, expected more than 0")
-        toy = evidence.is_toy(given.toy)
+        toy = given.toy or not torch.cuda.is_available()
+        if toy and not given.toy:
+            print(
+                "no GPU here: toy sizes on the CPU, which prove that the run works and nothing about speed", flush=True
+            )
         # So that the stage in progress ends too.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         until = _STARTED + 60 * given.minutes
@@ -96,8 +102,6 @@ def _run(given: argparse.Namespace) -> int:
         differ = report.draw(check=given.check)
         print("\n".join(map(str, differ)) or "nothing differs")
         return int(given.check and bool(differ))
-
-    import torch
 
     measurable = given.toy or torch.cuda.is_available()
     if given.command == "run":
@@ -115,19 +119,14 @@ def _run(given: argparse.Namespace) -> int:
     out = _folder(given.out or Path("bench") / datetime.now().strftime("%Y-%m-%dT%H%M%S"))
     if given.command == "check":
         return int(run.check_all(out, toy=given.toy) > 0)
-    wrong = run.measure_all(chosen, out, _identity(out), compiled=given.compiled, toy=given.toy)
+    # Of the evidence run that the folder belongs to, if it does, so that its rows are those of one.
+    state = out / evidence.STATE
+    identity = json.loads(state.read_text())["identity"] if state.exists() else results.identity()
+    wrong = run.measure_all(chosen, out, identity, compiled=given.compiled, toy=given.toy)
     if (out / results.FILE).exists():
         print("\n".join(report.lines(results.read(out))))
         print(f"results in {out / results.FILE}")
     return int(wrong > 0)
-
-
-def _identity(out: Path) -> dict[str, str]:
-    """That of the run that the folder belongs to, so that its rows are those of one."""
-    from benchmarks import evidence, results
-
-    state = out / evidence.STATE
-    return json.loads(state.read_text())["identity"] if state.exists() else results.identity()
 
 
 def _folder(out: Path) -> Path:

@@ -23,30 +23,24 @@ class CpuDevice:
         pass
 
     def timed(self, call: AnyCall, host_seconds: float) -> float:
-        """Seconds of one call."""
         return self.wall([call])
 
     def wall(self, calls: Sequence[AnyCall]) -> float:
-        """Seconds a call, on the host's clock, until all of ``calls`` are finished."""
         start = time.perf_counter()
         for call in calls:
             call()
         return (time.perf_counter() - start) / len(calls)
 
     def host_seconds(self, call: AnyCall) -> float:
-        """How long the host is busy with queueing a call: a CPU has no queue."""
-        return 0.0
+        return 0.0  # there is no queue
 
     def capture(self, calls: Sequence[AnyCall]) -> AnyCall | None:
-        """``calls`` as one replayable graph; ``None`` where there are no graphs."""
-        return None
+        return None  # nor graphs
 
     def held_bytes(self, call: AnyCall) -> int:
-        """The memory that what a call returns keeps allocated; 0 where nobody counts."""
-        return 0
+        return 0  # nobody counts
 
     def peak_bytes(self, call: AnyCall) -> int | None:
-        """The most memory that a call holds beyond what was allocated before it; ``None`` where nobody counts."""
         return None
 
 
@@ -123,6 +117,7 @@ class CudaDevice:
             torch._C._cuda_releasePool(self.place.index, pool)
 
     def held_bytes(self, call: AnyCall) -> int:
+        """The memory that what a call returns keeps allocated."""
         before = torch.cuda.memory_allocated()
         kept = call()
         held = torch.cuda.memory_allocated() - before
@@ -130,6 +125,7 @@ class CudaDevice:
         return held
 
     def peak_bytes(self, call: AnyCall) -> int | None:
+        """The most memory that a call holds beyond what was allocated before it."""
         self.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-
 from benchmarks import report, results, run
 
 STATE = "evidence.json"
@@ -115,6 +113,7 @@ def _run(stage: Stage, out: Path, limit: float, *, toy: bool) -> dict[str, objec
                 code = child.wait(max(0.1, limit - time.time()))
             except subprocess.TimeoutExpired:
                 code = None
+                run.forgive(out)
             finally:
                 if child.poll() is None:
                     # A session of its own, so that what it started ends with it.
@@ -148,10 +147,3 @@ def summary(out: Path, state: dict) -> tuple[str, bool]:
 
 def _save(state: dict, out: Path) -> None:
     (out / STATE).write_text(json.dumps(state, indent=1) + "\n")
-
-
-def is_toy(asked: bool) -> bool:
-    """Whether toy sizes are run; chosen, and said aloud, where there is no GPU."""
-    if not asked and not torch.cuda.is_available():
-        print("no GPU here: toy sizes on the CPU, which prove that the run works and nothing about speed", flush=True)
-    return asked or not torch.cuda.is_available()

@@ -78,7 +78,7 @@ class Traffic:
 
     forward: float
     backward: float
-    calls: tuple[Call, ...]
+    calls: Sequence[Call]
     apart: float = 0.03
     per: Literal["access", "program"] = "access"
 
@@ -211,10 +211,10 @@ class Op:
             targets = [t for t in (*dys, *inputs) if t.requires_grad]
             torch.autograd.grad(differentiable, targets, list(map(_incoming, differentiable)), allow_unused=True)
 
-    def minimum_bytes(self, shape: Any, dtype: torch.dtype, pass_: Pass = "forward", settings: Settings = {}) -> int:  # noqa: B006
+    def minimum_bytes(self, shape: Any, dtype: torch.dtype, pass_: Pass = "forward") -> int:
         """What a pass moves at least: each tensor that it needs read once, each that it computes written once."""
-        operands = self.make(shape, settings, lambda s: torch.empty(s, dtype=dtype, device="meta"))
-        ys = tensors_of(self.reference(**operands, **self.arguments(settings)))
+        operands = self.make(shape, {}, lambda s: torch.empty(s, dtype=dtype, device="meta"))
+        ys = tensors_of(self.reference(**operands, **self.arguments({})))
         sizes = {name: sum(t.nbytes for n, t in flat(operands) if n == name) for name in operands}
         sizes["y"] = sizes["dy"] = sum(y.numel() * dtype.itemsize for y in ys)
         if pass_ == "forward":

@@ -102,7 +102,8 @@ def lines(rows: Iterable[Row]) -> list[str]:
     """A table for a terminal of 80 columns."""
     rows = list(rows)
     found = measured(rows)
-    text = [_warning(rows)] if _warning(rows) else []
+    on_cpu = any(row["device"] == "cpu" for row in rows)
+    text = ["Toy sizes on a CPU: this proves that the run works, and says nothing about speed."] * on_cpu
     ops = [case for case in found if not case.is_step]
     if ops:
         table: list[Sequence[str]] = [_HEAD]
@@ -135,11 +136,6 @@ def _step_text(case: Measured) -> str:
             steps, batch, *_ = map(int, row["shape"].split("x"))
             said.append(f"{name} {steps * batch / us * 1e6:,.0f}")
     return f"{', '.join(said)} images/s"
-
-
-def _warning(rows: Sequence[Row]) -> str:
-    on_cpu = any(row["device"] == "cpu" for row in rows)
-    return "Toy sizes on a CPU: this proves that the run works, and says nothing about speed." if on_cpu else ""
 
 
 def newest(rows: Iterable[Row]) -> list[list[Row]]:

@@ -5,6 +5,7 @@ What a folder holds already is not measured again, and a case in whose midst a p
 
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from benchmarks.steps import Step
 from fastgan_kernels import use_backend
 
 PROGRESS = "cases.jsonl"
+_STILL_SECONDS = 100
 DEVICE_FAULT = 70
 """Exit code of a process whose device has failed."""
 
@@ -42,7 +44,6 @@ def measure_all(
     *,
     compiled: bool = False,
     toy: bool = False,
-    tell: Callable[[str], object] = print,
 ) -> int:
     """Appends rows to ``out``/results.csv; returns how often a fused op or step was refused.
 
@@ -60,10 +61,10 @@ def measure_all(
         return refusals
 
     suffix = "/compiled" if compiled else ""
-    return _each({case.key + suffix: partial(one, case) for case in chosen}, where, out, tell)
+    return _each({case.key + suffix: partial(one, case) for case in chosen}, where, out)
 
 
-def check_all(out: Path, *, toy: bool = False, tell: Callable[[str], object] = print) -> int:
+def check_all(out: Path, *, toy: bool = False) -> int:
     """Compares every op and pass with its float64 reference, float32 of all ops first; returns how many are wrong."""
     where = device()
     smallest: dict[tuple[object, ...], Case] = {}
@@ -80,21 +81,29 @@ def check_all(out: Path, *, toy: bool = False, tell: Callable[[str], object] = p
         return measure.check(case, fused, cases.draw(case, where.place), where)
 
     ordered = sorted(smallest.values(), key=lambda case: case.dtype_name, reverse=True)
-    return _each({case.key + "/check": partial(one, case) for case in ordered}, where, out, tell)
+    return _each({case.key + "/check": partial(one, case) for case in ordered}, where, out)
 
 
 def refused(out: Path) -> list[str]:
     """A sentence for each refusal, failure and crash so far."""
-    events = _events(out)
-    found = [f"{event['case']}: {reason}" for event in events for reason in event.get("refused", ())]
-    return found + [f"{case}: the process died" for case in _begun(events)]
+    found = []
+    for case, event in _last_events(out).items():
+        died = ["the process died, or stood still"] if event["event"] == "begin" else []
+        found += [f"{case}: {reason}" for reason in (*died, *event.get("refused", ()))]
+    return found
 
 
-def _each(
-    named: dict[str, Callable[[], list[Refusal]]], where: Device, out: Path, tell: Callable[[str], object]
-) -> int:
+def forgive(out: Path) -> None:
+    """Lets a case that was cut off be tried again, unless it stood still: no case takes as long as a minute or two."""
+    for case, event in _last_events(out).items():
+        if event["event"] == "begin" and time.time() - event["at"] < _STILL_SECONDS:
+            _note(out, case=case, event="cut off")
+
+
+def _each(named: dict[str, Callable[[], list[Refusal]]], where: Device, out: Path) -> int:
     measure.without_tf32()
-    done = {event["case"] for event in _events(out)}  # begun is enough: it may have killed its process
+    # Begun is enough: it may have killed its process.
+    done = {case for case, event in _last_events(out).items() if event["event"] != "cut off"}
     wrong = 0
     with use_backend("triton"):
         for key, one in named.items():
@@ -103,13 +112,16 @@ def _each(
             _note(out, case=key, event="begin")
             try:
                 reasons = [(r.implementation, f"{r.implementation} {r.reason}") for r in one()]
+            except KeyboardInterrupt:
+                forgive(out)
+                raise
             except Exception as failure:
                 _exit_after_a_fault(where)
                 reasons = [("fused", f"failed: {type(failure).__name__}: {failure}"[:300])]
             wrong += sum(name.startswith("fused") for name, _ in reasons)
             said = [reason for _, reason in reasons]
             _note(out, case=key, event="end", refused=said)
-            tell(f"{key}: {'; '.join(said) or 'done'}")
+            print(f"{key}: {'; '.join(said) or 'done'}", flush=True)
     return wrong
 
 
@@ -124,20 +136,18 @@ def _exit_after_a_fault(where: Device) -> None:
 
 def _note(out: Path, **event: object) -> None:
     with (out / PROGRESS).open("a") as file:
-        file.write(json.dumps(event) + "\n")
+        # The line break first: a line that a kill cut short must not swallow this one.
+        file.write("\n" + json.dumps({**event, "at": time.time()}))
 
 
-def _events(out: Path) -> list[dict]:
+def _last_events(out: Path) -> dict[str, dict]:
+    """What is known of each case that was begun."""
     path = out / PROGRESS
-    found = []
+    found = {}
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:  # a line that a kill cut short
+            event = json.loads(line)
+        except json.JSONDecodeError:
             continue
+        found[event["case"]] = event
     return found
-
-
-def _begun(events: Sequence[dict]) -> list[str]:
-    ended = {event["case"] for event in events if event["event"] == "end"}
-    return [event["case"] for event in events if event["event"] == "begin" and event["case"] not in ended]

@@ -41,34 +41,15 @@ OP = Op(
     # A pixel, two, several planes a block, a plane a block, the end of the registers, spans of every length; and,
     # channels-last in bfloat16 and float64, planes beyond the registers that one span holds.
     shapes=(
-        (1, 1, 1),
-        (2, 3, 2),
-        (300, 3, 2, 3),
-        (2, 5, 13, 11),
-        (1, 2, 4096),
-        (1, 2, 4097),
-        (1, 1, 16385),
-        (1, 3, 40001),
-        (1, 33, 31, 37),
-        (2, 17, 23, 41),
+        *((1, 1, 1), (2, 3, 2), (300, 3, 2, 3), (2, 5, 13, 11), (1, 2, 4096)),
+        *((1, 2, 4097), (1, 1, 16385), (1, 3, 40001), (1, 33, 31, 37), (2, 17, 23, 41)),
     ),
     compiled=(
         # Planes that share a block, that fill one, that stay in registers, that are read twice, that are cut in spans.
-        *in_layouts(
-            [
-                (64, 512, 4, 4),
-                (64, 64, 7, 7),
-                (64, 128, 28, 28),
-                (16, 128, 64, 64),
-                (8, 64, 101, 103),
-                (8, 64, 128, 128),
-                (8, 32, 256, 256),
-                (2, 16, 1024, 1024),
-            ],
-            [(64, 512, 4, 4), (16, 513, 8, 8), (16, 256, 32, 32), (16, 3, 64, 64), (8, 64, 128, 128)],
-            F32,
-            BF16,
-        ),
+        *in_layouts([(64, 512, 4, 4), (64, 64, 7, 7), (64, 128, 28, 28), (16, 128, 64, 64)], [], F32, BF16),
+        *in_layouts([(8, 64, 101, 103), (8, 64, 128, 128), (8, 32, 256, 256), (2, 16, 1024, 1024)], [], F32, BF16),
+        *in_layouts([], [(64, 512, 4, 4), (16, 513, 8, 8), (16, 256, 32, 32), (16, 3, 64, 64)], F32, BF16),
+        *in_layouts([], [(8, 64, 128, 128)], F32, BF16),
         *in_layouts([(2, 16, 8192, 8200)], [(2, 16, 8192, 8200)], F32),
         Call((2**11, 2**10, 32, 33), BF16),
         Call((2**17, 2**15, 1, 1), BF16),
@@ -83,17 +64,9 @@ OP = Op(
     traffic=(
         # Planes that stay in registers.
         Traffic(
-            1.02,
-            1.25,
-            (
-                Call((16, 256, 8, 8), F32),
-                Call((4, 64, 64, 64), BF16),
-                Call((2, 16, 128, 128), F32),
-                Call((2, 17, 101, 103), F32),
-                Call((4, 17, 101, 103), BF16),
-                Call((4, 64, 32, 32), F32, True),
-            ),
+            1.02, 1.25, in_layouts([(16, 256, 8, 8), (2, 16, 128, 128), (2, 17, 101, 103)], [(4, 64, 32, 32)], F32)
         ),
+        Traffic(1.02, 1.25, in_layouts([(4, 64, 64, 64), (4, 17, 101, 103)], [], BF16)),
         # Longer ones are read twice: cut in spans, or whole.
         Traffic(1.5, 1.75, (Call((1, 4, 256, 256), F32), Call((1, 4, 512, 512), BF16), Call((1, 128, 129, 128), F32))),
         # Odd rows: a sector more for each tile that does not start at one.

@@ -62,38 +62,18 @@ OP = Op(
         *in_layouts([(2, 16, 8192, 8200)], [(2, 16, 8192, 8200)], F32),
         Call((2**20, 2056), BF16),
         *in_layouts([_SHAPE], [_SHAPE], F16, F64),
-        *(
-            Call(_SHAPE, F32, settings=settings)
-            for settings in (
-                {"act": "linear"},
-                {"act": "relu"},
-                {"act": "linear", "clamp": 256.0},
-                {"act": "lrelu", "gain": 2.0**0.5, "clamp": 256.0},
-            )
-        ),
+        *(Call(_SHAPE, F32, settings={"act": act}) for act in ("linear", "relu")),
+        Call(_SHAPE, F32, settings={"act": "linear", "clamp": 256.0}),
+        Call(_SHAPE, F32, settings={"act": "lrelu", "gain": 2.0**0.5, "clamp": 256.0}),
         *(Call(_SHAPE, F32, last, absent=("bias",)) for last in (False, True)),
         *(Call(_SHAPE, F32, last, constant=(name,)) for last in (False, True) for name in ("x", "bias")),
     ),
     traffic=(
         # Rows of pixels, aligned and not (an odd row of 10,403 elements costs a sector more for each of its tiles).
-        Traffic(
-            1.02,
-            1.02,
-            (
-                Call((1, 2, 512, 512), F32),
-                Call((64, 64, 14, 14), BF16),
-                Call((3, 13, 101, 103), F32),
-                Call((6, 13, 101, 103), BF16),
-                Call((8, 3, 128, 128), F32, True),
-                Call((16, 3, 128, 128), BF16, True),
-            ),
-        ),
+        Traffic(1.02, 1.02, in_layouts([(1, 2, 512, 512), (3, 13, 101, 103)], [(8, 3, 128, 128)], F32)),
+        Traffic(1.02, 1.02, in_layouts([(64, 64, 14, 14), (6, 13, 101, 103)], [(16, 3, 128, 128)], BF16)),
         # Small problems are cut fine, and every program leaves a partial sum of each channel.
-        Traffic(
-            1.02,
-            1.02,
-            (Call((4, 64, 32, 32), F32, True), Call((8, 64, 32, 32), BF16, True), Call((512, 1024), F32)),
-            apart=0.04,
-        ),
+        Traffic(1.02, 1.02, in_layouts([(512, 1024)], [(4, 64, 32, 32)], F32), apart=0.04),
+        Traffic(1.02, 1.02, in_layouts([], [(8, 64, 32, 32)], BF16), apart=0.04),
     ),
 )

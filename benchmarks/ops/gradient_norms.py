@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.op import BF16, F16, F32, F64, Call, Op, Operands, Problem, Shape, Traffic
+from benchmarks.op import BF16, F16, F32, F64, Call, Op, Operands, Problem, Shape, Traffic, in_layouts
 
 # Gradients in images, so their sizes are those of batches of images.
 PROBLEMS = (
@@ -18,13 +18,10 @@ PROBLEMS = (
 # One short row, many that share a block, several tiles of a row, two spans.
 SHAPES = ((1, 1), (300, 3, 2), (3, 2, 4099), (2, 3, 71, 77))
 
+# Whole rows and rows cut in spans, the odd ones too.
 CALLS = (
-    # Whole rows and rows cut in spans, the odd ones too.
-    Call((256, 3, 32, 32), F32),
-    Call((512, 2, 32, 32), BF16, True),
-    Call((64, 1, 101, 103), BF16),
-    Call((4, 3, 256, 256), F32, True),
-    Call((4, 3, 257, 255), BF16),
+    *in_layouts([(256, 3, 32, 32)], [(4, 3, 256, 256)], F32),
+    *in_layouts([(64, 1, 101, 103), (4, 3, 257, 255)], [(512, 2, 32, 32)], BF16),
 )
 
 

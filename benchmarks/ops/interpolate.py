@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.op import BF16, F16, F32, F64, Call, Op, Operands, Traffic
+from benchmarks.op import BF16, F16, F32, F64, Call, Op, Operands, Traffic, in_layouts
 from benchmarks.ops.gradient_norms import PROBLEMS, elements_of_a_sample
 
 
@@ -43,16 +43,7 @@ OP = Op(
         Call((2**22, 3, 16, 16), BF16),
     ),
     traffic=(
-        Traffic(
-            1.02,
-            1.02,
-            (
-                Call((128, 3, 32, 32), F32),
-                Call((64, 3, 64, 64), BF16, True),
-                Call((4, 3, 256, 256), F32, True),
-                Call((64, 1, 101, 103), BF16),
-            ),
-            apart=0.0,
-        ),
+        Traffic(1.02, 1.02, in_layouts([(128, 3, 32, 32)], [(4, 3, 256, 256)], F32), apart=0.0),
+        Traffic(1.02, 1.02, in_layouts([(64, 1, 101, 103)], [(64, 3, 64, 64)], BF16), apart=0.0),
     ),
 )

@@ -2,7 +2,7 @@
 
 import math
 
-from benchmarks.op import BF16, F16, F32, F64, Call, Op, Problem, Shape, Traffic
+from benchmarks.op import BF16, F16, F32, F64, Call, Op, Problem, Shape, Traffic, in_layouts
 
 
 def _even_channels(shape: Shape) -> Shape:
@@ -42,16 +42,8 @@ OP = Op(
         Call((32, 512, 4, 4), F32, constant=("dy",)),
     ),
     traffic=(
-        Traffic(
-            1.02,
-            1.02,
-            (
-                Call((32, 512, 4, 4), F32),
-                Call((64, 512, 4, 4), BF16),
-                Call((8, 16, 64, 64), F32),
-                Call((6, 13, 101, 103), BF16),
-            ),
-        ),
+        Traffic(1.02, 1.02, in_layouts([(32, 512, 4, 4), (8, 16, 64, 64)], [], F32)),
+        Traffic(1.02, 1.02, in_layouts([(64, 512, 4, 4), (6, 13, 101, 103)], [], BF16)),
         # A row of C + 1 channels starts at no sector, and its last channel, written when all sigmas are known, costs
         # one more: 32 bytes a pixel beside the 2 C elements of x and y.
         Traffic(1.03, 1.02, (Call((32, 512, 4, 4), F32, True), Call((64, 512, 4, 4), BF16, True))),

@@ -53,25 +53,11 @@ OP = Op(
     ),
     traffic=(
         # Rows of pixels, aligned and not, and few channels, where the noise is as large as the rest.
-        Traffic(
-            1.02,
-            1.02,
-            (
-                Call((1, 2, 512, 512), F32),
-                Call((16, 64, 32, 32), BF16),
-                Call((3, 13, 101, 103), F32),
-                Call((6, 13, 101, 103), BF16),
-                Call((8, 3, 128, 128), F32, True),
-                Call((16, 3, 128, 128), BF16, True),
-            ),
-        ),
+        Traffic(1.02, 1.02, in_layouts([(1, 2, 512, 512), (3, 13, 101, 103)], [(8, 3, 128, 128)], F32)),
+        Traffic(1.02, 1.02, in_layouts([(16, 64, 32, 32), (6, 13, 101, 103)], [(16, 3, 128, 128)], BF16)),
         # Small problems are cut fine, and every program leaves a partial sum of each channel; backward reads one tensor
         # and no more, so they weigh more.
-        Traffic(
-            1.02,
-            1.02,
-            (Call((4, 64, 32, 32), F32, True), Call((8, 64, 32, 32), BF16, True), Call((64, 512, 4, 4), F32)),
-            apart=0.13,
-        ),
+        Traffic(1.02, 1.02, in_layouts([(64, 512, 4, 4)], [(4, 64, 32, 32)], F32), apart=0.13),
+        Traffic(1.02, 1.02, in_layouts([], [(8, 64, 32, 32)], BF16), apart=0.13),
     ),
 )

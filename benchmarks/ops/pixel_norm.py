@@ -41,19 +41,8 @@ OP = Op(
     ),
     traffic=(
         # All channels of a strip of pixels, or of a row, in registers; the odd planes are read in the longest strips.
-        Traffic(
-            1.02,
-            1.02,
-            (
-                Call((4, 512, 16, 16), F32),
-                Call((16, 512, 8, 8), BF16),
-                Call((64, 512, 4, 4), BF16),
-                Call((4, 16, 101, 103), F32),
-                Call((512, 512), F32),
-                Call((16, 512, 8, 8), BF16, True),
-                Call((4, 64, 33, 35), F32, True),
-            ),
-        ),
+        Traffic(1.02, 1.02, in_layouts([(4, 512, 16, 16), (4, 16, 101, 103), (512, 512)], [(4, 64, 33, 35)], F32)),
+        Traffic(1.02, 1.02, in_layouts([(16, 512, 8, 8), (64, 512, 4, 4)], [(16, 512, 8, 8)], BF16)),
         # More channels, so shorter strips, and odd planes: a sector more for each strip.
         Traffic(1.5, 1.5, (Call((4, 256, 17, 19), F32),)),
         # More channels than registers hold are read twice.

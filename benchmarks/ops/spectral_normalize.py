@@ -9,7 +9,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import fastgan_kernels
-from benchmarks.op import BF16, F16, F32, F64, Call, Op, Operands, Problem, Shape, Shapes, Traffic, is_nested
+from benchmarks.op import (
+    BF16,
+    F16,
+    F32,
+    F64,
+    Call,
+    Op,
+    Operands,
+    Problem,
+    Shape,
+    Shapes,
+    Traffic,
+    in_layouts,
+    is_nested,
+)
 from fastgan_kernels import reference
 from fastgan_kernels.weight_group import matrix_shape
 
@@ -111,12 +125,8 @@ OP = Op(
     traffic=(
         # sigma first: W is read twice, as dy is in backward. Apart: each program reads its line of the tables, u and v
         # of its tiles and the partial sums of its layer, all from cache.
-        Traffic(
-            1.51,
-            1.35,
-            (Call((256, 128, 3, 3), F32), Call((512, 1024), BF16), Call((256, 64, 4, 4), F32, True)),
-            apart=0.12,
-        ),
+        Traffic(1.51, 1.35, in_layouts([(256, 128, 3, 3)], [(256, 64, 4, 4)], F32), apart=0.12),
+        Traffic(1.51, 1.35, (Call((512, 1024), BF16),), apart=0.12),
         # Rows that start within a sector.
         Traffic(1.6, 1.42, (Call((260, 1031), F32),), apart=0.12),
     ),

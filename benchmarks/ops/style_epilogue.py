@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.op import BF16, F16, F32, F64, Call, Op, Operands, Shape, Shapes, Traffic, pixels
+from benchmarks.op import BF16, F16, F32, F64, Call, Op, Operands, Shape, Shapes, Traffic, in_layouts, pixels
 from benchmarks.ops.adain import PROBLEMS, batch_norm
 from fastgan_kernels import reference
 
@@ -106,16 +106,8 @@ OP = Op(
     traffic=(
         # Planes that stay in registers, of maps with more than 16 channels: below, every plane's read of the noise
         # counts, although it comes from L2.
-        Traffic(
-            1.02,
-            1.25,
-            (
-                Call((4, 64, 64, 64), BF16),
-                Call((1, 20, 128, 128), F32),
-                Call((2, 17, 101, 103), F32),
-                Call((4, 64, 32, 32), F32, True),
-            ),
-        ),
+        Traffic(1.02, 1.25, in_layouts([(1, 20, 128, 128), (2, 17, 101, 103)], [(4, 64, 32, 32)], F32)),
+        Traffic(1.02, 1.25, (Call((4, 64, 64, 64), BF16),)),
         Traffic(1.5, 1.75, (Call((1, 18, 256, 256), BF16), Call((8, 64, 32, 32), BF16, True))),
         Traffic(1.51, 1.75, (Call((1, 17, 257, 255), BF16),)),
         # As in adain, few planes are cut into many spans.

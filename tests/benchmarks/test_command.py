@@ -141,7 +141,7 @@ def test_each_stage_has_a_limit_its_results_stay_and_the_run_goes_on(tmp_path: P
 
 def test_a_process_that_dies_in_a_case_is_started_again_behind_it(tmp_path: Path, identity, capsys):
     progress = tmp_path / run.PROGRESS
-    progress.write_text('{"case": "adain/x", "event": "begin"}\n{"case": "half a li')
+    progress.write_text('{"case": "adain/x", "event": "begin", "at": 0}\n{"case": "half a li')
     dies_once = (
         f"import pathlib, os; p = pathlib.Path({str(tmp_path / 'died')!r})\n"
         "if not p.exists():\n    p.touch(); os.kill(os.getpid(), 9)\nprint('went on')"
@@ -149,7 +149,32 @@ def test_a_process_that_dies_in_a_case_is_started_again_behind_it(tmp_path: Path
     stage = Stage("ops", python(dies_once), 1.0)
     assert evidence.collect(tmp_path, until=time.time() + 60, toy=True, commit=None, chosen=[stage]) == 0
     assert (tmp_path / "ops.log").read_text() == "went on\n"
-    assert "adain/x: the process died" in capsys.readouterr().out
+    assert "adain/x: the process died, or stood still" in capsys.readouterr().out
+
+
+def test_what_was_cut_off_is_tried_again_and_what_killed_its_process_is_not(tmp_path: Path, monkeypatch):
+    """A line that a kill cut short does not swallow the next."""
+    kept = {name: OPS[name] for name in ("interpolate", "noise_injection")}
+    monkeypatch.setattr("benchmarks.cases.OPS", kept)
+    half, died, cut_off, stood_still = (
+        f"{name}/toy/{kind}/forward/check" for name in kept for kind in ("float32/contiguous", "bfloat16/channels_last")
+    )
+    now = time.time()
+    begun = [
+        {"case": died, "event": "begin", "at": now},
+        {"case": cut_off, "event": "begin", "at": now},
+        {"case": stood_still, "event": "begin", "at": now - 1000},
+    ]
+    progress = tmp_path / run.PROGRESS
+    progress.write_text("\n".join(map(json.dumps, begun[1:])) + '\n{"case": "' + half)
+    run.forgive(tmp_path)
+    with progress.open("a") as file:
+        file.write("\n" + json.dumps(begun[0]))
+    assert run.check_all(tmp_path, toy=True) == 0
+    ended = [json.loads(line)["case"] for line in progress.read_text().splitlines() if '"end"' in line]
+    assert {half, cut_off} <= set(ended)
+    assert not {died, stood_still} & set(ended)
+    assert run.refused(tmp_path) == [f"{case}: the process died, or stood still" for case in (stood_still, died)]
 
 
 def test_evidence_of_another_commit_is_refused(tmp_path: Path, identity, capsys):
