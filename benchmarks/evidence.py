@@ -38,7 +38,11 @@ def stages(out: Path, *, toy: bool) -> list[Stage]:
     common = (f"--out={out}", *(("--toy",) if toy else ()))
     workers = ("-n", "4") if find_spec("xdist") else ()
     pytest = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *workers, f"--junitxml={out}/tests.xml")
-    tests = ("tests/kernels/test_tiling.py",) if toy else ("-m", "gpu", "tests/kernels", "tests/fastgan")
+    tests = (
+        ("tests/kernels/test_tiling.py",)
+        if toy
+        else ("-m", "gpu and not judged and not exhaustive", "tests/kernels", "tests/fastgan")
+    )
     return [
         Stage("check", (*here, "check", *common), 0.17),
         Stage("tests", (*pytest, *tests), 0.15, restart=False),

@@ -121,6 +121,14 @@ def test_the_tolerance_stands_between_rounding_and_a_mistake(dtype: torch.dtype)
     assert error((exact.to(dtype) * (1 + 3 * torch.finfo(dtype).eps),), (exact,)) > allowed or dtype == torch.float32
 
 
+def test_what_lies_below_the_steps_of_a_type_is_no_error_and_what_is_lost_is_one():
+    """Gradients of a mean over many samples are small: in float16 they are rounded to multiples of 6e-8."""
+    exact = torch.linspace(1e-6, 3e-6, 100, dtype=torch.float64)
+    assert error((exact.half(),), (exact,)) == 0
+    assert error((exact.half() * 0,), (exact,)) > 0.4
+    assert error((exact.bfloat16() * 1.1,), (exact,)) > tolerance(torch.bfloat16, 1)
+
+
 def test_errors_of_zero_missing_and_non_finite_outputs():
     zero, one = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
     assert error((zero,), (zero,)) == 0
