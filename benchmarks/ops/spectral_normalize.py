@@ -5,8 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 import fastgan_kernels
 from benchmarks.op import (
@@ -55,18 +55,18 @@ def longest(shape: Any) -> int:
     return max(map(math.prod, shape)) if is_nested(shape) else math.prod(shape)
 
 
-def _with_singular_vectors(t: Operands, *, dims: Sequence[int] | None = None, **_: Any) -> Operands:
-    """u and v near those of the largest singular value, as in training."""
-    dims = [0] * len(t["weights"]) if dims is None else dims
-    us, vs = [], []
-    for weight, v, dim in zip(t["weights"], t["vs"], dims, strict=True):
-        matrix = weight.movedim(dim, 0).flatten(1)
-        for _ in range(10):
-            u = F.normalize(matrix @ v, dim=0)
-            v = F.normalize(matrix.mT @ u, dim=0)
-        us.append(u)
-        vs.append(v)
-    return {**t, "us": us, "vs": vs}
+def _positive(t: Operands, **_: Any) -> Operands:
+    """u and v positive and exact in every type, so that sigma of weights that are mostly positive is not near 0."""
+
+    def vector(v: Tensor, step: int) -> Tensor:
+        values = 0.5 + torch.arange(len(v), device=v.device, dtype=v.dtype) * step % 11 / 16
+        return values * 2.0 ** -round(math.log2(len(v)) / 2)
+
+    return {
+        "weights": [weight + 0.5 for weight in t["weights"]],
+        "us": [vector(u, 3) for u in t["us"]],
+        "vs": [vector(v, 7) for v in t["vs"]],
+    }
 
 
 def _with_sigma(function: Any) -> Any:
@@ -91,7 +91,7 @@ _GIVEN = {"given": True}
 OP = Op(
     name="spectral_normalize",
     operands=operands,
-    arrange=_with_singular_vectors,
+    arrange=_positive,
     op=_with_sigma(fastgan_kernels.spectral_normalize),
     reference=_with_sigma(reference.spectral_normalize),
     constants=("us", "vs"),
