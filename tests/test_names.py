@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
     ids=["pytest", "module"],
 )
 def test_foreign_packages_of_our_names_are_not_taken_for_ours(command: tuple[str, ...], tmp_path: Path):
-    for name in ("benchmarks", "experiments", "tests"):
+    for name in ("benchmarks", "docs", "tests"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"raise ImportError('a foreign {name}')")
     run = subprocess.run(
