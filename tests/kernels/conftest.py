@@ -12,6 +12,15 @@ def kernels_not_references():
 
 
 @pytest.fixture(autouse=True)
+def oracles_of_full_precision():
+    """float32 products and convolutions are not rounded to TF32 on a GPU, which torch does to convolutions by default.
+
+    Before each test, for training sets it for the whole process.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+@pytest.fixture(autouse=True)
 def poisoned_memory():
     """Fills uninitialised memory with NaN, so that an element that a kernel forgets is seen."""
     torch.use_deterministic_algorithms(True, warn_only=True)
