@@ -5,47 +5,50 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastgan_kernels.tiling import cdiv, next_power_of_2
+from fastgan_kernels.tiling import sum_tiling
 
 
-@triton.jit(do_not_specialize=["outer", "channels", "inner"])
+# An inner extent of 1 is a constant: then the compiler sees that neighbouring channels are neighbours in memory.
+@triton.jit(do_not_specialize=["count", "channels", "tiles"], do_not_specialize_on_alignment=["inner"])
 def _sum_partials_kernel(
     partials_ptr,
     sums_ptr,
-    outer,
+    count,
     channels,
     inner,
+    tiles,
     BLOCK_CHANNELS: tl.constexpr,
     BLOCK_PARTIALS: tl.constexpr,
 ):
+    """The sum of one span of ``tiles`` tiles for each channel: [spans, channels]."""
     channel = tl.program_id(0) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+    first = tl.program_id(1) * tiles * BLOCK_PARTIALS
     total = tl.zeros([BLOCK_CHANNELS], dtype=partials_ptr.dtype.element_ty)
-    for start in range(0, outer * inner, BLOCK_PARTIALS):
+    for start in range(first, tl.minimum(first + tiles * BLOCK_PARTIALS, count), BLOCK_PARTIALS):
         k = start + tl.arange(0, BLOCK_PARTIALS)
         row = (k // inner).to(tl.int64) * channels
         offset = (row[None, :] + channel[:, None]) * inner + (k % inner)[None, :]
-        mask = (channel < channels)[:, None] & (k < outer * inner)[None, :]
+        mask = (channel < channels)[:, None] & (k < count)[None, :]
         total += tl.sum(tl.load(partials_ptr + offset, mask=mask, other=0.0), axis=1)
-    tl.store(sums_ptr + channel, total, mask=channel < channels)
+    tl.store(sums_ptr + tl.program_id(1).to(tl.int64) * channels + channel, total, mask=channel < channels)
 
 
 def sum_partials(partials: Tensor) -> Tensor:
     """Sums contiguous ``partials`` [A, C, B] over A and B: [C], in their type."""
     outer, channels, inner = partials.shape
-    sums = torch.empty(channels, dtype=partials.dtype, device=partials.device)
-    if sums.numel() == 0:
-        return sums
-    # Neighbouring threads read neighbouring partials: along B where there are several, else along C.
-    block_partials = min(next_power_of_2(outer * inner), 256)
-    block_channels = max(1, min(next_power_of_2(channels), 1024 // block_partials))
-    _sum_partials_kernel[(cdiv(channels, block_channels),)](
+    if channels == 0:
+        return partials.new_empty(0)
+    tiling = sum_tiling(channels, outer, inner)
+    sums = torch.empty(tiling.spans, channels, dtype=partials.dtype, device=partials.device)
+    _sum_partials_kernel[tiling.grid](
         partials,
         sums,
-        outer,
+        outer * inner,
         channels,
         inner,
-        BLOCK_CHANNELS=block_channels,
-        BLOCK_PARTIALS=block_partials,
+        tiling.tiles,
+        BLOCK_CHANNELS=tiling.block_channels,
+        BLOCK_PARTIALS=tiling.block_partials,
         num_warps=4,
     )
-    return sums
+    return sums[0] if tiling.spans == 1 else sum_partials(sums[..., None])

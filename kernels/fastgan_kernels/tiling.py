@@ -114,6 +114,48 @@ def row_tiling(rows: int, cols: int, element_size: int) -> RowTiling:
 
 
 @dataclass(frozen=True)
+class SumTiling:
+    """How [outer, channels, inner] is summed to [channels].
+
+    Attributes:
+        block_channels, block_partials: a tile.
+        channel_programs: blocks of ``block_channels`` channels.
+        spans: into how many spans the partials of a channel are cut, with a program and a sum each.
+        tiles: tiles of a span.
+    """
+
+    block_channels: int
+    block_partials: int
+    channel_programs: int
+    spans: int
+    tiles: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return (self.channel_programs, self.spans)
+
+
+def sum_tiling(channels: int, outer: int, inner: int) -> SumTiling:
+    """Tiles for the sums of [outer, channels, inner] over its first and last axis.
+
+    Args:
+        channels, outer, inner: the problem; channels at least 1.
+    """
+    # 8 elements a thread at four warps. Neighbours in memory are the partials of a channel, or, where the inner extent
+    # is 1, the channels: 32 of them are a line of 128 bytes.
+    in_line = min(next_power_of_2(channels), 32) if inner == 1 else 4
+    block_partials = min(next_power_of_2(outer * inner), 1024 // in_line)
+    block_channels = min(next_power_of_2(channels), 1024 // block_partials)
+    channel_programs = cdiv(channels, block_channels)
+    all_tiles = max(1, cdiv(outer * inner, block_partials))
+    # Each tile waits for memory (0.7 us): eight cost what a second launch does. Beyond, about two programs for each
+    # multiprocessor of a large chip (132), of four tiles at least; their sums are at most eight tiles of the second.
+    spans = 1 if all_tiles <= 8 else max(1, min(all_tiles // 4, 256 // channel_programs))
+    tiles = cdiv(all_tiles, spans)
+    return SumTiling(block_channels, block_partials, channel_programs, cdiv(all_tiles, tiles), tiles)
+
+
+@dataclass(frozen=True)
 class PlaneTiling:
     """How the planes (the pixels of one sample and channel) of a feature map are shared among programs.
 

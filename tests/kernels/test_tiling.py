@@ -16,6 +16,7 @@ from fastgan_kernels.tiling import (
     noise_tiling,
     plane_tiling,
     row_tiling,
+    sum_tiling,
 )
 
 extents = st.one_of(st.integers(1, 300), st.integers(1, 1 << 20))
@@ -177,6 +178,18 @@ def test_how_many_channels_stay_in_registers():
     assert regime(1024, 1024, 8) == (True, 32)
     assert regime(8192, 1024, 2, channels_last=True) == (True, 2)
     assert regime(8193, 1024, 2, channels_last=True) == (False, 2)
+
+
+@given(extents, extents, extents)
+def test_sums_of_partials_fill_a_chip_or_are_short(channels: int, outer: int, inner: int):
+    t = sum_tiling(channels, outer, inner)
+    assert t.channel_programs * t.block_channels >= channels > (t.channel_programs - 1) * t.block_channels
+    of_span = t.tiles * t.block_partials
+    assert t.spans * of_span >= outer * inner > (t.spans - 1) * of_span
+    assert t.block_channels * t.block_partials <= 1024
+    assert t.tiles <= 8 or t.channel_programs * t.spans >= 120
+    # The sums of the spans are added up by one more launch.
+    assert sum_tiling(channels, t.spans, 1).spans == 1
 
 
 @given(st.integers(0, 1 << 40))
