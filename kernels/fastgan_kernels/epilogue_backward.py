@@ -22,7 +22,15 @@ from fastgan_kernels.epilogue_tile import (
     per_plane,
     rows,
 )
-from fastgan_kernels.layout import block_of_planes, dense, empty_dense, extents, tile_of_planes, tiles_of_span
+from fastgan_kernels.layout import (
+    block_of_planes,
+    dense,
+    empty_dense,
+    extents,
+    over_pixels,
+    tile_of_planes,
+    tiles_of_span,
+)
 from fastgan_kernels.noise_injection import noise_gradients
 from fastgan_kernels.precision import compute_dtype
 from fastgan_kernels.reduction import sum_partials
@@ -86,7 +94,7 @@ def _project(
             y = (z - mean[:, None]) * factor[:, None] + shift[:, None]
             g = through_activation(g, y, ACT_AFTER, SLOPE, COMPUTE)
         xh = (z - mean[:, None]) * rstd[:, None]
-        dx = (g - mean_g[:, None] - xh * mean_gxh[:, None]) * factor[:, None]
+        dx = (g - over_pixels(mean_g) - xh * over_pixels(mean_gxh)) * factor[:, None]
         dx = through_activation(dx, z, ACT_BEFORE, SLOPE, COMPUTE)
         if dx_ptr is not None:
             tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)

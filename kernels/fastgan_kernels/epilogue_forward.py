@@ -14,7 +14,7 @@ from fastgan_kernels.epilogue_tile import (
     per_plane,
     rows,
 )
-from fastgan_kernels.layout import block_of_planes, dense, extents, tile_of_planes, tiles_of_span
+from fastgan_kernels.layout import block_of_planes, dense, extents, over_pixels, tile_of_planes, tiles_of_span
 from fastgan_kernels.tiling import next_power_of_2
 
 
@@ -65,7 +65,7 @@ def _normalise(
             x_ptr, noise_ptr, strength_ptr, bias_ptr, offset, mask, exists, sample, channel, tile, pixels,
             ACT_BEFORE, SLOPE, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, BLOCK_PIXELS,
         )  # fmt: skip
-        y = activate((z - mean[:, None]) * factor[:, None] + shift[:, None], ACT_AFTER, SLOPE, COMPUTE)
+        y = activate((z - over_pixels(mean)) * over_pixels(factor) + shift[:, None], ACT_AFTER, SLOPE, COMPUTE)
         tl.store(y_ptr + offset, y.to(y_ptr.dtype.element_ty), mask=mask)
 
 

@@ -1,14 +1,12 @@
 """The table: every kernel at the specialisations in use, compiled for four targets, and the rules that it must hold.
 
-Registers and local memory are what the assembler reports (ptxas through cuobjdump, LLVM's AMDGPU metadata). The width
-of a global access comes from LLVM IR, where it is known through which argument it goes, and is compared with the widths
-in the assembly (PTX, amdgcn).
+What a thread costs comes from the machine code (machine_code.py). The width of a global access comes from LLVM IR,
+where it is known through which argument it goes, and is compared with the widths in the assembly (PTX, amdgcn).
 """
 
 import csv
 import os
 import re
-import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -19,23 +17,27 @@ from typing import NamedTuple
 
 import triton
 from torch import Tensor
-from triton import knobs
 from triton.compiler import CompiledKernel
 
 from fastgan_kernels.inspection.launches import TARGETS, Launch, Specialization, launches_of
 from fastgan_kernels.inspection.llir import GlobalAccess, global_accesses
+from fastgan_kernels.inspection.machine_code import MachineCode, machine_code
 from fastgan_kernels.inspection.problems import Problem
 from fastgan_kernels.inspection.ttir import TritonIR
 
 MAX_THREADS = 1024
 INT32_MAX = 2**31 - 1
+# Of one thread. A layout conversion that explodes (thousands of shared stores, a barrier for a handful) does not show
+# in registers. The largest sound kernel has 70 shared stores, 30 barriers and 3,400 instructions.
+MAX_SHARED_STORES = 128
+MAX_BARRIERS = 40
+MAX_INSTRUCTIONS = 4096
 
 
 @dataclass(frozen=True)
 class Row:
     """One line of the table: a kernel at one specialisation for one target.
 
-    ``spilled_registers`` on NVIDIA is stack_bytes / 4, since ptxas counts spilled registers and local arrays together.
     ``loads`` and ``stores`` give for each argument the bytes of one thread's access, narrowest and widest where they
     differ.
     """
@@ -168,7 +170,7 @@ def _inspect(use: _Use) -> tuple[Row | None, list[_Finding]]:
     except Exception as error:  # of whatever pass of the compiler: the other kernels are inspected all the same
         message = "".join(str(error).strip().splitlines()[:1])
         return None, [_Finding(specialization, problem, f"does not compile: {type(error).__name__}: {message}")]
-    registers, spilled, stack = _registers(kernel)
+    code = machine_code(kernel)
     accesses = _accesses_by_argument(specialization, kernel)
     row = Row(
         ops="+".join(sorted({problem.op for problem, _ in use.launches})),
@@ -178,14 +180,14 @@ def _inspect(use: _Use) -> tuple[Row | None, list[_Finding]]:
         constants=_constants(specialization),
         target=specialization.target,
         num_warps=specialization.num_warps,
-        registers=registers,
-        spilled_registers=spilled,
-        stack_bytes=stack,
+        registers=code.registers,
+        spilled_registers=code.spilled_registers,
+        stack_bytes=code.stack_bytes,
         shared_bytes=kernel.metadata.shared,
         loads=_widths(accesses, "load"),
         stores=_widths(accesses, "store"),
     )
-    findings = [_Finding(specialization, problem, text) for text in _resource_findings(row)]
+    findings = [_Finding(specialization, problem, text) for text in _resource_findings(row, code)]
     findings += _width_findings(use, kernel, accesses)
     findings += _index_findings(use, kernel)
     return row, findings
@@ -227,24 +229,6 @@ def _constants(specialization: Specialization) -> str:
     return " ".join(f"{name}={specialization.constant(name)}" for name in names)
 
 
-def _registers(kernel: CompiledKernel) -> tuple[int, int, int]:
-    """Registers of a thread, those spilled, and its bytes of local memory."""
-    if "cubin" in kernel.asm:
-        cubin = next(path for name, path in kernel.metadata_group.items() if name.endswith(".cubin"))
-        report = subprocess.run(
-            [knobs.nvidia.cuobjdump.path, "-res-usage", cubin], check=True, capture_output=True, text=True
-        ).stdout
-        used = {name: int(re.search(rf"\b{name}:(\d+)", report)[1]) for name in ("REG", "STACK", "LOCAL")}
-        stack = used["STACK"] + used["LOCAL"]
-        return used["REG"], stack // 4, stack
-    metadata = {
-        name: int(re.search(rf"^\s+\.{name}:\s+(\d+)$", kernel.asm["amdgcn"], re.MULTILINE)[1])
-        for name in ("vgpr_count", "vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size")
-    }
-    spilled = metadata["vgpr_spill_count"] + metadata["sgpr_spill_count"]
-    return metadata["vgpr_count"], spilled, metadata["private_segment_fixed_size"]
-
-
 def _accesses_by_argument(specialization: Specialization, kernel: CompiledKernel) -> dict[str, list[GlobalAccess]]:
     runtime: list[str] = []
     for name in specialization.runtime_arguments:
@@ -267,7 +251,13 @@ def _widths(accesses: Mapping[str, Sequence[GlobalAccess]], kind: str) -> str:
     return " ".join(words)
 
 
-def _resource_findings(row: Row) -> Iterator[str]:
+def _resource_findings(row: Row, code: MachineCode) -> Iterator[str]:
+    if code.shared_stores > MAX_SHARED_STORES:
+        yield f"stores to shared memory {code.shared_stores} times a thread, {MAX_SHARED_STORES} at most are expected"
+    if code.barriers > MAX_BARRIERS:
+        yield f"has {code.barriers} barriers, {MAX_BARRIERS} at most are expected"
+    if code.instructions > MAX_INSTRUCTIONS:
+        yield f"has {code.instructions} instructions, {MAX_INSTRUCTIONS} at most are expected"
     if row.spilled_registers or row.stack_bytes:
         yield f"spills {row.spilled_registers} registers and keeps {row.stack_bytes} bytes of a thread in local memory"
     threads = row.num_warps * TARGETS[row.target].warp_size

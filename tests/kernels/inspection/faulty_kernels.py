@@ -33,6 +33,15 @@ def spilling_kernel(x_ptr, y_ptr, BLOCK: tl.constexpr):
     tl.store(y_ptr + offset, x / tl.sum(x))
 
 
+@triton.jit
+def transposing_kernel(x_ptr, y_ptr, IMAGES: tl.constexpr, SIDE: tl.constexpr):
+    # Read along rows and written along columns: every image goes through shared memory.
+    row, col = tl.arange(0, SIDE)[:, None], tl.arange(0, SIDE)[None, :]
+    for image in tl.static_range(IMAGES):
+        start = image * SIDE * SIDE
+        tl.store(y_ptr + start + col * SIDE + row, tl.load(x_ptr + start + row * SIDE + col))
+
+
 @triton.jit(do_not_specialize=["cols"])
 def scalar_kernel(x_ptr, y_ptr, cols, BLOCK: tl.constexpr):
     # Nothing says that the rows start at multiples of 16 bytes.
@@ -104,6 +113,10 @@ def spilling(x):
     spilling_kernel[(1,)](x, torch.empty_like(x), BLOCK=x.numel(), num_warps=1)
 
 
+def transposing(x):
+    transposing_kernel[(1,)](x, torch.empty_like(x), IMAGES=x.shape[0], SIDE=x.shape[-1], num_warps=4)
+
+
 def scalar(x):
     scalar_kernel[(x.shape[0] * x.shape[1],)](x, torch.empty_like(x), x[0, 0].numel(), BLOCK=BLOCK, num_warps=4)
 
@@ -130,6 +143,7 @@ CASES = {
     # Four times the registers of a thread, and once those of AMD.
     "spilling": (spilling, (1, 16, 32, 32), NVIDIA),
     "spilling on AMD": (spilling, (1, 32, 32, 32), AMD),
+    "transposing": (transposing, (64, 1, 64, 64)),
     "scalar": (scalar, SMALL),
     "narrow offset": (per_block(narrow_offset_kernel), HUGE),
     "narrow offset, small": (per_block(narrow_offset_kernel), SMALL),
