@@ -12,7 +12,7 @@ import sys  # noqa: E402
 from datetime import datetime  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-COMMANDS = ("run", "check", "evidence", "compare", "merge", "readme")
+COMMANDS = ("run", "check", "evidence", "static", "compare", "merge", "readme")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,6 +41,11 @@ def _parser() -> argparse.ArgumentParser:
             "--out", type=Path, required=needed, help="folder for the results; made if it is not there"
         )
         command.add_argument("--toy", action="store_true", help="toy sizes on the CPU, in Triton's interpreter")
+
+    static = commands.add_parser("static", help="compile every kernel for five targets, check it, compare the table")
+    static.add_argument("--op", action="append", metavar="NAME", help="the kernels of this op; the table is left alone")
+    static.add_argument("--target", action="append", metavar="NAME", help="compile for this target: sm_90")
+    static.add_argument("--write", action="store_true", help="write benchmarks/static/compiled.csv anew")
 
     diff = commands.add_parser(
         "compare", help="what moved beyond the quartiles from run A to B; 1 if something is slower"
@@ -91,6 +96,12 @@ def _run(given: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         until = _STARTED + 60 * given.minutes
         return evidence.collect(_folder(given.out), until=until, toy=toy, commit=given.commit)
+    if given.command == "static":
+        from benchmarks.static import compiled
+
+        said, sound = compiled.lines(given.op, given.target, rewrite=given.write)
+        print("\n".join(said))
+        return int(not sound)
     if given.command == "compare":
         said, slower = compare.compare(results.read(given.before), results.read(given.after))
         print("\n".join(said))

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.cases import Case, bind, draw
 from benchmarks.chips import CHIPS, bound_seconds
-from fastgan_kernels.inspection.launches import recorded
+from benchmarks.static.launches import recorded
 
 
 def launches(function: Callable[..., Any], case: Case, target: str) -> int:

@@ -45,8 +45,8 @@ OP = Op(
         Call((64, 8, 256), F32),
         Call((16, 4, 4100), F32),
         # More than 2^31 elements, and of the output too.
+        Call((512, 2**22 + 2**16, 1), BF16),
         Call((256, 2**20, 16), F32),
-        Call((2**11, 2**21, 5), BF16),
         Call((256, 128, 16), F32, constant=("dy",)),
     ),
     traffic=(

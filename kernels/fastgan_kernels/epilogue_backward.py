@@ -158,7 +158,7 @@ def _backward_kernel(
         dx = through_activation(dx, z, ACT_BEFORE, SLOPE, COMPUTE)
         # Addressed anew, by a tile index that the compiler cannot tell from 0: kept since the loads, the pointers and
         # masks of all elements of a thread would not fit its registers. Small planes without noise have few of them,
-        # and in float64 need the registers (kernels/compiled.csv, on Triton 3.6 too).
+        # and in float64 need the registers (benchmarks/static/compiled.csv, on Triton 3.6 too).
         tile = tl.program_id(1)
         if noise_ptr is not None or BLOCK_PLANES == 1:
             offset, mask = tile_of_planes(first, exists, tile, channels, pixels, CHANNELS_LAST, BLOCK_PIXELS)

@@ -198,7 +198,8 @@ def plane_tiling(
     if channels_last:
         return _channels_last_planes(samples, channels, pixels, element_size)
     planes = samples * channels
-    # 16K float32 elements over 512 threads are 32 registers a thread and tensor: they fit (kernels/compiled.csv).
+    # 16K float32 elements over 512 threads are 32 registers a thread and tensor: they fit, says
+    # benchmarks/static/compiled.csv.
     capacity = 16384 if element_size <= 4 else 4096
     if pixels <= capacity:
         block_pixels = next_power_of_2(pixels)

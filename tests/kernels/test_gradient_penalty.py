@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from benchmarks.ops import OPS
+from benchmarks.static.traffic import count_traffic
 from fastgan_kernels import gradient_norms, gradient_penalty, interpolate, reference, use_backend
-from fastgan_kernels.inspection.traffic import count_traffic
 from fastgan_kernels.layout import sample_rows
 from tests.kernels.harness import DEVICE, check_against_float64, prepare, random, saved_bytes
 

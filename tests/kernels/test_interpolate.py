@@ -6,8 +6,8 @@ import itertools
 import pytest
 import torch
 
+from benchmarks.static.traffic import count_traffic
 from fastgan_kernels import interpolate, reference, use_backend
-from fastgan_kernels.inspection.traffic import count_traffic
 from tests.kernels.harness import DEVICE, check_against_float64, lay_out, random, saved_bytes
 
 # The package exports the function under the name of its module.

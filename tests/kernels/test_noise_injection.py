@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.static.traffic import count_traffic
 from fastgan_kernels import noise_injection, reference, use_backend
-from fastgan_kernels.inspection.traffic import count_traffic
 from fastgan_kernels.noise import normal_noise
 from tests.kernels.harness import DEVICE, LAYOUTS, check_against_float64, lay_out, random, saved_bytes
 from tests.kernels.test_noise import ROUNDING
@@ -199,12 +199,12 @@ def test_traffic_of_drawn_noise(shape: tuple[int, ...], channels_last: bool, bef
         _, dstrength = torch.autograd.grad(y, (x, strength), dy)
     of_noise = [[launch.kernel for launch in t.launches].count("_normal_noise_kernel") for t in (forward, backward)]
     assert of_noise == [beforehand] * 2
-    moved = forward.over_floor(x, inputs=[x, strength], outputs=[y])
+    moved = forward.over_minimum(x, inputs=[x, strength], outputs=[y])
     assert 1 <= moved.ratio <= 1.02
     # The noise, written once and read by every split, and each program's read of the seed.
     splits = module._Launch(x, per_channel=True).tiling.splits
     assert moved.apart <= (1 + splits) / (2 * shape[1]) * beforehand + 0.004
-    assert 1 <= backward.over_floor(x, inputs=[dy, strength], outputs=[dstrength]).ratio <= 1.02
+    assert 1 <= backward.over_minimum(x, inputs=[dy, strength], outputs=[dstrength]).ratio <= 1.02
 
 
 @pytest.mark.parametrize(

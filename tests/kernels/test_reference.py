@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.kernels.ops import OPS
-from tests.kernels.opspec import OpSpec
+from benchmarks.op import Op
+from tests.kernels.harness import DIFFERENTIABLE, prepare
 
 # On a GPU their factors are rounded to TF32 where a flag of the process says so; that of convolutions is on by default.
 ROUNDED = {"convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbmm"}
@@ -23,12 +23,12 @@ class Operators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("spec", OPS, ids=lambda spec: spec.name)
-def test_no_order_of_a_reference_is_rounded_to_tf32(spec: OpSpec):
-    _, reference = spec.with_settings(spec.fixed_settings[0])
-    inputs = [t.requires_grad_() for t in spec.prepared((2, 4, 6, 6), torch.float32)]
+@pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
+def test_no_order_of_a_reference_is_rounded_to_tf32(op: Op):
+    prepared = prepare(op, (2, 4, 6, 6), torch.float32)
+    inputs = [t.requires_grad_() for t in prepared.inputs]
     with Operators() as ran:
-        y = reference(*inputs)
+        y = prepared.reference(*inputs)
         dy = torch.ones_like(y, requires_grad=True)
         first = torch.autograd.grad(y, inputs, dy, create_graph=True)
         differentiable = [g for g in first if g.requires_grad]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
 from benchmarks.ops import OPS
+from benchmarks.static.traffic import count_traffic
 from fastgan_kernels import (
     adain,
     epilogue_backward,
@@ -18,7 +19,6 @@ from fastgan_kernels import (
     style_epilogue,
     use_backend,
 )
-from fastgan_kernels.inspection.traffic import count_traffic
 from fastgan_kernels.noise import draw_seed, normal_noise
 from fastgan_kernels.tiling import PlaneTiling, cdiv
 from tests.kernels.harness import (
@@ -295,11 +295,11 @@ def test_drawn_noise_is_drawn_once_for_all_channels():
         assert len(of_noise) == 1
         assert of_noise[0].stored == 64 * 128 * 4
     inputs = [x, scale, shift, strength]
-    moved = forward.over_floor(x, inputs=inputs, outputs=[y])
+    moved = forward.over_minimum(x, inputs=inputs, outputs=[y])
     assert 1 <= moved.ratio <= 1.02
     # One write, and a read by each channel, of float32 like x: from L2, since all channels of a pixel run together.
     assert moved.apart <= (1 + 32) / 64 + 0.01
-    assert 1 <= backward.over_floor(x, inputs=[dy, *inputs], outputs=gradients).ratio <= 1.02
+    assert 1 <= backward.over_minimum(x, inputs=[dy, *inputs], outputs=gradients).ratio <= 1.02
 
 
 @pytest.mark.parametrize(

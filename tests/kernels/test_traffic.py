@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.op import Call, Op, Traffic, flat, tensors_of
-from fastgan_kernels.inspection.traffic import count_traffic
+from benchmarks.static.traffic import count_traffic
 from tests.kernels.harness import DIFFERENTIABLE, lay_out
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="traffic is counted in the interpreter")
@@ -44,14 +44,14 @@ def test_an_op_moves_little_more_than_its_minimum(op: Op, call: Call, bars: Traf
     assert x.nbytes >= 2**20
     with count_traffic(bars.per) as traffic:
         (y,) = tensors_of(op.op(**operands, **op.arguments(call.settings)))
-    forward = traffic.over_floor(x, inputs=[t for _, t in tensors], outputs=[y])
+    forward = traffic.over_minimum(x, inputs=[t for _, t in tensors], outputs=[y])
     dy = torch.ones_like(y)
     with count_traffic(bars.per) as traffic:
         gradients = torch.autograd.grad(y, [t for _, t in tensors if t.requires_grad], dy)
     # A gradient that is dy itself is not written.
     written = [g for g in gradients if g.data_ptr() != dy.data_ptr()]
     read = [t for name, t in [*tensors, ("y", y), ("dy", dy)] if name in op.reads["backward"]]
-    backward = traffic.over_floor(x, inputs=read, outputs=written)
+    backward = traffic.over_minimum(x, inputs=read, outputs=written)
     # At least the minimum: a pass that is not counted, or not run, would be no proof.
     assert 1 <= forward.ratio <= bars.forward, forward
     assert 1 <= backward.ratio <= bars.backward, backward

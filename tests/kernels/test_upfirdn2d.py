@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.static.traffic import count_traffic
 from fastgan_kernels import reference, upfirdn2d, use_backend
-from fastgan_kernels.inspection.traffic import count_traffic
 from fastgan_kernels.tiling import StripTiling, cdiv, strip_tiling
 from tests.kernels.harness import DEVICE, FLOAT_TYPES, lay_out, random, saved_bytes
 
@@ -148,11 +148,11 @@ def test_traffic_of_a_large_problem(
     for per, bars in (("access", accesses), ("program", programs)):
         with count_traffic(per) as traffic:
             y = upfirdn2d(x, kernel, **settings)
-        forward = traffic.over_floor(x, inputs=[x, kernel], outputs=[y])
+        forward = traffic.over_minimum(x, inputs=[x, kernel], outputs=[y])
         dy = torch.ones_like(y)
         with count_traffic(per) as traffic:
             (dx,) = torch.autograd.grad(y, x, dy)
-        backward = traffic.over_floor(x, inputs=[dy, kernel], outputs=[dx])
+        backward = traffic.over_minimum(x, inputs=[dy, kernel], outputs=[dx])
         assert 1 <= forward.ratio <= bars[0], (per, forward)
         assert 1 <= backward.ratio <= bars[1], (per, backward)
         assert forward.apart == backward.apart == 0

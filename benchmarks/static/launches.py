@@ -1,4 +1,4 @@
-"""Which kernels an op would launch on a GPU, at which specialisations: asked of the launchers themselves.
+"""Which kernels an op would launch on a GPU, at which specializations: asked of the launchers themselves.
 
 The ops run on torch's meta device, where tensors have shapes, types and strides but no memory, under a stand-in for
 Triton's driver. Each launch is written down at the point where Triton would compile it, so nothing here describes a
@@ -8,7 +8,7 @@ launch a second time, and a tensor of 8 GB costs nothing.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,24 +20,22 @@ from triton.compiler import ASTSource, CompiledKernel
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from benchmarks.static.operators import TorchOperators
+from benchmarks.static.tables import tables_of_pointers
 from fastgan_kernels import backend
-from fastgan_kernels.inspection.operators import TorchOperators
-from fastgan_kernels.inspection.tables import tables_of_pointers
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
     "sm_100": GPUTarget("cuda", 100, 32),
+    "sm_120": GPUTarget("cuda", 120, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 
 
 @dataclass(frozen=True)
 class Specialization:
-    """A kernel with everything that Triton compiles it for.
-
-    Two specialisations are the same where their ``kernel``, ``target`` and ``key`` are.
-    """
+    """A kernel with everything that Triton compiles it for; ``key`` names it among those of a kernel and target."""
 
     kernel: str
     target: str
@@ -49,34 +47,19 @@ class Specialization:
     options: Mapping[str, Any]
 
     @property
-    def identity(self) -> tuple[str, str, str]:
-        return self.kernel, self.target, self.key
-
-    @property
-    def num_warps(self) -> int:
-        return self.options["num_warps"]
-
-    @property
     def threads(self) -> int:
         """Threads of a program."""
-        return self.num_warps * TARGETS[self.target].warp_size
+        return self.options["num_warps"] * TARGETS[self.target].warp_size
 
     @property
     def runtime_arguments(self) -> list[str]:
         """Names of the arguments that a launch passes, in order; an absent tensor is a constant."""
         return [name for name, type_ in self.signature.items() if type_ != "constexpr"]
 
-    def constant(self, name: str) -> Any:
-        """The value of a compile-time argument; ``None`` where a tensor is absent."""
-        return self.constants[(self.function.arg_names.index(name),)]
-
-    def attributes_of(self, name: str) -> set[tuple[str, int]]:
-        """What Triton was promised of a run-time argument, such as ``("tt.divisibility", 16)``."""
-        return {tuple(a) for a in self.attributes.get((self.function.arg_names.index(name),), ())}
-
-    def is_aligned(self, name: str) -> bool:
-        """Whether Triton was promised that a tensor starts at a multiple of 16 bytes."""
-        return ("tt.divisibility", 16) in self.attributes_of(name)
+    @property
+    def constants_by_name(self) -> dict[str, Any]:
+        """The values of the compile-time arguments; ``None`` where a tensor is absent."""
+        return {self.function.arg_names[i]: value for (i, *_), value in self.constants.items()}
 
     def compile(self) -> CompiledKernel:
         source = ASTSource(self.function, dict(self.signature), dict(self.constants), dict(self.attributes))
@@ -85,32 +68,11 @@ class Specialization:
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch: its specialisation, grid and the values of its run-time arguments (tensors on the meta device).
-
-    ``pointed_to`` has the tensors that the pointers in a table point to, by the name ``*argument``.
-    """
+    """One launch: its specialization, its tensors, and those that the pointers of a table point to, all on meta."""
 
     specialization: Specialization
-    grid: tuple[int, ...]
-    arguments: Mapping[str, Any]
-    pointed_to: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        return {name: value for name, value in self.arguments.items() if isinstance(value, Tensor)}
-
-    @property
-    def integers(self) -> dict[str, int]:
-        return {name: value for name, value in self.arguments.items() if isinstance(value, int)}
-
-
-@dataclass(frozen=True)
-class OperatorCall:
-    """What torch itself runs: an operator that moves bytes, with the tensors that it reads and writes."""
-
-    name: str
-    read: tuple[Tensor, ...]
-    written: tuple[Tensor, ...]
+    tensors: Sequence[Tensor]
+    pointed_to: Sequence[Tensor]
 
 
 class _StandInDriver:
@@ -143,15 +105,17 @@ def launches_of(problem: Callable[[], object], target: str) -> list[Launch]:
 
 
 @contextmanager
-def recorded(target: str) -> Iterator[list[Launch | OperatorCall]]:
+def recorded(target: str) -> Iterator[list[Launch | str]]:
     """Writes down, in order, what the block would run on a GPU, where it calls ops on tensors of the meta device.
+
+    That is launches of kernels, and the names of torch's operators that move bytes.
 
     Raises:
         RuntimeError: in a process where Triton is interpreted.
     """
     if knobs.runtime.interpret:
         raise RuntimeError("kernels cannot be compiled in a process with TRITON_INTERPRET=1: start one without it")
-    activities: list[Launch | OperatorCall] = []
+    activities: list[Launch | str] = []
     seen: list[Specialization] = []
 
     def take_specialization(*, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
@@ -176,24 +140,12 @@ def recorded(target: str) -> Iterator[list[Launch | OperatorCall]]:
     def run(self: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         named = dict(zip(self.arg_names, args, strict=False)) | {k: v for k, v in kwargs.items() if k in self.arg_names}
         triton_run(self, *args, grid=grid, warmup=True, **kwargs)
-        specialization = seen.pop()
-        arguments = {name: named[name] for name in specialization.runtime_arguments}
-        pointed_to = {f"*{name}": behind(value) for name, value in arguments.items() if isinstance(value, Tensor)}
-        activities.append(
-            Launch(
-                specialization,
-                tuple(grid(named) if callable(grid) else grid),
-                arguments,
-                {name: tensors for name, tensors in pointed_to.items() if tensors},
-            )
-        )
+        tensors = [value for value in named.values() if isinstance(value, Tensor)]
+        activities.append(Launch(seen.pop(), tensors, [t for tensor in tensors for t in behind(tensor)]))
 
     def autocast(device_type: str, *args: Any, **kwargs: Any) -> torch.autocast:
         # torch has no autocast for the meta device, and ops switch it off around what they compose.
         return torch_autocast("cpu" if device_type == "meta" else device_type, *args, **kwargs)
-
-    def note_operator(name: str, read: Sequence[Tensor], written: Sequence[Tensor]) -> None:
-        activities.append(OperatorCall(name, tuple(read), tuple(written)))
 
     driver_before, decide, torch_autocast = driver._active, backend._decide, torch.autocast
     driver.set_active(_StandInDriver(target))
@@ -201,7 +153,12 @@ def recorded(target: str) -> Iterator[list[Launch | OperatorCall]]:
     JITFunction.run = run
     torch.autocast = autocast
     try:
-        with knobs.runtime.scope(), torch.enable_grad(), tables_of_pointers() as behind, TorchOperators(note_operator):
+        with (
+            knobs.runtime.scope(),
+            torch.enable_grad(),
+            tables_of_pointers() as behind,
+            TorchOperators(lambda name, *_: activities.append(name)),
+        ):
             knobs.runtime.jit_cache_hook = take_specialization
             yield activities
     finally:

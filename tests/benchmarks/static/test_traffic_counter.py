@@ -6,8 +6,8 @@ import triton
 import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder
 
+from benchmarks.static.traffic import OverMinimum, count_traffic
 from fastgan_kernels import pointers
-from fastgan_kernels.inspection.traffic import FloorRatio, count_traffic
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the counter works in the interpreter")
 
@@ -70,7 +70,7 @@ def test_a_copy_moves_each_byte_once(dtype):
     assert launch.programs == 16
     assert launch.tensors["x_ptr"].loaded == launch.tensors["y_ptr"].stored == x.nbytes
     assert launch.tensors["x_ptr"].stored == launch.tensors["y_ptr"].loaded == 0
-    assert traffic.over_floor(x, inputs=[x], outputs=[y]) == FloorRatio(1.0, 0.0)
+    assert traffic.over_minimum(x, inputs=[x], outputs=[y]) == OverMinimum(1.0, 0.0)
 
 
 def test_masked_lanes_move_nothing():
@@ -99,7 +99,7 @@ def test_narrow_strips_cost_whole_sectors(width, waste):
         _copy_strips[(32 // width,)](x, y, 64, 32, WIDTH=width, BLOCK_ROWS=64)
     assert torch.equal(x, y)
     assert traffic.loaded == traffic.stored == waste * x.nbytes
-    assert traffic.over_floor(x, inputs=[x], outputs=[y]).ratio == waste
+    assert traffic.over_minimum(x, inputs=[x], outputs=[y]).ratio == waste
 
 
 def test_a_second_read_is_counted():
@@ -108,7 +108,7 @@ def test_a_second_read_is_counted():
     with count_traffic() as traffic:
         _copy_two_passes[(1,)](x, y, 1024, BLOCK=1024)
     assert traffic.loaded == 2 * x.nbytes
-    assert traffic.over_floor(x, inputs=[x], outputs=[y]).ratio == 1.5
+    assert traffic.over_minimum(x, inputs=[x], outputs=[y]).ratio == 1.5
 
 
 @pytest.mark.parametrize(("per", "loads"), [("access", 2), ("program", 1)])
@@ -137,7 +137,7 @@ def test_an_operand_below_a_sixteenth_counts_once(rows, ratio):
     with count_traffic() as traffic:
         _add_bias[(rows,)](x, bias, y, BLOCK=256)
     assert traffic.launches[0].tensors["bias_ptr"].loaded == rows * bias.nbytes
-    assert traffic.over_floor(x, inputs=[x, bias], outputs=[y]) == FloorRatio(ratio, 0.0)
+    assert traffic.over_minimum(x, inputs=[x, bias], outputs=[y]) == OverMinimum(ratio, 0.0)
 
 
 def test_what_is_neither_input_nor_output_counts_apart():
@@ -147,7 +147,7 @@ def test_what_is_neither_input_nor_output_counts_apart():
         _copy[(4,)](x, hidden, 1024, 0, BLOCK=256)
         _copy[(4,)](hidden, y, 1024, 0, BLOCK=256)
     assert [launch.kernel for launch in traffic.launches] == ["_copy", "_copy"]
-    assert traffic.over_floor(x, inputs=[x], outputs=[y]) == FloorRatio(1.0, 1.0)
+    assert traffic.over_minimum(x, inputs=[x], outputs=[y]) == OverMinimum(1.0, 1.0)
 
 
 def test_copies_by_torch_are_counted_but_not_views_and_allocations():
@@ -231,7 +231,7 @@ def test_what_a_table_points_to_is_counted():
         assert launch.tensors.keys() == {
             "sources_ptr", "targets_ptr", *(f"*{name}_ptr[{i}]" for name in ("sources", "targets") for i in range(3))
         }  # fmt: skip
-        assert traffic.over_floor(torch.empty(1), inputs=sources, outputs=targets).ratio == 1.0
+        assert traffic.over_minimum(torch.empty(1), inputs=sources, outputs=targets).ratio == 1.0
 
 
 def test_a_pointer_that_no_table_was_asked_for_is_refused():

@@ -16,8 +16,8 @@ from torch import Tensor
 from triton import knobs
 from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder
 
-from fastgan_kernels.inspection.operators import TorchOperators, extent, touched_bytes
-from fastgan_kernels.inspection.tables import tables_of_pointers
+from benchmarks.static.operators import TorchOperators, extent, touched_bytes
+from benchmarks.static.tables import tables_of_pointers
 
 SECTOR = 32
 """Bytes that memory moves at least: a sector of NVIDIA's L2 cache."""
@@ -28,11 +28,12 @@ SMALL = 16
 
 @dataclass
 class TensorTraffic:
-    """Bytes that one launch loads from and stores to one of its tensors."""
+    """Bytes that one launch loads from and stores to one of its tensors, and the last byte that it touches."""
 
     tensor: Tensor
     loaded: int = 0
     stored: int = 0
+    reach: int = 0
 
 
 @dataclass
@@ -55,7 +56,7 @@ class LaunchTraffic:
         return sum(t.stored for t in self.tensors.values())
 
 
-class FloorRatio(NamedTuple):
+class OverMinimum(NamedTuple):
     """Bytes moved over the least that the problem needs: by its inputs and outputs, and apart from them by the rest
     (partial sums, statistics kept between two kernels)."""
 
@@ -77,8 +78,8 @@ class Traffic:
     def stored(self) -> int:
         return sum(launch.stored for launch in self.launches)
 
-    def over_floor(self, x: Tensor, *, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> FloorRatio:
-        """Compares with the floor of the problem: each input read once, each output written once.
+    def over_minimum(self, x: Tensor, *, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> OverMinimum:
+        """Compares with the minimum of the problem: each input read once, each output written once.
 
         Args:
             x: the operand whose size tells which operands are small: those below a sixteenth of it count once.
@@ -96,8 +97,8 @@ class Traffic:
                     apart += entry.loaded + entry.stored
                 elif owner.nbytes * SMALL >= x.nbytes:
                     moved += entry.loaded + entry.stored
-        floor = sum(tensor.nbytes for tensor in named)
-        return FloorRatio(moved / floor, apart / floor)
+        minimum = sum(tensor.nbytes for tensor in named)
+        return OverMinimum(moved / minimum, apart / minimum)
 
 
 @contextmanager
@@ -191,13 +192,15 @@ class _Counter:
         self._touched.clear()
 
     def access(self, direction: str, pointers: Any, mask: Any) -> None:
-        addresses = pointers.data.ravel() if mask is None else pointers.data[mask.data]
+        # Some masks are of numbers, which would be taken for indices.
+        addresses = pointers.data.ravel() if mask is None else pointers.data[mask.data.astype(bool)]
         if addresses.size == 0:
             return
         low, high = int(addresses.min()), int(addresses.max())
         for name, entry in self.running.tensors.items():
             start, end = _extent(entry.tensor)
             if start <= low and high < end:
+                entry.reach = max(entry.reach, high - start)
                 # Sectors of the tensor, not of the machine: only on a GPU is memory handed out aligned.
                 sectors = (addresses - addresses.dtype.type(start)) // addresses.dtype.type(SECTOR)
                 sectors.sort()

@@ -1,0 +1,108 @@
+"""What a compiled kernel costs a thread, read from its machine code."""
+
+import re
+import struct
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+from triton import knobs
+from triton.compiler import CompiledKernel
+
+# Bytes of what a pointer in Triton IR points to.
+_SIZES = {"i1": 1, "i8": 1, "f16": 2, "bf16": 2, "i32": 4, "f32": 4, "i64": 8, "f64": 8}
+
+
+@dataclass(frozen=True)
+class MachineCode:
+    """Counts of one thread. Instructions, shared-memory stores and barriers are those in the text, loops once.
+
+    Attributes:
+        stack_bytes: spilled registers and local arrays.
+        loads, stores: bytes of each access to global memory.
+        atomics: whether there are any.
+        largest_tile: elements of the largest tile that a program loads or stores at once, and bytes of an element.
+            Vectors are no tiles: a feature map is read and written by rows and columns.
+    """
+
+    registers: int
+    stack_bytes: int
+    instructions: int
+    shared_stores: int
+    barriers: int
+    loads: tuple[int, ...]
+    stores: tuple[int, ...]
+    atomics: bool
+    largest_tile: dict[Literal["load", "store"], tuple[int, int]]
+
+
+def machine_code(kernel: CompiledKernel) -> MachineCode:
+    """Of a kernel for NVIDIA (cubin; ptxas keeps the shared stores, barriers and accesses of PTX) or AMD (assembly)."""
+    tiles = {kind: _largest_tile(kernel.asm["ttir"], kind) for kind in ("load", "store")}
+    counts = _nvidia(kernel.asm) if "cubin" in kernel.asm else _amd(kernel.asm["amdgcn"])
+    return MachineCode(**counts, largest_tile=tiles)
+
+
+def _largest_tile(ttir: str, kind: str) -> tuple[int, int]:
+    found = re.findall(rf"\btt\.{kind} .*tensor<(\d+x[\dx]+)x!tt\.ptr<(\w+)>>", ttir)
+    return max(((prod(map(int, shape.split("x"))), _SIZES[type_]) for shape, type_ in found), default=(1, 1))
+
+
+def _nvidia(asm: dict[str, str | bytes]) -> dict[str, object]:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(asm["cubin"])
+        file.flush()
+        command = [knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+        report = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    used = {name: int(re.search(rf"\b{name}:(\d+)", report)[1]) for name in ("REG", "STACK", "LOCAL")}
+    accesses = re.findall(r"\b(ld|st)\.global(?:\.[\w:]+)*?(?:\.v(\d))?\.[bfus](\d+)\b", asm["ptx"])
+    widths = [(kind, int(vector or 1) * int(bits) // 8) for kind, vector, bits in accesses]
+    return {
+        "registers": used["REG"],
+        "stack_bytes": used["STACK"] + used["LOCAL"],
+        "instructions": _code_bytes(asm["cubin"]) // 16,  # each has 16 bytes since Volta
+        "shared_stores": len(re.findall(r"\bst\.shared\b", asm["ptx"])),
+        "barriers": len(re.findall(r"\bbar\.sync\b", asm["ptx"])),
+        "loads": tuple(width for kind, width in widths if kind == "ld"),
+        "stores": tuple(width for kind, width in widths if kind == "st"),
+        "atomics": bool(re.search(r"\b(?:atom|red)\.(?:\w+\.)*global\b", asm["ptx"])),
+    }
+
+
+def _code_bytes(elf: bytes) -> int:
+    """Bytes of the sections of an ELF file that hold code."""
+    (table,) = struct.unpack_from("<Q", elf, 40)
+    size, count = struct.unpack_from("<HH", elf, 58)
+    headers = [struct.unpack_from("<IIQQQQ", elf, table + i * size) for i in range(count)]
+    executable = 4
+    return sum(length for _, _, flags, _, _, length in headers if flags & executable)
+
+
+def _amd(assembly: str) -> dict[str, object]:
+    used = {
+        name: int(re.search(rf"^\s+\.{name}:\s+(\d+)$", assembly, re.MULTILINE)[1])
+        for name in ("vgpr_count", "vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size")
+    }
+    names = re.findall(r"^\t([a-z]\w+)", assembly, re.MULTILINE)
+    accesses = [re.match(r"(?:buffer|global|flat)_(load|store)_(\w+)", name) for name in names]
+    widths = [(access[1], _amd_width(access[2])) for access in accesses if access]
+    return {
+        "registers": used["vgpr_count"],
+        "stack_bytes": max(
+            used["private_segment_fixed_size"], 4 * (used["vgpr_spill_count"] + used["sgpr_spill_count"])
+        ),
+        "instructions": len(names),
+        "shared_stores": sum(name.startswith("ds_write") for name in names),
+        "barriers": names.count("s_barrier"),
+        "loads": tuple(width for kind, width in widths if kind == "load"),
+        "stores": tuple(width for kind, width in widths if kind == "store"),
+        "atomics": any(re.match(r"(?:buffer|global|flat)_atomic", name) for name in names),
+    }
+
+
+def _amd_width(kind: str) -> int:
+    words = re.match(r"(dwordx?|[us]?byte|[us]?short)(\d)?", kind)
+    unit = 4 if words[1].startswith("dword") else 2 if "short" in words[1] else 1
+    return unit * int(words[2] or 1)

@@ -1,0 +1,105 @@
+"""Kernels that each break one rule, and one that breaks none: what is found in them, as JSON.
+
+A script, not a test: kernels are compiled in a process without the interpreter.
+"""
+
+import json
+from dataclasses import asdict
+
+import torch
+import triton
+import triton.language as tl
+
+from benchmarks.static.compiled import Use, judge
+from benchmarks.static.launches import launches_of
+
+
+@triton.jit
+def sound_kernel(x_ptr, y_ptr, elements, BLOCK: tl.constexpr):
+    offset = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = offset < elements
+    tl.store(y_ptr + offset, 2 * tl.load(x_ptr + offset, mask=mask, other=0.0), mask=mask)
+
+
+@triton.jit
+def spilling_kernel(x_ptr, y_ptr, BLOCK: tl.constexpr):
+    offset = tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + offset)
+    tl.store(y_ptr + offset, x / tl.sum(x))
+
+
+@triton.jit
+def transposing_kernel(x_ptr, y_ptr, IMAGES: tl.constexpr, SIDE: tl.constexpr):
+    # Read along rows and written along columns: every image goes through shared memory.
+    row, col = tl.arange(0, SIDE)[:, None], tl.arange(0, SIDE)[None, :]
+    for image in tl.static_range(IMAGES):
+        start = image * SIDE * SIDE
+        tl.store(y_ptr + start + col * SIDE + row, tl.load(x_ptr + start + row * SIDE + col))
+
+
+@triton.jit(do_not_specialize=["cols"])
+def scalar_kernel(x_ptr, y_ptr, cols, BLOCK: tl.constexpr):
+    # Nothing says that the rows start at multiples of 16 bytes.
+    row = tl.program_id(0).to(tl.int64) * 2 + tl.arange(0, 2)[:, None]
+    col = tl.arange(0, BLOCK)[None, :]
+    offset = row * cols + col
+    mask = col < cols
+    tl.store(y_ptr + offset, tl.load(x_ptr + offset, mask=mask, other=0.0), mask=mask)
+
+
+@triton.jit
+def atomic_kernel(x_ptr, y_ptr, BLOCK: tl.constexpr):
+    offset = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    tl.atomic_add(y_ptr + offset, tl.load(x_ptr + offset))
+
+
+@triton.jit
+def broken_kernel(x_ptr, y_ptr, BLOCK: tl.constexpr):
+    tl.static_assert(BLOCK == 0)
+
+
+BLOCK = 1024
+
+
+def per_block(kernel, *, num_warps=4, elements=True):
+    def op(x):
+        arguments = (x, torch.empty_like(x), *([x.numel()] if elements else []))
+        kernel[(triton.cdiv(x.numel(), BLOCK),)](*arguments, BLOCK=BLOCK, num_warps=num_warps)
+
+    return op
+
+
+def spilling(x):
+    spilling_kernel[(1,)](x, torch.empty_like(x), BLOCK=x.numel(), num_warps=1)
+
+
+def transposing(x):
+    transposing_kernel[(1,)](x, torch.empty_like(x), IMAGES=x.shape[0], SIDE=x.shape[-1], num_warps=4)
+
+
+def scalar(x):
+    scalar_kernel[(x.shape[0] * x.shape[1] // 2,)](x, torch.empty_like(x), x[0, 0].numel(), BLOCK=BLOCK, num_warps=4)
+
+
+SMALL = (4, 4, 32, 32)
+CASES = {
+    "sound": (per_block(sound_kernel), SMALL),
+    # Four times the registers of a thread on NVIDIA, twice those of AMD.
+    "spilling": (spilling, (1, 32, 32, 32)),
+    "transposing": (transposing, (64, 1, 64, 64)),
+    "scalar": (scalar, SMALL),
+    "32 warps": (per_block(sound_kernel, num_warps=32), (4, 64, 32, 32)),
+    "atomic": (per_block(atomic_kernel, elements=False), SMALL),
+    "broken": (per_block(broken_kernel, elements=False), SMALL),
+}
+
+
+def judged(op, shape):
+    x = torch.empty(shape, device="meta")
+    launches = [launch for target in ("sm_90", "gfx942") for launch in launches_of(lambda: op(x), target)]
+    rows, findings = judge([Use("a call", x.numel(), launch) for launch in launches])
+    return {"rows": [asdict(row) for row in rows], "findings": findings}
+
+
+if __name__ == "__main__":
+    print(json.dumps({name: judged(*case) for name, case in CASES.items()}))
