@@ -1,6 +1,6 @@
 """Trains small runs in processes that are killed, again and again.
 
-Called with a folder, a number of kills for each run, a seed, and which of the switches each model is trained with.
+Called with a folder, a number of kills for each run, a seed, and the runs, each as "model/switch".
 
 torch takes seconds to import, so a process that has it, and has trained once, forks the others. It has no thread but
 its first: torch has one on the CPU, with OMP_NUM_THREADS=1 and no GPU in sight. Prints a line of JSON for each run:
@@ -126,13 +126,13 @@ def torment(folder, model, switch, num_kills, rng):
             if kills >= num_kills:
                 pid = begin(run, config)
             elif kills % 3 == 0:
+                pid = begin(run, config, ".partial", rng.randint(1, 40))
+            elif kills % 3 == 1:
                 pid = begin(run, config)
                 time.sleep(rng.uniform(0, seconds / 2))
                 os.kill(pid, signal.SIGKILL)
-            elif kills % 3 == 1:
-                pid = begin(run, config, "", rng.randint(1, 150))
             else:
-                pid = begin(run, config, ".partial", rng.randint(1, 40))
+                pid = begin(run, config, "", rng.randint(1, 150))
             if not end(pid):
                 break
             kills += 1
@@ -143,8 +143,7 @@ def torment(folder, model, switch, num_kills, rng):
 
 
 if __name__ == "__main__":
-    where, kills, seed, *switches = sys.argv[1:]
-    for switch in switches:
-        for model in MODELS:
-            rng = random.Random(f"{model} {switch} {seed}")
-            print(json.dumps(torment(Path(where) / switch, model, switch, int(kills), rng)), flush=True)
+    where, kills, seed, *runs = sys.argv[1:]
+    for model, switch in (run.split("/") for run in runs):
+        rng = random.Random(f"{model} {switch} {seed}")
+        print(json.dumps(torment(Path(where) / switch, model, switch, int(kills), rng)), flush=True)

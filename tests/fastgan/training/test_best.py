@@ -67,29 +67,15 @@ def test_the_fid_is_that_of_the_averaged_generator(tmp_path, watched, console):
     assert improved
 
 
-# Its noise and styles are drawn from torch's global generator, as dropout is.
-STYLEGAN = {"model": "stylegan", "resolution": 8, "style_mixing": 0.9, "regularizer": "r1", "steps": 6}
-
-
-@pytest.mark.parametrize("changes", [{}, STYLEGAN], ids=["dcgan", "stylegan"])
-def test_measuring_leaves_training_as_it_is(tmp_path, watched, console, changes):
+def test_measuring_leaves_training_as_it_is(tmp_path, watched, console):
     for name, every in (("with", 2), ("without", 0)):
-        start_run(watched(evaluate_every=every, **changes), tmp_path / name, console=console)
+        start_run(watched(evaluate_every=every), tmp_path / name, console=console)
     (last,) = {list_checkpoints(tmp_path / name)[-1].name for name in ("with", "without")}
     for group in ("generator", "discriminator", "averaged_generator", "training"):
         a, b = (load_tensors(tmp_path / name / "checkpoints" / last, group) for name in ("with", "without"))
         assert all(torch.equal(a[name], b[name]) for name in a)
     assert "best" not in state(tmp_path / "without", last)
     assert not any("fid" in row for row in rows(tmp_path / "without"))
-
-
-def test_a_run_that_measures_is_resumed_exactly(tmp_path, watched, console):
-    start_run(watched(**STYLEGAN), tmp_path / "whole", console=console)
-    start_run(watched(**STYLEGAN | {"steps": 4}), tmp_path / "resumed", console=console)
-    resume_run(tmp_path / "resumed", steps=6, console=console)
-    for group in ("generator", "discriminator", "averaged_generator", "training"):
-        a, b = (load_tensors(tmp_path / name / "checkpoints" / "6", group) for name in ("whole", "resumed"))
-        assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_a_resumed_run_knows_the_best(tmp_path, watched, console, monkeypatch):
@@ -160,11 +146,8 @@ def test_code_of_a_run_folder_is_never_run(watched):
     [
         None,
         3,
-        {},
         {"step": "4", "fid": 1.0, "basis": ""},
-        {"step": -1, "fid": 1.0, "basis": ""},
         {"step": 4, "fid": float("nan"), "basis": ""},
-        {"step": True, "fid": 1.0, "basis": ""},
         {"step": 4, "fid": 1.0, "basis": "", "more": 1},
     ],
 )

@@ -20,6 +20,7 @@ def run_fastgan(*args):
     subprocess.run([sys.executable, "-m", "fastgan", *map(str, args)], check=True, capture_output=True, timeout=1800)
 
 
+@pytest.mark.exhaustive
 def test_a_few_steps_of_the_default_run(tmp_path):
     run_fastgan("train", "--out", tmp_path / "run", "--steps", 2)
     with Image.open(tmp_path / "run" / "samples" / "2.png") as grid:

@@ -56,8 +56,11 @@ CLOSE = 1e-9
     "settings",
     [
         {"model": "plain", "regularizer": "r1", "regularizer_interval": 2, "spectral_norm": True},
-        {"model": "wgan-gp", "conditional": True, "regularizer": "wgan-gp", "loss": "wasserstein"},
-        {"resolution": 28},  # which has dropout
+        pytest.param(
+            {"model": "wgan-gp", "conditional": True, "regularizer": "wgan-gp", "loss": "wasserstein"},
+            marks=pytest.mark.exhaustive,
+        ),
+        pytest.param({"resolution": 28}, marks=pytest.mark.exhaustive),  # which has dropout
     ],
     ids=lambda s: s.get("model", "dcgan"),
 )

@@ -1,17 +1,13 @@
 """The graph engine, with a tape in place of CUDA graphs: replayed steps are the eager ones, bit for bit."""
 
-import copy
-
 import pytest
 import torch
 from tape import Tape
 
 from fastgan.data.sources import ResidentImages
-from fastgan.training.config import load_preset, preset_names
 from fastgan.training.engine import Engine
 
 CPU = torch.device("cpu")
-DRAWS_LABELS = torch.arange(20) % 3
 
 
 def state_of(engine):
@@ -60,24 +56,6 @@ def assert_same(found, expected):
     assert found[2] == expected[2]
 
 
-class _Streamed(ResidentImages):
-    """Images that come from the host, a new tensor for every update of the discriminator."""
-
-    capturable = False
-
-    def next_batch(self, update, size, random):
-        return self.batch(torch.arange(update, update + size) % len(self))
-
-
-def test_images_from_the_host_are_taken_in(tiny, images):
-    settings = {"model": "plain", "regularizer": "wgan-gp", "discriminator_steps": 2, "conditional": False}
-    source = _Streamed(images, None, CPU)
-    tape = Tape(lambda: state_of(graphed))
-    graphed = Engine(tiny(**settings, engine="graph"), source, CPU, recorder=tape)
-    assert_equal_runs(Engine(tiny(**settings, engine="eager"), source, CPU), graphed, 12)
-    assert tape.replayed > 6
-
-
 @pytest.mark.parametrize(
     "settings",
     [
@@ -94,20 +72,6 @@ def test_settings_that_change_a_step_are_captured(tiny, images, settings):
     assert tape.replayed > 5
 
 
-@pytest.mark.parametrize("preset", preset_names())
-def test_every_preset_steps_as_its_eager_form(tiny, images, preset):
-    larger = {"resolution", "base_channels", "latent_dim", "batch_size", "batch_sizes", "lrs", "steps", "data"}
-    settings = {name: value for name, value in load_preset(preset).items() if name not in larger}
-    points = load_preset(preset)["data"] == "gaussians"
-    settings |= {"grow_stable_steps": 6, "grow_fade_steps": 5} if "grow_from" in settings else {}
-    settings |= {"resolution": 1, "base_channels": 16} if points else {}
-    data = torch.randint(0, 256, (20, 2, 1, 1), dtype=torch.uint8) if points else images
-    eager, graphed, tape = both(lambda **form: tiny(**settings | form), data, DRAWS_LABELS)
-    assert_equal_runs(eager, graphed, 18)
-    assert tape.replayed >= 6
-    assert tape.recorded < tape.replayed + 8
-
-
 @pytest.mark.parametrize("optimizer", ["discriminator_optimizer", "generator_optimizer"])
 def test_a_replayed_step_tells_when_a_weight_stopped_being_finite(tiny, images, optimizer):
     """Adam's mean gradient is spoiled between two steps, so that it is the step after that spoils the weights."""
@@ -120,12 +84,3 @@ def test_a_replayed_step_tells_when_a_weight_stopped_being_finite(tiny, images, 
         found.append(engine.first_non_finite())
     assert found[0] == found[1]
     assert found[0].step == 12
-
-
-def test_a_state_that_is_loaded_is_what_graphs_go_on_from(tiny, images):
-    _, graphed, _ = both(lambda **form: tiny(model="plain", regularizer="r1", **form), images)
-    train(graphed, 12)
-    saved = copy.deepcopy(graphed.tensors()), copy.deepcopy(graphed.state())
-    expected = train(graphed, 6)
-    graphed.load(copy.deepcopy(saved[0]), saved[1])
-    assert_same(train(graphed, 6), expected)

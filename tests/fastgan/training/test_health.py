@@ -152,7 +152,7 @@ def test_a_history_is_the_same_through_json():
     _, history = told([ill(MODE_COLLAPSE)] * 10)
     assert history.going_on == (MODE_COLLAPSE,)
     assert History.from_json(json.loads(json.dumps(history.to_json()))) == history
-    assert len(told([HEALTHY] * 5000, every=1)[1].readings) <= 500
+    assert len(told([HEALTHY] * 1200, every=1)[1].readings) <= 500
 
 
 def points_of(centres, n, std, seed):

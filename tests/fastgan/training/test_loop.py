@@ -9,7 +9,6 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from fastgan.data import DataError
 from fastgan.sampling import draw_latents, image_grid, render
 from fastgan.training import health, loop
 from fastgan.training.assembly import make_engine
@@ -103,25 +102,27 @@ def preset_settings(name):
 @pytest.mark.parametrize(
     ("settings", "action", "step", "kept"),
     [
-        ({}, interrupt, 1, 1),
-        ({}, interrupt, 4, 4),
         ({}, interrupt, 5, 5),
-        ({}, interrupt, 7, 7),
-        ({}, interrupt, 11, 11),
         ({}, cut_power, 4, None),
-        ({}, cut_power, 7, 4),
         ({}, cut_power, 11, 8),
         ({"resolution": 28}, interrupt, 7, 7),
-        ({"resolution": 28}, cut_power, 6, 4),
-        (LAZY, interrupt, 7, 7),
         (LAZY, cut_power, 6, 4),
-        (NORMALISED, interrupt, 5, 5),
         (GROWING, interrupt, 5, 5),  # in the middle of a fade
-        (GROWING, cut_power, 6, 4),
-        (GROWING, cut_power, 11, 8),
-        (BY_CLASS, interrupt, 7, 7),
-        (BY_CLASS, cut_power, 6, 4),
-        *((settings, cut_power, 7, 4) for settings in map(preset_settings, preset_names())),
+        *(
+            pytest.param(*case, marks=pytest.mark.exhaustive)
+            for case in [
+                *(({}, interrupt, step, step) for step in (1, 4, 7, 11)),
+                ({}, cut_power, 7, 4),
+                ({"resolution": 28}, cut_power, 6, 4),
+                (LAZY, interrupt, 7, 7),
+                (GROWING, cut_power, 6, 4),
+                (GROWING, cut_power, 11, 8),
+                (NORMALISED, interrupt, 5, 5),
+                (BY_CLASS, interrupt, 7, 7),
+                (BY_CLASS, cut_power, 6, 4),
+                *((settings, cut_power, 7, 4) for settings in map(preset_settings, preset_names())),
+            ]
+        ),
     ],
 )
 def test_a_run_that_is_resumed_ends_as_one_never_interrupted(
@@ -310,7 +311,7 @@ def impatient(monkeypatch):
 BROKEN = {"model": "plain", "discriminator_lr": 1e-30, "generator_lr": 0.05, "log_every": 1, "loss": "minimax"}
 
 
-@pytest.mark.parametrize("at", [9, 10])
+@pytest.mark.parametrize("at", [9, pytest.param(10, marks=pytest.mark.exhaustive)])
 def test_a_finding_is_told_once_also_where_the_run_is_resumed(tmp_path, tiny, console, at_step, impatient, at):
     expected = tmp_path / "straight"
     start_run(tiny(**BROKEN), expected, console=console)
@@ -332,16 +333,6 @@ def test_a_finding_is_told_once_also_where_the_run_is_resumed(tmp_path, tiny, co
         assert checkpoint_bytes(run, step) == checkpoint_bytes(expected, step)
 
 
-def test_a_last_report_that_cuts_an_interval_short_leaves_no_trace(tmp_path, tiny, console, impatient):
-    settings = BROKEN | {"log_every": 2}
-    for name, stops in (("straight", [12]), ("longer", [7, 12])):
-        start_run(tiny(**settings, steps=stops[0]), tmp_path / name, console=console)
-        for steps in stops[1:]:
-            resume_run(tmp_path / name, steps=steps, console=console)
-    assert rows(tmp_path / "longer") == rows(tmp_path / "straight")
-    assert checkpoint_bytes(tmp_path / "longer", 12) == checkpoint_bytes(tmp_path / "straight", 12)
-
-
 def test_the_reading_of_convergence_is_explained(tmp_path, tiny, console):
     start_run(tiny(steps=5), tmp_path / "odds", console=console)
     said = console.file.getvalue()
@@ -352,14 +343,6 @@ def test_the_reading_of_convergence_is_explained(tmp_path, tiny, console):
     start_run(tiny(steps=5, loss="hinge"), tmp_path / "scores", console=console)
     assert "D(x)" not in console.file.getvalue()
     assert "d_real" not in rows(tmp_path / "scores")[0]
-
-
-def test_a_run_that_has_a_checkpoint_is_not_started_over(straight, tiny, console):
-    run = straight(tiny(), console)
-    before = checkpoint_bytes(run, 12)
-    with pytest.raises(CheckpointError, match=f"has a checkpoint already.*fastgan train --resume {run}.*--out"):
-        start_run(tiny(), run, console=console)
-    assert checkpoint_bytes(run, 12) == before
 
 
 def test_a_start_replaces_what_an_earlier_one_left_but_nothing_else(tmp_path, tiny, console):
@@ -373,21 +356,6 @@ def test_a_start_replaces_what_an_earlier_one_left_but_nothing_else(tmp_path, ti
     assert [row["step"] for row in rows(tmp_path)] == [2]
     assert not any(path.exists() for path in stale[1:])
     assert all(path.exists() for path in mine)
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"data": "/there/is/no/such"}, DataError, "/there/is/no/such"),
-        ({"resolution": 17}, SettingsError, "no networks for resolution 17"),
-        ({"device": "cuda:77"}, SettingsError, "device 'cuda:77' is not there"),
-        ({"loss": "hinges"}, SettingsError, "no loss is called 'hinges'"),
-    ],
-)
-def test_bad_settings_are_refused_before_anything_is_written(tmp_path, tiny, console, changes, error, message):
-    with pytest.raises(error, match=message):
-        start_run(tiny(**changes), tmp_path / "run", console=console)
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path, tiny, console):
@@ -404,25 +372,6 @@ def test_what_cannot_be_resumed_is_refused(tmp_path, straight, tiny, console):
         resume_run(run, steps=11, console=console)
     assert resume_run(run, console=console) is None
     assert "at its last step, 12" in console.file.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("file", "old", "new", "error", "message"),
-    [
-        ("config.toml", "latent_dim = 8", "latent_dim = 9", SettingsError, "has latent_dim 8, the run 9"),
-        ("config.toml", "steps = 12", "steps = 'x'", SettingsError, "setting 'steps' is 'x'"),
-        ("config.toml", "\nsteps", "\nstepz", SettingsError, "did you mean 'steps'"),
-        ("checkpoints/12/state.json", '"num_summed"', '"sums"', CheckpointError, "state.json is not the file that was"),
-        ("checkpoints/12/SHA256SUMS", "0", "1", CheckpointError, "not the file that was saved, by its SHA-256"),
-    ],
-)
-def test_a_run_that_was_tampered_with_is_refused(tmp_path, tiny, console, file, old, new, error, message):
-    start_run(tiny(keep_checkpoints=1), tmp_path, console=console)
-    text = (tmp_path / file).read_text()
-    assert old in text
-    (tmp_path / file).write_text(text.replace(old, new))
-    with pytest.raises(error, match=message):
-        resume_run(tmp_path, steps=20, console=console)
 
 
 def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(tmp_path, straight, tiny, console):
@@ -453,11 +402,6 @@ def test_a_checkpoint_from_before_images_had_a_stream_of_their_own_goes_on(tmp_p
     run = tmp_path / "straight"
     start_run(tiny(), run, console=console)
     assert checkpoint_bytes(tmp_path, 12)["generator.safetensors"] == checkpoint_bytes(run, 12)["generator.safetensors"]
-
-
-def test_the_penalty_is_reported(tmp_path, tiny, console):
-    start_run(tiny(**LAZY), tmp_path, console=console)
-    assert all(row["penalty"] > 0 for row in rows(tmp_path))
 
 
 def test_a_missing_settings_file_is_named(tmp_path, tiny, console):

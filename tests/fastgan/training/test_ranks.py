@@ -51,7 +51,9 @@ def difference(found, expected):
     return max(((a - b).norm() / torch.maximum(b.norm(), 1e-3 * largest)).item() for a, b in pairs)
 
 
-@pytest.mark.parametrize("settings", [WGAN_GP, R1], ids=["wgan-gp", "r1-spectral-norm"])
+@pytest.mark.parametrize(
+    "settings", [pytest.param(WGAN_GP, marks=pytest.mark.exhaustive), R1], ids=["wgan-gp", "r1-spectral-norm"]
+)
 def test_two_ranks_train_as_one_process(tiny, images, settings):
     config = tiny(**settings, precision="float64", batch_size=8)
     one = trained(Ranks(), config, images, 20)
@@ -63,14 +65,6 @@ def test_two_ranks_train_as_one_process(tiny, images, settings):
     assert first[2] == second[2] == pytest.approx(one[2], rel=1e-5)
     # Compared by pairs of one rank's part, the others are means of means.
     assert first[3]["real_score"] == second[3]["real_score"] == pytest.approx(one[3]["real_score"], rel=1e-4, abs=1e-6)
-
-
-@pytest.mark.parametrize("settings", [WGAN_GP, R1], ids=["wgan-gp", "r1-spectral-norm"])
-def test_in_float32_the_first_gradients_agree(tiny, images, settings):
-    config = tiny(**settings, batch_size=8)
-    one = trained(Ranks(), config, images, 1)
-    first, _ = on_ranks(2, trained, config, images, 1)
-    assert difference(first[0], one[0]) < 1e-5
 
 
 def test_ranks_and_parts_at_once(tiny, images):

@@ -58,7 +58,9 @@ def config(tiny, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("streamed", [False, True], ids=["resident", "streamed"])
+@pytest.mark.parametrize(
+    "streamed", [pytest.param(False, marks=pytest.mark.exhaustive), True], ids=["resident", "streamed"]
+)
 def test_a_run_on_two_ranks_is_one_run(config, tmp_path, streamed):
     """In float64, so that the sum of two halves is the same to many digits."""
     settings = {"precision": "float64"} | ({"data_on_device": "no", "workers": 1} if streamed else {})
@@ -91,7 +93,10 @@ def sentence_of(function, *args):
         return type(error), str(error)
 
 
-@pytest.mark.parametrize("settings", [{"steps": 12, "checkpoint_every": 12}, {"evaluate_every": 3}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"steps": 12, "checkpoint_every": 12}, pytest.param({"evaluate_every": 3}, marks=pytest.mark.exhaustive)],
+)
 def test_hosts_need_not_share_a_disk(config, tmp_path, monkeypatch, settings):
     """Whether a run has begun, its settings, its checkpoints and its samples are what the first rank finds."""
     monkeypatch.chdir(tmp_path)
@@ -116,7 +121,9 @@ def slow_save(*args, **options):
     return save_checkpoint(*args, **options)
 
 
-@pytest.mark.parametrize("settings", [{"steps": 6}, {"steps": 6, "checkpoint_every": 100}])
+@pytest.mark.parametrize(
+    "settings", [{"steps": 6}, pytest.param({"steps": 6, "checkpoint_every": 100}, marks=pytest.mark.exhaustive)]
+)
 def test_the_last_step_is_saved_once_however_long_that_takes(config, tmp_path, monkeypatch, settings):
     """Another rank that looked for the checkpoint, and did not find it yet, saved it again."""
     monkeypatch.setattr(loop, "save_checkpoint", slow_save)
@@ -159,7 +166,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_exactly(config, tmp_
         assert row == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.exhaustive)])
 def test_a_run_goes_on_with_another_number_of_ranks(config, tmp_path, before, after):
     settings = {"precision": "float64"}
     start_run(config(**settings), tmp_path / "straight", console=Console(file=io.StringIO()))

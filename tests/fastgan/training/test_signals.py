@@ -1,11 +1,10 @@
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
+from fastgan.training import assembly
 from fastgan.training.signals import StopSignals, exiting_on_sigterm
 
 
@@ -51,19 +50,13 @@ def test_what_may_be_cut_short_is_left_by_a_signal_and_not_begun_after_one():
     assert left == []
 
 
-def test_before_there_is_anything_to_save_sigterm_exits_at_once(tmp_path):
-    script = (
-        "import os, signal, time\n"
-        "from fastgan import cli\n"
-        "import fastgan.training.assembly as assembly\n"
-        "def load(*args, **kwargs):\n"
-        "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    time.sleep(60)\n"
-        "assembly.open_source = load\n"
-        f"cli.main(['train', '--out', {str(tmp_path / 'run')!r}])\n"
-    )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
-    assert (result.returncode, result.stdout, result.stderr) == (143, "", "")
+def test_before_there_is_anything_to_save_sigterm_exits_at_once(fastgan, tmp_path, monkeypatch):
+    def load(*args, **kwargs):
+        send(signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr(assembly, "open_source", load)
+    assert fastgan("train", "--out", tmp_path / "run") == (143, "", "")
     assert not (tmp_path / "run").exists()
 
 
