@@ -3,90 +3,22 @@ import math
 import pytest
 import torch
 from torch import nn
-from twins import assert_twins, copy_weights, num_parameters, output_and_gradients, shake
+from twins import (
+    assert_twins,
+    copy_weights,
+    generator_twin,
+    num_parameters,
+    output_and_gradients,
+    shake,
+    trunk,
+    trunk_features,
+    with_head,
+)
 
 from fastgan.models import build_networks
-from fastgan.models.dcgan import RESOLUTIONS, widths
+from fastgan.models.dcgan import widths
 from fastgan.nn import BiasAct
 from fastgan_kernels.reference import minibatch_discrimination, minibatch_stddev
-
-
-def twin_28(num_channels=1):
-    """The 28x28 networks in plain torch, written out from SPEC.md section 2."""
-    generator = nn.Sequential(
-        nn.Linear(100, 6272),
-        nn.Unflatten(1, (128, 7, 7)),
-        nn.BatchNorm2d(128),
-        nn.Upsample(scale_factor=2),
-        nn.Conv2d(128, 128, 3, padding=1),
-        nn.BatchNorm2d(128),
-        nn.ReLU(),
-        nn.Upsample(scale_factor=2),
-        nn.Conv2d(128, 64, 3, padding=1),
-        nn.BatchNorm2d(64),
-        nn.ReLU(),
-        nn.Conv2d(64, num_channels, 3, padding=1),
-        nn.Tanh(),
-    )
-    discriminator = nn.Sequential(
-        nn.Conv2d(num_channels, 16, 3, 2, 1),
-        nn.LeakyReLU(0.2),
-        nn.Dropout2d(0.25),
-        nn.Conv2d(16, 32, 3, 2, 1),
-        nn.LeakyReLU(0.2),
-        nn.Dropout2d(0.25),
-        nn.BatchNorm2d(32),
-        nn.Conv2d(32, 64, 3, 2, 1),
-        nn.LeakyReLU(0.2),
-        nn.Dropout2d(0.25),
-        nn.BatchNorm2d(64),
-        nn.Conv2d(64, 128, 3, 2, 1),
-        nn.LeakyReLU(0.2),
-        nn.Dropout2d(0.25),
-        nn.BatchNorm2d(128),
-        nn.Flatten(),
-        nn.Linear(512, 1),
-        nn.Flatten(0),
-    )
-    return generator, discriminator
-
-
-def twin_64(num_channels=3, base=128):
-    """The paper's 64x64 networks in plain torch (base 128: 1024, 512, 256, 128 channels)."""
-    generator = nn.Sequential(
-        nn.Linear(100, 8 * base * 16, bias=False),
-        nn.Unflatten(1, (8 * base, 4, 4)),
-        nn.BatchNorm2d(8 * base),
-        nn.ReLU(),
-        nn.ConvTranspose2d(8 * base, 4 * base, 4, 2, 1, bias=False),
-        nn.BatchNorm2d(4 * base),
-        nn.ReLU(),
-        nn.ConvTranspose2d(4 * base, 2 * base, 4, 2, 1, bias=False),
-        nn.BatchNorm2d(2 * base),
-        nn.ReLU(),
-        nn.ConvTranspose2d(2 * base, base, 4, 2, 1, bias=False),
-        nn.BatchNorm2d(base),
-        nn.ReLU(),
-        nn.ConvTranspose2d(base, num_channels, 4, 2, 1),
-        nn.Tanh(),
-    )
-    discriminator = nn.Sequential(
-        nn.Conv2d(num_channels, base, 4, 2, 1),
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(base, 2 * base, 4, 2, 1, bias=False),
-        nn.BatchNorm2d(2 * base),
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(2 * base, 4 * base, 4, 2, 1, bias=False),
-        nn.BatchNorm2d(4 * base),
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(4 * base, 8 * base, 4, 2, 1, bias=False),
-        nn.BatchNorm2d(8 * base),
-        nn.LeakyReLU(0.2),
-        nn.Flatten(),
-        nn.Linear(8 * base * 16, 1),
-        nn.Flatten(0),
-    )
-    return generator, discriminator
 
 
 @pytest.mark.parametrize(
@@ -116,30 +48,17 @@ def test_widths_double_towards_the_latent_up_to_eight_times_the_base(resolution,
     assert widths(resolution, 8) == expected
 
 
-@pytest.mark.parametrize("resolution", RESOLUTIONS)
-@pytest.mark.parametrize("num_channels", [1, 3])
-def test_images_are_in_range_and_logits_are_one_a_sample(resolution, num_channels):
-    torch.manual_seed(0)
-    generator, discriminator = build_networks(
-        "dcgan", resolution=resolution, num_channels=num_channels, latent_dim=7, base_channels=4
-    )
-    images = generator(torch.randn(3, 7))
-    assert images.shape == (3, num_channels, resolution, resolution)
-    assert images.abs().max() <= 1
-    assert discriminator(images).shape == (3,)
-
-
-@pytest.mark.parametrize(
-    ("resolution", "base_channels", "make_twins"),
-    [(28, None, twin_28), (64, 8, lambda: twin_64(num_channels=1, base=8))],
-    ids=["28", "64"],
-)
+@pytest.mark.parametrize(("resolution", "base_channels"), [(28, 16), (64, 8)], ids=["28", "64"])
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-def test_networks_equal_plain_torch_twins(resolution, base_channels, make_twins, training):
+def test_networks_equal_plain_torch_twins(resolution, base_channels, training):
     torch.manual_seed(1)
+    twins = (
+        generator_twin(resolution, base_channels),
+        with_head(trunk(resolution, base_channels), trunk_features(resolution, base_channels)),
+    )
     networks = build_networks("dcgan", resolution=resolution, num_channels=1, base_channels=base_channels)
     inputs = (torch.randn(4, 100), torch.rand(4, 1, resolution, resolution) * 2 - 1)
-    for network, twin, x in zip(networks, make_twins(), inputs, strict=True):
+    for network, twin, x in zip(networks, twins, inputs, strict=True):
         network.double().train(training)
         twin.double().train(training)
         shake(network)
@@ -173,22 +92,6 @@ def test_weights_start_as_in_the_paper(resolution):
                 assert not module.bias.any()
 
 
-@pytest.mark.parametrize("resolution", [0, 8, 27, 48, 512])
-def test_another_resolution_is_refused(resolution):
-    with pytest.raises(ValueError, match=f"resolution {resolution}, only for 16, 28, 32, 64, 128 and 256"):
-        build_networks("dcgan", resolution=resolution, num_channels=1)
-
-
-def test_widths_that_28_cannot_have_are_refused():
-    with pytest.raises(ValueError, match="divide by 4, not 6"):
-        build_networks("dcgan", resolution=28, num_channels=1, base_channels=6)
-
-
-def test_an_unknown_model_is_refused_with_the_nearest():
-    with pytest.raises(ValueError, match="did you mean 'dcgan'"):
-        build_networks("dgcan", resolution=28, num_channels=1)
-
-
 class StdDev(nn.Module):
     def forward(self, x):
         return minibatch_stddev(x)
@@ -205,25 +108,21 @@ class Discrimination(nn.Module):
         return torch.cat([x, minibatch_discrimination((x @ self.weight).view(-1, 100, 5))], dim=1)
 
 
-@pytest.mark.parametrize(
-    ("resolution", "base_channels", "make_twin", "num_features", "num_pixels"),
-    [(28, 64, lambda: twin_28()[1], 512, 4), (64, 4, lambda: twin_64(1, base=4)[1], 512, 16)],
-    ids=["28", "64"],
-)
+@pytest.mark.parametrize(("resolution", "base_channels", "num_pixels"), [(28, 16, 4), (64, 4, 16)], ids=["28", "64"])
 @pytest.mark.parametrize("minibatch", ["stddev", "discrimination"])
-def test_a_head_that_sees_the_batch(resolution, base_channels, make_twin, num_features, num_pixels, minibatch):
+def test_a_head_that_sees_the_batch(resolution, base_channels, num_pixels, minibatch):
     torch.manual_seed(1)
+    num_features = trunk_features(resolution, base_channels)
     settings = {"resolution": resolution, "num_channels": 1, "base_channels": base_channels}
     plain = build_networks("dcgan", **settings).discriminator
     network = build_networks("dcgan", **settings, minibatch=minibatch).discriminator
-    *trunk, _, _, _ = make_twin()  # without flatten, linear layer and the axis of the logits
     if minibatch == "stddev":
         more = num_pixels
         head = [StdDev(), nn.Flatten()]
     else:
         more = 100
         head = [nn.Flatten(), Discrimination(num_features)]
-    twin = nn.Sequential(*trunk, *head, nn.Linear(num_features + more, 1), nn.Flatten(0))
+    twin = nn.Sequential(*trunk(resolution, base_channels), *head, nn.Linear(num_features + more, 1), nn.Flatten(0))
     projection = num_features * 500 if minibatch == "discrimination" else 0
     assert num_parameters(network) == num_parameters(plain) + more + projection
 
@@ -239,22 +138,3 @@ def test_a_head_that_sees_the_batch(resolution, base_channels, make_twin, num_fe
         (gradient,) = torch.autograd.grad(module.eval()(leaf)[0], leaf)
         assert gradient[0].any()
         assert bool(gradient[1:].any()) == sees_others
-
-
-def test_the_discriminator_sees_no_batch_unless_asked():
-    asked = build_networks("dcgan", resolution=28, num_channels=1, minibatch="none")
-    assert str(build_networks("dcgan", resolution=28, num_channels=1)) == str(asked)
-
-
-@pytest.mark.parametrize(
-    ("model", "options", "message"),
-    [
-        ("dcgan", {"minibatch": "all"}, "minibatch is 'all', expected 'none', 'stddev' or 'discrimination'"),
-        ("dcgan", {"norm": "layer"}, r"model dcgan has no option 'norm' \(there is minibatch\)"),
-        ("vanilla", {"norm": "layer"}, "model vanilla has no option 'norm'$"),
-        ("wgan-gp", {"norm": "batch"}, "wgan-gp has no critic with batch norm"),
-    ],
-)
-def test_options_that_do_not_exist_are_refused(model, options, message):
-    with pytest.raises(ValueError, match=message):
-        build_networks(model, resolution=28, num_channels=1, **options)

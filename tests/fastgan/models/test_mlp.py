@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch import nn
-from twins import assert_twins, copy_weights, num_parameters, output_and_gradients, penalised_step, shake
+from twins import assert_twins, copy_weights, output_and_gradients, penalised_step, shake
 
 from fastgan.models import build_networks
 from fastgan_kernels import use_backend
@@ -43,12 +43,6 @@ def points():
     return torch.rand(2, 5, 2, 1, 1, generator=generator, dtype=torch.float64) * 2 - 1
 
 
-def test_networks_for_points_of_the_plane_have_these_parameters():
-    generator, discriminator = build_networks("mlp", resolution=1, num_channels=2, latent_dim=16)
-    assert num_parameters(generator) == 16 * 128 + 128 + 2 * (128 * 128 + 128) + 128 * 2 + 2
-    assert num_parameters(discriminator) == 2 * 128 + 128 + 2 * (128 * 128 + 128) + 128 + 1
-
-
 def test_outputs_and_gradients_equal_those_of_plain_torch():
     generator, discriminator = networks_and_twins()
     assert_twins(*generator, lambda network: output_and_gradients(network, torch.ones(5, 16).cumsum(0) / 5))
@@ -68,25 +62,6 @@ def test_a_penalised_step_on_the_kernels():
     assert_twins(discriminator, twin, lambda network: found if network is discriminator else expected)
 
 
-@pytest.mark.parametrize(("resolution", "num_channels"), [(1, 2), (8, 1), (3, 3)])
-def test_any_resolution_has_networks(resolution, num_channels):
-    generator, discriminator = build_networks(
-        "mlp", resolution=resolution, num_channels=num_channels, latent_dim=4, base_channels=8
-    )
-    twins = make_twins((num_channels, resolution, resolution), latent_dim=4, base=8)
-    assert [num_parameters(generator), num_parameters(discriminator)] == [num_parameters(twin) for twin in twins]
-    images = generator(3 * torch.randn(5, 4))
-    assert images.shape == (5, num_channels, resolution, resolution)
-    assert images.abs().max() <= 1
-    assert discriminator(images).shape == (5,)
-    assert generator.latent_dim == 4
-
-
-def test_a_resolution_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="mlp has no networks for resolution 0, only for 1 and more"):
-        build_networks("mlp", resolution=0, num_channels=2)
-
-
 @pytest.mark.parametrize(("minibatch", "appended"), [("stddev", 1), ("discrimination", 16)])
 def test_a_minibatch_layer_tells_the_last_hidden_layer_of_the_batch(minibatch, appended):
     torch.manual_seed(1)
@@ -99,20 +74,3 @@ def test_a_minibatch_layer_tells_the_last_hidden_layer_of_the_batch(minibatch, a
     assert not torch.isclose(discriminator(images)[0], discriminator(alike)[0])
     _, plain = build_networks("mlp", resolution=1, num_channels=2, base_channels=8)
     assert torch.isclose(plain(images)[0], plain(alike)[0])
-
-
-def test_minibatch_standard_deviation_is_that_of_the_features_before_the_last_hidden_layer():
-    torch.manual_seed(1)
-    _, discriminator = build_networks("mlp", resolution=1, num_channels=2, base_channels=8, minibatch="stddev")
-    discriminator.double()
-    images = points()[0][:4]
-    features = discriminator.layers[:5](images)
-    deviation = ((features - features.mean(0)).square().mean(0) + 1e-8).sqrt().mean()
-    found = discriminator.layers[6](torch.cat([features, deviation.expand(4, 1)], dim=1))
-    expected = discriminator.layers[8](discriminator.layers[7](found)).squeeze(1)
-    torch.testing.assert_close(discriminator(images), expected, rtol=1e-12, atol=1e-12)
-
-
-def test_another_minibatch_layer_is_refused():
-    with pytest.raises(ValueError, match="minibatch is 'std', expected 'none', 'stddev' or 'discrimination'"):
-        build_networks("mlp", resolution=1, num_channels=2, minibatch="std")

@@ -24,17 +24,6 @@ def latents(count=4):
     return torch.randn(count, LATENT_DIM, generator=torch.Generator().manual_seed(5))
 
 
-def test_forward_is_mapping_styles_and_synthesis():
-    generator = make_generator().eval()
-    z = latents()
-    w = generator.mapping(z)
-    assert w.shape == (4, BASE)
-    styles = generator.styles(w)
-    assert styles.shape == (4, 6, BASE)
-    assert torch.equal(styles, w[:, None].repeat(1, 6, 1))
-    assert torch.equal(generator.synthesis(styles, noise="constant"), generator(z))
-
-
 def test_every_layer_takes_its_own_style():
     generator = make_generator().eval()
     styles = torch.randn(2, 6, BASE, requires_grad=True)

@@ -60,32 +60,6 @@ def test_networks_equal_plain_torch_twins(training):
         assert_twins(network, twin, lambda n, x=x: output_and_gradients(n, x))
 
 
-@pytest.mark.parametrize(("resolution", "num_channels"), [(1, 2), (5, 1), (32, 3)])
-def test_any_resolution_has_networks(resolution, num_channels):
-    generator, discriminator = build_networks(
-        "vanilla", resolution=resolution, num_channels=num_channels, latent_dim=7, base_channels=4
-    )
-    twins = make_twins(num_channels * resolution**2, latent_dim=7, base=4)
-    assert [num_parameters(generator), num_parameters(discriminator)] == [num_parameters(twin) for twin in twins]
-    images = generator(torch.randn(3, 7))
-    assert images.shape == (3, num_channels, resolution, resolution)
-    assert images.abs().max() <= 1
-    assert discriminator(images).shape == (3,)
-    assert generator.latent_dim == 7
-
-
 def test_fused_layers_stand_where_leaky_relu_follows_a_bias():
     networks = build_networks("vanilla", resolution=28, num_channels=1)
     assert [sum(isinstance(m, BiasAct) for m in network.modules()) for network in networks] == [1, 2]
-
-
-def test_a_resolution_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="resolution 0, only for 1 and more"):
-        build_networks("vanilla", resolution=0, num_channels=1)
-
-
-@pytest.mark.parametrize("name", ["num_channels", "latent_dim", "base_channels"])
-def test_sizes_below_one_are_refused(name):
-    sizes = {"num_channels": 1, "latent_dim": 7, "base_channels": 4, name: 0}
-    with pytest.raises(ValueError, match=f"{name} is 0, expected at least 1"):
-        build_networks("vanilla", resolution=28, **sizes)

@@ -1,13 +1,19 @@
 import pytest
 import torch
 from torch import nn
-from twins import assert_twins, copy_weights, num_parameters, output_and_gradients, penalised_step, shake
+from twins import (
+    assert_twins,
+    copy_weights,
+    num_parameters,
+    output_and_gradients,
+    penalised_step,
+    shake,
+    trunk,
+    trunk_features,
+    with_head,
+)
 
-from fastgan.models import build_networks
-from fastgan.models.dcgan import RESOLUTIONS, DCGAN28Discriminator, DCGANDiscriminator
 from fastgan.models.wgan_gp import build_wgan_gp
-from fastgan.nn import BiasAct
-from fastgan.regularizers import wgan_gp
 from fastgan_kernels import use_backend
 
 
@@ -26,32 +32,11 @@ class LayerNorm(nn.Module):
         return normal * self.weight[:, None, None] + self.bias[:, None, None]
 
 
-def twin_28(base, norm):
-    """DCGAN's trunk of SPEC.md section 2 without its batch norm."""
-    layers, c_in = [], 1
-    for i, c_out in enumerate([base // 4, base // 2, base, 2 * base]):
-        layers += [nn.Conv2d(c_in, c_out, 3, 2, 1), nn.LeakyReLU(0.2), nn.Dropout2d(0.25)]
-        if norm == "layer" and i > 0:
-            layers.append(LayerNorm(c_out))
-        c_in = c_out
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(c_in * 4, 1), nn.Flatten(0))
-
-
-def twin_32(base, norm):
-    layers = [nn.Conv2d(1, base, 4, 2, 1), nn.LeakyReLU(0.2)]
-    for c_in, c_out in [(base, 2 * base), (2 * base, 4 * base)]:
-        if norm == "layer":
-            layers += [nn.Conv2d(c_in, c_out, 4, 2, 1, bias=False), LayerNorm(c_out)]
-        else:
-            layers.append(nn.Conv2d(c_in, c_out, 4, 2, 1))
-        layers.append(nn.LeakyReLU(0.2))
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * base * 16, 1), nn.Flatten(0))
-
-
 def critics(resolution, norm, base):
     torch.manual_seed(1)
     _, critic = build_wgan_gp(resolution=resolution, num_channels=1, base_channels=base, norm=norm)
-    twin = {28: twin_28, 32: twin_32}[resolution](base, norm)
+    layers = trunk(resolution, base, LayerNorm if norm == "layer" else None)
+    twin = with_head(layers, trunk_features(resolution, base))
     critic.double(), twin.double()
     shake(critic)
     copy_weights(critic, twin)
@@ -79,15 +64,6 @@ def test_the_critic_has_the_parameters_of_dcgans_trunk(norm, expected):
     assert num_parameters(critic) == expected
 
 
-def test_the_critic_has_no_norm_unless_asked():
-    torch.manual_seed(0)
-    by_name = build_networks("wgan-gp", resolution=28, num_channels=1).discriminator
-    torch.manual_seed(0)
-    plain = build_wgan_gp(resolution=28, num_channels=1, norm="none")[1]
-    assert str(by_name) == str(plain)
-    assert all(torch.equal(a, b) for a, b in zip(by_name.parameters(), plain.parameters(), strict=True))
-
-
 @CRITICS
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_outputs_and_gradients_equal_those_of_plain_torch(resolution, norm, training):
@@ -112,40 +88,6 @@ def test_a_penalised_step_on_the_kernels(resolution):
     assert_twins(critic, twin, lambda network: found if network is critic else expected)
 
 
-@CRITICS
-def test_the_penalty_reaches_every_weight(resolution, norm):
-    """Else the comparisons above could be of the critic's scores alone."""
-    critic, _ = critics(resolution, norm, base=16)
-    weights = [p for p in critic.parameters() if p.dim() > 1]
-    assert all(g.any() for g in torch.autograd.grad(wgan_gp(critic, *batches(resolution)), weights))
-
-
-@CRITICS
-def test_no_sample_sees_another(resolution, norm):
-    critic, _ = critics(resolution, norm, base=4)
-    for module in critic.modules():
-        if isinstance(module, nn.Dropout2d):
-            module.p = 0.0
-    x = batches(resolution)[0].requires_grad_()
-    (gradient,) = torch.autograd.grad(critic(x)[1], x)
-    assert gradient[1].any()
-    assert not gradient[[0, 2]].any()
-
-
-@pytest.mark.parametrize("resolution", RESOLUTIONS)
-def test_every_resolution_of_dcgan_has_networks(resolution):
-    torch.manual_seed(0)
-    generator, critic = build_networks("wgan-gp", resolution=resolution, num_channels=3, latent_dim=7, base_channels=4)
-    images = generator(torch.randn(2, 7))
-    assert images.shape == (2, 3, resolution, resolution)
-    assert critic(images).shape == (2,)
-    # Every activation of a critic without a norm follows a bias.
-    assert not any(isinstance(m, nn.LeakyReLU | nn.BatchNorm2d | nn.Sigmoid) for m in critic.modules())
-    assert sum(isinstance(m, BiasAct) for m in critic.modules()) == sum(
-        isinstance(m, nn.Conv2d) for m in critic.modules()
-    )
-
-
 @pytest.mark.parametrize("resolution", [28, 64])
 @pytest.mark.parametrize("norm", ["none", "layer"])
 def test_the_critic_begins_with_gradients_of_the_order_of_one(resolution, norm):
@@ -155,40 +97,3 @@ def test_the_critic_begins_with_gradients_of_the_order_of_one(resolution, norm):
     x = batches(resolution)[0].float().requires_grad_()
     (gradient,) = torch.autograd.grad(critic.eval()(x).sum(), x)
     assert 0.2 < gradient.flatten(1).norm(dim=1).mean() < 5
-
-
-def test_batch_norm_is_refused_with_the_reason():
-    with pytest.raises(ValueError, match=r"depend on the whole batch.*use norm 'none' or 'layer'"):
-        build_wgan_gp(resolution=28, num_channels=1, norm="batch")
-
-
-@pytest.mark.parametrize(("critic", "resolution"), [(DCGAN28Discriminator(1), 28), (DCGANDiscriminator(32, 1), 32)])
-def test_the_penalty_refuses_the_discriminator_of_dcgan_and_takes_the_critics(critic, resolution):
-    real, fake = batches(resolution).float()
-    with pytest.raises(ValueError, match=r"batch normalisation \(layers\..*whole batch"):
-        wgan_gp(critic, real, fake)
-    for norm in ("none", "layer"):
-        _, without = build_wgan_gp(resolution=resolution, num_channels=1, base_channels=4, norm=norm)
-        assert wgan_gp(without, real, fake).isfinite()
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"resolution": 20}, "wgan-gp has no networks for resolution 20, only for 16, 28, 32, 64, 128 and 256"),
-        (
-            {"resolution": 28, "base_channels": 6},
-            "wgan-gp at resolution 28 needs base_channels that divide by 4, not 6",
-        ),
-        ({"resolution": 28, "norm": "instance"}, "wgan-gp has no critic with norm 'instance'"),
-    ],
-)
-def test_what_does_not_exist_is_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        build_wgan_gp(num_channels=1, **settings)
-
-
-def test_an_unknown_norm_is_refused_by_the_discriminators():
-    for build in (DCGAN28Discriminator, lambda **norm: DCGANDiscriminator(32, 1, **norm)):
-        with pytest.raises(ValueError, match="norm is 'none at all', expected 'batch', 'layer' or 'none'"):
-            build(norm="none at all")

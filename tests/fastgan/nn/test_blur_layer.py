@@ -28,15 +28,6 @@ def test_sizes_and_brightness(kernel: tuple[int, ...], up: int, down: int):
     assert cols.mean().item() == pytest.approx(1)
 
 
-def test_before_a_strided_convolution():
-    x, taps = image(), torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8
-    weight = torch.ones(4, 3, 3, 3, dtype=torch.float64)
-    y = F.conv2d(Blur(padding=2)(x), weight, stride=2)
-    assert y.shape == (2, 4, 4, 5)
-    blurred = F.conv2d(x, torch.outer(taps, taps).expand(3, 1, 4, 4), padding=2, groups=3)
-    torch.testing.assert_close(y, F.conv2d(blurred, weight, stride=2))
-
-
 def centre(y: torch.Tensor) -> tuple[float, float]:
     """Of a bright spot, in pixels: row and column."""
     y = y[0, 0] / y.sum()

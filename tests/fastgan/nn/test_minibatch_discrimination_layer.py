@@ -56,12 +56,6 @@ def test_r1_of_a_critic_with_the_layer(backend: str):
     assert all(g.any() for g in results[0])
 
 
-def test_the_samples_of_a_batch_are_coupled():
-    x = torch.randn(3, 6, requires_grad=True)
-    (gradient,) = torch.autograd.grad(MinibatchDiscrimination(6, 4, 3)(x)[0].sum(), x)
-    assert gradient[1:].any()
-
-
 @pytest.mark.parametrize("shape", [(6,), (3, 5), (3, 6, 1)])
 def test_another_shape_is_refused(shape: tuple[int, ...]):
     with pytest.raises(ValueError, match=r"^MinibatchDiscrimination: x has shape \[.*\], expected \[N, 6\]$"):

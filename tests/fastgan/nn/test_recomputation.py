@@ -7,20 +7,12 @@ import pytest
 import torch
 from critics import gradients, images, normalised, vectors
 from torch import nn
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import checkpoint
 
 from fastgan.nn import recomputation, spectral_norm, spectral_norm_
-from fastgan_kernels import use_backend
 
 HOW = pytest.mark.parametrize("how", ["group", "single"])
 MODES = pytest.mark.parametrize("reentrant", [False, True], ids=["non-reentrant", "reentrant"])
-
-
-@pytest.fixture
-def backend(request: pytest.FixtureRequest):
-    """Triton's interpreter is slow, so the kernels run in one case of each kind."""
-    with use_backend(request.param):
-        yield request.param
 
 
 def step(model: nn.Module, call=None, backward=torch.Tensor.backward) -> list[torch.Tensor]:
@@ -40,18 +32,9 @@ def assert_equal(found: list[torch.Tensor], expected: list[torch.Tensor]) -> Non
         torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize(
-    ("how", "reentrant", "backend"),
-    [
-        ("group", False, "auto"),
-        ("group", True, "auto"),
-        ("single", False, "auto"),
-        ("single", True, "auto"),
-        ("group", False, "triton"),
-    ],
-    indirect=["backend"],
-)
-def test_a_checkpoint_inside_the_forward(how: str, reentrant: bool, backend: str):
+@HOW
+@MODES
+def test_a_checkpoint_inside_the_forward(how: str, reentrant: bool):
     model = normalised(how)
     expected = step(copy.deepcopy(model))
     model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=reentrant)
@@ -172,17 +155,6 @@ def test_a_kept_graph_is_recomputed_at_each_backward(how: str):
 
 
 @HOW
-def test_a_selective_checkpoint(how: str):
-    model = normalised(how)
-    expected = step(copy.deepcopy(model))
-    keep = [torch.ops.aten.convolution.default]
-    model.run_trunk = lambda trunk, x: checkpoint(
-        trunk, x, use_reentrant=False, context_fn=lambda: create_selective_checkpoint_contexts(keep)
-    )
-    assert_equal(step(model), expected)
-
-
-@HOW
 @MODES
 def test_a_checkpoint_under_other_hooks(how: str, reentrant: bool):
     model = normalised(how)
@@ -229,14 +201,6 @@ def test_nothing_is_kept_without_a_checkpoint():
         assert all(len(module.past) == 0 for module in model.modules() if hasattr(module, "past"))
 
 
-def test_copies_keep_nothing():
-    model = normalised("group")
-    model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=False)
-    step(model)
-    assert len(model.trunk[0].parametrizations.weight[0].past) == 3
-    assert len(copy.deepcopy(model).trunk[0].parametrizations.weight[0].past) == 0
-
-
 def test_forwards_in_evaluation_mode_are_repeated_with_their_own_vectors():
     model = normalised("group")
     twin = copy.deepcopy(model)
@@ -254,6 +218,7 @@ def fresh_compiler():
     torch.compiler.reset()
 
 
+@pytest.mark.exhaustive
 def test_a_checkpoint_in_a_compiled_model(fresh_compiler: None):
     model = normalised("group")
     expected = step(copy.deepcopy(model))

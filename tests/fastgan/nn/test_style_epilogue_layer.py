@@ -61,25 +61,6 @@ def test_without_noise_and_bias():
         layer(x, style, torch.randn(2, 1, 5, 5))
 
 
-def test_noise_is_drawn_at_every_call_unless_it_is_given():
-    layer = StyleEpilogue(3, 4)
-    nn.init.ones_(layer.strength)
-    x, style = torch.zeros(2, 3, 4, 5), torch.randn(2, 4)
-    torch.manual_seed(1)
-    first, second = layer(x, style), layer.eval()(x, style)
-    assert not torch.equal(first, second)
-    torch.manual_seed(1)
-    assert torch.equal(layer(x, style), first)
-    noise = torch.randn(2, 1, 4, 5)
-    assert torch.equal(layer(x, style, noise), layer(x, style, noise))
-
-
-def test_printing_tells_the_settings():
-    assert repr(StyleEpilogue(3, 4, bias=False, order="tutorial")).startswith(
-        "StyleEpilogue(\n  noise=True, bias=False, act='lrelu', negative_slope=0.2, order='tutorial', eps=1e-05\n"
-    )
-
-
 def test_one_strength_for_all_channels():
     layer, of_each = StyleEpilogue(3, 4, shared_strength=True), StyleEpilogue(3, 4)
     assert layer.strength.shape == ()
