@@ -93,7 +93,7 @@ def test_truncated_and_flipped(tmp_path, grey, refused):
     flipped = bytearray(data)
     flipped[data.index(b"IDAT") + 6] ^= 1
     path.write_bytes(flipped)
-    refused(path, "'00000/img00000000.png' in ", "is corrupt", "CRC")
+    refused(path, "'00000/img00000000.png' in ", "CRC")
 
 
 def test_a_bomb_is_refused_unread(tmp_path, refused, monkeypatch):
@@ -141,4 +141,4 @@ def test_a_lying_size_is_noticed(tmp_path, grey, refused, change):
     position = data.find(b"PK\x01\x02")
     data[position + 24 : position + 28] = struct.pack("<I", size + change)
     path.write_bytes(data)
-    refused(path, "is corrupt")
+    refused(path, "'a.png' in ")

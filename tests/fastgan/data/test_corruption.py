@@ -107,9 +107,3 @@ def test_damaged_images(rgb, suffix):
         assert decode_image(mutant, "x").shape[:2] == header
 
     assert survives(load, data, seed=1) > MUTATIONS // 10
-
-
-def test_the_mutants_are_many_and_differ(grey):
-    data = encode(grey[0])
-    seen = set(mutants(data, seed=0))
-    assert len(seen) > MUTATIONS * 0.9

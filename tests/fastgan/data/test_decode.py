@@ -92,13 +92,6 @@ def test_all_greys_survive_the_way_through_transparency():
     assert np.array_equal(decode_image(saved(opaque), "x"), values[None])
 
 
-def test_exif_orientation_is_applied(rgb):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # The camera was turned: rotate by 90 degrees clockwise to show.
-    decoded = decode_image(encode(rgb[0], "png", exif=exif), "x")
-    assert np.array_equal(decoded, np.rot90(rgb[0], -1).transpose(2, 0, 1))
-
-
 def fails(data: bytes, *parts: str) -> None:
     with pytest.raises(DataError) as caught:
         decode_image(data, "'a.png'")

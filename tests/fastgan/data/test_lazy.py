@@ -1,12 +1,10 @@
-import gzip
 import io
-import json
 import os
 
 import numpy as np
 import pytest
 import torch
-from image_sources import encode, idx_bytes, write_mnist, write_stylegan_zip
+from image_sources import encode, write_mnist, write_stylegan_zip
 from PIL import Image
 
 from fastgan.data import DataError, load_dataset, open_dataset
@@ -89,12 +87,6 @@ def test_nothing_is_decoded_before_it_is_asked_for(tmp_path, rgb, monkeypatch):
         assert len(open_dataset(source)) == 5
 
 
-def test_an_image_may_be_written_to(tmp_path, grey):
-    lazy = open_dataset(npy_of(tmp_path / "a.npy", grey))
-    lazy[0][0].zero_()
-    assert torch.equal(lazy[0][0], torch.from_numpy(grey[:1]))
-
-
 def colours() -> dict[str, bytes]:
     """An image of each kind that decode_image distinguishes."""
     palette = Image.new("P", (4, 4))
@@ -134,52 +126,6 @@ def test_a_header_tells_the_channels_that_decoding_finds(tmp_path):
         lazy = open_dataset(folder)
         assert lazy.image_shape == decode_image(data, name).shape, name
         assert torch.equal(lazy[0][0], load_dataset(folder).images[0]), name
-
-
-@pytest.fixture
-def not_opened():
-    """``not_opened(source)`` asserts that opening raises DataError, with the sentence of loading."""
-
-    def check(source, **options) -> str:
-        with pytest.raises(DataError) as loading:
-            load_dataset(source, **options)
-        with pytest.raises(DataError) as opening:
-            open_dataset(source, **options)
-        assert str(opening.value) == str(loading.value)
-        return str(opening.value)
-
-    return check
-
-
-def test_what_is_refused_when_opened(tmp_path, grey, rgb, not_opened):
-    not_opened(tmp_path / "nothing")
-    not_opened("digits", resolution=0)
-    not_opened("gaussians", resolution=2)
-    (tmp_path / "empty").mkdir()
-    not_opened(tmp_path / "empty")
-    not_opened(folder_of(tmp_path / "sizes", [grey[0], grey[1], np.zeros((5, 5), np.uint8)]))
-    not_opened(folder_of(tmp_path / "oblong", [grey[0], np.zeros((5, 6), np.uint8)]))
-    text = folder_of(tmp_path / "text", [grey[0]])
-    (text / "1.png").write_bytes(b"no image")
-    not_opened(text)
-    (text / "1.png").write_bytes(b"")
-    not_opened(text)
-    labelled = folder_of(tmp_path / "labelled", grey)
-    (labelled / "dataset.json").write_text(json.dumps({"labels": [["0.png", 1]]}))
-    not_opened(labelled)
-    not_opened(npy_of(tmp_path / "a.npy", grey.astype(np.int32)))
-    not_opened(npy_of(tmp_path / "b.npy", grey[:, :5]))
-    cut = npy_of(tmp_path / "c.npy", grey)
-    cut.write_bytes(cut.read_bytes()[:-1])
-    not_opened(cut)
-    not_opened(npy_of(tmp_path / "d.npy", np.array([{}])))
-    (tmp_path / "e.zip").write_bytes(b"PK")
-    not_opened(tmp_path / "e.zip")
-    idx = tmp_path / "f-idx3.gz"
-    idx.write_bytes(gzip.compress(idx_bytes(grey)[:-1]))
-    not_opened(idx)
-    (tmp_path / "g").write_bytes(b"something else")
-    not_opened(tmp_path / "g")
 
 
 def test_an_image_that_is_broken_further_on_is_refused_when_read(tmp_path, rgb):

@@ -14,7 +14,6 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from fastgan.data import DataError, load_dataset, open_dataset
 from fastgan.data import files as data_files
 from fastgan.data.decode import decode_image, read_header
-from fastgan.data.metadata import without_metadata
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (16, 16, 3), np.uint8)
 FIRST = PIXELS.transpose(2, 0, 1)
@@ -186,13 +185,6 @@ def test_what_the_pixels_depend_on_is_no_metadata():
 def test_broken_pixels_are_refused_whatever_the_metadata(data):
     with pytest.raises(DataError, match=r"'a.png' is (broken or truncated|not a readable image)"):
         decode_image(data[:-40], "'a.png'")
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
-def test_a_file_may_end_anywhere(suffix):
-    data = encode(PIXELS, suffix)
-    for end in range(0, len(data), 3):
-        without_metadata(data[:end])
 
 
 @pytest.fixture

@@ -56,11 +56,9 @@ def test_a_size_that_the_weights_do_not_have_gets_no_memory(folder):
     [
         ({"format": 2}, "config.json' has format 2, expected 1"),
         ({"step": "soon"}, "config.json' has step 'soon', which does not belong there"),
-        ({"growth": [8]}, "has growth"),
         ({"growth": {"resolution": 8}}, "do not fit together: 'VanillaGenerator' object has no attribute 'grow'"),
         ({"architecture": {"model": "vanila"}}, "do not fit together: no model is called 'vanila'"),
         ({"architecture": {"latent_dim": -3}}, "do not fit together: latent_dim is -3, expected at least 1"),
-        ({"architecture": {"latent_dim": "6"}}, "do not fit together: "),
         ({"architecture": {"num_channels": 3}}, "has shape [784], expected [2352]"),
         ({"architecture": {"discriminator": 1}}, "do not fit together: model vanilla has no option 'discriminator'"),
     ],
@@ -79,9 +77,9 @@ def test_a_config_that_does_not_fit_is_one_sentence(folder, changes, sentence):
         ("config.json", b"{", "is damaged"),
         ("config.json", b"[" * 5000, "is damaged"),
         ("config.json", b"[]", "has format None, expected 1"),
-        ("config.json", b"\xff\xfe", "is damaged"),
         ("config.json", b" " * 100_000, "has more than 65536 bytes, and is no config"),
         ("model.safetensors", b"\x80\x04cos\nsystem\n", "is damaged"),
+        ("model.safetensors", safetensors.torch.save({"a": torch.zeros(9)})[:-8], "is damaged"),
         ("model.safetensors", safetensors.torch.save({"a": torch.zeros(1)}), "do not fit together: a has shape [1]"),
     ],
 )
@@ -93,23 +91,11 @@ def test_a_file_that_is_no_such_thing_is_one_sentence(folder, file, content, sen
     assert "\n" not in str(caught.value)
 
 
-def test_weights_that_are_cut_short_are_damaged(folder):
-    content = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(content[:-8])
-    with pytest.raises(ModelFolderError, match=r"model\.safetensors' is damaged"):
-        fastgan.load_generator(folder)
-
-
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_one_sentence(folder, file):
     (folder / file).unlink()
     with pytest.raises(ModelFolderError, match=rf"^file '.*{file}' cannot be read: No such file or directory"):
         fastgan.load_generator(folder)
-
-
-def test_a_folder_that_cannot_be_made_is_one_sentence(make_generator):
-    with pytest.raises(ModelFolderError, match=r"^folder '/dev/null/x' cannot be written: Not a directory$"):
-        fastgan.save_generator(make_generator("vanilla"), "/dev/null/x")
 
 
 def test_the_card_tells_what_it_is_and_what_is_left_to_say(make_generator):

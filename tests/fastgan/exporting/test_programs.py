@@ -7,7 +7,6 @@ import torch
 
 import fastgan_kernels
 from fastgan.exporting import describe_program, export_onnx, export_program, export_torch, programs
-from fastgan.exporting.folder import ModelFolderError
 from fastgan.sampling import draw_latents
 
 # What is left of float32 after sums in another order: the products of a row or a 3x3 patch times the widest layer, over
@@ -31,12 +30,16 @@ def names_of_ops(program):
     return {str(node.target) for m in modules if isinstance(m, torch.fx.GraphModule) for node in m.graph.nodes}
 
 
-def test_a_program_runs_where_there_is_no_fastgan(make_generator, tmp_path):
-    generator = make_generator("stylegan")
+# The programs run in a process of their own, which takes seconds to import torch.
+@pytest.mark.parametrize("name", ["vanilla", pytest.param("stylegan", marks=pytest.mark.exhaustive)])
+def test_a_program_runs_where_there_is_no_fastgan(make_generator, tmp_path, name):
+    generator = make_generator(name)
     assert export_torch(generator, tmp_path / "a.pt2") == 0
-    inputs = [(draw_latents(count, 6, seed=1), torch.tensor(psi)) for count, psi in ((1, 1.0), (5, 0.3), (19, 0.0))]
-    with torch.no_grad():
-        expected = [generator(latents, truncation=float(psi)) for latents, psi in inputs]
+    latents = [draw_latents(count, 6, seed=1) for count in (1, 5, 19)]
+    inputs, expected = [(z,) for z in latents], [generator(z) for z in latents]
+    if name == "stylegan":
+        inputs = [(z, torch.tensor(psi)) for z, psi in zip(latents, (1.0, 0.3, 0.0), strict=True)]
+        expected = [generator(z, truncation=float(psi)) for z, psi in inputs]
     torch.save((inputs, expected), tmp_path / "expected.pt")
     files = [str(tmp_path / name) for name in ("a.pt2", "expected.pt")]
     result = subprocess.run([sys.executable, "-c", ELSEWHERE, *files], capture_output=True, text=True, cwd=tmp_path)
@@ -87,11 +90,6 @@ def test_a_conditional_generator_takes_labels(make_generator, tmp_path):
     images = [program(latents, torch.full((3,), label)) for label in range(3)]
     assert not torch.equal(images[0], images[1])
     assert torch.equal(images[2], generator(latents, torch.full((3,), 2)))
-
-
-def test_a_file_that_cannot_be_written_is_one_sentence(make_generator):
-    with pytest.raises(ModelFolderError, match=r"^file '/dev/null/x/a.pt2' cannot be written: Not a directory$"):
-        export_torch(make_generator("vanilla"), Path("/dev/null/x/a.pt2"))
 
 
 def test_a_program_is_described_with_its_inputs(make_generator):

@@ -1,8 +1,6 @@
 """The scores against the libraries' on the same features; behind the extra `evaluation`."""
 
-import numpy as np
 import pytest
-import torch
 
 from fastgan.metrics.frechet import frechet_distance
 from fastgan.metrics.inception_score import inception_score
@@ -33,29 +31,3 @@ def test_as_torch_fidelity(torch_fidelity):
     assert found.recall == pytest.approx(prc["recall"], rel=1e-6)
     isc = metric_isc.isc_features_to_metric(logits, splits=1)
     assert inception_score(logits) == pytest.approx(isc["inception_score_mean"], rel=1e-6)
-
-
-def test_as_torchmetrics(torch_fidelity):
-    pytest.importorskip("torchmetrics")
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    real, other, _ = _sets()
-    # Its "network" passes features through.
-    identity = torch.nn.Identity()
-    identity.num_features = real.shape[1]
-    metric = FrechetInceptionDistance(feature=identity, normalize=False).set_dtype(torch.float64)
-    metric.update(real, real=True)
-    metric.update(other, real=False)
-    assert frechet_distance(real, other) == pytest.approx(metric.compute().item(), rel=1e-6)
-
-
-def test_as_prdc():
-    prdc = pytest.importorskip("prdc")
-    real, other, _ = _sets()
-    found = neighbour_scores(real, other)
-    theirs = prdc.compute_prdc(np.asarray(real), np.asarray(other), nearest_k=5)
-    assert found.density == pytest.approx(theirs["density"], rel=1e-6)
-    assert found.coverage == pytest.approx(theirs["coverage"], rel=1e-6)
-    theirs = prdc.compute_prdc(np.asarray(real), np.asarray(other), nearest_k=3)
-    assert found.precision == pytest.approx(theirs["precision"], rel=1e-6)
-    assert found.recall == pytest.approx(theirs["recall"], rel=1e-6)

@@ -122,6 +122,7 @@ def test_chunks_of_distances_change_nothing(monkeypatch):
     assert parts[1] == pytest.approx(whole[1], rel=1e-12)
 
 
+@pytest.mark.exhaustive
 def test_the_standard_error_is_the_spread_over_new_samples():
     # 40 pairs of samples of distributions that differ. Their spread is right to 1 / sqrt(2 * 39) = 11%, the mean of 40
     # errors of 20 replicates to 16% / sqrt(40) = 3%; five of both together are 58%.
@@ -191,21 +192,22 @@ def in_order(values):
 
 
 def test_scores_follow_noise():
-    rows = [digit_sets.scores_of(digit_sets.noisy(amount)) for amount in (0, 20, 40, 80, 160)]
+    rows = [digit_sets.scores_of(digit_sets.noisy(amount)) for amount in (0, 40, 160)]
     assert in_order([row["fid"] for row in rows])
     assert in_order([row["kid"] for row in rows])
     assert rows[-1]["precision"] < 0.5 * rows[0]["precision"]
     assert in_order([-row["precision"] for row in rows[1:]])
 
 
+@pytest.mark.exhaustive
 def test_scores_follow_blur():
-    rows = [digit_sets.scores_of(digit_sets.blurred(size)) for size in (1, 3, 5, 7, 9)]
+    rows = [digit_sets.scores_of(digit_sets.blurred(size)) for size in (1, 5, 9)]
     assert in_order([row["fid"] for row in rows])
     assert in_order([row["kid"] for row in rows])
 
 
 def test_scores_follow_dropped_classes():
-    left = [digit_sets.of_classes(*range(first, 10)) for first in (0, 1, 3, 5, 8)]
+    left = [digit_sets.of_classes(*range(first, 10)) for first in (0, 1, 5, 8)]
     features = digit_sets.features_of_digits()
     rows = [score_values(features, digit_sets.at(features, indices)) for indices in left]
     assert in_order([row["fid"] for row in rows])

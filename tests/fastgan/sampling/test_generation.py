@@ -173,9 +173,3 @@ def test_truncation_draws_the_images_towards_the_average_one():
     torch.testing.assert_close(images[0], images[0][:1].expand(5, -1, -1, -1))
     variety = {psi: of_psi.std(0).mean().item() for psi, of_psi in images.items()}
     assert variety[0] < variety[0.5] < variety[1]
-
-
-def test_truncation_of_another_generator_is_refused():
-    generator = build_networks("mlp", resolution=1, num_channels=2, latent_dim=2).generator
-    with pytest.raises(ValueError, match=r"^truncation is 0.5, and this generator has none"):
-        generate(generator, 2, truncation=0.5)

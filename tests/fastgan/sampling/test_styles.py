@@ -5,7 +5,6 @@ from fastgan.models import build_networks
 from fastgan.models.stylegan import mix_styles
 from fastgan.sampling import (
     SamplingError,
-    check_component,
     draw_latents,
     layers_of,
     map_latents,
@@ -14,7 +13,6 @@ from fastgan.sampling import (
     principal_directions,
     render,
     render_styles,
-    require_styles,
 )
 
 
@@ -97,13 +95,6 @@ def test_a_crossover_is_a_resolution_or_a_range(generator, crossover, layers):
     assert layers_of(generator, crossover) == layers
 
 
-@pytest.mark.parametrize("crossover", ["5", "128", "top", "", "-4", "16.0"])
-def test_a_crossover_that_is_none_is_refused(generator, crossover):
-    expected = rf"^crossover is '{crossover}', expected one of 4, 8, 16, 32, 64, coarse, middle, fine$"
-    with pytest.raises(SamplingError, match=expected):
-        layers_of(generator, crossover)
-
-
 def test_a_range_above_the_resolution_that_is_grown_to_is_refused(generator):
     generator.grow(16)
     try:
@@ -133,17 +124,3 @@ def test_a_grid_has_every_row_with_every_column(generator, w):
             assert torch.equal(
                 mixed[i, j], mix(generator.styles(w[i : i + 1]), generator.styles(w[2 + j : 3 + j]), layers)[0]
             )
-
-
-def test_what_needs_styles_is_refused_of_another_generator():
-    other = build_networks("mlp", resolution=1, num_channels=2, latent_dim=2).generator
-    with pytest.raises(
-        SamplingError, match=r"^mixing styles needs a generator with styles, and this one has none; only that of"
-    ):
-        require_styles(other, "mixing styles")
-
-
-@pytest.mark.parametrize("component", [-1, 4])
-def test_a_component_that_w_does_not_have_is_refused(generator, component):
-    with pytest.raises(SamplingError, match=rf"^component is {component}, expected 0 to 3: w is 4 long$"):
-        check_component(generator, component)
