@@ -96,19 +96,6 @@ def test_train_without_arguments_takes_the_default_preset_and_folder(fastgan, tm
     assert str(run) == os.path.join("runs", "dcgan")
 
 
-@pytest.mark.parametrize(
-    ("given", "sentence"),
-    [
-        ("auto", "the batch size 'auto' is the largest that fits on a GPU, and the run is on cpu; expected a number"),
-        ("many", "setting 'batch_size' is 'many', expected an integer from 2 to 1048576"),
-    ],
-)
-def test_a_batch_that_cannot_be_is_refused(fastgan, tmp_path, given, sentence):
-    code, out, err = fastgan("train", "--out", tmp_path / "run", *TINY, "--batch", given)
-    assert (code, out, err) == (2, "", f"fastgan: {sentence}\n")
-    assert not (tmp_path / "run").exists()
-
-
 def test_options_go_before_set_before_file_before_preset(fastgan, tmp_path):
     (tmp_path / "my.toml").write_text("steps = 50\nbeta1 = 0.25\nlr = 0.125\n")
     run = tmp_path / "run"
@@ -118,13 +105,6 @@ def test_options_go_before_set_before_file_before_preset(fastgan, tmp_path):
     assert all(line in config for line in ("steps = 1\n", "beta1 = 0.25\n", "lr = 0.0625\n", "loss = "))
 
 
-def test_generating_twice_gives_the_same_images_and_another_seed_others(fastgan, trained, tmp_path):
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        assert fastgan("generate", trained, "--count", 2, "--seed", seed, "--out", tmp_path / name)[0] == 0
-    a, b, c = ((tmp_path / name / "00001.png").read_bytes() for name in "abc")
-    assert a == b != c
-
-
 @pytest.fixture(scope="module")
 def trained_by_class(tmp_path_factory):
     run = tmp_path_factory.mktemp("conditional")
@@ -132,15 +112,6 @@ def trained_by_class(tmp_path_factory):
         cli.main(["train", "--out", str(run), "--steps", "2", "--set", "conditional=true", *TINY])
     assert caught.value.code == 0
     return run
-
-
-@pytest.mark.parametrize("model", ["sngan", "wgan-gp"])
-def test_every_preset_with_a_conditional_form_trains_and_generates(fastgan, tmp_path, model):
-    run = tmp_path / "run"
-    assert fastgan("train", model, "--out", run, "--steps", 1, "--set", "conditional=true", *TINY)[::2] == (0, "")
-    code, out, err = fastgan("generate", run, "--class", 7, "--count", 2, "--out", tmp_path / "images")
-    assert (code, err) == (0, "")
-    assert "2 images of class 7 from step 1" in out
 
 
 def test_classes_are_generated_in_turn_or_one_alone(fastgan, trained_by_class, tmp_path, monkeypatch):
@@ -165,13 +136,15 @@ def test_classes_are_generated_in_turn_or_one_alone(fastgan, trained_by_class, t
     ("args", "sentence"),
     [
         (["train", "--set", "lrr=3"], "unknown setting 'lrr' in --set; did you mean 'lr'?"),
-        (["train", "--set", "lr=-1"], "setting 'lr' is -1.0, expected a number above 0 and at most 1"),
-        (["train", "--steps", "0"], "setting 'steps' is 0, expected an integer at least 1"),
         (["train", "--steps", "x"], "setting 'steps' is 'x', expected an integer at least 1"),
         (["train", "--set", "regularizer=r1"], "regularizer 'r1' cannot penalise the discriminator of model 'dcgan'"),
-        (["train", "--set", "loss=hinge", "--set", "real_label=0.9"], "the loss 'hinge' has no labels"),
         (["train", "--data", "gaussians"], "cannot be resized to 32x32; expected resolution 1."),
         (["train", "--data", "gaussians", "--set", "resolution=1"], "dcgan has no networks for resolution 1, only"),
+        (
+            ["train", "--device", "cpu", "--batch", "auto"],
+            "the batch size 'auto' is the largest that fits on a GPU",
+        ),
+        (["train", "--batch", "many"], "setting 'batch_size' is 'many', expected an integer from 2 to 1048576"),
         (["train", "--device", "tpu"], "setting 'device' is 'tpu', expected auto"),
         (["train", "--device", "cuda:77"], "device 'cuda:77' is not there"),
         (["train", "dcgn"], "no preset is called 'dcgn' (there is conditional-dcgan, dcgan, "),
@@ -187,7 +160,6 @@ def test_classes_are_generated_in_turn_or_one_alone(fastgan, trained_by_class, t
         (["generate", "/nowhere"], "'/nowhere' is not there"),
         (["generate", "."], "'.' is neither a run with a checkpoint nor an export"),
         (["generate", "RUN", "--count", "0"], "Invalid value for '--count'"),
-        (["generate", "RUN", "--seed", "-1"], "Invalid value for '--seed'"),
         (["generate", "RUN", "--device", "gpu"], "device is 'gpu', expected auto, cpu, cuda or cuda:INDEX"),
         (
             ["generate", "RUN", "--class", "3"],
@@ -304,6 +276,19 @@ def start(run, *args):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_exit_code_tells_the_signal(fastgan, tmp_path, monkeypatch, number, code):
+    from fastgan.training.engine import Engine
+
+    monkeypatch.setattr(Engine, "step", lambda engine: os.kill(os.getpid(), number))
+    found, out, err = fastgan("train", "--out", tmp_path, "--steps", 3, *TINY)
+    assert (found, err) == (code, "")
+    assert "and saved" in out
+
+
+# In a process of its own, which takes seconds to import torch.
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.exhaustive), (signal.SIGTERM, 143)]
+)
 def test_a_signal_to_the_process_saves_and_tells_how_to_resume(fastgan, tmp_path, number, code):
     run = tmp_path / "run"
     process = start(run)

@@ -1,7 +1,6 @@
 import json
 import shutil
 import sys
-import warnings
 
 import numpy as np
 import pytest
@@ -120,7 +119,7 @@ def test_real_features_are_computed_once_and_again_where_the_cache_is_damaged(fa
 def test_ones_and_sevens_are_reported_as_collapsed_three_ways(fastgan, run, folder, monkeypatch):
     digits = load_dataset("digits", resolution=28)
     generating(monkeypatch, digits.images[(digits.labels == 1) | (digits.labels == 7)])
-    code, out, _ = fastgan("evaluate", run, "--out", folder / "ones")
+    code, out, _ = fastgan("evaluate", run, "--count", 400, "--out", folder / "ones")
     assert code == 0
     assert "Digits captured: 2 of 10" in out
     assert "Mode collapse: collapsed" in out
@@ -130,7 +129,7 @@ def test_ones_and_sevens_are_reported_as_collapsed_three_ways(fastgan, run, fold
 
 def test_the_data_themselves_are_as_good_as_real(fastgan, run, folder, monkeypatch):
     generating(monkeypatch, load_dataset("digits", resolution=28).images)
-    code, out, _ = fastgan("evaluate", run, "--json", "--out", folder / "real")
+    code, out, _ = fastgan("evaluate", run, "--count", 800, "--json", "--out", folder / "real")
     assert code == 0
     (found,) = json.loads(out)["evaluations"]
     assert found["collapse"]["verdict"] == "not collapsed"
@@ -220,11 +219,6 @@ def test_real_features_are_computed_anew_by_other_versions(fastgan, run, cache, 
     assert len(list(cache.iterdir())) == 2
 
 
-class Flat(torch.nn.Module):
-    def forward(self, x: torch.Tensor):
-        return x.float().mean()
-
-
 @pytest.fixture(scope="module")
 def inputs(folder):
     np.save(folder / "colour.npy", np.zeros((20, 8, 8, 3), np.uint8))
@@ -235,9 +229,6 @@ def inputs(folder):
     np.save(folder / "nan.npy", nan)
     (folder / "junk.pt").write_bytes(b"junk" * 50)
     (folder / "junk.json").write_text("{}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch deprecates TorchScript, by a category that its version decides
-        torch.jit.script(Flat()).save(str(folder / "flat.pt"))
     return folder
 
 
@@ -261,24 +252,10 @@ def inputs(folder):
             "there is 1 real image, and scores with their ",
         ),
         (["RUN", "--count", "1"], "there is 1 generated image, and scores with their errors take at least 12"),
-        (["RUN", "--count", "-5"], "there are -5 generated images"),
-        (["RUN", "--count", "many"], "Invalid value for '--count'"),
-        (["RUN", "--seed", "-1"], "Invalid value for '--seed'"),
-        (["RUN", "--device", "tpu"], "device is 'tpu', expected auto, cpu, cuda or cuda:INDEX"),
         (
             ["RUN", "--features", "resnet"],
             "features 'resnet' are not known and are no file; expected 'digits'",
         ),
-        (
-            ["RUN", "--features", "points"],
-            "take points of the plane, and these are images of 1 channel and 28x28",
-        ),
-        (["RUN", "--features", "@junk.pt"], "junk.pt' is no TorchScript: "),
-        (
-            ["RUN", "--features", "@flat.pt", "--count", "20"],
-            "'flat.pt' give features of shape [] for 20 images",
-        ),
-        (["RUN", "--features", "no.such:f"], "module 'no.such' cannot be imported: ModuleNotFoundError: No module"),
         (
             ["RUN", "--weights", "@junk.pt"],
             "given for features 'digits', and only 'inception' takes a file",
@@ -320,13 +297,3 @@ def test_a_generator_of_images_that_are_not_finite_is_refused(fastgan, run, fold
     code, out, err = fastgan("evaluate", broken)
     assert (code, out) == (2, "")
     assert "generated image 0 has values that are infinite or not a number, so nothing can be judged" in err
-
-
-def test_a_run_whose_weights_are_no_network_of_its_model_is_refused(fastgan, run, folder):
-    damaged = folder / "damaged"
-    shutil.copytree(run, damaged)
-    (path,) = damaged.glob("checkpoints/*/averaged_generator.safetensors")
-    path.write_bytes(path.read_bytes()[:100])
-    code, out, err = fastgan("evaluate", damaged)
-    assert (code, out) == (2, "")
-    assert "is damaged: " in err

@@ -214,34 +214,24 @@ def test_a_program_is_exported_and_told_of(fastgan, runs, tmp_path):
         (["walk", "BY_CLASS", "--class", "10"], "' has the classes 0 to 9"),
         (["interpolate", "PLAIN", "--space", "w"], "interpolation in w needs a generator with styles"),
         (["interpolate", "STYLES", "--space", "w", "--path", "spherical"], "--path spherical is for --space z"),
-        (["interpolate", "PLAIN", "--frames", "0"], "Invalid value for '--frames'"),
         (["interpolate", "PLAIN", "--frames", "1"], "Invalid value for '--frames'"),
         (["interpolate", "PLAIN", "--truncation", "0.5"], "truncation is 0.5, and this generator has none"),
         (["interpolate", "PLAIN", "--path", "round"], "Invalid value for '--path'"),
         (["walk", "PLAIN", "--dimension", "5"], "dimension is 5, expected 0 to 4: a latent is 5 long"),
-        (["walk", "PLAIN", "--dimension", "-1"], "dimension is -1, expected 0 to 4"),
         (["walk", "PLAIN", "--component", "0"], "a walk along a component of w needs a generator with styles"),
         (["walk", "STYLES", "--component", "4"], "component is 4, expected 0 to 3: w is 4 long"),
         (["walk", "STYLES", "--component", "1", "--dimension", "1"], "one of them can be given"),
-        (["walk", "PLAIN", "--reach", "0"], "Invalid value for '--reach'"),
-        (["walk", "PLAIN", "--reach", "nan"], "--reach"),
-        (["interpolate", "STYLES", "--truncation", "nan"], "truncation"),
         (["mix", "PLAIN"], "mixing styles needs a generator with styles, and this one has none"),
         (["mix", "STYLES", "--crossover", "12"], "crossover is '12', expected one of 4, 8, 16, coarse, middle"),
-        (["mix", "STYLES", "--crossover", "fine"], "crossover is 'fine', expected one of 4, 8, 16, coarse, middle"),
-        (["mix", "STYLES", "--count", "0"], "Invalid value for '--count'"),
         (
             ["mix", "STYLES", "--out", "a.gif"],
             "output 'a.gif' has none of the endings .png, .npz; a folder has no ending",
         ),
         (["truncation", "PLAIN"], "truncation needs a generator with styles"),
-        (["truncation", "STYLES", "--out", "a.tiff"], "output 'a.tiff' has none of the endings .png, .npz, .gif, .mp4"),
-        (["generate", "PLAIN", "--out", "a.bmp"], "output 'a.bmp' has none of the endings"),
         (["walk", "PLAIN", "--out", "/dev/null/x/a.png"], "folder '/dev/null/x' cannot be made: Not a directory"),
         (["walk", "PLAIN", "--out", "/proc/a.png"], "output '/proc/a.png' cannot be written: "),
         (["export", "PLAIN", "--format", "tf"], "Invalid value for '--format'"),
         (["export", "PLAIN", "--out", "/dev/null/x"], "folder '/dev/null/x' cannot be written: Not a directory"),
-        (["export", "/nowhere"], "'/nowhere' is not there"),
         (["explore", "/nowhere"], "'/nowhere' is not there"),
         (["explore", "PLAIN", "--port", "0"], "Invalid value for '--port'"),
     ],
@@ -290,11 +280,3 @@ def test_a_missing_extra_is_one_sentence(fastgan, runs, tmp_path, monkeypatch, a
     assert sentence in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
-
-
-def test_a_damaged_model_folder_is_one_sentence(fastgan, runs, tmp_path):
-    assert fastgan("export", runs["PLAIN"], "--out", tmp_path)[0] == 0
-    (tmp_path / "config.json").write_text("{")
-    code, _, err = fastgan("generate", tmp_path)
-    assert code == 2
-    assert f"fastgan: file '{tmp_path / 'config.json'}' is damaged: " in err
