@@ -166,6 +166,7 @@ def test_folders_and_steps_of_the_wrong_kind(make_generator, tmp_path):
     assert load_model_folder(tmp_path, torch.device("cpu"))[1] == 7
 
 
+@pytest.mark.exhaustive
 def test_a_compiled_generator_is_saved_as_the_one_it_is_of(make_generator, tmp_path):
     generator = make_generator("vanilla")
     fastgan.save_generator(torch.compile(generator), tmp_path)

@@ -70,6 +70,7 @@ def test_penalised_steps_equal_those_of_plain_torch():
         assert_twins(ours, theirs, lambda network, seed=seed: penalised_step(network, *batches(seed)))
 
 
+@pytest.mark.exhaustive
 def test_a_penalised_step_on_the_kernels():
     ours, theirs = twins(base=2)
     with use_backend("triton"):
