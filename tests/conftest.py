@@ -2,6 +2,9 @@
 
 import os
 
+# Read where torch starts, here and in the processes of tests. Cores are for processes: most of the suite is Python.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import torch
 
 if not torch.cuda.is_available():
@@ -21,6 +24,12 @@ settings.load_profile("fastgan")
 
 
 _SPARED = not torch.cuda.is_available() and spare()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Processes share a GPU and its memory."""
+    cores = len(os.sched_getaffinity(0))
+    return min(cores, 4) if torch.cuda.is_available() else cores
 
 
 def pytest_report_header() -> str | None:

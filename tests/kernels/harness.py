@@ -4,7 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
@@ -19,6 +22,27 @@ Function = Callable[..., Tensor]
 
 DIFFERENTIABLE = tuple(op for op in OPS.values() if op.differentiable)
 """Those that pass the tests of every op; power_iteration has tests of its own."""
+
+DRAWN_PROBLEMS = (
+    25,
+    pytest.param(500, marks=pytest.mark.exhaustive),
+    pytest.param(2000, marks=pytest.mark.judged),
+)
+"""How many drawn problems an op has, by tier."""
+
+
+def drawn(count: int, **strategies: SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[[], None]]:
+    """Calls a function with ``count`` drawn arguments: always the same, but for judged runs."""
+
+    def decorate(check: Callable[..., None]) -> Callable[[], None]:
+        return settings(max_examples=count, derandomize=count < 2000)(given(**strategies)(check))
+
+    return decorate
+
+
+def tiered(*values: Any, plain: bool, id: str | None = None) -> Any:
+    """A case of a parametrized test: of plain pytest, or of the exhaustive tier."""
+    return pytest.param(*values, id=id, marks=() if plain else pytest.mark.exhaustive)
 
 
 def lay_out(x: Tensor, layout: str) -> Tensor:

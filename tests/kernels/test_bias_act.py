@@ -177,7 +177,7 @@ def test_r1_in_eager_mode(expected_r1):
 
 
 @pytest.mark.parametrize("ops", ["triton", "reference"])
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("fullgraph", [True, False])
 def test_r1_in_a_compiled_step_with_traced_autograd(expected_r1, ops: str, backend: str, fullgraph: bool):
     discriminator = Discriminator(fused=True).to(DEVICE)
@@ -187,7 +187,7 @@ def test_r1_in_a_compiled_step_with_traced_autograd(expected_r1, ops: str, backe
 
 
 @pytest.mark.parametrize("ops", ["triton", "reference"])
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("fullgraph", [True, False])
 def test_r1_in_a_compiled_step_without_traced_autograd_is_refused(ops: str, backend: str, fullgraph: bool):
     """With the activation in plain torch, torch 2.13 returns wrong gradients here without a word."""

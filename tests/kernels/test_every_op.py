@@ -1,34 +1,39 @@
 """The tests that every op passes: DESIGN's rules, held for each description in benchmarks/ops."""
 
 import itertools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, note, settings
+from hypothesis import note
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
-from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_map_only
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.op import F32, Call, Op, flat
+from benchmarks.op import F32, Call, Op, Settings, flat
 from benchmarks.ops import OPS
 from fastgan_kernels import differentiable, use_backend
 from fastgan_kernels.differentiable import DifferentiableOp
 from tests.kernels.harness import (
     DIFFERENTIABLE,
+    DRAWN_PROBLEMS,
     FLOAT_TYPES,
     LAYOUTS,
+    Function,
     Prepared,
     check_against_float64,
     derivatives,
+    drawn,
     lay_out,
     prepare,
     random,
     saved_bytes,
+    tiered,
 )
 
 every_op = pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
@@ -62,31 +67,39 @@ def check(op: Op, prepared: Prepared, inputs: list[torch.Tensor], gradient_layou
     )
 
 
-@every_op
-@pytest.mark.parametrize("dtype", FLOAT_TYPES, ids=str)
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_types_and_layouts(op: Op, dtype: torch.dtype, layout: str):
-    for fixed in op.fixed:
-        prepared = prepare(op, (3, 5, 6, 7), dtype, fixed)
-        x, *operands = prepared.inputs
-        check(op, prepared, [lay_out(x, layout), *operands])
+def types_and_layouts() -> Iterator[Any]:
+    """Every type of x in every layout. Plain pytest has each of these, and each layout of dy, once."""
+    for op in DIFFERENTIABLE:
+        for (i, layout), (j, dtype) in itertools.product(enumerate(LAYOUTS), enumerate(FLOAT_TYPES)):
+            shift = (j - i) % len(FLOAT_TYPES)
+            gradient_layout = LAYOUTS[(i + shift + 1) % len(LAYOUTS)]
+            for k, fixed in enumerate(op.fixed):
+                plain = shift == 0 and k == i % len(op.fixed)
+                id = f"{op.name}-{dtype}-{layout}-{gradient_layout}-{k}"
+                yield tiered(op, dtype, layout, gradient_layout, fixed, plain=plain, id=id)
 
 
-@every_op
-@pytest.mark.parametrize(("layout", "gradient_layout"), list(itertools.product(LAYOUTS[:2], LAYOUTS[1:])))
-def test_layouts_of_the_incoming_gradient(op: Op, layout: str, gradient_layout: str):
-    prepared = prepare(op, (3, 5, 6, 7), torch.float32)
+@pytest.mark.parametrize(("op", "dtype", "layout", "gradient_layout", "fixed"), list(types_and_layouts()))
+def test_types_and_layouts(op: Op, dtype: torch.dtype, layout: str, gradient_layout: str, fixed: Settings):
+    prepared = prepare(op, (3, 5, 6, 7), dtype, fixed)
     x, *operands = prepared.inputs
     check(op, prepared, [lay_out(x, layout), *operands], gradient_layout)
 
 
-@every_op
-def test_sizes_past_every_threshold(op: Op):
-    for shape, layout in itertools.product(op.shapes, ("contiguous", "channels_last")):
-        for dtype in (torch.bfloat16, torch.float32, torch.float64):
-            prepared = prepare(op, shape, dtype)
-            x, *operands = prepared.inputs
-            check(op, prepared, [lay_out(x, layout), *operands])
+def thresholds() -> Iterator[Any]:
+    """Plain pytest has each shape in one type and layout, each of which has several shapes."""
+    kinds = list(itertools.product((torch.float32, torch.bfloat16, torch.float64), LAYOUTS[:2]))
+    for op in DIFFERENTIABLE:
+        for (i, shape), (j, (dtype, layout)) in itertools.product(enumerate(op.shapes), enumerate(kinds)):
+            id = f"{op.name}-{'x'.join(map(str, shape))}-{dtype}-{layout}"
+            yield tiered(op, shape, dtype, layout, plain=j == i % len(kinds), id=id)
+
+
+@pytest.mark.parametrize(("op", "shape", "dtype", "layout"), list(thresholds()))
+def test_sizes_past_every_threshold(op: Op, shape: tuple[int, ...], dtype: torch.dtype, layout: str):
+    prepared = prepare(op, shape, dtype)
+    x, *operands = prepared.inputs
+    check(op, prepared, [lay_out(x, layout), *operands])
 
 
 def sizes(most: int | tuple[int, int]) -> st.SearchStrategy[int]:
@@ -95,7 +108,7 @@ def sizes(most: int | tuple[int, int]) -> st.SearchStrategy[int]:
     return st.one_of(st.integers(1, most), st.sampled_from([1, 2, 3, 4, 5, 7, 8, 13, 16]))
 
 
-def check_drawn(op: Op, data: st.DataObject) -> None:
+def check_a_drawn_problem(op: Op, data: st.DataObject) -> None:
     def choose(values: Sequence[Any]) -> Any:
         return data.draw(st.sampled_from(values))
 
@@ -111,29 +124,30 @@ def check_drawn(op: Op, data: st.DataObject) -> None:
 
 
 @every_op
-@settings(max_examples=170)
-@given(data=st.data())
-def test_drawn_problems(op: Op, data: st.DataObject):
-    check_drawn(op, data)
+@pytest.mark.parametrize("count", DRAWN_PROBLEMS)
+def test_drawn_problems(op: Op, count: int):
+    @drawn(count, data=st.data())
+    def check_drawn(data: st.DataObject) -> None:
+        check_a_drawn_problem(op, data)
+
+    check_drawn()
 
 
-@pytest.mark.judged
-@every_op
-@settings(max_examples=2000, derandomize=False)
-@given(data=st.data())
-def test_many_drawn_problems(op: Op, data: st.DataObject):
-    check_drawn(op, data)
-
-
-@every_op
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_gradcheck(op: Op, layout: str):
-    for fixed in op.fixed:
-        prepared = prepare(op, (2, 2, 3, 1), torch.float64, fixed)
-        x, *operands = prepared.inputs
-        inputs = [t.requires_grad_() for t in (lay_out(x, layout), *operands)]
-        assert gradcheck(prepared.op, inputs)
-        assert gradgradcheck(prepared.op, inputs)
+@pytest.mark.parametrize(
+    ("op", "fixed", "layout"),
+    [
+        tiered(op, fixed, layout, plain=i == j == 0, id=f"{op.name}-{layout}-{i}")
+        for op in DIFFERENTIABLE
+        for i, fixed in enumerate(op.fixed)
+        for j, layout in enumerate(LAYOUTS[:2])
+    ],
+)
+def test_gradcheck(op: Op, fixed: Settings, layout: str):
+    prepared = prepare(op, (2, 2, 3, 1), torch.float64, fixed)
+    x, *operands = prepared.inputs
+    inputs = [t.requires_grad_() for t in (lay_out(x, layout), *operands)]
+    assert gradcheck(prepared.op, inputs)
+    assert gradgradcheck(prepared.op, inputs)
 
 
 @every_op
@@ -208,7 +222,8 @@ def kind_of(value: Any) -> Any:
 
 
 @every_op
-def test_registered_operators_pass_opcheck(op: Op, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("every_form", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
+def test_registered_operators_pass_opcheck(op: Op, every_form: bool, monkeypatch: pytest.MonkeyPatch):
     """Those behind the op and its derivatives, each with arguments of every kind that it gets."""
     calls: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
     eager = DifferentiableOp.__call__
@@ -222,7 +237,7 @@ def test_registered_operators_pass_opcheck(op: Op, monkeypatch: pytest.MonkeyPat
         return eager(self, *args)
 
     monkeypatch.setattr(DifferentiableOp, "__call__", noting)
-    for call in forms(op):
+    for call in forms(op)[: None if every_form else 1]:
         prepared = prepare(op, call.shape, call.dtype, call.settings)
         x, *others = prepared.inputs
         x = lay_out(x, "channels_last") if call.channels_last else x
@@ -235,8 +250,14 @@ def test_registered_operators_pass_opcheck(op: Op, monkeypatch: pytest.MonkeyPat
         opcheck(operator, arguments)
 
 
-@every_op
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize(
+    ("op", "backend"),
+    [
+        tiered(op, backend, plain=backend == "aot_eager" or op.name == "bias_act", id=f"{op.name}-{backend}")
+        for op in DIFFERENTIABLE
+        for backend in ("aot_eager", "inductor")
+    ],
+)
 def test_compiles_whole(op: Op, backend: str):
     prepared = prepare(op, (2, 3, 4, 5), torch.float32)
     inputs = [t.requires_grad_() for t in prepared.inputs]
@@ -252,6 +273,35 @@ def test_compiles_whole(op: Op, backend: str):
             first = results
     for found, expected in zip(first, results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("op", "compiler", "backend"),
+    [
+        tiered(
+            *(op, compiler, backend),
+            plain=(compiler, backend) in ((None, "triton"), ("aot_eager", "triton")),
+            id=f"{op.name}-{compiler or 'eager'}-{backend}",
+        )
+        for op in DIFFERENTIABLE
+        for compiler in (None, "aot_eager", "inductor")
+        for backend in ("triton", "reference")
+    ],
+)
+def test_a_step_with_a_penalty_on_gradients(op: Op, compiler: str | None, backend: str):
+    """In eager mode, and as one graph."""
+    prepared = prepare(op, (2, 3, 4, 3))
+    inputs = [t.requires_grad_() for t in prepared.inputs]
+
+    def step(f: Function, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        gradients = torch.autograd.grad(f(*inputs).pow(3).sum(), inputs, create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in gradients), inputs)
+
+    expected = step(prepared.reference, *inputs)
+    with use_backend(backend), torch._dynamo.config.patch(trace_autograd_ops=True):
+        found = (torch.compile(step, fullgraph=True, backend=compiler) if compiler else step)(prepared.op, *inputs)
+    for f, e in zip(found, expected, strict=True):
+        torch.testing.assert_close(f, e, rtol=1e-9, atol=1e-9 * e.abs().max().item())
 
 
 @every_op
@@ -311,6 +361,56 @@ def test_a_gradient_that_nobody_asked_for_is_not_computed(op: Op):
             strict=True,
         ):
             torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+class Computed:
+    """The shapes of what operators return and somebody may read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.shapes: Counter[torch.Size] = Counter()
+        call = DifferentiableOp.__call__
+
+        def noting(op: DifferentiableOp, *args: Any) -> Any:
+            results = call(op, *args)
+            self.shapes.update(t.shape for t in tree_leaves(results) if t.numel())
+            return results
+
+        monkeypatch.setattr(DifferentiableOp, "__call__", noting)
+
+    def beside(self, wanted: Sequence[torch.Tensor]) -> Counter[torch.Size]:
+        """What was computed since the last time and is none of the gradients of ``wanted``."""
+        rest = self.shapes - Counter(t.shape for t in wanted)
+        self.shapes.clear()
+        return rest
+
+
+@every_op
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4), (2, 3, 1, 4200)], ids=["small", "in spans"])
+def test_no_memory_is_spent_on_a_gradient_that_nobody_asked_for(
+    op: Op, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+):
+    """Each operand alone, and no second gradient of a constant dy: beside what is wanted are at most statistics."""
+    prepared = prepare(op, shape, torch.float32)
+    computed = Computed(monkeypatch)
+    count = len(prepared.inputs)
+    everything = [True] * (count + 1)
+    allowed = []
+    for needs in (everything, *([i == j for j in range(count)] + [False] for i in range(count))):
+        inputs = [t.clone().requires_grad_(need) for t, need in zip(prepared.inputs, needs, strict=False)]
+        y = prepared.op(*inputs)
+        dy = torch.ones_like(y).requires_grad_(needs[-1])
+        wanted = [t for t in inputs if t.requires_grad]
+        computed.shapes.clear()
+        first = torch.autograd.grad(y, wanted, dy, create_graph=True)
+        rest = [computed.beside(wanted)]
+        differentiable = [g for g in first if g.requires_grad]
+        if differentiable:
+            wanted = [t for t in (*wanted, dy) if t.requires_grad]
+            torch.autograd.grad(differentiable, wanted, [torch.ones_like(g) for g in differentiable], allow_unused=True)
+            rest.append(computed.beside(wanted))
+        allowed = allowed or rest
+        for found, most in zip(rest, allowed, strict=False):
+            assert not found - most
 
 
 @every_op

@@ -12,6 +12,7 @@ from tests.kernels.digests import digests
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.exhaustive  # about the tests themselves; Triton's own interpreter is slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels run on the chip")
 def test_the_spared_interpreter_computes_what_tritons_own_does_to_the_last_bit():
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}

@@ -4,11 +4,10 @@ import importlib
 
 import pytest
 import torch
-from torch import nn
 
 from benchmarks.static.traffic import count_traffic
 from fastgan_kernels import minibatch_stddev, reference, use_backend
-from tests.kernels.harness import DEVICE, check_against_float64, derivatives, lay_out, random, saved_bytes
+from tests.kernels.harness import DEVICE, check_against_float64, lay_out, random, saved_bytes
 
 # The package exports the function under the name of its module.
 minibatch_stddev_module = importlib.import_module("fastgan_kernels.minibatch_stddev")
@@ -121,78 +120,12 @@ def test_saves_x_and_for_the_second_order_a_number_a_group(samples: int):
     assert saved_bytes(first_gradient) == 2 * x.nbytes + samples // 4 * 4
 
 
-def test_second_order_asks_only_for_what_is_needed(monkeypatch: pytest.MonkeyPatch):
-    asked = []
-    inner = minibatch_stddev_module._minibatch_stddev_double_backward
-
-    def spy(*args):
-        asked.append(args[-1])
-        return inner(*args)
-
-    monkeypatch.setattr(minibatch_stddev_module, "_minibatch_stddev_double_backward", spy)
-    x = random((4, 3, 2), 0).requires_grad_()
-    for needs_dy in (True, False):
-        dy = random((4, 4, 2), 1).requires_grad_(needs_dy)
-        (dx,) = torch.autograd.grad(minibatch_stddev(x), x, dy, create_graph=True)
-        torch.autograd.grad(dx.sum(), x)
-    assert asked == [True, False]
-
-
-@pytest.mark.parametrize("samples", [4, 300])
-def test_what_is_not_asked_for_is_empty(samples: int):
-    x, v, dy = random((samples, 2, 9), 0), random((samples, 2, 9), 1), random((samples, 3, 9), 2)
-    _, sums = minibatch_stddev_module._launch_backward(dy, x, samples, 1)
-    launch = minibatch_stddev_module._launch_double_backward
-    ddy, ddx = launch(v, x, sums, samples, 1, False)
-    assert ddy.numel() == 0
-    assert torch.equal(ddx, launch(v, x, sums, samples, 1, True)[1])
-
-
 def test_a_third_order_by_way_of_the_incoming_gradient_is_refused():
     x, dy = random((4, 2, 3), 0).requires_grad_(), random((4, 3, 3), 1).requires_grad_()
     (dx,) = torch.autograd.grad(minibatch_stddev(x), x, dy, create_graph=True)
     (ddx,) = torch.autograd.grad(dx, x, random(x.shape, 2), create_graph=True)
     with pytest.raises(RuntimeError, match="minibatch_stddev has gradients up to the second order"):
         torch.autograd.grad(ddx.sum(), dy, allow_unused=True)
-
-
-class Critic(nn.Module):
-    """The end of a StyleGAN discriminator; the statistic is appended by the op or its reference."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(5)
-        self.weights = nn.ParameterList(
-            torch.randn(*shape, generator=generator, dtype=torch.float64) * 0.3
-            for shape in ((4, 2, 3, 3), (5, 6, 3, 3), (1, 5, 4, 4))
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = minibatch_stddev(nn.functional.conv2d(x, self.weights[0], padding=1), num_channels=2)
-        x = torch.tanh(nn.functional.conv2d(x, self.weights[1], padding=1))
-        return nn.functional.conv2d(x, self.weights[2]).flatten()
-
-
-def wgan_gp_gradients(critic: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    logits = critic(images)
-    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    loss = logits.mean() + 10 * (gradient.flatten(1).norm(dim=1) - 1).square().mean()
-    return torch.autograd.grad(loss, tuple(critic.parameters()))
-
-
-@pytest.mark.parametrize("compiled", [False, True])
-def test_parameter_gradients_of_a_penalised_critic(compiled: bool):
-    images = random((8, 2, 4, 4), 0).requires_grad_()
-    critic = Critic().to(DEVICE)
-    with use_backend("reference"):
-        expected = wgan_gp_gradients(critic, images)
-    step = wgan_gp_gradients
-    with torch._dynamo.config.patch(trace_autograd_ops=True):
-        if compiled:
-            step = torch.compile(step, backend="aot_eager", fullgraph=True)
-        found = step(critic, images)
-    for f, e in zip(found, expected, strict=True):
-        torch.testing.assert_close(f, e, rtol=1e-11, atol=1e-12)
 
 
 def test_half_precision_sums_in_float32():
@@ -202,17 +135,6 @@ def test_half_precision_sums_in_float32():
     (dx,) = torch.autograd.grad(minibatch_stddev(x), x, dy)
     # sigma is 1; 1 + 16384 / (2 * 8192) * xh.
     torch.testing.assert_close(dx, 1 + x.detach())
-
-
-def test_derivatives_under_a_changing_batch():
-    """The same function object with batches whose groups differ in size."""
-    for samples in (4, 6, 5, 8, 1):
-        x = random((samples, 2, 3), samples)
-        cotangents = random((samples, 3, 3), 1), random(x.shape, 2)
-        for found, expected in zip(
-            *(derivatives(f, [x], cotangents) for f in (minibatch_stddev, reference.minibatch_stddev)), strict=True
-        ):
-            torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_every_call_draws_anew_and_the_seed_reproduces(backend: str):
     assert abs(torch.corrcoef(torch.stack([first[:, 0].flatten(), second[:, 0].flatten()]))[0, 1]) < 5 / 128**0.5
 
 
-@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 def test_inside_torch_compile_too(compiler: str, backend: str):
     """Other seeds than in eager mode, perhaps, but as dependable ones; the gradients tell the noise of the forward."""

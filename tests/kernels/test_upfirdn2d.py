@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from benchmarks.static.traffic import count_traffic
 from fastgan_kernels import reference, upfirdn2d, use_backend
 from fastgan_kernels.tiling import StripTiling, cdiv, strip_tiling
-from tests.kernels.harness import DEVICE, FLOAT_TYPES, lay_out, random, saved_bytes
+from tests.kernels.harness import DEVICE, FLOAT_TYPES, lay_out, random, saved_bytes, tiered
 
 # The package exports the function under the name of its module.
 upfirdn2d_module = importlib.import_module("fastgan_kernels.upfirdn2d")
@@ -40,8 +40,14 @@ def by_definition(x: Tensor, kernel: Tensor, up: int, down: int, padding: list[i
     return y
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("up", "down"), list(itertools.product((1, 2, 3), repeat=2)))
+@pytest.mark.parametrize(
+    ("up", "down", "layout"),
+    [
+        tiered(up, down, layout, plain=(up + down) % 2 == i)
+        for up, down in itertools.product((1, 2, 3), repeat=2)
+        for i, layout in enumerate(LAYOUTS)
+    ],
+)
 def test_values_and_both_orders_from_the_definition(up: int, down: int, layout: str):
     for (kh, kw), padding in (
         ((1, 1), [0, 0, 0, 0]),
@@ -116,6 +122,7 @@ def tile_of_a_large_problem(images: int, channels: int, height: int, width: int,
     return replace(t, programs=math.prod(tiles))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(torch.cuda.is_available(), reason="traffic is counted in the interpreter")
 @pytest.mark.parametrize(
     ("shape", "layout", "dtype", "taps", "settings", "accesses", "programs"),
