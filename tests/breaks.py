@@ -18,7 +18,6 @@ ROOT = Path(__file__).parents[1]
 KERNELS = "kernels/fastgan_kernels"
 TIERS = {"plain": "not exhaustive and not judged", "exhaustive": "exhaustive"}
 
-EPILOGUE = ("test_adain.py", "test_style_epilogue.py")
 SPECTRAL_NORM = ("test_spectral_norm.py",)
 COMPILED = ("test_compiled.py",)
 HUGE = ("test_huge.py",)
