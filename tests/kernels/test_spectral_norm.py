@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.library import opcheck
@@ -175,6 +175,8 @@ def drawn_group(data, shapes, dtype, vector_dtype) -> Group:
 def test_drawn_power_iterations(count: int):
     @drawn(count, n_iterations=st.integers(0, 2), **DRAWN)
     def check(data, n_iterations, shapes, dtype, vector_dtype):
+        # Triton's interpreter cannot cast float64 to bfloat16.
+        assume(torch.cuda.is_available() or (dtype, vector_dtype) != (F64, BF16))
         check_power_iteration(drawn_group(data, shapes, dtype, vector_dtype), n_iterations)
 
     check()
