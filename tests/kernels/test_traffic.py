@@ -11,7 +11,11 @@ from benchmarks.op import Call, Op, Traffic, flat, tensors_of
 from benchmarks.static.traffic import count_traffic
 from tests.kernels.harness import DIFFERENTIABLE, lay_out
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="traffic is counted in the interpreter")
+pytestmark = [
+    # Problems of 1 MB cost the interpreter seconds each.
+    pytest.mark.exhaustive,
+    pytest.mark.skipif(torch.cuda.is_available(), reason="traffic is counted in the interpreter"),
+]
 
 
 def _label(op: Op, call: Call, bars: Traffic) -> str:
