@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fastgan.data.errors import DataError, quoted, reason
-from fastgan.data.limits import MAX_ARCHIVE_BYTES, MAX_COMPRESSION_RATIO, explodes
+from fastgan.data.limits import MAX_ARCHIVE_BYTES, MAX_COMPRESSION_RATIO, MAX_FILE_BYTES, explodes
 
 _DRIVE_LETTER = re.compile(r"[A-Za-z]:")
 # The methods that zip tools write by default. Python's readers of the others do not bound what one read may inflate.
@@ -54,6 +54,10 @@ class SafeZip:
             self._file.close()
 
     @property
+    def names(self) -> list[str]:
+        return list(self.entries)
+
+    @property
     def holds_arrays(self) -> bool:
         """Whether it is one of numpy's .npz."""
         return any(name.endswith(".npy") for name in self.entries)
@@ -62,13 +66,13 @@ class SafeZip:
         """How an error's sentence names an entry."""
         return f"{quoted(name)} in {quoted(self._path)}"
 
-    def read(self, name: str, max_bytes: int) -> bytes:
+    def read(self, name: str, max_bytes: int | None = None) -> bytes:
         """The content of an entry; zipfile checks its CRC and never returns more than the directory promises.
 
         Raises:
-            DataError: the entry is larger than ``max_bytes``, or corrupt.
+            DataError: the entry is corrupt, or larger than ``max_bytes``, by default ``MAX_FILE_BYTES``.
         """
-        entry = self._entry(name, max_bytes)
+        entry = self._entry(name, MAX_FILE_BYTES if max_bytes is None else max_bytes)
         try:
             data = self._zip.read(entry)
         except Exception as error:  # As in __init__, and zlib.error and EOFError.
@@ -77,13 +81,13 @@ class SafeZip:
             raise DataError(f"{self.where(name)} is corrupt: it has {len(data):,} bytes; expected {entry.file_size:,}.")
         return data
 
-    def open(self, name: str, max_bytes: int) -> BinaryIO:
-        """An entry to be read in pieces, which then raise what zipfile raises.
+    def open(self, name: str) -> BinaryIO:
+        """An entry of at most ``MAX_FILE_BYTES`` to be read in pieces; reading raises zipfile's own errors.
 
         Raises:
             DataError: as :meth:`read`.
         """
-        entry = self._entry(name, max_bytes)
+        entry = self._entry(name, MAX_FILE_BYTES)
         try:
             return self._zip.open(entry)  # type: ignore[return-value]
         except Exception as error:

@@ -18,22 +18,8 @@ _KEYS = (("images", "labels"), ("x_train", "y_train"), ("train_images", "train_l
 _SHAPES = "uint8 of shape [N, S, S], [N, S, S, C] or [N, C, S, S] with 1 or 3 channels"
 
 
-def load_npy(path: Path) -> tuple[np.ndarray, None]:
-    """The images of a .npy file as uint8 [N, C, S, S].
-
-    Raises:
-        DataError: as :func:`fastgan.data.load_dataset` says.
-    """
-    try:
-        with path.open("rb") as file:
-            array = _read(file, path.stat().st_size, quoted(path))
-    except OSError as error:
-        raise DataError(f"{quoted(path)} cannot be read ({reason(error)}); expected a readable file.") from error
-    return _images(array, quoted(path)), None
-
-
 def map_npy(path: Path) -> np.ndarray:
-    """The same images, read from the file only where they are looked at.
+    """The images of a .npy file as uint8 [N, C, S, S], mapped: indexing one reads it from the disk.
 
     Raises:
         DataError: as :func:`fastgan.data.load_dataset` says.
@@ -66,24 +52,16 @@ def load_npz(archive: SafeZip, path: Path) -> tuple[np.ndarray, np.ndarray | Non
         where = archive.where(key)
         size = archive.entries[name].file_size
         require_memory(size, where)
-        return _read(io.BytesIO(archive.read(name, size)), size, where), where
+        file = io.BytesIO(archive.read(name, size))
+        _check_header(file, size, where)
+        file.seek(0)
+        return np.load(file, allow_pickle=False), where
 
     images = _images(*read(pair[0]))
     if pair[1] not in keys:
         return images, None
     labels, where = read(pair[1])
     return images, _labels(labels, len(images), where)
-
-
-def _read(file: BinaryIO, size: int, where: str) -> np.ndarray:
-    """The array of a .npy stream of ``size`` bytes; its header is checked first, as numpy allocates what it says."""
-    _check_header(file, size, where)
-    require_memory(size, where)
-    file.seek(0)
-    try:
-        return np.load(file, allow_pickle=False)
-    except Exception as error:
-        raise DataError(f"{where} cannot be read ({reason(error)}); expected {_SHAPES}.") from error
 
 
 def _check_header(file: BinaryIO, size: int, where: str) -> None:
@@ -128,7 +106,7 @@ def _images(array: np.ndarray, where: str) -> np.ndarray:
     count, _, height, width = images.shape
     if count == 0 or height == 0 or height != width:
         raise DataError(f"{found}; expected at least one image, and square ones: {_SHAPES}.")
-    return np.ascontiguousarray(images)
+    return images
 
 
 def _labels(array: np.ndarray, count: int, where: str) -> np.ndarray:

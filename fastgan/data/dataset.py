@@ -1,7 +1,9 @@
-"""The one door through which images come in."""
+"""Opening a data set: what a path holds, and one image of it at a time or all in memory."""
 
+import math
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,18 +11,36 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from fastgan.data.archive import SafeZip
-from fastgan.data.arrays import NPY_MAGIC, load_npy, load_npz
-from fastgan.data.digits import load_digits
+from fastgan.data.arrays import NPY_MAGIC, load_npz, map_npy
 from fastgan.data.errors import DataError, quoted, reason
-from fastgan.data.files import decode_files, list_folder, list_zip
+from fastgan.data.files import Folder, ImageFiles
 from fastgan.data.gaussians import load_gaussians
 from fastgan.data.idx import GZIP_MAGIC, TRAIN_IMAGES, load_idx
-from fastgan.data.pixels import resize_images
+from fastgan.data.limits import require_memory
+from fastgan.data.pixels import resize_image
 
 _SOURCES = "'digits', 'gaussians', a folder of images, a zip of images, an IDX file (.gz or not), .npy or .npz"
 _ZIP_MAGIC = b"PK"
+
+
+def load_digits() -> tuple[np.ndarray, np.ndarray]:
+    """1,797 real handwritten digits, uint8 [1797, 1, 8, 8], and their classes 0..9, int64 [1797].
+
+    Light strokes on a dark background, as in MNIST. Each stored value counts the dark pixels (0..16) of a 4x4 cell of
+    the scanned bitmap and is scaled to 0..255. Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten
+    Digits", UCI Machine Learning Repository, 1998 (its test part), as carried by scikit-learn.
+    """
+    # scikit-learn takes seconds to import, and only this source needs it.
+    from sklearn.datasets import load_digits as load_bundled
+
+    bundled = load_bundled()
+    images = np.rint(bundled.images * (255 / 16)).astype(np.uint8)
+    return images[:, None], bundled.target.astype(np.int64)
+
+
 BUNDLED = {"digits": load_digits, "gaussians": load_gaussians}
 
 
@@ -30,7 +50,7 @@ class ImageDataset:
 
     Attributes:
         name: "digits" or "gaussians", or the path as given.
-        images: uint8 [N, C, S, S], C 1 (greyscale) or 3 (RGB), N at least 1; [N, 2, 1, 1] for points of the plane.
+        images: uint8 [N, C, S, S], C 1 (grayscale) or 3 (RGB), N at least 1; [N, 2, 1, 1] for points of the plane.
         labels: class numbers from 0, int64 [N], or None.
     """
 
@@ -39,15 +59,68 @@ class ImageDataset:
     labels: Tensor | None
 
 
+class LazyImages(Dataset):
+    """Square images of one size, each read, decoded and resized when it is indexed; made by :func:`open_dataset`.
+
+    ``dataset[i]`` is an image, uint8 [C, S, S], and its label, an int or None. It raises DataError, one sentence, for
+    an image that turns out to be broken. Forked processes may read the same object.
+
+    Attributes:
+        name: "digits" or "gaussians", or the path as given.
+        image_shape: C, S, S.
+        labels: class numbers from 0, int64 [N], or None.
+        num_bytes: the size of all images in memory.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[int], np.ndarray],
+        image_shape: tuple[int, int, int],
+        labels: np.ndarray | None,
+        num_images: int,
+    ) -> None:
+        self.name = name
+        self.image_shape = image_shape
+        self.labels = None if labels is None else torch.from_numpy(labels)
+        self.num_bytes = num_images * math.prod(image_shape)
+        self._read = read
+        self._num_images = num_images
+
+    def __len__(self) -> int:
+        return self._num_images
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int | None]:
+        image = np.empty(self.image_shape, np.uint8)
+        self._read_into(image, index)
+        return torch.from_numpy(image), None if self.labels is None else int(self.labels[index])
+
+    def load(self) -> ImageDataset:
+        """Reads all images into memory.
+
+        Raises:
+            DataError: for a broken image, or more data than memory; one sentence.
+        """
+        require_memory(self.num_bytes, f"{quoted(self.name)} ({len(self):,} images of {self.image_shape[-1]} pixels)")
+        images = np.empty((len(self), *self.image_shape), np.uint8)
+        for index in range(len(self)):
+            self._read_into(images[index], index)
+        return ImageDataset(self.name, torch.from_numpy(images), self.labels)
+
+    def _read_into(self, image: np.ndarray, index: int) -> None:
+        # A grayscale image among RGB ones is broadcast to three channels.
+        image[:] = resize_image(self._read(index), self.image_shape[-1])
+
+
 def load_dataset(source: str | os.PathLike[str] = "digits", *, resolution: int | None = None) -> ImageDataset:
     """Load and check a whole data set, on the CPU.
 
-    ``source`` is recognised by what it is, not by its suffix:
+    The content of ``source`` decides what it is, not its suffix:
 
-    - ``"digits"``: scikit-learn's 1,797 handwritten digits, 8x8 greyscale with labels; ``"./digits"`` is a path.
-    - ``"gaussians"``: 10,000 points of the plane around eight centres, images of 1x1 with two channels, with labels.
+    - ``"digits"``: scikit-learn's 1,797 handwritten digits, 8x8 grayscale with labels; ``"./digits"`` is a path.
+    - ``"gaussians"``: 10,000 points of the plane around eight centers, images of 1x1 with two channels, with labels.
     - A folder: every .png, .jpg, .jpeg, .webp, .bmp, .gif, .tif, .tiff, .ppm and .pgm below it, sorted by relative
-      path. Hidden files and folders are passed over, and so are those that systems make (``@eaDir``, ``__MACOSX``,
+      path. Hidden files and folders are ignored, and so are those that systems make (``@eaDir``, ``__MACOSX``,
       ``lost+found`` ...). Labels come from a ``dataset.json`` at its top, as in the zip.
     - A zip in the layout that NVIDIA's dataset_tool writes: image files, and ``dataset.json`` holding
       ``{"labels": [["00000/img00000000.png", 6], ...]}`` or ``{"labels": null}``.
@@ -56,9 +129,9 @@ def load_dataset(source: str | os.PathLike[str] = "digits", *, resolution: int |
     - .npy: uint8 [N, S, S], [N, S, S, C] or [N, C, S, S]; .npz: likewise, named ``images`` and optionally ``labels``
       (or x_train and y_train, train_images and train_labels, arr_0 and arr_1).
 
-    Greyscale files have one channel and all others three; a mixture becomes RGB. Transparency is composited over
-    white, 16 bits are scaled to 8, the EXIF orientation is applied. Metadata that cannot be read is passed over, with
-    one note in the log.
+    Grayscale files have one channel and all others three; a mixture becomes RGB. Transparency is composited over
+    white, 16 bits are scaled to 8, the EXIF orientation is applied. Unreadable metadata is ignored, with one warning
+    in the log.
 
     Args:
         source: what to load.
@@ -73,31 +146,54 @@ def load_dataset(source: str | os.PathLike[str] = "digits", *, resolution: int |
             each image; a resolution that is not a positive integer, or is not 1 for ``"gaussians"``; more data than
             memory.
     """
+    return open_dataset(source, resolution=resolution).load()
+
+
+def open_dataset(source: str | os.PathLike[str] = "digits", *, resolution: int | None = None) -> LazyImages:
+    """Opens what :func:`load_dataset` loads, without decoding it.
+
+    A folder, a zip of images and a .npy file stay on the disk. Of image files the names, the labels and the header of
+    each are read here; damage behind the header is found when the image is decoded. IDX files and .npz, which cannot be
+    read in parts, are loaded as they are.
+
+    Raises:
+        DataError: as ``load_dataset``, for what can be seen before an image is decoded.
+    """
     name = os.fspath(source)
-    check_resolution(source, resolution)
+    _check_resolution(source, resolution)
     # A Path is never a bundled set: Path("./digits") has lost its dot.
-    images, labels = BUNDLED[source]() if source in BUNDLED else _load_path(name, resolution)
-    if resolution is not None and images.shape[-1] != resolution:
-        images = resize_images(images, resolution, quoted(name))
-    return ImageDataset(
-        name=name,
-        images=torch.from_numpy(images),
-        labels=None if labels is None else torch.from_numpy(labels),
-    )
+    kind, path = ("bundled", Path()) if source in BUNDLED else _recognize(name)
+    files = labels = None
+    if kind == "bundled":
+        images, labels = BUNDLED[source]()
+    elif kind == "folder":
+        files = ImageFiles(Folder(path), path)
+    elif kind == "zip":
+        archive = SafeZip(path)
+        if archive.holds_arrays:
+            with archive:
+                images, labels = load_npz(archive, path)
+        else:
+            files = ImageFiles(archive, path)
+    elif kind == "idx":
+        images, labels = load_idx(path)
+    else:
+        images = map_npy(path)
+    if files is not None:
+        count, channels, size, read, labels = len(files.names), files.channels, files.size, files.decode, files.labels
+    else:
+        count, channels, size, _ = images.shape
+        read = images.__getitem__
+    return LazyImages(name, read, (channels, resolution or size, resolution or size), labels, count)
 
 
 def absolute_source(source: str) -> str:
-    """What means ``source`` from any folder: a path made absolute, or the name of a bundled set."""
+    """The path of ``source`` made absolute, so that it holds in any folder; the name of a bundled set as it is."""
     # Of "" the absolute path would be the current folder.
     return source if source in BUNDLED or not source else os.path.abspath(source)
 
 
-def check_resolution(source: str | os.PathLike[str], resolution: int | None) -> None:
-    """Refuses a resolution that the images of ``source`` cannot be resized to.
-
-    Raises:
-        DataError: one sentence.
-    """
+def _check_resolution(source: str | os.PathLike[str], resolution: int | None) -> None:
     if resolution is not None and (isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < 1):
         raise DataError(f"The resolution is {resolution!r}; expected a positive integer.")
     if source == "gaussians" and resolution not in (None, 1):
@@ -107,12 +203,8 @@ def check_resolution(source: str | os.PathLike[str], resolution: int | None) -> 
         )
 
 
-def recognize(name: str) -> tuple[Literal["folder", "zip", "idx", "npy"], Path]:
-    """What the source of that name is, and the file or folder to read; a zip is one of images or of arrays.
-
-    Raises:
-        DataError: as :func:`load_dataset` says, for what is nothing of these.
-    """
+def _recognize(name: str) -> tuple[Literal["folder", "zip", "idx", "npy"], Path]:
+    """The kind of a source, and the file or folder to read. A zip holds image files or arrays."""
     path = Path(name)
     try:
         if not name:  # Path("") would be the current folder.
@@ -129,7 +221,7 @@ def recognize(name: str) -> tuple[Literal["folder", "zip", "idx", "npy"], Path]:
         return ("folder", path) if idx_file is None else ("idx", idx_file)
     if not stat.S_ISREG(mode):
         raise DataError(f"{quoted(name)} is neither a regular file nor a folder; expected {_SOURCES}.")
-    # The content decides; a suffix only where the content tells nothing, so that the error fits what was meant.
+    # The content decides. The suffix decides only where the content does not, so that the error fits what was meant.
     if start.startswith(NPY_MAGIC):
         return "npy", path
     if start.startswith(_ZIP_MAGIC) or path.suffix.lower() in (".zip", ".npz"):
@@ -140,20 +232,6 @@ def recognize(name: str) -> tuple[Literal["folder", "zip", "idx", "npy"], Path]:
         return "npy", path
     found = f"begins with the bytes {start.hex(' ')}" if start else "is empty"
     raise DataError(f"{quoted(name)} {found}; expected {_SOURCES}.")
-
-
-def _load_path(name: str, resolution: int | None) -> tuple[np.ndarray, np.ndarray | None]:
-    kind, path = recognize(name)
-    if kind == "folder":
-        files = list_folder(path)
-        return decode_files(files, resolution), files.labels
-    if kind == "zip":
-        with SafeZip(path) as archive:
-            if archive.holds_arrays:
-                return load_npz(archive, path)
-            files = list_zip(archive, path)
-            return decode_files(files, resolution), files.labels
-    return load_idx(path) if kind == "idx" else load_npy(path)
 
 
 def _first_bytes(path: Path) -> bytes:

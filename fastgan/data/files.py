@@ -6,8 +6,7 @@ import mmap
 import os
 import reprlib
 import stat
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -16,10 +15,9 @@ from unicodedata import normalize
 import numpy as np
 
 from fastgan.data.archive import SafeZip
-from fastgan.data.decode import SUFFIXES, decode_image
+from fastgan.data.decode import SUFFIXES, decode_image, read_header
 from fastgan.data.errors import DataError, quoted, reason
-from fastgan.data.limits import MAX_FILE_BYTES, require_memory
-from fastgan.data.pixels import resize_image
+from fastgan.data.limits import MAX_FILE_BYTES
 
 LABELS_FILE = "dataset.json"
 
@@ -31,117 +29,149 @@ _NOT_DATA = {
 }
 
 _logger = logging.getLogger(__name__)
-# By source, whether it has been noted that metadata of it cannot be read: a byte that processes forked later share.
-_noted: dict[str, mmap.mmap] = {}
+# For each folder or zip: whether the log has the warning about its metadata. Forked processes share the byte.
+_warned: dict[str, mmap.mmap] = {}
 
 
-@dataclass(frozen=True)
+class Folder:
+    """The files below a folder, with the interface of :class:`fastgan.data.archive.SafeZip`.
+
+    ``names`` are relative paths with slashes. Links to folders are followed.
+
+    Raises:
+        DataError: a folder that cannot be read or links back to one that contains it.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self.names = _walk(path, "", ())
+
+    def where(self, name: str) -> str:
+        return quoted(self._path / name)
+
+    def read(self, name: str) -> bytes:
+        with self.open(name) as file:
+            try:
+                return file.read()
+            except OSError as error:
+                raise self._unreadable(name, error) from error
+
+    def open(self, name: str) -> BinaryIO:
+        path = self._path / name
+        try:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # Opening a pipe would wait for ever.
+                raise DataError(f"{quoted(path)} is not a regular file; expected one that can be read to its end.")
+            if status.st_size > MAX_FILE_BYTES:
+                raise DataError(f"{quoted(path)} has {status.st_size:,} bytes; expected at most {MAX_FILE_BYTES:,}.")
+            return path.open("rb")
+        except OSError as error:
+            raise self._unreadable(name, error) from error
+
+    def _unreadable(self, name: str, error: OSError) -> DataError:
+        return DataError(f"{self.where(name)} cannot be read ({reason(error)}); expected a readable file.")
+
+
 class ImageFiles:
-    """Encoded images by name, and their labels.
+    """The images among the files of a folder or zip; their names, labels and headers are read here.
+
+    Hidden files and folders, folders that systems make (``@eaDir``, ``lost+found`` ...) and files with suffixes other
+    than those of images are ignored.
+
+    Args:
+        container: the files.
+        path: of the folder or zip, for errors.
 
     Attributes:
-        source: the folder or zip, as an error's sentence names it.
         names: of the images, sorted; at least one.
         labels: class numbers from 0, int64 [N], or None.
-        read: the bytes of the file of that name; raises DataError.
-        open: the file, to be read in pieces; raises DataError.
-        where: how an error's sentence names a file.
-    """
-
-    source: str
-    names: list[str]
-    labels: np.ndarray | None
-    read: Callable[[str], bytes]
-    open: Callable[[str], BinaryIO]
-    where: Callable[[str], str]
-
-
-def list_folder(path: Path) -> ImageFiles:
-    """Every image below ``path``, by relative path.
-
-    Hidden files and folders, folders of thumbnails and of deleted files that systems make (``@eaDir``, ``lost+found``
-    ...) and files with other suffixes than images are passed over; links to folders are followed.
-
-    Raises:
-        DataError: as :func:`fastgan.data.load_dataset` says.
-    """
-    names = _walk(path, "", ())
-
-    def read(name: str) -> bytes:
-        return _read_file(path / name)
-
-    def open_file(name: str) -> BinaryIO:
-        return _open_file(path / name)
-
-    def where(name: str) -> str:
-        return quoted(path / name)
-
-    return _list(names, read, open_file, where, quoted(path))
-
-
-def list_zip(archive: SafeZip, path: Path) -> ImageFiles:
-    """The same for a zip, as the dataset_tool.py of NVIDIA's StyleGAN repositories writes it, or any other with images.
+        channels: 3 where one of the images has colors, else 1.
+        size: the edge length of all images.
 
     Raises:
         DataError: as :func:`fastgan.data.load_dataset` says.
     """
 
-    def read(name: str) -> bytes:
-        return archive.read(name, MAX_FILE_BYTES)
+    def __init__(self, container: Folder | SafeZip, path: Path) -> None:
+        self._container, self._source = container, quoted(path)
+        visible = sorted(name for name in container.names if all(map(_is_data, name.split("/"))))
+        self.names = [name for name in visible if name.lower().endswith(SUFFIXES)]
+        if not self.names:
+            raise DataError(
+                f"{self._source} holds no images; expected at least one file ending in {', '.join(SUFFIXES)}."
+            )
+        # Labels first: they are cheap to read, and an error in them should not wait for all headers.
+        self.labels = self._read_labels(visible)
+        _warned.setdefault(self._source, mmap.mmap(-1, 1))
+        self.channels, self.size = self._header(self.names[0])
+        for name in self.names[1:]:
+            channels, size = self._header(name)
+            self._check_size(name, size)
+            self.channels = max(self.channels, channels)
 
-    def open_file(name: str) -> BinaryIO:
-        return archive.open(name, MAX_FILE_BYTES)
+    def decode(self, index: int) -> np.ndarray:
+        """The pixels of an image, uint8 [1 or 3, S, S].
 
-    return _list(list(archive.entries), read, open_file, archive.where, quoted(path))
+        Raises:
+            DataError: a broken image, or one that has another size or colors now.
+        """
+        name = self.names[index]
+        where = self._container.where(name)
+        image = decode_image(self._container.read(name), where, partial(self._warn_of_metadata, name))
+        self._check_size(name, image.shape[-1])
+        if len(image) > self.channels:
+            raise DataError(f"{where} is in color now; expected the grayscale image that it was at the start.")
+        return image
 
+    def _header(self, name: str) -> tuple[int, int]:
+        with self._container.open(name) as file:
+            return read_header(file, self._container.where(name), partial(self._warn_of_metadata, name))
 
-def decode_files(files: ImageFiles, resolution: int | None) -> np.ndarray:
-    """All images, uint8 [N, C, S, S], resized where ``resolution`` is not None.
+    def _check_size(self, name: str, size: int) -> None:
+        if size != self.size:
+            raise DataError(
+                f"{self._container.where(name)} is {size}x{size} while {self._container.where(self.names[0])} is "
+                f"{self.size}x{self.size}; expected images of one size."
+            )
 
-    Raises:
-        DataError: as :func:`fastgan.data.load_dataset` says.
-    """
-    images = np.empty((0, 0, 0, 0), np.uint8)
-    first_size = 0
-    for index, name in enumerate(files.names):
-        image = decode_image(files.read(name), files.where(name), partial(note_metadata, files, name))
-        channels, size = image.shape[:2]
-        if index == 0:
-            first_size = size
-            images = _allocate(len(files.names), channels, resolution or size, files.source)
-        check_size(files, name, size, first_size)
-        if channels > images.shape[1]:  # The first colour image among grey ones: all become RGB.
-            grey = images[:index]
-            images = _allocate(len(files.names), channels, images.shape[2], files.source)
-            images[:index] = grey
-        images[index] = image if resolution is None else resize_image(image, resolution)
-    return images
+    def _warn_of_metadata(self, name: str) -> None:
+        warned = _warned[self._source]
+        if not warned[0]:
+            warned[0] = 1
+            _logger.warning(
+                "%s has metadata (EXIF, color profile, text ...) that cannot be read; it is ignored, there and in "
+                "other images of %s",
+                self._container.where(name),
+                self._source,
+            )
 
+    def _read_labels(self, visible: list[str]) -> np.ndarray | None:
+        """int64 [N], or None where there is no dataset.json or its labels are null.
 
-def note_metadata(files: ImageFiles, name: str) -> None:
-    """Notes in the log, once for a folder or zip, that the metadata of an image cannot be read."""
-    noted = _noted[files.source]
-    if not noted[0]:
-        noted[0] = 1
-        _logger.warning(
-            "%s has metadata (EXIF, colour profile, text ...) that cannot be read; it is passed over, there and in "
-            "other images of %s",
-            files.where(name),
-            files.source,
-        )
-
-
-def check_size(files: ImageFiles, name: str, size: int, first_size: int) -> None:
-    """Refuses an image that is not as large as the first.
-
-    Raises:
-        DataError: one sentence.
-    """
-    if size != first_size:
-        raise DataError(
-            f"{files.where(name)} is {size}x{size} while {files.where(files.names[0])} is {first_size}x{first_size}; "
-            "expected images of one size."
-        )
+        Labels of absent images are ignored, so a subset of a labeled set is still labeled.
+        """
+        misplaced = [name for name in visible if PurePosixPath(name).name == LABELS_FILE and name != LABELS_FILE]
+        if misplaced:
+            raise DataError(
+                f"{self._container.where(misplaced[0])} is below the top, where its labels do not apply; expected "
+                f"{LABELS_FILE} at the top."
+            )
+        if LABELS_FILE not in visible:
+            return None
+        where = self._container.where(LABELS_FILE)
+        label_of = _parse_labels(self._container.read(LABELS_FILE), where)
+        if label_of is None:
+            return None
+        # Systems write an accented letter as one character or as two, which look alike.
+        composed = {normalize("NFC", name): label for name, label in label_of.items()}
+        found = [label_of.get(name, composed.get(normalize("NFC", name))) for name in self.names]
+        missing = [name for name, label in zip(self.names, found, strict=True) if label is None]
+        if missing:
+            raise DataError(
+                f"{where} has no label for {len(missing):,} of {len(self.names):,} images, first of them "
+                f"{quoted(missing[0])}; expected one for each."
+            )
+        return np.array(found, np.int64)
 
 
 def _walk(root: Path, folder: str, above: Sequence[tuple[int, int]]) -> list[str]:
@@ -164,79 +194,8 @@ def _walk(root: Path, folder: str, above: Sequence[tuple[int, int]]) -> list[str
 
 
 def _is_data(name: str) -> bool:
-    """Whether a file or folder of that name is somebody's own."""
+    """Whether a file or folder of that name is the user's own."""
     return not name.startswith(".") and name.lower() not in _NOT_DATA
-
-
-def _read_file(path: Path) -> bytes:
-    with _open_file(path) as file:
-        try:
-            return file.read()
-        except OSError as error:
-            raise DataError(f"{quoted(path)} cannot be read ({reason(error)}); expected a readable file.") from error
-
-
-def _open_file(path: Path) -> BinaryIO:
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # Opening a pipe would wait for ever.
-            raise DataError(f"{quoted(path)} is not a regular file; expected one that can be read to its end.")
-        if status.st_size > MAX_FILE_BYTES:
-            raise DataError(f"{quoted(path)} has {status.st_size:,} bytes; expected at most {MAX_FILE_BYTES:,}.")
-        return path.open("rb")
-    except OSError as error:
-        raise DataError(f"{quoted(path)} cannot be read ({reason(error)}); expected a readable file.") from error
-
-
-def _list(
-    names: list[str],
-    read: Callable[[str], bytes],
-    open_file: Callable[[str], BinaryIO],
-    where: Callable[[str], str],
-    source: str,
-) -> ImageFiles:
-    visible = sorted(name for name in names if all(map(_is_data, name.split("/"))))
-    image_names = [name for name in visible if name.lower().endswith(SUFFIXES)]
-    if not image_names:
-        raise DataError(f"{source} holds no images; expected at least one file ending in {', '.join(SUFFIXES)}.")
-    # Labels first: reading them costs little, and a fault in them should not wait for the last image to be decoded.
-    labels = _labels(visible, image_names, read, where)
-    _noted.setdefault(source, mmap.mmap(-1, 1))
-    return ImageFiles(source, image_names, labels, read, open_file, where)
-
-
-def _allocate(count: int, channels: int, size: int, source: str) -> np.ndarray:
-    require_memory(count * channels * size**2, f"{source} ({count:,} images of {size}x{size})")
-    return np.empty((count, channels, size, size), np.uint8)
-
-
-def _labels(
-    visible: list[str], image_names: list[str], read: Callable[[str], bytes], where: Callable[[str], str]
-) -> np.ndarray | None:
-    """int64 [N], or None where there is no dataset.json or it says that there are no labels.
-
-    Labels of images that are not there are passed over: a subset of a labelled set is still labelled.
-    """
-    misplaced = [name for name in visible if PurePosixPath(name).name == LABELS_FILE and name != LABELS_FILE]
-    if misplaced:
-        raise DataError(
-            f"{where(misplaced[0])} is below the top, where its labels do not apply; expected {LABELS_FILE} at the top."
-        )
-    if LABELS_FILE not in visible:
-        return None
-    label_of = _parse_labels(read(LABELS_FILE), where(LABELS_FILE))
-    if label_of is None:
-        return None
-    # An accented letter is one character or two, by the system that wrote a name: both look alike.
-    composed = {normalize("NFC", name): label for name, label in label_of.items()}
-    found = [label_of.get(name, composed.get(normalize("NFC", name))) for name in image_names]
-    missing = [name for name, label in zip(image_names, found, strict=True) if label is None]
-    if missing:
-        raise DataError(
-            f"{where(LABELS_FILE)} has no label for {len(missing):,} of {len(image_names):,} images, first of them "
-            f"{quoted(missing[0])}; expected one for each."
-        )
-    return np.array(found, np.int64)
 
 
 def _parse_labels(data: bytes, where: str) -> dict[str, int] | None:

@@ -101,7 +101,7 @@ def _read_values(
             )
         values += piece
     if stream.read(1):
-        raise DataError(f"{quoted(path)} goes on after the {dimensions} values that its header promises.")
+        raise DataError(f"{quoted(path)} continues after the {dimensions} values that its header promises.")
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 

@@ -5,8 +5,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastgan.data.limits import require_memory
-
 
 def normalize(images_uint8: Tensor) -> Tensor:
     """Bytes 0..255 to float32 in [-1, 1], linearly: ``x / 127.5 - 1``. Any shape, any device.
@@ -51,15 +49,6 @@ def resize_image(image: np.ndarray, resolution: int) -> np.ndarray:
     return np.stack([np.asarray(plane) for plane in planes])
 
 
-def resize_images(images: np.ndarray, resolution: int, name: str) -> np.ndarray:
-    """:func:`resize_image` for a uint8 batch [N, C, H, W]; ``name`` is for the error.
-
-    Raises:
-        DataError: the result would not fit into memory.
-    """
-    count, channels = images.shape[:2]
-    require_memory(count * channels * resolution**2, f"{name} at {resolution}x{resolution}")
-    resized = np.empty((count, channels, resolution, resolution), np.uint8)
-    for index, image in enumerate(images):
-        resized[index] = resize_image(image, resolution)
-    return resized
+def resize_images(images: np.ndarray, resolution: int) -> np.ndarray:
+    """:func:`resize_image` for a uint8 batch [N, C, H, W]."""
+    return np.stack([resize_image(image, resolution) for image in images])

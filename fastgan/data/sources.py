@@ -1,4 +1,4 @@
-"""Where training takes its batches from: the device's own memory, or worker processes that read files as it goes."""
+"""Batches of real images: resident in the device's memory, or streamed by worker processes that read files."""
 
 import os
 from collections.abc import Callable
@@ -8,9 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fastgan.data.dataset import load_dataset
+from fastgan.data.dataset import open_dataset
 from fastgan.data.errors import DataError, quoted
-from fastgan.data.lazy import open_dataset
 from fastgan.data.stream import StreamedImages, default_workers, part_of_rank
 
 # What a step needs besides the images is not known before it has run. With a quarter for them, they take at most a
@@ -20,15 +19,15 @@ DEVICE_SHARE = 1 / 4
 
 
 class ImageSource(Protocol):
-    """Batches of real images, one for each update of the discriminator, and where the source stands needs no saving.
+    """Batches of real images, one for each discriminator update. A source has no state to save.
 
     Attributes:
         name: of the data, as given.
         image_shape: of one image, [C, S, S].
         labels: class numbers of all images, int64 [N] on the CPU, or None.
-        note: which form this is, and why; one sentence.
-        capturable: whether :meth:`next_batch` draws and gathers on the device alone, so that a CUDA graph can hold it.
-            One that is not is called outside of the graph, and what it returns is copied in.
+        note: whether the images are resident or streamed, and why; one sentence.
+        capturable: whether :meth:`next_batch` runs on the device only, so that a CUDA graph can hold it. A source that
+            is not capturable is called outside of the graph, and its batch is copied in.
     """
 
     name: str
@@ -42,18 +41,18 @@ class ImageSource(Protocol):
         ...
 
     def next_batch(self, update: int, size: int, random: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """This rank's part of a batch that is drawn with replacement; the parts of all ranks make up the whole.
+        """This rank's part of a batch drawn with replacement; the parts of all ranks make up the whole batch.
 
         Args:
-            update: the number of the update that the batch is for, from 0. A streamed source draws what follows from
-                its seed and this number; it is fast where each call's number is one more than the last call's.
+            update: the number of the discriminator update, from 0. A streamed source draws from its seed and this
+                number; it is fast where each call's number is one more than the last call's.
             size: images in the whole batch.
-            random: on the device. A resident source draws from it, the whole batch on every rank, so that ranks whose
-                generators are in the same state get parts of the same batch; a streamed one leaves it alone.
+            random: on the device. A resident source draws the whole batch from it on every rank, so ranks whose
+                generators have the same state get parts of the same batch. A streamed source ignores it.
 
         Returns:
             uint8 [n, C, S, S] on the device, and their labels, int64 [n], or None. ``n`` is the size of
-            :func:`fastgan.data.stream.part_of_rank`. They are not written to again.
+            :func:`fastgan.data.stream.part_of_rank`. The source does not write to them again.
 
         Raises:
             DataError: an image that is broken, found when it is read.
@@ -73,7 +72,7 @@ class ResidentImages:
         labels: int64 [N], or None.
         device: where they are kept and drawn.
         name: of the data.
-        rank, world_size: which part of each batch to give.
+        rank, world_size: of this process; they select its part of each batch.
     """
 
     capturable = True
@@ -124,23 +123,23 @@ def open_source(
     rank: int = 0,
     world_size: int = 1,
 ) -> ImageSource:
-    """The source of a run, resident where the images fit on the device and streamed where they do not.
+    """The source of a run: resident where the images fit on the device, else streamed.
 
     Args:
         name: as in :func:`fastgan.data.load_dataset`.
-        resolution: to which the images, square and all of one size, are resized where they differ.
+        resolution: edge length that the images, square and of one size, are resized to.
         device: where batches are wanted.
         seed, batch_size_of: of a streamed source; see :class:`fastgan.data.stream.StreamedImages`.
         with_labels: whether batches carry labels where the data has them.
-        on_device: "auto", or "yes" or "no" to leave no choice.
+        on_device: "yes" for resident, "no" for streamed, "auto" for what fits.
         workers: processes that read a streamed source; 0 for :func:`fastgan.data.stream.default_workers`.
-        rank, world_size: which part of each batch is given here.
+        rank, world_size: of this process; they select its part of each batch.
 
     Raises:
-        DataError: as ``load_dataset``; or for images that are to be on the device and are larger than its free memory.
+        DataError: as ``load_dataset``; or images for "yes" that are larger than the free memory of the device.
     """
     dataset = open_dataset(name, resolution=resolution)
-    needed = f"as bytes the images take {_size(dataset.num_bytes)}"
+    needed = f"the images take {_size(dataset.num_bytes)}"
     free = free_memory(device)
     if on_device == "yes" and dataset.num_bytes > free:
         raise DataError(
@@ -148,9 +147,9 @@ def open_source(
             "expected fewer or smaller images, or data_on_device 'no'."
         )
     if on_device == "yes" or (on_device == "auto" and fits(dataset.num_bytes, device)):
-        images = load_dataset(name, resolution=resolution)
-        labels = images.labels if with_labels else None
-        resident = ResidentImages(images.images, labels, device, name=dataset.name, rank=rank, world_size=world_size)
+        labels = dataset.labels if with_labels else None
+        images = dataset.load().images
+        resident = ResidentImages(images, labels, device, name=dataset.name, rank=rank, world_size=world_size)
         resident.note = f"The images are kept on {device}: {needed}, and {_size(free)} were free"
         return resident
     num_workers = workers or default_workers(world_size)
@@ -170,10 +169,7 @@ def open_source(
 
 
 def fits(num_bytes: int, device: torch.device) -> bool:
-    """Whether images of this size may stay on the device: in ``DEVICE_SHARE`` of the memory that is free there now.
-
-    They are decoded in the machine's memory first, so this holds for it too.
-    """
+    """Whether the images fit in ``DEVICE_SHARE`` of the free memory of the device, and of the host, which decodes them."""
     return num_bytes <= DEVICE_SHARE * min(free_memory(device), free_memory(torch.device("cpu")))
 
 
@@ -185,7 +181,7 @@ def free_memory(device: torch.device) -> int:
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/meminfo does not tell MemAvailable, as Linux has since 3.14.")
+    raise RuntimeError("/proc/meminfo has no line MemAvailable; expected Linux 3.14 or newer.")
 
 
 def _size(num_bytes: int) -> str:

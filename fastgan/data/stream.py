@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from fastgan.data.dataset import LazyImages
 from fastgan.data.errors import DataError
-from fastgan.data.lazy import LazyImages
 
 # Each of a worker's batches waits in memory that the processes share, of which containers often have little.
 _BATCHES_AHEAD = 2
@@ -30,7 +30,7 @@ def default_workers(world_size: int = 1) -> int:
 
 
 def indices_of_update(num_images: int, size: int, *, seed: int, update: int) -> np.ndarray:
-    """The images of an update's whole batch, int64 [size]: drawn with replacement, from ``seed`` and ``update`` alone.
+    """The images of an update's whole batch, int64 [size]: drawn with replacement, from only ``seed`` and ``update``.
 
     numpy keeps the streams of SeedSequence and PCG64 as they are; torch's CPU generator takes 32 bits of a seed, in
     which some of a million updates would collide.
@@ -51,21 +51,21 @@ class StreamedImages:
     """A source that reads each batch from files; see :class:`fastgan.data.sources.ImageSource`.
 
     Worker processes decode batches ahead. On a GPU they arrive in pinned memory, and the next one is copied on a stream
-    of its own while the last is in use. The batch of an update follows from ``seed`` and its number alone, whatever was
-    read ahead and by how many workers: a run that goes on at any update gets the batches that it would have got.
+    of its own while the last is in use. The batch of an update depends only on ``seed`` and its number, not on what was
+    read ahead or on the number of workers: a run resumed at any update gets the batches that it would have got.
 
-    Workers are forked, so that they share what the data set keeps in memory; they leave the device alone. They pass
-    over SIGINT, and SIGTERM that others than their parent send: on these a run saves its state and then ends them. They
+    Workers are forked, so that they share what the data set keeps in memory; they do not use the device. They ignore
+    SIGINT, and SIGTERM from processes other than their parent: on these a run saves its state and then ends them. They
     end themselves within seconds of the death of their parent.
 
     Args:
         dataset: what to read.
         seed: of the order, from 0.
         batch_size_of: images in the whole batch of an update, by its number.
-        num_workers: processes that read; 0 to read in this one when a batch is asked for.
+        num_workers: processes that read; 0 to read in this process, in ``next_batch``.
         device: where batches are wanted.
         with_labels: whether batches carry labels where the data has them.
-        rank, world_size: which part of each batch to read.
+        rank, world_size: of this process; they select its part of each batch.
     """
 
     capturable = False
@@ -104,7 +104,7 @@ class StreamedImages:
             ValueError: ``size`` is not what ``batch_size_of`` says.
         """
         if size != self._batch_size_of(update):
-            raise ValueError(f"update {update} is of {self._batch_size_of(update)} images, and {size} are asked for")
+            raise ValueError(f"the batch size of update {update} is {size}; expected {self._batch_size_of(update)}")
         if self._batches is None or update != self._next_update:
             self.close()
             self._batches = self._on_device(self._read_from(update))
@@ -161,7 +161,7 @@ class StreamedImages:
 class _Batches(Dataset):
     """Whole batches by the indices of their images.
 
-    A DataError is given, not raised, because torch would put a traceback into its sentence on the way.
+    A DataError is returned, not raised, because torch would put a traceback into a raised one.
     """
 
     def __init__(self, dataset: LazyImages, labels: Tensor | None) -> None:
@@ -179,7 +179,7 @@ class _Batches(Dataset):
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Processes that are forked meanwhile have SIGINT and SIGTERM blocked from their first moment on, and for good.
+    """Blocks SIGINT and SIGTERM, for good, in processes that are forked inside the context.
 
     Ctrl-C reaches all processes of a terminal, and a scheduler's SIGTERM often all of a job.
     """
@@ -192,10 +192,10 @@ def _signals_blocked() -> Iterator[None]:
 
 def _obey_the_parent(worker: int) -> None:
     # The parent sends SIGTERM to what is left of its workers when it ends, and waits for them.
-    threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
+    threading.Thread(target=_exit_on_sigterm_of_the_parent, daemon=True).start()
 
 
-def _end_when_the_parent_says_so() -> None:
+def _exit_on_sigterm_of_the_parent() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
@@ -204,7 +204,7 @@ def _end_when_the_parent_says_so() -> None:
 def _copy(
     batch: _Batch | DataError, device: torch.device, copies: torch.cuda.Stream
 ) -> tuple[_Batch | DataError, torch.cuda.Event]:
-    """The batch on the device, once the event has come to pass there."""
+    """Starts the copy to the device; the batch is there once the event has occurred."""
     if not isinstance(batch, DataError):
         images, labels = batch
         with torch.cuda.stream(copies):

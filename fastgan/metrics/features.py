@@ -142,7 +142,7 @@ def _digits(device: torch.device) -> FeatureNetwork:
                 f"features 'digits' take images of one channel and at least 8x8, and these are {_size(images)}; choose "
                 "others with --features"
             )
-        pixels = torch.from_numpy(resize_images(images.cpu().numpy(), RESOLUTION, "a batch of images"))
+        pixels = torch.from_numpy(resize_images(images.cpu().numpy(), RESOLUTION))
         return network(normalize(pixels.to(device)))
 
     digest = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()

@@ -11,7 +11,7 @@ import torch
 from image_sources import encode, write_stylegan_zip
 from PIL import Image
 
-from fastgan.data import files, load_dataset
+from fastgan.data import archive, files, load_dataset
 
 
 def write_folder(folder, images, names=None):
@@ -195,7 +195,8 @@ def test_unreadable_places(tmp_path, grey, refused, monkeypatch):
 def test_files_past_the_limit_are_not_read(tmp_path, grey, refused, monkeypatch):
     write_folder(tmp_path / "a", grey)
     write_stylegan_zip(tmp_path / "a.zip", grey)
-    monkeypatch.setattr(files, "MAX_FILE_BYTES", 10)
+    for module in (files, archive):
+        monkeypatch.setattr(module, "MAX_FILE_BYTES", 10)
     refused(tmp_path / "a", "000.png", "expected at most 10")
     # dataset.json is the first to be read.
     refused(tmp_path / "a.zip", "dataset.json", "expected at most 10")

@@ -8,7 +8,8 @@ from image_sources import encode, write_mnist, write_stylegan_zip
 from PIL import Image
 
 from fastgan.data import DataError, load_dataset, open_dataset
-from fastgan.data import lazy as lazy_module
+from fastgan.data import files as files_module
+from fastgan.data.arrays import map_npy
 from fastgan.data.decode import decode_image
 
 
@@ -80,11 +81,16 @@ def test_bundled_sets_too():
 def test_nothing_is_decoded_before_it_is_asked_for(tmp_path, rgb, monkeypatch):
     folder, archive = folder_of(tmp_path / "folder", rgb), write_stylegan_zip(tmp_path / "a.zip", rgb)
     array = npy_of(tmp_path / "a.npy", rgb)
-    monkeypatch.setattr(lazy_module, "decode_image", None)
+    monkeypatch.setattr(files_module, "decode_image", None)
     monkeypatch.setattr(Image.Image, "load", None)
     monkeypatch.setattr("fastgan.data.arrays.require_memory", None)
     for source in (folder, archive, array):
         assert len(open_dataset(source)) == 5
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2, 3), (0, 3, 1, 2)], ids=["channels last", "channels first"])
+def test_a_npy_file_of_either_layout_stays_on_the_disk(tmp_path, rgb, axes):
+    assert isinstance(map_npy(npy_of(tmp_path / "a.npy", rgb.transpose(axes))), np.memmap)
 
 
 def colours() -> dict[str, bytes]:
@@ -144,7 +150,7 @@ def test_an_image_that_has_changed_since_is_refused_when_read(tmp_path, grey, rg
     (folder / "1.png").write_bytes(encode(rgb[0]))
     (folder / "2.png").write_bytes(encode(grey[0][:3, :3]))
     (folder / "3.png").unlink()
-    for index, sentence in ((1, "1.png' is in colour now"), (2, "2.png' is 3x3 while"), (3, "3.png' cannot be read")):
+    for index, sentence in ((1, "1.png' is in color now"), (2, "2.png' is 3x3 while"), (3, "3.png' cannot be read")):
         with pytest.raises(DataError, match=sentence):
             lazy[index]
 

@@ -208,5 +208,5 @@ def test_there_is_one_note_in_all(tmp_path, notes):
     assert np.array_equal(load_dataset(tmp_path).images[2], FIRST)
     assert np.array_equal(dataset[1][0], FIRST)
     (note,) = notes
-    assert note.startswith(f"{str(tmp_path / '1.png')!r} has metadata (EXIF, colour profile, text ...) that cannot be")
+    assert note.startswith(f"{str(tmp_path / '1.png')!r} has metadata (EXIF, color profile, text ...) that cannot be")
     assert note.endswith(f"in other images of {str(tmp_path)!r}")

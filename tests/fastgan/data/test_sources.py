@@ -90,13 +90,12 @@ def test_images_that_fit_in_a_quarter_of_the_free_memory_are_resident(opened, mo
     with_free_memory(monkeypatch, 4 * 180)
     source = opened()
     assert type(source) is ResidentImages
-    assert source.note == "The images are kept on cpu: as bytes the images take 0.0 MiB, and 0.0 MiB were free"
+    assert source.note == "The images are kept on cpu: the images take 0.0 MiB, and 0.0 MiB were free"
     with_free_memory(monkeypatch, 4 * 180 - 1)
     source = opened(workers=3)
     assert type(source) is StreamedImages
     assert source.note == (
-        "The images are read by 3 worker processes: as bytes the images take 0.0 MiB, more than a quarter of the "
-        "0.0 MiB free"
+        "The images are read by 3 worker processes: the images take 0.0 MiB, more than a quarter of the 0.0 MiB free"
     )
 
 
@@ -121,7 +120,7 @@ def test_images_that_are_to_be_on_a_device_without_room_are_refused(opened, fold
     with pytest.raises(DataError) as caught:
         opened(on_device="yes")
     assert str(caught.value) == (
-        f"{str(folder)!r} is to be kept on cpu, and as bytes the images take 0.0 MiB; 0.0 MiB are free there, so "
+        f"{str(folder)!r} is to be kept on cpu, and the images take 0.0 MiB; 0.0 MiB are free there, so "
         "expected fewer or smaller images, or data_on_device 'no'."
     )
 

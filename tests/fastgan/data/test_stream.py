@@ -140,7 +140,7 @@ def test_labels_where_they_are_wanted(folder, grey):
 
 
 def test_a_batch_of_another_size_than_was_read_ahead_is_refused(folder):
-    with pytest.raises(ValueError, match="update 3 is of 7 images, and 4 are asked for"):
+    with pytest.raises(ValueError, match="the batch size of update 3 is 4; expected 7"):
         streamed(folder).next_batch(3, 4)
 
 
