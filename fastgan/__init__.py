@@ -5,7 +5,7 @@ __all__ = ["accelerate", "load_generator", "save_generator"]
 
 
 def __getattr__(name: str) -> object:
-    # Not before they are asked for, since they import torch.
+    # On demand, because they import torch.
     if name == "accelerate":
         from fastgan.acceleration import accelerate
 

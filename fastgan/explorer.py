@@ -1,7 +1,7 @@
-"""A page in the browser that shows what a generator makes while its inputs are moved.
+"""A web page with sliders for the inputs of a generator, which shows the image.
 
-It is built on gradio, an extra. Nothing is fetched from elsewhere: fonts are those of the system, and gradio's
-messages to its makers are switched off.
+The page is built on gradio, an extra. It loads nothing from other hosts: fonts are the system's, and gradio's analytics
+are switched off.
 """
 
 import os
@@ -15,17 +15,17 @@ from fastgan import sampling
 from fastgan.data.gaussians import are_points
 from fastgan.extras import require_extra
 
-NUM_DIRECTIONS = 8  # as many sliders as are seen beside the picture without scrolling
+NUM_DIRECTIONS = 8  # sliders that are visible without scrolling
 REACH = 3.0
 _UNMIXED = "none"
 _EDGE = 384  # pixels; smaller pictures are enlarged by a whole number, up to it
 
 
 class Explorer:
-    """A generator's image as a function of what the page has sliders for.
+    """A generator's image as a function of the inputs of the page.
 
-    The directions are the first principal components of w where there are styles, in standard deviations of each, and
-    else the first dimensions of the latent.
+    For a generator with styles the directions are the first principal components of w, in standard deviations; else
+    they are the first dimensions of the latent.
     """
 
     def __init__(self, generator: nn.Module) -> None:
@@ -60,11 +60,11 @@ class Explorer:
 
         Args:
             seed: of the latent.
-            offsets: along the directions, the first first.
-            label: of a conditional generator.
-            truncation: of a generator with styles, and so are the rest.
-            other_seed: B of style mixing.
-            crossover: what of B's styles is mixed in, as in :func:`fastgan.sampling.layers_of`; "none" for nothing.
+            offsets: along the first directions.
+            label: for a conditional generator.
+            truncation: psi; this and the following only for a generator with styles.
+            other_seed: of image B of style mixing.
+            crossover: the styles taken from B, as in :func:`fastgan.sampling.layers_of`; "none" for no mixing.
             noise: whether the constant noise is added.
         """
         latents = sampling.draw_latents(1, self.generator.latent_dim, seed=seed)
@@ -91,13 +91,9 @@ class Explorer:
 
 
 def build_page(explorer: Explorer, title: str) -> Any:
-    """The page, a ``gradio.Blocks``.
-
-    Raises:
-        MissingExtraError: without gradio; one sentence.
-    """
+    """The page, a ``gradio.Blocks``."""
     gradio = require_gradio()
-    # Each image is a file in gradio's cache; those of an hour ago go.
+    # Each image is a file in gradio's cache; files older than an hour are deleted.
     with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gradio.Markdown(f"## {title}")
         with gradio.Row():
@@ -114,7 +110,7 @@ def build_page(explorer: Explorer, title: str) -> Any:
                         )
                         inputs["other_seed"] = gradio.Number(1, label="Seed of B", precision=0, minimum=0)
             with gradio.Column():
-                # Of its own size, so that pixels stay squares.
+                # At its own size, so that pixels stay squares.
                 image = gradio.Image(
                     explorer.image(0),
                     label="Image",
@@ -133,7 +129,7 @@ def build_page(explorer: Explorer, title: str) -> Any:
 
         def show(*values: Any) -> np.ndarray:
             if None in values:
-                raise gradio.Error("a field is empty, and a number belongs there")
+                raise gradio.Error("a field is empty; expected a number")
             return explorer.image(offsets=values[len(names) :], **dict(zip(names, values, strict=False)))
 
         everything = [*inputs.values(), *sliders]
@@ -149,21 +145,17 @@ def build_page(explorer: Explorer, title: str) -> Any:
 
 
 def require_gradio() -> Any:
-    """gradio, with its messages to its makers switched off.
-
-    Raises:
-        MissingExtraError: where it is not installed; one sentence.
-    """
+    """gradio with analytics switched off; MissingExtraError where it is not installed."""
     # Read when gradio is imported.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     return require_extra("explore", "the explorer", "gradio")
 
 
 def serve(page: Any, host: str, port: int) -> str:
-    """Serves a page from a thread of its own and returns its address; ``page.close()`` ends it.
+    """Serves a page in another thread and returns its address; ``page.close()`` ends it.
 
     Raises:
-        OSError: where the port is taken.
+        OSError: the port is taken.
     """
     gradio = require_gradio()
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])

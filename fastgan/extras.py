@@ -1,4 +1,4 @@
-"""Packages that only some of the toolkit needs: the extras of the distribution."""
+"""Optional packages: the extras of the distribution."""
 
 from importlib import import_module
 from types import ModuleType
@@ -9,18 +9,10 @@ class MissingExtraError(ImportError):
 
 
 def require_extra(extra: str, what: str, *modules: str) -> ModuleType:
-    """Imports the modules of an extra.
-
-    Args:
-        extra: its name in pyproject.toml.
-        what: what needs it, for the message.
-        modules: their full names.
-
-    Returns:
-        The first of them.
+    """Imports ``modules`` of an ``extra`` in pyproject.toml and returns the first; ``what`` needs them, for the error.
 
     Raises:
-        MissingExtraError: where one of them is not installed; one sentence.
+        MissingExtraError: a module is not installed; one sentence.
     """
     try:
         found = [import_module(name) for name in modules]

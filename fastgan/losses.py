@@ -5,7 +5,6 @@ sigmoid rounds to zero its logarithm is infinite and the gradient not a number, 
 logit.
 """
 
-import difflib
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -13,29 +12,31 @@ from typing import ClassVar, Protocol
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
+from fastgan.errors import unknown
+
 
 class Loss(Protocol):
-    """What an adversarial loss offers: one scalar for each side, from logits [N]."""
+    """An adversarial loss: a scalar for the discriminator and one for the generator, from logits [N]."""
 
     relativistic: ClassVar[bool]
-    """Whether the generator's loss needs the logits of real images too."""
+    """Whether the generator's loss needs the logits of real images as well."""
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor: ...
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor: ...
 
     def balance(self) -> tuple[float, float] | None:
-        """D(x) = D(G(z)) and the generator's loss where generated images cannot be told from real ones; None for a
-        loss whose logits are not the log-odds of being real."""
+        """D(x) = D(G(z)) and the generator's loss for indistinguishable images; None for a loss whose logits are not
+        log-odds."""
         return None
 
 
 @dataclass(frozen=True)
-class _Labelled(Loss):
+class _Labeled(Loss):
     """A loss that compares logits with labels.
 
     Other labels than 1 and 0 smooth the discriminator's loss (Salimans et al. 2016, https://arxiv.org/abs/1606.03498,
-    section 3.4, who smooth one-sidedly: 0.9 and 0). The generator always aims at what is real without smoothing.
+    section 3.4, who smooth one-sidedly: 0.9 and 0). The target of the generator is never smoothed.
     """
 
     relativistic: ClassVar[bool] = False
@@ -43,14 +44,14 @@ class _Labelled(Loss):
     fake_label: float = 0.0
 
 
-class NonSaturating(_Labelled):
+class NonSaturating(_Labeled):
     """The non-saturating logistic loss (Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661, section 3).
 
     It is also StyleGAN's logistic loss (Karras et al. 2019, https://arxiv.org/abs/1812.04948, appendix C).
     """
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """``mean softplus(-real) + mean softplus(fake)``; 2 log 2 where the discriminator cannot tell.
+        """``mean softplus(-real) + mean softplus(fake)``; 2 log 2 at equilibrium.
 
         With smoothed labels the cross-entropies ``label softplus(-t) + (1 - label) softplus(t)``.
         """
@@ -62,16 +63,16 @@ class NonSaturating(_Labelled):
         return fooled, -math.log(fooled)
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
-        """``mean softplus(-fake)``; log 2 where the discriminator cannot tell."""
+        """``mean softplus(-fake)``; log 2 at equilibrium."""
         return softplus(-fake_logits).mean()
 
 
 class Minimax(NonSaturating):
     """The minimax loss (Goodfellow et al. 2014, eq. 1), whose generator learns nothing from images that are rejected
-    with certainty: its gradient saturates. The discriminator's loss is that of :class:`NonSaturating`."""
+    with certainty: its gradient saturates. The discriminator's loss equals :class:`NonSaturating`'s."""
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
-        """``mean log(1 - sigmoid(fake)) = -mean softplus(fake)``; -log 2 where the discriminator cannot tell."""
+        """``mean log(1 - sigmoid(fake)) = -mean softplus(fake)``; -log 2 at equilibrium."""
         return -softplus(fake_logits).mean()
 
     def balance(self) -> tuple[float, float] | None:
@@ -79,7 +80,7 @@ class Minimax(NonSaturating):
         return fooled, math.log(1 - fooled)
 
 
-class LeastSquares(_Labelled):
+class LeastSquares(_Labeled):
     """LSGAN (Mao et al. 2017, https://arxiv.org/abs/1611.04076, eq. 2 with the labels of eq. 9: a = 0, b = c = 1)."""
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ class LeastSquares(_Labelled):
 class Wasserstein(Loss):
     """The Wasserstein loss (Arjovsky et al. 2017, https://arxiv.org/abs/1701.07875, algorithm 1).
 
-    It measures a distance only for a critic whose slope is bounded, by a gradient penalty or spectral normalisation.
+    It measures a distance only for a critic whose slope is bounded, by a gradient penalty or spectral normalization.
     """
 
     relativistic: ClassVar[bool] = False
@@ -110,7 +111,7 @@ class Wasserstein(Loss):
 
 class Hinge(Wasserstein):
     """The hinge loss (Lim and Ye 2017, https://arxiv.org/abs/1705.02894; Miyato et al. 2018,
-    https://arxiv.org/abs/1802.05957, eqs. 16 and 17); the generator's is that of :class:`Wasserstein`."""
+    https://arxiv.org/abs/1802.05957, eqs. 16 and 17); the generator's loss equals :class:`Wasserstein`'s."""
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """``mean max(0, 1 - real) + mean max(0, 1 + fake)``."""
@@ -126,7 +127,7 @@ class RelativisticPairing(Loss):
     relativistic: ClassVar[bool] = True
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """``mean softplus(fake - real)``; log 2 where the discriminator cannot tell."""
+        """``mean softplus(fake - real)``; log 2 at equilibrium."""
         return softplus(fake_logits - real_logits).mean()
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor) -> Tensor:
@@ -138,7 +139,7 @@ class RelativisticAverage(RelativisticPairing):
     """RaSGAN, each image against the mean of the other kind (Jolicoeur-Martineau 2018)."""
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """``mean softplus(mean fake - real) + mean softplus(fake - mean real)``; 2 log 2 where it cannot tell."""
+        """``mean softplus(mean fake - real) + mean softplus(fake - mean real)``; 2 log 2 at equilibrium."""
         return softplus(fake_logits.mean() - real_logits).mean() + softplus(fake_logits - real_logits.mean()).mean()
 
 
@@ -159,24 +160,22 @@ def get_loss(name: str, *, real_label: float = 1.0, fake_label: float = 0.0) -> 
 
     Args:
         name: of the loss.
-        real_label, fake_label: what the discriminator is to say of real and of generated images; the generator's loss
-            does not depend on them.
+        real_label, fake_label: targets of the discriminator for real and generated images (label smoothing); the
+            generator's loss does not depend on them.
 
     Raises:
-        ValueError: for an unknown name, or smoothed labels for a loss that has none; one sentence.
+        ValueError: an unknown name, or smoothed labels for a loss without labels; one sentence.
     """
     if name not in LOSSES:
-        nearest = difflib.get_close_matches(name, LOSSES, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"no loss is called {name!r} (there is {', '.join(LOSSES)}){hint}")
+        raise ValueError(unknown("loss", name, LOSSES))
     loss = LOSSES[name]
-    if issubclass(loss, _Labelled):
+    if issubclass(loss, _Labeled):
         return loss(real_label, fake_label)
     if (real_label, fake_label) != (1.0, 0.0):
-        with_labels = ", ".join(other for other, kind in LOSSES.items() if issubclass(kind, _Labelled))
+        with_labels = ", ".join(other for other, kind in LOSSES.items() if issubclass(kind, _Labeled))
         raise ValueError(
-            f"the loss {name!r} has no labels that real_label {real_label} and fake_label {fake_label} could smooth, "
-            f"only {with_labels} have"
+            f"loss {name!r} has no labels to smooth with real_label {real_label} and fake_label {fake_label}; expected "
+            f"1 and 0, or one of {with_labels}"
         )
     return loss()
 

@@ -1,4 +1,4 @@
-"""Keeping what only looks from changing what is drawn next."""
+"""Preserving the global random state around code that only measures or samples."""
 
 import random
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ import torch
 
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
-    """Puts the global random number generators of torch, on the CPU and on CUDA, of numpy and of Python back.
+    """Restores the global random number generators of torch (CPU and CUDA), numpy and Python at the end.
 
-    What measures, samples, logs or exports runs inside: constructing a module draws from torch's generator, and a
-    user's own function or a package may draw from any. As a decorator it holds for each call.
+    Measuring, sampling, logging and exporting run inside: constructing a module draws from torch's generator, and a
+    user's function or a package may draw from any. Also a decorator.
     """
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    # Asking CUDA would start it, which a process on the CPU and a forked one are not to do.
+    # Reading CUDA's state would initialize CUDA, which a CPU process and a forked one must not do.
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:
         yield
@@ -27,6 +27,6 @@ def preserved_random_state() -> Iterator[None]:
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
         elif torch.cuda.is_initialized():
-            # Nothing had been drawn from generators that were not there: they begin with their seeds.
+            # CUDA was initialized inside, so its generators go back to their seeds.
             for generator in torch.cuda.default_generators:
                 generator.manual_seed(generator.initial_seed())

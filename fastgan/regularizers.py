@@ -1,16 +1,15 @@
-"""Gradient penalties of critics: WGAN-GP, one-sided, R1, R2 and DRAGAN.
+"""Gradient penalties of critics: WGAN-GP, one-sided WGAN-GP, R1, R2 and DRAGAN.
 
-Each is a function of any callable critic, which maps images [N, ...] to N (or N x anything) outputs; more arguments,
-such as class labels, are bound by the caller (``lambda x: critic(x, labels)``). The gradient is that of the sum of the
-outputs, which is the gradient of each sample as long as no sample influences the output of another. The penalty is a
-scalar in float32 (float64 for float64 images), whose gradient reaches the critic's parameters; images are constants.
-Under ``torch.no_grad`` or ``torch.inference_mode`` it is the same number, without a graph.
+The critic is any callable from images [N, ...] to N (or N x anything) outputs; bind other arguments, such as class
+labels, with ``lambda x: critic(x, labels)``. The penalty uses the gradient of the sum of the outputs, which is the
+gradient of each sample as long as no sample influences the output of another. The penalty is a scalar in float32
+(float64 for float64 images) with a gradient in the critic's parameters; images are constants. Under ``torch.no_grad``
+or ``torch.inference_mode`` it is the same number, without a graph.
 
-Under autocast the critic computes in the reduced type, while the norms are float32. In float16 the small gradients of
-a critic underflow as those of a loss do: pass the ``GradScaler`` of the training step.
+Under autocast the critic runs in the reduced type, and the norms are float32. In float16 the small gradients of a
+critic underflow like those of a loss: pass the ``GradScaler`` of the training step.
 """
 
-import difflib
 import functools
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -22,12 +21,13 @@ from torch.autograd.graph import Node, get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
+from fastgan.errors import unknown
 from fastgan_kernels import gradient_penalty, interpolate
 
 Critic = Callable[[Tensor], Tensor]
 
 _COMPILED = (
-    "the penalised critic is compiled by torch.compile, which cannot differentiate its backward pass again; compile the"
+    "the penalized critic is compiled by torch.compile, which cannot differentiate its backward pass again; compile the"
     " whole step, penalty included, with fastgan.regularizers.compile_step"
 )
 
@@ -46,21 +46,21 @@ def wgan_gp(
 ) -> Tensor:
     """weight * mean (|grad D(x)| - target)^2 on random points x between real and fake images.
 
-    Gulrajani et al. 2017 (https://arxiv.org/abs/1704.00028), eq. 3; one-sided, which lets gradients shorter than the
-    target be, is max(0, |grad D(x)| - target)^2 (Petzka et al. 2018, https://arxiv.org/abs/1709.08894, eq. 8).
+    Gulrajani et al. 2017 (https://arxiv.org/abs/1704.00028), eq. 3. The one-sided form does not penalize shorter
+    gradients: max(0, |grad D(x)| - target)^2 (Petzka et al. 2018, https://arxiv.org/abs/1709.08894, eq. 8).
 
     Args:
         critic: see above.
         real, fake: images [N, ...] of one shape and floating-point type.
         weight: lambda.
-        target: the norm that is asked for, at least 0.
-        one_sided: penalise only gradients that are longer.
+        target: of the norm, at least 0.
+        one_sided: penalize only gradients longer than the target.
         alpha: [N, 1, ...], the share of the real image in each point; drawn uniformly for each sample where ``None``.
         scaler: see above.
-        allow_batch_norm: do not refuse a critic with batch normalisation.
+        allow_batch_norm: do not refuse a critic with batch normalization.
 
     Raises:
-        ValueError: for a critic, module or function, that normalises over the batch, or whose output does not depend on
+        ValueError: for a critic, module or function, that normalizes over the batch, or whose output does not depend on
             the images.
         RuntimeError: for one whose second order torch.compile would lose.
     """
@@ -119,52 +119,32 @@ def dragan(
     return weight * _penalty(critic, interpolate(real, perturbed), target, False, scaler, allow_batch_norm)
 
 
-def _wgan_gp(critic: Critic, real: Tensor, fake: Tensor, weight: float, **options: Any) -> Tensor:
-    return wgan_gp(critic, real, fake, weight=weight, **options)
-
-
-def _wgan_gp_one_sided(critic: Critic, real: Tensor, fake: Tensor, weight: float, **options: Any) -> Tensor:
-    return wgan_gp(critic, real, fake, weight=weight, one_sided=True, **options)
-
-
-def _r1(critic: Critic, real: Tensor, fake: Tensor, weight: float, alpha: Any = None, **options: Any) -> Tensor:
-    return r1(critic, real, gamma=weight, **options)
-
-
-def _r2(critic: Critic, real: Tensor, fake: Tensor, weight: float, alpha: Any = None, **options: Any) -> Tensor:
-    return r2(critic, fake, gamma=weight, **options)
-
-
-def _dragan(critic: Critic, real: Tensor, fake: Tensor, weight: float, alpha: Any = None, **options: Any) -> Tensor:
-    return dragan(critic, real, weight=weight, **options)
-
-
 Regularizer = Callable[..., Tensor]
 
+# Functions of critic, real images, fake images and weight. Only WGAN-GP has an alpha; the others ignore it.
 REGULARIZERS: dict[str, Regularizer | None] = {
     "none": None,
-    "wgan-gp": _wgan_gp,
-    "wgan-gp-one-sided": _wgan_gp_one_sided,
-    "r1": _r1,
-    "r2": _r2,
-    "dragan": _dragan,
+    "wgan-gp": lambda critic, real, fake, weight, **rest: wgan_gp(critic, real, fake, weight=weight, **rest),
+    "wgan-gp-one-sided": lambda critic, real, fake, weight, **rest: wgan_gp(
+        critic, real, fake, weight=weight, one_sided=True, **rest
+    ),
+    "r1": lambda critic, real, fake, weight, alpha=None, **rest: r1(critic, real, gamma=weight, **rest),
+    "r2": lambda critic, real, fake, weight, alpha=None, **rest: r2(critic, fake, gamma=weight, **rest),
+    "dragan": lambda critic, real, fake, weight, alpha=None, **rest: dragan(critic, real, weight=weight, **rest),
 }
 
 
 def get_regularizer(name: str) -> Regularizer | None:
-    """Looks a penalty up by its name in ``REGULARIZERS``: a function of critic, real and fake images, weight, and
-    optionally ``alpha`` and ``scaler`` as in :func:`wgan_gp`.
+    """The penalty of that name in ``REGULARIZERS``, None for "none".
 
-    ``weight`` is the penalty's lambda or gamma; ``none`` is no penalty. Only what lies between real and fake images has
-    an ``alpha``; the others pass it by.
+    A penalty is a function of critic, real images, fake images and weight (its lambda or gamma), and optionally
+    ``alpha`` and ``scaler`` as in :func:`wgan_gp`; only WGAN-GP uses ``alpha``.
 
     Raises:
-        ValueError: for an unknown name; one sentence.
+        ValueError: an unknown name; one sentence.
     """
     if name not in REGULARIZERS:
-        nearest = difflib.get_close_matches(name, REGULARIZERS, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"no regularizer is called {name!r} (there is {', '.join(REGULARIZERS)}){hint}")
+        raise ValueError(unknown("regularizer", name, REGULARIZERS))
     return REGULARIZERS[name]
 
 
@@ -193,7 +173,7 @@ def _penalty(
             _check_graph(critic, output, images, allow_batch_norm)
             gradients = _gradients(output, images, scaler, is_recorded)
     if scaler is not None:
-        # By the scale as a tensor: as a number it would make the CPU wait for the GPU.
+        # The scale stays a tensor: reading it as a number would synchronize with the GPU.
         gradients = gradients.float() / scaler.scale(torch.ones((), device=images.device))
     return gradient_penalty(gradients, target=target, one_sided=one_sided)
 
@@ -220,10 +200,10 @@ def _zeros_that_require_grad(device: torch.device) -> Tensor:
 
 
 def find_batch_norm(critic: Critic) -> str | None:
-    """The name of a layer of the critic that normalises over the batch, or None; no critic may be penalised with one.
+    """The name of a layer of the critic that normalizes over the batch, or None; a penalty refuses such a critic.
 
-    Only what normalises over this very batch couples its samples: in eval mode the statistics are constants. What a
-    function calls is seen only when it runs (:func:`_check_graph`).
+    In evaluation mode batch norm does not couple samples, because its statistics are constants. For a function the
+    layers are known only when it runs (:func:`_check_graph`).
     """
     if isinstance(critic, nn.Module):
         for name, module in critic.named_modules():
@@ -235,14 +215,14 @@ def find_batch_norm(critic: Critic) -> str | None:
 @torch.compiler.assume_constant_result
 def _refuse_batch_norm(name: str) -> None:
     raise ValueError(
-        f"the penalised critic has batch normalisation ({name}), which makes the output of a sample depend on the"
+        f"the penalized critic has batch normalization ({name}), which makes the output of a sample depend on the"
         " whole batch, so that the norm of its gradient is not what the penalty means; use layer or instance"
-        " normalisation or none, or pass allow_batch_norm=True"
+        " normalization or none, or pass allow_batch_norm=True"
     )
 
 
 class _WithoutBatchNorm(TorchFunctionMode):
-    """Refuses normalisation over the batch where torch.compile traces it, and there is no graph yet."""
+    """Refuses normalization over the batch while torch.compile traces, when there is no graph to check."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -255,9 +235,9 @@ class _WithoutBatchNorm(TorchFunctionMode):
 
 
 def _check_graph(critic: Critic, output: Tensor, images: Tensor, allow_batch_norm: bool) -> None:
-    """Refuses what the autograd graph says of the critic, be it a module or a function.
+    """Refuses a critic, module or function, by its autograd graph.
 
-    torch.compile's backward passes have no second order, and may lose it without an error (torch 2.11 and 2.13).
+    Backward passes of torch.compile have no second order, and may drop it without an error (torch 2.11 and 2.13).
     """
     callers: dict[Node, list[Node]] = {}
     waiting = [] if output.grad_fn is None else [output.grad_fn]
@@ -274,8 +254,8 @@ def _check_graph(critic: Critic, output: Tensor, images: Tensor, allow_batch_nor
     leaf = get_gradient_edge(images).node
     if leaf not in callers:
         raise ValueError(
-            "the output of the penalised critic does not depend on the images by operations that autograd records, so"
-            " that there is no gradient to penalise; do not detach it, and do not run the critic under torch.no_grad"
+            "the output of the penalized critic does not depend on the images by operations that autograd records, so"
+            " that there is no gradient to penalize; do not detach it, and do not run the critic under torch.no_grad"
         )
     if not allow_batch_norm:
         batch_norm = next(filter(_couples_samples, _reached_from(leaf, callers)), None)
@@ -295,26 +275,26 @@ def _reached_from(start: Node, edges: dict[Node, list[Node]]) -> Iterable[Node]:
 
 
 def _couples_samples(node: Node) -> bool:
-    """Whether a node is of batch normalisation over this very batch."""
+    """Whether a node is a batch normalization with statistics of this batch."""
     if "batchnorm" not in node.name().lower():
         return False
-    # SyncBatchNorm and those of other libraries have no such attribute: their nodes are made in training.
+    # The nodes of SyncBatchNorm and of other libraries have no such attribute, and exist only in training.
     if not hasattr(node, "_saved_training"):
         return True
-    # Instance normalisation is that of one sample whose channels are all planes.
+    # torch computes instance normalization as batch normalization of one sample.
     return node._saved_training and node._input_metadata[0].shape[0] > 1
 
 
 def compile_step(step: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """``torch.compile(step, fullgraph=True, **options)`` for a step that contains a gradient penalty.
 
-    The penalty's own backward pass becomes a part of the compiled graph, right to second order; a graph that breaks
-    could lose it, and is an error. The step takes the gradients of its loss inside (``torch.autograd.grad``) and
-    returns tensors without a graph (``loss.detach()``); torch refuses any other.
+    The penalty's own backward pass becomes a part of the compiled graph, right to second order. A graph break, which
+    could drop it, is an error. The step takes the gradients of its loss inside (``torch.autograd.grad``) and returns
+    tensors without a graph (``loss.detach()``); torch refuses any other step.
 
     Raises:
-        RuntimeError: where this torch cannot do that.
-        ValueError: for a penalised critic that normalises over the batch.
+        RuntimeError: this torch has no ``trace_autograd_ops``.
+        ValueError: the penalized critic normalizes over the batch.
     """
     if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
         raise RuntimeError(
@@ -329,9 +309,9 @@ def compile_step(step: Callable[..., Any], **options: Any) -> Callable[..., Any]
             with torch._dynamo.config.patch(trace_autograd_ops=True):
                 return compiled(*args, **kwargs)
         except torch._dynamo.exc.InternalTorchDynamoError as error:
-            # What is refused while it is traced, with the lines of the user's code below it.
+            # A refusal during tracing; torch appends lines of the user's code.
             sentence = str(error.__context__).partition("\n")[0]
-            if isinstance(error.__context__, ValueError) and sentence.startswith("the penalised critic"):
+            if isinstance(error.__context__, ValueError) and sentence.startswith("the penalized critic"):
                 raise ValueError(sentence) from None
             raise
 

@@ -1,7 +1,7 @@
 """Independent streams of random numbers out of one seed.
 
-Generators of one kind that are seeded alike draw the same numbers: latents would begin with the weights that they go
-through. So each use of a seed has a stream, and seeds its generator with a number that follows from both.
+Generators with the same seed draw the same numbers: the first latents would equal the first weights. So each use of a
+seed has a stream, and its generator is seeded from both.
 """
 
 from enum import IntEnum
@@ -10,10 +10,10 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """What is drawn. The numbers are part of what a seed means: they stay."""
+    """What is drawn. The numbers must not change, because a seed has to give the same run."""
 
     SAMPLES = 1
-    """Latents of images that are generated from a seed, after training or to look at while it goes."""
+    """Latents of images that are generated from a seed, after training or as samples during it."""
     WEIGHTS = 2
     """The first weights of the networks."""
     DATA = 3
@@ -21,7 +21,7 @@ class Stream(IntEnum):
     LATENTS = 4
     """Latents to train with, and points between real and generated images."""
     NOISE = 5
-    """What layers and augmentation draw, such as dropout; each rank has its own."""
+    """Draws of layers and augmentation, such as dropout; each rank has its own."""
 
 
 def seed_of(seed: int, stream: Stream, *part: int) -> int:
@@ -30,7 +30,7 @@ def seed_of(seed: int, stream: Stream, *part: int) -> int:
     Args:
         seed: from 0, of any number of bits.
         stream: what is drawn.
-        part: integers from 0 that tell streams of one kind apart. Zeros at the end change nothing.
+        part: integers from 0 that distinguish streams of one kind. Zeros at the end change nothing.
     """
     (state,) = np.random.SeedSequence([seed, stream, *part]).generate_state(1)
     return int(state)

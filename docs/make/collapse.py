@@ -7,7 +7,7 @@ from typing import Any
 
 from docs.make.page import inject, table
 from fastgan.cli.collapse import PICTURE, REPORT, collapse
-from fastgan.laboratory.remedies import BENCHES
+from fastgan.collapse.remedies import BENCHES
 
 
 def draw(out: Path, docs: Path) -> None:

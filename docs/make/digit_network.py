@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fastgan.data import load_dataset, normalize
-from fastgan.metrics.digit_network import RESOLUTION, WEIGHTS, DigitNetwork
+from fastgan.metrics.digits import RESOLUTION, WEIGHTS, DigitNetwork
 
 _EPOCHS = 30
 _BATCH_SIZE = 64
@@ -21,7 +21,7 @@ def draw(out: Path, docs: Path) -> None:
 
 
 def fit(out: Path) -> float:
-    """Fits on three quarters of the digits, the same as the classifier of fastgan.metrics.digits, in half a minute.
+    """Fits on three quarters of the digits, in half a minute.
 
     Returns:
         The accuracy on the last quarter, with the weights as the file has them.

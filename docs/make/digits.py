@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from docs.make.page import inject, table
-from fastgan.metrics.digits import NUM_CLASSES, digit_classifier
+from fastgan.metrics.digits import ACCURACY, NUM_CLASSES, classify_digits
+from fastgan.metrics.modes import MIN_SHARE
 from fastgan.models.stylegan import StyleGANGenerator, mix_styles
 from fastgan.sampling import columns_by_class, draw_latents, generate, image_grid, labels_in_turn, save_png
 from fastgan.training.checkpoints import load_averaged_generator
@@ -23,7 +24,6 @@ from fastgan.training.loop import start_run
 
 NUM_SAMPLES = 1000
 NUM_PAIRS = 1000
-MIN_SHARE = 0.02  # a class counts from a fifth of its fair share on
 _SHOWN = 8
 _RESULT = "result.json"
 
@@ -47,7 +47,7 @@ def result_of(run: Path, preset: str) -> dict[str, Any]:
         wall, processor = time.perf_counter() - wall, _processor_seconds() - processor
         generator, _ = load_averaged_generator(run, torch.device("cpu"))
         # Of a seed of its own, so that no latent was seen in training.
-        digits = digit_classifier()(generate(generator, NUM_SAMPLES, seed=1000))
+        digits = classify_digits(generate(generator, NUM_SAMPLES, seed=1000))
         right = None
         if generator.num_classes is not None:
             is_right = (digits == labels_in_turn(len(digits), NUM_CLASSES)).double()
@@ -86,7 +86,7 @@ def blocks(results: dict[str, dict[str, Any]], mixing: list[list[str]]) -> dict[
     return {
         "presets": table(["preset", "classes", "smallest class", "as asked", "wall time", "processor time"], rows),
         "machine": f"With {torch.get_num_threads()} of torch's threads on a CPU ({platform.machine()}), torch "
-        f"{torch.__version__.partition('+')[0]}; the classifier is {digit_classifier().accuracy:.1%} right on held-out "
+        f"{torch.__version__.partition('+')[0]}; the classifier is {ACCURACY:.1%} right on held-out "
         "digits.",
         "mixing": table(["B's styles from", "A's digit", "B's digit", "coarse, to B", "fine, to B"], mixing),
     }
@@ -111,12 +111,12 @@ def mixing(generator: StyleGANGenerator) -> list[list[str]]:
     """
     a, b = (_styles(generator, NUM_PAIRS, seed=seed) for seed in (0, 1))
     images_a, images_b = (_render(generator, styles) for styles in (a, b))
-    digit_a, digit_b = (digit_classifier()(images) for images in (images_a, images_b))
+    digit_a, digit_b = (classify_digits(images) for images in (images_a, images_b))
     differ = digit_a != digit_b
     rows = []
     for resolution in sorted(generator.synthesis.resolutions, reverse=True):
         mixed = _render(generator, mix_styles(a, b, resolution))
-        digit = digit_classifier()(mixed)[differ]
+        digit = classify_digits(mixed)[differ]
         shares = [(digit == of[differ]).double().mean().item() for of in (digit_a, digit_b)]
         shares += [_share_of_b(*map(part, (mixed, images_a, images_b))) for part in (_coarse, _fine)]
         rows.append([str(resolution), *(f"{share:.0%}" for share in shares)])

@@ -12,7 +12,7 @@ from torch.nn.functional import avg_pool2d
 
 from docs.make.page import inject, table
 from fastgan.data import load_dataset, normalize
-from fastgan.metrics.collapse import Collapse, judge_collapse
+from fastgan.metrics.collapse import Collapse, detect_collapse
 from fastgan.metrics.collapse_picture import collapse_picture
 from fastgan.metrics.comparison import LABELS
 from fastgan.metrics.features import FeatureNetwork, load_features
@@ -52,7 +52,7 @@ def draw(out: Path, docs: Path) -> None:
 def _judge(network: FeatureNetwork, real: Tensor, generated: Tensor) -> Collapse:
     judge = judge_of(network)
     looked = [look_at(real_batches(images), network, judge) for images in (real, generated)]
-    return judge_collapse(*(one.features for one in looked), shares_of(judge, *looked), seed=0)
+    return detect_collapse(*(one.features for one in looked), shares_of(judge, *looked), seed=0)
 
 
 def damage_table(network: FeatureNetwork, images: Tensor, labels: Tensor) -> str:

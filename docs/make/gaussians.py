@@ -18,8 +18,8 @@ import torch
 from rich.console import Console
 
 from docs.make.page import inject, table
-from fastgan.data.gaussians import CENTRES, EXTENT, STANDARD_DEVIATION, to_points
-from fastgan.laboratory.remedies import BENCHES
+from fastgan.collapse.remedies import BENCHES
+from fastgan.data.gaussians import CENTERS, EXTENT, STANDARD_DEVIATION, to_points
 from fastgan.metrics.modes import MAX_DEVIATIONS, ModeCoverage, mode_coverage
 from fastgan.sampling import generate
 from fastgan.training.checkpoints import load_averaged_generator
@@ -187,7 +187,7 @@ def _picture(results: dict[str, Result], path: Path) -> None:
     for row, loss in enumerate(LOSSES):
         for column, regularizer in enumerate(REGULARIZERS):
             result, field = results[table_cell(loss, regularizer).name], fields[row][column]
-            for center in CENTRES:
+            for center in CENTERS:
                 field.add_patch(Circle(center, MAX_DEVIATIONS * STANDARD_DEVIATION, fill=False, ec="#d63024", lw=0.6))
             for x, y in [zip(*result.points, strict=True)] if result.points else []:
                 field.scatter(x, y, s=0.5, color="#1f5ab4", linewidths=0)

@@ -1,18 +1,19 @@
-"""The one call: find, swap, check, report."""
+"""accelerate(): find, swap, check, report."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import nn
 
 from fastgan.acceleration.activation import PassThrough, find_pairs, is_activation, recipe_of
-from fastgan.acceleration.fixed import is_candidate, recognise_fixed
+from fastgan.acceleration.fixed import is_candidate, recognize_fixed
 from fastgan.acceleration.report import Left, Report, Swapped
 from fastgan.acceleration.rewriting import is_rewritten, settings_of
 from fastgan.acceleration.running import difference, measure
 from fastgan.acceleration.spectral import find_groups, find_spectral_norm, group_step
-from fastgan.acceleration.style import INSTANCE_NORMS, StyledInstanceNorm, recognise_adain
+from fastgan.acceleration.style import INSTANCE_NORMS, StyledInstanceNorm, recognize_adain
 from fastgan.acceleration.swaps import Converter, Swap, convert, is_mapped, replacement, rewriting
 from fastgan.acceleration.tracing import Dataflow, is_torch_layer, trace_model
 from fastgan.random_state import preserved_random_state
@@ -28,48 +29,48 @@ def accelerate(
     check: bool = False,
     dry_run: bool = False,
 ) -> Report:
-    """Swaps what it recognises in ``model`` for fused ops, in place.
+    """Swaps recognized modules of ``model`` for fused ops, in place.
 
-    Recognised are
+    It recognizes
 
     - a convolution or linear layer with a bias and the ``nn.ReLU`` or ``nn.LeakyReLU`` module behind it
       (:func:`fastgan_kernels.bias_act`);
     - torch's two spectral norms of a ``weight``; those that each forward of the model calls once share their launches
       (:func:`fastgan_kernels.power_iteration`, :func:`~fastgan_kernels.spectral_normalize`);
-    - a module that normalises each plane and then scales and shifts it by a style (:func:`fastgan_kernels.adain`);
+    - a module that normalizes each plane and then scales and shifts it by a style (:func:`fastgan_kernels.adain`);
     - a module that is pixel norm, minibatch standard deviation or blur (:func:`fastgan_kernels.pixel_norm`,
       :func:`~fastgan_kernels.minibatch_stddev`, :func:`~fastgan_kernels.upfirdn2d`).
 
-    All is differentiable twice; what the ops refuse beyond that, the accelerated model refuses.
+    The accelerated model is differentiable twice; beyond that, it refuses what the ops refuse.
 
-    Parameters stay the same objects, and buffers, hooks, state-dict keys, modes and ``requires_grad`` stay as they are:
-    optimisers built before go on, and checkpoints load both ways. Copies and pickles of the model keep the swaps. The
-    swapped modules hold to what the forward of the model does with them now, as traced: a layer with its activation,
-    called alone, gives the activated output, and its activation gives back its input; reading the ``weight`` of a
-    parametrised layer in a group moves no u and v, and a recomputed forward does not either. A module whose plain
-    attributes (an eps, a switch) change afterwards runs its old forward. Call this before
-    ``torch.compile``; call it again after changing the structure of the model.
+    Parameters stay the same objects, and buffers, hooks, state-dict keys, modes and ``requires_grad`` do not change:
+    existing optimizers keep working, and checkpoints load both ways. Copies and pickles of the model keep the swaps.
+    Swaps depend on how the model's forward, as traced, calls its modules: a layer with its activation, called by
+    itself, returns the activated output, and its activation returns its input; neither reading the ``weight`` of a
+    parametrized layer in a group nor a recomputed forward moves u and v. A module whose plain attributes (an eps, a
+    switch) change afterwards runs its old forward. Call this before ``torch.compile``, and again after changing the
+    structure of the model.
 
     Args:
         model: any module.
-        mapping: for classes of the user's own, functions from a module to its replacement, or to ``None`` to leave it.
-            A replacement holds the same parameters and buffers under the same names. It comes before all else, and
-            gets the module's hooks and mode.
+        mapping: from the user's classes to functions from a module to its replacement, or to ``None`` to leave it. A
+            replacement holds the same parameters and buffers under the same names, and gets the module's hooks and
+            mode. The mapping comes before all other recognition.
         example_inputs: positional arguments of the model, for ``check``.
-        check: compare outputs, gradients in inputs and parameters, and gradients of those, before and after, in float64
-            where the model runs in it. A swap after which they differ by more than rounding is undone and reported.
-            Changes no buffer and no state of a random number generator.
+        check: compare outputs, first and second gradients in inputs and parameters before and after, in float64 where
+            the model runs in float64. A swap with a difference above rounding is undone and reported. Buffers and
+            random number generators do not change.
         dry_run: change nothing, and report what would be swapped.
 
     Returns:
-        What was swapped, what was left and why, and on what the ops run. On the CPU that is plain torch, and nothing
+        What was swapped, what was left and why, and the backend of the ops. On the CPU that is plain torch, and nothing
         is faster.
 
     Raises:
-        TypeError: if ``model`` or what a converter returns is no module, or ``example_inputs`` is a tensor.
-        ValueError: for ``check`` without ``example_inputs`` or with ``dry_run``, and for a replacement with other
-            parameters, buffers or keys.
-        Exception: what the model raises on ``example_inputs`` before any swap. The model is then as it was.
+        TypeError: ``model`` or the result of a converter is not a module, or ``example_inputs`` is a tensor.
+        ValueError: ``check`` without ``example_inputs`` or with ``dry_run``, or a replacement with other parameters,
+            buffers or keys.
+        Exception: of the model on ``example_inputs`` before any swap. The model is then unchanged.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"accelerate: model is a {type(model).__name__}, expected a torch.nn.Module")
@@ -78,7 +79,7 @@ def accelerate(
     if check and example_inputs is None:
         raise ValueError("accelerate: check=True needs example_inputs, the positional arguments of the model")
     if check and dry_run:
-        raise ValueError("accelerate: check=True and dry_run=True exclude each other, for a check needs the swaps")
+        raise ValueError("accelerate: check=True needs the swaps; expected dry_run=False with it")
     tensor = next((t for t in (*model.parameters(), *model.buffers())), torch.empty(0))
     backend = backend_of("bias_act", tensor)
     plan = _Plan(model, dict(mapping or {}))
@@ -98,29 +99,29 @@ class _Plan:
         self.swaps: list[Swap] = []
         self._left: list[tuple[nn.Module, Left]] = []
         self._paths = {module: path or "(model)" for path, module in model.named_modules()}
-        # Modules that are swapped or spoken for, which stay whole in the traces.
+        # Modules that are decided, which stay whole in the traces.
         self._closed: set[nn.Module] = set()
         self._find_closed()
         self._find_mapped(mapping)
         self._find_functions()
-        normalised = self._find_spectral_norms()
-        flow = trace_model(model, self._closed | set(normalised))
+        normalized = self._find_spectral_norms()
+        flow = trace_model(model, self._closed | set(normalized))
         self._find_activations(flow)
-        for root, layers in find_groups(normalised, flow).items():
+        for root, layers in find_groups(normalized, flow).items():
             self._swap(root, "one group", [group_step(root, layers)], f"{len(layers)} spectral norms")
 
     def report(self, **outcome: Any) -> Report:
         order = {module: i for i, module in enumerate(self._paths)}
         swaps = sorted(self.swaps, key=lambda swap: order[swap.module])
-        left = sorted(self._left, key=lambda entry: order[entry[0]])
-        return Report(tuple(swap.told for swap in swaps), tuple(told for _, told in left), **outcome)
+        left = sorted(self._left, key=lambda pair: order[pair[0]])
+        return Report(tuple(swap.entry for swap in swaps), tuple(entry for _, entry in left), **outcome)
 
     def leave(self, module: nn.Module, why: str, what: str | None = None) -> None:
         self._left.append((module, Left(self._paths[module], what or _class_name(module), why)))
 
     def _swap(self, module: nn.Module, by: str, steps: list[Any], what: str | None = None) -> None:
-        told = Swapped(self._paths[module], what or _class_name(module), by)
-        self.swaps.append(Swap(module, told, steps))
+        entry = Swapped(self._paths[module], what or _class_name(module), by)
+        self.swaps.append(Swap(module, entry, steps))
 
     def _open_modules(self) -> list[nn.Module]:
         return [module for module in self._paths if module not in self._closed]
@@ -154,26 +155,26 @@ class _Plan:
         for module in self._open_modules():
             if is_torch_layer(module) or isinstance(module, nn.Sequential):
                 continue
-            found = recognise_adain(module, known)
+            found = recognize_adain(module, known)
             if found is None and is_candidate(module):
-                found = recognise_fixed(module)
+                found = recognize_fixed(module)
             if found is None:
                 if not list(module.children()):
-                    self.leave(module, "not recognised; a mapping can name its replacement")
+                    self.leave(module, "not recognized; a mapping can name its replacement")
                 continue
             if isinstance(found, str):
                 self.leave(module, found)
             else:
                 self._swap(module, str(found), [rewriting(module, found, settings_of(module))])
                 self._closed.add(module)
-            # A norm inside has been spoken of with it.
+            # The report on the module covers a norm inside.
             self._closed.update(m for m in module.modules() if isinstance(m, INSTANCE_NORMS))
         for module in self._open_modules():
             if isinstance(module, INSTANCE_NORMS):
-                self.leave(module, _why_alone(module))
+                self.leave(module, _why_unstyled(module))
 
     def _find_spectral_norms(self) -> list[nn.Module]:
-        normalised = []
+        normalized = []
         for module in self._open_modules():
             found = find_spectral_norm(module)
             if found is None:
@@ -184,8 +185,8 @@ class _Plan:
                 self.leave(module, step, what)
             else:
                 self._swap(module, "power_iteration, spectral_normalize", [step], what)
-                normalised.append(module)
-        return normalised
+                normalized.append(module)
+        return normalized
 
     def _find_activations(self, flow: Dataflow) -> None:
         activations = [module for module in self._open_modules() if is_activation(module)]
@@ -205,7 +206,7 @@ class _Plan:
 
 
 def _class_name(module: nn.Module) -> str:
-    """Without what torch puts before it when a parameter is parametrised."""
+    """The class name without the prefix that torch adds to a parametrized module's."""
     return type(module).__name__.removeprefix("Parametrized")
 
 
@@ -221,28 +222,24 @@ def _why_closed(module: nn.Module) -> str | None:
     return None
 
 
-def _why_alone(norm: nn.Module) -> str:
+def _why_unstyled(norm: nn.Module) -> str:
     if norm.affine:
-        return "it has a scale and shift of its own (affine=True), which do not come from a style"
+        return "its scale and shift are parameters (affine=True) and do not come from a style"
     if norm.track_running_stats:
         return "it keeps running statistics"
     return "no scale and shift by a style are found in one module with it"
 
 
 def _apply(swaps: Sequence[Swap]) -> None:
-    done: list[Swap] = []
-    try:
+    with ExitStack() as done:
         for swap in swaps:
             swap.apply()
-            done.append(swap)
-    except BaseException:
-        for swap in reversed(done):
-            swap.undo()
-        raise
+            done.callback(swap.undo)
+        done.pop_all()
 
 
 def _apply_checked(plan: _Plan, args: tuple[Any, ...]) -> str:
-    """Applies the swaps that change nothing; the others are left. Returns what was found."""
+    """Applies the swaps that do not change results and undoes the others. Returns a sentence."""
     model = plan.model
     dtype: torch.dtype | None = torch.float64
     try:
@@ -258,7 +255,9 @@ def _apply_checked(plan: _Plan, args: tuple[Any, ...]) -> str:
             return float("inf"), f"the model fails: {error}"
 
     undone = 0
-    try:
+    with ExitStack() as done:
+        for swap in plan.swaps:
+            done.callback(swap.undo)
         _apply(plan.swaps)
         worst, complaint = compare()
         if complaint:
@@ -271,15 +270,12 @@ def _apply_checked(plan: _Plan, args: tuple[Any, ...]) -> str:
                 if complaint:
                     swap.undo()
                     undone += 1
-                    plan.leave(swap.module, f"undone by the check: {complaint}", swap.told.what)
+                    plan.leave(swap.module, f"undone by the check: {complaint}", swap.entry.what)
                 else:
                     worst = worst_here
                     kept.append(swap)
             plan.swaps[:] = kept
-    except BaseException:
-        for swap in reversed(plan.swaps):
-            swap.undo()
-        raise
+        done.pop_all()
     orders = "outputs, first- and second-order gradients" if before.second is not None else "outputs and gradients"
     where = "float64" if dtype else "the model's own types, as it does not run in float64"
     return f"{orders} agree in {where}, largest relative difference {worst:.1e}; {undone} swaps undone"

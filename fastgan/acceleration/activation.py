@@ -1,7 +1,7 @@
 """A convolution or linear layer and the leaky ReLU behind it: bias and activation in one op.
 
-The layer takes over the activation, ``bias_act(conv_without_bias(x), bias)``, and the activation module lets its input
-pass. So the bias stays where it was, and nothing refers from one module to another.
+The layer computes ``bias_act(conv_without_bias(x), bias)``, and the activation module returns its input. So the bias
+stays in its module, and no module refers to another.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgan.acceleration.rewriting import is_rewritten, why_not_rewritable
-from fastgan.acceleration.tracing import Call, Dataflow, asks_for_shape, called_name
+from fastgan.acceleration.tracing import Call, Dataflow, called_name, reads_shape
 from fastgan_kernels import bias_act
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -26,7 +26,7 @@ _FUNCTIONS = ("relu", "leaky_relu")
 
 @dataclass(frozen=True)
 class WithActivation:
-    """The forward of a layer that brings its activation along."""
+    """The forward of a layer with its activation."""
 
     act: str
     negative_slope: float
@@ -52,7 +52,7 @@ class WithActivation:
 
 @dataclass(frozen=True)
 class PassThrough:
-    """The forward of a module whose work is done elsewhere."""
+    """The forward of an activation whose layer computes it."""
 
     by: str
 
@@ -90,11 +90,11 @@ def recipe_of(activation: nn.Module) -> WithActivation:
 
 @dataclass
 class Pairs:
-    """What was found.
+    """Activations and the layers before them.
 
     Attributes:
-        layers: each activation that can be taken over, and the layers that it follows.
-        why_not: the reason for each activation that cannot, and for layers with an activation function behind them.
+        layers: for each activation that can be fused, the layers that it follows.
+        why_not: the reason for each other activation, and for layers with an activation function behind them.
     """
 
     layers: dict[nn.Module, list[nn.Module]]
@@ -102,7 +102,7 @@ class Pairs:
 
 
 def find_pairs(activations: list[nn.Module], flow: Dataflow, path_of: Callable[[nn.Module], str]) -> Pairs:
-    """Finds the activations whose every input is the output of a layer, used for nothing else."""
+    """Finds the activations whose inputs are all outputs of layers without other uses."""
     pairs = Pairs({}, {})
     for activation in activations:
         layers, why_not = _layers_before(activation, flow, path_of)
@@ -135,7 +135,7 @@ def _layers_before(
             origin = f"computed in the forward of `{path_of(call.callers[-1])}`"
             if source is not None:
                 origin = f"the output of {type(source.module).__name__} `{path_of(source.module)}`"
-            return [], f"its input is {origin}; an activation alone is one pass in torch too"
+            return [], f"its input is {origin}; an unfused activation is one pass in torch too"
         why_not = _why_not_layer(source.module, activation, flow, path_of) or _why_not_between(source, call, path_of)
         if why_not:
             return [], f"{type(source.module).__name__} `{path_of(source.module)}` before it: {why_not}"
@@ -146,7 +146,7 @@ def _layers_before(
 def _why_not_activation(activation: nn.Module) -> str | None:
     cls = nn.LeakyReLU if isinstance(activation, nn.LeakyReLU) else nn.ReLU
     if type(activation).forward is not cls.forward:
-        return f"{type(activation).__name__} has a forward of its own"
+        return f"{type(activation).__name__} overrides forward"
     if cls is nn.LeakyReLU and not 0 <= activation.negative_slope < float("inf"):
         return f"its slope is {activation.negative_slope}, and bias_act takes finite ones from 0 on"
     if _hooked(activation, "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"):
@@ -161,15 +161,15 @@ def _why_not_layer(
     if type(layer).forward is not cls.forward or getattr(type(layer), "_conv_forward", None) is not getattr(
         cls, "_conv_forward", None
     ):
-        return f"{type(layer).__name__} has a forward of its own"
+        return f"{type(layer).__name__} overrides forward"
     if any(map(nn.parameter.is_lazy, layer.parameters())):
-        return "its parameters are not initialised"
+        return "its parameters are not initialized"
     if layer.bias is None:
-        return "it has no bias; an activation alone is one pass in torch too"
+        return "it has no bias; an unfused activation is one pass in torch too"
     if _hooked(layer, "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"):
         return "it has a hook, which would see another output"
     for call in flow.calls[layer]:
-        users = [user for user in call.node.users if not asks_for_shape(user)]
+        users = [user for user in call.node.users if not reads_shape(user)]
         calls = [c for c in flow.calls[activation] if c.node in users]
         if len(users) != 1:
             return f"its output has {len(users)} uses"

@@ -1,9 +1,9 @@
 """Pixel norm, minibatch standard deviation and blur: modules without parameters, functions of one tensor.
 
-They are recognised by what they compute. A candidate runs on random inputs of several sizes, ranks and variances in
-float64; the constants of the op (eps, group size, padding) follow from its answers, and it is swapped where values and
-gradients agree on all of them. Numbers alone would not show a clamp that was out of reach, so what it executes must
-also be made of analytic operations.
+They are recognized by their results. A candidate runs on random inputs of several sizes, ranks and variances in
+float64. The constants of the op (eps, group size, padding) follow from its outputs, and it is swapped where values and
+gradients agree on all inputs. Outputs would not show a clamp that no input reaches, so the module must also consist of
+analytic operations.
 """
 
 import inspect
@@ -71,7 +71,7 @@ class MinibatchStdDev:
 
 @dataclass(frozen=True)
 class Blur:
-    """The kernel is read from the buffer at each call; ``flip`` where the module correlates with it."""
+    """The kernel is read from the buffer at each call; ``flip`` where the module correlates instead of convolving."""
 
     buffer: str
     flip: bool
@@ -109,19 +109,19 @@ def is_candidate(module: nn.Module) -> bool:
     return len(taken) == 1 and taken[0].kind is taken[0].POSITIONAL_OR_KEYWORD and taken[0].default is taken[0].empty
 
 
-def recognise_fixed(module: nn.Module) -> Recipe | str | None:
-    """The new forward of a candidate; a reason, where it resembles one of the ops; ``None`` where it does not."""
+def recognize_fixed(module: nn.Module) -> Recipe | str | None:
+    """The new forward of a candidate; a reason if it only resembles one of the ops; ``None`` for any other module."""
     with warnings.catch_warnings(), fixed_random_state():
         warnings.simplefilter("ignore")  # of torch, about sizes that are not the module's
-        for recognise in (_as_pixel_norm, _as_minibatch_stddev, _as_blur):
-            found = recognise(module)
+        for recognize in (_as_pixel_norm, _as_minibatch_stddev, _as_blur):
+            found = recognize(module)
             if found is not None:
                 return found
     return None
 
 
 def _answer(module: nn.Module, x: Tensor) -> Tensor | None:
-    """What the module makes of ``x``, or ``None`` where it takes no such tensor."""
+    """The output of the module for ``x``, or ``None`` where it does not take it."""
     try:
         with torch.no_grad(), scratch_values(module), unobserved(module):
             y = module(x.clone())
@@ -182,7 +182,7 @@ def _as_minibatch_stddev(module: nn.Module) -> Recipe | str | None:
 
 
 def _integers(module: nn.Module) -> set[int]:
-    """The integers that the module holds and that its forward's code mentions."""
+    """The integers among the module's attributes and in the code of its forward."""
     code = type(module).forward.__code__
     found = [*code.co_consts, *(value for m in module.modules() for value in vars(m).values())]
     found += [type(module).forward.__globals__.get(name) for name in code.co_names]
@@ -233,7 +233,7 @@ def _blurs(name: str, kernel: Tensor, x: Tensor, y: Tensor) -> Iterator[Blur]:
 
 
 def _verified(module: nn.Module, recipe: Recipe, inputs: Sequence[Tensor], expected: str) -> Recipe | str:
-    """The recipe, if it does what the module does on all ``inputs`` that the module takes; else the reason."""
+    """The recipe, if it equals the module on all ``inputs`` that the module takes; else the reason."""
     why_not = why_not_rewritable(module)
     if why_not:
         return why_not

@@ -28,11 +28,11 @@ class Report:
     """The outcome of :func:`fastgan.accelerate`; printed, it is a table.
 
     Attributes:
-        swapped: the parts that run on fused ops, or would under ``dry_run``.
-        left: the parts that look as if they might, and why they do not.
-        backend: which implementation the swapped ops run on the model's device, and why.
+        swapped: the parts that run on fused ops, or would without ``dry_run``.
+        left: the parts that were left unchanged, and why.
+        backend: of the swapped ops on the model's device, and why.
         dry_run: whether the model was left untouched.
-        check: what the comparison before and after found; ``None`` where none was asked for.
+        check: the result of the comparison before and after; ``None`` without ``check``.
     """
 
     swapped: tuple[Swapped, ...]

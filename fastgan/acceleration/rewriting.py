@@ -1,8 +1,8 @@
-"""Changing what a module's forward does, in place, so that copies, pickles and an undo are right.
+"""Replacing a module's forward in place, such that copies, pickles and undoing work.
 
-A rewritten module gets another class: a subclass of its own with a new ``forward``. Nothing else of it changes, so
-parameters, buffers, hooks and state-dict keys are untouched, ``isinstance`` holds, and the undo is the old class. A
-``forward`` set on the instance would be bound to the original in a copy.
+A rewritten module gets a subclass of its class with a new ``forward``. Nothing else changes: parameters, buffers, hooks
+and state-dict keys stay, ``isinstance`` holds, and undoing restores the class. A ``forward`` set on the instance would
+be bound to the original in a copy.
 """
 
 import functools
@@ -14,7 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 
 class Recipe(Protocol):
-    """Makes a forward; hashable and picklable, for it identifies the class."""
+    """Makes a forward; hashable and picklable, because it identifies the class."""
 
     def forward(self) -> Callable[..., Any]: ...
 
@@ -36,13 +36,12 @@ def settings_of(module: nn.Module) -> Settings:
 def rewrite(module: nn.Module, recipe: Recipe, settings: Settings = ()) -> Callable[[], None]:
     """Gives ``module`` the forward of ``recipe``; returns what undoes it.
 
-    A recipe that has constants of the old forward in it is good for the ``settings`` of its time; with others the
-    module runs the old one.
+    A recipe may contain constants of the old forward. With other ``settings`` than these the module runs the old one.
     """
     before = module.__class__
     if is_parametrized(module):
-        # Torch gives such a module a class of its own and takes it off again with the last parametrisation. It must
-        # stay the outermost, or torch would take ours off; copied, because copies of the module share it.
+        # torch gives such a module its own class and removes it with the last parametrization. It must stay the
+        # outermost, or torch would remove ours; copied, because copies of the module share it.
         namespace = {k: v for k, v in vars(before).items() if k not in ("__dict__", "__weakref__")}
         module.__class__ = type(before.__name__, (_rewritten(before.__bases__[0], recipe, settings),), namespace)
     else:
@@ -66,7 +65,7 @@ def why_not_rewritable(module: nn.Module) -> str | None:
     if "forward" in vars(module):
         return "its forward was set on the instance"
     if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__:
-        return f"{cls.__name__} is pickled in a way of its own"
+        return f"{cls.__name__} overrides pickling"
     return None
 
 

@@ -1,7 +1,7 @@
-"""Running a model, or a part of it, without a trace left behind, and measuring what it computes.
+"""Running a model, or a part of it, without side effects, and measuring its outputs and gradients.
 
-Everything runs in float64 where the code allows: the parameters and buffers lend their names to float64 copies for the
-time being. A copy of the model would not do, for a module that holds the result of a computation cannot be copied.
+Everything runs in float64 where the code allows: parameters and buffers hold float64 copies meanwhile. The model itself
+is not copied, because a module that holds the result of a computation cannot be copied.
 """
 
 import itertools
@@ -32,8 +32,8 @@ HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", *OBSERVING_HOOK
 
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Puts back the attributes of all modules, and the entries of lists, dictionaries and sets that they hold."""
-    # Buffers and parameters are entries of such dictionaries; their values are the business of in_float64.
+    """Restores the attributes of all modules, and the entries of the lists, dictionaries and sets in them."""
+    # Buffers and parameters are such entries; scratch_values restores their values.
     modules = list(model.modules())
     attributes = [(m, dict(vars(m))) for m in modules]
     entries = [(v, v.copy()) for m in modules for v in vars(m).values() if isinstance(v, list | dict | set)]
@@ -50,7 +50,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def unobserved(model: nn.Module, *, with_pre_hooks: bool = True) -> Iterator[None]:
-    """Keeps hooks from being called; those ahead of a forward, which may compute its weights, stay on request."""
+    """Disables hooks, except forward pre-hooks, which may compute weights, if ``with_pre_hooks``."""
     with preserved(model):
         for module in model.modules():
             for hooks in HOOKS if not with_pre_hooks else OBSERVING_HOOKS:
@@ -60,7 +60,7 @@ def unobserved(model: nn.Module, *, with_pre_hooks: bool = True) -> Iterator[Non
 
 @contextmanager
 def scratch_values(model: nn.Module, dtype: torch.dtype | None = torch.float64) -> Iterator[None]:
-    """Lends parameters and buffers copies of their values, floating-point ones in ``dtype`` (``None``: as they are)."""
+    """Replaces parameters and buffers by copies, floating-point ones in ``dtype`` if given; restores them."""
     tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}.values()
     values = [(t, t.data) for t in tensors]
     with preserved(model):
@@ -77,7 +77,7 @@ def scratch_values(model: nn.Module, dtype: torch.dtype | None = torch.float64) 
 
 @contextmanager
 def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Training or evaluation mode for all modules, and their own modes again."""
+    """Sets training or evaluation mode for all modules, and restores their modes."""
     with preserved(model):
         for module in model.modules():
             module.training = training
@@ -86,9 +86,9 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 @contextmanager
 def fixed_random_state(seed: int = 0) -> Iterator[None]:
-    """Seeds the random number generators of torch, Python and NumPy, and puts their states back."""
+    """Seeds the random number generators of torch, Python and NumPy, and restores their states."""
     with preserved_random_state():
-        # Not by torch.manual_seed, which also leaves word for a CUDA that is yet to start.
+        # Not by torch.manual_seed, which also seeds CUDA when it is initialized later.
         for generator in (torch.default_generator, *torch.cuda.default_generators):
             generator.manual_seed(seed)
         random.seed(seed)
@@ -98,9 +98,9 @@ def fixed_random_state(seed: int = 0) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Outputs, buffers afterwards, gradients in inputs and parameters, and those of the squared length of the former.
+    """Outputs, buffers afterwards, first gradients in inputs and parameters, and the gradients of their squared length.
 
-    ``second`` is ``None`` where what was measured cannot be differentiated twice.
+    ``second`` is ``None`` for a module that cannot be differentiated twice.
     """
 
     outputs: list[Tensor]
@@ -110,7 +110,7 @@ class Measured:
 
 
 def measure(module: nn.Module, args: Sequence[Any], *, dtype: torch.dtype | None = torch.float64) -> Measured:
-    """Runs ``module`` on ``args`` and differentiates twice; changes nothing, and draws the same numbers every time."""
+    """Runs ``module`` on ``args`` and differentiates twice, without side effects and with the same draws every time."""
     with scratch_values(module, dtype), fixed_random_state(), torch.enable_grad():
         args = tree_map(lambda a: _leaf(a, dtype) if isinstance(a, Tensor) else a, tuple(args))
         outputs = [o for o in tree_flatten(module(*args))[0] if isinstance(o, Tensor)]
@@ -140,7 +140,7 @@ def measure(module: nn.Module, args: Sequence[Any], *, dtype: torch.dtype | None
 
 
 def why_not_equal(module: nn.Module, recipe: Recipe, inputs: Sequence[Sequence[Any]]) -> str | None:
-    """The difference that ``recipe`` would make on one of the ``inputs`` in float64, in training or evaluation mode."""
+    """The difference of ``recipe`` on one of the ``inputs`` in float64, in training or evaluation mode, or ``None``."""
     try:
         for training, args in itertools.product((True, False), inputs):
             with unobserved(module), in_mode(module, training):
@@ -166,11 +166,11 @@ def _leaf(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def difference(before: Measured, after: Measured) -> tuple[float, str | None]:
-    """The largest difference relative to the largest element of its tensor, and a sentence if it is no rounding error.
+    """The largest difference relative to the largest element of its tensor, and a sentence if it exceeds rounding.
 
-    Rounding moves each tensor by less than half the digits of its type, sqrt(eps), beside its largest element; or, for
-    tensors that are nothing but rounding, such as the gradient of a bias ahead of a normalisation, by less than
-    eps^(3/4) beside the largest element of its kind.
+    Rounding is a difference below sqrt(eps) times the largest element of the tensor. Tensors may consist of rounding
+    only, such as the gradient of a bias before a normalization: there it is a difference below eps^(3/4) times the
+    largest element of all outputs, or of all gradients.
     """
     worst, complaint = 0.0, None
     groups = [
@@ -189,7 +189,7 @@ def difference(before: Measured, after: Measured) -> tuple[float, str | None]:
         for old, new in zip(olds, news, strict=True):
             if old is None and new is None:
                 continue
-            # An unused input has no gradient for some ways of writing, and one of zeros for others.
+            # The gradient of an unused input is None or zeros, depending on the code.
             old = torch.zeros_like(new) if old is None else old
             new = torch.zeros_like(old) if new is None else new
             if old.shape != new.shape or old.dtype != new.dtype:

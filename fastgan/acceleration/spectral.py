@@ -1,9 +1,9 @@
-"""Torch's two spectral norms, on the fused ops and as groups.
+"""torch's two spectral norms, on the fused ops and as groups.
 
-The parametrization gives way to that of :mod:`fastgan.nn.spectral_norm` over the same buffers. The older form, a hook
-that computes the weight ahead of each forward, gives way to a hook that gets it from the same class; the parameters and
-buffers, ``weight_orig``, ``weight_u`` and ``weight_v``, stay in the layer. A layer that every forward of the traced
-model calls once moves its u and v once, whoever does it, so such layers are a group and share their launches.
+The parametrization is replaced by that of :mod:`fastgan.nn.spectral_norm` over the same buffers. The older form, a hook
+that computes the weight before each forward, is replaced by a hook that uses the same class; the parameters and
+buffers, ``weight_orig``, ``weight_u`` and ``weight_v``, stay in the layer. Layers that every forward of the traced
+model calls exactly once form a group and share their launches.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from torch.nn.utils.parametrizations import _SpectralNorm as TorchParametrizatio
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
 from fastgan.acceleration.tracing import Dataflow
-from fastgan.nn.spectral_norm import UNPARAMETRISED, SpectralNorm, group_layers, norm_of
+from fastgan.nn.spectral_norm import UNPARAMETRIZED, SpectralNorm, group_layers, norm_of
 
 
 class OfHook(SpectralNorm):
-    """Normalises a weight whose u and v are buffers of its layer. It has no state of its own.
+    """Normalizes a weight whose u and v are buffers of its layer; without state.
 
-    Torch's hook moves v before u, which is the power iteration of the transposed matrix with u and v exchanged.
+    torch's hook moves v before u, which is the power iteration of the transposed matrix with u and v exchanged.
     """
 
     def weight_in(self, layer: nn.Module) -> Tensor:
@@ -29,36 +29,36 @@ class OfHook(SpectralNorm):
         return layer.weight_orig
 
     def moves_when_read(self) -> bool:
-        # It is read by the hook alone, ahead of a forward.
+        # Only the hook reads it, before a forward.
         return self.training
 
     def operand(self, weight: Tensor) -> tuple[Tensor, int]:
         return weight.movedim(self.dim, 0).flatten(1), 1
 
-    def like_weight(self, normalised: Tensor, weight: Tensor) -> Tensor:
-        return normalised.reshape(weight.movedim(self.dim, 0).shape).movedim(0, self.dim)
+    def like_weight(self, normalized: Tensor, weight: Tensor) -> Tensor:
+        return normalized.reshape(weight.movedim(self.dim, 0).shape).movedim(0, self.dim)
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in super().__getstate__().items() if k not in ("_u", "_v")}
 
 
 class FusedHook(TorchHook):
-    """Torch's hook, so that ``remove_spectral_norm`` finds it, with the weight from ``OfHook``."""
+    """A subclass of torch's hook, so that ``remove_spectral_norm`` finds it, with the weight from ``OfHook``."""
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
-        norm = getattr(module, UNPARAMETRISED)
+        norm = getattr(module, UNPARAMETRIZED)
         module.weight = norm(norm.weight_in(module))
 
     def remove(self, module: nn.Module) -> None:
         super().remove(module)
-        delattr(module, UNPARAMETRISED)
+        delattr(module, UNPARAMETRIZED)
 
 
 Step = Callable[[], Callable[[], None]]
 
 
 def find_spectral_norm(module: nn.Module) -> tuple[str, Step | str] | None:
-    """Which of torch's spectral norms a module has, and the step that swaps it, or why it is left."""
+    """Which of torch's spectral norms a module has, and the step that swaps it, or the reason to leave it."""
     for hook in module._forward_pre_hooks.values():
         if type(hook) is TorchHook:
             why_not = _why_not(hook.name, getattr(module, f"{hook.name}_orig"))
@@ -89,12 +89,12 @@ def _hook_step(module: nn.Module, hook: TorchHook) -> Step:
         fused = FusedHook(hook.name, hook.n_power_iterations, hook.dim, hook.eps)
         places = [key for key, found in module._forward_pre_hooks.items() if found is hook]
         weight = module.weight
-        module.add_module(UNPARAMETRISED, norm)
+        module.add_module(UNPARAMETRIZED, norm)
         _put(module._forward_pre_hooks, places, fused)
 
         def undo() -> None:
             _put(module._forward_pre_hooks, places, hook)
-            delattr(module, UNPARAMETRISED)
+            delattr(module, UNPARAMETRIZED)
             module.weight = weight
 
         return undo
@@ -129,7 +129,7 @@ def find_groups(layers: list[nn.Module], flow: Dataflow) -> dict[nn.Module, list
     groups: dict[nn.Module, list[nn.Module]] = {}
     for layer in layers:
         calls = flow.calls.get(layer, [])
-        # A module is traced after those inside it that had to be traced by themselves.
+        # A module is traced after its untraceable submodules.
         for root in reversed(flow.traces):
             if sorted(call.trace for call in calls if call.callers[0] is root) == list(range(flow.traces[root])):
                 groups.setdefault(root, []).append(layer)
@@ -138,6 +138,6 @@ def find_groups(layers: list[nn.Module], flow: Dataflow) -> dict[nn.Module, list
 
 
 def group_step(root: nn.Module, layers: list[nn.Module]) -> Step:
-    """To be made after the steps of the layers; those that have been undone stay out of the group."""
+    """The step that groups layers, for after their own steps; layers whose step was undone stay out of the group."""
     paths = {module: path for path, module in root.named_modules()}
     return lambda: group_layers(root, [paths[layer] for layer in layers if norm_of(layer) is not None])

@@ -1,10 +1,10 @@
 """AdaIN as it is usually written: an instance norm, then a scale and a shift that come from a style.
 
-A module's forward is recognised by its dataflow: the output is ``scale * n + shift``, where n depends on one input x
-alone, through the operations of a normalisation, and scale and shift do not depend on the values of x. Whether n is
-*the* instance norm, with the biased variance and eps inside the root, is decided by numbers: the module and its
-replacement are compared on random inputs in float64. The operations are analytic, so functions that agree there are
-the same. The new forward computes scale and shift as the old one did, by the same modules, and then calls adain.
+A module's forward is recognized by its dataflow: the output is ``scale * n + shift``, where n depends only on one input
+x, through the operations of a normalization, and scale and shift do not depend on the values of x. Whether n is the
+instance norm, with the biased variance and eps inside the root, is tested by comparing the module and its replacement
+on random inputs in float64. The operations are analytic, so functions that agree there are the same. The new forward
+computes scale and shift by the same modules as the old one, and then calls adain.
 """
 
 import itertools
@@ -20,15 +20,15 @@ from torch import Tensor, fx, nn
 
 from fastgan.acceleration.rewriting import why_not_rewritable
 from fastgan.acceleration.running import fixed_random_state, in_mode, scratch_values, unobserved, why_not_equal
-from fastgan.acceleration.tracing import Tracer, asks_for_shape, called_name
+from fastgan.acceleration.tracing import Tracer, called_name, reads_shape
 from fastgan_kernels import adain
 
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-# What a normalisation is made of: analytic, without a random number and without an effect.
+# The operations of a normalization: analytic, deterministic and without side effects.
 _STATISTICS = ("mean", "var", "std", "var_mean", "std_mean", "instance_norm", "sum")
 _ELEMENTWISE = ("add", "sub", "mul", "truediv", "div", "pow", "square", "sqrt", "rsqrt", "neg", "reciprocal")
 _RESHAPES = ("view", "reshape", "flatten", "unsqueeze", "squeeze", "expand", "expand_as", "view_as", "contiguous")
-# What the new forward calls styled_instance_norm: a name that does not depend on how torch.fx makes names.
+# The name of styled_instance_norm in the source of the new forward, whatever name torch.fx makes.
 _ALIAS = "fastgan_adain"
 _PURE = {*_STATISTICS, *_ELEMENTWISE, *_RESHAPES, "getitem"}
 
@@ -48,7 +48,7 @@ def styled_instance_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) ->
 
 @dataclass(frozen=True)
 class StyledInstanceNorm:
-    """A forward written by ``torch.fx``: scale and shift as they were, then adain."""
+    """A forward written by ``torch.fx``: scale and shift as in the old one, then adain."""
 
     source: str
     eps: float
@@ -68,10 +68,10 @@ class StyledInstanceNorm:
         return f"adain(eps={self.eps})"
 
 
-def recognise_adain(module: nn.Module, known: dict[str, StyledInstanceNorm]) -> StyledInstanceNorm | str | None:
-    """The new forward of ``module``; a reason, where it resembles AdaIN and is not; ``None`` where it does not.
+def recognize_adain(module: nn.Module, known: dict[str, StyledInstanceNorm]) -> StyledInstanceNorm | str | None:
+    """The new forward of ``module``; a reason if it only resembles AdaIN; ``None`` for any other module.
 
-    ``known`` holds what was verified before, by the dataflow: layers of one class differ in their sizes alone.
+    ``known`` holds verified forwards by their dataflow: layers of one class differ only in their sizes.
     """
     graphs = []
     for training in (not module.training, module.training):
@@ -92,7 +92,7 @@ def recognise_adain(module: nn.Module, known: dict[str, StyledInstanceNorm]) -> 
         why_not = why_not_rewritable(module) or _why_not(module, found, inputs, tracer)
         if why_not:
             return why_not
-        settings = [tracer.calls[node].module for node in found.normalisation if node.op == "call_module"]
+        settings = [tracer.calls[node].module for node in found.normalization if node.op == "call_module"]
         dataflow = f"{type(module)} {graph} {[norm.eps for norm in settings]}"
         if dataflow not in known:
             verified = _verified(module, found, inputs)
@@ -110,7 +110,7 @@ class _Split:
     x: fx.Node
     factors: list[tuple[fx.Node | float, bool]]
     shift: fx.Node
-    normalisation: set[fx.Node]
+    normalization: set[fx.Node]
 
 
 def _split(graph: fx.Graph, x: fx.Node, tracer: Tracer) -> _Split | None:
@@ -118,7 +118,7 @@ def _split(graph: fx.Graph, x: fx.Node, tracer: Tracer) -> _Split | None:
     of_x: set[fx.Node] = {x}
     of_style: set[fx.Node] = set()
     for node in graph.nodes:
-        inputs = [] if asks_for_shape(node) else node.all_input_nodes
+        inputs = [] if reads_shape(node) else node.all_input_nodes
         if any(i in of_x for i in inputs):
             of_x.add(node)
         if node is not x and (
@@ -152,11 +152,11 @@ def _split(graph: fx.Graph, x: fx.Node, tracer: Tracer) -> _Split | None:
             pending.append((node.args[1], divides ^ (called_name(node) != "mul")))
         else:
             return None
-    normalisation = _ancestors(parts) & of_x
-    normalises = any(n.op == "call_module" or called_name(n) in _STATISTICS for n in normalisation)
-    if not normalises or not any(isinstance(f, fx.Node) for f, _ in factors):
+    normalization = _ancestors(parts) & of_x
+    normalizes = any(n.op == "call_module" or called_name(n) in _STATISTICS for n in normalization)
+    if not normalizes or not any(isinstance(f, fx.Node) for f, _ in factors):
         return None
-    return _Split(x, factors, shift, normalisation - {x})
+    return _Split(x, factors, shift, normalization - {x})
 
 
 def _ancestors(nodes: list[fx.Node], without: Collection[fx.Node] = ()) -> set[fx.Node]:
@@ -173,14 +173,14 @@ def _ancestors(nodes: list[fx.Node], without: Collection[fx.Node] = ()) -> set[f
 def _why_not(module: nn.Module, found: _Split, inputs: list[fx.Node], tracer: Tracer) -> str | None:
     if any(node.args or str(node.target).startswith("*") for node in inputs):
         return "its forward has optional arguments"
-    for node in found.normalisation:
+    for node in found.normalization:
         if node.op != "call_module":
             if called_name(node) not in _PURE:
-                return f"its normalisation uses `{called_name(node)}`"
+                return f"its normalization uses `{called_name(node)}`"
             continue
         norm = tracer.calls[node].module
         if norm.affine:
-            return f"`{node.target}` has a scale and shift of its own (affine=True)"
+            return f"the scale and shift of `{node.target}` are parameters (affine=True)"
         if norm.track_running_stats:
             return f"`{node.target}` keeps running statistics"
         if any(getattr(norm, k) for k in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")):
@@ -199,12 +199,12 @@ def _verified(module: nn.Module, found: _Split, inputs: list[fx.Node]) -> Styled
         if complaint is None:
             return recipe
         complaints.append(complaint)
-    return f"its normalisation is not (x - mean) / sqrt(var + eps) with the biased variance: {complaints[0]}"
+    return f"its normalization is not (x - mean) / sqrt(var + eps) with the biased variance: {complaints[0]}"
 
 
 def _eps_candidates(module: nn.Module, found: _Split) -> list[float]:
     values = [0.0]
-    for node in found.normalisation:
+    for node in found.normalization:
         if node.op == "call_module":
             values.append(module.get_submodule(node.target).eps)
         elif called_name(node) == "instance_norm":
@@ -216,14 +216,14 @@ def _eps_candidates(module: nn.Module, found: _Split) -> list[float]:
 def _write(found: _Split, inputs: list[fx.Node], eps: float) -> str:
     """The source of the new forward."""
     style = [found.shift, *(factor for factor, _ in found.factors if isinstance(factor, fx.Node))]
-    needed = _ancestors(style, without=found.normalisation)
+    needed = _ancestors(style, without=found.normalization)
     graph, copies = fx.Graph(), {}
     for node in inputs:
         copies[node] = graph.node_copy(node)
 
     def copy(node: fx.Node) -> fx.Node:
-        # Whatever is asked of a normalised x here is its shape, which is that of x.
-        return copies[found.x if node in found.normalisation else node]
+        # Scale and shift only use the shape of a normalized x, which is that of x.
+        return copies[found.x if node in found.normalization else node]
 
     for node in found.x.graph.nodes:
         if node in needed and node not in copies:
@@ -249,7 +249,7 @@ _PROBE_SCALES = (1.0, 1e-3, 1e-7, 30.0)
 
 
 def _probes(module: nn.Module, inputs: list[fx.Node], x: fx.Node) -> list[tuple[Tensor, ...]]:
-    """Random inputs that the module takes, at a large and a small variance; found by trying sizes of its tensors."""
+    """Random inputs that the module takes, of large and small variance; found by trying the sizes of its tensors."""
     tensors = [*module.parameters(), *module.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
     sizes = {size for t in tensors for size in t.shape}

@@ -1,6 +1,7 @@
-"""A swap is made and undone as a whole."""
+"""Swaps, which are made and undone as a whole."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -15,24 +16,21 @@ Converter = Callable[[nn.Module], nn.Module | None]
 
 @dataclass
 class Swap:
-    """What to change, and how the report tells it. ``steps`` change one thing each and return what undoes it."""
+    """A change and its entry in the report. Each of the ``steps`` changes one thing and returns its undo."""
 
     module: nn.Module
-    told: Swapped
+    entry: Swapped
     steps: list[Callable[[], Callable[[], None]]]
-    _undo: list[Callable[[], None]] = field(default_factory=list)
+    _undo: ExitStack = field(default_factory=ExitStack)
 
     def apply(self) -> None:
-        try:
+        with ExitStack() as done:
             for step in self.steps:
-                self._undo.append(step())
-        except BaseException:
-            self.undo()
-            raise
+                done.callback(step())
+            self._undo = done.pop_all()
 
     def undo(self) -> None:
-        while self._undo:
-            self._undo.pop()()
+        self._undo.close()
 
 
 def rewriting(module: nn.Module, recipe: Recipe, settings: Settings = ()) -> Callable[[], Callable[[], None]]:
@@ -52,7 +50,7 @@ def replacement(model: nn.Module, module: nn.Module, new: nn.Module) -> Callable
         for hooks in HOOKS:
             own = getattr(new, hooks)
             if not own:
-                setattr(new, hooks, getattr(module, hooks))  # the same dictionary, so that handles go on removing
+                setattr(new, hooks, getattr(module, hooks))  # the same dictionary, so that handles still work
         new._is_full_backward_hook = module._is_full_backward_hook
         inherited = set(module.modules())
         for m in new.modules():
@@ -65,10 +63,10 @@ def replacement(model: nn.Module, module: nn.Module, new: nn.Module) -> Callable
 
 
 def convert(module: nn.Module, path: str, mapping: dict[type[nn.Module], Converter]) -> nn.Module | None:
-    """What the user's converter for the module's class makes of it; ``None`` to leave it.
+    """The replacement by the user's converter for the module's class; ``None`` to leave the module.
 
     Raises:
-        TypeError, ValueError: if that is not a module, or not one that optimisers and checkpoints can go on with.
+        TypeError, ValueError: it is not a module, or has other parameters, buffers or keys.
     """
     new = mapping[next(cls for cls in type(module).__mro__ if cls in mapping)](module)
     if new is None:

@@ -1,9 +1,9 @@
-"""Where the modules of a model are called, and what becomes of their outputs.
+"""Where the modules of a model are called, and how their outputs are used.
 
-The forward of the model is traced symbolically (``torch.fx``), down to torch's own layers. Where it cannot be traced,
-its children are, each by itself, and those that cannot be traced either stand as opaque calls in the trace around them.
-A trace follows one path through the code, so it is taken in training and in evaluation mode and for each value of the
-optional arguments that decide a path.
+The forward of the model is traced symbolically (``torch.fx``), down to torch's own layers. If that fails, its children
+are traced one by one, and children that cannot be traced are opaque calls in the trace around them. A trace follows one
+path through the code, so there is one for training and evaluation mode and for each value of the optional arguments
+that decide a path.
 """
 
 import ast
@@ -21,8 +21,9 @@ from torch import fx, nn
 
 from fastgan.acceleration.rewriting import is_rewritten
 from fastgan.acceleration.running import fixed_random_state, in_mode, unobserved
+from fastgan.errors import first_line
 
-# These take no part in torch's overrides, so a symbolic size would stop the trace.
+# Functions that torch does not let a tracer override, so a symbolic size would stop the trace.
 _FACTORIES = ("arange", "empty", "eye", "full", "linspace", "normal", "ones", "rand", "randint", "randn", "zeros")
 _MAX_VARIANTS = 16
 
@@ -39,8 +40,8 @@ def is_torch_layer(module: nn.Module) -> bool:
     )
 
 
-def asks_for_shape(node: fx.Node) -> bool:
-    """True where a node takes no more from its input than shape, type or device."""
+def reads_shape(node: fx.Node) -> bool:
+    """True where a node reads only the shape, type or device of its input."""
     if node.op == "call_method":
         return node.target in _SHAPE_METHODS
     return node.op == "call_function" and node.target is getattr and node.args[1] in _SHAPE_ATTRIBUTES
@@ -54,8 +55,7 @@ def called_name(node: fx.Node) -> str:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a leaf module; ``callers`` are the modules around it, the traced one first, of which this is in the
-    trace of number ``trace``."""
+    """One call of a leaf module in trace number ``trace``; ``callers`` are the modules around it, outermost first."""
 
     node: fx.Node
     module: nn.Module
@@ -90,7 +90,7 @@ class Tracer(fx.Tracer):
         return result
 
     def trace_forward(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        """The graph of ``root``'s forward; whatever the traced code sets on modules is put back."""
+        """The graph of ``root``'s forward; attributes that the traced code sets are restored."""
         self._callers = [root]
         with unobserved(root, with_pre_hooks=False), fixed_random_state(), _symbolic_factories():
             return self.trace(root, concrete_args)
@@ -98,7 +98,7 @@ class Tracer(fx.Tracer):
 
 @dataclass
 class Dataflow:
-    """What the traces of a model show.
+    """The calls in the traces of a model.
 
     Attributes:
         calls: each leaf module's calls, in all traces.
@@ -143,7 +143,7 @@ def _trace_or_descend(module: nn.Module, closed: set[nn.Module], flow: Dataflow)
 
 
 def _record(module: nn.Module, closed: set[nn.Module], flow: Dataflow) -> str | None:
-    """Adds the calls of all traces of ``module``; if one fails none is added, and the reason is returned."""
+    """Adds the calls of all traces of ``module``; if a trace fails, adds none and returns the reason."""
     calls: list[Call] = []
     try:
         variants = list(itertools.product((True, False), _variants(module)))
@@ -153,7 +153,7 @@ def _record(module: nn.Module, closed: set[nn.Module], flow: Dataflow) -> str | 
                 tracer.trace_forward(module, concrete_args)
             calls += tracer.calls.values()
     except Exception as error:  # whatever the model's own code raises on symbolic values
-        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return first_line(error)
     flow.traces[module] = len(variants)
     for call in calls:
         flow.calls[call.module].append(call)
@@ -176,7 +176,7 @@ def _variants(module: nn.Module) -> list[dict[str, Any]]:
 
 
 def _reached_into(module: nn.Module) -> set[nn.Module]:
-    """The modules below ``module`` whose children its forward may call one by one, as far as its source tells."""
+    """The modules below ``module`` whose children its forward may call one by one, according to its source."""
     if is_torch_layer(module):
         return set()
     try:

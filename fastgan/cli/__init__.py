@@ -23,7 +23,7 @@ from fastgan.cli.walk import walk
 from fastgan.errors import InputError
 from fastgan.extras import MissingExtraError
 
-# The base class of what typer raises for a wrong command line; recent versions of typer bring a click of their own.
+# The base class of typer's errors for a wrong command line; recent versions of typer bundle their own click.
 _UsageError = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
@@ -62,7 +62,7 @@ def _run(args: list[str] | None) -> int:
         message = error.format_message()  # type: ignore[attr-defined]
     except (KeyboardInterrupt, typer.Abort):
         return 130
-    except (InputError, MissingExtraError) as error:  # any other ValueError is a fault of ours, and keeps its traceback
+    except (InputError, MissingExtraError) as error:  # any other ValueError is our fault, and keeps its traceback
         message = str(error)
     except RuntimeError as error:
         from fastgan.training.loop import EndedError

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fastgan.cli.console import show_log
-from fastgan.laboratory.remedies import BENCHES, NONE, choose_remedies, find_bench
+from fastgan.collapse.remedies import BENCHES, NONE, choose_remedies, find_bench
+from fastgan.console import show_log
 from fastgan.training.config import SettingsError
 
 if TYPE_CHECKING:
-    from fastgan.laboratory.trials import Moment, Reference, Trial
+    from fastgan.collapse.trials import Moment, Reference, Trial
 
 REPORT, PICTURE = "report.json", "collapse.png"
 _REMEDIES = ", ".join(name for name in BENCHES["digits"].remedies() if name != NONE)
@@ -25,9 +25,7 @@ def collapse(
     data: Annotated[str, typer.Option(metavar="D", help=f"The images: {' or '.join(BENCHES)}.")] = "gaussians",
     remedy: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="R", help=f"{_REMEDIES}; may be repeated; all by default. Without any it is trained always."
-        ),
+        typer.Option(metavar="R", help=f"{_REMEDIES}; may be repeated; all by default. 'none' is always trained."),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, max=10**6, metavar="N", help="Steps of each GAN; those of the data by default.")
@@ -37,10 +35,10 @@ def collapse(
         Path | None, typer.Option(metavar="DIR", help="Folder for picture and report; runs/collapse-DATA by default.")
     ] = None,
 ) -> int:
-    """See mode collapse, and what helps: small GANs with and without each remedy, in one picture and one table.
+    """Show mode collapse and what helps: small GANs with and without each remedy, in one picture and one table.
 
-    Each remedy changes the settings that are told beside it and nothing else. Whether a GAN has collapsed is answered
-    by looking, by clustering and by a score. It runs on the CPU, on one thread.
+    Each remedy changes only the settings listed with it. Mode collapse is detected by looking, by clustering and by a
+    score. Runs on the CPU, on one thread.
     """
     bench = find_bench(data)
     remedies = choose_remedies(remedy or [], bench)
@@ -49,20 +47,20 @@ def collapse(
     folder = out or Path("runs") / f"collapse-{data}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # What cannot be written is found before the work.
+        # An error in writing is found before the work.
         (folder / REPORT).write_text("{}\n", encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"folder {str(folder)!r} cannot be written to: {error.strerror}") from None
 
     import torch
 
-    from fastgan.laboratory.picture import every_second, laboratory_picture
-    from fastgan.laboratory.trials import make_reference, moments_of, run_trial, to_json
+    from fastgan.collapse.picture import every_second, remedies_picture
+    from fastgan.collapse.trials import make_reference, moments_of, run_trial, to_json
     from fastgan.sampling import save_png
 
     console = Console(soft_wrap=True)
     show_log(console)
-    # More threads are slower for networks this small, and sums are the same on every machine of a kind.
+    # More threads are slower for networks this small, and change the order of sums.
     torch.set_num_threads(1)
     reference = make_reference(bench)
     num_columns = len(every_second(moments_of(configs[NONE].steps)))
@@ -78,10 +76,10 @@ def collapse(
             progress.remove_task(task)
             trials.append(trial)
             console.print(f"{name}: {_outcome(trial)}", markup=False, highlight=False, soft_wrap=True)
-            # After each, so that what was done remains when the rest is cut off.
+            # Written after each trial, so that an interrupted run keeps the results so far.
             content = to_json(bench, seed, reference, trials)
             (folder / REPORT).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            save_png(laboratory_picture(trials, num_columns), folder / PICTURE)
+            save_png(remedies_picture(trials, num_columns), folder / PICTURE)
     _show(trials, reference, console)
     console.print(
         f"Look at {folder / PICTURE}; figures are in {folder / REPORT}", markup=False, highlight=False, soft_wrap=True
@@ -109,7 +107,7 @@ def _outcome(trial: "Trial") -> str:
 def _show(trials: "list[Trial]", reference: "Reference", console: Console) -> None:
     from fastgan.metrics.collapse import COLLAPSED_FROM
 
-    kind = reference.judge.kind
+    kind = reference.classifier.kind
     table = Table(
         "remedy",
         f"{kind} captured",

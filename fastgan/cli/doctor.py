@@ -9,7 +9,7 @@ from rich.table import Table
 
 
 def doctor() -> int:
-    """Tell what hardware and software is there, and which backend each op would run on, and why."""
+    """Report the hardware and software found, and which backend each op would run on, and why."""
     import torch
     from triton import knobs
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fastgan.cli.console import show_log
+from fastgan.console import show_log, warner
 from fastgan.training.config import SettingsError
 
 if TYPE_CHECKING:
@@ -53,23 +53,21 @@ def evaluate(
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")] = False,
 ) -> int:
-    """Judge generated images: FID, kernel distance, Inception Score, precision, recall, coverage, mode collapse.
+    """Evaluate generated images: FID, kernel distance, Inception Score, precision, recall, coverage, mode collapse.
 
-    Given several runs it compares them and recommends one for each purpose.
+    Several runs are compared, and one is recommended for each purpose.
     """
     from fastgan.metrics.comparison import comparison_notes, recommend
     from fastgan.metrics.report import read_report, require_comparable, to_json
     from fastgan.sampling import save_png
     from fastgan.training.evaluation import evaluate_run, load_subject
 
-    # With --json the report alone goes to the standard output.
+    # With --json only the report goes to the standard output.
     console = Console(stderr=json_)
     show_log(console)
 
-    def warn(sentence: str) -> None:
-        console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-
-    folders, reports = ([path for path in runs if (path.suffix == ".json") is told] for told in (False, True))
+    warn = warner(console)
+    folders, reports = ([path for path in runs if (path.suffix == ".json") is saved] for saved in (False, True))
     if len(set(runs)) < len(runs):
         raise SettingsError("a run is given twice")
     earlier = {path: read_report(path) for path in reports}
@@ -79,7 +77,7 @@ def evaluate(
         )
         for run in folders
     ]
-    # Before the work, not after it.
+    # Before the work.
     require_comparable(
         {str(subject.run): subject.basis for subject in subjects}
         | {f"{path}, {found.run}": found.basis for path, rows in earlier.items() for found in rows}
@@ -144,7 +142,7 @@ def _show(evaluation: "Evaluation", picture: Path, console: Console) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     say(
-        f"By features {basis.features} ({basis.features_digest[:12]}), of {basis.num_generated:,} generated and "
+        f"Features {basis.features} ({basis.features_digest[:12]}), of {basis.num_generated:,} generated and "
         f"{basis.num_real:,} real images of {basis.data}, {basis.image_size}; resized: {basis.filter}; seed "
         f"{evaluation.seed}"
     )

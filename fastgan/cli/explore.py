@@ -12,12 +12,12 @@ from fastgan.training.config import SettingsError
 def explore(
     run: Run,
     host: Annotated[
-        str, typer.Option(help="Address to serve on; by default this machine alone can reach the page.")
+        str, typer.Option(help="Address to serve on; by default only this machine can open the page.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to serve on.")] = 7860,
     device: Device = "auto",
 ) -> int:
-    """Serve a page that shows images while seed, latent, class, styles and truncation are moved; until Ctrl-C."""
+    """Serve a web page with sliders for seed, latent, class, styles and truncation, until Ctrl-C."""
     from fastgan import explorer
     from fastgan.cli.trained import load_trained
 
@@ -29,7 +29,7 @@ def explore(
         address = explorer.serve(page, host, port)
     except OSError:
         raise SettingsError(
-            f"cannot serve on port {port} of {host!r}: the port is taken, or the address is not of this machine"
+            f"cannot serve on port {port} of {host!r}: the port is taken, or the address belongs to another machine"
         ) from None
     trained.console.print(f"{title}: {address} (Ctrl-C ends it)", highlight=False, markup=False)
     try:

@@ -22,7 +22,7 @@ def export(
     run: Run,
     format: Annotated[
         list[Format] | None,
-        typer.Option(help="A program to put beside the weights, torch.export's or ONNX; may be repeated."),
+        typer.Option(help="A program to write next to the weights, torch.export's or ONNX; may be repeated."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for the model; RUN/export by default.")
@@ -30,8 +30,8 @@ def export(
 ) -> int:
     """Write the generator of a run as a folder that other machines can use: weights, config and card.
 
-    The commands that make images take such a folder in the place of a run. Programs run where fastgan is not installed;
-    each is compared with the generator before it is kept.
+    The commands that make images take such a folder in place of a run. Programs run without fastgan; each is compared
+    with the generator before it is kept.
     """
     from fastgan import exporting
     from fastgan.cli.trained import load_trained
@@ -45,9 +45,9 @@ def export(
     folder = out or run / "export"
     settings = load_settings(run / "config.toml") if (run / "config.toml").is_file() else None
     if settings and "data" in settings:
-        settings["data"] = Path(settings["data"]).name  # its path is of this machine
+        settings["data"] = Path(settings["data"]).name  # the rest of the path is private to this machine
     scores = _scores(run / "evaluation" / "report.json", trained.step)
-    # Before the programs, so that a folder that cannot be written is told of before there is work for it.
+    # Before the programs, so that an unwritable folder is found before the work.
     exporting.save_generator(generator, folder, step=trained.step)
     write = {Format.torch: exporting.export_torch, Format.onnx: exporting.export_onnx}
     programs = []
@@ -64,11 +64,7 @@ def export(
 
 
 def _scores(report: Path, step: int | None) -> list[str]:
-    """What ``fastgan evaluate`` has found of a step, as sentences; nothing where it has not judged that step.
-
-    Raises:
-        SettingsError: for a report that cannot be read; one sentence.
-    """
+    """The scores of ``fastgan evaluate`` for a step, as sentences; none where it has not evaluated that step."""
     if not report.is_file():
         return []
     try:
@@ -80,7 +76,7 @@ def _scores(report: Path, step: int | None) -> list[str]:
         return [
             *(f"{name}: {s['value']:.4g} ({s['low']:.4g} to {s['high']:.4g})" for name, s in found["scores"].items()),
             f"of {basis['num_generated']:,} generated and {basis['num_real']:,} real images of {data}, by the "
-            f"features {basis['features']}; scores of other features or counts are not to be compared with these",
+            f"features {basis['features']}; do not compare with scores of other features or counts",
         ]
     except (OSError, LookupError, TypeError, ValueError) as error:
         raise SettingsError(f"report {str(report)!r} is none that 'fastgan evaluate' has written: {error}") from None

@@ -13,13 +13,13 @@ def generate(
     seed: Seed = 0,
     class_: Class = None,
     truncation: Truncation = 1.0,
-    numbered: Annotated[bool, typer.Option("--numbered", help="Write numbers and classes beside the grid.")] = False,
+    numbered: Annotated[bool, typer.Option("--numbered", help="Write numbers and classes on the grid.")] = False,
     out: PictureOut = None,
     device: Device = "auto",
 ) -> int:
-    """Generate images with the averaged generator of a run: by default a folder with a grid and one PNG each.
+    """Generate images with the EMA generator of a run: by default a folder with a grid and one PNG each.
 
-    Points of the plane are drawn as one scatter, and written as a table.
+    Points of the plane become a scatter plot and a table.
     """
     from fastgan import sampling
     from fastgan.cli.trained import load_trained

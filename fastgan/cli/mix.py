@@ -12,7 +12,7 @@ def mix(
     crossover: Annotated[
         str,
         typer.Option(
-            help="B's styles from this resolution on, or its coarse (4-8), middle (16-32) or fine (64-) alone."
+            help="B's styles from this resolution on, or only its coarse (4-8), middle (16-32) or fine (64-) styles."
         ),
     ] = "8",
     count: Annotated[int, typer.Option(min=1, help="How many A, and how many B.")] = 5,
@@ -21,7 +21,7 @@ def mix(
     out: PictureOut = None,
     device: Device = "auto",
 ) -> int:
-    """Mix the styles of images A, a row each, with those of images B, a column each; of stylegan.
+    """Mix the styles of images A, a row each, with those of images B, a column each; only for model stylegan.
 
     A are the first images of the seed, B those that follow, numbered as 'fastgan generate --numbered' shows them.
     """
@@ -38,10 +38,10 @@ def mix(
     sampling.check_output(to)
     w = sampling.map_latents(generator, trained.latents(2 * count, seed))
     mixed = sampling.mix_all(generator, w[:count], w[count:], layers).flatten(0, 1)
-    alone = sampling.render_styles(generator, w, truncation=truncation)
+    unmixed = sampling.render_styles(generator, w, truncation=truncation)
     images = sampling.render_styles(generator, mixed, truncation=truncation).unflatten(0, (count, count))
-    top = torch.cat([torch.full_like(alone[:1], -1), alone[count:]])
-    rows = torch.cat([alone[:count, None], images], dim=1).flatten(0, 1)
+    top = torch.cat([torch.full_like(unmixed[:1], -1), unmixed[count:]])
+    rows = torch.cat([unmixed[:count, None], images], dim=1).flatten(0, 1)
     row_names = ["", *(f"A {i}" for i in range(count))]
     column_names = ["", *(f"B {i}" for i in range(count, 2 * count))]
     sheet = sampling.Sheet(torch.cat([top, rows]), count + 1, row_names, column_names, {"seed": seed})

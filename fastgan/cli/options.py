@@ -1,4 +1,4 @@
-"""Options that several commands have, in the same words."""
+"""Options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ Class = Annotated[
     typer.Option("--class", metavar="K", help="The class, in a conditional run; its classes in turn by default."),
 ]
 Truncation = Annotated[
-    float, typer.Option(min=0, max=1, metavar="PSI", help="Of stylegan: 0 for the average image, 1 for all of them.")
+    float, typer.Option(min=0, max=1, metavar="PSI", help="Only stylegan: 0 for the average image, 1 for none.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:INDEX.")]
 Rows = Annotated[int, typer.Option("--count", min=1, help="How many rows, one for each latent.")]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from fastgan.cli.console import show_log
+from fastgan.console import show_log
 from fastgan.training.config import (
     SettingsError,
     TrainingConfig,
@@ -49,15 +49,13 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated.")
     ] = None,
-    resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Go on with a run from its latest checkpoint.")
-    ] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Resume a run from its latest checkpoint.")] = None,
 ) -> int:
     """Train a GAN; without arguments, on the bundled handwritten digits.
 
     The preset is overridden by --config, that by --set, and that by the options named here.
     """
-    # Parsed as --set is, so that a wrong value is refused in the same words.
+    # Parsed like --set, so that a wrong value has the same error.
     named = {"data": data, "steps": steps, "seed": seed, "checkpoint_every": checkpoint_every, "device": device}
     if batch != "auto":
         named["batch_size"] = batch
@@ -81,7 +79,7 @@ def train(
     from fastgan.data import absolute_source
     from fastgan.training.loop import resume_run, start_run
 
-    # Of the processes that torchrun has started the first one tells how it goes.
+    # Of torchrun's processes only the first one reports.
     console = Console(soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0")
     show_log(console)
     if resume is not None:

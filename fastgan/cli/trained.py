@@ -1,4 +1,4 @@
-"""What the commands over a trained generator have in common: where it comes from, its latents, and where images go."""
+"""Shared parts of the commands with a trained generator: loading it, its latents and labels, writing images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from fastgan.cli.console import show_log
+from fastgan.console import show_log, warner
 from fastgan.training.config import SettingsError
 
 if TYPE_CHECKING:
@@ -19,13 +19,12 @@ _FRAMES, _FRAMES_OF_ANIMATION = 9, 48
 
 @dataclass(frozen=True)
 class Trained:
-    """A generator, and what a command tells of it.
+    """A generator in evaluation mode, and where it comes from.
 
     Attributes:
         source: the run or model folder.
-        generator: in evaluation mode.
-        step: how many steps it was trained for; ``None`` where a model folder does not tell.
-        console: for what is told.
+        step: how many steps it was trained for; ``None`` where a model folder does not record it.
+        console: for the output of the command.
     """
 
     source: Path
@@ -34,17 +33,13 @@ class Trained:
     console: Console
 
     def latents(self, count: int, seed: int) -> "Tensor":
-        """The latents of the images that ``fastgan generate`` makes of a seed, [count, latent_dim] on the CPU."""
+        """The latents that ``fastgan generate`` draws from a seed, [count, latent_dim] on the CPU."""
         from fastgan.sampling import draw_latents
 
         return draw_latents(count, self.generator.latent_dim, seed=seed)
 
     def labels(self, count: int, class_: int | None) -> "Tensor | None":
-        """A label for each image: the class that is asked for, the classes in turn, or ``None`` where there are none.
-
-        Raises:
-            SettingsError: for a class that the generator does not have; one sentence.
-        """
+        """A label for each image: ``class_``, or the classes in turn; None for an unconditional generator."""
         import torch
 
         from fastgan.sampling import labels_in_turn
@@ -64,34 +59,31 @@ class Trained:
         return torch.full((count,), class_)
 
     def write(self, sheet: "Sheet", path: Path, what: str, seed: int) -> int:
-        """Writes images and tells it."""
+        """Writes images and reports the files."""
         from fastgan.sampling import write_sheet
 
         files = write_sheet(sheet, path)
-        beside = ""
+        others = ""
         if len(files) > 1:
-            beside = f" and {'one PNG each' if files[1].suffix == '.png' else files[1].name} beside it"
+            others = f" and {'one PNG each' if files[1].suffix == '.png' else files[1].name} next to it"
         step = "" if self.step is None else f" from step {self.step}"
-        self.console.print(f"{what}{step}, seed {seed}: {files[0]}{beside}", highlight=False, markup=False)
+        self.console.print(f"{what}{step}, seed {seed}: {files[0]}{others}", highlight=False, markup=False)
         return 0
 
 
 def load_trained(source: Path, device: str) -> Trained:
-    """Loads the averaged generator of a run's latest checkpoint, or that of a model folder."""
+    """Loads the EMA generator of a run's latest checkpoint, or the generator of a model folder."""
     from fastgan.training.device import resolve_device
     from fastgan.training.generators import load_trained_generator
 
     console = Console(soft_wrap=True)
     show_log(console)
 
-    def warn(sentence: str) -> None:
-        console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False)
-
-    return Trained(source, *load_trained_generator(source, resolve_device(device), warn=warn), console)
+    return Trained(source, *load_trained_generator(source, resolve_device(device), warn=warner(console)), console)
 
 
 def frames_of(frames: int | None, out: Path) -> int:
-    """The frames that are asked for, or as many as suit a picture or an animation."""
+    """``frames``, or by default as many as suit a picture or an animation."""
     from fastgan.sampling import ANIMATIONS
 
     return frames or (_FRAMES_OF_ANIMATION if out.suffix in ANIMATIONS else _FRAMES)
@@ -100,7 +92,7 @@ def frames_of(frames: int | None, out: Path) -> int:
 def sequences(
     images: "Tensor", frames: int, *, labels: "Tensor | None", names: list[str], values: Any, unit: str
 ) -> "Sheet":
-    """Rows of ``frames`` images each, whose columns stand at ``values``.
+    """Rows of ``frames`` images each, whose columns belong to ``values``.
 
     Args:
         images: [R * frames, C, H, W].

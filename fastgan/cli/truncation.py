@@ -6,7 +6,7 @@ from fastgan.cli.options import Device, Frames, Rows, Run, Seed, SequenceOut
 def truncation(
     run: Run, count: Rows = 4, frames: Frames = None, seed: Seed = 0, out: SequenceOut = None, device: Device = "auto"
 ) -> int:
-    """Show what truncation does, of stylegan: from the average image (psi 0) to each image itself (1), a row each."""
+    """Show truncation in model stylegan: from the average image (psi 0) to each image itself (1), a row each."""
     import torch
 
     from fastgan import sampling

@@ -16,7 +16,7 @@ def walk(
     component: Annotated[
         int | None,
         typer.Option(
-            metavar="I", help="Of stylegan, in place of a dimension: a principal component of w, 0 the first."
+            metavar="I", help="Instead of a dimension, only for model stylegan: a principal component of w, from 0."
         ),
     ] = None,
     reach: Annotated[
@@ -38,7 +38,7 @@ def walk(
     from fastgan.training.config import SettingsError
 
     if dimension is not None and component is not None:
-        raise SettingsError("--dimension and --component are two ways, and one of them can be given")
+        raise SettingsError("--dimension and --component cannot be combined; give one of them")
     if not math.isfinite(reach):
         raise SettingsError(f"--reach is {reach}, expected a number")
     trained = load_trained(run, device)

@@ -5,18 +5,3 @@ from fastgan.data.dataset import ImageDataset, LazyImages, absolute_source, load
 from fastgan.data.errors import DataError
 from fastgan.data.pixels import normalize, to_uint8
 from fastgan.data.sources import ImageSource, open_source
-
-__all__ = [
-    "DataError",
-    "ImageDataset",
-    "ImageSource",
-    "LazyImages",
-    "absolute_source",
-    "diff_augment",
-    "load_dataset",
-    "normalize",
-    "open_dataset",
-    "open_source",
-    "random_flip",
-    "to_uint8",
-]

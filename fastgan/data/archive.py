@@ -1,4 +1,4 @@
-"""Opening a zip that nobody vouches for. Nothing is ever extracted to disk."""
+"""Reading untrusted zip files. Nothing is ever extracted to disk."""
 
 import io
 import os
@@ -67,11 +67,7 @@ class SafeZip:
         return f"{quoted(name)} in {quoted(self._path)}"
 
     def read(self, name: str, max_bytes: int | None = None) -> bytes:
-        """The content of an entry; zipfile checks its CRC and never returns more than the directory promises.
-
-        Raises:
-            DataError: the entry is corrupt, or larger than ``max_bytes``, by default ``MAX_FILE_BYTES``.
-        """
+        """The content of an entry of at most ``max_bytes``, by default ``MAX_FILE_BYTES``; zipfile checks its CRC."""
         entry = self._entry(name, MAX_FILE_BYTES if max_bytes is None else max_bytes)
         try:
             data = self._zip.read(entry)
@@ -82,11 +78,7 @@ class SafeZip:
         return data
 
     def open(self, name: str) -> BinaryIO:
-        """An entry of at most ``MAX_FILE_BYTES`` to be read in pieces; reading raises zipfile's own errors.
-
-        Raises:
-            DataError: as :meth:`read`.
-        """
+        """An entry of at most ``MAX_FILE_BYTES``, to be read in pieces; reading raises zipfile's own errors."""
         entry = self._entry(name, MAX_FILE_BYTES)
         try:
             return self._zip.open(entry)  # type: ignore[return-value]
@@ -139,7 +131,7 @@ class SafeZip:
 
 
 class _OwnPosition(io.RawIOBase):
-    """A file read from a position of this object's own; that of an open file is one for all forked processes."""
+    """A file with its own position. Forked processes share the position of an open file."""
 
     def __init__(self, file: io.FileIO):
         self._file = file

@@ -1,4 +1,4 @@
-"""numpy's .npy and .npz. Object arrays are refused before numpy sees their data, so nothing is ever unpickled."""
+"""numpy's .npy and .npz. The header is checked first: object arrays are refused, so nothing is ever unpickled."""
 
 import io
 import math
@@ -13,17 +13,13 @@ from fastgan.data.limits import require_memory
 
 NPY_MAGIC = b"\x93NUMPY"
 
-# The first pair whose images are there is read. In order: ours, Keras's mnist.npz, MedMNIST, numpy.savez without names.
+# The first pair found is read. In order: ours, Keras's mnist.npz, MedMNIST, numpy.savez without names.
 _KEYS = (("images", "labels"), ("x_train", "y_train"), ("train_images", "train_labels"), ("arr_0", "arr_1"))
 _SHAPES = "uint8 of shape [N, S, S], [N, S, S, C] or [N, C, S, S] with 1 or 3 channels"
 
 
 def map_npy(path: Path) -> np.ndarray:
-    """The images of a .npy file as uint8 [N, C, S, S], mapped: indexing one reads it from the disk.
-
-    Raises:
-        DataError: as :func:`fastgan.data.load_dataset` says.
-    """
+    """The images of a .npy file as uint8 [N, C, S, S], mapped: indexing one reads it from the disk."""
     try:
         with path.open("rb") as file:
             _check_header(file, path.stat().st_size, quoted(path))
@@ -34,11 +30,7 @@ def map_npy(path: Path) -> np.ndarray:
 
 
 def load_npz(archive: SafeZip, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """The images of a .npz file as uint8 [N, C, S, S], and its labels as int64 [N] if it has any.
-
-    Raises:
-        DataError: as :func:`fastgan.data.load_dataset` says.
-    """
+    """The images of a .npz file as uint8 [N, C, S, S], and its labels as int64 [N] if it has any."""
     keys = [name.removesuffix(".npy") for name in archive.entries if name.endswith(".npy")]
     pair = next((pair for pair in _KEYS if pair[0] in keys), None)
     if pair is None:

@@ -1,16 +1,17 @@
 """Augmentation of images on their device: flips of real images, and DiffAugment of all that a discriminator sees.
 
-Everything is drawn there, from torch's global generator and for each sample, and nothing waits for the device or
-depends on its values: a CUDA graph can hold it, and torch.compile sees one graph.
+Each sample has its own draws, from torch's global generator on the device. Nothing waits for the device or depends on
+its values, so a CUDA graph can hold it, and torch.compile sees one graph.
 """
 
-import difflib
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-# Of the size: how far an image moves at most, and the edge of the square that is cut out.
+from fastgan.errors import unknown
+
+# Fractions of the image size: the largest shift, and the edge of the square that is cut out.
 _TRANSLATION = 1 / 8
 _CUTOUT = 1 / 2
 
@@ -22,32 +23,22 @@ def random_flip(images: Tensor) -> Tensor:
 
 
 def parse_policy(text: str) -> tuple[str, ...]:
-    """Reads a policy such as ``"color,translation,cutout"``; no text is none.
-
-    Raises:
-        ValueError: for a name that is unknown or there twice; one sentence.
-    """
+    """Reads a policy such as ``"color,translation,cutout"``; an empty text is an empty policy."""
     policy = tuple(name.strip() for name in text.split(",")) if text.strip() else ()
     for index, name in enumerate(policy):
         if name not in _AUGMENTATIONS:
-            nearest = difflib.get_close_matches(name, _AUGMENTATIONS, n=1)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; valid names are {', '.join(_AUGMENTATIONS)}"
-            raise ValueError(f"diff_augment names {name!r}, which is no augmentation{hint}")
+            raise ValueError(unknown("augmentation", name, _AUGMENTATIONS, " in diff_augment"))
         if name in policy[:index]:
             raise ValueError(f"diff_augment names {name!r} twice")
     return policy
 
 
 def check_policy(policy: Sequence[str], image_shape: Sequence[int]) -> None:
-    """Refuses images that an augmentation of the policy says nothing of.
-
-    Args:
-        policy: as :func:`parse_policy` gives it.
-        image_shape: [C, H, W].
+    """Refuses images, [C, H, W], that an augmentation of the policy is not defined for.
 
     Raises:
-        ValueError: for colour of other than 1 or 3 channels; for translation of images below 4 pixels, of which an
-            eighth is no pixel, and cutout below 2, where nothing would be left; one sentence.
+        ValueError: ``color`` for other than 1 or 3 channels; ``translation`` for images below 4 pixels, whose eighth is
+            less than a pixel; ``cutout`` for images below 2 pixels, where nothing would be left; one sentence.
     """
     channels, *size = image_shape
     found = f"images of {size[1]}x{size[0]} with {channels} channel{'s' * (channels != 1)}"
@@ -59,29 +50,26 @@ def check_policy(policy: Sequence[str], image_shape: Sequence[int]) -> None:
 
 
 def diff_augment(images: Tensor, policy: Sequence[str]) -> Tensor:
-    """DiffAugment: random changes that the gradient passes through, made to real and generated images alike.
+    """DiffAugment: random differentiable changes to real and generated images alike.
 
     Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training" (https://arxiv.org/abs/2006.10738,
     section 3 and appendix), for images in [-1, 1]:
 
     - ``color``: brightness, ``x + U(-0.5, 0.5)``; then saturation, the deviation from the mean of a pixel's channels
-      times ``U(0, 2)``, which leaves greyscale as it is; then contrast, the deviation from the image's mean times
+      times ``U(0, 2)``, which leaves grayscale as it is; then contrast, the deviation from the image's mean times
       ``U(0.5, 1.5)``. What leaves [-1, 1] is not clamped, which would stop its gradient.
-    - ``translation``: by whole pixels, up to an eighth of the size each way, rounded; 0, mid-grey, comes in.
-    - ``cutout``: a square of half the size, rounded, becomes 0. Its centre is anywhere in the image, so a part of it
+    - ``translation``: by whole pixels, up to an eighth of the size each way, rounded; 0, mid-gray, fills the border.
+    - ``cutout``: a square of half the size, rounded, becomes 0. Its center is anywhere in the image, so a part of it
       may fall outside.
 
-    They are made in this order, whatever that of ``policy``.
+    The order is this one, whatever the order in ``policy``.
 
     Args:
         images: [N, C, H, W] of any floating-point type; channels-last is kept.
-        policy: as :func:`parse_policy` gives it; none changes nothing.
+        policy: as :func:`parse_policy` returns it.
 
     Returns:
         Images of the same shape, type and memory format, differentiable to any order.
-
-    Raises:
-        ValueError: as :func:`check_policy`.
     """
     check_policy(policy, images.shape[1:])
     for name, augmentation in _AUGMENTATIONS.items():
@@ -93,8 +81,8 @@ def diff_augment(images: Tensor, policy: Sequence[str]) -> Tensor:
 def _color(images: Tensor) -> Tensor:
     images = images + (_uniform(images) - 0.5)
     if images.shape[1] > 1:
-        grey = images.mean(1, keepdim=True)
-        images = grey + (images - grey) * (2 * _uniform(images))
+        gray = images.mean(1, keepdim=True)
+        images = gray + (images - gray) * (2 * _uniform(images))
     mean = images.mean((1, 2, 3), keepdim=True)
     return mean + (images - mean) * (_uniform(images) + 0.5)
 
@@ -117,7 +105,7 @@ def _translation(images: Tensor) -> Tensor:
 
 
 def _moved(images: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """For each sample and position on an axis, int64 [N, size]: which position comes there, and whether it exists."""
+    """For each sample and position on an axis, int64 [N, size]: the position to read, and whether it exists."""
     most = _round(size * _TRANSLATION)
     shift = torch.randint(-most, most + 1, (len(images), 1), device=images.device)
     position = torch.arange(size, device=images.device) - shift
@@ -133,14 +121,14 @@ def _cutout(images: Tensor) -> Tensor:
 def _cut(images: Tensor, size: int) -> Tensor:
     """For each sample, the positions on an axis that are cut out, [N, size]."""
     length = _round(size * _CUTOUT)
-    # The centre is a position where the length is odd, and a border of one, of which there is one more, where even.
-    centre = torch.randint(0, size + 1 - length % 2, (len(images), 1), device=images.device)
-    since_first = torch.arange(size, device=images.device) - (centre - length // 2)
+    # The center is one of size pixels where the length is odd, and one of size + 1 pixel borders where it is even.
+    center = torch.randint(0, size + 1 - length % 2, (len(images), 1), device=images.device)
+    since_first = torch.arange(size, device=images.device) - (center - length // 2)
     return (since_first >= 0) & (since_first < length)
 
 
 def _uniform(images: Tensor) -> Tensor:
-    """In [0, 1), for each sample. In float32 first: half types have few values, and all types get the same draws."""
+    """A number in [0, 1) for each sample, drawn in float32: half types have few values, and all types get the same."""
     return torch.rand(len(images), 1, 1, 1, device=images.device).to(images.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Opening a data set: what a path holds, and one image of it at a time or all in memory."""
+"""Opening a data set from a path: one image at a time, or all in memory."""
 
 import math
 import os
@@ -96,11 +96,7 @@ class LazyImages(Dataset):
         return torch.from_numpy(image), None if self.labels is None else int(self.labels[index])
 
     def load(self) -> ImageDataset:
-        """Reads all images into memory.
-
-        Raises:
-            DataError: for a broken image, or more data than memory; one sentence.
-        """
+        """Reads all images into memory."""
         require_memory(self.num_bytes, f"{quoted(self.name)} ({len(self):,} images of {self.image_shape[-1]} pixels)")
         images = np.empty((len(self), *self.image_shape), np.uint8)
         for index in range(len(self)):

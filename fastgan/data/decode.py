@@ -18,28 +18,28 @@ from fastgan.data.metadata import upright, without_metadata
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
-_GREY_MODES = ("1", "L", "LA", "La")
-_GREY16_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+_GRAY_MODES = ("1", "L", "LA", "La")
+_GRAY16_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
-def _say_nothing() -> None:
+def _ignore() -> None:
     pass
 
 
-def decode_image(data: bytes, where: str, pass_over: Callable[[], None] = _say_nothing) -> np.ndarray:
-    """The pixels of an encoded image as uint8 [1, S, S] for a greyscale image and [3, S, S] RGB for any other.
+def decode_image(data: bytes, where: str, on_bad_metadata: Callable[[], None] = _ignore) -> np.ndarray:
+    """The pixels of an encoded image as uint8 [1, S, S] for a grayscale image and [3, S, S] RGB for any other.
 
     - Transparency is composited over white, which is how most viewers show it; what lies under a transparent pixel is
-      arbitrary and must not be learnt. (The colour key of a 16-bit greyscale PNG is ignored.)
-    - 16 bits are scaled to 8, not clipped. 16-bit greyscale with alpha reaches us from Pillow as RGB.
-    - CMYK, palettes and the like become RGB; embedded colour profiles are not applied.
+      arbitrary and must not be learned. (The color key of a 16-bit grayscale PNG is ignored.)
+    - 16 bits are scaled to 8, not clipped. Pillow reads 16-bit grayscale with alpha as RGB.
+    - CMYK, palettes and the like become RGB; embedded color profiles are not applied.
     - The EXIF orientation is applied, so that a photograph stands upright.
-    - Metadata that cannot be read is passed over, whatever is wrong with it.
+    - Unreadable metadata is ignored.
 
     Args:
         data: the bytes of the file.
         where: names the image at the start of an error's sentence.
-        pass_over: called where the metadata cannot be read.
+        on_bad_metadata: called where the metadata cannot be read.
 
     Raises:
         DataError: not an image in one of ``FORMATS``, broken or truncated, more than ``MAX_PIXELS`` pixels, an
@@ -49,21 +49,21 @@ def decode_image(data: bytes, where: str, pass_over: Callable[[], None] = _say_n
     def decode(file: BinaryIO) -> np.ndarray:
         with Image.open(file, formats=FORMATS) as image:
             _check_header(image, where)
-            # Decoding alone misses a PNG's checksums. verify() leaves the image unusable, hence the second open.
+            # Decoding does not check a PNG's checksums. verify() leaves the image unusable, hence the second open.
             image.verify()
         with Image.open(file, formats=FORMATS) as image:
             image.load()
-            return _pixels(image, where, pass_over)
+            return _pixels(image, where, on_bad_metadata)
 
-    pixels = _whatever_its_metadata(decode, io.BytesIO(data), where, pass_over)
+    pixels = _with_or_without_metadata(decode, io.BytesIO(data), where, on_bad_metadata)
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
 
-def read_header(file: BinaryIO, where: str, pass_over: Callable[[], None] = _say_nothing) -> tuple[int, int]:
-    """Channels and edge length of what :func:`decode_image` will make of a file, which is read no further than that.
+def read_header(file: BinaryIO, where: str, on_bad_metadata: Callable[[], None] = _ignore) -> tuple[int, int]:
+    """The channels and edge length that :func:`decode_image` will return, from the header of a file.
 
     Raises:
-        DataError: as ``decode_image``, as far as the header tells.
+        DataError: as ``decode_image``, for errors in the header.
     """
 
     def read(file: BinaryIO) -> tuple[int, int]:
@@ -71,14 +71,14 @@ def read_header(file: BinaryIO, where: str, pass_over: Callable[[], None] = _say
             _check_header(image, where)
             return _num_channels(image, where), image.size[0]
 
-    return _whatever_its_metadata(read, file, where, pass_over)
+    return _with_or_without_metadata(read, file, where, on_bad_metadata)
 
 
-def _whatever_its_metadata(
-    decode: Callable[[BinaryIO], Any], file: BinaryIO, where: str, pass_over: Callable[[], None]
+def _with_or_without_metadata(
+    decode: Callable[[BinaryIO], Any], file: BinaryIO, where: str, on_bad_metadata: Callable[[], None]
 ) -> Any:
     """Decodes a file, or where that fails a copy of it without metadata."""
-    with _in_one_sentence(where, file, pass_over):
+    with _in_one_sentence(where, file, on_bad_metadata):
         try:
             return decode(file)
         except DataError:
@@ -90,19 +90,19 @@ def _whatever_its_metadata(
             if stripped == data:
                 raise
             decoded = decode(io.BytesIO(stripped))
-        pass_over()
+        on_bad_metadata()
         return decoded
 
 
 @contextmanager
-def _in_one_sentence(where: str, file: BinaryIO, pass_over: Callable[[], None]) -> Iterator[None]:
+def _in_one_sentence(where: str, file: BinaryIO, on_bad_metadata: Callable[[], None]) -> Iterator[None]:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
-        if caught:  # Pillow warns of nothing that the pixels depend on.
-            pass_over()
+        if caught:  # Pillow's other warnings are about metadata.
+            on_bad_metadata()
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -133,21 +133,21 @@ def _check_header(image: Image.Image, where: str) -> None:
 
 def _has_16_bits(image: Image.Image) -> bool:
     # They are mode "I" in a PGM, and in a PNG in Pillow before 11.
-    return image.mode in _GREY16_MODES or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    return image.mode in _GRAY16_MODES or (image.mode == "I" and image.format in ("PNG", "PPM"))
 
 
 def _num_channels(image: Image.Image, where: str) -> int:
-    if _has_16_bits(image) or image.mode in _GREY_MODES:
+    if _has_16_bits(image) or image.mode in _GRAY_MODES:
         return 1
     if image.mode in ("I", "F"):
         raise DataError(f"{where} holds 32-bit values; expected 8 or 16 bits per channel.")
     return 3
 
 
-def _pixels(image: Image.Image, where: str, pass_over: Callable[[], None]) -> np.ndarray:
+def _pixels(image: Image.Image, where: str, on_bad_metadata: Callable[[], None]) -> np.ndarray:
     """uint8 [H, W] or [H, W, 3]."""
     has_16_bits, num_channels = _has_16_bits(image), _num_channels(image, where)
-    image = upright(image, pass_over)  # Perhaps a copy, which has forgotten its format.
+    image = upright(image, on_bad_metadata)  # Perhaps a copy, which has forgotten its format.
     if has_16_bits:
         return np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)  # 65535 / 255 = 257
     target = "L" if num_channels == 1 else "RGB"

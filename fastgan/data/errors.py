@@ -1,10 +1,10 @@
-"""The one exception of the package, and what its sentences are made of."""
+"""DataError, and the parts of its messages."""
 
 import os
 
 from fastgan.errors import InputError
 
-# A zip entry's name may have 65,535 characters, and a decoder may say anything: a sentence has to stay readable.
+# A zip entry's name may have 65,535 characters, and a decoder's message any number: sentences stay readable.
 _LONGEST_QUOTE = 200
 
 
@@ -20,7 +20,7 @@ def quoted(name: str | os.PathLike[str]) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """What an exception of another library says, as the end of a sentence: one line, no full stop."""
+    """The message of another library's exception, as the end of a sentence: one line, no full stop."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -28,9 +28,6 @@ def load_idx(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """The images of an IDX file as uint8 [N, 1, S, S], and int64 [N] labels from the matching file beside it, if any.
 
     The matching file has "labels" for "images" and "idx1" for "idx3" in its name, gzipped or not.
-
-    Raises:
-        DataError: as :func:`fastgan.data.load_dataset` says.
     """
     images = _read(path, _IMAGES)
     count, height, width = images.shape
@@ -91,7 +88,7 @@ def _read_values(
             f"{quoted(path)} would explode from {size:,} to {promised:,} bytes; expected a compression of at most "
             f"{MAX_COMPRESSION_RATIO}:1, which real images do not reach."
         )
-    # In pieces, up to what is promised: memory grows with the data that is there, not with what the header says.
+    # In pieces, so that memory grows with the data and not with the number in the header.
     values = bytearray()
     while len(values) < promised:
         piece = stream.read(min(_CHUNK_BYTES, promised - len(values)))

@@ -1,4 +1,4 @@
-"""How much data is too much. Each limit keeps a small hostile or broken file from filling the memory or the day."""
+"""Limits on data. They keep a small hostile or broken file from filling the memory or taking hours."""
 
 import os
 
@@ -16,7 +16,7 @@ MAX_FILE_BYTES = 2**28
 MAX_ARCHIVE_BYTES = 2**40
 
 # Deflate reaches 1030:1 on zeros, real image data far less: 12.5:1 for a dataset.json of 60,000 labels, 2.5:1 for the
-# bundled digits, 402:1 for a flat drawing of two colours stored raw. 100:1 leaves a wide margin to all but the last ...
+# bundled digits, 402:1 for a flat drawing of two colors stored raw. 100:1 leaves a wide margin to all but the last ...
 MAX_COMPRESSION_RATIO = 100
 
 # ... and below 64 MiB a ratio is no danger (inflating as many zeros takes 0.2 s), so small synthetic sets pass.
@@ -33,11 +33,7 @@ def _physical_memory() -> int:
 
 
 def require_memory(needed_bytes: int, what: str) -> None:
-    """Refuse what this machine cannot hold before any of it is allocated: a data set is decoded into memory whole.
-
-    Raises:
-        DataError: ``needed_bytes`` is more than the physical memory.
-    """
+    """Raises DataError where ``needed_bytes`` is more than the physical memory, before anything is allocated."""
     available = _physical_memory()
     if needed_bytes > available:
         raise DataError(

@@ -1,7 +1,7 @@
-"""What an image file holds beside its pixels: how it is turned, and files without all that.
+"""Metadata of image files: the orientation, and copies of files without metadata.
 
-Metadata (EXIF, XMP, IPTC, colour profiles, comments, text, resolution) is used where it can be read. Where a decoder
-fails on it the image is decoded again from a copy of the file without metadata: a broken note is no broken picture.
+Metadata is EXIF, XMP, IPTC, color profiles, comments, text and resolution. Where a decoder fails on it, the image is
+decoded again from a copy of the file without metadata: broken metadata does not break an image.
 """
 
 import struct
@@ -22,17 +22,17 @@ _UPRIGHT = {
 }
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-# Of the chunks that a decoder may ignore, those that the pixels or the number of frames depend on.
+# Optional chunks that the pixels or the number of frames depend on.
 _CHUNKS_OF_PIXELS = (b"tRNS", b"acTL", b"fcTL", b"fdAT")
 
 _JPEG = b"\xff\xd8"
 _EXIF = b"Exif\0\0"
-# JFIF and Adobe's segment say which colours the components are; the least that a decoder takes for them.
+# The segments of JFIF and Adobe define the color space; with the least number of bytes that a decoder accepts.
 _SEGMENTS_OF_PIXELS = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
 _START_OF_SCAN = 0xDA
 
 _TIFF = {b"II*\0": "<", b"MM\0*": ">"}
-# TIFF 6.0: how pixels are stored, compressed and coloured, and the orientation.
+# TIFF 6.0: how pixels are stored, compressed and colored, and the orientation.
 _TAGS_OF_PIXELS = {
     *range(254, 260),
     *(262, 266, _ORIENTATION, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 338, 339, 340, 341),
@@ -40,23 +40,18 @@ _TAGS_OF_PIXELS = {
 }
 
 
-def upright(image: Image.Image, pass_over: Callable[[], None]) -> Image.Image:
-    """The image as its orientation says that it is to be shown; one out of range, of 1 to 8, says nothing.
-
-    Args:
-        image: loaded.
-        pass_over: called where the metadata cannot be read.
-    """
+def upright(image: Image.Image, on_bad_metadata: Callable[[], None]) -> Image.Image:
+    """The loaded image, turned by its EXIF orientation; an orientation outside of 1 to 8 is ignored."""
     try:
         method = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
-    except Exception:  # What Pillow's parsers raise of broken metadata has many types.
-        pass_over()
+    except Exception:  # Pillow's parsers raise many types on broken metadata.
+        on_bad_metadata()
         return image
     return image if method is None else image.transpose(method)
 
 
 def without_metadata(data: bytes) -> bytes:
-    """A PNG, JPEG or TIFF without metadata, but with EXIF that can be read; what is none of these as it is."""
+    """A copy of a PNG, JPEG or TIFF without metadata, except readable EXIF; other files unchanged."""
     try:
         if data.startswith(_PNG):
             return _PNG + b"".join(_chunks(data))
@@ -75,7 +70,7 @@ def _chunks(data: bytes) -> Iterator[bytes]:
         (length,), kind = struct.unpack_from(">I", data, position), data[position + 4 : position + 8]
         content, end = data[position + 8 : position + 8 + length], position + 12 + length
         whole = data[end - 4 : end] == struct.pack(">I", zlib.crc32(kind + content))
-        # A capital letter marks what no decoder may ignore.
+        # A capital first letter marks a chunk that no decoder may ignore.
         if kind[:1].isupper() or kind in _CHUNKS_OF_PIXELS or (kind == b"eXIf" and whole and _is_exif(content)):
             yield data[position:end]
         position = end

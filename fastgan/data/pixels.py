@@ -37,7 +37,7 @@ def resize_image(image: np.ndarray, resolution: int) -> np.ndarray:
     The filter's support grows with the reduction, so a reduced image does not alias. Bicubic (Keys, "Cubic convolution
     interpolation for digital image processing", 1981, a = -0.5): sharper than the triangle filter on the enlarged 8x8
     digits, and without Lanczos's far ringing: at 28x28 that lights 44% of the background pixels, by up to 18 of 255,
-    bicubic none (pixels whose source cell and its 8 neighbours are 0). Pillow computes in fixed point, so the same
+    bicubic none (pixels whose source cell and its 8 neighbors are 0). Pillow computes in fixed point, so the same
     bytes come out on every machine.
     """
     if image.shape[1:] == (resolution, resolution):

@@ -169,7 +169,7 @@ def open_source(
 
 
 def fits(num_bytes: int, device: torch.device) -> bool:
-    """Whether the images fit in ``DEVICE_SHARE`` of the free memory of the device, and of the host, which decodes them."""
+    """Whether images fit in ``DEVICE_SHARE`` of the free memory of the device and of the host, which decodes them."""
     return num_bytes <= DEVICE_SHARE * min(free_memory(device), free_memory(torch.device("cpu")))
 
 
@@ -177,7 +177,7 @@ def free_memory(device: torch.device) -> int:
     """Bytes that can be allocated on the device now."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    # Besides unused pages this counts what the kernel keeps in them as long as nobody needs them, such as read files.
+    # MemAvailable includes memory that the kernel can free, such as cached files.
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024

@@ -191,7 +191,7 @@ def _signals_blocked() -> Iterator[None]:
 
 
 def _obey_the_parent(worker: int) -> None:
-    # The parent sends SIGTERM to what is left of its workers when it ends, and waits for them.
+    # The parent sends SIGTERM to its remaining workers when it ends, and waits for them.
     threading.Thread(target=_exit_on_sigterm_of_the_parent, daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""A generator for other machines: a folder with weights and a card, and programs that run without fastgan."""
+"""Export of a generator: a folder with weights and a model card, and programs that run without fastgan."""
 
 from fastgan.exporting.card import card_of
 from fastgan.exporting.folder import (
@@ -15,17 +15,3 @@ from fastgan.exporting.programs import (
     export_torch,
     require_onnx,
 )
-
-__all__ = [
-    "BATCH_SIZES",
-    "ModelFolderError",
-    "card_of",
-    "describe_program",
-    "export_onnx",
-    "export_program",
-    "export_torch",
-    "is_model_folder",
-    "load_model_folder",
-    "require_onnx",
-    "save_generator",
-]

@@ -1,4 +1,4 @@
-"""The card of a model folder: what the generator is, how to use it, and what is not known of it."""
+"""The model card: what the generator is, how to use it, and what is not recorded."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,14 @@ def card_of(
     scores: Sequence[str] = (),
     programs: Sequence[str] = (),
 ) -> str:
-    """Markdown for people who come upon the folder.
+    """The model card in Markdown.
 
     Args:
         generator: of :func:`fastgan.models.build_networks`.
-        name: what to call it, such as the run's folder.
+        name: title of the card, such as the run's folder.
         step: how many steps it was trained for.
-        settings: of the run, by name; ``data`` among them.
-        scores: a sentence for each score of an evaluation, and one on what they stand on.
+        settings: of the run, by name, with ``data``.
+        scores: a sentence for each score of an evaluation, and one on its data and features.
         programs: a sentence for each program in the folder.
     """
     architecture = {key: value for key, value in generator.architecture.items() if value is not None}
@@ -51,7 +51,7 @@ def card_of(
         _example(generator),
         "```",
         "",
-        "On the command line this folder stands where a run does: `fastgan generate FOLDER`.",
+        "The command line takes this folder in place of a run: `fastgan generate FOLDER`.",
         "",
     ]
     if scores:
@@ -68,10 +68,9 @@ def card_of(
             "",
         ]
     lines += [
-        "## Licence of the data",
+        "## License of the data",
         "",
-        "To be filled in by whoever passes this on: under what licence the training images are, and what it allows for",
-        "images generated from them.",
+        "To be filled in before sharing: the license of the training images, and what it allows for generated images.",
         "",
     ]
     return "\n".join(lines)

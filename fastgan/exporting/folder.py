@@ -37,18 +37,17 @@ def is_model_folder(folder: Path) -> bool:
 def save_generator(
     generator: nn.Module, folder: str | os.PathLike[str], *, step: int | None = None, card: str = ""
 ) -> None:
-    """Writes a generator to a folder, which is made where it is not there.
+    """Writes a generator to a folder, which is created if missing.
 
     Args:
         generator: of :func:`fastgan.models.build_networks` or :func:`fastgan.load_generator`, compiled or not.
-        folder: gets ``config.json``, ``model.safetensors`` and, where there is a ``card``, ``README.md``.
-        step: how many steps it was trained for, if that is known.
+        folder: for ``config.json``, ``model.safetensors`` and, with a ``card``, ``README.md``.
+        step: how many steps it was trained for, if known.
         card: Markdown.
 
     Raises:
-        TypeError: for a generator that is no module, a folder that is no path, or a step that is no integer.
-        ModelFolderError: for another module, which a folder could not say how to build, or where it cannot be written;
-            one sentence.
+        TypeError: a generator that is not a module, a folder that is not a path, or a step that is not an integer.
+        ModelFolderError: a module that was not built by fastgan, or a folder that cannot be written; one sentence.
     """
     if not isinstance(generator, nn.Module):
         raise TypeError(f"save_generator: generator is a {type(generator).__name__}, expected a torch.nn.Module")
@@ -73,21 +72,17 @@ def save_generator(
 
 @preserved_random_state()
 def load_model_folder(folder: Path, device: torch.device) -> tuple[nn.Module, int | None]:
-    """Loads the generator of a model folder; nothing in it can make code run.
+    """Loads the generator of a model folder; nothing in the folder is executed.
 
     Returns:
-        The generator in evaluation mode, its parameters without gradients, and the number of steps that it was trained
-        for, where that is known.
-
-    Raises:
-        ModelFolderError: where the folder is not there, damaged, or its files do not fit together; one sentence.
+        The generator in evaluation mode, its parameters without gradients, and the number of training steps if known.
     """
     config = _read_config(folder / _CONFIG)
     path = folder / _WEIGHTS
     try:
         with safe_open(path, framework="pt") as file:
             layout = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-        # What a config asks for gets memory only where the file has it too.
+        # Before memory is allocated for the sizes in the config.
         _require_layout(_expected_layout(config["architecture"]), layout)
         generator = build_networks(**config["architecture"]).generator
         generator.load_state_dict(safetensors.torch.load_file(path))
@@ -105,7 +100,7 @@ def load_model_folder(folder: Path, device: torch.device) -> tuple[nn.Module, in
 
 
 def _require_ours(generator: nn.Module) -> None:
-    """Refuses what :func:`load_model_folder` could not build again."""
+    """Refuses a module that :func:`load_model_folder` could not build again."""
     architecture = getattr(generator, "architecture", None)
     why = "it has no architecture, as the generators of fastgan.models have"
     if isinstance(architecture, dict):

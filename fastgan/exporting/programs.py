@@ -1,8 +1,8 @@
-"""Programs of a generator that run where fastgan is not installed: torch.export and ONNX.
+"""Programs of a generator that run without fastgan: torch.export and ONNX.
 
-They take ``latents``, float32 [N, latent_dim]; of a conditional generator ``labels`` too, int64 [N]; of one with styles
-``truncation`` too, the psi of all layers, float32 []. N is free, at least 1. They give ``images``, float32 [N, C, H, W]
-in [-1, 1]; noise is constant, and no value is clamped that the generator does not clamp.
+Inputs: ``latents``, float32 [N, latent_dim], for any N from 1; for a conditional generator ``labels``, int64 [N]; for a
+generator with styles ``truncation``, the psi of all layers, float32 []. Output: ``images``, float32 [N, C, H, W] in
+[-1, 1]. Noise is constant, and no value is clamped that the generator does not clamp.
 """
 
 import logging
@@ -23,10 +23,10 @@ from fastgan.extras import require_extra
 from fastgan.random_state import preserved_random_state
 from fastgan.sampling import draw_latents, labels_in_turn
 
-# What a program is checked at: a single image, even and odd sizes, and more than the two that it is traced with.
+# Batch sizes of the check: a single image, even and odd sizes, and more than the two images of the trace.
 BATCH_SIZES = (1, 2, 7, 16)
 _TRUNCATIONS = (1.0, 0.7)
-# Half of one of the 255 steps that a pixel of 8 bits has: what differs by less is the same picture.
+# Half of one of the 255 steps of an 8-bit pixel.
 _TOLERANCE = 1 / 255
 _SHAPES = {"latents": "float32 [N, {0.latent_dim}]", "labels": "int64 [N]", "truncation": "float32 [] (0 to 1)"}
 
@@ -45,7 +45,7 @@ class _WithTruncation(nn.Module):
 
 @preserved_random_state()
 def export_program(generator: nn.Module) -> ExportedProgram:
-    """Traces a generator that is on the CPU, in evaluation mode; the program has plain torch in place of our ops."""
+    """Traces a generator on the CPU in evaluation mode; the program has plain torch in place of our ops."""
     inputs = _inputs(generator, 2)
     batch = Dim("batch", min=1)
     with torch.no_grad(), fastgan_kernels.use_backend("reference"), _quiet():
@@ -59,21 +59,21 @@ def export_program(generator: nn.Module) -> ExportedProgram:
         for node in module.graph.nodes:
             if str(node.target).startswith("fastgan"):
                 raise RuntimeError(f"the exported program calls {node.target}")
-            # It names the files of this machine.
+            # A stack trace contains paths of this machine.
             node.meta.pop("stack_trace", None)
     return program
 
 
 @preserved_random_state()
 def export_torch(generator: nn.Module, path: Path) -> float:
-    """Writes ``torch.export``'s program to a .pt2 file and checks what is read back from it.
+    """Writes ``torch.export``'s program to a .pt2 file, reads it back and checks it.
 
     Returns:
-        The largest difference of a pixel, whose range is 2, from the generator's images at ``BATCH_SIZES``.
+        The largest difference of a pixel in [-1, 1] from the generator's images at ``BATCH_SIZES``.
 
     Raises:
-        ModelFolderError: where it cannot be written; one sentence.
-        RuntimeError: for a program whose images are others; it is not kept.
+        ModelFolderError: the file cannot be written; one sentence.
+        RuntimeError: the program's images differ; it is deleted.
     """
     with _writing(path), _quiet():
         torch.export.save(export_program(generator), path)
@@ -107,25 +107,21 @@ def export_onnx(generator: nn.Module, path: Path) -> float:
 
 
 def describe_program(generator: nn.Module, format: str, file: str, difference: float) -> str:
-    """For the card: how the program in ``file``, of ``format`` "torch" or "onnx", is called, and how near it is."""
+    """For the card: the call, inputs and error of the program in ``file``, of ``format`` "torch" or "onnx"."""
     inputs = ", ".join(f"{name} {_SHAPES[name].format(generator)}" for name in _inputs(generator, 1))
     call = {
         "torch": f"torch.export.load({file!r}).module()(...)",
         "onnx": f"onnxruntime.InferenceSession({file!r}).run(None, {{...}})",
     }
     return (
-        f"`{file}`: `{call[format]}` takes {inputs}, for any N from 1 on, and gives images float32 [N, C, H, W]; at "
+        f"`{file}`: `{call[format]}` takes {inputs}, for any N from 1, and returns images float32 [N, C, H, W]; at "
         f"batch sizes {', '.join(map(str, BATCH_SIZES))} the largest difference of a pixel, whose range is 2, from the "
         f"generator's was {difference:.2g}."
     )
 
 
 def require_onnx() -> ModuleType:
-    """onnxruntime, where all that an export to ONNX needs is installed.
-
-    Raises:
-        MissingExtraError: one sentence.
-    """
+    """onnxruntime, if all packages of an export to ONNX are installed; else MissingExtraError."""
     return require_extra("onnx", "ONNX", "onnxruntime", "onnx", "onnxscript")
 
 
@@ -168,7 +164,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporters print of their stages and of deprecations within torch."""
+    """Hides the exporters' progress and torch's deprecation warnings."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,1 +1,1 @@
-"""What trained generators are judged by."""
+"""Scores of generated images, and mode collapse."""

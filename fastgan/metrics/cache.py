@@ -1,4 +1,4 @@
-"""A folder of real features, so that a data set goes through a network once."""
+"""A cache of real features on disk, so that a data set goes through a network once."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ _FORMAT = 1
 
 def cache_folder() -> Path:
     """``$XDG_CACHE_HOME/fastgan/features``, or ``~/.cache/fastgan/features`` where that is not set."""
-    # The specification has relative paths ignored.
+    # The XDG specification says to ignore relative paths.
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (given if given.is_absolute() else Path.home() / ".cache") / "fastgan" / "features"
 
@@ -32,14 +32,9 @@ def digest_of(images: Tensor) -> str:
 
 
 def cached(key: Mapping[str, str | int | bool], compute: Callable[[], Features], folder: Path) -> Features:
-    """Features from the cache, or computed and put there.
+    """Features from the cache in ``folder``; or of ``compute``, then written there.
 
-    A file that is damaged is computed again, and one that cannot be written is not; either is warned of.
-
-    Args:
-        key: all that determines the features.
-        compute: what computes them.
-        folder: of the cache.
+    ``key`` holds everything that determines the features. A damaged file and a failed write cause a warning.
     """
     text = json.dumps({"format": _FORMAT, **key}, sort_keys=True)
     path = folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
@@ -72,7 +67,7 @@ def _write(path: Path, key: str, features: Features) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in features._asdict().items() if tensor is not None}
     content = safetensors.torch.save(tensors, metadata={"key": key, "digest": _digest(tensors)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Another process may write the same file: each has one of its own until it is whole.
+    # Another process may write the same file, so each writes a temporary one first.
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".partial", delete=False) as file:
         file.write(content)
     os.replace(file.name, path)

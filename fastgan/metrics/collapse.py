@@ -1,4 +1,4 @@
-"""Mode collapse, answered three ways: by looking, by clustering, and by a score."""
+"""Detection of mode collapse in three ways: by class shares (looking), by clustering, and by a score."""
 
 from dataclasses import dataclass
 
@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from fastgan.metrics.features import Features
-from fastgan.metrics.neighbours import neighbour_scores
+from fastgan.metrics.neighbors import neighbor_scores
 from fastgan.metrics.shares import Shares
 
-# Of the real images, in what generated images leave out.
+# The share of the real images whose modes are missing, from which on a generator has collapsed.
 COLLAPSED_FROM = 0.25
 
-# Of the precision of real images. Coverage tells nothing of variety where most images are unlike the real ones.
+# As a fraction of the precision of real images. Coverage does not measure the variety of unrealistic images.
 _MIN_PRECISION = 0.5
 
 _MAX_CLUSTERS = 20
-# Real images in a cluster on average, so that a lost one is not lost by chance.
+# Real images in a cluster on average, so that a cluster is not lost by chance.
 _PER_CLUSTER = 50
 
 # Distances grow with the square of the count, and a share of 5,000 is right to 0.7%.
@@ -29,7 +29,7 @@ class Answer:
 
     Attributes:
         way: ``looking``, ``clustering`` or ``score``.
-        lost: the share of the real images that the generated ones leave out, 0 to 1, or None where it cannot tell.
+        lost: the share of the real images in missing modes, 0 to 1, or None where this way has no answer.
         evidence: one sentence.
     """
 
@@ -47,11 +47,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Collapse:
-    """The three answers, and what the picture for looking shows.
+    """The three answers, and the shares for the picture.
 
     Attributes:
         answers: by looking, by clustering and by a score.
-        shown: the classes, or the clusters where no classes are known.
+        shown: the class shares, or the cluster shares without a classifier.
     """
 
     answers: tuple[Answer, Answer, Answer]
@@ -59,27 +59,27 @@ class Collapse:
 
     @property
     def verdict(self) -> str:
-        """What most answers say: ``collapsed`` or ``not collapsed``; ``in doubt`` where they are split."""
+        """The majority of the answers: ``collapsed`` or ``not collapsed``; ``in doubt`` where there is none."""
         verdicts = [answer.verdict for answer in self.answers]
         votes = verdicts.count("collapsed") - verdicts.count("not collapsed")
         return "in doubt" if votes == 0 else "collapsed" if votes > 0 else "not collapsed"
 
 
-def judge_collapse(real: Features, generated: Features, classes: Shares | None, *, seed: int) -> Collapse:
-    """Judges whether generated images leave out a quarter or more of what the real ones show.
+def detect_collapse(real: Features, generated: Features, classes: Shares | None, *, seed: int) -> Collapse:
+    """Whether a quarter or more of the real images belong to modes that are missing from the generated images.
 
-    - By looking: the classes that somebody who looks at the picture would miss, as a classifier finds them; without a
-      classifier there is the picture alone.
-    - By clustering: k-means of the real features; the real share of the clusters that generated images leave out.
+    - By looking: the real share of the classes that a classifier does not find in the generated images. Without a
+      classifier there is no answer.
+    - By clustering: k-means of the real features; the real share of the clusters that generated images do not reach.
       After Richardson and Weiss 2018 (https://arxiv.org/abs/1805.12462), who count the bins that differ.
-    - By a score: how far coverage and recall fall short of those of real images, in samples of equal size, by the one
-      that falls short less: coverage alone is low for images of all kinds that are of poor quality. No answer where
-      precision is less than half of that of real images.
+    - By a score: coverage and recall relative to those of real images, in samples of equal size; the larger of the two
+      quotients counts, because coverage is also low for varied images of poor quality. No answer where precision is
+      less than half of that of real images.
 
     Args:
         real: at least 12 images.
         generated: at least 12 images.
-        classes: of all images, or None where there is no classifier.
+        classes: class shares of all images, or None without a classifier.
         seed: of the clusters and the samples.
     """
     clusters = _clusters(real.values, generated.values, seed)
@@ -90,20 +90,19 @@ def judge_collapse(real: Features, generated: Features, classes: Shares | None, 
 
 def _by_looking(classes: Shares | None) -> Answer:
     if classes is None:
-        return Answer("looking", None, "no classifier knows these images, so the picture is to be looked at")
+        return Answer("looking", None, "there is no classifier for these images; look at the picture")
     lost = [classes.names[i] for i in classes.lost()]
-    seen = f"{classes.captured} of {sum(count > 0 for count in classes.real)} {classes.kind} are there"
-    missing = f", and {_joined(lost)} not" if lost else ""
-    return Answer(
-        "looking", classes.lost_share(), f"{seen}{missing}; the shares are {classes.distance():.0%} from the real ones"
-    )
+    seen = f"{classes.captured} of {sum(count > 0 for count in classes.real)} {classes.kind} are captured"
+    missing = f", {_joined(lost)} are missing" if lost else ""
+    distance = f"the total variation from the real shares is {classes.distance():.0%}"
+    return Answer("looking", classes.lost_share(), f"{seen}{missing}; {distance}")
 
 
 def _by_clustering(clusters: Shares) -> Answer:
     lost = len(clusters.lost())
     evidence = (
-        f"{lost} of {len(clusters.names)} clusters of the real images are left out, which hold "
-        f"{clusters.lost_share():.0%} of them; equal shares have p = {clusters.p_value():.2g} (chi-squared)"
+        f"{lost} of {len(clusters.names)} clusters are missing, which hold {clusters.lost_share():.0%} of the real "
+        f"images; p = {clusters.p_value():.2g} for equal shares (chi-squared)"
     )
     return Answer("clustering", clusters.lost_share(), evidence)
 
@@ -113,17 +112,15 @@ def _by_score(real: Features, generated: Features, seed: int) -> Answer:
     size = min(len(real.values) // 2, len(generated.values), _MAX_SCORED)
     order = torch.randperm(len(real.values), generator=random)
     first, second = real.values[order[:size]], real.values[order[size : 2 * size]]
-    of_real = neighbour_scores(first, second)
+    of_real = neighbor_scores(first, second)
     chosen = torch.randperm(len(generated.values), generator=random)[:size]
-    found = neighbour_scores(first, generated.values[chosen])
+    found = neighbor_scores(first, generated.values[chosen])
     evidence = (
         f"coverage is {found.coverage:.2f} and recall {found.recall:.2f}, and {of_real.coverage:.2f} and "
         f"{of_real.recall:.2f} for as many real images"
     )
     if found.precision < _MIN_PRECISION * of_real.precision:
-        unlike = (
-            f"precision is {found.precision:.2f}, so most images are unlike the real ones and show no variety of them"
-        )
+        unlike = f"precision is {found.precision:.2f}, so most images are unlike real ones and do not measure variety"
         return Answer("score", None, f"{evidence}; {unlike}")
     kept = max(found.coverage / of_real.coverage, found.recall / max(of_real.recall, 1 / size))
     return Answer("score", max(0.0, 1 - kept), evidence)

@@ -1,4 +1,6 @@
-"""A picture to judge mode collapse by looking: real images, generated ones, and how both spread over the classes."""
+"""A picture of mode collapse: real images, generated images, and the class shares of both."""
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,15 +14,14 @@ _MARGIN, _LINE, _BARS = 12, 16, 140
 
 
 def collapse_picture(real: Tensor, generated: Tensor, shares: Shares, *, width: int = 400) -> Tensor:
-    """Draws two pictures side by side, and below them the share of each class as a pair of bars.
+    """Two pictures side by side, and below them a pair of bars for each class: its real and its generated share.
 
-    Grey bars are real images and blue ones generated; the names of classes that are lost are red.
+    Real bars are gray, generated bars blue; the names of lost classes are red.
 
     Args:
-        real: a picture of real images, uint8 [C, H, W], C 1 or 3.
-        generated: a picture of generated ones, likewise.
-        shares: what the bars show.
-        width: of each picture in pixels, to which it is scaled.
+        real, generated: pictures, uint8 [C, H, W], C 1 or 3.
+        shares: of the bars.
+        width: in pixels, to which each picture is scaled.
 
     Returns:
         uint8 [3, H', W'].
@@ -36,19 +37,30 @@ def collapse_picture(real: Tensor, generated: Tensor, shares: Shares, *, width: 
         image.paste(picture, (x, top))
     draw.text((_MARGIN, base - _BARS - _LINE - 4), f"share of {shares.kind}, real and generated", fill=_INK, font=font)
 
+    draw_shares(draw, (_MARGIN, base), (total - 2 * _MARGIN, _BARS), shares, font)
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+
+
+def draw_shares(
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], size: tuple[int, int], shares: Shares, font: Any
+) -> None:
+    """Draws a gray (real) and a blue (generated) bar for each class above its name, red where the class is lost.
+
+    ``corner`` is the lower left one of the bars, and ``size`` their width and height in all.
+    """
+    (left, base), (width, height) = corner, size
     lost = shares.lost()
     tallest = max(*shares.real_shares, *shares.generated_shares) or 1  # points may be in no class at all
-    step = (total - 2 * _MARGIN) / len(shares.names)
+    step = width / len(shares.names)
     bar = max(1, int(0.35 * step))
-    pairs = zip(shares.names, shares.real_shares, shares.generated_shares, strict=True)
-    for i, (name, of_real, of_generated) in enumerate(pairs):
-        x = int(_MARGIN + (i + 0.12) * step)
-        for offset, share, colour in ((0, of_real, _REAL), (bar, of_generated, _GENERATED)):
-            height = round(_BARS * share / tallest)
-            draw.rectangle((x + offset, base - height, x + offset + bar - 1, base), fill=colour)
+    for i, (of_real, of_generated) in enumerate(zip(shares.real_shares, shares.generated_shares, strict=True)):
+        x = int(left + (i + 0.12) * step)
+        for offset, share, color in ((0, of_real, _REAL), (bar, of_generated, _GENERATED)):
+            draw.rectangle((x + offset, base - round(height * share / tallest), x + offset + bar - 1, base), fill=color)
+        # Names of points are too long for narrow bars.
+        name = shares.names[i] if font.getlength(shares.names[i]) <= step else str(i + 1)
         draw.text((x + bar, base + 4), name, fill=_LOST if i in lost else _INK, font=font, anchor="ma")
-    draw.line((_MARGIN, base, total - _MARGIN, base), fill=_INK)
-    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+    draw.line((left, base, left + width, base), fill=_INK)
 
 
 def _scaled(picture: Tensor, width: int) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Which of several generators is best, and for what."""
+"""Which of several generators is best for which purpose."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +20,7 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The run to take for a purpose.
-
-    Attributes:
-        purpose: what the images are for.
-        run: the run's folder.
-        reason: one sentence.
-        sure: whether it differs from every other run with 95% confidence.
-    """
+    """The run to take for a purpose; ``sure`` if it differs from every other run with 95% confidence."""
 
     purpose: str
     run: str
@@ -36,16 +29,10 @@ class Recommendation:
 
 
 def recommend(evaluations: Sequence[Evaluation]) -> list[Recommendation]:
-    """One run for each purpose: quality alone, augmentation, and general use.
+    """One run for each purpose, from at least two evaluations.
 
-    For quality alone precision decides, for augmentation recall. For general use FID does; among the runs whose FID
-    does not differ from the best with 95% confidence, the harmonic mean of precision and recall.
-
-    Args:
-        evaluations: at least two.
-
-    Raises:
-        MetricsError: where their scores do not stand on the same; one sentence.
+    Precision decides for quality alone (without variety), recall for augmentation, FID for general use. Among runs
+    whose FID does not differ from the best with 95% confidence, F1 decides: the harmonic mean of precision and recall.
     """
     require_comparable({evaluation.run: evaluation.basis for evaluation in evaluations})
     return [
@@ -56,7 +43,7 @@ def recommend(evaluations: Sequence[Evaluation]) -> list[Recommendation]:
 
 
 def comparison_notes(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Sentences on what limits a comparison."""
+    """Sentences on the limits of a comparison."""
     sizes = sorted({evaluation.basis.image_size for evaluation in evaluations})
     if len(sizes) == 1:
         return []

@@ -1,7 +1,7 @@
-"""The one exception of the package."""
+"""MetricsError."""
 
 from fastgan.errors import InputError
 
 
 class MetricsError(InputError):
-    """Images, features or scores that cannot be judged. The message is one sentence."""
+    """Images, features or scores that cannot be evaluated. The message is one sentence."""

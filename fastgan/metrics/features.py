@@ -1,5 +1,6 @@
-"""What images are compared by: the features of a network, which is a choice, and is named wherever scores are."""
+"""Feature networks, by which images are compared. Each score is reported with the name of its network."""
 
+import copy
 import hashlib
 import importlib
 import inspect
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from fastgan.data import normalize
 from fastgan.data.gaussians import are_points, to_points
-from fastgan.data.pixels import resize_images
 from fastgan.errors import first_line
+from fastgan.metrics.digits import RESOLUTION, WEIGHTS, digit_inputs, digit_network
 from fastgan.metrics.errors import MetricsError
 from fastgan.random_state import preserved_random_state
 
@@ -23,11 +24,11 @@ CHOICES = "'digits', 'points', 'inception', a TorchScript file, or module:functi
 
 
 class Features(NamedTuple):
-    """What a network says of images.
+    """Features of images, and class logits.
 
     Attributes:
         values: float32 [N, F], finite, on the CPU.
-        logits: of classes, float32 [N, K], or None where the network has none.
+        logits: float32 [N, K], or None for a network without classes.
     """
 
     values: Tensor
@@ -36,14 +37,13 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """Features of images, and the names under which scores are told.
+    """A function from images to features, with the names and digests that scores are reported with.
 
     Attributes:
         name: ``digits``, ``points``, ``inception``, the name of a TorchScript file, or ``module:function``.
         digest: SHA-256 of the weights or the file; of a function only of its source file.
         filter: how images are brought to the network's size.
-        determined: whether the digest determines the features. It does not for a function, which may use other modules
-            and files.
+        determined: whether the digest determines the features; False for a function, which may use other files.
     """
 
     name: str
@@ -58,16 +58,13 @@ class FeatureNetwork:
 
         Args:
             images: uint8 [N, C, S, S], or points of the plane as floating-point images [N, 2, 1, 1]; N at least 1.
-
-        Raises:
-            MetricsError: for images that the network does not take, or an answer that is no features; one sentence.
         """
         try:
             found = self._extract(images)
         except MetricsError:
             raise
         except Exception as error:
-            # A file or function of the user's: whatever it raises, it does not take these images.
+            # A user's file or function may raise anything for images that it does not take.
             raise MetricsError(
                 f"features {self.name!r} fail on images of shape {list(images.shape)}: {_last_line(error)}"
             ) from error
@@ -91,26 +88,23 @@ class FeatureNetwork:
 def load_features(name: str, device: torch.device, *, weights: Path | None = None) -> FeatureNetwork:
     """Loads features by name.
 
-    - ``digits``: the network that comes with the package, fitted to scikit-learn's handwritten digits; takes images of
-      one channel; 64 features, 10 classes.
+    - ``digits``: the bundled network, fitted to scikit-learn's handwritten digits; takes images of one channel; 64
+      features, 10 classes.
     - ``points``: the coordinates of points of the plane; 2 features.
-    - ``inception``: the published Inception of the FID through torch-fidelity, which is an extra; grey images are
-      repeated to three channels; 2048 features, 1008 classes.
-    - A TorchScript file, loaded on ``device`` and called with uint8 images [N, C, S, S] there as they are, not resized;
-      it returns floating-point [N, F], or a tuple of that and class logits [N, K].
-    - ``module:function``: a Python callable, called likewise with images on the CPU. The module is imported, so its
-      code runs.
+    - ``inception``: the published Inception network of the FID through torch-fidelity, which is an extra; gray images
+      are repeated to three channels; 2048 features, 1008 classes.
+    - A TorchScript file, called with uint8 images [N, C, S, S] on ``device``, not resized; it returns floating-point
+      [N, F], or a tuple of that and class logits [N, K].
+    - ``module:function``: a Python callable with the same arguments and results, on the CPU. The module is imported, so
+      its code runs.
 
     Args:
         name: one of these.
         device: where networks run.
-        weights: of ``inception`` alone, the file that torch-fidelity would download.
-
-    Raises:
-        MetricsError: for an unknown name, or what cannot be loaded; one sentence.
+        weights: only for ``inception``: the file that torch-fidelity would download.
     """
     if weights is not None and name != "inception":
-        raise MetricsError(f"weights are given for features {name!r}, and only 'inception' takes a file of weights")
+        raise MetricsError(f"weights are given for features {name!r}; expected them only for 'inception'")
     if name == "digits":
         return _digits(device)
     if name == "points":
@@ -126,14 +120,11 @@ def load_features(name: str, device: torch.device, *, weights: Path | None = Non
     module, colon, function = name.partition(":")
     if colon and module and function:
         return _callable(name, module, function)
-    raise MetricsError(f"features {name!r} are not known and are no file; expected {CHOICES}")
+    raise MetricsError(f"unknown features {name!r}; choose from {CHOICES}")
 
 
 def _digits(device: torch.device) -> FeatureNetwork:
-    from fastgan.metrics.digit_network import RESOLUTION, WEIGHTS, DigitNetwork, digit_network
-
-    network = DigitNetwork().eval().requires_grad_(False).to(device)
-    network.load_state_dict(digit_network().state_dict())
+    network = copy.deepcopy(digit_network()).to(device)
 
     @torch.inference_mode()
     def extract(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,8 +133,7 @@ def _digits(device: torch.device) -> FeatureNetwork:
                 f"features 'digits' take images of one channel and at least 8x8, and these are {_size(images)}; choose "
                 "others with --features"
             )
-        pixels = torch.from_numpy(resize_images(images.cpu().numpy(), RESOLUTION))
-        return network(normalize(pixels.to(device)))
+        return network(digit_inputs(images).to(device))
 
     digest = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
     return FeatureNetwork("digits", digest, f"bicubic to {RESOLUTION}x{RESOLUTION}, antialiased", extract)
@@ -158,7 +148,7 @@ def _coordinates(images: Tensor) -> Tensor:
 def _torchscript(path: Path, device: torch.device) -> FeatureNetwork:
     try:
         content = path.read_bytes()
-        # From the bytes of the digest, whatever becomes of the file meanwhile.
+        # From the bytes of the digest, in case the file changes meanwhile.
         network = torch.jit.load(io.BytesIO(content), map_location=device).eval()
     except OSError as error:
         raise MetricsError(f"TorchScript file {str(path)!r} cannot be read: {error.strerror}") from None
@@ -196,6 +186,6 @@ def _size(images: Tensor) -> str:
 
 
 def _last_line(error: Exception) -> str:
-    """TorchScript puts its traceback before what is wrong."""
+    """The last line of a message: TorchScript puts its traceback first."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__

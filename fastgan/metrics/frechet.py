@@ -7,14 +7,13 @@ from fastgan.metrics.errors import MetricsError
 
 
 def frechet_distance(real: Tensor, generated: Tensor) -> float:
-    """The Frechet Inception Distance of Heusel et al. 2017 (https://arxiv.org/abs/1706.08500, equation 6).
+    """The FID, Frechet Inception Distance, of Heusel et al. 2017 (https://arxiv.org/abs/1706.08500, equation 6).
 
-    The squared distance of the means, plus ``tr(S + T - 2 (S T)^(1/2))`` of the covariances S and T. With centred
+    The squared distance of the means, plus ``tr(S + T - 2 (S T)^(1/2))`` of the covariances S and T. With centerd
     features A and B, such that S = A'A and T = B'B, the trace of the root is the sum of the singular values of A B': no
     covariance is formed and none is inverted, so a singular one (fewer images than features) is as exact as any other.
 
-    The distance of a sample is too large on average, the more so the fewer images there are, so only distances at
-    equal counts can be compared.
+    The distance between samples is biased upwards, more so for fewer images: compare only distances at equal counts.
 
     Args:
         real: features, floating-point [N, F], N at least 2; computed in float64.
@@ -22,9 +21,6 @@ def frechet_distance(real: Tensor, generated: Tensor) -> float:
 
     Returns:
         At least 0.
-
-    Raises:
-        MetricsError: for other shapes, or fewer than 2 images; one sentence.
     """
     if real.ndim != 2 or generated.ndim != 2 or real.shape[1] != generated.shape[1]:
         raise MetricsError(
@@ -43,5 +39,5 @@ def frechet_distance(real: Tensor, generated: Tensor) -> float:
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """The mean [F], and a root R [min(N, F), F] of the covariance R'R, unbiased."""
     mean = features.mean(dim=0)
-    centred = (features - mean) / (len(features) - 1) ** 0.5
-    return mean, torch.linalg.qr(centred, mode="r").R
+    centerd = (features - mean) / (len(features) - 1) ** 0.5
+    return mean, torch.linalg.qr(centerd, mode="r").R

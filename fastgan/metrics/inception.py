@@ -14,19 +14,16 @@ _OUTPUTS = ["2048", "logits_unbiased"]
 
 
 def load_inception(weights: Path | None, device: torch.device) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], str]:
-    """Loads the Inception of 2015 that the FID is defined by, as torch-fidelity converted it.
+    """Loads the Inception network of 2015, which defines the FID, as torch-fidelity converted it.
 
     Args:
-        weights: ``weights-inception-2015-12-05-6726825d.pth``, or another file of its form; downloaded to torch's hub
-            folder where None.
+        weights: ``weights-inception-2015-12-05-6726825d.pth`` or a file with the same keys; None downloads it to
+            torch's hub folder.
         device: where it runs.
 
     Returns:
         A function from uint8 images [N, C, S, S], C 1 or 3, to features [N, 2048] and logits [N, 1008] without their
         bias, as torch-fidelity's Inception Score has them; and the SHA-256 of the weights.
-
-    Raises:
-        MetricsError: where torch-fidelity is not installed, or the weights cannot be had or do not fit; one sentence.
     """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -59,7 +56,7 @@ def load_inception(weights: Path | None, device: torch.device) -> tuple[Callable
     def extract(images: Tensor) -> tuple[Tensor, Tensor]:
         if images.shape[1] not in (1, 3):
             raise MetricsError(
-                f"features 'inception' take grey or RGB images, and these have {images.shape[1]} channels"
+                f"features 'inception' take gray or RGB images, and these have {images.shape[1]} channels"
             )
         features, logits = network(images.to(device).expand(-1, 3, -1, -1))
         return features, logits
@@ -71,12 +68,12 @@ def load_inception(weights: Path | None, device: torch.device) -> tuple[Callable
 
 
 def _require_tensors(path: Path) -> None:
-    """Refuses what is more than tensors: torch-fidelity unpickles the file, which would run code that is in it."""
+    """Refuses a file with more than tensors: torch-fidelity unpickles the file, which would run code in it."""
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise MetricsError(f"file of weights {str(path)!r} cannot be read: {error.strerror}") from None
-    except Exception as error:  # What torch raises of bytes that are no file of its own has many types.
+    except Exception as error:  # torch raises many types on a file of another format.
         raise MetricsError(f"file {str(path)!r} is no file of weights: {first_line(error)}") from None
     if not isinstance(weights, dict):
         raise MetricsError(f"file {str(path)!r} holds a {type(weights).__name__}, expected the weights of Inception")

@@ -18,9 +18,6 @@ def kernel_distance(real: Tensor, generated: Tensor) -> float:
     Args:
         real: features, floating-point [N, F], N at least 2; computed in float64.
         generated: features, [M, F], M at least 2.
-
-    Raises:
-        MetricsError: for fewer than 2 images; one sentence.
     """
     real, generated = real.double(), generated.double()
     n, m = len(real), len(generated)

@@ -1,8 +1,8 @@
-"""Mode collapse on eight Gaussians: which modes are captured, and how many samples lie near any of them.
+"""Mode coverage of the eight Gaussians: which modes are captured, and how many samples lie near any mode.
 
 Both are the measures of Srivastava et al. 2017 (VEEGAN, https://arxiv.org/abs/1705.07761, section 4.1), which Lin et
 al. 2018 (PacGAN, https://arxiv.org/abs/1712.04086, section 4.1) took over: a sample is of high quality if it lies
-within three standard deviations of the nearest centre. They count a mode as found with a single such sample; here it
+within three standard deviations of the nearest center. They count a mode as found with a single such sample; here it
 takes a share, so that the count does not grow with the number of samples.
 """
 
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastgan.data.gaussians import CENTRES, STANDARD_DEVIATION
+from fastgan.data.gaussians import CENTERS, STANDARD_DEVIATION
 
 # Of all samples; the fair share is 12.5%. With 10,000 samples five standard errors of a share of 2% are 0.7%, so that
-# neither a mode with its fair share nor one with a few stray samples is judged by chance.
+# neither a mode with its fair share nor one with a few stray samples is decided by chance.
 MIN_SHARE = 0.02
 
-# Of a normal distribution in two dimensions 1 - exp(-9 / 2) = 98.9% lies as near to its centre.
+# 1 - exp(-9 / 2) = 98.9% of a normal distribution in two dimensions lies within this many standard deviations.
 MAX_DEVIATIONS = 3.0
 
 
@@ -26,8 +26,8 @@ class ModeCoverage:
     """How samples spread over the eight modes.
 
     Attributes:
-        counts: samples within three standard deviations of each centre, in the order of ``CENTRES``.
-        num_samples: of all samples, near a centre or not.
+        counts: samples within three standard deviations of each center, in the order of ``CENTERS``.
+        num_samples: all samples, near a center or not.
     """
 
     counts: tuple[int, ...]
@@ -40,28 +40,38 @@ class ModeCoverage:
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """The part of all samples that is near each centre; 0.125 or a little less where the modes are balanced."""
+        """The fraction of all samples near each center; 0.125 or a little less where the modes are balanced."""
         return tuple(count / self.num_samples for count in self.counts)
 
     @property
     def high_quality(self) -> float:
-        """The part of all samples that is near any centre, 0 to 1; 0.989 for the data themselves."""
+        """The fraction of all samples near any center, 0 to 1; 0.989 for the data themselves."""
         return sum(self.counts) / self.num_samples
 
 
-def mode_coverage(points: Tensor) -> ModeCoverage:
-    """Counts the samples near each of the eight centres.
+def nearest_mode(points: Tensor) -> Tensor:
+    """The mode within three standard deviations of each point of the plane, -1 where there is none.
 
     Args:
-        points: of the plane, floating-point [N, 2], N at least 1; what is not finite is near no centre.
+        points: floating-point [N, 2]; a point that is not finite has no mode.
 
-    Raises:
-        ValueError: for another shape; one sentence.
+    Returns:
+        int64 [N], from -1 to 7.
+    """
+    points = points.double()
+    distances = (points[:, None] - torch.tensor(CENTERS, dtype=points.dtype, device=points.device)).norm(dim=2)
+    # No point is near two centers: those are at least 1.41 apart, fourteen standard deviations.
+    distance, mode = distances.min(dim=1)
+    return torch.where(distance <= MAX_DEVIATIONS * STANDARD_DEVIATION, mode, -1)
+
+
+def mode_coverage(points: Tensor) -> ModeCoverage:
+    """Counts the samples near each of the eight centers.
+
+    Args:
+        points: of the plane, floating-point [N, 2], N at least 1.
     """
     if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
         raise ValueError(f"points have shape {list(points.shape)}, expected [N, 2] with N at least 1")
-    points = points.double()
-    distances = (points[:, None] - torch.tensor(CENTRES, dtype=points.dtype, device=points.device)).norm(dim=2)
-    # No point is near two centres: those are at least 1.41 apart, fourteen standard deviations.
-    near = (distances <= MAX_DEVIATIONS * STANDARD_DEVIATION).sum(dim=0)
-    return ModeCoverage(counts=tuple(near.tolist()), num_samples=len(points))
+    counts = (nearest_mode(points) + 1).bincount(minlength=len(CENTERS) + 1)[1:]
+    return ModeCoverage(counts=tuple(counts.tolist()), num_samples=len(points))

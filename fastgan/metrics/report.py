@@ -1,4 +1,4 @@
-"""The report of an evaluation: what was judged, by what, and how it came out; as JSON, and back."""
+"""The report of an evaluation: its subject, basis and scores; written as JSON and read back."""
 
 import json
 import math
@@ -16,7 +16,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Basis:
-    """What scores stand on; :func:`require_comparable` says what of it must be the same to compare them.
+    """The features, data and counts behind scores; :func:`require_comparable` checks which must be equal.
 
     Attributes:
         features: name of the feature network.
@@ -24,9 +24,8 @@ class Basis:
         filter: how images are resized to the network's size.
         image_size: shape of an image, such as 1x32x32, real or generated.
         data: name of the data.
-        data_digest: SHA-256 of the real images that were chosen, at the size of the generated ones.
-        num_real: how many real images the features are of.
-        num_generated: how many generated ones.
+        data_digest: SHA-256 of the chosen real images, at the size of the generated ones.
+        num_real, num_generated: how many images were compared.
     """
 
     features: str
@@ -39,7 +38,7 @@ class Basis:
     num_generated: int
 
 
-# What must be equal, and how a sentence calls it.
+# The attributes that must be equal, and their names in a sentence.
 _COMPARED = {
     "features": "features {}",
     "features_digest": "features of the digest {:.12}",
@@ -51,16 +50,15 @@ _COMPARED = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How the images of one run were judged.
+    """The scores of one run.
 
     Attributes:
         run: folder of the run.
         step: of the checkpoint.
         seed: of the latents, the choice of real images, and the resampling.
-        basis: what the scores stand on.
-        scores: by name, in the order of ``SCALES``; the Inception Score is absent where there are no class logits.
+        scores: by name, in the order of ``SCALES``; without class logits there is no Inception Score.
         collapse: the three answers and the shares, as JSON types.
-        notes: sentences on what limits the scores.
+        notes: sentences on the limits of the scores.
     """
 
     run: str
@@ -107,11 +105,7 @@ def to_json(evaluations: list[Evaluation]) -> dict[str, Any]:
 
 
 def read_report(path: Path) -> list[Evaluation]:
-    """Reads the evaluations of a report file.
-
-    Raises:
-        MetricsError: for a file that cannot be read, or is no report; one sentence.
-    """
+    """Reads the evaluations of a report file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         if content["format"] != _FORMAT:
@@ -137,15 +131,12 @@ def _evaluation(row: dict[str, Any]) -> Evaluation:
 
 
 def require_comparable(bases: Mapping[str, Basis]) -> None:
-    """Refuses to compare scores that do not stand on the same features, filter, counts and data.
+    """Refuses to compare scores with different features, filter, counts or data.
 
-    Images may be of different sizes, as those of two models are; each has been compared with real ones of its size.
+    Images may have different sizes, as those of two models do; each was compared with real images of its size.
 
     Args:
-        bases: by what the sentence is to call them.
-
-    Raises:
-        MetricsError: one sentence with what differs.
+        bases: by the name for an error.
     """
     (first, expected), *others = bases.items()
     for name, basis in others:
@@ -159,6 +150,6 @@ def require_comparable(bases: Mapping[str, Basis]) -> None:
             one, other = getattr(expected, attribute), getattr(basis, attribute)
             if one != other:
                 raise MetricsError(
-                    f"the scores of {first!r} and {name!r} cannot be compared: the first stand on {words.format(one)}, "
-                    f"the others on {words.format(other)}"
+                    f"the scores of {first!r} and {name!r} cannot be compared: the first are of {words.format(one)}, "
+                    f"the others of {words.format(other)}"
                 )

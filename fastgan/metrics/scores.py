@@ -1,4 +1,4 @@
-"""All scores of generated images by their features, and how sure they are."""
+"""All scores of generated images from their features, with standard errors."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from fastgan.metrics.features import Features
 from fastgan.metrics.frechet import frechet_distance
 from fastgan.metrics.inception_score import inception_score
 from fastgan.metrics.kernel_distance import kernel_distance
-from fastgan.metrics.neighbours import MIN_COUNT, neighbour_scores
+from fastgan.metrics.neighbors import MIN_COUNT, neighbor_scores
 
-# Halves of them must have neighbours.
+# Each half must have enough neighbors.
 MIN_IMAGES = 2 * MIN_COUNT
 
 # The standard error of 20 replicates is itself right to 1 / sqrt(2 * 19) = 16%.
@@ -27,7 +27,7 @@ _NORMAL_95 = 1.96
 
 @dataclass(frozen=True)
 class Scale:
-    """Which values a score has, and which of them are better."""
+    """The range of a score, and whether higher is better."""
 
     low: float
     high: float
@@ -54,7 +54,7 @@ class Score:
     Attributes:
         value: of all images.
         error: the standard error, by resampling.
-        reference: what real images have, or None where that is not known.
+        reference: the score of real images, or None where it is unknown.
     """
 
     value: float
@@ -73,7 +73,7 @@ def differ(a: Score, b: Score) -> bool:
 
 
 def score_values(real: Features, generated: Features) -> dict[str, float]:
-    """The scores of ``SCALES``; without the Inception Score where there are no class logits.
+    """The scores of ``SCALES``; no Inception Score without class logits.
 
     ``f1`` is the harmonic mean of precision and recall, 0 where both are.
     """
@@ -83,14 +83,14 @@ def score_values(real: Features, generated: Features) -> dict[str, float]:
     }
     if generated.logits is not None:
         values["inception_score"] = inception_score(generated.logits)
-    neighbours = neighbour_scores(real.values, generated.values)
-    both = neighbours.precision + neighbours.recall
+    neighbors = neighbor_scores(real.values, generated.values)
+    both = neighbors.precision + neighbors.recall
     values |= {
-        "precision": neighbours.precision,
-        "recall": neighbours.recall,
-        "f1": 2 * neighbours.precision * neighbours.recall / both if both else 0.0,
-        "density": neighbours.density,
-        "coverage": neighbours.coverage,
+        "precision": neighbors.precision,
+        "recall": neighbors.recall,
+        "f1": 2 * neighbors.precision * neighbors.recall / both if both else 0.0,
+        "density": neighbors.density,
+        "coverage": neighbors.coverage,
     }
     return values
 
@@ -100,21 +100,18 @@ def score(real: Features, generated: Features, *, seed: int, progress: Iterable[
 
     A standard error is the spread of the score over random subsets of both samples, drawn without replacement and
     scaled to the full count: the delete-d jackknife (Shao and Wu 1989, https://doi.org/10.1214/aos/1176347263), which
-    for halves needs no scaling. With replacement, as in the bootstrap, copies of an image would be neighbours at
-    distance 0. Where generated and real images are almost alike FID and KID have errors that are too large rather than
-    too small, since their derivative vanishes there.
+    for halves needs no scaling. With replacement, as in the bootstrap, copies of an image would be neighbors at
+    distance 0. Where generated and real images are almost alike, the derivatives of FID and KID vanish, and their
+    errors are too large rather than too small.
 
-    The reference of FID is that of two samples of the real images, drawn with replacement and as many as are compared;
-    of the Inception Score that of the real images; of the others that of two halves of the real images.
+    The reference of FID compares two samples of the real images, drawn with replacement, as many as are scored. The
+    reference of the Inception Score is the score of the real images. The others compare two halves of the real images.
 
     Args:
         real: at least 12 images.
         generated: at least 12 images.
         seed: of the subsets.
-        progress: range(REPLICATES), or a wrapper that shows it.
-
-    Raises:
-        MetricsError: for fewer images; one sentence.
+        progress: range(REPLICATES), or a wrapper that shows progress.
     """
     require_count(len(real.values), "real")
     require_count(len(generated.values), "generated")
@@ -141,11 +138,7 @@ def score(real: Features, generated: Features, *, seed: int, progress: Iterable[
 
 
 def require_count(count: int, what: str) -> None:
-    """Refuses fewer images than the scores take.
-
-    Raises:
-        MetricsError: one sentence.
-    """
+    """Raises MetricsError, one sentence, for fewer images than the scores take."""
     if count < MIN_IMAGES:
         images = "image" if count == 1 else "images"
         raise MetricsError(

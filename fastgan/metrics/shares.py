@@ -1,12 +1,12 @@
-"""How images spread over classes or clusters, real and generated ones."""
+"""Shares of classes or clusters among real and generated images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Of the real share: with ten digits of the same share these are 2% of the images, as for the modes of the Gaussians.
+# A group below this fraction of its real share is lost. Of ten equal classes that is 2% of the images.
 LOST_BELOW = 0.2
 
-# That the shares of a group are found lost by chance alone, in one of all groups.
+# The probability that one of all groups is found lost by chance.
 _SIGNIFICANCE = 0.01
 
 
@@ -15,12 +15,10 @@ class Shares:
     """Counts of images in groups, which are classes or clusters.
 
     Attributes:
-        kind: what the groups are, in the plural: digits, modes or clusters.
+        kind: of the groups, in the plural: digits, modes or clusters.
         names: of the groups.
-        real: how many real images are in each.
-        generated: how many generated images are in each.
-        num_real: all real images, in a group or not.
-        num_generated: all generated images, in a group or not.
+        real, generated: how many images are in each group.
+        num_real, num_generated: all images, in a group or not.
     """
 
     kind: str
@@ -43,7 +41,7 @@ class Shares:
     def lost(self) -> list[int]:
         """The groups whose generated share is less than a fifth of the real one, and not by chance.
 
-        Chance is judged by Fisher's exact test, one-sided, at 1% over the number of groups (Bonferroni).
+        The test is Fisher's exact test, one-sided, at 1% over the number of groups (Bonferroni).
         """
         # scipy takes a second to import; it comes with scikit-learn.
         from scipy.stats import fisher_exact
@@ -67,13 +65,13 @@ class Shares:
         return sum(self.real[i] for i in self.lost()) / self.num_real
 
     def distance(self) -> float:
-        """The total variation between the shares, 0 to 1; what is in no group counts as one more."""
+        """The total variation between the shares, 0 to 1; images in no group count as one more group."""
         real, generated = self.real_shares, self.generated_shares
         pairs = zip([*real, 1 - sum(real)], [*generated, 1 - sum(generated)], strict=True)
         return sum(abs(a - b) for a, b in pairs) / 2
 
     def p_value(self) -> float:
-        """Of the chi-squared test that real and generated images have the same shares."""
+        """The p-value of the chi-squared test that real and generated images have the same shares."""
         from scipy.stats import chi2_contingency
 
         rows = zip(

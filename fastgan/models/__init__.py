@@ -3,18 +3,17 @@
 A model is a function from the shape of the images and of the latents to a pair of networks. Generators map standard
 normal latents [N, latent_dim] to images [N, C, H, W] in [-1, 1] and carry ``latent_dim`` as an attribute;
 discriminators map such images to raw logits [N], with no sigmoid. The images of "stylegan" aim at [-1, 1] without being
-bounded, and its networks have ``grow``. The networks of a conditional pair are called with labels, int64 [N], beside
-these, and its generator's ``num_classes`` is not None. A generator's ``architecture`` holds the arguments of
-:func:`build_networks` that it was built with.
+bounded, and its networks have ``grow``. The networks of a conditional pair also take labels, int64 [N], and its
+generator's ``num_classes`` is not None. A generator's ``architecture`` holds its arguments of :func:`build_networks`.
 """
 
-import difflib
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import nn
 
+from fastgan.errors import unknown
 from fastgan.models.dcgan import build_dcgan
 from fastgan.models.mlp import build_mlp
 from fastgan.models.sngan import build_sngan
@@ -24,7 +23,7 @@ from fastgan.models.wgan_gp import build_wgan_gp
 
 
 class Networks(NamedTuple):
-    """A generator and the discriminator that it plays against."""
+    """A generator and its discriminator."""
 
     generator: nn.Module
     discriminator: nn.Module
@@ -50,25 +49,23 @@ def build_networks(
     num_classes: int | None = None,
     **options: Any,
 ) -> Networks:
-    """Builds the freshly initialised networks of a model, on the CPU, from torch's global random state.
+    """Builds the freshly initialized networks of a model, on the CPU, from torch's global random state.
 
     Args:
         model: a name in ``MODELS``.
         resolution: height and width of the images, in pixels.
-        num_channels: channels of the images: 1 for grey, 3 for colour.
+        num_channels: channels of the images: 1 for gray, 3 for color.
         latent_dim: length of a latent.
-        base_channels: the width that the model's other widths follow from; ``None`` for the model's own default.
-        num_classes: how many classes the networks are to know; ``None`` for networks that take no labels.
-        options: what the model's own function takes beyond these, such as ``norm`` for wgan-gp.
+        base_channels: determines the model's widths; None for the model's default.
+        num_classes: of conditional networks; None for networks without labels.
+        options: further arguments of the model's function, such as ``norm`` for wgan-gp.
 
     Raises:
-        ValueError: for an unknown name or option, a size below 1, a resolution, width or option's value that the model
-            does not have, or classes where it has no conditional form; one sentence.
+        ValueError: an unknown name or option, a size below 1, a resolution, width or value that the model does not
+            have, or classes for a model without a conditional form; one sentence.
     """
     if model not in MODELS:
-        nearest = difflib.get_close_matches(model, MODELS, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"no model is called {model!r} (there is {', '.join(MODELS)}){hint}")
+        raise ValueError(unknown("model", model, MODELS))
     sizes = {
         "resolution": resolution,
         "num_channels": num_channels,
@@ -89,13 +86,9 @@ def build_networks(
     others = [name for name in known if name not in sizes]
     for name in options:
         if name not in others:
-            hint = f" (there is {', '.join(others)})" if others else ""
-            raise ValueError(f"model {model} has no option {name!r}{hint}")
+            raise ValueError(unknown("option", name, others, f" of model {model}"))
     networks = Networks(*MODELS[model](**sizes, **options))
     networks.generator.num_classes = num_classes
-    # What builds it again; whoever keeps a generator keeps this with it.
+    # Saved with the generator, to build it again.
     networks.generator.architecture = {"model": model, **sizes, "num_classes": num_classes, **options}
     return networks
-
-
-__all__ = ["MODELS", "Networks", "build_networks"]

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastgan.models.labelled import run, sequence
+from fastgan.models.labeled import run, sequence
 from fastgan.nn import BiasAct, ConditionalBatchNorm2d, MinibatchDiscrimination, MinibatchStdDev, ProjectionHead
 
 RESOLUTIONS = (16, 28, 32, 64, 128, 256)
@@ -34,9 +34,6 @@ def build_dcgan(
     """Builds the generator and the discriminator for a resolution, 28 or a power of two from 16 to 256.
 
     Args:
-        resolution: height and width of the images, in pixels.
-        num_channels: channels of the images.
-        latent_dim: length of a latent.
         base_channels: channels of the generator's last map before the image, which the other widths follow from; 64 by
             default at 28 and 128 elsewhere.
         num_classes: of a conditional pair, whose networks take labels, int64 [N], as well; ``None`` for none.
@@ -61,7 +58,7 @@ def build_generator(
     base_channels: int,
     num_classes: int | None,
 ) -> nn.Module:
-    """The generator for a resolution; ``model`` is what an error names."""
+    """The generator for a resolution; ``model`` is its name for an error."""
     _check_resolution(model, resolution)
     if resolution == 28:
         return DCGAN28Generator(num_channels, latent_dim, base_channels=base_channels, num_classes=num_classes)
@@ -78,7 +75,7 @@ def build_discriminator(
     norm: str = "batch",
     minibatch: str = "none",
 ) -> nn.Module:
-    """The discriminator for a resolution; ``model`` is what an error names."""
+    """The discriminator for a resolution; ``model`` is its name for an error."""
     _check_resolution(model, resolution)
     settings: dict[str, Any] = {
         "base_channels": base_channels,
@@ -124,8 +121,6 @@ class DCGANGenerator(nn.Module):
 
     Args:
         resolution: height and width of the images, a power of two from 16 to 256.
-        num_channels: channels of the images.
-        latent_dim: length of a latent.
         base_channels: see :func:`widths`.
         num_classes: K of a conditional generator, which takes labels, int64 [N] from 0 to K - 1, as well.
 
@@ -170,13 +165,12 @@ class DCGANDiscriminator(nn.Module):
 
     Args:
         resolution: height and width of the images, a power of two from 16 to 256.
-        num_channels: channels of the images.
         base_channels: see :func:`widths`.
         num_classes: K of a conditional discriminator, which takes labels, int64 [N] from 0 to K - 1, as well.
-        norm: "batch", "layer" or "none". Batch norm makes the output of a sample depend on the whole batch, which a
-            gradient penalty must not meet. Layer norm is over channels and pixels, with a scale and shift per channel,
+        norm: "batch", "layer" or "none". Batch norm makes the output of a sample depend on the whole batch, so it does
+            not go with a gradient penalty. Layer norm is over channels and pixels, with a scale and shift per channel,
             as in the code of Gulrajani et al. 2017.
-        minibatch: what tells the head about the whole batch, so that it sees a collapsed one: "none", "stddev" for
+        minibatch: the layer before the head that sees the whole batch, to detect collapse: "none", "stddev" for
             :class:`fastgan.nn.MinibatchStdDev` on the last map, or "discrimination" for
             :class:`fastgan.nn.MinibatchDiscrimination` of its features, 100 kernels of 5 components (Salimans et al.
             2016 and their code).
@@ -203,11 +197,11 @@ class DCGANDiscriminator(nn.Module):
         ]
         for c_in, c_out in pairwise(channels):
             layers.append(nn.Conv2d(c_in, c_out, 4, stride=2, padding=1, bias=False))
-            normalisation = _norm(norm, c_out)
-            if normalisation is None:
+            normalization = _norm(norm, c_out)
+            if normalization is None:
                 layers.append(BiasAct(c_out, act="lrelu", negative_slope=0.2))
             else:
-                layers += [normalisation, nn.LeakyReLU(0.2)]
+                layers += [normalization, nn.LeakyReLU(0.2)]
         self.layers = sequence([*layers, *_head(channels[-1], 4 * 4, num_classes, minibatch)], num_classes)
         self.apply(init_weights if norm == "batch" else init_weights_without_batch_norm)
 
@@ -221,8 +215,6 @@ class DCGAN28Generator(nn.Module):
     856,065 parameters for one channel and a latent of 100.
 
     Args:
-        num_channels: channels of the images.
-        latent_dim: length of a latent.
         base_channels: channels of the last map, in place of 64; the other two have twice as many.
         num_classes: as of :class:`DCGANGenerator`.
 
@@ -269,7 +261,6 @@ class DCGAN28Discriminator(nn.Module):
     98,113 parameters for one channel, and 97,665 without a norm.
 
     Args:
-        num_channels: channels of the images.
         base_channels: channels of the third map, in place of 64, divisible by 4; each map has twice those before it.
         num_classes, norm, minibatch: as in :class:`DCGANDiscriminator`.
 
@@ -296,9 +287,9 @@ class DCGAN28Discriminator(nn.Module):
                 BiasAct(c_out, act="lrelu", negative_slope=0.2),
                 nn.Dropout2d(0.25),
             ]
-            normalisation = _norm(norm, c_out)
-            if i > 0 and normalisation is not None:
-                layers.append(normalisation)
+            normalization = _norm(norm, c_out)
+            if i > 0 and normalization is not None:
+                layers.append(normalization)
             c_in = c_out
         # 28 halves to 14, 7, 4 and 2: the head sees maps of 2x2, not of 1x1.
         self.layers = sequence([*layers, *_head(c_in, 2 * 2, num_classes, minibatch)], num_classes)
@@ -359,7 +350,7 @@ def init_weights(module: nn.Module) -> None:
 def init_weights_without_batch_norm(module: nn.Module) -> None:
     """Weights that keep the variance of a signal (He et al. 2015), as in the code of Gulrajani et al. 2017.
 
-    With a standard deviation of 0.02 and nothing to normalise it, the signal would shrink in every layer: the gradient
+    With a standard deviation of 0.02 and nothing to normalize it, the signal would shrink in every layer: the gradient
     of the 28x28 trunk without a norm would begin at a length of 0.0002. With this it begins at 0.9, and the penalty
     asks for 1.
     """

@@ -1,9 +1,9 @@
-"""Small fully connected networks without normalisation, for points of two dimensions and other toy data.
+"""Small fully connected networks without normalization, for points of two dimensions and other toy data.
 
 A point of the plane is an image of one pixel and two channels. The networks are those of the code of Gulrajani et al.
 2017 (https://arxiv.org/abs/1704.00028) for eight Gaussians, three hidden layers with ReLU each, but narrower than 512
-and with a tanh at the output, because images lie in [-1, 1]. No sample sees another, so that every penalty may be used,
-unless ``minibatch`` asks for a layer that shows the discriminator its batch.
+and with a tanh at the output, because images lie in [-1, 1]. No sample influences another, so every penalty may be
+used, except with a ``minibatch`` layer.
 """
 
 from torch import Tensor, nn
@@ -14,8 +14,8 @@ from fastgan.nn import BiasAct, MinibatchDiscrimination, MinibatchStdDev
 DEFAULT_BASE_CHANNELS = 128
 HIDDEN_LAYERS = 3
 
-# Of minibatch discrimination. The 100 kernels of the authors' code would have a step on 256 points take in plain torch
-# more than ten times as long as all else in it.
+# Sizes of minibatch discrimination. With the 100 kernels of the authors' code this layer would take more than ten times
+# as long in plain torch as the rest of a step on 256 points.
 _NUM_KERNELS, _KERNEL_DIM = 16, 5
 
 
@@ -32,12 +32,8 @@ def build_mlp(
     Args:
         resolution: height and width of the images, in pixels; 1 for points.
         num_channels: channels of the images; 2 for points of the plane.
-        latent_dim: length of a latent.
         base_channels: width of every hidden layer, 128 by default.
         minibatch: of the discriminator: "none", "stddev" or "discrimination", see :class:`MLPDiscriminator`.
-
-    Raises:
-        ValueError: for a resolution below 1, or another ``minibatch``; one sentence.
     """
     if resolution < 1:
         raise ValueError(f"mlp has no networks for resolution {resolution}, only for 1 and more")
@@ -52,9 +48,6 @@ class MLPGenerator(nn.Module):
     """Three linear layers with ReLU, and one to the image with tanh.
 
     Args:
-        resolution: height and width of the images.
-        num_channels: channels of the images.
-        latent_dim: length of a latent.
         base_channels: width of every hidden layer.
 
     Shape:
@@ -82,12 +75,10 @@ class MLPDiscriminator(nn.Module):
     """Three linear layers with ReLU on the flattened image, and one to the logit.
 
     Args:
-        resolution: height and width of the images.
-        num_channels: channels of the images.
         base_channels: width of every hidden layer.
-        minibatch: what the last hidden layer is told about the whole batch: "none", "stddev" for
-            :class:`fastgan.nn.MinibatchStdDev` of the features before it, or "discrimination" for
-            :class:`fastgan.nn.MinibatchDiscrimination` of them (Salimans et al. 2016).
+        minibatch: the layer before the last hidden layer that sees the whole batch: "none", "stddev" for
+            :class:`fastgan.nn.MinibatchStdDev`, or "discrimination" for :class:`fastgan.nn.MinibatchDiscrimination`
+            (Salimans et al. 2016).
 
     Shape:
         [N, num_channels, resolution, resolution] to logits [N].

@@ -1,4 +1,4 @@
-"""SNGAN: DCGAN's generator against a discriminator whose layers are spectrally normalised.
+"""SNGAN: DCGAN's generator against a discriminator whose layers are spectrally normalized.
 
 Miyato et al., "Spectral Normalization for Generative Adversarial Networks", 2018 (https://arxiv.org/abs/1802.05957).
 Every convolution, the linear layer and, with classes, the embedding are divided by their largest singular value, as one
@@ -8,7 +8,7 @@ group (:func:`fastgan.nn.spectral_norm_`); :func:`fastgan.nn.largest_singular_va
 from torch import Tensor, nn
 
 from fastgan.models.dcgan import build_generator, init_weights, last_layer
-from fastgan.models.labelled import run, sequence
+from fastgan.models.labeled import run, sequence
 from fastgan.nn import BiasAct, spectral_norm_
 
 DEFAULT_BASE_CHANNELS = 64
@@ -25,16 +25,10 @@ def build_sngan(
     """Builds the generator and the discriminator for a resolution, 28 or a power of two from 16 to 256.
 
     Args:
-        resolution: height and width of the images, in pixels.
-        num_channels: channels of the images.
-        latent_dim: length of a latent.
         base_channels: channels of the generator's last map before the image and of the discriminator's first, which the
             other widths follow from; 64 by default.
-        num_classes: as for DCGAN; the embedding of the projection is spectrally normalised too (Miyato and Koyama 2018,
+        num_classes: as for DCGAN; the embedding of the projection is spectrally normalized too (Miyato and Koyama 2018,
             https://arxiv.org/abs/1802.05637).
-
-    Raises:
-        ValueError: for another resolution; one sentence.
     """
     base = DEFAULT_BASE_CHANNELS if base_channels is None else base_channels
     return (
@@ -44,14 +38,13 @@ def build_sngan(
 
 
 class SNGANDiscriminator(nn.Module):
-    """Convolutions 4x4 of stride 2 down to 1x1 and a linear layer, all spectrally normalised; leaky ReLU 0.1.
+    """Convolutions 4x4 of stride 2 down to 1x1 and a linear layer, all spectrally normalized; leaky ReLU 0.1.
 
     At 28x28, and at 16x16, these are four convolutions, to 64, 128, 256 and 512 channels; each further halving of the
     image is one more to 512. 2,755,009 parameters for 28x28x1. The slope of 0.1 is that of table 3 of the paper.
 
     Args:
         resolution: height and width of the images, from 16 to 256.
-        num_channels: channels of the images.
         base_channels: channels of the first map, in place of 64; each map has twice as many as the one before it, up to
             ``8 * base_channels``.
         num_classes: K of a conditional discriminator, which takes labels, int64 [N] from 0 to K - 1, as well.

@@ -19,13 +19,7 @@ def build_vanilla(
     """Builds the generator and the discriminator for any resolution.
 
     Args:
-        resolution: height and width of the images, in pixels.
-        num_channels: channels of the images.
-        latent_dim: length of a latent.
         base_channels: width of the narrowest hidden layer, which the other widths follow from; 128 by default.
-
-    Raises:
-        ValueError: for a resolution below 1; one sentence.
     """
     if resolution < 1:
         raise ValueError(f"vanilla has no networks for resolution {resolution}, only for 1 and more")
@@ -42,9 +36,6 @@ class VanillaGenerator(nn.Module):
     581,264 parameters for 28x28x1 and a latent of 100.
 
     Args:
-        resolution: height and width of the images.
-        num_channels: channels of the images.
-        latent_dim: length of a latent.
         base_channels: width of the first layer, in place of 128; the other two have twice and four times as many.
 
     Shape:
@@ -86,8 +77,6 @@ class VanillaDiscriminator(nn.Module):
     533,505 parameters for 28x28x1.
 
     Args:
-        resolution: height and width of the images.
-        num_channels: channels of the images.
         base_channels: a quarter of the first width and half of the second, in place of 128.
 
     Shape:

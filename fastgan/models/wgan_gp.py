@@ -1,8 +1,8 @@
-"""WGAN-GP: the networks of DCGAN, with a critic whose samples do not see each other.
+"""WGAN-GP: the networks of DCGAN, with a critic without batch norm.
 
 Gulrajani et al., "Improved Training of Wasserstein GANs", 2017 (https://arxiv.org/abs/1704.00028). The critic's output
-is a score, not a logit: there is no sigmoid, here or in any discriminator of fastgan. The dropout of the 28x28 trunk
-stays; it draws for each sample.
+is a score, not a logit; no discriminator of fastgan has a sigmoid. The dropout of the 28x28 trunk stays, because it is
+independent for each sample.
 """
 
 from torch import nn
@@ -22,9 +22,6 @@ def build_wgan_gp(
     """Builds the generator and the critic for a resolution, 28 or a power of two from 16 to 256.
 
     Args:
-        resolution: height and width of the images, in pixels.
-        num_channels: channels of the images.
-        latent_dim: length of a latent.
         base_channels: as for DCGAN: 64 by default at 28 and 128 elsewhere.
         num_classes: as for DCGAN.
         norm: of the critic: "none", or "layer" for layer norm (section 4 of the paper). The generator has batch norm.

@@ -13,21 +13,3 @@ from fastgan.nn.projection_head import ProjectionHead
 from fastgan.nn.singular_values import largest_singular_values
 from fastgan.nn.spectral_norm import spectral_norm, spectral_norm_
 from fastgan.nn.style_epilogue import StyleEpilogue
-
-__all__ = [
-    "AdaIN",
-    "BiasAct",
-    "Blur",
-    "ConditionalBatchNorm2d",
-    "EqualizedConv2d",
-    "EqualizedLinear",
-    "MinibatchDiscrimination",
-    "MinibatchStdDev",
-    "NoiseInjection",
-    "PixelNorm",
-    "ProjectionHead",
-    "StyleEpilogue",
-    "largest_singular_values",
-    "spectral_norm",
-    "spectral_norm_",
-]

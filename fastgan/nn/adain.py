@@ -1,4 +1,4 @@
-"""Adaptive instance normalisation driven by a style vector."""
+"""Adaptive instance normalization driven by a style vector."""
 
 import torch
 from torch import Tensor, nn
@@ -7,10 +7,10 @@ from fastgan_kernels import adain
 
 
 class AdaIN(nn.Module):
-    """Instance normalisation whose scale and shift are an affine function of a style (Karras et al. 2019, eq. 1).
+    """Instance normalization whose scale and shift are an affine function of a style (Karras et al. 2019, eq. 1).
 
     One linear layer maps the style to ``2 * num_channels`` numbers, the scale and then the shift. Its biases begin at 1
-    and 0, so that a zero style gives plain instance normalisation.
+    and 0, so that a zero style gives plain instance normalization.
 
     Args:
         num_channels: C.

@@ -9,12 +9,12 @@ from fastgan_kernels import upfirdn2d
 
 
 class Blur(nn.Module):
-    """Filters every channel with a fixed separable kernel, and doubles or halves the image on the way if asked to.
+    """Filters every channel with a fixed separable kernel, with optional upsampling or downsampling.
 
     StyleGAN blurs with (1, 2, 1) around each change of resolution (Karras et al. 2019, section 2, after Zhang 2019),
-    StyleGAN2 resamples with (1, 3, 3, 1) (Karras et al. 2020, appendix B). Brightness is kept: the taps count by their
-    sum, and ``up`` makes up for the zeros that it inserts. The layer has no parameters and nothing in the state dict;
-    a persistent buffer of that name in the checkpoint of another implementation is left out by the loader.
+    StyleGAN2 resamples with (1, 3, 3, 1) (Karras et al. 2020, appendix B). Brightness is kept: the gain
+    normalizes the taps and compensates the zeros that ``up`` inserts. The layer has no parameters and no entries in the
+    state dict; drop the buffer that the checkpoint of another implementation may have.
 
     Args:
         kernel: taps of one axis, of a sum that is not 0; the filter is their outer product.
@@ -48,7 +48,7 @@ class Blur(nn.Module):
         if up < 1 or down < 1 or min(up, down) > 1:
             raise ValueError(f"Blur: up is {up} and down {down}, expected at least 1 each and one of them 1")
         self.up, self.down = up, down
-        # As they were given, so that they are exact in every type; their sum is in the gain.
+        # Not normalized, so that they are exact in every type; the gain divides by their sum.
         taps = torch.tensor(kernel, dtype=torch.float32)
         self.register_buffer("kernel", torch.outer(taps, taps), persistent=False)
         self.gain = (up / sum(kernel)) ** 2

@@ -1,4 +1,4 @@
-"""Batch normalisation with a scale and shift for each class."""
+"""Batch normalization with a scale and shift for each class."""
 
 import torch
 from torch import Tensor, nn
@@ -6,14 +6,14 @@ from torch.nn.functional import embedding
 
 
 class ConditionalBatchNorm2d(nn.Module):
-    """Batch normalisation whose scale and shift are those of each sample's class.
+    """Batch normalization with the scale and shift of each sample's class.
 
-    Dumoulin et al. 2017 (https://arxiv.org/abs/1610.07629, section 2.2, there for instance normalisation) and de Vries
-    et al. 2017 (https://arxiv.org/abs/1707.00683); as the generators of Miyato and Koyama 2018
-    (https://arxiv.org/abs/1802.05637) have it, scales start at 1 and shifts at 0.
+    Dumoulin et al. 2017 (https://arxiv.org/abs/1610.07629, section 2.2, for instance normalization) and de Vries et al.
+    2017 (https://arxiv.org/abs/1707.00683). Scales start at 1 and shifts at 0, as in the generators of Miyato and
+    Koyama 2018 (https://arxiv.org/abs/1802.05637).
 
-    The statistics are those of :class:`torch.nn.BatchNorm2d`, over the whole batch whatever its classes: of the batch
-    in training, running averages in evaluation.
+    The statistics are those of :class:`torch.nn.BatchNorm2d`, over the batch of all classes: of the batch in training,
+    running averages in evaluation.
 
     Args:
         num_features: C.

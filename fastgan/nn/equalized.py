@@ -1,4 +1,4 @@
-"""Layers with an equalised learning rate: their weights are scaled when they run, not when they are drawn."""
+"""Layers with an equalized learning rate: weights are scaled in the forward, not at initialization."""
 
 import math
 
@@ -8,21 +8,21 @@ from torch import Tensor, nn
 
 
 class EqualizedLinear(nn.Module):
-    """A linear layer whose stored weights are of one size whatever its width (Karras et al. 2018, section 4.1).
+    """A linear layer whose stored weights have one scale for every width (Karras et al. 2018, section 4.1).
 
     https://arxiv.org/abs/1710.10196. The layer computes ``x @ (s * weight).T + lr_multiplier * bias`` with
     ``s = lr_multiplier * gain / sqrt(in_features)``. The weights are drawn from N(0, 1 / lr_multiplier^2), so that the
-    ones in effect begin with variance gain^2 / in_features; the bias begins at 0. Adam moves every stored number by
-    about the learning rate, whatever its gradient's size, and so all layers learn at one relative speed, or at
-    ``lr_multiplier`` times that (0.01 in the mapping network of StyleGAN; Karras et al. 2019, appendix C).
+    effective weights begin with variance gain^2 / in_features; the bias begins at 0. Adam changes every stored number
+    by about the learning rate, whatever the size of its gradient, so all layers learn at one relative speed, times
+    ``lr_multiplier`` (0.01 in the mapping network of StyleGAN; Karras et al. 2019, appendix C).
 
-    It is no ``nn.Linear``: the weight in effect is not the stored one, which is why :func:`fastgan.nn.spectral_norm_`
-    passes it by.
+    It is not an ``nn.Linear``, because the effective weight is not the stored one; :func:`fastgan.nn.spectral_norm_`
+    does not normalize it.
 
     Args:
         in_features, out_features: as in ``nn.Linear``.
-        bias: whether there is a bias; leave it to a :class:`BiasAct` that follows, if one does.
-        gain: sqrt(2) before a leaky ReLU keeps the signal's size (He et al. 2015), 1 where nothing follows.
+        bias: whether to add a bias; False before a :class:`BiasAct`.
+        gain: sqrt(2) before a leaky ReLU keeps the variance of the signal (He et al. 2015); 1 without activation.
         lr_multiplier: above 0.
 
     Shape:
@@ -55,7 +55,7 @@ class EqualizedLinear(nn.Module):
 
 
 class EqualizedConv2d(nn.Module):
-    """A convolution with an equalised learning rate: :class:`EqualizedLinear` at every pixel, padded by zeros.
+    """A convolution with an equalized learning rate: :class:`EqualizedLinear` at every pixel, padded by zeros.
 
     Args:
         in_channels, out_channels, kernel_size, stride: as in ``nn.Conv2d``; the kernel is square, its size odd, and the

@@ -14,9 +14,9 @@ class MinibatchDiscrimination(nn.Module):
     The features are projected by a learned tensor T to ``num_kernels`` vectors of ``kernel_dim`` components, and for
     each of these kernels exp(-L1 distance) is summed over the samples of the batch, the sample itself included.
 
-    The layer couples the samples of a batch. The gradient of one sample's output with respect to the inputs is then not
-    its own alone, so per-sample gradient penalties (WGAN-GP, R1, R2, DRAGAN) no longer penalise what they are defined
-    on: they take the gradient of the sum of the outputs, to which every sample's distances contribute.
+    The layer couples the samples of a batch, so gradient penalties (WGAN-GP, R1, R2, DRAGAN) no longer penalize the
+    gradient of each sample by itself: they take the gradient of the sum of the outputs, to which every distance
+    contributes.
 
     ``weight`` begins normal with standard deviation sqrt(pi / in_features) / (2 * kernel_dim): the expected distance of
     two samples with independent features of unit variance is then 1, where exp(-distance) neither vanishes nor

@@ -6,15 +6,15 @@ from fastgan_kernels import minibatch_stddev
 
 
 class MinibatchStdDev(nn.Module):
-    """Appends to each sample how much the samples of its group differ, so that a discriminator sees a collapsed batch.
+    """Appends to each sample how much the samples of its group differ, so that a discriminator detects mode collapse.
 
-    Karras et al. 2018, section 3. It stands before the last convolution of a discriminator, which then takes
-    ``num_channels`` more channels. It has no parameters.
+    Karras et al. 2018, section 3. The layer has no parameters. It comes before the last convolution of a discriminator,
+    which then takes ``num_channels`` more channels.
 
     Args:
         group_size: samples whose standard deviation is taken; the largest divisor up to it of the batch that a forward
             is given, a micro-batch or the share of one process. Where that is 1, as for a batch that is a prime number
-            above it, the appended channel is the constant 1e-4 and says nothing: take multiples of ``group_size``.
+            above it, the appended channel is the constant 1e-4, without information: take multiples of ``group_size``.
         num_channels: how many averages are appended; C must be a multiple of it.
 
     Shape:

@@ -1,4 +1,4 @@
-"""Pixelwise feature normalisation as a layer."""
+"""Pixelwise feature normalization as a layer."""
 
 from torch import Tensor, nn
 
@@ -8,7 +8,7 @@ from fastgan_kernels import pixel_norm
 class PixelNorm(nn.Module):
     """Divides the vector of channels of every pixel by its root mean square (Karras et al. 2018, section 4.2).
 
-    It follows the convolutions of a progressively grown generator, and normalises the latents [N, C] of a StyleGAN
+    It follows the convolutions of a progressively grown generator, and normalizes the latents [N, C] of a StyleGAN
     mapping network. It has no parameters.
 
     Args:

@@ -1,4 +1,4 @@
-"""The last layer of a discriminator that judges an image together with its label."""
+"""The last layer of a conditional discriminator."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 class ProjectionHead(nn.Module):
     """The logit of features f with label y: ``linear(f) + <embedding(y), f>``.
 
-    Miyato and Koyama 2018 (https://arxiv.org/abs/1802.05637), eq. 4. Both layers are normalised by
+    Miyato and Koyama 2018 (https://arxiv.org/abs/1802.05637), eq. 4. Both layers are normalized by
     :func:`fastgan.nn.spectral_norm_`, as in the paper.
 
     Args:

@@ -1,9 +1,9 @@
-"""Which forward a checkpoint recomputes, for a layer whose state has moved on since.
+"""Which forward a checkpoint recomputes, for a layer whose state has changed since.
 
-``torch.utils.checkpoint`` runs a part of a forward again inside the backward pass. A layer whose state moves at every
-forward has to compute there with the state of the forward that is repeated, which need not be the latest: a
-discriminator sees real and generated images before one backward. Autograd numbers the nodes of its graph in the order
-of their creation, so the number of the node that is being differentiated tells which forward it belongs to.
+``torch.utils.checkpoint`` runs a part of a forward again inside the backward pass. A layer whose state changes at every
+forward must then use the state of the forward that is repeated, which need not be the latest: a discriminator sees real
+and generated images before one backward. Autograd numbers the nodes of its graph in the order of their creation, so the
+number of the node that is being differentiated identifies the forward.
 """
 
 import weakref
@@ -70,9 +70,9 @@ def _checkpoint_hooks() -> "weakref.ref[object] | None":
 def outside_checkpoint() -> Iterator[None]:
     """Hides what runs inside from a surrounding checkpoint.
 
-    A checkpoint matches the tensors that are saved in a forward, and if it is a selective one the operators, with those
-    of the repetition by their order. But u and v move in the forward alone, and a weight that the root normalised
-    before the checkpoint began is normalised inside the repetition.
+    A checkpoint matches the tensors saved in a forward (a selective checkpoint also the operators) with those of the
+    repetition by their order. But u and v move only in the forward, and a weight that the root normalized before the
+    checkpoint began is normalized inside the repetition.
     """
     if torch.compiler.is_compiling() or _checkpoint_hooks() is None:
         yield
@@ -95,7 +95,7 @@ class PastVectors:
         return len(self._kept)
 
     def keep(self, forward: Forward, u: Tensor, v: Tensor) -> None:
-        """``u`` and ``v`` are copies, which nobody changes."""
+        """``u`` and ``v`` must be copies that never change."""
         self._kept.append((forward, u, v))
         if len(self._kept) > KEPT_FORWARDS:
             self._dropped = self._kept.pop(0)[0]
@@ -107,7 +107,7 @@ class PastVectors:
         """The vectors of the forward that this backward pass repeats; ``None`` where no forward had a checkpoint.
 
         Raises:
-            RuntimeError: the forward cannot be told: it is too long ago, or reentrant checkpoints are nested.
+            RuntimeError: the forward cannot be identified: it is too long ago, or reentrant checkpoints are nested.
         """
         node = torch._C._current_autograd_node()
         if not self._kept or node is None:
@@ -131,9 +131,8 @@ class PastVectors:
         self._repeated, self._position = (task, number), position
         if position >= len(covered) or self._kept[covered[position]][0].in_nested_checkpoints_of_both_forms():
             raise RuntimeError(
-                "spectral_norm: a checkpoint is recomputed, and which forward it repeats cannot be told: it is more"
-                f" than {KEPT_FORWARDS} forwards ago, or reentrant checkpoints are nested, which use_reentrant=False"
-                " allows"
+                "spectral_norm: the forward that a checkpoint recomputes cannot be identified: it is more than"
+                f" {KEPT_FORWARDS} forwards ago, or reentrant checkpoints are nested; expected use_reentrant=False"
             )
         _, u, v = self._kept[covered[position]]
         return u, v

@@ -1,11 +1,11 @@
-"""Spectral normalisation (Miyato et al. 2018): weights divided by their largest singular value.
+"""Spectral normalization (Miyato et al. 2018): weights divided by their largest singular value.
 
 W / sigma with sigma = u^T W v, where u and v approach the first singular vectors of the weight matrix by power
 iteration: u <- W v / |W v|, v <- W^T u / |W^T u|. The gradient takes u and v for constants.
 
-A weight of zeros has no such quotient. It is left as it is, with the gradient of the weight itself, and u and v stay
-where they are; so a layer whose last weights start at zero leaves it at the first step, and is normalised from then on.
-torch's parametrization makes NaN of it.
+A weight of zeros has no such quotient. It stays zero, with the gradient of the weight itself, and u and v stay
+unchanged: a layer that starts at zero becomes non-zero at the first step and is normalized from then on. torch's
+parametrization returns NaN for it.
 """
 
 import sys
@@ -24,11 +24,11 @@ from fastgan_kernels import power_iteration, spectral_normalize
 Module = TypeVar("Module", bound=nn.Module)
 
 FIRST_ITERATIONS = 15
-# The submodule that normalises a weight which is no parametrization.
-UNPARAMETRISED = "accelerated_spectral_norm"
+# The submodule that normalizes a weight without a parametrization.
+UNPARAMETRIZED = "accelerated_spectral_norm"
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-# The matrix of an embedding has a row for each class; in a projection discriminator it is normalised as all others.
-NORMALISED_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.Embedding)
+# The matrix of an embedding has a row for each class; in a projection discriminator it is normalized as all others.
+NORMALIZED_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.Embedding)
 
 
 def spectral_norm(
@@ -43,14 +43,14 @@ def spectral_norm(
 
     As with torch's, u and v move by ``n_power_iterations`` whenever the parameter is read in training mode (once inside
     :func:`torch.nn.utils.parametrize.cached`). Unlike torch's, a forward that a checkpoint recomputes does not move
-    them and uses those of the forward that it repeats; inside ``torch.compile`` that holds for :func:`spectral_norm_`
-    alone.
+    them and uses those of the forward that it repeats; inside ``torch.compile`` that holds only for
+    :func:`spectral_norm_`.
 
     Args:
         module: holds the parameter; changed in place.
         name: of the parameter.
         n_power_iterations: for each reading, at least 1.
-        eps: least norm in the normalisation of u and v.
+        eps: least norm in the normalization of u and v.
         dim: the axis of the outputs, which becomes the rows of the matrix; ``None`` for 1 in transposed convolutions
             and 0 elsewhere.
 
@@ -58,7 +58,7 @@ def spectral_norm(
         ``module``.
 
     Raises:
-        ValueError: there is no such parameter, it is uninitialised, or ``n_power_iterations`` is below 1.
+        ValueError: there is no such parameter, it is uninitialized, or ``n_power_iterations`` is below 1.
         IndexError: ``dim`` is out of range.
         TypeError: ``module`` is no module, or the parameter is not of a real floating-point type.
 
@@ -80,7 +80,7 @@ def spectral_norm(
     norm = SpectralNorm(n_power_iterations, eps, dim % axes)
     norm.start(weight)
     parametrize.register_parametrization(module, name, norm)
-    # One hook a module, however many of its parameters are normalised.
+    # One hook a module, however many of its parameters are normalized.
     hooks = module._load_state_dict_pre_hooks.values()
     if not any(getattr(hook, "hook", hook) is _take_older_keys for hook in hooks):
         module.register_load_state_dict_pre_hook(_take_older_keys)
@@ -88,14 +88,14 @@ def spectral_norm(
 
 
 def spectral_norm_(model: Module) -> Module:
-    """Normalises every convolution, linear layer and embedding of ``model`` as one group, in place.
+    """Normalizes every convolution, linear layer and embedding of ``model`` as one group, in place.
 
-    A forward of ``model`` runs one power iteration for all layers (in training mode) and normalises all weights, in a
-    number of launches that does not grow with the number of layers; it uses the same weights from its beginning to its
-    end, a forward of ``model`` inside it included. A layer or a part of the model that is called by itself does the
-    same for its layers one by one. Reading ``.weight`` never moves u and v, and neither does a forward that
-    :func:`torch.utils.checkpoint.checkpoint` recomputes, in either of its modes: it uses the u and v of the forward
-    that it repeats, also when others followed before the backward pass.
+    A forward of ``model`` runs one power iteration for all layers (in training mode) and normalizes all weights, in a
+    number of launches that does not grow with the number of layers. It uses the same weights from its beginning to its
+    end, also in a forward of ``model`` inside it. A part of the model that is called outside of such a forward does the
+    same for its layers one by one. Reading ``.weight`` never moves u and v. A forward that
+    :func:`torch.utils.checkpoint.checkpoint` recomputes, in either of its modes, does not move them either: it uses the
+    u and v of the forward that it repeats, also when others followed before the backward pass.
 
     State dicts are those of :func:`spectral_norm` on each layer, and of torch's. Processes that begin with equal
     weights, u and v keep them equal: ``DistributedDataParallel`` need not broadcast buffers at every forward, if the
@@ -103,13 +103,13 @@ def spectral_norm_(model: Module) -> Module:
 
     Args:
         model: its ``nn.Linear``, ``nn.Conv*d``, ``nn.ConvTranspose*d`` and ``nn.Embedding``, subclasses included, are
-            normalised.
+            normalized.
 
     Returns:
         ``model``.
 
     Raises:
-        ValueError: there is no such layer, or the weight of one is uninitialised, normalised or parametrised already;
+        ValueError: there is no such layer, or the weight of one is uninitialized, normalized or parametrized already;
             ``model`` is then unchanged.
         TypeError: ``model`` is no module, or a weight is not of a real floating-point type.
 
@@ -117,17 +117,17 @@ def spectral_norm_(model: Module) -> Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"spectral_norm_: model is a {type(model).__name__}, expected a torch.nn.Module")
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, NORMALISED_LAYERS)}
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, NORMALIZED_LAYERS)}
     if not layers:
         raise ValueError(
             f"spectral_norm_: {type(model).__name__} has no convolution, linear layer or embedding of torch.nn;"
-            " those of fastgan.nn with an equalised learning rate are passed by"
+            " equalized layers of fastgan.nn are not normalized"
         )
     for name, layer in layers.items():
         weight = layer._parameters.get("weight")
         if weight is None:
             raise ValueError(
-                f"spectral_norm_: the weight of {name or 'the model'} is normalised or parametrised already, expected"
+                f"spectral_norm_: the weight of {name or 'the model'} is normalized or parametrized already, expected"
                 " a plain parameter"
             )
         _check_weight("spectral_norm_", f"the weight of {name or 'the model'}", weight)
@@ -138,7 +138,7 @@ def spectral_norm_(model: Module) -> Module:
 
 
 def group_layers(model: nn.Module, paths: Iterable[str]) -> Callable[[], None]:
-    """Makes one group of layers of ``model`` whose weights are normalised already; returns what takes it apart."""
+    """Groups layers of ``model`` that are normalized already; returns a function that dissolves the group."""
     paths = [tuple(path.split(".")) if path else () for path in paths]
     handles = []
     norms = []
@@ -147,7 +147,7 @@ def group_layers(model: nn.Module, paths: Iterable[str]) -> Callable[[], None]:
         norms.append(norm_of(layer))
         norms[-1].grouped = True
         if parametrize.is_parametrized(layer, "weight"):
-            handles.append(layer.register_forward_pre_hook(_iterate_where_alone))
+            handles.append(layer.register_forward_pre_hook(_iterate_outside_root))
     group = _Group(tuple(paths))
     handles.append(model.register_forward_pre_hook(group.begin, prepend=True))
     handles.append(model.register_forward_hook(group.end, always_call=True))
@@ -163,7 +163,7 @@ def group_layers(model: nn.Module, paths: Iterable[str]) -> Callable[[], None]:
 
 def _check_weight(op: str, name: str, weight: Tensor) -> None:
     if is_lazy(weight):
-        raise ValueError(f"{op}: {name} is uninitialised, run the model once before")
+        raise ValueError(f"{op}: {name} is uninitialized, run the model once before")
     if not weight.is_floating_point():
         raise TypeError(f"{op}: {name} is {weight.dtype}, expected a real floating-point type")
 
@@ -182,7 +182,7 @@ class SpectralNorm(nn.Module):
         # In a group u and v move with the forward of the root, not with each reading.
         self.grouped = False
         self.running: _Running | None = None
-        self.normalised: Tensor | None = None
+        self.normalized: Tensor | None = None
         self.past = PastVectors()
 
     def start(self, weight: Tensor) -> None:
@@ -198,16 +198,16 @@ class SpectralNorm(nn.Module):
         if weight.dim() == 1:
             # Ones stand in for zeros, whose norm has an infinite gradient.
             is_zero = ~weight.any()
-            normalised = nn.functional.normalize(torch.where(is_zero, 1.0, weight), dim=0, eps=self.eps)
-            return torch.where(is_zero, weight, normalised)
+            normalized = nn.functional.normalize(torch.where(is_zero, 1.0, weight), dim=0, eps=self.eps)
+            return torch.where(is_zero, weight, normalized)
         u, v, sigma = self._u, self._v, None
         if self.is_running():
             forward = self.running.forward
             if forward is not None and forward.may_contain_checkpoint_here():
                 self.keep_vectors(forward)
-            # A part of the forward may switch gradients on that the root began without.
-            if self.normalised.requires_grad or not (weight.requires_grad and torch.is_grad_enabled()):
-                return self.normalised
+            # A part of the forward may enable gradients where the root ran without.
+            if self.normalized.requires_grad or not (weight.requires_grad and torch.is_grad_enabled()):
+                return self.normalized
         elif recomputing():
             u, v = self.past.find(root_runs_again=False) or (u, v)
         else:
@@ -219,14 +219,14 @@ class SpectralNorm(nn.Module):
                     self.keep_vectors(forward)
         with outside_checkpoint():
             operand, dim = self.operand(weight)
-            (normalised,) = spectral_normalize([operand], [u], [v], sigma, dims=[dim])
-            return self.like_weight(normalised, weight)
+            (normalized,) = spectral_normalize([operand], [u], [v], sigma, dims=[dim])
+            return self.like_weight(normalized, weight)
 
     def moves_when_read(self) -> bool:
         return self.training and not self.grouped
 
     def weight_in(self, layer: nn.Module) -> Tensor:
-        """The weight of ``layer`` before its normalisation."""
+        """The weight of ``layer`` before its normalization."""
         return layer._modules["parametrizations"]._modules["weight"].original
 
     def right_inverse(self, value: Tensor) -> Tensor:
@@ -243,27 +243,27 @@ class SpectralNorm(nn.Module):
                 self.past.keep(forward, self._u.clone(), self._v.clone())
 
     def is_running(self) -> bool:
-        """Whether this runs inside a forward of the root, which has normalised the weight."""
+        """Whether a forward of the root is running, which has normalized the weight."""
         return self.running is not None and self.running.is_on_the_stack()
 
     def operand(self, weight: Tensor) -> tuple[Tensor, int]:
-        """What the ops take for ``weight``, and which axis of that is the rows of its matrix."""
+        """The tensor that the ops take for ``weight``, and its axis of rows."""
         return weight, self.dim
 
-    def like_weight(self, normalised: Tensor, weight: Tensor) -> Tensor:
-        """What the ops return, in the shape of ``weight``."""
-        return normalised
+    def like_weight(self, normalized: Tensor, weight: Tensor) -> Tensor:
+        """The result of the ops in the shape of ``weight``."""
+        return normalized
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, n_power_iterations={self.n_power_iterations}, eps={self.eps}"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies begin outside of any forward."""
-        return {**self.__dict__, "running": None, "normalised": None, "past": PastVectors()}
+        """Copies start outside of any forward."""
+        return {**self.__dict__, "running": None, "normalized": None, "past": PastVectors()}
 
 
 class _Running:
-    """A forward of the root that is under way."""
+    """A running forward of the root."""
 
     def __init__(self, forward: Forward | None, frame: FrameType | None) -> None:
         self.forward = forward
@@ -272,7 +272,7 @@ class _Running:
         self.norms: list[SpectralNorm] = []
 
     def is_on_the_stack(self) -> bool:
-        """Ctrl-C leaves a forward without the hooks at its end; so what they should have ended is told by the stack."""
+        """Whether the forward still runs: after Ctrl-C its end hooks were not called, so the stack is searched."""
         if self.frame is None or torch.compiler.is_compiling():
             return True
         frame: FrameType | None = sys._getframe(1)
@@ -282,13 +282,13 @@ class _Running:
 
 
 class _Group:
-    """The hooks of the root. They hold the names of the layers alone, so that copies of the root find their own."""
+    """The hooks of the root. They hold only the names of the layers, so that copies of the root find their own."""
 
     def __init__(self, layers: tuple[tuple[str, ...], ...]) -> None:
         self.layers = layers
 
     def begin(self, root: nn.Module, args: Any) -> None:
-        """Moves u and v, and hands every layer its weight for the forward that begins."""
+        """Moves u and v, and normalizes the weights of all layers for this forward."""
         weights = list(self._weights(root))
         if not weights:
             return
@@ -305,7 +305,7 @@ class _Group:
             alike.setdefault(key, []).append((norm, weight))
         with outside_checkpoint():
             for some in alike.values():
-                self._normalise(some, running)
+                self._normalize(some, running)
 
     def end(self, root: nn.Module, args: Any, output: Any) -> None:
         running = next((norm.running for norm, _ in self._weights(root)), None)
@@ -317,19 +317,19 @@ class _Group:
         if running.forward is not None:
             running.forward.finish()
         for norm in running.norms:
-            norm.running = norm.normalised = None
+            norm.running = norm.normalized = None
 
     def _weights(self, root: nn.Module) -> Iterator[tuple["SpectralNorm", Tensor]]:
         for path in self.layers:
             layer: nn.Module | None = root
             for name in path:
-                # Not from its dictionary: a compiled module hands on the attributes of its original.
+                # getattr, because a compiled module forwards attributes to its original.
                 layer = getattr(layer, name, None)
             norm = norm_of(layer)
             if norm is not None and norm.grouped:
                 yield norm, norm.weight_in(layer)
 
-    def _normalise(self, weights: list[tuple["SpectralNorm", Tensor]], running: "_Running") -> None:
+    def _normalize(self, weights: list[tuple["SpectralNorm", Tensor]], running: "_Running") -> None:
         norms = [norm for norm, _ in weights]
         operands = [norm.operand(weight) for norm, weight in weights]
         tensors, dims = [operand for operand, _ in operands], [dim for _, dim in operands]
@@ -352,25 +352,25 @@ class _Group:
                     norm.past.keep(running.forward, u, v)
             if len(moving) < len(norms):
                 sigma = None
-        normalised = spectral_normalize(tensors, us, vs, sigma, dims=dims)
-        for (norm, weight), of_norm in zip(weights, normalised, strict=True):
-            norm.running, norm.normalised = running, norm.like_weight(of_norm, weight)
+        normalized = spectral_normalize(tensors, us, vs, sigma, dims=dims)
+        for (norm, weight), of_norm in zip(weights, normalized, strict=True):
+            norm.running, norm.normalized = running, norm.like_weight(of_norm, weight)
             running.norms.append(norm)
 
 
 def norm_of(layer: nn.Module | None) -> SpectralNorm | None:
-    """What normalises the weight of a layer, unless it was replaced or removed."""
-    # Read from the dictionaries, because modules are slow to look things up and this runs twice for each layer.
+    """The spectral norm of a layer's weight, unless it was replaced or removed."""
+    # Read from the dictionaries, because attributes of modules are slow and this runs twice for each layer.
     submodules = {} if layer is None else layer._modules
     if "parametrizations" in submodules:
         norms = submodules["parametrizations"]._modules.get("weight")
         norm = None if norms is None else norms._modules["0"]
     else:
-        norm = submodules.get(UNPARAMETRISED)
+        norm = submodules.get(UNPARAMETRIZED)
     return norm if isinstance(norm, SpectralNorm) else None
 
 
-def _iterate_where_alone(layer: nn.Module, args: Any) -> None:
+def _iterate_outside_root(layer: nn.Module, args: Any) -> None:
     norm = norm_of(layer)
     if norm is not None and norm.grouped and norm.training and not norm.is_running():
         _iterate_unless_recomputing(norm, norm.weight_in(layer), compiled=torch.compiler.is_compiling())
@@ -389,7 +389,7 @@ def _iterate_unless_recomputing(norm: SpectralNorm, weight: Tensor, *, compiled:
 
 
 def _take_older_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-    """Lets checkpoints of the hooks of torch.nn.utils.spectral_norm load."""
+    """Renames the keys of checkpoints of torch.nn.utils.spectral_norm."""
     if not parametrize.is_parametrized(module):
         return
     for name, norms in module.parametrizations.items():

@@ -1,4 +1,4 @@
-"""What follows each convolution of a StyleGAN block, as one layer."""
+"""The layers after each convolution of a StyleGAN block, as one layer."""
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,9 @@ class StyleEpilogue(nn.Module):
     Args:
         num_channels: C.
         style_dim: width of the style vector.
-        noise: whether there is noise, with a learned strength for each channel.
-        shared_strength: one strength for all channels in place of those, as in StyleGAN2.
-        bias: whether there is a bias.
+        noise: whether to add noise, with a learned strength for each channel.
+        shared_strength: one strength for all channels, as in StyleGAN2.
+        bias: whether to add a bias.
         equalized: whether the style's layer is an :class:`EqualizedLinear`, with the same parameters, as in StyleGAN.
         act, negative_slope, order, eps: as in :func:`fastgan_kernels.style_epilogue`.
 

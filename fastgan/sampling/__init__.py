@@ -1,4 +1,4 @@
-"""Images out of a trained generator: from a seed, along paths through its latents, with mixed styles, and as files."""
+"""Images from a trained generator: from a seed, along paths in latent space, with mixed styles; written to files."""
 
 from fastgan.sampling.animation import save_animation
 from fastgan.sampling.files import ANIMATIONS, Sheet, check_output, save_images, write_sheet
@@ -17,37 +17,3 @@ from fastgan.sampling.styles import (
     render_styles,
     require_styles,
 )
-
-__all__ = [
-    "ANIMATIONS",
-    "RANGES",
-    "Directions",
-    "SamplingError",
-    "Sheet",
-    "along",
-    "along_dimension",
-    "check_component",
-    "check_output",
-    "check_truncation",
-    "columns_by_class",
-    "columns_of",
-    "draw_latents",
-    "generate",
-    "image_grid",
-    "labels_in_turn",
-    "layers_of",
-    "linear",
-    "map_latents",
-    "mix",
-    "mix_all",
-    "picture",
-    "principal_directions",
-    "render",
-    "render_styles",
-    "require_styles",
-    "save_animation",
-    "save_images",
-    "save_png",
-    "spherical",
-    "write_sheet",
-]

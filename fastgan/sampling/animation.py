@@ -1,4 +1,4 @@
-"""Moving pictures: GIF by Pillow, MP4 by imageio."""
+"""Animations: GIF by Pillow, MP4 by imageio."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +15,7 @@ _SMALLEST_WIDTH = 128  # pixels; smaller frames are enlarged by a whole number, 
 
 
 def require_imageio() -> ModuleType:
-    """imageio, with the ffmpeg that it writes MP4 with.
-
-    Raises:
-        MissingExtraError: where one of them is not installed; one sentence.
-    """
+    """imageio, if it and its ffmpeg are installed; else MissingExtraError."""
     return require_extra("mp4", "MP4, in place of which there is GIF,", "imageio.v2", "imageio_ffmpeg")
 
 
@@ -27,7 +23,7 @@ def save_animation(frames: Sequence[Tensor], path: Path) -> None:
     """Writes frames as a GIF that repeats for ever, or an MP4 (H.264), at 12.5 frames a second.
 
     Args:
-        frames: uint8 [C, H, W] each, grey or colour, all of one shape; at least one. Those less than 128 pixels wide
+        frames: uint8 [C, H, W] each, gray or color, all of one shape; at least one. Those less than 128 pixels wide
             are enlarged by a whole number to at least that.
         path: ends in .gif or .mp4.
 
@@ -43,13 +39,13 @@ def save_animation(frames: Sequence[Tensor], path: Path) -> None:
         first.save(path, format="GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
         return
     imageio = require_imageio()
-    # H.264 as players know it halves the colours, so sizes are even; imageio would enlarge to multiples of 16.
+    # H.264 as players know it halves the colors, so sizes are even; imageio would enlarge to multiples of 16.
     with imageio.get_writer(path, fps=_FRAMES_PER_SECOND, macro_block_size=2) as writer:
         for frame in large:
-            writer.append_data(_colour_of_even_size(frame))
+            writer.append_data(_color_of_even_size(frame))
 
 
-def _colour_of_even_size(frame: Tensor) -> np.ndarray:
+def _color_of_even_size(frame: Tensor) -> np.ndarray:
     channels, height, width = frame.shape
     array = frame.expand(3, -1, -1).permute(1, 2, 0).numpy() if channels == 1 else frame.permute(1, 2, 0).numpy()
     return np.pad(array, ((0, height % 2), (0, width % 2), (0, 0)))

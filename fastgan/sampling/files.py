@@ -1,4 +1,4 @@
-"""Images as files: a picture, a folder, arrays or an animation, by the name that is asked for."""
+"""Images as files: a picture, a folder, arrays or an animation, chosen by the suffix of the path."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,8 +25,8 @@ class Sheet:
     Attributes:
         images: float [N, C, H, W] in [-1, 1], row by row.
         columns: of a grid; ``None`` for as square as N allows.
-        row_names, column_names: what is written beside a grid.
-        arrays: what else belongs into an .npz file, such as ``seed`` and ``labels``.
+        row_names, column_names: written at the edges of a grid.
+        arrays: further arrays for an .npz file, such as ``seed`` and ``labels``.
     """
 
     images: Tensor
@@ -41,7 +41,7 @@ class Sheet:
 
 
 def check_output(path: Path, *, animation: bool = False) -> None:
-    """Refuses an output of unknown format, before there is work for it, and makes its folder.
+    """Refuses an output of unknown format before the work, and makes its folder.
 
     Args:
         path: a file that ends in .png, .npz or, where ``animation``, .gif or .mp4; without an ending, or an existing
@@ -72,8 +72,8 @@ def write_sheet(sheet: Sheet, path: Path) -> list[Path]:
     """Writes images to a path that :func:`check_output` has passed.
 
     - .png: one picture of all.
-    - .npz: arrays ``images``, uint8 [N, C, H, W] (points of the plane: ``points``, float32 [N, 2]), and those beside.
-    - .gif, .mp4: one frame for each column, in which the rows' images stand side by side; there and back again.
+    - .npz: arrays ``images``, uint8 [N, C, H, W] (points of the plane: ``points``, float32 [N, 2]), and ``arrays``.
+    - .gif, .mp4: one frame for each column, with the images of all rows side by side; forwards and backwards.
     - a folder: as :func:`save_images`.
 
     Returns:

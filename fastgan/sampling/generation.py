@@ -1,4 +1,4 @@
-"""Images out of a trained generator: latents from a seed, and the batches that they go through it in."""
+"""Images from a trained generator: latents from a seed, and rendering in batches."""
 
 import math
 from collections.abc import Callable
@@ -10,27 +10,27 @@ from fastgan.errors import InputError
 from fastgan.random_state import preserved_random_state
 from fastgan.seeds import Stream, seed_of
 
-# All batches have this many rows or a multiple of it, the last one filled up. An image's bits depend on the number of
-# rows, since matrix products sum in an order that goes by it. On a CPU (oneDNN and MKL, one thread) the images of every
-# model had the same bits in batches of 16, 24, 32 and 64, wherever in the batch they stood, and others, by up to 1e-4,
-# in batches of 1 to 8 and of 17. Batches of 16 are no slower there: a StyleGAN at 64x64 took a third of the time
-# for an image that it took in batches of 64.
+# All batches have a multiple of this many rows; the last one is padded. The bits of an image depend on the number of
+# rows, because it decides the order of sums in matrix products. On a CPU (oneDNN and MKL, one thread) the images of all
+# models had the same bits in batches of 16, 24, 32 and 64, at any position, and differed by up to 1e-4 in batches of 1
+# to 8 and of 17. Batches of 16 are no slower there: a StyleGAN at 64x64 took a third of the time for each image that it
+# took in batches of 64.
 ROWS = 16
 
 
 class SamplingError(InputError):
-    """Something that a generator cannot do, or an output that cannot be written. The message is one sentence."""
+    """A request that a generator does not support, or an output that cannot be written. The message is one sentence."""
 
 
 def draw_latents(count: int, latent_dim: int, *, seed: int) -> Tensor:
-    """Draws standard normal latents, float32 [count, latent_dim] on the CPU; row i depends on ``seed`` and i alone.
+    """Draws standard normal latents, float32 [count, latent_dim] on the CPU; row i depends only on ``seed`` and i.
 
-    They have nothing in common with what ``torch.manual_seed(seed)`` gives, from which a run draws its weights: drawn
-    from that, the first 32 latents of seed 0 were the first layer of the StyleGAN that was trained with seed 0, and
-    their images were unlike those of all other seeds.
+    They are independent of the draws after ``torch.manual_seed(seed)``, from which a run draws its weights. Otherwise
+    the first 32 latents of seed 0 would equal the first layer of a StyleGAN trained with seed 0, with images unlike
+    those of all other seeds.
     """
     random = torch.Generator().manual_seed(seed_of(seed, Stream.SAMPLES))
-    # Row by row: a single call fills its last values differently when more rows are asked for.
+    # Row by row: one call for all rows would fill the last values differently for another count.
     return torch.stack([torch.randn(latent_dim, generator=random) for _ in range(count)])
 
 
@@ -40,7 +40,7 @@ def labels_in_turn(count: int, num_classes: int) -> Tensor:
 
 
 def check_truncation(generator: nn.Module, truncation: float) -> None:
-    """Refuses a truncation that is not from 0 to 1, or below 1 of a generator that has none.
+    """Refuses a truncation outside of 0 to 1, or below 1 for a generator without truncation.
 
     Raises:
         SamplingError: one sentence.
@@ -48,7 +48,7 @@ def check_truncation(generator: nn.Module, truncation: float) -> None:
     if not 0 <= truncation <= 1:
         raise SamplingError(f"truncation is {truncation}, expected a number from 0 to 1")
     if truncation != 1 and not hasattr(generator, "truncate"):
-        raise SamplingError(f"truncation is {truncation}, and this generator has none; only that of model stylegan has")
+        raise SamplingError(f"truncation is {truncation}; expected 1, as only model stylegan has truncation")
 
 
 def render(
@@ -65,17 +65,16 @@ def render(
         generator: maps latents [n, latent_dim] to images [n, C, H, W] in [-1, 1]; a conditional one takes labels too.
         latents: [N, latent_dim], on any device.
         labels: int64 [N], on any device, of a conditional generator.
-        truncation: how far images may be from the average one, 0 to 1; below 1 only of a generator with ``truncate``.
-        batch_size: how many images are made at a time, rounded up to a multiple of 16.
+        truncation: psi, from 0 (the average image) to 1 (none); below 1 only for a generator with ``truncate``.
+        batch_size: images at a time, rounded up to a multiple of 16.
 
     Returns:
-        float32 [N, C, H, W] in [-1, 1], on the CPU. On one machine, an image depends bit for bit on its own latent and
-        label alone, not on how many there are and where it stands among them. Other batch sizes give the same bits as
-        far as sums over any multiple of 16 rows are done in one order, as they were on every CPU so far; elsewhere the
-        same up to rounding.
+        float32 [N, C, H, W] in [-1, 1], on the CPU. On one machine, the bits of an image depend only on its own latent
+        and label, not on N or its position. Another batch size gives the same bits if the matrix products sum any
+        multiple of 16 rows in the same order, as on every CPU so far; elsewhere the same up to rounding.
 
     Raises:
-        SamplingError: for a truncation of another generator; one sentence.
+        SamplingError: as :func:`check_truncation`.
     """
     check_truncation(generator, truncation)
     options = {} if truncation == 1 else {"truncation": truncation}
@@ -88,11 +87,11 @@ def render(
 def run_in_batches(
     generator: nn.Module, function: Callable[..., Tensor], inputs: list[Tensor], *, batch_size: int = ROWS
 ) -> Tensor:
-    """Applies a part of a generator to rows in batches of one size, the generator in evaluation mode.
+    """Applies a part of a generator, in evaluation mode, to rows in batches of one size.
 
     Args:
         generator: gives the device, and is left in the mode that it was in.
-        function: of tensors [n, ...] to a tensor [n, ...], each row of its own.
+        function: from tensors [n, ...] to a tensor [n, ...], row by row.
         inputs: the tensors [N, ...], on any device, N at least 1.
         batch_size: as in :func:`render`.
 
@@ -111,7 +110,7 @@ def run_in_batches(
 
 
 def _filled(rows: Tensor, size: int) -> Tensor:
-    """The rows, and the last one again until there are ``size``."""
+    """The rows, with the last one repeated up to ``size`` rows."""
     return torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])])
 
 
@@ -126,13 +125,12 @@ def generate(
 ) -> Tensor:
     """Generates images from a seed.
 
-    The same seed gives the same images, and more of them when ``count`` grows, whatever the batch size; see
-    :func:`render` for how far that holds bit for bit.
+    The same seed gives the same images for every ``count`` and batch size; :func:`render` says when bit for bit.
 
     Args:
         generator: as in :func:`render`, with ``latent_dim``; a conditional one with ``num_classes``.
         count: how many images, at least 1.
-        labels: of a conditional generator, int64 [count]; where ``None`` the classes in turn.
+        labels: for a conditional generator, int64 [count]; None for the classes in turn.
         truncation: as in :func:`render`.
         seed: from 0 to 2**63 - 1.
         batch_size: as in :func:`render`.
@@ -141,8 +139,7 @@ def generate(
         float32 [count, C, H, W] in [-1, 1], on the CPU.
 
     Raises:
-        SamplingError: for labels or a truncation that the generator does not have, or not a label for each image; one
-            sentence.
+        SamplingError: labels or a truncation that the generator does not take; one sentence.
     """
     num_classes = getattr(generator, "num_classes", None)
     if labels is not None:

@@ -1,4 +1,4 @@
-"""Pictures of many images: grids, with numbers beside them if wanted, or a scatter of points of the plane."""
+"""Pictures of many images: grids, with optional names of rows and columns, or a scatter plot of points."""
 
 import math
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from torch import Tensor
 
 from fastgan.data import to_uint8
 from fastgan.data.gaussians import are_points, to_points
-from fastgan.scatter import scatter
+from fastgan.sampling.scatter import scatter
 
 _TEXT_SIZE = 10  # of Pillow's built-in font, in pixels: the smallest that is read without effort
-_GREY = 170
+_GRAY = 170
 
 
 def columns_by_class(count: int, num_classes: int) -> int | None:
     """Columns of a grid of ``count`` images with the classes in turn, such that each column holds one class.
 
-    None, for the usual columns, where that would be more than twice as many as in a square.
+    None, for the default, if these are more than twice the columns of a square.
     """
     square = math.ceil(math.sqrt(count))
     columns = num_classes * max(1, square // num_classes)
@@ -28,7 +28,7 @@ def columns_by_class(count: int, num_classes: int) -> int | None:
 
 
 def columns_of(count: int, columns: int | None = None) -> int:
-    """Columns of a grid: those wanted, or as square as ``count`` allows, and no more than images."""
+    """Columns of a grid: ``columns`` or as square as ``count`` allows, at most ``count``."""
     return min(columns or math.ceil(math.sqrt(count)), count)
 
 
@@ -44,10 +44,9 @@ def image_grid(
 
     Args:
         images: [N, C, H, W] in [-1, 1], N at least 1.
-        columns: images a row; by default as square as N allows.
-        padding: pixels.
-        row_names: what stands to the left of each row, in a margin that is as wide as the longest needs.
-        column_names: what stands above each column; those that would touch the one before are left out.
+        columns: images in a row; by default as square as N allows.
+        row_names: written to the left of each row.
+        column_names: written above each column; names that would touch the one before are left out.
 
     Returns:
         uint8 [C, H', W']; 16 images of 28x28 in 4 columns with padding 2 make 122x122.
@@ -67,12 +66,12 @@ def image_grid(
 
 
 def save_png(pixels: Tensor, path: Path) -> None:
-    """Writes uint8 pixels [C, H, W], grey (C = 1) or colour (C = 3), as a PNG file."""
+    """Writes uint8 pixels [C, H, W], gray (C = 1) or color (C = 3), as a PNG file."""
     to_pillow(pixels).save(path, format="PNG")
 
 
 def to_pillow(pixels: Tensor) -> Image.Image:
-    """A Pillow image of uint8 pixels [C, H, W], grey (C = 1) or colour (C = 3)."""
+    """A Pillow image of uint8 pixels [C, H, W], gray (C = 1) or color (C = 3)."""
     array = np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
@@ -100,13 +99,13 @@ def _with_names(grid: Tensor, row_names: Sequence[str], column_names: Sequence[s
     margins = Image.new("L", (left + width, top + height))
     draw = ImageDraw.Draw(margins)
     for i, name in enumerate(row_names):
-        draw.text((left - 2, round(top + (i + 0.5) * cell[1])), name, fill=_GREY, font=font, anchor="rm")
+        draw.text((left - 2, round(top + (i + 0.5) * cell[1])), name, fill=_GRAY, font=font, anchor="rm")
     end = 0.0
     for i, name in enumerate(column_names):
-        centre, half = left + (i + 0.5) * cell[0], font.getlength(name) / 2
-        if centre - half >= end:
-            draw.text((round(centre), top - 2), name, fill=_GREY, font=font, anchor="mb")
-            end = centre + half + 3
+        center, half = left + (i + 0.5) * cell[0], font.getlength(name) / 2
+        if center - half >= end:
+            draw.text((round(center), top - 2), name, fill=_GRAY, font=font, anchor="mb")
+            end = center + half + 3
     pixels = torch.from_numpy(np.asarray(margins).copy()).expand(channels, -1, -1).clone()
     pixels[:, top:, left:] = grid
     return pixels

@@ -1,4 +1,4 @@
-"""Ways from one latent to another, and along one dimension."""
+"""Paths from one latent to another, and along one dimension."""
 
 import torch
 from torch import Tensor

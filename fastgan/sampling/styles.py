@@ -22,8 +22,8 @@ class Directions:
     """Principal components of w.
 
     Attributes:
-        vectors: float32 [D, D], orthonormal rows, the one along which w varies most first; in each the entry of the
-            largest magnitude is positive.
+        vectors: float32 [D, D], orthonormal rows, by decreasing variance of w; in each the entry of the largest
+            magnitude is positive.
         deviations: float32 [D], the standard deviation of w along each.
     """
 
@@ -32,17 +32,14 @@ class Directions:
 
 
 def require_styles(generator: nn.Module, what: str) -> StyleGANGenerator:
-    """The generator, if it has styles.
-
-    Args:
-        what: what needs them, such as "mixing styles", for the message.
+    """The generator, if it has styles; ``what`` needs them, for the error.
 
     Raises:
-        SamplingError: where it has none; one sentence.
+        SamplingError: it has no styles; one sentence.
     """
     if not isinstance(generator, StyleGANGenerator):
         raise SamplingError(
-            f"{what} needs a generator with styles, and this one has none; only that of model stylegan has"
+            f"{what} needs a generator with styles; expected one of model stylegan, not {type(generator).__name__}"
         )
     return generator
 
@@ -55,7 +52,7 @@ def map_latents(generator: StyleGANGenerator, latents: Tensor) -> Tensor:
 def render_styles(
     generator: StyleGANGenerator, styles: Tensor, *, truncation: float = 1.0, noise: str = "constant"
 ) -> Tensor:
-    """Images of styles, with the same guarantee as :func:`fastgan.sampling.render`.
+    """Images of styles, as reproducible as those of :func:`fastgan.sampling.render`.
 
     Args:
         styles: w [N, style_dim], the same for every layer, or styles [N, num_layers, style_dim]; on any device.
@@ -75,11 +72,7 @@ def render_styles(
 
 
 def check_component(generator: StyleGANGenerator, component: int) -> None:
-    """Refuses the number of a principal component that w does not have.
-
-    Raises:
-        SamplingError: one sentence.
-    """
+    """Raises SamplingError, one sentence, for a principal component that w does not have."""
     length = generator.synthesis.style_dim
     if not 0 <= component < length:
         raise SamplingError(f"component is {component}, expected 0 to {length - 1}: w is {length} long")
@@ -99,14 +92,14 @@ def principal_directions(generator: StyleGANGenerator) -> Directions:
 
 
 def layers_of(generator: StyleGANGenerator, crossover: str) -> tuple[int, int]:
-    """The layers that have B's styles, from the first to before the second.
+    """The layers that take B's styles, as a half-open range.
 
     Args:
-        crossover: a resolution of those in use, such as "16", for the layers from it on; or "coarse", "middle" or
-            "fine" for those from 4 to 8, from 16 to 32, or from 64 on, alone.
+        crossover: a current resolution, such as "16", for the layers from it on; or "coarse", "middle" or "fine" for
+            only the layers from 4 to 8, from 16 to 32, or from 64 on.
 
     Raises:
-        SamplingError: for another crossover, or a range that the generator has no layers in; one sentence.
+        SamplingError: another crossover, or a range without layers; one sentence.
     """
     resolutions = generator.synthesis.in_use()
     if crossover in RANGES:
@@ -123,18 +116,18 @@ def layers_of(generator: StyleGANGenerator, crossover: str) -> tuple[int, int]:
 
 
 def mix(a: Tensor, b: Tensor, layers: tuple[int, int]) -> Tensor:
-    """The styles of ``a``, and of ``b`` in the layers from the first to before the second: [N, num_layers, D] each."""
+    """The styles of ``b`` in the half-open range ``layers``, of ``a`` elsewhere: [N, num_layers, D] each."""
     first, end = layers
     return mix_styles_at_layer(mix_styles_at_layer(a, b, first), a, end)
 
 
 def mix_all(generator: StyleGANGenerator, rows: Tensor, columns: Tensor, layers: tuple[int, int]) -> Tensor:
-    """Every row's styles with every column's in some layers (Karras et al. 2019, figure 3).
+    """:func:`mix` of every row with every column (Karras et al. 2019, figure 3).
 
     Args:
         rows: w [R, D], A of each row.
         columns: w [C, D], B of each column.
-        layers: from which to before which they are B's, as :func:`layers_of` gives them.
+        layers: of B, as :func:`layers_of` returns them.
 
     Returns:
         styles [R, C, num_layers, D].

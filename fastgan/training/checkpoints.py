@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastgan.errors import InputError
+from fastgan.errors import InputError, first_line
 from fastgan.models import build_networks
 from fastgan.random_state import preserved_random_state
 from fastgan.training.files import sync_folder, write_file
@@ -251,12 +251,6 @@ def require_layout(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) 
 def misfit(checkpoint: Path, error: Exception | str) -> CheckpointError:
     """The refusal of a checkpoint whose files are whole but do not fit the model."""
     return CheckpointError(f"checkpoint {str(checkpoint)!r} does not fit its model: {first_line(error)}")
-
-
-def first_line(error: Exception | str) -> str:
-    """What a message says, in at most 200 printable characters: it may quote all that a hostile file holds."""
-    text = str(error).partition("\n")[0][:200] or type(error).__name__
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _damage(checkpoint: Path, what: str) -> CheckpointError:

@@ -4,7 +4,6 @@ This module imports the standard library alone, so that ``fastgan --help`` need 
 """
 
 import dataclasses
-import difflib
 import json
 import math
 import re
@@ -15,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from fastgan.errors import InputError
+from fastgan.errors import InputError, unknown
 
 
 class SettingsError(InputError):
@@ -280,7 +279,7 @@ def load_preset(name: str) -> dict[str, Any]:
     """
     names = preset_names()
     if name not in names:
-        raise SettingsError(f"no preset is called {name!r} (there is {', '.join(names)}){_nearest(name, names)}")
+        raise SettingsError(unknown("preset", name, names))
     return load_settings(_presets() / f"{name}.toml")
 
 
@@ -302,14 +301,8 @@ def _presets() -> Path:
 def _field(name: str, source: str) -> dataclasses.Field[Any]:
     known = {f.name: f for f in dataclasses.fields(TrainingConfig)}
     if name not in known:
-        where = f" in {source}" if source else ""
-        raise SettingsError(f"unknown setting {name!r}{where}{_nearest(name, list(known))}")
+        raise SettingsError(unknown("setting", name, known, f" in {source}" if source else ""))
     return known[name]
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    nearest = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {nearest[0]!r}?" if nearest else f"; valid names are {', '.join(names)}"
 
 
 def _checked(f: dataclasses.Field[Any], value: Any) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastgan.data import absolute_source, normalize, open_dataset
 from fastgan.metrics.cache import cache_folder, cached, digest_of
-from fastgan.metrics.collapse import judge_collapse
+from fastgan.metrics.collapse import detect_collapse
 from fastgan.metrics.collapse_picture import collapse_picture
 from fastgan.metrics.features import FeatureNetwork, Features, load_features
 from fastgan.metrics.report import Basis, Evaluation, collapse_to_json
@@ -158,7 +158,7 @@ def evaluate_run(subject: Subject, *, seed: int, console: Console) -> tuple[Eval
         real = Judged(real_features, None if judge is None else judge.count(subject.real).tolist(), shown)
         replicates = progress.track(range(REPLICATES), task_id=resampling)
         scores = score(real.features, generated.features, seed=seed, progress=replicates)
-        collapse = judge_collapse(real.features, generated.features, shares_of(judge, real, generated), seed=seed)
+        collapse = detect_collapse(real.features, generated.features, shares_of(judge, real, generated), seed=seed)
     drawn = [picture(normalize(images)) for images in (real.shown, generated.shown)]
     evaluation = Evaluation(
         run=str(subject.run),

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.data import LazyImages, normalize, to_uint8
-from fastgan.data.gaussians import CENTRES, STANDARD_DEVIATION, are_points, to_points
-from fastgan.metrics.digits import NUM_CLASSES, digit_classifier
+from fastgan.data.gaussians import CENTERS, are_points, to_points
+from fastgan.metrics.digits import NUM_CLASSES, classify_digits
 from fastgan.metrics.errors import MetricsError
 from fastgan.metrics.features import FeatureNetwork, Features
-from fastgan.metrics.modes import MAX_DEVIATIONS
+from fastgan.metrics.modes import nearest_mode
 from fastgan.metrics.shares import Shares
 from fastgan.sampling import draw_latents, render
 
@@ -59,11 +59,10 @@ class Judged:
 def judge_of(features: FeatureNetwork) -> Judge | None:
     """The judge that knows the classes of the images that features are made for; None for all but two."""
     if features.name == "digits":
-        classifier = digit_classifier()
-        names = tuple(str(digit) for digit in range(NUM_CLASSES))
-        return Judge("digits", names, lambda images: classifier(normalize(images)))
+        return Judge("digits", tuple(map(str, range(NUM_CLASSES))), classify_digits)
     if features.name == "points":
-        return Judge("modes", tuple(f"({x:g}, {y:g})" for x, y in CENTRES), _nearest_mode)
+        names = tuple(f"({x:g}, {y:g})" for x, y in CENTERS)
+        return Judge("modes", names, lambda images: nearest_mode(to_points(normalize(images))))
     return None
 
 
@@ -166,8 +165,3 @@ def labels_like(labels: Tensor | None, generator: nn.Module, count: int) -> Tens
         return None
     source = torch.arange(num_classes) if labels is None else labels
     return source.repeat(-(-count // len(source)))[:count]
-
-
-def _nearest_mode(images: Tensor) -> Tensor:
-    distances, modes = torch.cdist(to_points(normalize(images)).double(), torch.tensor(CENTRES).double()).min(dim=1)
-    return torch.where(distances <= MAX_DEVIATIONS * STANDARD_DEVIATION, modes, -1)

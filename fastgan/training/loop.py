@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from rich.console import Console
 from torch import Tensor
 
+from fastgan.console import warner
 from fastgan.data.gaussians import has_points
 from fastgan.sampling import columns_by_class, draw_latents, labels_in_turn, render
 from fastgan.training.assembly import find_largest_batch, make_engine
@@ -157,8 +158,7 @@ def resume_run(run: Path, *, steps: int | None = None, console: Console) -> sign
 def _resume(
     ranks: Ranks, stack: contextlib.ExitStack, run: Path, steps: int | None, console: Console
 ) -> signal.Signals | None:
-    def warn(sentence: str) -> None:
-        console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False)
+    warn = warner(console)
 
     def find() -> tuple[Path, dict[str, Any], TrainingConfig]:
         found = find_checkpoint(run, warn=warn)

@@ -13,8 +13,8 @@ from docs.make import collapse, digits, gaussians
 from docs.make.gaussians import Result, all_cells, result_of, table_cell
 from docs.make.page import DOCS, inject
 from fastgan import losses, regularizers
-from fastgan.laboratory.remedies import BENCHES
-from fastgan.metrics.digit_network import ACCURACY, WEIGHTS
+from fastgan.collapse.remedies import BENCHES
+from fastgan.metrics.digits import ACCURACY, WEIGHTS
 from fastgan.metrics.modes import ModeCoverage
 from fastgan.models import build_networks
 from fastgan.training.config import TrainingConfig, load_preset
@@ -76,7 +76,7 @@ def test_each_page_has_the_blocks_that_are_made_for_it(tmp_path: Path, results):
         assert gaussians.blocks(results)[name] in gaussians_page
 
 
-def test_a_laboratory_that_has_its_report_is_kept(tmp_path: Path):
+def test_a_comparison_of_remedies_that_has_its_report_is_kept(tmp_path: Path):
     for data, modes in (("gaussians", 8), ("digits", 10)):
         (tmp_path / data).mkdir()
         (tmp_path / data / "report.json").write_text(json.dumps(report(data, modes)))

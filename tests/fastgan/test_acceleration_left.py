@@ -60,9 +60,9 @@ def test_the_frame_of_the_near_misses_is_recognised():
         (lambda m, x: standardise(x, (0, 2, 3)), None, "not (x - mean)"),
         (lambda m, x: standardise(x, (1,)), None, "not (x - mean)"),
         (lambda m, x: x / torch.sqrt(moments(x)[1] + 1e-5), None, "not (x - mean)"),
-        (lambda m, x: standardise(x.clamp(-1e6, 1e6)), None, "its normalisation uses `clamp`"),
+        (lambda m, x: standardise(x.clamp(-1e6, 1e6)), None, "its normalization uses `clamp`"),
         (lambda m, x: standardise(standardise(x)), None, "not (x - mean)"),
-        (lambda m, x: m.norm(x), nn.InstanceNorm2d(4, affine=True), "a scale and shift of its own (affine=True)"),
+        (lambda m, x: m.norm(x), nn.InstanceNorm2d(4, affine=True), "are parameters (affine=True)"),
         (lambda m, x: m.norm(x), nn.InstanceNorm2d(4, track_running_stats=True), "`norm` keeps running statistics"),
     ],
 )
@@ -116,7 +116,7 @@ def test_modules_whose_class_cannot_change(attribute):
             def __reduce__(self):
                 return (Reduced, (None,))
 
-        assert_left(Reduced(lambda m, x: standardise(x)), "(model)", "Reduced is pickled in a way of its own")
+        assert_left(Reduced(lambda m, x: standardise(x)), "(model)", "Reduced overrides pickling")
 
 
 def test_an_instance_norm_by_itself():
@@ -175,8 +175,8 @@ def test_the_frame_of_the_functions_is_recognised(function, by):
         (lambda m, x: x / (x.square().mean(1, keepdim=True).sqrt() + 1e-8), "close to pixel_norm"),
         (lambda m, x: F.normalize(x, dim=1) * x.shape[1] ** 0.5, "uses clamp_min"),
         (lambda m, x: F.normalize(x, dim=1, eps=1e-3) * x.shape[1] ** 0.5, "close to pixel_norm"),
-        (lambda m, x: F.normalize(x, dim=1), "not recognised"),
-        (lambda m, x: x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-8), "not recognised"),
+        (lambda m, x: F.normalize(x, dim=1), "not recognized"),
+        (lambda m, x: x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-8), "not recognized"),
         (lambda m, x: torch.where(x.abs() > 1e5, x, 1.0 * x) * torch.rsqrt(x.square().mean(1, True) + 1e-8), "uses "),
         (lambda m, x: x * torch.rsqrt(x.square().mean(1, True) + 1e-8) + 1e-6 * torch.randn_like(x), "close to pixel_"),
         (lambda m, x: grouped(x, 4, consecutive=True), "for no size of the groups"),
@@ -184,7 +184,7 @@ def test_the_frame_of_the_functions_is_recognised(function, by):
         (lambda m, x: grouped(x, 4, fallback=True), "for no size of the groups"),
         (lambda m, x: grouped(x, 4, eps=1e-4), "for no size of the groups"),
         (lambda m, x: grouped(x, 4, eps=0.0), "close to minibatch_stddev(group_size=4, num_channels=1)"),
-        (lambda m, x: 2 * x, "not recognised"),
+        (lambda m, x: 2 * x, "not recognized"),
     ],
 )
 def test_functions_that_are_not_quite_the_op(function, why):
@@ -307,7 +307,7 @@ def test_a_hook_on_the_module_whose_last_layer_it_is():
     [
         ((nn.Conv2d(3, 4, 3, bias=False), nn.ReLU()), "it has no bias"),
         ((nn.Conv2d(3, 4, 3), nn.LeakyReLU(-0.1)), "its slope is -0.1"),
-        ((nn.LazyConv2d(4, 3), nn.ReLU()), "its parameters are not initialised"),
+        ((nn.LazyConv2d(4, 3), nn.ReLU()), "its parameters are not initialized"),
         ((nn.Embedding(3, 4), nn.ReLU()), "the output of Embedding `0`"),
         ((BiasAct(3), nn.ReLU()), "the output of BiasAct `0`"),
     ],

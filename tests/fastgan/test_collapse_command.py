@@ -4,7 +4,7 @@ import json
 import pytest
 from PIL import Image
 
-from fastgan.laboratory import remedies, trials
+from fastgan.collapse import remedies, trials
 
 
 @pytest.fixture(autouse=True)
@@ -51,8 +51,8 @@ def test_what_was_done_remains_when_the_rest_is_cut_off(fastgan, tmp_path, monke
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--data", "faces"], "--data is 'faces', and the laboratory has gaussians and digits"),
-        (["--remedy", "prayer"], "no remedy is called 'prayer' (there is none, "),
+        (["--data", "faces"], "unknown --data 'faces'; choose from gaussians, digits"),
+        (["--remedy", "prayer"], "unknown remedy 'prayer'; choose from none, "),
         (["--steps", "0"], "Invalid value for '--steps'"),
         (["--seed", "-1"], "Invalid value for '--seed'"),
         (["--out", "file/lab"], "cannot be written to: Not a directory"),

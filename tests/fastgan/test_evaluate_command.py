@@ -141,7 +141,7 @@ def test_the_data_themselves_are_as_good_as_real(fastgan, run, folder, monkeypat
 def test_points_are_judged_by_where_they_are(fastgan, of_points):
     code, out, err = fastgan("evaluate", of_points, "--count", 500)
     assert (code, err) == (0, "")
-    assert "By features points" in out
+    assert "Features points" in out
     assert "Modes captured: " in out
     assert "note: features 'points' give no class logits, so there is no Inception Score" in out
     assert "Inception Score" not in out.replace("there is no Inception Score", "")
@@ -184,9 +184,9 @@ def means(images):
 def test_features_of_the_users_own(fastgan, run, folder, monkeypatch):
     code, out, err = fastgan("evaluate", run, "--count", 20, "--features", f"{__name__}:means", "--out", folder / "own")
     assert (code, err) == (0, "")
-    assert f"By features {__name__}:means (" in out
+    assert f"Features {__name__}:means (" in out
     assert f"note: features '{__name__}:means' are a function of yours, and their digest is of its own file only" in out
-    assert "by looking: no answer; no classifier knows these images" in out
+    assert "by looking: no answer; there is no classifier for these images" in out
 
 
 def test_features_of_the_users_own_follow_what_they_use(fastgan, run, folder, monkeypatch):
@@ -221,7 +221,7 @@ def test_real_features_are_computed_anew_by_other_versions(fastgan, run, cache, 
 
 @pytest.fixture(scope="module")
 def inputs(folder):
-    np.save(folder / "colour.npy", np.zeros((20, 8, 8, 3), np.uint8))
+    np.save(folder / "color.npy", np.zeros((20, 8, 8, 3), np.uint8))
     np.save(folder / "single.npy", np.zeros((1, 8, 8), np.uint8))
     np.save(folder / "oblong.npy", np.zeros((20, 8, 9), np.uint8))
     nan = np.zeros((20, 8, 8), np.float32)
@@ -241,7 +241,7 @@ def inputs(folder):
         (["RUN", "RUN"], "a run is given twice"),
         (["RUN", "--data", "/nowhere"], "There is no file or folder '/nowhere'"),
         (["RUN", "--data", "gaussians"], "cannot be resized to 28x28; expected resolution 1."),
-        (["RUN", "--data", "@colour.npy"], "generates images with 1 channel, and those of "),
+        (["RUN", "--data", "@color.npy"], "generates images with 1 channel, and those of "),
         (
             ["RUN", "--data", "@oblong.npy"],
             "holds uint8 of shape [20, 8, 9]; expected at least one image, and square",
@@ -254,15 +254,15 @@ def inputs(folder):
         (["RUN", "--count", "1"], "there is 1 generated image, and scores with their errors take at least 12"),
         (
             ["RUN", "--features", "resnet"],
-            "features 'resnet' are not known and are no file; expected 'digits'",
+            "unknown features 'resnet'; choose from 'digits'",
         ),
         (
             ["RUN", "--weights", "@junk.pt"],
-            "given for features 'digits', and only 'inception' takes a file",
+            "given for features 'digits'; expected them only for 'inception'",
         ),
         (["RUN", "@junk.json"], "junk.json' is no report that 'fastgan evaluate' has written"),
         (["@none.json"], "none.json' cannot be read: No such file or directory"),
-        (["RUN", "POINTS"], "cannot be compared: the first stand on features digits, the others on features points"),
+        (["RUN", "POINTS"], "cannot be compared: the first are of features digits, the others of features points"),
         (["RUN", "--out", "/dev/null/x"], "folder '/dev/null/x' cannot be made: Not a directory"),
     ],
 )

@@ -15,9 +15,8 @@ from torch import nn
 import fastgan
 from fastgan import exporting, sampling
 from fastgan.acceleration.running import fixed_random_state
-from fastgan.metrics.collapse import judge_collapse
-from fastgan.metrics.digit_network import digit_network
-from fastgan.metrics.digits import digit_classifier
+from fastgan.metrics.collapse import detect_collapse
+from fastgan.metrics.digits import digit_network
 from fastgan.metrics.features import FeatureNetwork, Features, load_features
 from fastgan.metrics.scores import score
 from fastgan.models import build_networks
@@ -133,7 +132,7 @@ def evaluated(folder):
     start_run(CONFIG, folder / "run", console=Console(file=io.StringIO()))
 
     def run():
-        digit_classifier.cache_clear()
+        digit_network.cache_clear()
         subject = load_subject(folder / "run", count=20, device="cpu")
         evaluate_run(subject, seed=0, console=Console(file=io.StringIO()))
 
@@ -179,7 +178,7 @@ def scored(_):
 
     def run():
         score(real, generated, seed=0)
-        judge_collapse(real, generated, None, seed=0)
+        detect_collapse(real, generated, None, seed=0)
 
     return run
 

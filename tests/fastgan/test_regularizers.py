@@ -130,13 +130,13 @@ def test_batch_norm_in_a_penalised_critic_is_refused(penalty: str):
         return getattr(regularizers, penalty)(critic, *batches, **options)
 
     critic = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 1))
-    with pytest.raises(ValueError, match="has batch normalisation \\(1\\), which makes the output of a sample depend"):
+    with pytest.raises(ValueError, match="has batch normalization \\(1\\), which makes the output of a sample depend"):
         call(critic)
     assert call(critic, allow_batch_norm=True).isfinite()
     # With fixed statistics it is an affine map of each sample.
     assert call(critic.eval()).isfinite()
     critic[1] = nn.BatchNorm2d(4, track_running_stats=False).eval()
-    with pytest.raises(ValueError, match="batch normalisation"):
+    with pytest.raises(ValueError, match="batch normalization"):
         call(critic)
     critic[1] = nn.InstanceNorm2d(4)
     assert call(critic.train()).isfinite()
@@ -159,7 +159,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_batch_norm_in_a_penalised_function_is_refused(form: str):
     critic, real = with_batch_norm(), images(1).float()
-    with pytest.raises(ValueError, match="batch normalisation \\(NativeBatchNormBackward0\\)"):
+    with pytest.raises(ValueError, match="batch normalization \\(NativeBatchNormBackward0\\)"):
         r1(FORMS[form](critic), real)
     assert r1(FORMS[form](critic), real, allow_batch_norm=True).isfinite()
     if form != "function of torch":
@@ -178,7 +178,7 @@ def test_batch_norm_of_another_library_is_refused():
         def backward(ctx, g: torch.Tensor) -> torch.Tensor:
             return g - g.mean(0)
 
-    with pytest.raises(ValueError, match="batch normalisation \\(SyncBatchNormBackward\\)"):
+    with pytest.raises(ValueError, match="batch normalization \\(SyncBatchNormBackward\\)"):
         r1(lambda x: SyncBatchNorm.apply(x.square()), images(1))
 
 
@@ -197,7 +197,7 @@ def test_batch_norm_is_refused_where_it_is_compiled(form: str):
         return r1(function, real, allow_batch_norm=allow).detach()
 
     compiled = compile_step(penalty, backend="aot_eager")
-    with pytest.raises(ValueError, match=r"^the penalised critic has batch normalisation \(batch_norm\)[^\n]*$"):
+    with pytest.raises(ValueError, match=r"^the penalized critic has batch normalization \(batch_norm\)[^\n]*$"):
         compiled(real, False)
     torch.testing.assert_close(compiled(real, True), penalty(real, True))
     if form == "lambda":
@@ -247,7 +247,7 @@ def test_a_compiled_penalty_is_the_same_number_where_gradients_are_off():
 @pytest.mark.parametrize("critic", [lambda x: x.detach(), torch.no_grad()(Critic().double())], ids=["detached", "off"])
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_a_critic_without_a_gradient_in_its_images_is_refused(penalty: str, critic: Callable):
-    with pytest.raises(ValueError, match="the output of the penalised critic does not depend on the images"):
+    with pytest.raises(ValueError, match="the output of the penalized critic does not depend on the images"):
         PENALTIES[penalty](critic, images(1), images(2))
 
 

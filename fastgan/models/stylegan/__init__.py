@@ -1,7 +1,7 @@
 """StyleGAN, grown progressively from 4x4 to at most 1024x1024.
 
 Karras, Laine and Aila, "A Style-Based Generator Architecture for Generative Adversarial Networks", 2019
-(https://arxiv.org/abs/1812.04948); growing, equalised learning rate and the discriminator are those of Karras et al.
+(https://arxiv.org/abs/1812.04948); growing, equalized learning rate and the discriminator are those of Karras et al.
 2018 (https://arxiv.org/abs/1710.10196). The paper trains with the non-saturating loss and R1 of gamma 10.
 """
 
@@ -25,13 +25,10 @@ def build_stylegan(
     """Builds both networks, fully grown, for a resolution that is a power of two from 8 to 1024.
 
     Args:
-        resolution: height and width of the images, in pixels.
-        num_channels: channels of the images.
-        latent_dim: length of a latent.
-        base_channels: channels of the maps up to 32x32, halved from there on at each resolution; 512 by default.
+        base_channels: channels of the maps up to 32x32, halved at each further resolution; 512 by default.
         style_dim: length of w and of the styles, and so the width of the mapping network; ``base_channels`` by default.
-            At the beginning w varies in few directions: in about 4 where it is 32 long, 7 at 64, 58 at 512 (the squared
-            sum of the eigenvalues of its covariance over the sum of their squares). A narrow network may need more.
+            The initial w varies in few directions: about 4 at length 32, 7 at 64, 58 at 512 (the squared sum of the
+            eigenvalues of its covariance over the sum of their squares). A narrow network may need a larger one.
         style_mixing: of the generator, see :class:`StyleGANGenerator`.
 
     Raises:
@@ -45,18 +42,3 @@ def build_stylegan(
         ),
         StyleGANDiscriminator(resolution, num_channels, base_channels=base),
     )
-
-
-__all__ = [
-    "RESOLUTIONS",
-    "ConstantBlock",
-    "GrowingNetwork",
-    "Mapping",
-    "StyleGANDiscriminator",
-    "StyleGANGenerator",
-    "Synthesis",
-    "SynthesisBlock",
-    "build_stylegan",
-    "mix_styles",
-    "mix_styles_at_layer",
-]

@@ -1,4 +1,4 @@
-"""The discriminator, which is that of Karras et al. 2018 with blur (Karras et al. 2019, appendix C)."""
+"""The discriminator of Karras et al. 2018 with blur (Karras et al. 2019, appendix C)."""
 
 import math
 
@@ -12,12 +12,11 @@ from fastgan.nn import BiasAct, Blur, EqualizedConv2d, EqualizedLinear, Minibatc
 class StyleGANDiscriminator(GrowingNetwork):
     """A 1x1 convolution from the image at each resolution, blocks that halve it down to 4x4, and a head.
 
-    The head sees the batch through the minibatch standard deviation, so that gradient penalties are taken of outputs
-    that depend a little on the other samples, as in the paper.
+    The head has a minibatch standard deviation, so gradient penalties include a small dependence on the other samples,
+    as in the paper.
 
     Args:
         resolution: of the fully grown images, a power of two from 8 to 1024.
-        num_channels: channels of the images.
         base_channels: see :func:`~fastgan.models.stylegan.growing.widths`.
 
     Shape:

@@ -11,12 +11,12 @@ from fastgan.nn import BiasAct, EqualizedLinear, PixelNorm
 
 MAPPING_LAYERS = 8
 MAPPING_LR_MULTIPLIER = 0.01
-# The paper leaves it open; this is the authors' code's.
+# From the authors' code; the paper does not give it.
 W_MEAN_DECAY = 0.995
 
 
 class Mapping(nn.Sequential):
-    """From latents [N, latent_dim] to w [N, style_dim]: normalised to unit mean square, then 8 layers, leaky ReLU 0.2.
+    """From latents [N, latent_dim] to w [N, style_dim]: normalized to unit mean square, then 8 layers, leaky ReLU 0.2.
 
     Karras et al. 2019, figure 1b; they learn at 0.01 of the learning rate (appendix C). 2,101,248 parameters where both
     lengths are 512.
@@ -38,12 +38,10 @@ class StyleGANGenerator(nn.Module):
 
     Args:
         resolution: of the fully grown images, a power of two from 8 to 1024.
-        num_channels: channels of the images.
-        latent_dim: length of a latent.
         base_channels: channels of the widest maps, 512 in the paper.
         style_dim: length of w and of the styles; ``None`` for as many as ``base_channels``.
         style_mixing: probability, in training, that a sample takes its styles from a second latent from a random layer
-            on (mixing regularisation, section 3.1; 0.9 in the paper); 0 for none.
+            on (mixing regularization, section 3.1; 0.9 in the paper); 0 for none.
         order: of the epilogues, as in :class:`~fastgan.models.stylegan.synthesis.SynthesisBlock`.
 
     Shape:
@@ -87,7 +85,7 @@ class StyleGANGenerator(nn.Module):
 
     @property
     def resolution(self) -> int:
-        """Of the images that are made now."""
+        """The current resolution of the images."""
         return self.synthesis.resolution
 
     def grow(self, resolution: int, fade: float = 1.0) -> None:
@@ -101,7 +99,7 @@ class StyleGANGenerator(nn.Module):
                 w = self.truncate(w, truncation)
             return self.synthesis(self.styles(w), noise="constant")
         if self.style_mixing > 0:
-            # Through the mapping network at once: its layers are small, and it is their number that takes time.
+            # Both latents in one call: the mapping network takes as long for one batch as for two.
             latents = torch.cat([latents, torch.randn_like(latents)])
         w = self.mapping(latents)
         self._follow(w.detach())
@@ -149,7 +147,7 @@ class StyleGANGenerator(nn.Module):
 def mix_styles(a: Tensor, b: Tensor, crossover: int) -> Tensor:
     """Styles of ``a`` below the resolution ``crossover``, of ``b`` from it on (Karras et al. 2019, section 3.1).
 
-    ``b`` from 4 to 8 on lends pose and shape ("coarse"), from 16 to 32 smaller features ("middle"), from 64 on colours
+    ``b`` from 4 to 8 on lends pose and shape ("coarse"), from 16 to 32 smaller features ("middle"), from 64 on colors
     and texture ("fine"; figure 3).
 
     Args:

@@ -1,4 +1,4 @@
-"""What the generator and the discriminator of a progressively grown GAN have in common.
+"""Progressive growing: the base class of the generator's synthesis network and of the discriminator.
 
 Karras et al., "Progressive Growing of GANs for Improved Quality, Stability, and Variation", 2018
 (https://arxiv.org/abs/1710.10196), section 2 and figure 2.
@@ -35,9 +35,8 @@ def widths(resolution: int, base_channels: int) -> dict[int, int]:
 class GrowingNetwork(nn.Module):
     """A network that works at one of several resolutions, or between one and the next lower.
 
-    ``resolution`` and ``fading`` are Python's own and decide which layers run. How far the fade has come is the buffer
-    ``fade``, a number that is written on the device and read there, so that a captured graph follows it. Neither is in
-    the state dict: who trains knows them from the number of images shown.
+    ``resolution`` and ``fading`` are Python values and decide which layers run. The fade is a buffer on the device, so
+    that a captured graph follows it. Neither is in the state dict: training derives them from the number of images.
 
     Args:
         resolutions: powers of two, ascending. The network begins fully grown, at the last of them.
@@ -57,8 +56,8 @@ class GrowingNetwork(nn.Module):
 
         Args:
             resolution: one of ``resolutions``, higher or lower than now.
-            fade: 0 for the images of the next lower resolution, merely enlarged or reduced, up to 1 for those of
-                ``resolution`` alone, where nothing of the lower one is computed any more.
+            fade: from 0, for images of the next lower resolution that are enlarged or reduced, to 1, where only
+                ``resolution`` is computed.
 
         Raises:
             ValueError: for another resolution or fade, or a fade below the first resolution; one sentence.
@@ -71,7 +70,7 @@ class GrowingNetwork(nn.Module):
         if not 0 <= fade <= 1:
             raise ValueError(f"fade is {fade}, expected from 0 to 1")
         if fade < 1 and resolution == self.resolutions[0]:
-            raise ValueError(f"fade is {fade} at resolution {resolution}, which has none below it; expected 1")
+            raise ValueError(f"fade is {fade} at resolution {resolution}, the lowest; expected 1")
         self.resolution = resolution
         self.fading = fade < 1
         self.fade.fill_(fade)

@@ -16,7 +16,7 @@ class ConstantBlock(nn.Module):
     """The first block: a learned 4x4 constant, epilogue, convolution 3x3, epilogue.
 
     Args:
-        num_channels: of the constant and of the map that comes out.
+        num_channels: of the constant and of the output.
         style_dim, order, shared_strength: as in :class:`SynthesisBlock`.
 
     Shape:
@@ -48,11 +48,11 @@ class SynthesisBlock(nn.Module):
         in_channels, out_channels: of the maps.
         style_dim: length of a style.
         order: of the epilogues, "paper" or "tutorial", as in :func:`fastgan_kernels.style_epilogue`.
-        shared_strength: one noise strength a layer in place of the paper's one for each channel.
+        shared_strength: one noise strength for each layer instead of one for each channel as in the paper.
 
     Shape:
         x [N, in_channels, H, W] and styles [N, 2, style_dim] to [N, out_channels, 2H, 2W]. Each noise is [N, 1, 2H, 2W]
-        or ``None``, for noise that is drawn.
+        or ``None`` to draw it.
     """
 
     def __init__(
@@ -84,7 +84,6 @@ class Synthesis(GrowingNetwork):
 
     Args:
         resolution: of the fully grown images, see :data:`~fastgan.models.stylegan.growing.RESOLUTIONS`.
-        num_channels: channels of the images.
         style_dim: length of a style.
         base_channels: see :func:`~fastgan.models.stylegan.growing.widths`.
         order: as in :class:`SynthesisBlock`.
@@ -107,17 +106,17 @@ class Synthesis(GrowingNetwork):
             )
             self.to_image[str(size)] = EqualizedConv2d(c_out, num_channels, 1)
         for layer in range(self.num_layers):
-            # Always the same, and on the CPU, so that no device draws another.
+            # The same on every device: drawn on the CPU from a fixed seed.
             random = torch.Generator().manual_seed(layer)
             size = self.resolutions[layer // 2]
             noise = torch.randn(1, 1, size, size, generator=random, device="cpu")
             self.register_buffer(f"noise_{layer}", noise, persistent=False)
 
     def forward(self, styles: Tensor, noise: str = "random") -> Tensor:
-        """Makes images of the resolution that the network has grown to.
+        """Images of the current resolution.
 
         Args:
-            styles: [N, num_layers, style_dim]; layers that are not in use yet take no notice of theirs.
+            styles: [N, num_layers, style_dim]; layers above the current resolution ignore theirs.
             noise: "random", drawn at every call; "constant", the same for every sample and call; or "none".
 
         Returns:

@@ -248,8 +248,8 @@ def test_a_policy_is_read():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("colour", "diff_augment names 'colour', which is no augmentation; did you mean 'color'?"),
-        ("xyz", "diff_augment names 'xyz', which is no augmentation; valid names are color, translation, cutout"),
+        ("colour", "unknown augmentation 'colour' in diff_augment; did you mean 'color'?"),
+        ("xyz", "unknown augmentation 'xyz' in diff_augment; choose from color, translation, cutout"),
         ("color, color", "diff_augment names 'color' twice"),
     ],
 )

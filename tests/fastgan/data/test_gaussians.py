@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastgan.data import load_dataset, normalize
-from fastgan.data.gaussians import CENTRES, STANDARD_DEVIATION, are_points, to_images, to_points
+from fastgan.data.gaussians import CENTERS, STANDARD_DEVIATION, are_points, to_images, to_points
 
 BYTE = 5 / 255  # of the plane
 # Of a uniform error within half a byte, in each direction.
@@ -31,8 +31,8 @@ def test_points_are_images_of_one_pixel_with_their_modes_as_labels(gaussians):
 
 def test_the_centres_are_those_of_the_specification():
     wanted = {(x, y) for x in (-1.0, 1.0) for y in (-1.0, 1.0)} | {(-2.0, 0.0), (2.0, 0.0), (0.0, -2.0), (0.0, 2.0)}
-    assert set(CENTRES) == wanted
-    assert len(CENTRES) == 8
+    assert set(CENTERS) == wanted
+    assert len(CENTERS) == 8
     assert STANDARD_DEVIATION == 0.1
 
 
@@ -44,7 +44,7 @@ def test_every_mode_has_its_share(gaussians):
 
 @pytest.mark.parametrize("mode", range(8))
 def test_a_mode_has_its_centre_and_covariance(gaussians, mode):
-    deviations = points_of(gaussians)[gaussians.labels == mode] - torch.tensor(CENTRES[mode], dtype=torch.float64)
+    deviations = points_of(gaussians)[gaussians.labels == mode] - torch.tensor(CENTERS[mode], dtype=torch.float64)
     n = len(deviations)
     variance = STANDARD_DEVIATION**2 + ROUNDING_VARIANCE
     # Five standard errors of a mean, of a variance and of a covariance of n normal values.

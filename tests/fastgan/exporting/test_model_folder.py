@@ -57,10 +57,13 @@ def test_a_size_that_the_weights_do_not_have_gets_no_memory(folder):
         ({"format": 2}, "config.json' has format 2, expected 1"),
         ({"step": "soon"}, "config.json' has step 'soon', which does not belong there"),
         ({"growth": {"resolution": 8}}, "do not fit together: 'VanillaGenerator' object has no attribute 'grow'"),
-        ({"architecture": {"model": "vanila"}}, "do not fit together: no model is called 'vanila'"),
+        ({"architecture": {"model": "vanila"}}, "do not fit together: unknown model 'vanila'"),
         ({"architecture": {"latent_dim": -3}}, "do not fit together: latent_dim is -3, expected at least 1"),
         ({"architecture": {"num_channels": 3}}, "has shape [784], expected [2352]"),
-        ({"architecture": {"discriminator": 1}}, "do not fit together: model vanilla has no option 'discriminator'"),
+        (
+            {"architecture": {"discriminator": 1}},
+            "do not fit together: unknown option 'discriminator' of model vanilla",
+        ),
     ],
 )
 def test_a_config_that_does_not_fit_is_one_sentence(folder, changes, sentence):
@@ -105,7 +108,7 @@ def test_the_card_tells_what_it_is_and_what_is_left_to_say(make_generator):
     )
     for text in ("# my-run", "[N, 6], and class numbers, 0 to 2,", "| model | dcgan |", "| trained on | photos |"):
         assert text in card
-    for text in ("| steps | 12,000 |", 'data = "photos"', "- `a.pt2`: x", "## Licence of the data\n\nTo be filled in"):
+    for text in ("| steps | 12,000 |", 'data = "photos"', "- `a.pt2`: x", "## License of the data\n\nTo be filled in"):
         assert text in card
     assert "torch.arange(16) % 3" in card
 

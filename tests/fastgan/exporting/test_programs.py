@@ -94,7 +94,7 @@ def test_a_conditional_generator_takes_labels(make_generator, tmp_path):
 
 def test_a_program_is_described_with_its_inputs(make_generator):
     sentence = describe_program(make_generator("conditional"), "onnx", "a.onnx", 1e-6)
-    assert "takes latents float32 [N, 6], labels int64 [N], for any N from 1 on" in sentence
+    assert "takes latents float32 [N, 6], labels int64 [N], for any N from 1," in sentence
     assert "at batch sizes 1, 2, 7, 16 the largest difference of a pixel, whose range is 2, from the " in sentence
     assert sentence.endswith(" was 1e-06.")
     assert "truncation float32 [] (0 to 1)" in describe_program(make_generator("stylegan"), "torch", "a.pt2", 0)

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from fastgan.data import load_dataset, normalize
-from fastgan.metrics.collapse import judge_collapse
+from fastgan.metrics.collapse import detect_collapse
 from fastgan.metrics.collapse_picture import collapse_picture
-from fastgan.metrics.digits import digit_classifier
+from fastgan.metrics.digits import classify_digits
 from fastgan.metrics.features import Features
 from fastgan.metrics.shares import Shares
 from tests.fastgan.metrics import digit_sets
@@ -17,13 +17,14 @@ def shares(real, generated, **kind):
 
 def digit_shares(images):
     counts = [
-        digit_classifier()(normalize(x)).bincount(minlength=10).tolist() for x in (digit_sets.digits().images, images)
+        classify_digits(normalize(x)).bincount(minlength=10).tolist() for x in (digit_sets.digits().images, images)
     ]
     return shares(*counts)
 
 
 def judged(images):
-    return judge_collapse(digit_sets.features_of_digits(), digit_sets.features_of(images), digit_shares(images), seed=0)
+    real, generated = digit_sets.features_of_digits(), digit_sets.features_of(images)
+    return detect_collapse(real, generated, digit_shares(images), seed=0)
 
 
 def verdicts(collapse):
@@ -35,7 +36,7 @@ def test_ones_and_sevens_are_collapsed_three_ways():
     assert verdicts(collapse) == dict.fromkeys(("looking", "clustering", "score"), "collapsed")
     assert collapse.verdict == "collapsed"
     looking, clustering, score = collapse.answers
-    assert "2 of 10 digits are there, and 0, 2, 3, 4, 5, 6, 8 and 9 not" in looking.evidence
+    assert "2 of 10 digits are captured, 0, 2, 3, 4, 5, 6, 8 and 9 are missing" in looking.evidence
     assert looking.lost == pytest.approx(0.8, abs=0.01)
     assert clustering.lost > 0.7
     assert score.lost > 0.7
@@ -63,12 +64,12 @@ def test_a_single_image_over_and_over_is_collapsed():
 def test_images_that_are_unlike_the_real_ones_get_no_answer_of_the_score():
     collapse = judged(digit_sets.noisy(160))
     assert verdicts(collapse)["score"] == "no answer"
-    assert "most images are unlike the real ones" in collapse.answers[2].evidence
+    assert "most images are unlike real ones" in collapse.answers[2].evidence
 
 
 def test_without_classes_there_is_the_picture_and_clusters_to_show():
     real = digit_sets.features_of_digits()
-    collapse = judge_collapse(real, digit_sets.at(real, digit_sets.of_classes(1, 7)), None, seed=0)
+    collapse = detect_collapse(real, digit_sets.at(real, digit_sets.of_classes(1, 7)), None, seed=0)
     assert verdicts(collapse) == {"looking": "no answer", "clustering": "collapsed", "score": "collapsed"}
     assert collapse.shown.kind == "clusters"
     assert collapse.verdict == "collapsed"
@@ -90,7 +91,7 @@ def test_split_answers_are_in_doubt():
 def test_few_images_are_enough_for_a_verdict():
     random = torch.Generator().manual_seed(0)
     real, generated = (Features(torch.randn(12, 3, generator=random), None) for _ in range(2))
-    assert judge_collapse(real, generated, None, seed=0).verdict in ("collapsed", "not collapsed", "in doubt")
+    assert detect_collapse(real, generated, None, seed=0).verdict in ("collapsed", "not collapsed", "in doubt")
 
 
 def test_a_group_is_lost_below_a_fifth_and_not_by_chance():
@@ -143,5 +144,5 @@ def test_points_of_one_mode_are_collapsed():
     points = load_dataset("gaussians")
     values = points.images[:2000, :, 0, 0].float()
     kept = values[points.labels[:2000] == 3]
-    collapse = judge_collapse(Features(values, None), Features(kept, None), None, seed=0)
+    collapse = detect_collapse(Features(values, None), Features(kept, None), None, seed=0)
     assert collapse.verdict == "collapsed"

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fastgan.data import load_dataset
-from fastgan.metrics.digit_network import ACCURACY, digit_network
+from fastgan.metrics.digits import ACCURACY, digit_network
 from fastgan.metrics.errors import MetricsError
 from fastgan.metrics.features import load_features
 from tests.fastgan.metrics import digit_sets
@@ -117,9 +117,9 @@ def test_a_function():
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("resnet", "features 'resnet' are not known and are no file; expected 'digits', 'points', 'inception', a"),
-        ("", "features '' are not known"),
-        (":f", "features ':f' are not known"),
+        ("resnet", "unknown features 'resnet'; choose from 'digits', 'points', 'inception', a"),
+        ("", "unknown features ''"),
+        (":f", "unknown features ':f'"),
         ("no_such_module:f", "module 'no_such_module' cannot be imported: ModuleNotFoundError: No module named"),
         ("math:no_such", "module 'math' has no function 'no_such'"),
         ("math:pi", "module 'math' has no function 'pi'"),
@@ -165,5 +165,5 @@ def test_images_and_answers_that_do_not_fit_are_refused(tmp_path, name, given, s
 
 
 def test_weights_are_of_inception_alone(tmp_path):
-    with pytest.raises(MetricsError, match="only 'inception' takes a file of weights"):
+    with pytest.raises(MetricsError, match="expected them only for 'inception'"):
         load_features("digits", CPU, weights=tmp_path / "x.pth")

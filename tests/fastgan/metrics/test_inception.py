@@ -51,7 +51,7 @@ def test_features_and_logits_of_grey_and_colour(weights):
     assert found.logits.shape == (3, 1008)
     assert torch.equal(found.values, network(grey.repeat(1, 3, 1, 1)).values)
     assert network.digest == load_features("inception", CPU, weights=weights).digest
-    with pytest.raises(MetricsError, match="take grey or RGB images, and these have 2 channels"):
+    with pytest.raises(MetricsError, match="take gray or RGB images, and these have 2 channels"):
         network(grey.repeat(1, 2, 1, 1))
 
 

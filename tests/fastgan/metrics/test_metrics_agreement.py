@@ -5,7 +5,7 @@ import pytest
 from fastgan.metrics.frechet import frechet_distance
 from fastgan.metrics.inception_score import inception_score
 from fastgan.metrics.kernel_distance import kernel_distance
-from fastgan.metrics.neighbours import neighbour_scores
+from fastgan.metrics.neighbors import neighbor_scores
 from tests.fastgan.metrics import digit_sets
 
 
@@ -26,7 +26,7 @@ def test_as_torch_fidelity(torch_fidelity):
     kid = metric_kid.kid_features_to_metric(real[:count], other, kid_subsets=1, kid_subset_size=count, verbose=False)
     assert kernel_distance(real[:count], other) == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-6)
     prc = metric_prc.prc_features_to_metric(other, real, verbose=False)
-    found = neighbour_scores(real, other)
+    found = neighbor_scores(real, other)
     assert found.precision == pytest.approx(prc["precision"], rel=1e-6)
     assert found.recall == pytest.approx(prc["recall"], rel=1e-6)
     isc = metric_isc.isc_features_to_metric(logits, splits=1)

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from fastgan.data import load_dataset, normalize
-from fastgan.data.gaussians import CENTRES, to_points
+from fastgan.data.gaussians import CENTERS, to_points
 from fastgan.metrics.modes import mode_coverage
 
 
 def at(*counts, offset=(0.0, 0.0)):
     """So many points at each centre, moved by an offset."""
-    centres = torch.tensor(CENTRES[: len(counts)], dtype=torch.float64).repeat_interleave(torch.tensor(counts), 0)
+    centres = torch.tensor(CENTERS[: len(counts)], dtype=torch.float64).repeat_interleave(torch.tensor(counts), 0)
     return centres + torch.tensor(offset, dtype=torch.float64)
 
 

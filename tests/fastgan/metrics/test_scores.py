@@ -9,7 +9,7 @@ from fastgan.metrics.features import Features
 from fastgan.metrics.frechet import frechet_distance
 from fastgan.metrics.inception_score import inception_score
 from fastgan.metrics.kernel_distance import kernel_distance
-from fastgan.metrics.neighbours import neighbour_scores
+from fastgan.metrics.neighbors import neighbor_scores
 from fastgan.metrics.scores import SCALES, Score, differ, score, score_values
 from tests.fastgan.metrics import digit_sets
 
@@ -99,7 +99,7 @@ def test_neighbour_scores_are_their_definitions():
     ]
     # Three neighbours and five tell different things of these.
     assert sum(precise) < sum(map(any, inside))
-    found = neighbour_scores(real, generated)
+    found = neighbor_scores(real, generated)
     assert found.precision == pytest.approx(sum(precise) / 30)
     assert found.recall == pytest.approx(sum(recalled) / 40)
     assert found.density == pytest.approx(sum(map(sum, inside)) / (5 * 30))
@@ -111,13 +111,13 @@ def test_neighbour_scores_are_their_definitions():
 
 def test_chunks_of_distances_change_nothing(monkeypatch):
     from fastgan.metrics import kernel_distance as kernel
-    from fastgan.metrics import neighbours
+    from fastgan.metrics import neighbors
 
     real, generated = normal(100, 3), normal(90, 3, seed=1)
-    whole = neighbour_scores(real, generated), kernel_distance(real, generated)
-    monkeypatch.setattr(neighbours, "_MAX_DISTANCES", 700)
+    whole = neighbor_scores(real, generated), kernel_distance(real, generated)
+    monkeypatch.setattr(neighbors, "_MAX_DISTANCES", 700)
     monkeypatch.setattr(kernel, "_ROWS", 7)
-    parts = neighbour_scores(real, generated), kernel_distance(real, generated)
+    parts = neighbor_scores(real, generated), kernel_distance(real, generated)
     assert parts[0] == pytest.approx(whole[0])
     assert parts[1] == pytest.approx(whole[1], rel=1e-12)
 

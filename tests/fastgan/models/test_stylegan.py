@@ -176,7 +176,7 @@ def test_the_fade_is_read_on_the_device():
         (16, 1.1, r"fade is 1.1, expected from 0 to 1"),
         (16, -0.1, r"fade is -0.1, expected from 0 to 1"),
         (16, float("nan"), "fade is nan, expected"),
-        (4, 0.5, "fade is 0.5 at resolution 4, which has none below it; expected 1"),
+        (4, 0.5, "fade is 0.5 at resolution 4, the lowest; expected 1"),
     ],
 )
 def test_growth_that_is_not_there_is_refused(resolution, fade, message):

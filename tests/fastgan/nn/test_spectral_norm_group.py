@@ -335,7 +335,7 @@ def test_an_error_inside_the_forward(error: type[BaseException], inner: bool, ca
         model(images(0))
     if error is ValueError:
         # What the forward held is freed at once.
-        assert model.head.parametrizations.weight[0].normalised is None
+        assert model.head.parametrizations.weight[0].normalized is None
     del model.run_trunk
     calls.take()
     reference = normalised("torch")
@@ -433,12 +433,12 @@ def test_what_is_refused_leaves_the_model_as_it_was():
         model.head = nn.Linear(3, 3, dtype=torch.complex64)
 
     for change, error, message in [
-        (torchs, ValueError, "the weight of head is normalised or parametrised already"),
-        (ours, ValueError, "the weight of head is normalised or parametrised already"),
-        (hooked, ValueError, "the weight of head is normalised or parametrised already"),
-        (again, ValueError, "the weight of trunk.0 is normalised or parametrised already"),
-        (spectral_norm_, ValueError, "the weight of stem.0 is normalised or parametrised already"),
-        (lazy, ValueError, "the weight of head is uninitialised"),
+        (torchs, ValueError, "the weight of head is normalized or parametrized already"),
+        (ours, ValueError, "the weight of head is normalized or parametrized already"),
+        (hooked, ValueError, "the weight of head is normalized or parametrized already"),
+        (again, ValueError, "the weight of trunk.0 is normalized or parametrized already"),
+        (spectral_norm_, ValueError, "the weight of stem.0 is normalized or parametrized already"),
+        (lazy, ValueError, "the weight of head is uninitialized"),
         (complex_, TypeError, "the weight of head is torch.complex64"),
     ]:
         model = Critic()

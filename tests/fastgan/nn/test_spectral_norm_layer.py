@@ -279,7 +279,7 @@ def test_bad_arguments_are_told_in_a_sentence():
         ((torch.zeros(3),), TypeError, "module is a Tensor, expected a torch.nn.Module"),
         ((layer, "wait"), ValueError, "Linear has no parameter or buffer 'wait'"),
         ((nn.Linear(3, 4, bias=False), "bias"), ValueError, "Linear has no parameter or buffer 'bias'"),
-        ((nn.LazyLinear(4),), ValueError, "weight is uninitialised"),
+        ((nn.LazyLinear(4),), ValueError, "weight is uninitialized"),
         (
             (nn.Linear(3, 4, dtype=torch.complex64),),
             TypeError,

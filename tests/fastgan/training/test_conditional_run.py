@@ -9,7 +9,7 @@ from PIL import Image
 from test_default_run import run_fastgan
 
 from fastgan.data import normalize
-from fastgan.metrics.digits import digit_classifier
+from fastgan.metrics.digits import classify_digits
 
 
 @pytest.mark.judged
@@ -25,7 +25,7 @@ def test_the_class_that_is_asked_for_is_generated(tmp_path, seed):
     paths = sorted((tmp_path / "images").glob("0*.png"))
     pixels = np.stack([np.asarray(Image.open(path)) for path in paths])
     asked = np.arange(1000) % 10
-    right = digit_classifier()(normalize(torch.from_numpy(pixels)[:, None])).numpy() == asked
+    right = classify_digits(normalize(torch.from_numpy(pixels)[:, None])).numpy() == asked
     of_class = [int(right[asked == k].sum()) for k in range(10)]
     print(f"\nseed {seed}: {seconds:.0f} s of processor time, {right.mean():.1%} right, of 100 of each: {of_class}")
     assert right.mean() >= 0.9

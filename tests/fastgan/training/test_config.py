@@ -56,7 +56,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest(name, nearest):
     with pytest.raises(SettingsError) as caught:
         TrainingConfig.from_mapping({name: 1}, source="my.toml")
     assert f"unknown setting {name!r} in my.toml" in str(caught.value)
-    assert f"did you mean {nearest!r}" in str(caught.value) if nearest else "valid names are data," in str(caught.value)
+    assert f"did you mean {nearest!r}" in str(caught.value) if nearest else "choose from data," in str(caught.value)
 
 
 @pytest.mark.parametrize(

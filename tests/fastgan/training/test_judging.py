@@ -1,7 +1,7 @@
 import torch
 
 from fastgan.data import open_dataset
-from fastgan.data.gaussians import CENTRES, to_images
+from fastgan.data.gaussians import CENTERS, to_images
 from fastgan.data.pixels import to_uint8
 from fastgan.metrics.features import load_features
 from fastgan.models import build_networks
@@ -59,7 +59,7 @@ def test_a_conditional_generator_is_asked_for_the_classes_of_the_real_images():
 def test_points_far_from_every_centre_are_in_no_mode():
     features = load_features("points", torch.device("cpu"))
     judge = judge_of(features)
-    at_centres = to_uint8(to_images(torch.tensor(CENTRES)))
+    at_centres = to_uint8(to_images(torch.tensor(CENTERS)))
     far = to_uint8(to_images(torch.zeros(4, 2)))
     real = look_at(real_batches(at_centres), features, judge)
     found = look_at(real_batches(torch.cat([at_centres[:2], far])), features, judge)

@@ -2,9 +2,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fastgan.data.gaussians import CENTRES, to_images
+from fastgan.data.gaussians import CENTERS, to_images
 from fastgan.sampling import picture, save_images
-from fastgan.scatter import scatter
+from fastgan.sampling.scatter import scatter
 
 BLUE = torch.tensor([31, 90, 180])
 
@@ -28,12 +28,12 @@ def test_the_data_lie_behind_and_the_centres_are_marked():
     assert empty.shape == (3, 400, 400)
     assert empty.dtype == torch.uint8
     assert not blue(empty).any()
-    for x, y in CENTRES:
+    for x, y in CENTERS:
         row, column = round((2.5 - y) * 80), round((x + 2.5) * 80)
         window = empty[:, row - 6 : row + 6, column - 6 : column + 6]
-        assert (window == 222).all(0).any(), "dim points of the data near the centre"
+        assert (window == 222).all(0).any(), "dim points of the data near the center"
         assert empty[:, row, column + 24].tolist() == [214, 48, 36], "a circle of three standard deviations"
-    assert blue(scatter(torch.tensor(CENTRES))).sum() == 8 * 4, "over what is behind"
+    assert blue(scatter(torch.tensor(CENTERS))).sum() == 8 * 4, "over what is behind"
 
 
 def test_what_cannot_be_seen_is_not_drawn():

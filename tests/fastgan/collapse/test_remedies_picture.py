@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from fastgan.laboratory.picture import every_second, laboratory_picture
-from fastgan.laboratory.trials import Moment, Trial
+from fastgan.collapse.picture import every_second, remedies_picture
+from fastgan.collapse.trials import Moment, Trial
 from fastgan.metrics.collapse import Answer, Collapse
 from fastgan.metrics.shares import Shares
 
@@ -37,7 +37,7 @@ def test_every_second_item_and_the_last():
 
 
 def test_a_row_for_each_trial_with_samples_bars_and_curves():
-    drawn = laboratory_picture([trial(), trial("r1")], 2)
+    drawn = remedies_picture([trial(), trial("r1")], 2)
     assert drawn.shape == (3, 30 + 2 * 176, LEFT + 2 * STEP + 210 + 14 + 170 + 14)
     assert drawn.dtype == torch.uint8
     for top in (30, 30 + 176):
@@ -53,12 +53,12 @@ def test_a_row_for_each_trial_with_samples_bars_and_curves():
 
 
 def test_modes_that_are_there_have_no_red_name():
-    whole = laboratory_picture([trial(generated=(100,) * 8)], 2)[:, :, LEFT + 2 * STEP :]
+    whole = remedies_picture([trial(generated=(100,) * 8)], 2)[:, :, LEFT + 2 * STEP :]
     assert reddish(whole) == 0
 
 
 def test_points_are_drawn_as_points():
-    drawn = laboratory_picture([trial(shape=(2, 1, 1))], 2)
+    drawn = remedies_picture([trial(shape=(2, 1, 1))], 2)
     tile = drawn[:, 30 : 30 + TILE, LEFT : LEFT + TILE]
     # Red circles hold the modes; the points lie all in the corner at the top right.
     assert reddish(tile) > 50
@@ -68,7 +68,7 @@ def test_points_are_drawn_as_points():
 
 def test_a_trial_that_left_the_finite_numbers_has_a_row_too():
     ended, never = trial(steps=(1, 2), collapse=False), trial(steps=(), collapse=False)
-    drawn = laboratory_picture([trial(), ended, never], 2)
+    drawn = remedies_picture([trial(), ended, never], 2)
     assert drawn.shape[1] == 30 + 3 * 176
     third = drawn[:, 30 + 2 * 176 :]
     assert (third[:, :, LEFT:] == 255).all()

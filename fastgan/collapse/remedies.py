@@ -1,15 +1,16 @@
-"""What the laboratory trains: a GAN that collapses on each data set, and what is said to help against it.
+"""A GAN that collapses on each data set, and the remedies that the literature names.
 
-This module imports the standard library and the settings alone, so that ``fastgan --help`` need not wait for torch.
+This module imports only the standard library and the settings, so that ``fastgan --help`` does not wait for torch.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fastgan.errors import unknown
 from fastgan.training.config import SettingsError, TrainingConfig, load_preset
 
-# Without any remedy; trained in every laboratory, as what the others are compared with.
+# The GAN without a remedy. It is always trained, and the others are compared with it.
 NONE = "none"
 
 
@@ -19,7 +20,7 @@ class Bench:
 
     Attributes:
         data: its name.
-        features: what its images are judged by, as in :func:`fastgan.metrics.features.load_features`.
+        features: the feature network, as in :func:`fastgan.metrics.features.load_features`.
         settings: of the plain GAN.
         penalty_weight: lambda of WGAN-GP and DRAGAN.
         r1_gamma: gamma of R1 and R2.
@@ -50,7 +51,7 @@ class Bench:
         }
 
     def config(self, remedy: str, *, steps: int | None, seed: int) -> TrainingConfig:
-        """The settings of a trial; ``steps`` are those of the plain GAN where ``None``."""
+        """The settings of a trial; ``None`` steps are those of the plain GAN."""
         settings = {**self.settings, **self.remedies()[remedy], "seed": seed, "device": "cpu"}
         return TrainingConfig.from_mapping(settings | ({} if steps is None else {"steps": steps}))
 
@@ -94,24 +95,16 @@ BENCHES = {
 
 
 def find_bench(data: str) -> Bench:
-    """The bench of a data set.
-
-    Raises:
-        SettingsError: for another name; one sentence.
-    """
+    """The bench of a data set."""
     if data not in BENCHES:
-        raise SettingsError(f"--data is {data!r}, and the laboratory has {' and '.join(BENCHES)}")
+        raise SettingsError(unknown("--data", data, BENCHES))
     return BENCHES[data]
 
 
 def choose_remedies(names: list[str], bench: Bench) -> list[str]:
-    """The remedies to try, in the bench's order: all where none is named; that there is none comes first always.
-
-    Raises:
-        SettingsError: for an unknown name; one sentence.
-    """
+    """The named remedies, or all if none is named, in the bench's order; "none" always comes first."""
     known = bench.remedies()
     for name in names:
         if name not in known:
-            raise SettingsError(f"no remedy is called {name!r} (there is {', '.join(known)})")
+            raise SettingsError(unknown("remedy", name, known))
     return [name for name in known if not names or name == NONE or name in names]

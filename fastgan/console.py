@@ -1,6 +1,7 @@
-"""What the kernels and the data have to say, shown in the console of a command."""
+"""Warnings, and log lines of the kernels and the data, in the console of a command."""
 
 import logging
+from collections.abc import Callable
 
 from rich.console import Console
 
@@ -21,3 +22,12 @@ def show_log(console: Console) -> None:
         logger = logging.getLogger(name)
         logger.handlers = [_Notes(console)]
         logger.propagate = False
+
+
+def warner(console: Console) -> Callable[[str], None]:
+    """A function that prints a sentence as a warning."""
+
+    def warn(sentence: str) -> None:
+        console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+    return warn

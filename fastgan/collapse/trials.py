@@ -1,4 +1,4 @@
-"""Training with one remedy, judged while it goes on and when it is over."""
+"""Training a GAN with one remedy, and measuring its modes during and after training."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan.collapse.remedies import NONE, Bench
 from fastgan.data import load_dataset
 from fastgan.data.sources import ResidentImages
-from fastgan.laboratory.remedies import NONE, Bench
-from fastgan.metrics.collapse import Collapse, judge_collapse
+from fastgan.metrics.collapse import Collapse, detect_collapse
 from fastgan.metrics.features import FeatureNetwork, Features, load_features
-from fastgan.metrics.neighbours import neighbour_scores
+from fastgan.metrics.neighbors import neighbor_scores
 from fastgan.metrics.report import collapse_to_json
 from fastgan.metrics.shares import Shares
 from fastgan.training.engine import Engine
@@ -29,38 +29,38 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Reference:
-    """Real images, as everything is compared with them.
+    """The real images that generated images are compared with.
 
     Attributes:
         images: uint8 [N, C, S, S].
-        features: the network.
-        judge: of the modes.
-        real: up to 2,000 of the images, judged.
+        features: the feature network.
+        classifier: of the modes.
+        real: the features and modes of up to 2,000 of the images.
     """
 
     images: Tensor
     features: FeatureNetwork
-    judge: Judge
+    classifier: Judge
     real: Judged
 
     def high_quality(self, shares: Shares, generated: Judged) -> float:
         """The share of generated images of high quality, 0 to 1.
 
-        Points: within three standard deviations of a mode. Others: in the neighbourhood of a real image, which is
+        Points: within three standard deviations of a mode. Others: in the neighborhood of a real image, which is
         precision, with every second real image.
         """
         if self.features.name == "points":
             return sum(shares.generated_shares)
-        return neighbour_scores(self.real.features.values[::2], generated.features.values).precision
+        return neighbor_scores(self.real.features.values[::2], generated.features.values).precision
 
     def high_quality_of_real(self) -> float:
-        """The same of real images; where these are compared with real ones, of the other half of them."""
+        """The high quality of real images; of the other half of them where the measure is precision."""
         others = replace(self.real, features=Features(self.real.features.values[1::2], None))
         return self.high_quality(self.shares(self.real), others)
 
     def shares(self, generated: Judged) -> Shares:
         """How real and generated images spread over the modes."""
-        return shares_of(self.judge, self.real, generated)
+        return shares_of(self.classifier, self.real, generated)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Moment:
 
     Attributes:
         step: from 1.
-        shares: of 2,000 samples, beside those of the real images.
+        shares: the modes of 2,000 samples and of the real images.
         high_quality: the share of the samples that are like real ones, 0 to 1.
         shown: some of the samples, uint8 [n, C, S, S].
     """
@@ -82,14 +82,14 @@ class Moment:
 
 @dataclass(frozen=True)
 class Trial:
-    """What became of a GAN with a remedy.
+    """The outcome of training a GAN with a remedy.
 
     Attributes:
         remedy: its name.
         changes: the settings that it changes.
-        moments: ten, the last at the last step; fewer where training left the finite numbers.
-        collapse: the three answers at the last step, or None where training left the finite numbers.
-        failure: which value was the first that is not finite, in a sentence, or None.
+        moments: ten, the last at the last step; fewer where a value became non-finite.
+        collapse: the three answers at the last step, or None where a value became non-finite.
+        failure: a sentence on the first non-finite value, or None.
     """
 
     remedy: str
@@ -105,11 +105,11 @@ class Trial:
 
     @property
     def captured(self) -> int:
-        """The modes captured at the last step; 0 where training left the finite numbers."""
+        """The modes captured at the last step; 0 where a value became non-finite."""
         return 0 if self.collapse is None else self.moments[-1].shares.captured
 
     def against(self, none: "Trial") -> str:
-        """What the remedy does, compared with the trial without any; it works where no answer says ``collapsed``."""
+        """The effect of the remedy relative to the trial without one; it works where no answer is ``collapsed``."""
         if self.remedy == none.remedy:
             return ""
         answers = () if self.collapse is None else self.collapse.answers
@@ -119,16 +119,16 @@ class Trial:
 
 
 def make_reference(bench: Bench) -> Reference:
-    """Loads and judges the real images of a bench."""
+    """Loads the real images of a bench, with their features and modes."""
     settings = bench.config(NONE, steps=None, seed=0)
     images = load_dataset(bench.data, resolution=settings.resolution).images
     features = load_features(bench.features, _CPU)
-    judge = judge_of(features)
-    return Reference(images, features, judge, look_at(real_batches(images[:NUM_SAMPLES]), features, judge))
+    classifier = judge_of(features)
+    return Reference(images, features, classifier, look_at(real_batches(images[:NUM_SAMPLES]), features, classifier))
 
 
 def moments_of(steps: int) -> list[int]:
-    """The steps at which a trial is looked at: ten in equal distances, or all where there are fewer."""
+    """The steps at which a trial is measured: ten in equal distances, or all where there are fewer."""
     return sorted({-(-steps * (i + 1) // NUM_MOMENTS) for i in range(NUM_MOMENTS)})
 
 
@@ -147,9 +147,9 @@ def run_trial(
         bench: the data set and the plain GAN.
         remedy: its name.
         reference: the real images of the bench.
-        steps: of training; the bench's own where ``None``.
+        steps: of training; None for those of the bench.
         seed: of training, samples and clusters.
-        progress: called after each step with its number, and with what has been judged last.
+        progress: called after each step with its number and the latest moment.
     """
     config = bench.config(remedy, steps=steps, seed=seed)
     engine = Engine(config, ResidentImages(reference.images, None, _CPU, name=bench.data), _CPU)
@@ -161,23 +161,23 @@ def run_trial(
             if bad := engine.first_non_finite():
                 return Trial(remedy, bench.remedies()[remedy], moments, None, non_finite_values(*bad).evidence)
             batches = generated_batches(engine.averaged.module, NUM_SAMPLES, seed=seed, labels=None)
-            generated = look_at(batches, reference.features, reference.judge)
+            generated = look_at(batches, reference.features, reference.classifier)
             shares = reference.shares(generated)
             moments.append(Moment(step, shares, reference.high_quality(shares, generated), generated.shown))
             engine.reset_losses()
         progress(step, moments[-1] if moments else None)
-    collapse = judge_collapse(reference.real.features, generated.features, shares, seed=seed)
+    collapse = detect_collapse(reference.real.features, generated.features, shares, seed=seed)
     return Trial(remedy, bench.remedies()[remedy], moments, collapse)
 
 
 def to_json(bench: Bench, seed: int, reference: Reference, trials: list[Trial]) -> dict[str, Any]:
-    """The report of trials, that without a remedy first, as JSON types; without the images."""
+    """The report of trials, the one without a remedy first, as JSON types; without the images."""
     return {
         "format": 1,
         "data": bench.data,
         "seed": seed,
         "settings": dict(bench.settings),
-        "modes": list(reference.judge.names),
+        "modes": list(reference.classifier.names),
         "high_quality_of_real": reference.high_quality_of_real(),
         "trials": [_trial_to_json(trial, trials[0]) for trial in trials],
     }

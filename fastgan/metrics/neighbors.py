@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: from the nearest neighbours among features."""
+"""Precision, recall, density and coverage: from the nearest neighbors among features."""
 
 from typing import NamedTuple
 
@@ -8,17 +8,17 @@ from torch import Tensor
 from fastgan.metrics.errors import MetricsError
 
 # Kynkäänniemi et al. 2019, section 3.1; Naeem et al. 2020, section 4.
-PRECISION_NEIGHBOURS = 3
-COVERAGE_NEIGHBOURS = 5
+PRECISION_NEIGHBORS = 3
+COVERAGE_NEIGHBORS = 5
 
-MIN_COUNT = COVERAGE_NEIGHBOURS + 1
+MIN_COUNT = COVERAGE_NEIGHBORS + 1
 
 # Distances in memory at a time: 128 MiB.
 _MAX_DISTANCES = 2**24
 
 
-class NeighbourScores(NamedTuple):
-    """See :func:`neighbour_scores`."""
+class NeighborScores(NamedTuple):
+    """See :func:`neighbor_scores`."""
 
     precision: float
     recall: float
@@ -26,10 +26,10 @@ class NeighbourScores(NamedTuple):
     coverage: float
 
 
-def neighbour_scores(real: Tensor, generated: Tensor) -> NeighbourScores:
-    """How well the neighbourhoods of two samples cover each other.
+def neighbor_scores(real: Tensor, generated: Tensor) -> NeighborScores:
+    """How well the neighborhoods of two samples cover each other.
 
-    The ball of an image reaches to its k-th nearest neighbour in its own sample, itself left out.
+    The ball of an image reaches to its k-th nearest neighbor in its own sample, itself left out.
 
     - precision, recall: the share of generated images in the ball of a real one, and the share of real images in the
       ball of a generated one, k = 3 (Kynkäänniemi et al. 2019, https://arxiv.org/abs/1904.06991, equation 2).
@@ -40,18 +40,15 @@ def neighbour_scores(real: Tensor, generated: Tensor) -> NeighbourScores:
     Args:
         real: features, floating-point [N, F], N at least 6; computed in float64.
         generated: features, [M, F], M at least 6.
-
-    Raises:
-        MetricsError: for fewer images; one sentence.
     """
     real, generated = real.double(), generated.double()
     if min(len(real), len(generated)) < MIN_COUNT:
         raise MetricsError(
-            f"the {COVERAGE_NEIGHBOURS} nearest neighbours take at least {MIN_COUNT} images, and there are {len(real)} "
+            f"the {COVERAGE_NEIGHBORS} nearest neighbors take at least {MIN_COUNT} images, and there are {len(real)} "
             f"real and {len(generated)} generated ones"
         )
-    real_small, real_large = _radii(real, PRECISION_NEIGHBOURS, COVERAGE_NEIGHBOURS)
-    (generated_small,) = _radii(generated, PRECISION_NEIGHBOURS)
+    real_small, real_large = _radii(real, PRECISION_NEIGHBORS, COVERAGE_NEIGHBORS)
+    (generated_small,) = _radii(generated, PRECISION_NEIGHBORS)
     precise = inside = 0
     recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     nearest = torch.full((len(real),), torch.inf, dtype=real.dtype, device=real.device)
@@ -62,22 +59,22 @@ def neighbour_scores(real: Tensor, generated: Tensor) -> NeighbourScores:
         inside += (distances <= real_large).sum().item()
         recalled |= (distances <= radii[:, None]).any(dim=0)
         nearest = torch.minimum(nearest, distances.amin(dim=0))
-    return NeighbourScores(
+    return NeighborScores(
         precision=precise / len(generated),
         recall=recalled.double().mean().item(),
-        density=inside / (COVERAGE_NEIGHBOURS * len(generated)),
+        density=inside / (COVERAGE_NEIGHBORS * len(generated)),
         coverage=(nearest <= real_large).double().mean().item(),
     )
 
 
-def _radii(points: Tensor, *neighbours: int) -> list[Tensor]:
-    """The distance of each point [N, F] to its k-th nearest neighbour, [N], for each k."""
+def _radii(points: Tensor, *neighbors: int) -> list[Tensor]:
+    """The distance of each point [N, F] to its k-th nearest neighbor, [N], for each k."""
     nearest = [
         # The point itself is the nearest.
-        torch.cdist(rows, points).topk(max(neighbours) + 1, largest=False).values
+        torch.cdist(rows, points).topk(max(neighbors) + 1, largest=False).values
         for rows in points.split(_rows(len(points)))
     ]
-    return [torch.cat([values[:, k] for values in nearest]) for k in neighbours]
+    return [torch.cat([values[:, k] for values in nearest]) for k in neighbors]
 
 
 def _rows(count: int) -> int:

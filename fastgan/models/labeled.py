@@ -1,4 +1,4 @@
-"""Sequences of layers, some of which take the class labels beside their input."""
+"""Sequences of layers, some of which also take the class labels."""
 
 from collections.abc import Iterable
 
@@ -9,8 +9,8 @@ from fastgan.nn import ConditionalBatchNorm2d, ProjectionHead
 _TAKE_LABELS = (ConditionalBatchNorm2d, ProjectionHead)
 
 
-class LabelledSequential(nn.Sequential):
-    """Layers one after the other; those that are conditional get the labels, int64 [N], too."""
+class LabeledSequential(nn.Sequential):
+    """Layers in sequence; conditional layers also get the labels, int64 [N]."""
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         for layer in self:
@@ -20,18 +20,15 @@ class LabelledSequential(nn.Sequential):
 
 def sequence(layers: Iterable[nn.Module], num_classes: int | None) -> nn.Sequential:
     """The layers of a network for ``num_classes`` classes, or of an unconditional one."""
-    return nn.Sequential(*layers) if num_classes is None else LabelledSequential(*layers)
+    return nn.Sequential(*layers) if num_classes is None else LabeledSequential(*layers)
 
 
 def run(layers: nn.Sequential, x: Tensor, labels: Tensor | None) -> Tensor:
-    """Runs what :func:`sequence` made.
-
-    Raises:
-        ValueError: for labels that an unconditional network does not take, or a conditional one lacks.
-    """
-    if isinstance(layers, LabelledSequential):
+    """Runs the layers of :func:`sequence`; labels for an unconditional network, or none for a conditional one, are a
+    ValueError."""
+    if isinstance(layers, LabeledSequential):
         if labels is None:
-            raise ValueError("the network is conditional, expected labels, int64 [N], beside its input")
+            raise ValueError("the network is conditional, expected labels, int64 [N], with its input")
         return layers(x, labels)
     if labels is not None:
         raise ValueError("the network is unconditional and takes no labels")

@@ -1,34 +1,34 @@
-"""One picture of all trials: samples over time, the modes at the end, and how both figures went."""
+"""One picture of all trials: samples over time, the final mode shares, and curves of modes and quality."""
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from fastgan.collapse.trials import Moment, Trial
 from fastgan.data import normalize
 from fastgan.data.gaussians import are_points, to_points
-from fastgan.laboratory.trials import Moment, Trial
-from fastgan.metrics.shares import Shares
+from fastgan.metrics.collapse_picture import draw_shares
 from fastgan.sampling import image_grid
-from fastgan.scatter import scatter
+from fastgan.sampling.scatter import scatter
 
-_INK, _DIM, _REAL, _GENERATED, _BAD, _GOOD = "#282828", "#c8c8c8", "#969696", "#1f5ab4", "#d63024", "#1a7f37"
+_INK, _DIM, _GENERATED, _BAD, _GOOD = "#282828", "#c8c8c8", "#1f5ab4", "#d63024", "#1a7f37"
 _TILE, _GAP, _LINE = 146, 14, 16
 _NAMES, _BARS, _CURVES = 190, 210, 170
 _ROW = _TILE + _LINE + _GAP
-_COLOURS = {"collapsed": _BAD, "not finite": _BAD, "not collapsed": _GOOD}
+_COLORS = {"collapsed": _BAD, "not finite": _BAD, "not collapsed": _GOOD}
 
 
-def laboratory_picture(trials: list[Trial], num_columns: int) -> Tensor:
+def remedies_picture(trials: list[Trial], num_columns: int) -> Tensor:
     """Draws a row for each trial.
 
     From left to right: the remedy, its settings and the verdict; samples at every second moment, the last one included;
-    the share of each mode among real (grey) and generated (blue) samples, the names of lost modes in red; and over the
-    steps the modes captured (blue) and the share of high-quality samples (green), each of all there could be.
+    the share of each mode among real (gray) and generated (blue) samples, the names of lost modes in red; and curves
+    over the steps, from 0 to 1, of the fraction of modes captured (blue) and of high-quality samples (green).
 
     Args:
         trials: at least one.
-        num_columns: of samples; rows of trials that ended before have fewer.
+        num_columns: of samples; trials that ended early have fewer.
 
     Returns:
         uint8 [3, H, W].
@@ -53,7 +53,8 @@ def laboratory_picture(trials: list[Trial], num_columns: int) -> Tensor:
             image.paste(_tile(moment.shown), (x, top))
             _write(draw, (x, top + _TILE + 1), _caption(moment))
         if trial.moments:
-            _draw_bars(draw, (bars, top), trial.moments[-1].shares)
+            font = ImageFont.load_default(11)
+            draw_shares(draw, (bars, top + _TILE - 4), (_BARS, _TILE - 8), trial.moments[-1].shares, font)
             _draw_curves(draw, (bars + _BARS + _GAP, top), trial.moments, last_step)
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
 
@@ -81,28 +82,11 @@ def _draw_name(draw: ImageDraw.ImageDraw, corner: tuple[int, int], trial: Trial)
     for i, line in enumerate(lines):
         _write(draw, (x, y + 24 + i * _LINE), line)
     y += 34 + len(lines) * _LINE
-    _write(draw, (x, y), trial.verdict, size=13, fill=_COLOURS.get(trial.verdict, _INK))
+    _write(draw, (x, y), trial.verdict, size=13, fill=_COLORS.get(trial.verdict, _INK))
     if trial.collapse is not None:
         for i, answer in enumerate(trial.collapse.answers):
             lost = "no answer" if answer.lost is None else f"{answer.lost:.0%} left out"
-            _write(draw, (x, y + 20 + i * _LINE), f"by {answer.way}: {lost}", fill=_COLOURS.get(answer.verdict, _INK))
-
-
-def _draw_bars(draw: ImageDraw.ImageDraw, corner: tuple[int, int], shares: Shares) -> None:
-    x, top = corner
-    base, step = top + _TILE - 4, _BARS / len(shares.names)
-    bar = max(1, int(0.35 * step))
-    lost = shares.lost()
-    tallest = max(*shares.real_shares, *shares.generated_shares)
-    for i, (of_real, of_generated) in enumerate(zip(shares.real_shares, shares.generated_shares, strict=True)):
-        left = int(x + (i + 0.12) * step)
-        for offset, share, colour in ((0, of_real, _REAL), (bar, of_generated, _GENERATED)):
-            height = round((_TILE - 8) * share / tallest)
-            draw.rectangle((left + offset, base - height, left + offset + bar - 1, base), fill=colour)
-        # The names of points are too long here.
-        name = shares.names[i] if len(shares.names[i]) == 1 else str(i + 1)
-        _write(draw, (left + bar, base + 4), name, fill=_BAD if i in lost else _INK, anchor="ma")
-    draw.line((x, base, x + _BARS, base), fill=_INK)
+            _write(draw, (x, y + 20 + i * _LINE), f"by {answer.way}: {lost}", fill=_COLORS.get(answer.verdict, _INK))
 
 
 def _draw_curves(draw: ImageDraw.ImageDraw, corner: tuple[int, int], moments: list[Moment], last_step: int) -> None:
@@ -110,7 +94,7 @@ def _draw_curves(draw: ImageDraw.ImageDraw, corner: tuple[int, int], moments: li
     base = top + _TILE - 4
     draw.rectangle((x, top, x + _CURVES, base), outline=_DIM)
     kinds = len(moments[0].shares.names)
-    for colour, values in (
+    for color, values in (
         (_GOOD, [moment.high_quality for moment in moments]),
         (_GENERATED, [moment.shares.captured / kinds for moment in moments]),
     ):
@@ -118,9 +102,9 @@ def _draw_curves(draw: ImageDraw.ImageDraw, corner: tuple[int, int], moments: li
             (x + _CURVES * moment.step / last_step, base - (base - top) * value)
             for moment, value in zip(moments, values, strict=True)
         ]
-        draw.line(points, fill=colour, width=2)
+        draw.line(points, fill=color, width=2)
         for px, py in points:
-            draw.ellipse((px - 2, py - 2, px + 2, py + 2), fill=colour)
+            draw.ellipse((px - 2, py - 2, px + 2, py + 2), fill=color)
     _write(draw, (x, base + 4), "step 0")
     _write(draw, (x + _CURVES, base + 4), str(last_step), anchor="ra")
 

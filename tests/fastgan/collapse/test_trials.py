@@ -4,11 +4,11 @@ import json
 import pytest
 import torch
 
+from fastgan.collapse import trials
+from fastgan.collapse.remedies import BENCHES, NONE
+from fastgan.collapse.trials import Moment, Trial, make_reference, moments_of, run_trial, to_json
 from fastgan.data import load_dataset
 from fastgan.data.sources import ResidentImages
-from fastgan.laboratory import trials
-from fastgan.laboratory.remedies import BENCHES, NONE
-from fastgan.laboratory.trials import Moment, Trial, make_reference, moments_of, run_trial, to_json
 from fastgan.metrics.collapse import Answer, Collapse
 from fastgan.metrics.shares import Shares
 from fastgan.training.engine import Engine
@@ -36,7 +36,7 @@ def few_samples(monkeypatch):
 
 
 def judged(reference, images):
-    found = look_at(real_batches(images), reference.features, reference.judge)
+    found = look_at(real_batches(images), reference.features, reference.classifier)
     shares = reference.shares(found)
     return shares.captured, reference.high_quality(shares, found)
 
@@ -166,6 +166,6 @@ def test_without_a_remedy_it_collapses_and_with_a_penalty_it_does_not(data, seed
     found = {remedy: run_trial(bench, remedy, reference, steps=None, seed=seed) for remedy in (NONE, "wgan-gp")}
     print(f"\n{data}, seed {seed}: { ({name: (trial.captured, trial.verdict) for name, trial in found.items()}) }")
     assert found[NONE].verdict == "collapsed"
-    assert found[NONE].captured <= len(reference.judge.names) / 2
+    assert found[NONE].captured <= len(reference.classifier.names) / 2
     assert found["wgan-gp"].verdict == "not collapsed"
-    assert found["wgan-gp"].captured == len(reference.judge.names)
+    assert found["wgan-gp"].captured == len(reference.classifier.names)

@@ -1,0 +1,1 @@
+"""Mode collapse and its remedies: small GANs with and without each remedy, side by side."""
