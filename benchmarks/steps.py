@@ -13,8 +13,8 @@ from benchmarks.cases import DTYPES, Call, key_of, shape_text
 from benchmarks.measure import Device, Effort, Refusal, Row, cells, compared, time_calls
 from fastgan.data.sources import ResidentImages
 from fastgan.training.config import TrainingConfig, load_preset
-from fastgan.training.engine import Engine
-from fastgan.training.growth import GrowthSchedule
+from fastgan.training.progressive import GrowingSchedule
+from fastgan.training.trainer import Trainer
 from fastgan_kernels import use_backend
 
 # The engine's mode and the implementation of the ops.
@@ -54,7 +54,7 @@ class Step:
     @property
     def config(self) -> TrainingConfig:
         config = TrainingConfig.from_mapping(load_preset(self.preset) | self.changes)
-        last = GrowthSchedule.of(config).of_resolution[config.resolution]
+        last = GrowingSchedule.from_config(config).stages[config.resolution]
         first = config.grow_from or config.resolution
         config = replace(
             config, grow_from=0, batch_sizes="", lrs="", batch_size=last.batch_size, precision=self.dtype_name
@@ -94,7 +94,9 @@ class Step:
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         # The first power iterations of a spectral norm are no part of a step, and Triton's interpreter is slow.
         with use_backend("reference"):
-            engine = Engine(config, ResidentImages(images, None, device), device, compile_backend=compile_backend)
+            engine = Trainer.from_config(
+                config, ResidentImages(images, None, device), device, compile_backend=compile_backend
+            )
         called = False
 
         def gradients() -> list[Tensor]:

@@ -11,7 +11,7 @@ def __getattr__(name: str) -> object:
 
         return accelerate
     if name == "load_generator":
-        from fastgan.training.generators import load_generator
+        from fastgan.training.checkpoint import load_generator
 
         return load_generator
     if name == "save_generator":

@@ -18,9 +18,9 @@ from fastgan.metrics.digits import ACCURACY, NUM_CLASSES, classify_digits
 from fastgan.metrics.modes import MIN_SHARE
 from fastgan.models.stylegan import StyleGANGenerator, mix_styles
 from fastgan.sampling import columns_by_class, draw_latents, generate, image_grid, labels_in_turn, save_png
-from fastgan.training.checkpoints import load_averaged_generator
+from fastgan.training.checkpoint import load_generator_ema
 from fastgan.training.config import TrainingConfig, load_preset, preset_names
-from fastgan.training.loop import start_run
+from fastgan.training.run import start_run
 
 NUM_SAMPLES = 1000
 NUM_PAIRS = 1000
@@ -45,7 +45,7 @@ def result_of(run: Path, preset: str) -> dict[str, Any]:
             TrainingConfig.from_mapping(load_preset(preset) | {"device": "cpu"}), run, console=Console(soft_wrap=True)
         )
         wall, processor = time.perf_counter() - wall, _processor_seconds() - processor
-        generator, _ = load_averaged_generator(run, torch.device("cpu"))
+        generator, _ = load_generator_ema(run, torch.device("cpu"))
         # Of a seed of its own, so that no latent was seen in training.
         digits = classify_digits(generate(generator, NUM_SAMPLES, seed=1000))
         right = None
@@ -62,10 +62,10 @@ def draw(out: Path, docs: Path) -> None:
     results = {}
     for preset in presets():
         results[preset] = result_of(out / preset, preset)
-        generator, _ = load_averaged_generator(out / preset, torch.device("cpu"))
+        generator, _ = load_generator_ema(out / preset, torch.device("cpu"))
         columns = None if generator.num_classes is None else columns_by_class(64, generator.num_classes)
         save_png(image_grid(generate(generator, 64, seed=0), columns=columns), docs / f"digits-{preset}.png")
-    generator, _ = load_averaged_generator(out / "stylegan", torch.device("cpu"))
+    generator, _ = load_generator_ema(out / "stylegan", torch.device("cpu"))
     save_png(mixed_grid(generator), docs / "style-mixing.png")
     inject(docs / "digits.md", blocks(results, mixing(generator)))
 

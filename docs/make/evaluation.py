@@ -16,12 +16,12 @@ from fastgan.metrics.collapse import Collapse, detect_collapse
 from fastgan.metrics.collapse_picture import collapse_picture
 from fastgan.metrics.comparison import LABELS
 from fastgan.metrics.features import FeatureNetwork, load_features
+from fastgan.metrics.measure import classifier_of, measure, real_batches, shares_of
 from fastgan.metrics.scores import score, score_values
 from fastgan.sampling import image_grid, save_png
-from fastgan.training.checkpoints import latest_checkpoint
+from fastgan.training.checkpoint import latest_checkpoint
 from fastgan.training.config import TrainingConfig, load_preset
-from fastgan.training.judging import judge_of, look_at, real_batches, shares_of
-from fastgan.training.loop import start_run
+from fastgan.training.run import start_run
 
 # A short run that is poor, a longer one, and one of another model.
 RUNS = (("vanilla", 300), ("vanilla", 3000), ("dcgan", 400))
@@ -50,8 +50,8 @@ def draw(out: Path, docs: Path) -> None:
 
 
 def _judge(network: FeatureNetwork, real: Tensor, generated: Tensor) -> Collapse:
-    judge = judge_of(network)
-    looked = [look_at(real_batches(images), network, judge) for images in (real, generated)]
+    judge = classifier_of(network)
+    looked = [measure(real_batches(images), network, judge) for images in (real, generated)]
     return detect_collapse(*(one.features for one in looked), shares_of(judge, *looked), seed=0)
 
 

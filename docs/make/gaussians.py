@@ -22,9 +22,10 @@ from fastgan.collapse.remedies import BENCHES
 from fastgan.data.gaussians import CENTERS, EXTENT, STANDARD_DEVIATION, to_points
 from fastgan.metrics.modes import MAX_DEVIATIONS, ModeCoverage, mode_coverage
 from fastgan.sampling import generate
-from fastgan.training.checkpoints import load_averaged_generator
+from fastgan.training.checkpoint import load_generator_ema
 from fastgan.training.config import TrainingConfig, load_preset
-from fastgan.training.loop import NonFiniteError, start_run
+from fastgan.training.fit import NonFiniteError
+from fastgan.training.run import start_run
 
 LOSSES = (
     "minimax",
@@ -126,7 +127,7 @@ def result_of(out: Path, cell: Cell) -> Result:
     try:
         with (run / "log.txt").open("w") as log:
             start_run(config, run, console=Console(file=log, soft_wrap=True))
-        generator, _ = load_averaged_generator(run, torch.device("cpu"))
+        generator, _ = load_generator_ema(run, torch.device("cpu"))
         # Of a seed of its own, so that no latent was seen in training.
         samples = to_points(generate(generator, NUM_SAMPLES, seed=1000 + config.seed))
         counts, points = mode_coverage(samples).counts, samples[:_DRAWN].tolist()

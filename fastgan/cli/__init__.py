@@ -65,7 +65,7 @@ def _run(args: list[str] | None) -> int:
     except (InputError, MissingExtraError) as error:  # any other ValueError is our fault, and keeps its traceback
         message = str(error)
     except RuntimeError as error:
-        from fastgan.training.loop import EndedError
+        from fastgan.training.fit import EndedError
 
         if not isinstance(error, EndedError):
             raise

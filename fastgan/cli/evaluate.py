@@ -60,7 +60,7 @@ def evaluate(
     from fastgan.metrics.comparison import comparison_notes, recommend
     from fastgan.metrics.report import read_report, require_comparable, to_json
     from fastgan.sampling import save_png
-    from fastgan.training.evaluation import evaluate_run, load_subject
+    from fastgan.training.evaluate import evaluate_run, load_subject
 
     # With --json only the report goes to the standard output.
     console = Console(stderr=json_)

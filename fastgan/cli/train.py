@@ -77,7 +77,7 @@ def train(
         chosen = TrainingConfig.from_mapping(settings | given)
 
     from fastgan.data import absolute_source
-    from fastgan.training.loop import resume_run, start_run
+    from fastgan.training.run import resume_run, start_run
 
     # Of torchrun's processes only the first one reports.
     console = Console(soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0")

@@ -73,8 +73,8 @@ class Trained:
 
 def load_trained(source: Path, device: str) -> Trained:
     """Loads the EMA generator of a run's latest checkpoint, or the generator of a model folder."""
+    from fastgan.training.checkpoint import load_trained_generator
     from fastgan.training.device import resolve_device
-    from fastgan.training.generators import load_trained_generator
 
     console = Console(soft_wrap=True)
     show_log(console)

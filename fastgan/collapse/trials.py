@@ -12,12 +12,20 @@ from fastgan.data import load_dataset
 from fastgan.data.sources import ResidentImages
 from fastgan.metrics.collapse import Collapse, detect_collapse
 from fastgan.metrics.features import FeatureNetwork, Features, load_features
+from fastgan.metrics.measure import (
+    Classifier,
+    Measured,
+    classifier_of,
+    generated_batches,
+    measure,
+    real_batches,
+    shares_of,
+)
 from fastgan.metrics.neighbors import neighbor_scores
 from fastgan.metrics.report import collapse_to_json
 from fastgan.metrics.shares import Shares
-from fastgan.training.engine import Engine
 from fastgan.training.health import non_finite_values
-from fastgan.training.judging import Judge, Judged, generated_batches, judge_of, look_at, real_batches, shares_of
+from fastgan.training.trainer import Trainer
 
 NUM_MOMENTS = 10
 
@@ -40,10 +48,10 @@ class Reference:
 
     images: Tensor
     features: FeatureNetwork
-    classifier: Judge
-    real: Judged
+    classifier: Classifier
+    real: Measured
 
-    def high_quality(self, shares: Shares, generated: Judged) -> float:
+    def high_quality(self, shares: Shares, generated: Measured) -> float:
         """The share of generated images of high quality, 0 to 1.
 
         Points: within three standard deviations of a mode. Others: in the neighborhood of a real image, which is
@@ -58,7 +66,7 @@ class Reference:
         others = replace(self.real, features=Features(self.real.features.values[1::2], None))
         return self.high_quality(self.shares(self.real), others)
 
-    def shares(self, generated: Judged) -> Shares:
+    def shares(self, generated: Measured) -> Shares:
         """How real and generated images spread over the modes."""
         return shares_of(self.classifier, self.real, generated)
 
@@ -123,8 +131,8 @@ def make_reference(bench: Bench) -> Reference:
     settings = bench.config(NONE, steps=None, seed=0)
     images = load_dataset(bench.data, resolution=settings.resolution).images
     features = load_features(bench.features, _CPU)
-    classifier = judge_of(features)
-    return Reference(images, features, classifier, look_at(real_batches(images[:NUM_SAMPLES]), features, classifier))
+    classifier = classifier_of(features)
+    return Reference(images, features, classifier, measure(real_batches(images[:NUM_SAMPLES]), features, classifier))
 
 
 def moments_of(steps: int) -> list[int]:
@@ -152,7 +160,7 @@ def run_trial(
         progress: called after each step with its number and the latest moment.
     """
     config = bench.config(remedy, steps=steps, seed=seed)
-    engine = Engine(config, ResidentImages(reference.images, None, _CPU, name=bench.data), _CPU)
+    engine = Trainer.from_config(config, ResidentImages(reference.images, None, _CPU, name=bench.data), _CPU)
     when = moments_of(config.steps)
     moments: list[Moment] = []
     for step in range(1, config.steps + 1):
@@ -160,11 +168,11 @@ def run_trial(
         if step in when:
             if bad := engine.first_non_finite():
                 return Trial(remedy, bench.remedies()[remedy], moments, None, non_finite_values(*bad).evidence)
-            batches = generated_batches(engine.averaged.module, NUM_SAMPLES, seed=seed, labels=None)
-            generated = look_at(batches, reference.features, reference.classifier)
+            batches = generated_batches(engine.ema.module, NUM_SAMPLES, seed=seed, labels=None)
+            generated = measure(batches, reference.features, reference.classifier)
             shares = reference.shares(generated)
             moments.append(Moment(step, shares, reference.high_quality(shares, generated), generated.shown))
-            engine.reset_losses()
+            engine.reset_figures()
         progress(step, moments[-1] if moments else None)
     collapse = detect_collapse(reference.real.features, generated.features, shares, seed=seed)
     return Trial(remedy, bench.remedies()[remedy], moments, collapse)

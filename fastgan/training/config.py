@@ -1,6 +1,6 @@
 """Every setting of a training run, in one typed place.
 
-This module imports the standard library alone, so that ``fastgan --help`` need not wait for torch.
+This module imports the standard library only: ``fastgan --help`` must not wait for torch.
 """
 
 import dataclasses
@@ -90,31 +90,31 @@ class TrainingConfig:
         "DiffAugment of what the discriminator sees, such as 'color,translation,cutout'; none by default",
     )
     model: str = _setting("dcgan", "architecture, by its name in fastgan.models")
-    base_channels: int = _setting(
-        0, "width that the networks' other widths follow from; 0 for the model's own", Range(0, 4096)
-    )
+    base_channels: int = _setting(0, "base width of the networks' layers; 0 for the model's default", Range(0, 4096))
     latent_dim: int = _setting(100, "length of a latent", Range(1, 65536))
     minibatch: str = _setting(
         "none",
-        "what tells the discriminator of its whole batch: none, stddev or discrimination (dcgan and mlp have them)",
+        "layer by which the discriminator compares a batch: none, stddev or discrimination (dcgan and mlp have them)",
     )
     style_mixing: float = _setting(
-        0.0, "probability that a generated image has the styles of two latents in training (stylegan)", Range(0, 1)
+        0.0, "style mixing: probability that a training image has the styles of two latents (stylegan)", Range(0, 1)
     )
     grow_from: int = _setting(
         0,
-        "resolution to begin with, doubled in training until it is that of the images (stylegan); 0 to begin with that",
+        "progressive growing: first resolution, doubled until it is that of the images (stylegan); 0 for no growing",
         Range(0, 4096),
     )
     grow_stable_steps: int = _setting(500, "steps at each resolution before the next fades in", Range(1))
     grow_fade_steps: int = _setting(500, "steps in which a resolution fades in", Range(0))
-    conditional: bool = _setting(False, "generate by class (dcgan, wgan-gp and sngan); the data must carry labels")
+    conditional: bool = _setting(
+        False, "class-conditional networks (dcgan, wgan-gp and sngan); the data must have labels"
+    )
     loss: str = _setting("non-saturating", "adversarial loss, by its name in fastgan.losses")
     real_label: float = _setting(
-        1.0, "what the discriminator is to say of real images; 0.9 smooths", Range(0.5, 1, above_low=True)
+        1.0, "label smoothing: target for real images, such as 0.9", Range(0.5, 1, above_low=True)
     )
     fake_label: float = _setting(
-        0.0, "what the discriminator is to say of generated images; 0.1 smooths", Range(0, 0.5, below_high=True)
+        0.0, "label smoothing: target for generated images, such as 0.1", Range(0, 0.5, below_high=True)
     )
     batch_size: int = _setting(64, "images in a batch, of all ranks together; each update takes one", Range(2, 2**20))
     batch_sizes: str = _setting(
@@ -127,9 +127,9 @@ class TrainingConfig:
         10.0, "lambda of wgan-gp and dragan, gamma of r1 and r2 (gamma / 2 times the square)", Range(0, above_low=True)
     )
     regularizer_interval: int = _setting(
-        1, "penalise in every so many updates of the discriminator, with so many times the weight", Range(1)
+        1, "lazy regularization: discriminator updates per penalty, whose weight is multiplied by as many", Range(1)
     )
-    spectral_norm: bool = _setting(False, "normalise the discriminator's weights by their spectral norms")
+    spectral_norm: bool = _setting(False, "spectral normalization of the discriminator's weights")
     steps: int = _setting(2000, "steps to train in all; a step updates the generator once", Range(1))
     discriminator_steps: int = _setting(
         1, "updates of the discriminator in a step, each on a batch of its own", Range(1, 1000)
@@ -156,20 +156,20 @@ class TrainingConfig:
     tf32: bool = _setting(True, "round the factors of float32 products to 10 bits on NVIDIA GPUs, where that is faster")
     channels_last: bool = _setting(False, "keep the channels of a pixel side by side in memory")
     accumulate: int = _setting(
-        1, "parts that a batch is worked through in, for batches that do not fit into memory", Range(1, 2**20)
+        1, "gradient accumulation: micro-batches per batch, for batches that do not fit into memory", Range(1, 2**20)
     )
     ema_decay: float = _setting(
         0.999,
-        "decay of the generator's moving average, a step",
+        "decay of the generator's EMA per step",
         Range(0, 1, below_high=True),
     )
     ema_ramp_up: float = _setting(
         0.0,
-        "most that the average's half-life is of the steps so far, such as 0.05; 0 for a decay of at most "
+        "EMA ramp-up: half-life as a share of the steps so far, at most, such as 0.05; 0 for a decay of at most "
         "(1 + t) / (10 + t) at step t",
         Range(0, 1),
     )
-    seed: int = _setting(0, "seed of all that training draws", Range(0, 2**63 - 1))
+    seed: int = _setting(0, "seed of all random numbers in training", Range(0, 2**63 - 1))
     device: str = _setting(
         "auto", "auto (a GPU where there is one), cpu, cuda or cuda:INDEX", re.compile(r"auto|cpu|cuda(:\d{1,4})?")
     )
@@ -177,7 +177,7 @@ class TrainingConfig:
     sample_every: int = _setting(500, "steps between sample grids; the last step has one too", Range(1))
     checkpoint_every: int = _setting(500, "steps between checkpoints; the last step has one too", Range(1))
     evaluate_every: int = _setting(
-        0, "steps between measurements of the averaged generator's FID, a multiple of log_every; 0 for none", Range(0)
+        0, "steps between measurements of the FID of the generator's EMA, a multiple of log_every; 0 for none", Range(0)
     )
     evaluate_count: int = _setting(1000, "generated images, and real ones at most, that the FID is of", Range(2))
     evaluate_features: str = _setting(
@@ -185,7 +185,7 @@ class TrainingConfig:
         "what the FID compares: digits, points, inception or auto (those of the bundled data)",
         re.compile("auto|digits|points|inception"),
     )
-    # The last to go on from, the one before it where that is damaged, and one more for damage found late.
+    # The latest, the one before it in case that is damaged, and one more for damage found late.
     keep_checkpoints: int = _setting(
         3, "how many of the latest checkpoints stay, besides that of the best FID; 0 for all", Range(0)
     )

@@ -1,8 +1,8 @@
 """Training health: which of the known troubles a run is in, on what evidence, and what to try.
 
-A judgement of :class:`Reading`s, in plain Python. A trouble is told once it has been there at every report for a while,
-and over once it has been there at none for as long. The thresholds are from runs of the presets on the digits and of
-small networks on eight Gaussians, healthy ones and ones broken on purpose; each says what was measured.
+A diagnosis of :class:`Reading`s, in plain Python. A trouble is reported once it was present at every report for a
+while, and ends once it was present at none for as long. The thresholds are from runs of the presets on the digits and
+of small networks on eight Gaussians, healthy ones and ones broken on purpose; each says what was measured.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ _FEWEST_TURNS = 3
 # 0.6 and more in healthy runs from step 150 on; 0 to 0.05 of one point or image, 0.13 of a dcgan never trained.
 _SPREAD_COLLAPSED = 0.1
 # The ratio is 0.4 to 0.8 on points and 1.0 to 1.1 on digits in healthy runs, 2.5 to 4 with two of eight Gaussians and
-# 14 with one. Points much tighter than the real ones, about every centre, have a high ratio too, but the real ones are
+# 14 with one. Points much tighter than the real ones, about every center, have a high ratio too, but the real ones are
 # near: 0.06, against 0.5 with two of eight.
 _UNCOVERED = 1.5
 _FAR = 0.2
@@ -83,7 +83,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class History:
-    """What a judgement is made from, oldest first; a checkpoint keeps it."""
+    """What a diagnosis is made from, oldest first; a checkpoint keeps it."""
 
     readings: tuple[Reading, ...] = ()
     """Those of the recent reports, each over the steps since the one before."""
@@ -107,8 +107,8 @@ class History:
         return cls(readings, values["highest_gradient"], tuple(values["going_on"]))
 
 
-def judge(history: History, reading: Reading, loss: str) -> tuple[History, list[Finding]]:
-    """Takes in a reading and tells the troubles that the run is in.
+def diagnose(history: History, reading: Reading, loss: str) -> tuple[History, list[Finding]]:
+    """Finds the troubles that a run is in, from its readings and a new one.
 
     Args:
         history: of the reports before.
@@ -124,9 +124,9 @@ def judge(history: History, reading: Reading, loss: str) -> tuple[History, list[
     findings = []
     for name, (symptom, remedy) in _TROUBLES.items():
         evidence = symptom(recent, loss, highest_gradient)
-        told = [sentence for sentence in evidence if sentence]
-        if told and (name in history.going_on or (old_enough and len(told) == len(evidence))):
-            findings.append(Finding(name, told[-1], remedy))
+        sentences = [sentence for sentence in evidence if sentence]
+        if sentences and (name in history.going_on or (old_enough and len(sentences) == len(evidence))):
+            findings.append(Finding(name, sentences[-1], remedy))
     return History(recent, highest_gradient, tuple(finding.name for finding in findings)), findings
 
 

@@ -18,7 +18,7 @@ from fastgan.metrics.digits import ACCURACY, WEIGHTS
 from fastgan.metrics.modes import ModeCoverage
 from fastgan.models import build_networks
 from fastgan.training.config import TrainingConfig, load_preset
-from fastgan.training.loop import NonFiniteError
+from fastgan.training.fit import NonFiniteError
 
 ALL_NEAR = Result(ModeCoverage((1200,) * 8, 10_000), [[0.0, 2.0]], 20.0)
 SEVEN_NEAR = Result(ModeCoverage((0, *(1400,) * 7), 10_000), [], 30.0)

@@ -90,11 +90,11 @@ def test_truncation_is_of_stylegan_alone(fastgan, tmp_path):
 
 
 def test_train_without_arguments_takes_the_default_preset_and_folder(fastgan, tmp_path, monkeypatch):
-    from fastgan.training import loop
+    from fastgan.training import run as run_module
     from fastgan.training.config import TrainingConfig, load_preset
 
     calls = []
-    monkeypatch.setattr(loop, "start_run", lambda config, run, **_: calls.append((config, run)))
+    monkeypatch.setattr(run_module, "start_run", lambda config, run, **_: calls.append((config, run)))
     monkeypatch.chdir(tmp_path)
     assert fastgan("train")[0] == 0
     ((config, run),) = calls
@@ -143,7 +143,7 @@ def test_classes_are_generated_in_turn_or_one_alone(fastgan, trained_by_class, t
     [
         (["train", "--set", "lrr=3"], "unknown setting 'lrr' in --set; did you mean 'lr'?"),
         (["train", "--steps", "x"], "setting 'steps' is 'x', expected an integer at least 1"),
-        (["train", "--set", "regularizer=r1"], "regularizer 'r1' cannot penalise the discriminator of model 'dcgan'"),
+        (["train", "--set", "regularizer=r1"], "regularizer 'r1' cannot penalize the discriminator of model 'dcgan'"),
         (["train", "--data", "gaussians"], "cannot be resized to 32x32; expected resolution 1."),
         (["train", "--data", "gaussians", "--set", "resolution=1"], "dcgan has no networks for resolution 1, only"),
         (
@@ -162,7 +162,7 @@ def test_classes_are_generated_in_turn_or_one_alone(fastgan, trained_by_class, t
         (["train", "--resume", "RUN", "--seed", "3"], "so --seed cannot be given with it; only --steps can"),
         (["train", "--resume", "RUN", "--set", "lr=1"], "so --set cannot be given with it"),
         (["train", "--resume", "RUN", "--steps", "2"], "is at step 3 already, past --steps 2"),
-        (["train", "--out", "RUN"], "has a checkpoint already; go on with 'fastgan train --resume "),
+        (["train", "--out", "RUN"], "has a checkpoint already; resume it with 'fastgan train --resume "),
         (["generate", "/nowhere"], "'/nowhere' is not there"),
         (["generate", "."], "'.' is neither a run with a checkpoint nor an export"),
         (["generate", "RUN", "--count", "0"], "Invalid value for '--count'"),
@@ -209,15 +209,15 @@ def test_a_fault_of_ours_keeps_its_traceback(fastgan, trained, monkeypatch):
 
 
 def test_values_that_are_not_finite_end_with_exit_code_1(fastgan, tmp_path, monkeypatch):
-    from fastgan.training.engine import Engine
-    from fastgan.training.non_finite import NonFinite
+    from fastgan.training.statistics import NonFinite
+    from fastgan.training.trainer import Trainer
 
-    monkeypatch.setattr(Engine, "first_non_finite", lambda engine: NonFinite("penalty", 1))
+    monkeypatch.setattr(Trainer, "first_non_finite", lambda engine: NonFinite("penalty", 1))
     code, _, err = fastgan("train", "--out", tmp_path, "--steps", 3, *TINY)
     assert code == 1
     assert re.fullmatch(
         r"fastgan: .*penalty is the first value that is infinite or not a number, at step 1; the state at step 2 is in "
-        r".*/non_finite/2, to be looked at; no checkpoint was written; try .*\n",
+        r".*/non_finite/2, for inspection; no checkpoint was written; try .*\n",
         err,
     )
 
@@ -283,9 +283,9 @@ def start(run, *args):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_exit_code_tells_the_signal(fastgan, tmp_path, monkeypatch, number, code):
-    from fastgan.training.engine import Engine
+    from fastgan.training.trainer import Trainer
 
-    monkeypatch.setattr(Engine, "step", lambda engine: os.kill(os.getpid(), number))
+    monkeypatch.setattr(Trainer, "step", lambda engine: os.kill(os.getpid(), number))
     found, out, err = fastgan("train", "--out", tmp_path, "--steps", 3, *TINY)
     assert (found, err) == (code, "")
     assert "and saved" in out

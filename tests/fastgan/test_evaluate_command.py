@@ -58,9 +58,9 @@ class Showing(torch.nn.Module):
 
 
 def generating(monkeypatch, images):
-    from fastgan.training import evaluation
+    from fastgan.training import evaluate
 
-    monkeypatch.setattr(evaluation, "load_averaged_generator", lambda *args, **options: (Showing(images), 7))
+    monkeypatch.setattr(evaluate, "load_generator_ema", lambda *args, **options: (Showing(images), 7))
 
 
 def test_a_run_is_judged_and_its_report_written(fastgan, run):
@@ -94,12 +94,12 @@ def test_the_same_seed_gives_the_same_report_and_json_is_all_that_is_printed(fas
 
 
 def test_real_features_are_computed_once_and_again_where_the_cache_is_damaged(fastgan, run, cache, folder, monkeypatch):
-    from fastgan.training import evaluation
+    from fastgan.training import evaluate
 
     shutil.rmtree(cache, ignore_errors=True)
     calls = []
-    real = evaluation.real_batches
-    monkeypatch.setattr(evaluation, "real_batches", lambda images: calls.append(len(images)) or real(images))
+    real = evaluate.real_batches
+    monkeypatch.setattr(evaluate, "real_batches", lambda images: calls.append(len(images)) or real(images))
     args = "evaluate", run, "--count", 50, "--json", "--out", folder / "cached"
     first = fastgan(*args)[1]
     assert fastgan(*args)[1] == first
@@ -208,13 +208,13 @@ def test_features_of_the_users_own_follow_what_they_use(fastgan, run, folder, mo
 
 @pytest.mark.parametrize("changed", ["pillow", "torch-fidelity"])
 def test_real_features_are_computed_anew_by_other_versions(fastgan, run, cache, folder, monkeypatch, changed):
-    from fastgan.training import evaluation
+    from fastgan.training import evaluate
 
     shutil.rmtree(cache, ignore_errors=True)
     args = "evaluate", run, "--count", 20, "--json", "--out", folder / "versions"
     assert fastgan(*args)[0] == 0
-    real = evaluation.version
-    monkeypatch.setattr(evaluation, "version", lambda name: "another" if name == changed else real(name))
+    real = evaluate.version
+    monkeypatch.setattr(evaluate, "version", lambda name: "another" if name == changed else real(name))
     assert fastgan(*args)[0] == 0
     assert len(list(cache.iterdir())) == 2
 
@@ -284,7 +284,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 
 
 def test_a_generator_of_images_that_are_not_finite_is_refused(fastgan, run, folder):
-    from fastgan.training.checkpoints import check_checkpoint, load_tensors, save_checkpoint
+    from fastgan.training.checkpoint import check_checkpoint, load_tensors, save_checkpoint
 
     broken, group = folder / "broken", "averaged_generator"
     (checkpoint,) = run.glob("checkpoints/*")

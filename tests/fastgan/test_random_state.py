@@ -21,15 +21,13 @@ from fastgan.metrics.features import FeatureNetwork, Features, load_features
 from fastgan.metrics.scores import score
 from fastgan.models import build_networks
 from fastgan.random_state import preserved_random_state
-from fastgan.training import assembly
-from fastgan.training.assembly import find_largest_batch, make_engine
-from fastgan.training.best import FidTracker
-from fastgan.training.checkpoints import load_averaged_generator
+from fastgan.training import run as run_module
+from fastgan.training.checkpoint import load_generator_ema
 from fastgan.training.config import TrainingConfig
-from fastgan.training.evaluation import evaluate_run, load_subject
-from fastgan.training.loop import start_run
-from fastgan.training.ranks import Ranks
-from fastgan.training.reporting import Reporter
+from fastgan.training.distributed import Distributed
+from fastgan.training.evaluate import FidTracker, evaluate_run, load_subject
+from fastgan.training.logging import Reporter
+from fastgan.training.run import find_largest_batch, make_trainer, start_run
 
 CPU = torch.device("cpu")
 SETTINGS = {"base_channels": 4, "latent_dim": 8, "batch_size": 6, "steps": 2, "log_every": 1, "device": "cpu"}
@@ -98,7 +96,7 @@ def report(folder):
 
 
 def looked_at(_):
-    engine = make_engine(CONFIG)
+    engine = make_trainer(CONFIG)
     engine.step()
 
     def run():
@@ -119,11 +117,11 @@ def largest_batch(_):
     def run():
         # On the CPU in the place of a GPU.
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(assembly, "fits_on_gpu", tried)
-            patch.setattr(assembly, "Engine", lambda *_: SimpleNamespace(step=draw))
-            patch.setattr(assembly, "_open_source", lambda *_: None)
+            patch.setattr(run_module, "fits_on_gpu", tried)
+            patch.setattr(run_module.Trainer, "from_config", lambda *_: SimpleNamespace(step=draw))
+            patch.setattr(run_module, "open_images", lambda *_: None)
             with pytest.raises(ZeroDivisionError):
-                find_largest_batch(CONFIG, torch.device("cuda"), Ranks())
+                find_largest_batch(CONFIG, torch.device("cuda"), Distributed())
 
     return run
 
@@ -141,7 +139,7 @@ def evaluated(folder):
 
 def loaded_run(folder):
     start_run(CONFIG, folder, console=Console(file=io.StringIO()))
-    return lambda: load_averaged_generator(folder, CPU)
+    return lambda: load_generator_ema(folder, CPU)
 
 
 def exported(folder):
@@ -204,8 +202,8 @@ OBSERVERS = {
 
 @pytest.mark.parametrize("name", OBSERVERS)
 def test_an_observer_leaves_all_random_state_as_it_was(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("fastgan.training.reporting.WandbLogger", DrawingLogger)
-    monkeypatch.setattr("fastgan.training.reporting.TensorBoardLogger", DrawingLogger)
+    monkeypatch.setattr("fastgan.training.logging.WandbLogger", DrawingLogger)
+    monkeypatch.setattr("fastgan.training.logging.TensorBoardLogger", DrawingLogger)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     observe = OBSERVERS[name](tmp_path)
     random.seed(5)

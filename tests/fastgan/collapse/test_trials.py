@@ -10,10 +10,10 @@ from fastgan.collapse.trials import Moment, Trial, make_reference, moments_of, r
 from fastgan.data import load_dataset
 from fastgan.data.sources import ResidentImages
 from fastgan.metrics.collapse import Answer, Collapse
+from fastgan.metrics.measure import generated_batches, measure, real_batches
 from fastgan.metrics.shares import Shares
-from fastgan.training.engine import Engine
-from fastgan.training.judging import generated_batches, look_at, real_batches
-from fastgan.training.non_finite import NonFinite
+from fastgan.training.statistics import NonFinite
+from fastgan.training.trainer import Trainer
 
 TINY = {"base_channels": 8, "batch_size": 4, "latent_dim": 2}
 
@@ -36,7 +36,7 @@ def few_samples(monkeypatch):
 
 
 def judged(reference, images):
-    found = look_at(real_batches(images), reference.features, reference.classifier)
+    found = measure(real_batches(images), reference.features, reference.classifier)
     shares = reference.shares(found)
     return shares.captured, reference.high_quality(shares, found)
 
@@ -89,10 +89,10 @@ def test_what_is_judged_is_the_averaged_generator_of_an_engine_with_these_settin
     bench, reference = small("gaussians"), references["gaussians"]
     trial = run_trial(bench, "r1", reference, steps=12, seed=4)
     cpu = torch.device("cpu")
-    engine = Engine(bench.config("r1", steps=12, seed=4), ResidentImages(reference.images, None, cpu), cpu)
+    engine = Trainer.from_config(bench.config("r1", steps=12, seed=4), ResidentImages(reference.images, None, cpu), cpu)
     for _ in range(12):
         engine.step()
-    expected = torch.cat(list(generated_batches(engine.averaged.module, 60, seed=4, labels=None)))
+    expected = torch.cat(list(generated_batches(engine.ema.module, 60, seed=4, labels=None)))
     assert torch.equal(trial.moments[-1].shown, expected)
     assert not torch.equal(trial.moments[0].shown, expected)
     assert [moment.step for moment in trial.moments] == [2, 3, 4, 5, 6, 8, 9, 10, 11, 12]
@@ -110,7 +110,7 @@ def test_the_same_seed_gives_the_same_report_and_another_does_not(references, fe
 
 def test_training_that_leaves_the_finite_numbers_is_an_outcome(references, few_samples, monkeypatch):
     bad = NonFinite("generator_loss", 2)
-    monkeypatch.setattr(Engine, "first_non_finite", lambda engine: bad if engine.step_count == 2 else None)
+    monkeypatch.setattr(Trainer, "first_non_finite", lambda engine: bad if engine.step_count == 2 else None)
     bench, reference = small("gaussians"), references["gaussians"]
     trial = run_trial(bench, "r1", reference, steps=3, seed=0)
     assert (trial.verdict, trial.captured, len(trial.moments)) == ("not finite", 0, 1)

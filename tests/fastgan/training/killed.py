@@ -19,9 +19,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fastgan.training.checkpoints import latest_checkpoint
+from fastgan.training.checkpoint import latest_checkpoint
 from fastgan.training.config import TrainingConfig, load_preset
-from fastgan.training.loop import resume_run, start_run
+from fastgan.training.run import resume_run, start_run
 
 TINY = {
     **{"resolution": 16, "base_channels": 4, "latent_dim": 8, "batch_size": 4, "batch_sizes": "", "device": "cpu"},

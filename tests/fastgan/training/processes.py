@@ -8,7 +8,7 @@ from queue import Empty
 
 import torch
 
-from fastgan.training.ranks import Ranks
+from fastgan.training.distributed import Distributed
 
 
 def in_processes(world_size, function, *args, **environment):
@@ -63,7 +63,7 @@ def on_ranks(world_size, function, *args):
 
 
 def _joined(function, args):
-    with Ranks.of_environment() as ranks:
+    with Distributed.from_environment() as ranks:
         result = function(ranks, *args)
-        ranks.wait()
+        torch.distributed.barrier()
     return result

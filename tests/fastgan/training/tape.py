@@ -20,7 +20,7 @@ class _Recording(TorchDispatchMode):
 
 
 class Tape:
-    """A recorder as :class:`fastgan.training.graph.CudaRecorder`, of what is done on the CPU.
+    """A recorder as :class:`fastgan.training.cuda_graph.CudaRecorder`, of what is done on the CPU.
 
     Recording a CUDA graph does nothing, so what was done here is undone: ``state`` gives the tensors and generators
     that the recorded function may change.

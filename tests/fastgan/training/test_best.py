@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from fastgan.metrics.errors import MetricsError
-from fastgan.training.best import Best, FidTracker
-from fastgan.training.checkpoints import CheckpointError, list_checkpoints, load_averaged_generator, load_tensors
+from fastgan.training.checkpoint import list_checkpoints, load_generator_ema, load_tensors
 from fastgan.training.config import SettingsError
-from fastgan.training.loop import resume_run, start_run
+from fastgan.training.evaluate import FidTracker
+from fastgan.training.run import resume_run, start_run
 
 CPU = torch.device("cpu")
 
@@ -36,7 +36,7 @@ def falling(monkeypatch, *fids):
     def measured(*args):
         return next(left)
 
-    monkeypatch.setattr("fastgan.training.best.frechet_distance", measured)
+    monkeypatch.setattr("fastgan.training.evaluate.frechet_distance", measured)
 
 
 def test_the_fid_is_reported_and_the_best_checkpoint_stays(tmp_path, watched, console, monkeypatch):
@@ -61,7 +61,7 @@ def test_a_step_that_is_best_gets_a_checkpoint_of_its_own(tmp_path, watched, con
 def test_the_fid_is_that_of_the_averaged_generator(tmp_path, watched, console):
     config = watched(steps=4)
     start_run(config, tmp_path, console=console)
-    generator, step = load_averaged_generator(tmp_path, CPU)
+    generator, step = load_generator_ema(tmp_path, CPU)
     measured, improved = FidTracker(config, CPU).measure(generator, step)
     assert measured == pytest.approx(rows(tmp_path)[-1]["fid"], rel=1e-6)
     assert improved
@@ -139,25 +139,3 @@ def test_settings_that_do_not_go_together_are_refused(watched, changes, error, s
 def test_code_of_a_run_folder_is_never_run(watched):
     with pytest.raises(SettingsError, match="evaluate_features"):
         watched(evaluate_features="os:getcwd")
-
-
-@pytest.mark.parametrize(
-    "found",
-    [
-        None,
-        3,
-        {"step": "4", "fid": 1.0, "basis": ""},
-        {"step": 4, "fid": float("nan"), "basis": ""},
-        {"step": 4, "fid": 1.0, "basis": "", "more": 1},
-    ],
-)
-def test_what_is_no_record_of_the_best_is_refused(found):
-    with pytest.raises(ValueError, match="best is no record of a step and its FID"):
-        Best.of_state(found)
-
-
-def test_a_checkpoint_with_no_record_of_the_best_is_refused(tmp_path, watched, console, monkeypatch):
-    monkeypatch.setattr(Best, "_asdict", lambda best: {"step": "x"})
-    start_run(watched(steps=4), tmp_path, console=console)
-    with pytest.raises(CheckpointError, match="does not fit its model: best is no record of a step and its FID"):
-        resume_run(tmp_path, steps=6, console=console)

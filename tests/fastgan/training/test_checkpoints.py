@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from fastgan.models import build_networks
-from fastgan.training import checkpoints
-from fastgan.training.checkpoints import (
+from fastgan.training import checkpoint as checkpoint_module
+from fastgan.training.checkpoint import (
     check_checkpoint,
     latest_checkpoint,
-    load_averaged_generator,
+    load_generator_ema,
     load_tensors,
     save_checkpoint,
 )
@@ -70,7 +70,7 @@ def test_a_crash_at_any_moment_leaves_the_previous_checkpoint_whole(tmp_path, mo
     """Fails every call that reaches the disk, one after the other, and after each reads and repeats the save."""
     first = save_checkpoint(tmp_path, 1, groups(1.0), {"step": 1})
     before = content(first)
-    real = {"fsync": os.fsync, "rename": checkpoints.Path.rename}[function]
+    real = {"fsync": os.fsync, "rename": checkpoint_module.Path.rename}[function]
     crashes = 0
     while True:
         calls = 0
@@ -83,7 +83,7 @@ def test_a_crash_at_any_moment_leaves_the_previous_checkpoint_whole(tmp_path, mo
             return real(*args)
 
         with monkeypatch.context() as patch:
-            patch.setattr(*{"fsync": (os, "fsync"), "rename": (checkpoints.Path, "rename")}[function], fail)
+            patch.setattr(*{"fsync": (os, "fsync"), "rename": (checkpoint_module.Path, "rename")}[function], fail)
             try:
                 save_checkpoint(tmp_path, 2, groups(2.0), {"step": 2})
             except OSError:
@@ -115,7 +115,7 @@ def test_leftovers_of_a_crash_are_replaced(tmp_path):
 def test_the_averaged_generator_comes_back_ready_to_use(tmp_path):
     network, tensors = generator_groups()
     save_checkpoint(tmp_path, 40, tensors, {"step": 40, "architecture": ARCHITECTURE})
-    loaded, step = load_averaged_generator(tmp_path, torch.device("cpu"))
+    loaded, step = load_generator_ema(tmp_path, torch.device("cpu"))
     assert step == 40
     assert not loaded.training
     assert loaded.latent_dim == 5

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from fastgan import cli
-from fastgan.training.checkpoints import (
+from fastgan.training.checkpoint import (
     CheckpointError,
     check_checkpoint,
     find_checkpoint,
     list_checkpoints,
-    load_averaged_generator,
+    load_generator_ema,
     save_checkpoint,
 )
-from fastgan.training.loop import resume_run, start_run
+from fastgan.training.run import resume_run, start_run
 
 CPU = torch.device("cpu")
 TENSORS = {"one": {"weight": torch.arange(6.0)}, "two": {"weight": torch.arange(6.0), "other": torch.tensor(3)}}
@@ -77,7 +77,7 @@ def test_what_is_damaged_is_told_in_a_sentence(tmp_path, change, message):
 
 def test_a_checkpoint_of_another_format_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("fastgan.training.checkpoints._FORMAT", 3)
+        patch.setattr("fastgan.training.checkpoint._FORMAT", 3)
         checkpoint = save_checkpoint(tmp_path, 3, TENSORS, {})
     with pytest.raises(CheckpointError, match="has format 3, expected 2"):
         check_checkpoint(checkpoint)
@@ -138,7 +138,7 @@ def test_a_run_whose_latest_checkpoint_is_damaged_goes_on_from_the_one_before(tm
     assert "/12' is damaged: training.safetensors is not the file" in out
     assert "from step 4, seed 0" in out
     with pytest.warns(UserWarning, match="is damaged"):
-        assert load_averaged_generator(run, CPU)[1] == 4
+        assert load_generator_ema(run, CPU)[1] == 4
     assert [c.name for c in list_checkpoints(run)] == ["4", "8", "12"]  # to look is not to touch
 
     console.file.truncate(0)
@@ -154,7 +154,7 @@ def test_a_run_whose_latest_checkpoint_is_damaged_goes_on_from_the_one_before(tm
     assert without_speed[0] == without_speed[1]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert load_averaged_generator(run, CPU)[1] == 12
+        assert load_generator_ema(run, CPU)[1] == 12
 
 
 def test_a_run_without_a_whole_checkpoint_is_refused_with_exit_code_2(tmp_path, tiny, console, capsys):

@@ -11,11 +11,12 @@ import pytest
 from tensorboard.compat.tensorflow_stub.io import gfile
 
 from fastgan import cli
-from fastgan.training import checkpoints, files, loop, reporting, retention
-from fastgan.training.checkpoints import check_checkpoint, list_checkpoints
+from fastgan.training import checkpoint as checkpoint_module
+from fastgan.training import fit, logging
+from fastgan.training.checkpoint import check_checkpoint, list_checkpoints
 from fastgan.training.config import to_toml
-from fastgan.training.engine import Engine
-from fastgan.training.loop import start_run
+from fastgan.training.run import start_run
+from fastgan.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def require_ended_well(run, code, out, err, what="No space left on device"):
         if whole
         else "no checkpoint was written"
     )
-    again = f"go on with 'fastgan train --resume {run}'" if whole else "start again"
+    again = f"resume with 'fastgan train --resume {run}'" if whole else "start again"
     assert err == f"fastgan: run folder '{run}' cannot be written: {what}; {latest}; make room and {again}\n"
     assert "Traceback" not in out
     for checkpoint in whole:
@@ -68,13 +69,12 @@ def require_ended_well(run, code, out, err, what="No space left on device"):
 
 
 SITES = {
-    "checkpoint": (checkpoints, "write_file"),
-    "folder of a checkpoint": (checkpoints, "sync_folder"),
-    "settings": (files, "write_file"),
-    "samples": (reporting, "save_png"),
-    "log": (reporting.Reporter, "sync"),
+    "checkpoint": (checkpoint_module, "write_file"),
+    "folder of a checkpoint": (checkpoint_module, "sync_folder"),
+    "samples": (logging, "save_png"),
+    "log": (logging.Reporter, "sync"),
     "TensorBoard": (gfile.LocalFileSystem, "append"),
-    "deletion": (retention, "sync_folder"),
+    "deletion": (fit, "drop_checkpoints"),
 }
 
 
@@ -147,7 +147,7 @@ def test_a_small_disk_fills_up(small_disk, tmp_path, tiny, console, fastgan, exp
     straight = expected(config, console)
     (tmp_path / "settings.toml").write_text(to_toml(config))
     run = small_disk / "run"
-    real = Engine.step
+    real = Trainer.step
 
     def step(engine):
         real(engine)
@@ -155,7 +155,7 @@ def test_a_small_disk_fills_up(small_disk, tmp_path, tiny, console, fastgan, exp
             free = os.statvfs(small_disk).f_bavail
             (small_disk / "others").write_bytes(bytes(4096 * max(free - left, 0)))
 
-    monkeypatch.setattr(Engine, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     code, out, err = fastgan("train", "--config", tmp_path / "settings.toml", "--out", run)
     assert re.search("^step 5/12", out, re.MULTILINE)
     require_ended_well(run, code, out, err)
@@ -169,8 +169,6 @@ def test_what_is_no_lack_of_room_is_told_as_it_is(tmp_path, tiny, console, monke
     def fail(*args):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(checkpoints, "write_file", fail)
-    with pytest.raises(
-        loop.WriteError, match="Input/output error; no checkpoint was written; put that right and start"
-    ):
+    monkeypatch.setattr(fit, "save_checkpoint", fail)
+    with pytest.raises(fit.WriteError, match="Input/output error; no checkpoint was written; put that right and start"):
         start_run(tiny(), tmp_path, console=console)

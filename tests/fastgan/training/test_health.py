@@ -10,7 +10,6 @@ from torch import nn
 
 from fastgan.data.sources import ResidentImages
 from fastgan.losses import LOSSES, get_loss
-from fastgan.training.engine import Engine
 from fastgan.training.health import (
     DISCRIMINATOR_TOO_STRONG,
     GENERATOR_TOO_STRONG,
@@ -18,9 +17,10 @@ from fastgan.training.health import (
     OSCILLATION,
     VANISHING_GRADIENTS,
     History,
-    judge,
+    diagnose,
 )
 from fastgan.training.statistics import HealthStatistics, Reading
+from fastgan.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -59,7 +59,7 @@ def told(readings, loss="non-saturating", every=50, history=None):
     history, found = history or History(), []
     for i, reading in enumerate(readings):
         step = (i + 1) * every
-        history, findings = judge(history, dataclasses.replace(reading, step=step), loss)
+        history, findings = diagnose(history, dataclasses.replace(reading, step=step), loss)
         found.append([f.name for f in findings])
     return found, history
 
@@ -86,7 +86,7 @@ def test_a_trouble_is_named_with_its_figures_once_it_lasts_and_over_once_it_is_g
     assert 28 <= ended <= 28 + 9
 
     history = told(readings[:16])[1]
-    _, (finding,) = judge(history, dataclasses.replace(ill(name), step=17 * 50), "minimax")
+    _, (finding,) = diagnose(history, dataclasses.replace(ill(name), step=17 * 50), "minimax")
     assert finding.name == name
     for figure in FIGURES[name]:
         assert figure in finding.evidence
@@ -170,7 +170,7 @@ def take_in(statistics, real, fake, real_logits, fake_logits):
     if scored:
         statistics.add_scores(real_logits, fake_logits)
     if compared:
-        statistics.add_comparison(real, fake)
+        statistics.add_distances(real, fake)
     statistics.count(len(real))
 
 
@@ -269,17 +269,17 @@ def test_balance_is_where_the_loss_of_the_discriminator_is_least_on_equal_images
 
 
 def test_figures_of_a_step_are_of_the_last_batch(tiny, images):
-    engine = Engine(tiny(discriminator_steps=2), ResidentImages(images, None, CPU), CPU)
+    engine = Trainer.from_config(tiny(discriminator_steps=2), ResidentImages(images, None, CPU), CPU)
     seen, compared, scored = [], [], []
-    phase = engine.iteration._discriminator_phase
+    loss = engine.gan_step.discriminator_loss
 
-    def noting(part, fake):
-        logits = phase(part, fake)
-        seen.append((part.real, fake, logits))
-        return logits
+    def noting(real, fake, labels):
+        value, *logits = loss(real, fake, labels)
+        seen.append((real, fake, tuple(logits)))
+        return value, *logits
 
-    engine.iteration._discriminator_phase = noting
-    engine.statistics.add_comparison = lambda *given: compared.append(given)
+    engine.gan_step.discriminator_loss = noting
+    engine.statistics.add_distances = lambda *given: compared.append(given)
     engine.statistics.add_scores = lambda *given: scored.append(given)
     engine.step()
     ((real, fake),) = compared

@@ -6,15 +6,15 @@ import torch
 from fastgan.data import load_dataset
 from fastgan.data.sources import ResidentImages
 from fastgan.training.config import TrainingConfig, load_preset
-from fastgan.training.engine import Engine
 from fastgan.training.health import (
     DISCRIMINATOR_TOO_STRONG,
     GENERATOR_TOO_STRONG,
     MODE_COLLAPSE,
     OSCILLATION,
     VANISHING_GRADIENTS,
-    judge,
+    diagnose,
 )
+from fastgan.training.trainer import Trainer
 
 NEVER = 1e-30  # a learning rate that moves nothing
 
@@ -38,15 +38,15 @@ def findings_of(images, steps, *, change=None, **settings):
     """Names of what is told at any report, and of what is told at the last."""
     small = {"model": "mlp", "base_channels": 32, "latent_dim": 8, "batch_size": 32, "lr": 2e-4, "device": "cpu"}
     config = TrainingConfig(**small | {"resolution": images.shape[-1]} | settings)
-    engine = Engine(config, ResidentImages(images, None, torch.device("cpu")), torch.device("cpu"))
+    engine = Trainer.from_config(config, ResidentImages(images, None, torch.device("cpu")), torch.device("cpu"))
     if change:
         change(engine)
     ever = set()
     for step in range(1, steps + 1):
         engine.step()
         if step % 50 == 0:
-            engine.history, _ = judge(engine.history, engine.statistics.read(step), config.loss)
-            engine.reset_losses()
+            engine.history, _ = diagnose(engine.history, engine.statistics.read(step), config.loss)
+            engine.reset_figures()
             ever.update(engine.history.going_on)
     return ever, set(engine.history.going_on)
 
@@ -77,12 +77,12 @@ def test_gradients_vanish_behind_a_saturated_sigmoid(digits):
 
 
 def one_latent(engine):
-    engine.iteration._latents = lambda size: torch.ones(size, engine.config.latent_dim)
+    engine.gan_step.draw_latents = lambda size: torch.ones(size, engine.config.latent_dim)
 
 
 def two_latents(engine):
     random, shape = engine.random, (engine.config.batch_size, engine.config.latent_dim)
-    engine.iteration._latents = lambda _: (
+    engine.gan_step.draw_latents = lambda _: (
         torch.randint(2, (shape[0], 1), generator=random) * 2 - 1 + 0.05 * torch.randn(shape, generator=random)
     )
 

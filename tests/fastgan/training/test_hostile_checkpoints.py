@@ -16,15 +16,15 @@ import torch
 
 from fastgan.data import load_dataset
 from fastgan.data.sources import ResidentImages
-from fastgan.training.checkpoints import (
+from fastgan.training.checkpoint import (
     CheckpointError,
     find_checkpoint,
-    load_averaged_generator,
+    load_generator_ema,
     save_checkpoint,
 )
 from fastgan.training.config import SettingsError
-from fastgan.training.engine import Engine
-from fastgan.training.resuming import kept_settings, restore
+from fastgan.training.fit import kept_settings
+from fastgan.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -150,16 +150,16 @@ def test_damaged_checkpoints_are_refused_and_harm_nobody(tmp_path, tiny, monkeyp
         raise AssertionError("something was unpickled")
 
     def use(run):
-        restore(engine, *find_checkpoint(run))
+        engine.resume(*find_checkpoint(run))
 
     source = ResidentImages(load_dataset("digits", resolution=16).images, None, CPU)
-    engine = Engine(tiny(), source, CPU)
+    engine = Trainer.from_config(tiny(), source, CPU)
     for _ in range(8):
         engine.step()
     good = tmp_path / "good"
     save_checkpoint(good, 8, engine.tensors(), engine.state() | {"settings": kept_settings(engine.config)})
     use(good)
-    load_averaged_generator(good, CPU)
+    load_generator_ema(good, CPU)
     for target in ("load", "loads", "Unpickler", "_Unpickler"):
         monkeypatch.setattr(pickle, target, forbidden)
     monkeypatch.setattr(torch, "load", forbidden)
@@ -173,7 +173,7 @@ def test_damaged_checkpoints_are_refused_and_harm_nobody(tmp_path, tiny, monkeyp
         shutil.copytree(good / "checkpoints" / "8", run / "checkpoints" / "8")
         mutate(run / "checkpoints" / "8", rng)
         with seconds(30):
-            told = refusal(lambda run=run: load_averaged_generator(run, CPU)), refusal(lambda run=run: use(run))
+            told = refusal(lambda run=run: load_generator_ema(run, CPU)), refusal(lambda run=run: use(run))
         assert told[1], f"{mutate.__name__} {i} was not refused"
         assert all(text is None or (text.isprintable() and len(text) < 700) for text in told)
         assert not (run / "checkpoints" / "trace").exists()

@@ -6,10 +6,10 @@ from PIL import Image
 
 from fastgan.data.sources import ResidentImages
 from fastgan.sampling import draw_latents, image_grid, render
-from fastgan.training.checkpoints import load_averaged_generator
+from fastgan.training.checkpoint import load_generator_ema
 from fastgan.training.config import SettingsError
-from fastgan.training.engine import Engine
-from fastgan.training.loop import start_run
+from fastgan.training.run import start_run
+from fastgan.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -25,7 +25,7 @@ def labelled():
 def conditional(tiny, labelled):
     def make(**settings):
         images, labels = labelled
-        return Engine(tiny(conditional=True, **settings), ResidentImages(images, labels, CPU), CPU)
+        return Trainer.from_config(tiny(conditional=True, **settings), ResidentImages(images, labels, CPU), CPU)
 
     return make
 
@@ -68,7 +68,7 @@ def test_every_call_of_an_update_has_the_labels_of_its_real_images(conditional, 
 
 def test_labels_of_an_unconditional_run_are_passed_over(tiny, labelled):
     images, labels = labelled
-    engine = Engine(tiny(), ResidentImages(images, labels, CPU), CPU)
+    engine = Trainer.from_config(tiny(), ResidentImages(images, labels, CPU), CPU)
     assert "num_classes" not in engine.architecture
     assert all(len(args) == 1 for update in updates_of(engine, 1) for args in update)
 
@@ -85,7 +85,7 @@ def test_labels_of_an_unconditional_run_are_passed_over(tiny, labelled):
 def test_labels_that_cannot_be_learned_are_refused(tiny, labelled, labels, message):
     images = labelled[0][:2]
     with pytest.raises(SettingsError, match=f"^conditional is true and .*{message}"):
-        Engine(
+        Trainer.from_config(
             tiny(conditional=True), ResidentImages(images, None if labels is None else torch.tensor(labels), CPU), CPU
         )
 
@@ -99,7 +99,7 @@ def test_a_state_of_other_classes_is_refused(conditional):
 
 def test_the_samples_of_a_conditional_run_have_a_class_a_column(tmp_path, tiny, console):
     start_run(tiny(conditional=True, steps=2), tmp_path, console=console)
-    generator, _ = load_averaged_generator(tmp_path, CPU)
+    generator, _ = load_generator_ema(tmp_path, CPU)
     assert generator.num_classes == 10  # of the bundled digits
     labels = torch.tensor([*range(10)] * 7)[:64]
     grid = image_grid(render(generator, draw_latents(64, 8, seed=3), labels), columns=10)

@@ -10,8 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fastgan.training.config import SettingsError
 from fastgan.training.health import Finding
-from fastgan.training.loop import resume_run, start_run
-from fastgan.training.reporting import Reporter
+from fastgan.training.logging import Reporter
+from fastgan.training.run import resume_run, start_run
 
 
 class Run:

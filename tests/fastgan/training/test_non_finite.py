@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fastgan.data.sources import ResidentImages
-from fastgan.training.engine import Engine
-from fastgan.training.non_finite import NonFinite
+from fastgan.training.statistics import NonFinite
+from fastgan.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 SETTINGS = {"model": "plain", "regularizer": "r1", "discriminator_steps": 2}
@@ -13,7 +13,7 @@ SETTINGS = {"model": "plain", "regularizer": "r1", "discriminator_steps": 2}
 
 @pytest.fixture
 def engine(tiny, images):
-    return Engine(tiny(**SETTINGS), ResidentImages(images, None, CPU), CPU)
+    return Trainer.from_config(tiny(**SETTINGS), ResidentImages(images, None, CPU), CPU)
 
 
 def train(engine, until):
@@ -38,9 +38,9 @@ def test_a_loss_is_named(engine, name):
     train(engine, 3)
     assert engine.first_non_finite() is None
     if name == "penalty":
-        engine.objective.regularizer = spoiled(engine.objective.regularizer)
+        engine.gan_step.regularizer = spoiled(engine.gan_step.regularizer)
     else:
-        engine.objective.loss = _Spoiled(engine.objective.loss, name.removesuffix("_loss"))
+        engine.gan_step.loss = _Spoiled(engine.gan_step.loss, name.removesuffix("_loss"))
     train(engine, 4)
     assert engine.first_non_finite() == NonFinite(name, 4)
     train(engine, 8)
@@ -75,7 +75,7 @@ def test_a_weight_is_named_that_is_spoiled_between_steps(engine):
 
 
 def test_a_running_statistic_is_named(tiny, images):
-    engine = Engine(tiny(), ResidentImages(images, None, CPU), CPU)
+    engine = Trainer.from_config(tiny(), ResidentImages(images, None, CPU), CPU)
     train(engine, 2)
     name = next(name for name, _ in engine.generator.named_buffers() if name.endswith("running_var"))
     engine.generator.get_buffer(name).fill_(float("inf"))
@@ -89,5 +89,5 @@ def test_what_no_step_watches_is_found_at_the_report(engine):
     assert engine.first_non_finite() == NonFinite("gradient of generator.0.weight", 2)
     train(engine, 3)
     assert engine.first_non_finite() is None
-    engine.averaged.module[0].bias[0] = float("inf")
+    engine.ema.module[0].bias[0] = float("inf")
     assert engine.first_non_finite() == NonFinite("averaged_generator.0.bias", 3)

@@ -10,8 +10,8 @@ from bare_training import BareTraining
 from fastgan.data import load_dataset
 from fastgan.data.sources import ResidentImages
 from fastgan.training.config import TrainingConfig, load_preset
-from fastgan.training.engine import Engine
-from fastgan.training.loop import start_run
+from fastgan.training.run import start_run
+from fastgan.training.trainer import Trainer
 
 _BLOCK = 25
 _CLOCKS = (time.process_time, time.perf_counter)
@@ -35,7 +35,7 @@ def measure(run, config, images, console, monkeypatch):
     bare = BareTraining(config, images)
     loop_seconds, bare_seconds = [0.0, 0.0], [0.0, 0.0]
     started = None
-    real_step = Engine.step
+    real_step = Trainer.step
 
     def now():
         return [clock() for clock in _CLOCKS]
@@ -57,7 +57,7 @@ def measure(run, config, images, console, monkeypatch):
         real_step(engine)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "step", step)
+        patch.setattr(Trainer, "step", step)
         start_run(config, run, console=console)
         add(loop_seconds, started)
     return loop_seconds, bare_seconds
@@ -75,7 +75,7 @@ def test_the_loop_costs_at_most_three_percent(tmp_path, console, monkeypatch, on
     images = load_dataset(config.data, resolution=config.resolution).images
     for module in (
         BareTraining(config, images),
-        Engine(config, ResidentImages(images, None, torch.device("cpu")), torch.device("cpu")),
+        Trainer.from_config(config, ResidentImages(images, None, torch.device("cpu")), torch.device("cpu")),
     ):
         for _ in range(5):
             module.step()  # the first steps choose and compile convolutions

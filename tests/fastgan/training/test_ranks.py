@@ -8,8 +8,8 @@ from processes import on_ranks
 
 from fastgan.data.sources import ResidentImages
 from fastgan.training.config import SettingsError
-from fastgan.training.engine import Engine
-from fastgan.training.ranks import Ranks
+from fastgan.training.distributed import Distributed
+from fastgan.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 LABELS = torch.arange(20) % 3
@@ -20,7 +20,7 @@ R1 = {"model": "plain", "regularizer": "r1", "regularizer_interval": 2, "spectra
 
 def trained(ranks, config, images, steps):
     """Gradients of the discriminator's first update, weights and averages at the end, and losses of the run."""
-    engine = Engine(config, images_of(images, ranks), CPU, ranks)
+    engine = Trainer.from_config(config, images_of(images, ranks), CPU, distributed=ranks)
     if config.conditional:
         engine.generator.eval()  # every generator by class has batch normalisation, which looks at a rank's part alone
     first = []
@@ -30,8 +30,8 @@ def trained(ranks, config, images, steps):
     for _ in range(steps):
         engine.step()
         handle.remove()
-    engine.agree()
-    networks = engine.generator, engine.discriminator, engine.averaged.module
+    engine.all_reduce_figures_()
+    networks = engine.generator, engine.discriminator, engine.ema.module
     weights = [t.numpy() for network in networks for t in network.state_dict().values()]
     return (
         [t.numpy() for t in first],
@@ -56,7 +56,7 @@ def difference(found, expected):
 )
 def test_two_ranks_train_as_one_process(tiny, images, settings):
     config = tiny(**settings, precision="float64", batch_size=8)
-    one = trained(Ranks(), config, images, 20)
+    one = trained(Distributed(), config, images, 20)
     first, second = on_ranks(2, trained, config, images, 20)
     assert difference(first[0], one[0]) < 1e-12
     assert difference(first[1], one[1]) < 1e-9
@@ -69,7 +69,7 @@ def test_two_ranks_train_as_one_process(tiny, images, settings):
 
 def test_ranks_and_parts_at_once(tiny, images):
     settings = WGAN_GP | {"model": "wgan-gp", "conditional": True, "precision": "float64", "batch_size": 8}
-    one = trained(Ranks(), tiny(**settings), images, 4)
+    one = trained(Distributed(), tiny(**settings), images, 4)
     first, _ = on_ranks(2, trained, tiny(**settings, accumulate=2), images, 4)
     assert difference(first[1], one[1]) < 1e-9
 
@@ -87,7 +87,7 @@ def test_networks_that_grow_and_follow_batches_stay_equal_on_all_ranks(tiny, ima
 
 
 def noise(ranks, config, images):
-    engine = Engine(config, images_of(images, ranks), CPU, ranks)
+    engine = Trainer.from_config(config, images_of(images, ranks), CPU, distributed=ranks)
     return torch.rand(3).tolist(), torch.rand(3, generator=engine.random).tolist()
 
 
@@ -99,14 +99,14 @@ def test_ranks_draw_the_same_batches_and_noise_of_their_own(tiny, images):
 
 def saved_and_loaded(ranks, config, images):
     """A run in one go and one that is loaded in the middle: its weights, and the files of each rank."""
-    engine = Engine(config, images_of(images, ranks), CPU, ranks)
+    engine = Trainer.from_config(config, images_of(images, ranks), CPU, distributed=ranks)
     for _ in range(3):
         engine.step()
-    engine.agree()
+    engine.all_reduce_figures_()
     state = copy.deepcopy(engine.tensors()), engine.state()
     for _ in range(3):
         engine.step()
-    other = Engine(config, images_of(images, ranks), CPU, ranks)
+    other = Trainer.from_config(config, images_of(images, ranks), CPU, distributed=ranks)
     other.load(*state)
     for _ in range(3):
         other.step()
@@ -131,15 +131,15 @@ def test_ranks_agree(tiny):
 
 def refused(ranks, config, images):
     with pytest.raises(SettingsError) as refusal:
-        Engine(config, images_of(images, ranks), CPU, ranks)
+        Trainer.from_config(config, images_of(images, ranks), CPU, distributed=ranks)
     return str(refusal.value)
 
 
 def test_groups_of_one_on_each_rank_are_refused(tiny, images):
     (sentence, _) = on_ranks(2, refused, tiny(batch_size=10, minibatch="stddev"), images)
     assert sentence == (
-        "the minibatch standard deviation of a batch of 10 in 2 parts (ranks times accumulate) would be of groups of "
-        "one, and constant, as no number from 2 to 4 divides 5; a multiple of 8 gives groups of 4"
+        "the minibatch standard deviation of a batch of 10 in 2 micro-batches (ranks times accumulate) would be of "
+        "groups of one, and constant, as no number from 2 to 4 divides 5; a multiple of 8 gives groups of 4"
     )
 
 
@@ -147,5 +147,5 @@ def test_a_batch_that_ranks_cannot_share_is_refused(tiny, images):
     (sentence, _) = on_ranks(2, refused, tiny(batch_size=7), images)
     assert sentence == (
         "the batch size is 7, with 2 ranks and accumulate 1; "
-        "expected a multiple of 2, and at least 2 images in each part"
+        "expected a multiple of 2, and at least 2 images in each micro-batch"
     )

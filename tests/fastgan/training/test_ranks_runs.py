@@ -18,18 +18,19 @@ from processes import in_processes
 from rich.console import Console
 
 from fastgan.errors import InputError
-from fastgan.training import loop
-from fastgan.training.checkpoints import latest_checkpoint, load_tensors, save_checkpoint
-from fastgan.training.engine import Engine
-from fastgan.training.loop import EndedError, resume_run, start_run
+from fastgan.training import fit
+from fastgan.training.checkpoint import latest_checkpoint, load_tensors, save_checkpoint
+from fastgan.training.fit import EndedError
+from fastgan.training.run import resume_run, start_run
+from fastgan.training.trainer import Trainer
 
 
 def run_of(config, run, action=None):
     """A run as a rank that torchrun started trains it; ``action`` is taken on it after each step."""
     console = Console(file=io.StringIO(), width=200)
-    step = Engine.step
+    step = Trainer.step
     if action is not None:
-        Engine.step = lambda engine: (step(engine), action(engine))
+        Trainer.step = lambda engine: (step(engine), action(engine))
     received = start_run(config, run, console=console)
     return received, console.file.getvalue()
 
@@ -126,7 +127,7 @@ def slow_save(*args, **options):
 )
 def test_the_last_step_is_saved_once_however_long_that_takes(config, tmp_path, monkeypatch, settings):
     """Another rank that looked for the checkpoint, and did not find it yet, saved it again."""
-    monkeypatch.setattr(loop, "save_checkpoint", slow_save)
+    monkeypatch.setattr(fit, "save_checkpoint", slow_save)
     (received, _), _ = in_processes(2, run_of, config(**{"checkpoint_every": 6} | settings), tmp_path / "run")
     assert received is None
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["6"]
@@ -141,14 +142,14 @@ def test_what_fails_on_the_first_rank_ends_all_with_its_sentence(config, tmp_pat
     if name == "find_checkpoint":
         results = in_processes(2, on_own_disk, sentence_of, resumed, tmp_path / "no-run")
     else:
-        monkeypatch.setattr(loop, name, full_disk)
+        monkeypatch.setattr(fit, name, full_disk)
         results = in_processes(2, on_own_disk, sentence_of, run_of, config(), tmp_path / "run")
     assert results[0] == results[1]
     assert "No space left" in results[0][1] or "is not there" in results[0][1]
 
 
 def interrupt_second(engine):
-    if engine.ranks.rank == 1 and engine.step_count == 7:
+    if engine.distributed.rank == 1 and engine.step_count == 7:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -183,13 +184,13 @@ def test_a_run_goes_on_with_another_number_of_ranks(config, tmp_path, before, af
 
 
 def interrupt_last(engine):
-    if engine.ranks.rank == engine.ranks.world_size - 1 and engine.step_count == 7:
+    if engine.distributed.rank == engine.distributed.world_size - 1 and engine.step_count == 7:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def die_in_the_middle(engine):
     if engine.step_count == 8:
-        os._exit(9) if engine.ranks.rank else time.sleep(0.1)
+        os._exit(9) if engine.distributed.rank else time.sleep(0.1)
 
 
 def test_ranks_that_are_started_again_go_on_from_the_last_checkpoint(config, tmp_path):
@@ -203,7 +204,7 @@ def test_ranks_that_are_started_again_go_on_from_the_last_checkpoint(config, tmp
 
 
 def spoil(engine):
-    if engine.ranks.rank == 1 and engine.step_count == 4:
+    if engine.distributed.rank == 1 and engine.step_count == 4:
         with torch.no_grad():
             next(engine.discriminator.parameters()).view(-1)[0] = float("nan")
 

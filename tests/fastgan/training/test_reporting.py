@@ -8,7 +8,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fastgan.training.health import Finding
-from fastgan.training.reporting import Reporter
+from fastgan.training.logging import Reporter
 
 LOSSES = {"discriminator_loss": 1.25, "generator_loss": 0.5}
 FIGURES = LOSSES | {"d_real": 0.75, "d_fake": 0.125, "spread": 0.9375}
@@ -119,7 +119,7 @@ def test_a_finding_is_told_when_it_comes_and_when_it_goes(tmp_path, tiny, termin
 
 
 def test_what_has_been_told_before_a_run_was_resumed_is_not_told_again(tmp_path, tiny, console):
-    with Reporter(tmp_path, tiny(), step=5, num_images=30, console=console, going_on=["mode collapse"]) as reporter:
+    with Reporter(tmp_path, tiny(), step=5, num_images=30, console=console, ongoing=["mode collapse"]) as reporter:
         reporter.report(10, LOSSES, num_images=60, findings=[COLLAPSE])
         assert "health" not in console.file.getvalue()
         reporter.report(15, LOSSES, num_images=90)

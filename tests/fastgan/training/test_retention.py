@@ -3,10 +3,16 @@ import shutil
 import pytest
 import torch
 
-from fastgan.training import retention
-from fastgan.training.checkpoints import check_checkpoint, find_checkpoint, list_checkpoints, save_checkpoint
-from fastgan.training.loop import start_run
-from fastgan.training.retention import drop_checkpoints, set_aside_after
+from fastgan.training import checkpoint as checkpoint_module
+from fastgan.training.checkpoint import (
+    check_checkpoint,
+    drop_checkpoints,
+    find_checkpoint,
+    list_checkpoints,
+    save_checkpoint,
+    set_aside_after,
+)
+from fastgan.training.run import start_run
 
 TENSORS = {"group": {"weight": torch.ones(3)}}
 
@@ -48,7 +54,7 @@ def test_a_deletion_that_is_cut_short_leaves_no_half_of_a_checkpoint(tmp_path, m
         raise OSError("the power is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(retention.shutil, "rmtree", cut_short)
+        patch.setattr(checkpoint_module.shutil, "rmtree", cut_short)
         with pytest.raises(OSError, match="power"):
             drop_checkpoints(tmp_path, keep_last=1, keep_every=0)
     assert steps(tmp_path) == [2, 3]
@@ -67,7 +73,7 @@ def test_other_things_in_the_folder_stay(tmp_path):
 
 
 def test_nothing_goes_before_the_new_checkpoint_is_whole(tmp_path, tiny, console, monkeypatch):
-    real = retention.drop_checkpoints
+    real = checkpoint_module.drop_checkpoints
     seen = []
 
     def look(run, **rules):
@@ -77,7 +83,7 @@ def test_nothing_goes_before_the_new_checkpoint_is_whole(tmp_path, tiny, console
         seen.append((before, gone))
         return gone
 
-    monkeypatch.setattr("fastgan.training.loop.drop_checkpoints", look)
+    monkeypatch.setattr("fastgan.training.fit.drop_checkpoints", look)
     start_run(tiny(steps=12, checkpoint_every=2, keep_checkpoints=2, keep_every=4), tmp_path, console=console)
     assert seen == [
         ([2], []),

@@ -10,9 +10,9 @@ from fastgan.data.sources import ResidentImages
 from fastgan.nn import MinibatchDiscrimination, MinibatchStdDev, spectral_norm_
 from fastgan.regularizers import REGULARIZERS
 from fastgan.seeds import Stream, seed_of
-from fastgan.training import building, iteration
+from fastgan.training import build, step
 from fastgan.training.config import SettingsError
-from fastgan.training.engine import Engine
+from fastgan.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -32,7 +32,7 @@ def engine_of(tiny, images):
     """An engine of the model without batch normalisation."""
 
     def make(**settings):
-        return Engine(tiny(**{"model": "plain"} | settings), ResidentImages(images, None, CPU), CPU)
+        return Trainer.from_config(tiny(**{"model": "plain"} | settings), ResidentImages(images, None, CPU), CPU)
 
     return make
 
@@ -72,7 +72,7 @@ def test_a_penalty_adds_its_gradient_to_the_discriminators_and_nothing_to_the_ge
     real = images[torch.randint(len(images), (6,), generator=of_data)].float() / 127.5 - 1
     fake = generator(torch.randn(6, 8, generator=random)).detach()
     torch.set_rng_state(drawn)
-    engine.objective.loss.discriminator(discriminator(real), discriminator(fake)).backward()
+    engine.gan_step.loss.discriminator(discriminator(real), discriminator(fake)).backward()
     plain = gradients(discriminator)
     penalty = PENALTIES[name](discriminator, real, fake, torch.rand(6, 1, 1, 1, generator=random))
     penalty.backward()
@@ -105,7 +105,7 @@ def test_a_lazy_penalty_is_taken_every_so_many_updates_with_so_many_times_the_we
             found.append((len(updates), weight))
             return real(critic, images, gamma=weight)
 
-        engine.objective.regularizer = noting
+        engine.gan_step.regularizer = noting
         for _ in range(num_steps):
             engine.step()
         return found
@@ -121,8 +121,8 @@ def test_a_lazy_penalty_is_taken_every_so_many_updates_with_so_many_times_the_we
 def test_each_update_of_the_discriminator_has_a_batch_of_its_own(engine_of):
     engine = engine_of(discriminator_steps=3)
     batches, discriminator_updates, generator_updates = [], [], []
-    phase = engine.iteration._discriminator_phase
-    engine.iteration._discriminator_phase = lambda part, fake: (batches.append((part.real, fake)), phase(part, fake))[1]
+    loss = engine.gan_step.discriminator_loss
+    engine.gan_step.discriminator_loss = lambda *given: (batches.append(given[:2]), loss(*given))[1]
     discriminator_updates = at_updates(engine, "discriminator", lambda: len(batches))
     generator_updates = at_updates(engine, "generator", lambda: len(batches))
     for _ in range(2):
@@ -176,12 +176,12 @@ def test_spectral_norm_holds_the_discriminator_and_leaves_the_generator(engine_o
     ("setting", "layer"), [("stddev", MinibatchStdDev), ("discrimination", MinibatchDiscrimination)]
 )
 def test_a_minibatch_layer_is_in_the_discriminator_alone(tiny, images, setting, layer):
-    engine = Engine(tiny(minibatch=setting), ResidentImages(images, None, CPU), CPU)
+    engine = Trainer.from_config(tiny(minibatch=setting), ResidentImages(images, None, CPU), CPU)
     kinds = [[type(m) for m in network.modules()] for network in (engine.discriminator, engine.generator)]
     assert kinds[0].count(layer) == 1
     assert layer not in kinds[1]
     assert engine.architecture["minibatch"] == setting
-    plain = Engine(tiny(), ResidentImages(images, None, CPU), CPU)
+    plain = Trainer.from_config(tiny(), ResidentImages(images, None, CPU), CPU)
     assert not {MinibatchStdDev, MinibatchDiscrimination} & {type(m) for m in plain.discriminator.modules()}
     assert "minibatch" not in plain.architecture
     with pytest.raises(SettingsError, match=f"the checkpoint has minibatch None, the run '{setting}'"):
@@ -194,14 +194,14 @@ def test_a_minibatch_layer_is_in_the_discriminator_alone(tiny, images, setting, 
     ("settings", "part", "divisor", "cure"),
     [
         ({"minibatch": "stddev", "batch_size": 7}, "a batch of 7", 7, 4),
-        ({"minibatch": "stddev", "batch_size": 22, "accumulate": 2}, "a batch of 22 in 2 parts", 11, 8),
+        ({"minibatch": "stddev", "batch_size": 22, "accumulate": 2}, "a batch of 22 in 2 micro-batches", 11, 8),
         ({"model": "stylegan", "grow_from": 8, "batch_sizes": "8:5", "batch_size": 8}, "a batch of 5", 5, 4),
     ],
 )
 def test_groups_of_one_are_refused(tiny, images, settings, part, divisor, cure):
     """Their deviation is constant, where the layer is to show the discriminator a collapsed batch."""
     with pytest.raises(SettingsError) as refusal:
-        Engine(tiny(**settings), ResidentImages(images, None, CPU), CPU)
+        Trainer.from_config(tiny(**settings), ResidentImages(images, None, CPU), CPU)
     sentence = str(refusal.value)
     assert sentence.startswith(f"the minibatch standard deviation of {part}")
     assert f"no number from 2 to 4 divides {divisor}; a multiple of {cure} gives groups of 4" in sentence
@@ -217,9 +217,9 @@ def test_groups_of_one_are_refused(tiny, images, settings, part, divisor, cure):
     ],
 )
 def test_smaller_groups_than_set_are_told(tiny, images, settings, found):
-    engine = Engine(tiny(minibatch="stddev", **settings), ResidentImages(images, None, CPU), CPU)
+    engine = Trainer.from_config(tiny(minibatch="stddev", **settings), ResidentImages(images, None, CPU), CPU)
     assert [f"is of groups of {found}; a multiple of" in note for note in engine.notes] == ([True] if found else [])
-    assert Engine(tiny(**settings), ResidentImages(images, None, CPU), CPU).notes == []
+    assert Trainer.from_config(tiny(**settings), ResidentImages(images, None, CPU), CPU).notes == []
 
 
 def test_a_model_with_spectral_norms_of_its_own_keeps_them(engine_of, monkeypatch):
@@ -242,12 +242,12 @@ def test_the_average_ramps_up_as_set(engine_of, ramp_up, decay):
     before = engine.generator[0].weight.detach().clone()
     engine.step()
     expected = decay * before + (1 - decay) * engine.generator[0].weight
-    torch.testing.assert_close(engine.averaged.module[0].weight, expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(engine.ema.module[0].weight, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_flips_are_of_real_images_alone(engine_of, monkeypatch):
     flipped = []
-    monkeypatch.setattr(iteration, "random_flip", lambda images: (flipped.append(images), images.flip(3))[1])
+    monkeypatch.setattr(step, "random_flip", lambda images: (flipped.append(images), images.flip(3))[1])
     seen = {}
     for flips in (False, True):
         engine = engine_of(flips=flips)
@@ -262,7 +262,7 @@ def test_flips_are_of_real_images_alone(engine_of, monkeypatch):
 
 def test_the_discriminator_sees_augmented_images_only_and_the_generator_learns_through_them(engine_of, monkeypatch):
     """With an augmentation that leaves the left half: the other half of the generator's images gets no gradient."""
-    monkeypatch.setattr(building, "diff_augment", lambda images, policy: images * (torch.arange(16) < 8))
+    monkeypatch.setattr(build, "diff_augment", lambda images, policy: images * (torch.arange(16) < 8))
     engine = engine_of(diff_augment="cutout", regularizer="r1", loss="relativistic-pairing")
     seen = []
     engine.discriminator.register_forward_pre_hook(lambda _, args: seen.append(args[0]))

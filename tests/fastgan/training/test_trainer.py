@@ -6,9 +6,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastgan.data.sources import ResidentImages
 from fastgan.losses import LOSSES, get_loss
 from fastgan.seeds import Stream, seed_of
-from fastgan.training import engine as engine_module
+from fastgan.training import trainer as trainer_module
 from fastgan.training.config import SettingsError
-from fastgan.training.engine import Engine
+from fastgan.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -22,19 +22,19 @@ def test_steps_equal_bare_torch(tiny, resolution, updates, conditional):
     labels = torch.arange(20) * 7 % 5
     bare = BareTraining(config, images, labels if conditional else None)
     losses = [bare.step() for _ in range(8)]
-    engine = Engine(config, ResidentImages(images, labels, CPU), CPU)
+    engine = Trainer.from_config(config, ResidentImages(images, labels, CPU), CPU)
     for expected in losses:
         engine.step()
         found = list(engine.mean_losses().values())
         if updates == 1:
             assert found == [loss.item() for loss in expected]
         assert found == pytest.approx([loss.mean().item() for loss in expected], rel=1e-6)
-        engine.reset_losses()
+        engine.reset_figures()
     for ours, theirs in ((engine.generator, bare.generator), (engine.discriminator, bare.discriminator)):
         for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
             assert torch.equal(a, b), name
     # The average is rounded in another order: a few units in the last place a step, of values up to the largest.
-    averages = zip(engine.averaged.module.state_dict().items(), bare.average.state_dict().values(), strict=True)
+    averages = zip(engine.ema.module.state_dict().items(), bare.average.state_dict().values(), strict=True)
     for (name, a), b in averages:
         bound = 8 * 4 * torch.finfo(torch.float32).eps * b.abs().max().item()
         torch.testing.assert_close(a, b, rtol=0, atol=bound, msg=lambda m, name=name: f"{name}: {m}")
@@ -71,7 +71,7 @@ class _CountReads(TorchDispatchMode):
 def test_a_step_reads_nothing_back(tiny, settings):
     config = tiny(**settings)
     images = torch.randint(0, 256, (20, 1, config.resolution, config.resolution), dtype=torch.uint8)
-    engine = Engine(config, ResidentImages(images, torch.arange(20) % 3, CPU), CPU)
+    engine = Trainer.from_config(config, ResidentImages(images, torch.arange(20) % 3, CPU), CPU)
     with _CountReads() as counter:
         for _ in range(3):
             engine.step()
@@ -82,7 +82,7 @@ def test_a_step_reads_nothing_back(tiny, settings):
 
 
 def test_losses_are_means_since_the_last_report(tiny, images):
-    engine = Engine(tiny(), ResidentImages(images, None, CPU), CPU)
+    engine = Trainer.from_config(tiny(), ResidentImages(images, None, CPU), CPU)
     each = []
     for _ in range(3):
         before = engine.loss_sums.clone()
@@ -90,13 +90,13 @@ def test_losses_are_means_since_the_last_report(tiny, images):
         each.append(engine.loss_sums - before)
     mean = torch.stack(each).mean(0)
     assert list(engine.mean_losses().values()) == pytest.approx(mean.tolist(), rel=1e-6)
-    engine.reset_losses()
+    engine.reset_figures()
     engine.step()
     assert engine.num_summed == 1
 
 
 def test_the_generator_step_leaves_the_discriminator_alone(tiny, images):
-    engine = Engine(tiny(), ResidentImages(images, None, CPU), CPU)
+    engine = Trainer.from_config(tiny(), ResidentImages(images, None, CPU), CPU)
     gradients = []
     engine.generator_optimizer.register_step_pre_hook(
         lambda *_: gradients.append([p.grad.clone() for p in engine.discriminator.parameters()])
@@ -120,10 +120,12 @@ def test_the_generator_step_leaves_the_discriminator_alone(tiny, images):
 def test_weights_images_latents_and_noise_have_streams_of_their_own(tiny, images, monkeypatch):
     """Generators of one kind that are seeded alike draw alike: the first latents were the first weights."""
     seeds = []
-    build = engine_module.build
-    monkeypatch.setattr(engine_module, "build", lambda *args: (seeds.append(torch.initial_seed()), build(*args))[1])
+    build = trainer_module.build_networks
+    monkeypatch.setattr(
+        trainer_module, "build_networks", lambda *args: (seeds.append(torch.initial_seed()), build(*args))[1]
+    )
     for seed in (3, 4):
-        engine = Engine(tiny(seed=seed), ResidentImages(images, None, CPU), CPU)
+        engine = Trainer.from_config(tiny(seed=seed), ResidentImages(images, None, CPU), CPU)
         seeds += [engine.random.initial_seed(), engine.data_random.initial_seed(), torch.initial_seed()]
     seeds += [3, 4, seed_of(3, Stream.SAMPLES), seed_of(4, Stream.SAMPLES)]
     assert len(set(seeds)) == len(seeds) == 12
@@ -137,16 +139,16 @@ def test_weights_images_latents_and_noise_have_streams_of_their_own(tiny, images
         ({"loss": "hinge", "real_label": 0.9}, "loss 'hinge' has no labels"),
         ({"regularizer": "r3"}, r"unknown regularizer 'r3'; "),
         ({"diff_augment": "colour"}, "unknown augmentation 'colour' in diff_augment; did you mean 'color'"),
-        ({"regularizer": "r1"}, "regularizer 'r1' cannot penalise .* model 'dcgan', which has batch normalisation"),
+        ({"regularizer": "r1"}, "regularizer 'r1' cannot penalize .* model 'dcgan', which has batch normalization"),
     ],
 )
 def test_what_cannot_be_built_is_a_settings_error(tiny, images, changes, message):
     with pytest.raises(SettingsError, match=message):
-        Engine(tiny(**changes), ResidentImages(images, None, CPU), CPU)
+        Trainer.from_config(tiny(**changes), ResidentImages(images, None, CPU), CPU)
 
 
 def test_a_state_of_another_device_or_shape_is_refused(tiny, images):
-    engine = Engine(tiny(), ResidentImages(images, None, CPU), CPU)
+    engine = Trainer.from_config(tiny(), ResidentImages(images, None, CPU), CPU)
     with pytest.raises(SettingsError, match=r"written on cuda.*resume it with device 'cuda'"):
         engine.load(engine.tensors(), engine.state() | {"device": "cuda"})
     with pytest.raises(SettingsError, match="the checkpoint has latent_dim 9, the run 8"):
@@ -173,16 +175,16 @@ class _Recording:
 
 def loss_of_each_side(engine):
     """What a step hands to the losses, and what they say of it: of the discriminator, then of the generator."""
-    engine.objective.loss = _Recording(engine.objective.loss)
+    engine.gan_step.loss = _Recording(engine.gan_step.loss)
     engine.step()
-    (discriminator,), (generator,) = engine.objective.loss.calls.values()
+    (discriminator,), (generator,) = engine.gan_step.loss.calls.values()
     return discriminator, generator
 
 
 @pytest.mark.parametrize("loss", ["non-saturating", "minimax", "least-squares"])
 def test_smoothing_reaches_the_discriminators_loss_and_not_the_generators(tiny, images, loss):
     engines = [
-        Engine(tiny(loss=loss, **labels), ResidentImages(images, None, CPU), CPU)
+        Trainer.from_config(tiny(loss=loss, **labels), ResidentImages(images, None, CPU), CPU)
         for labels in ({}, {"real_label": 0.9, "fake_label": 0.1})
     ]
     plain, smoothed = (loss_of_each_side(engine) for engine in engines)
@@ -195,7 +197,7 @@ def test_smoothing_reaches_the_discriminators_loss_and_not_the_generators(tiny, 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_each_side_is_trained_by_the_loss_that_is_set(tiny, images, name):
-    engine = Engine(tiny(loss=name), ResidentImages(images, None, CPU), CPU)
+    engine = Trainer.from_config(tiny(loss=name), ResidentImages(images, None, CPU), CPU)
     discriminator, generator = loss_of_each_side(engine)
     expected = get_loss(name)
     assert discriminator[1] == expected.discriminator(*discriminator[0])

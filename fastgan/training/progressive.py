@@ -7,9 +7,6 @@ Karras et al. 2019, StyleGAN (https://arxiv.org/abs/1812.04948, appendix C).
 from dataclasses import dataclass, replace
 from typing import Self
 
-from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate
-
 from fastgan.training.config import Range, SettingsError, TrainingConfig
 
 _BATCH_SIZES = Range(2, 2**20)
@@ -35,25 +32,25 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class GrowthSchedule:
+class GrowingSchedule:
     """The stage of every step: each resolution fades in during ``fade_steps`` steps and stays for ``stable_steps``.
 
-    The first has no fade, and the last stays to the end of the run. It is a function of the number of steps alone, so
-    that a run that is resumed in the middle of a fade goes on there.
+    The first has no fade, and the last stays to the end of the run. It is a function of the number of steps only, so a
+    run that is resumed in the middle of a fade continues there.
 
     Attributes:
         resolutions: from the first to that of the images, each twice the one before; one where nothing grows.
         stable_steps, fade_steps: see above.
-        of_resolution: the stage of each resolution once it has faded in.
+        stages: the stage of each resolution once it has faded in.
     """
 
     resolutions: tuple[int, ...]
     stable_steps: int
     fade_steps: int
-    of_resolution: dict[int, Stage]
+    stages: dict[int, Stage]
 
     @classmethod
-    def of(cls, config: TrainingConfig) -> Self:
+    def from_config(cls, config: TrainingConfig) -> Self:
         """The schedule that the settings describe.
 
         Raises:
@@ -88,24 +85,12 @@ class GrowthSchedule:
         since_first, period = step - self.stable_steps, self.fade_steps + self.stable_steps
         index = 0 if since_first < 0 else 1 + since_first // period
         if index == 0 or index >= len(self.resolutions):
-            return self.of_resolution[self.resolutions[min(index, len(self.resolutions) - 1)]]
-        stage = self.of_resolution[self.resolutions[index]]
+            return self.stages[self.resolutions[min(index, len(self.resolutions) - 1)]]
+        stage = self.stages[self.resolutions[index]]
         faded = since_first % period + 1
         if faded > self.fade_steps:
             return stage
         return replace(stage, fade=faded / (self.fade_steps + 1))
-
-
-def at_resolution(images: Tensor, resolution: int, fade: Tensor | None = None) -> Tensor:
-    """Reduces images [N, C, H, W] by averaging; with a ``fade``, a number on their device, blended as the networks
-    blend."""
-    factor = images.shape[-1] // resolution
-    if factor > 1:
-        images = avg_pool2d(images, factor)
-    if fade is not None:
-        lower = interpolate(avg_pool2d(images, 2), scale_factor=2, mode="nearest")
-        images = lower.lerp(images, fade.to(images.dtype))
-    return images
 
 
 def _resolutions(config: TrainingConfig) -> tuple[int, ...]:

@@ -4,17 +4,17 @@ from fastgan.data import open_dataset
 from fastgan.data.gaussians import CENTERS, to_images
 from fastgan.data.pixels import to_uint8
 from fastgan.metrics.features import load_features
-from fastgan.models import build_networks
-from fastgan.training.judging import (
+from fastgan.metrics.measure import (
     BATCH_SIZE,
     choose_real,
+    classifier_of,
     generated_batches,
-    judge_of,
     labels_like,
-    look_at,
+    measure,
     real_batches,
     shares_of,
 )
+from fastgan.models import build_networks
 
 
 def generated(count, **options):
@@ -58,11 +58,11 @@ def test_a_conditional_generator_is_asked_for_the_classes_of_the_real_images():
 
 def test_points_far_from_every_centre_are_in_no_mode():
     features = load_features("points", torch.device("cpu"))
-    judge = judge_of(features)
+    judge = classifier_of(features)
     at_centres = to_uint8(to_images(torch.tensor(CENTERS)))
     far = to_uint8(to_images(torch.zeros(4, 2)))
-    real = look_at(real_batches(at_centres), features, judge)
-    found = look_at(real_batches(torch.cat([at_centres[:2], far])), features, judge)
+    real = measure(real_batches(at_centres), features, judge)
+    found = measure(real_batches(torch.cat([at_centres[:2], far])), features, judge)
     shares = shares_of(judge, real, found)
     assert shares.generated == [1, 1, 0, 0, 0, 0, 0, 0]
     assert shares.num_generated == 6
@@ -73,7 +73,7 @@ def test_only_the_first_images_are_kept_to_be_shown():
     images = torch.arange(200, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 8, 8)
     features = load_features("digits", torch.device("cpu"))
     told = []
-    looked = look_at(real_batches(images), features, None, told.append)
+    looked = measure(real_batches(images), features, None, told.append)
     assert looked.shown[:, 0, 0, 0].tolist() == list(range(64))
     assert len(looked.features.values) == 200
     assert looked.counts is None

@@ -1,4 +1,4 @@
-"""Generated and real images through a feature network, batch by batch, so that no data set of them lies in memory."""
+"""Features and classes of generated and real images, batch by batch, so that they are not all in memory."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ _NUM_IMAGES, _NUM_POINTS = 64, 1000
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Says which class an image is of.
+class Classifier:
+    """Classifies images.
 
     Attributes:
         kind: of the classes, in the plural.
@@ -42,12 +42,12 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What is left of images when they have been looked at.
+class Measured:
+    """What is kept of images that have been measured.
 
     Attributes:
         features: of all of them.
-        counts: of the judge's classes, or None without a judge.
+        counts: of each class, or None without a classifier.
         shown: the first of them, uint8 [n, C, S, S].
     """
 
@@ -56,54 +56,54 @@ class Judged:
     shown: Tensor
 
 
-def judge_of(features: FeatureNetwork) -> Judge | None:
-    """The judge that knows the classes of the images that features are made for; None for all but two."""
+def classifier_of(features: FeatureNetwork) -> Classifier | None:
+    """The classifier of the images that features are made for; None for all but digits and points."""
     if features.name == "digits":
-        return Judge("digits", tuple(map(str, range(NUM_CLASSES))), classify_digits)
+        return Classifier("digits", tuple(map(str, range(NUM_CLASSES))), classify_digits)
     if features.name == "points":
         names = tuple(f"({x:g}, {y:g})" for x, y in CENTERS)
-        return Judge("modes", names, lambda images: nearest_mode(to_points(normalize(images))))
+        return Classifier("modes", names, lambda images: nearest_mode(to_points(normalize(images))))
     return None
 
 
-def shares_of(judge: Judge | None, real: Judged, generated: Judged) -> Shares | None:
-    """How real and generated images spread over a judge's classes."""
-    if judge is None or real.counts is None or generated.counts is None:
+def shares_of(classifier: Classifier | None, real: Measured, generated: Measured) -> Shares | None:
+    """How real and generated images are distributed over the classes."""
+    if classifier is None or real.counts is None or generated.counts is None:
         return None
     counts = len(real.features.values), len(generated.features.values)
-    return Shares(judge.kind, judge.names, real.counts, generated.counts, *counts)
+    return Shares(classifier.kind, classifier.names, real.counts, generated.counts, *counts)
 
 
-def look_at(
+def measure(
     batches: Iterator[Tensor],
     features: FeatureNetwork,
-    judge: Judge | None,
+    classifier: Classifier | None,
     advance: Callable[[int], None] = lambda count: None,
-) -> Judged:
-    """Takes batches of uint8 images [n, C, S, S] through the features and the judge.
+) -> Measured:
+    """Computes the features, and counts the classes, of batches of uint8 images [n, C, S, S].
 
     Args:
         batches: at least one.
         features: the network.
-        judge: of the classes, or None.
+        classifier: of the classes, or None.
         advance: called after each batch with the number of its images.
 
     Raises:
         MetricsError: for images that the features do not take; one sentence.
     """
     found, shown = [], []
-    counts = torch.zeros(0 if judge is None else len(judge.names), dtype=torch.int64)
+    counts = torch.zeros(0 if classifier is None else len(classifier.names), dtype=torch.int64)
     for images in batches:
         found.append(features(images))
-        if judge is not None:
-            counts += judge.count(images)
+        if classifier is not None:
+            counts += classifier.count(images)
         if sum(map(len, shown)) < num_shown(images):
             shown.append(images)
         advance(len(images))
     logits = None if found[0].logits is None else torch.cat([batch.logits for batch in found])
     values = torch.cat([batch.values for batch in found])
     kept = torch.cat(shown)
-    return Judged(Features(values, logits), None if judge is None else counts.tolist(), kept[: num_shown(kept)])
+    return Measured(Features(values, logits), None if classifier is None else counts.tolist(), kept[: num_shown(kept)])
 
 
 def num_shown(images: Tensor) -> int:

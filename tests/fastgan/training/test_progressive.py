@@ -6,18 +6,19 @@ from torch.nn.functional import avg_pool2d
 
 from fastgan.data import normalize
 from fastgan.data.sources import ResidentImages
-from fastgan.training.checkpoints import load_averaged_generator, save_checkpoint
+from fastgan.training.checkpoint import load_generator_ema, save_checkpoint
 from fastgan.training.config import SettingsError
-from fastgan.training.engine import Engine
-from fastgan.training.growth import GrowthSchedule, Stage, at_resolution
-from fastgan.training.loop import start_run
+from fastgan.training.progressive import GrowingSchedule, Stage
+from fastgan.training.run import start_run
+from fastgan.training.step import at_resolution
+from fastgan.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 GROWING = {"model": "growing", "grow_from": 4, "grow_stable_steps": 2, "grow_fade_steps": 3, "lr": 1e-3}
 
 
 def test_each_resolution_fades_in_and_stays(tiny):
-    schedule = GrowthSchedule.of(tiny(**GROWING))
+    schedule = GrowingSchedule.from_config(tiny(**GROWING))
     found = [(stage.resolution, stage.fade) for stage in map(schedule.at, range(14))]
     assert schedule.growing_steps == 10
     first, second = [(4, 1.0)] * 2, [(8, 0.25), (8, 0.5), (8, 0.75), (8, 1.0), (8, 1.0)]
@@ -25,20 +26,20 @@ def test_each_resolution_fades_in_and_stays(tiny):
 
 
 def test_without_a_fade_the_next_resolution_is_there_at_once(tiny):
-    schedule = GrowthSchedule.of(tiny(**GROWING | {"grow_fade_steps": 0}))
+    schedule = GrowingSchedule.from_config(tiny(**GROWING | {"grow_fade_steps": 0}))
     assert [schedule.at(step).resolution for step in range(6)] == [4, 4, 8, 8, 16, 16]
     assert {schedule.at(step).fade for step in range(6)} == {1.0}
 
 
 def test_batch_sizes_and_rates_are_those_of_the_resolution(tiny):
-    schedule = GrowthSchedule.of(tiny(**GROWING, batch_sizes="4:32,8:16", lrs="16:0.002"))
+    schedule = GrowingSchedule.from_config(tiny(**GROWING, batch_sizes="4:32,8:16", lrs="16:0.002"))
     assert schedule.at(0) == Stage(4, 1.0, 32, 1e-3, 1e-3)
     assert schedule.at(3) == Stage(8, 0.5, 16, 1e-3, 1e-3)
     assert schedule.at(99) == Stage(16, 1.0, 6, 2e-3, 2e-3)
 
 
 def test_what_does_not_grow_has_one_stage(tiny):
-    schedule = GrowthSchedule.of(tiny(generator_lr=1e-3, discriminator_lr=4e-3))
+    schedule = GrowingSchedule.from_config(tiny(generator_lr=1e-3, discriminator_lr=4e-3))
     assert schedule.at(0) is schedule.at(10**6)
     assert schedule.growing_steps == 0
     assert schedule.at(0) == Stage(16, 1.0, 6, 1e-3, 4e-3)
@@ -63,18 +64,20 @@ def test_what_does_not_grow_has_one_stage(tiny):
 )
 def test_a_schedule_that_cannot_be_is_refused(tiny, settings, sentence):
     with pytest.raises(SettingsError) as refusal:
-        GrowthSchedule.of(tiny(**GROWING | settings))
+        GrowingSchedule.from_config(tiny(**GROWING | settings))
     assert str(refusal.value).startswith(sentence)
     assert "\n" not in str(refusal.value)
 
 
 def test_networks_that_do_not_grow_are_refused(tiny, images):
     with pytest.raises(SettingsError, match=r"^grow_from is 4, and the networks of model 'plain' do not grow$"):
-        Engine(tiny(**GROWING | {"model": "plain"}), ResidentImages(images, None, CPU), CPU)
+        Trainer.from_config(tiny(**GROWING | {"model": "plain"}), ResidentImages(images, None, CPU), CPU)
 
 
 def test_a_step_trains_the_resolution_fade_batch_and_rate_of_its_stage(tiny, images):
-    engine = Engine(tiny(**GROWING, batch_sizes="4:8, 8:5", lrs="8:0.25"), ResidentImages(images, None, CPU), CPU)
+    engine = Trainer.from_config(
+        tiny(**GROWING, batch_sizes="4:8, 8:5", lrs="8:0.25"), ResidentImages(images, None, CPU), CPU
+    )
     rates = []
     for optimizer in (engine.generator_optimizer, engine.discriminator_optimizer):
         optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
@@ -85,8 +88,8 @@ def test_a_step_trains_the_resolution_fade_batch_and_rate_of_its_stage(tiny, ima
         # Real and fake in the discriminator's phase, fake in the generator's.
         assert engine.discriminator.seen == [(stage.resolution, pytest.approx(stage.fade), stage.batch_size)] * 3
         assert rates[-2:] == [stage.generator_lr, stage.discriminator_lr]
-        assert engine.averaged.module.resolution == stage.resolution
-        assert engine.averaged.module.fade.item() == pytest.approx(stage.fade)
+        assert engine.ema.module.resolution == stage.resolution
+        assert engine.ema.module.fade.item() == pytest.approx(stage.fade)
     assert engine.num_images == 2 * 8 + 5 * 5 + 5 * 6
 
 
@@ -110,9 +113,9 @@ def test_a_run_that_ends_before_it_has_grown_up_says_so(tmp_path, tiny, console,
 
 
 def test_a_saved_generator_is_as_far_as_it_had_grown(tmp_path, tiny, images):
-    engine = Engine(tiny(**GROWING), ResidentImages(images, None, CPU), CPU)
+    engine = Trainer.from_config(tiny(**GROWING), ResidentImages(images, None, CPU), CPU)
     for _ in range(4):
         engine.step()
     save_checkpoint(tmp_path, 4, engine.tensors(), engine.state())
-    generator, _ = load_averaged_generator(tmp_path, CPU)
+    generator, _ = load_generator_ema(tmp_path, CPU)
     assert (generator.resolution, generator.fade.item()) == (8, 0.5)

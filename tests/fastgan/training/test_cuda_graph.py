@@ -5,7 +5,7 @@ import torch
 from tape import Tape
 
 from fastgan.data.sources import ResidentImages
-from fastgan.training.engine import Engine
+from fastgan.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -15,10 +15,10 @@ def state_of(engine):
     tensors = [t for group, members in engine.tensors().items() if group != "training" for t in members.values()]
     for optimizer in (engine.generator_optimizer, engine.discriminator_optimizer):
         tensors += [t for state in optimizer.state.values() for t in state.values()]
-    for scaler in engine._precision.scalers().values():
+    for scaler in engine.precision.scalers().values():
         scaler.scale(torch.ones(()))  # makes what it keeps
         tensors += [scaler._scale, scaler._growth_tracker]
-    sums = [engine.loss_sums, *engine.statistics.tensors().values(), engine.iteration.watch.moments()]
+    sums = [engine.loss_sums, *engine.statistics.tensors().values(), engine.gan_step.watch.moments()]
     return tensors + sums, [engine.random, engine.data_random, torch.default_generator]
 
 
@@ -26,8 +26,8 @@ def both(config, images, labels=None):
     """An eager engine, and one of graphs whose recorder is a tape."""
     source = ResidentImages(images, labels, CPU)
     tape = Tape(lambda: state_of(graphed))
-    graphed = Engine(config(engine="graph"), source, CPU, recorder=tape)
-    return Engine(config(engine="eager"), source, CPU), graphed, tape
+    graphed = Trainer.from_config(config(engine="graph"), source, CPU, recorder=tape)
+    return Trainer.from_config(config(engine="eager"), source, CPU), graphed, tape
 
 
 def train(engine, steps, log_every=5):
@@ -38,7 +38,7 @@ def train(engine, steps, log_every=5):
         engine.step()
         if step % log_every == 0:
             losses.append((engine.mean_losses(), engine.statistics.read(step)))
-            engine.reset_losses()
+            engine.reset_figures()
     state = {f"{group} {name}": t.clone() for group, members in engine.tensors().items() for name, t in members.items()}
     return losses, state, engine.state()
 

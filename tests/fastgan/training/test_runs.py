@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from fastgan.sampling import draw_latents, image_grid, render
-from fastgan.training import health, loop
-from fastgan.training.assembly import make_engine
-from fastgan.training.checkpoints import CheckpointError, latest_checkpoint, load_averaged_generator, save_checkpoint
+from fastgan.training import health, trainer
+from fastgan.training.checkpoint import CheckpointError, latest_checkpoint, load_generator_ema, save_checkpoint
 from fastgan.training.config import SettingsError, TrainingConfig, load_preset, load_settings, preset_names, to_toml
-from fastgan.training.engine import Engine
-from fastgan.training.loop import NonFiniteError, resume_run, start_run
+from fastgan.training.fit import NonFiniteError
+from fastgan.training.run import make_trainer, resume_run, start_run
+from fastgan.training.trainer import Trainer
 
 
 def checkpoint_bytes(run, step):
@@ -37,7 +37,7 @@ def at_step(monkeypatch):
     """Makes the next run call a function once, right after the given step."""
 
     def arrange(step, action):
-        real = Engine.step
+        real = Trainer.step
         calls = []
 
         def instrumented(engine):
@@ -46,7 +46,7 @@ def at_step(monkeypatch):
                 calls.append(step)
                 action(engine)
 
-        monkeypatch.setattr(Engine, "step", instrumented)
+        monkeypatch.setattr(Trainer, "step", instrumented)
 
     return arrange
 
@@ -194,7 +194,7 @@ def test_a_run_folder_holds_what_is_promised(straight, tiny, console):
 
 def test_samples_are_drawn_by_the_averaged_generator_from_fixed_latents(straight, tiny, console):
     run = straight(tiny(), console)
-    generator, step = load_averaged_generator(run, torch.device("cpu"))
+    generator, step = load_generator_ema(run, torch.device("cpu"))
     assert step == 12
     grid = image_grid(render(generator, draw_latents(64, 8, seed=3)))
     with Image.open(run / "samples" / "12.png") as picture:
@@ -227,7 +227,7 @@ def test_a_signal_during_the_last_step_leaves_its_samples_to_a_resumed_run(tmp_p
 
 def test_a_signal_cuts_the_rendering_of_samples_short(tmp_path, straight, tiny, console, monkeypatch):
     expected = straight(tiny(), console)
-    real = loop.render
+    real = trainer.render
     calls = []
 
     def slow(*args):
@@ -237,7 +237,7 @@ def test_a_signal_cuts_the_rendering_of_samples_short(tmp_path, straight, tiny, 
             time.sleep(60)
         return real(*args)
 
-    monkeypatch.setattr(loop, "render", slow)
+    monkeypatch.setattr(trainer, "render", slow)
     began = time.monotonic()
     assert start_run(tiny(), tmp_path, console=console) == signal.SIGTERM
     assert time.monotonic() - began < 30
@@ -295,7 +295,7 @@ def test_a_run_that_left_the_finite_numbers_goes_on_from_its_last_checkpoint(
             run(tmp_path, console=console)
         assert latest_checkpoint(tmp_path).name == "4"
         assert [p.name for p in (tmp_path / "non_finite").iterdir()] == ["8"]
-        assert load_averaged_generator(tmp_path, torch.device("cpu"))[1] == 4
+        assert load_generator_ema(tmp_path, torch.device("cpu"))[1] == 4
     resume_run(tmp_path, console=console)
     assert checkpoint_bytes(tmp_path, 12) == checkpoint_bytes(straight(tiny(), console), 12)
     assert rows(tmp_path) == rows(straight(tiny(), console))
@@ -393,7 +393,7 @@ def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(tmp_path, 
 
 def test_a_checkpoint_from_before_images_had_a_stream_of_their_own_goes_on(tmp_path, tiny, console):
     """It has one stream for images and latents, in which the run goes on drawing latents."""
-    engine = make_engine(tiny())
+    engine = make_trainer(tiny())
     tensors = engine.tensors()
     del tensors["training"]["random.data"]
     (tmp_path / "config.toml").write_text(to_toml(tiny()))

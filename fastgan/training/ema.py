@@ -1,4 +1,4 @@
-"""The moving average of the generator, which is what samples are drawn from."""
+"""EMA: the exponential moving average of the generator, from which samples are drawn."""
 
 import copy
 
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 
-class AveragedNetwork:
+class EMA:
     """An exponential moving average of a network's weights, with ramp-up.
 
     ``average <- d * average + (1 - d) * weights`` with ``d = min(decay, (1 + t) / (10 + t))`` after step t, so that the
@@ -16,10 +16,10 @@ class AveragedNetwork:
     statistics of batch norm are averaged with the weights that they belong to; whole numbers are copied.
 
     torch's AveragedModel keeps its counter in a tensor and waits for the device to read it at every update; here the
-    step is the loop's own Python integer, and torch's functions take the decay as Python's own number.
+    decay is set from the number of steps, without waiting.
 
     Args:
-        network: what to average. ``module`` starts as its copy, in evaluation mode and without gradients.
+        network: the network to average. ``module`` begins as its copy, in evaluation mode and without gradients.
         decay: from 0, no averaging, to less than 1.
         ramp_up: see above; 0 for the first of the two rules.
     """
@@ -34,14 +34,14 @@ class AveragedNetwork:
         self._copies = [(a, s) for a, s in pairs if not a.is_floating_point()]
         self._share = torch.zeros((), device=self._averages[0].device, dtype=self._averages[0].dtype)
 
-    def before(self, step: int) -> None:
-        """Chooses the decay of the next :meth:`update`, that after ``step`` steps (1 or more)."""
+    def set_step(self, step: int) -> None:
+        """Sets the decay of the next :meth:`update`, after ``step`` steps (1 or more)."""
         ramp = 0.5 ** (1 / (self.ramp_up * step)) if self.ramp_up else (1 + step) / (10 + step)
         self._share.fill_(1 - min(self.decay, ramp))
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes in the weights as they are. The decay is a number on the device, so a captured graph follows it."""
+        """Averages in the present weights. The decay is a tensor on the device, so a captured graph follows it."""
         differences = torch._foreach_sub(self._sources, self._averages)
         torch._foreach_mul_(differences, self._share)
         torch._foreach_add_(self._averages, differences)

@@ -1,4 +1,4 @@
-"""How the gradient of a loss gets into the parameters: by autograd as it stands, or by a compiled pass."""
+"""Steps by ``torch.compile``: each function of a step with its backward pass is one compiled graph."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
@@ -14,49 +14,19 @@ from fastgan.training.config import SettingsError
 from fastgan.training.precision import laid_out_as
 
 Function = Callable[..., tuple[Tensor, ...]]
-Scale = Callable[[Tensor], Tensor]
 
 # Two losses and a penalty, at nine resolutions from 4 to 1024, each with and without a fade.
 _MOST_GRAPHS = 64
 
 
-class Eager:
-    """Autograd as it stands."""
-
-    keeps_graphs = True
-    """Whether the gradient of a loss may go back into what was computed before."""
-
-    def forward(self, function: Callable[..., Tensor], *batch: Tensor) -> Tensor:
-        """``function(*batch)``."""
-        return function(*batch)
-
-    def __call__(
-        self, function: Function, parameters: list[nn.Parameter], scale: Scale, *batch: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Adds the gradient of ``scale(function(*batch)[0])`` to the parameters that require one.
-
-        Args:
-            function: returns a loss, and more.
-            parameters: those that the loss is to train.
-            scale: of the loss, linear.
-            batch: what the loss is of.
-
-        Returns:
-            What ``function`` returned, the loss without its graph.
-        """
-        loss, *others = function(*batch)
-        scale(loss).backward()
-        return loss.detach(), *others
-
-
 class Compiled:
-    """Each function with its backward pass as one graph of ``torch.compile``, the inner derivative of a penalty too.
+    """Compiles each function together with its backward pass, the inner derivative of a penalty included.
 
-    The first call at each size is compared with autograd's, on the same batch and from the same random state, and what
-    differs is refused: several forms of a compiled penalty lose their second order without an error.
+    The first result for each shape is compared with autograd's on the same inputs and random state. A difference is an
+    error: several ways to compile a penalty lose its second order silently.
 
     Args:
-        networks: their buffers must not be moved twice by that comparison.
+        networks: their buffers are restored after that comparison.
         rounding: the relative error of one rounding in the type that the networks compute in.
         options: of ``torch.compile``.
 
@@ -64,7 +34,7 @@ class Compiled:
         SettingsError: by a call, where torch cannot compile the function or its result differs; one sentence.
     """
 
-    keeps_graphs = False
+    reuses_fakes = False
 
     def __init__(self, networks: Iterable[nn.Module], rounding: float, **options: Any) -> None:
         self._networks = list(networks)
@@ -74,27 +44,27 @@ class Compiled:
         self._steps: dict[Function, Callable[..., Any]] = {}
         self._checked: set[Any] = set()
 
-    def forward(self, function: Callable[..., Tensor], *batch: Tensor) -> Tensor:
-        """``function(*batch)``, compiled."""
+    def forward(self, function: Callable[..., Tensor], *args: Any) -> Tensor:
+        """``function(*args)``, compiled."""
         if function not in self._forwards:
             self._forwards[function] = torch.compile(function, fullgraph=True, **self._options)
         with _our_options():
-            return self._forwards[function](*batch)
+            return self._forwards[function](*args)
 
-    def __call__(
-        self, function: Function, parameters: list[nn.Parameter], scale: Scale, *batch: Tensor
+    def backward(
+        self, function: Function, parameters: list[nn.Parameter], scaler: torch.amp.GradScaler, *args: Any
     ) -> tuple[Tensor, ...]:
-        """As :meth:`Eager.__call__`."""
+        """See :class:`fastgan.training.step.Mode`; there is no float16 here, so nothing is scaled."""
         trained = [p for p in parameters if p.requires_grad]
-        step = functools.partial(_step, function, trained, scale)
+        step = functools.partial(_step, function, trained)
         if function not in self._steps:
             self._steps[function] = compile_step(step, **self._options)
-        key = function, tuple(tensor.shape for tensor in batch)
+        key = function, tuple(None if tensor is None else tensor.shape for tensor in args)
         if key not in self._checked:
-            self._check(step, self._steps[function], batch)
+            self._check(step, self._steps[function], args)
             self._checked.add(key)
         with _our_options():
-            outputs, gradients = self._steps[function](*batch)
+            outputs, gradients = self._steps[function](*args)
         for parameter, gradient in zip(trained, gradients, strict=True):
             if gradient is None:
                 continue
@@ -104,10 +74,10 @@ class Compiled:
                 parameter.grad += gradient
         return outputs
 
-    def _check(self, step: Callable[..., Any], compiled: Callable[..., Any], batch: tuple[Tensor, ...]) -> None:
-        expected = self._untraced(step, batch)
+    def _check(self, step: Callable[..., Any], compiled: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        expected = self._untraced(step, args)
         try:
-            found = self._untraced(compiled, batch)
+            found = self._untraced(compiled, args)
         except Exception as error:  # of many kinds: all of torch's compiler may be behind it
             raise SettingsError(
                 f"engine 'compiled' is refused: torch.compile fails on a step of this run ({first_line(error)})"
@@ -122,27 +92,24 @@ class Compiled:
                 f"{difference:.2g} of its size, of which rounding explains {allowed:.2g}"
             )
 
-    def _untraced(self, step: Callable[..., Any], batch: tuple[Tensor, ...]) -> list[Tensor]:
+    def _untraced(self, step: Callable[..., Any], args: tuple[Any, ...]) -> list[Tensor]:
         """What a step returns and what it leaves in the buffers, which are put back as they were."""
         buffers = [buffer for network in self._networks for buffer in network.buffers()]
         before = [buffer.clone() for buffer in buffers]
-        on_gpu = [batch[0].device] if batch[0].is_cuda else []
+        on_gpu = [args[0].device] if args[0].is_cuda else []
         with torch.random.fork_rng(on_gpu), _our_options():
-            outputs, gradients = step(*batch)
+            outputs, gradients = step(*args)
         results = [*outputs, *(g for g in gradients if g is not None), *(b.clone() for b in buffers)]
         for buffer, value in zip(buffers, before, strict=True):
             buffer.copy_(value)
         return results
 
 
-Differentiate = Eager | Compiled
-
-
 def _step(
-    function: Function, parameters: list[nn.Parameter], scale: Scale, *batch: Tensor
+    function: Function, parameters: list[nn.Parameter], *args: Any
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
-    loss, *others = function(*batch)
-    gradients = torch.autograd.grad(scale(loss), parameters, allow_unused=True)
+    loss, *others = function(*args)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     return (loss.detach(), *others), gradients
 
 

@@ -1,27 +1,32 @@
-"""What a run tells while it trains: progress in the terminal, metrics.jsonl, sample grids, and loggers."""
+"""Logging: progress in the terminal, metrics.jsonl and sample grids; TensorBoard, and Weights & Biases on request."""
 
 import contextlib
+import dataclasses
 import json
 import os
+import secrets
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
+from fastgan.errors import first_line
 from fastgan.random_state import preserved_random_state
 from fastgan.sampling import picture, save_png
-from fastgan.training.config import TrainingConfig
-from fastgan.training.files import replace_file
+from fastgan.training.checkpoint import replace_file
+from fastgan.training.config import SettingsError, TrainingConfig
+from fastgan.training.device import peak_memory
 from fastgan.training.health import Finding
-from fastgan.training.loggers import Logger, TensorBoardLogger, WandbLogger
-from fastgan.training.memory import peak_memory
+
+WANDB_ID_FILE = "wandb_id"
 
 _CPU = torch.device("cpu")
 _SECONDS_BETWEEN_REFRESHES = 0.5
@@ -40,8 +45,8 @@ class Reporter:
             taken out.
         num_images: how many images the steps so far have trained on.
         console: where to show progress.
-        going_on: names of the findings of training health that have been told already.
-        device: whose peak of memory is told.
+        ongoing: names of the findings of training health that have been reported already.
+        device: whose peak memory is reported.
     """
 
     # Loggers are other people's code.
@@ -54,11 +59,11 @@ class Reporter:
         step: int,
         num_images: int,
         console: Console,
-        going_on: Iterable[str] = (),
+        ongoing: Iterable[str] = (),
         device: torch.device = _CPU,
     ) -> None:
         self._device = device
-        self._going_on = list(going_on)
+        self._ongoing = list(ongoing)
         self._run = run
         self._config = config
         self._console = console
@@ -72,7 +77,7 @@ class Reporter:
         self._excepthook = threading.excepthook
         threading.excepthook = self._note_exception_of_thread
         try:
-            self._loggers: list[Logger] = [TensorBoardLogger(run, step)]
+            self._loggers: list[TensorBoardLogger | WandbLogger] = [TensorBoardLogger(run, step)]
             if config.wandb:
                 self._loggers.append(WandbLogger(run, config))
         except BaseException:
@@ -103,7 +108,7 @@ class Reporter:
     ) -> None:
         self._progress.refresh()
         self._progress.stop()
-        # On a full disk closing fails too; what is told then is the first failure.
+        # On a full disk closing fails too; the first failure is raised.
         expected = (OSError,) if isinstance(error, OSError) else ()
         try:
             with contextlib.suppress(*expected):
@@ -120,7 +125,7 @@ class Reporter:
             self._excepthook(args)
 
     def sync(self) -> None:
-        """Waits until the disk has the rows so far, which those of a checkpoint go on from."""
+        """Waits until the disk has the rows so far: a run resumed from a checkpoint appends to them."""
         os.fsync(self._metrics.fileno())
 
     def advance(self, step: int) -> None:
@@ -139,7 +144,7 @@ class Reporter:
         Args:
             step: how many steps have been trained.
             figures: the losses, and what else there is to note.
-            findings: of training health; each is told when it comes and when it goes.
+            findings: of training health; each is reported when it begins and when it ends.
             num_images: how many images the steps so far have trained on.
         """
         now = time.perf_counter()
@@ -175,17 +180,17 @@ class Reporter:
             self._console.print(
                 f"step {step}/{self._config.steps}  {text}  {minutes}:{seconds:02d} left", highlight=False
             )
-        self._tell(step, findings)
+        self._report_health(step, findings)
 
-    def _tell(self, step: int, findings: Sequence[Finding]) -> None:
-        told = [f"{f.name}: {f.evidence}. Try {f.remedy}." for f in findings if f.name not in self._going_on]
+    def _report_health(self, step: int, findings: Sequence[Finding]) -> None:
+        sentences = [f"{f.name}: {f.evidence}. Try {f.remedy}." for f in findings if f.name not in self._ongoing]
         names = [finding.name for finding in findings]
-        told += [f"{name} is over." for name in self._going_on if name not in names]
-        for sentence in told:
+        sentences += [f"{name} is over." for name in self._ongoing if name not in names]
+        for sentence in sentences:
             self._console.print(f"health at step {step}: {sentence}", style="yellow", highlight=False, markup=False)
             for logger in self._loggers:
                 logger.text(step, sentence)
-        self._going_on = names
+        self._ongoing = names
 
     @preserved_random_state()
     def samples(self, step: int, images: Tensor, *, columns: int | None = None) -> Path:
@@ -204,7 +209,7 @@ class Reporter:
 
 
 class SilentReporter:
-    """In the place of :class:`Reporter` on a rank that writes nothing and tells nothing."""
+    """Replaces :class:`Reporter` on ranks that neither write nor report."""
 
     def __enter__(self) -> Self:
         return self
@@ -214,6 +219,88 @@ class SilentReporter:
 
     def advance(self, step: int) -> None:
         """Called after every step."""
+
+
+class TensorBoardLogger:
+    """Event files in ``RUN/tensorboard``; entries of a run that was cut off after ``step`` are taken out."""
+
+    def __init__(self, run: Path, step: int) -> None:
+        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, step)
+
+    def text(self, step: int, sentence: str) -> None:
+        self._writer.add_text("health", sentence, step)
+
+    def samples(self, step: int, grid: Tensor) -> None:
+        self._writer.add_image("samples", grid, step)
+        self._writer.flush()
+
+    def close(self, *, failed: bool) -> None:
+        self._writer.close()
+
+
+class WandbLogger:
+    """A run on Weights & Biases, which a resumed run continues: its id is kept in ``RUN/wandb_id``.
+
+    The step is a figure beside the others. The service's own may not go back, as that of a run does that was cut off
+    after its last checkpoint: what it reports again are the same figures for the same steps.
+
+    Raises:
+        SettingsError: where the package is not installed or refuses to start, as without a key; one sentence.
+    """
+
+    def __init__(self, run: Path, config: TrainingConfig) -> None:
+        self._wandb = import_wandb(config)
+        path = run / WANDB_ID_FILE
+        if not path.exists():
+            replace_file(path, secrets.token_hex(8).encode())
+        try:
+            self._run = self._wandb.init(
+                project=config.wandb,
+                id=path.read_text(encoding="utf-8-sig").strip(),
+                resume="allow",
+                name=run.resolve().name,
+                dir=str(run),
+                config=dataclasses.asdict(config),
+            )
+        except self._wandb.Error as error:
+            raise SettingsError(
+                f"setting 'wandb' is {config.wandb!r} and Weights & Biases does not start: {first_line(error)}; the "
+                "environment variable WANDB_MODE=offline does without its service"
+            ) from None
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        self._run.log({"step": step, **values})
+
+    def text(self, step: int, sentence: str) -> None:
+        self._run.log({"step": step, "health": sentence})
+
+    def samples(self, step: int, grid: Tensor) -> None:
+        self._run.log({"step": step, "samples": self._wandb.Image(grid.permute(1, 2, 0).cpu().numpy())})
+
+    def close(self, *, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
+
+
+def import_wandb(config: TrainingConfig) -> Any:
+    """The package wandb.
+
+    Raises:
+        SettingsError: where it is not installed; one sentence.
+    """
+    try:
+        import wandb
+    except ImportError:
+        raise SettingsError(
+            f"setting 'wandb' is {config.wandb!r} and the package wandb is not installed; expected it from "
+            "pip install 'fastgan[wandb]', or the setting empty"
+        ) from None
+    return wandb
 
 
 def _drop_rows_after(path: Path, step: int, *, every: int, last: int) -> None:

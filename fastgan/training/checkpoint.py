@@ -1,13 +1,12 @@
-"""Checkpoints: a folder of safetensors and JSON for each saved step, whole or not there.
+"""Checkpoints: save, verify, load and retain. Each is a folder of safetensors and JSON, whole or absent.
 
-``RUN/checkpoints/STEP/`` holds ``state.json``, one ``.safetensors`` file for each group of tensors, and ``SHA256SUMS``,
-the digests of all of these as ``sha256sum`` writes and checks them. A byte that is altered in any file no longer has
-its digest; one that is altered in ``SHA256SUMS`` gives a digest or a name that no file has, or a line that is none. So
-does a file that is missing, added or of another checkpoint; a folder under another number does not have its step.
-Nothing inside depends on the time or the machine, so equal states are equal bytes.
+``RUN/checkpoints/STEP/`` holds ``state.json``, a ``.safetensors`` file for each group of tensors, and ``SHA256SUMS``,
+their digests as ``sha256sum`` writes and checks them. So damage to any byte, and a file that is missing, added or from
+another checkpoint, is found; ``state.json`` holds the step, so a renamed folder is found too. Nothing inside depends on
+the time or the machine: equal states are equal bytes.
 
-Only safetensors and JSON are read: data, never code. What is read may have been made to harm, so sizes are looked at
-before there is memory for them, and only ordinary files are opened.
+Nothing in a checkpoint is ever executed: safetensors and JSON are data. Sizes are checked before memory is allocated.
+Digests find damage; they do not protect from someone who rewrites them too.
 """
 
 import codecs
@@ -17,7 +16,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,12 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastgan.errors import InputError, first_line
+from fastgan.exporting import ModelFolderError, is_model_folder, load_model_folder
 from fastgan.models import build_networks
 from fastgan.random_state import preserved_random_state
-from fastgan.training.files import sync_folder, write_file
+from fastgan.training.device import resolve_device
 
 Tensors = dict[str, dict[str, Tensor]]
 Warn = Callable[[str], None]
@@ -44,7 +43,7 @@ _STEP = re.compile(r"0|[1-9][0-9]{0,17}")
 _MOST_BYTES_OF_TEXT = 2**24
 # For the names, shapes and offsets in a file of tensors: some hundred tensors with 150 bytes each.
 _HEADER_BYTES = 2**20
-# What readable files that do not fit together, or a model, may raise when they are used.
+# What using readable files that do not fit the model may raise.
 MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 
 
@@ -67,7 +66,7 @@ def save_checkpoint(
         step: how many steps have been trained; it is kept as ``step`` beside the state.
         tensors: groups of tensors, one file each.
         state: the rest, as JSON types.
-        folder: another name than ``checkpoints`` for what is no checkpoint and never taken for one.
+        folder: another name than ``checkpoints`` for a state that must not be taken for a checkpoint.
 
     Raises:
         CheckpointError: where something has that name already; one sentence.
@@ -117,11 +116,11 @@ def latest_checkpoint(run: Path) -> Path | None:
 
 
 def find_checkpoint(run: Path, *, warn: Warn = warnings.warn) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint of the highest step of a run that is whole, and its state.
+    """The latest whole checkpoint of a run, and its state.
 
     Args:
         run: the run's folder.
-        warn: is told in a sentence of each damaged one that is passed over.
+        warn: called with a sentence for each damaged checkpoint that is skipped.
 
     Raises:
         CheckpointError: where there is none; one sentence.
@@ -164,15 +163,15 @@ def check_checkpoint(checkpoint: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"checkpoint {str(checkpoint)!r} cannot be read: {error.strerror}") from None
     try:
-        state = json.loads(text, object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
+        state = json.loads(text)
+    except ValueError as error:
         raise _damage(checkpoint, f"{_STATE_FILE} is not valid: {error}") from None
-    found = state.pop("format", None) if isinstance(state, dict) else None
+    found = state.pop("format", None)
     if found != _FORMAT:
         raise CheckpointError(
             f"checkpoint {str(checkpoint)!r} has format {first_line(repr(found))}, expected {_FORMAT}"
         )
-    if type(state.get("step")) is not int or state["step"] != int(checkpoint.name):
+    if state.get("step") != int(checkpoint.name):
         raise _damage(checkpoint, f"it is that of step {state.get('step')!r}")
     return state
 
@@ -183,7 +182,7 @@ def load_tensors(checkpoint: Path, group: str, *, most_bytes: int | None = None)
     Args:
         checkpoint: its folder.
         group: name of the group.
-        most_bytes: how much there may be of it, names and shapes excluded; None for any amount.
+        most_bytes: limit on its size, names and shapes excluded; None for no limit.
 
     Raises:
         CheckpointError: for a file that is not there, too large or not valid; one sentence.
@@ -203,8 +202,8 @@ def load_tensors(checkpoint: Path, group: str, *, most_bytes: int | None = None)
 
 
 @preserved_random_state()
-def load_averaged_generator(run: Path, device: torch.device, *, warn: Warn = warnings.warn) -> tuple[nn.Module, int]:
-    """Loads the averaged generator of a run's latest whole checkpoint, in evaluation mode, and the step it is from.
+def load_generator_ema(run: Path, device: torch.device, *, warn: Warn = warnings.warn) -> tuple[nn.Module, int]:
+    """Loads the generator's EMA from a run's latest whole checkpoint, in evaluation mode, and the step it is from.
 
     Args:
         run: the run's folder.
@@ -216,10 +215,7 @@ def load_averaged_generator(run: Path, device: torch.device, *, warn: Warn = war
     """
     checkpoint, state = find_checkpoint(run, warn=warn)
     try:
-        size = (checkpoint / "averaged_generator.safetensors").stat().st_size
-        # No tensor of a generator and its discriminator is many times as large as the whole generator.
-        with _Limit(2**24 + 16 * size):
-            generator = build_networks(**state["architecture"]).generator
+        generator = build_networks(**state["architecture"]).generator
         num_bytes = sum(tensor.nbytes for tensor in generator.state_dict().values())
         tensors = load_tensors(checkpoint, "averaged_generator", most_bytes=num_bytes)
         generator.load_state_dict(tensors)
@@ -233,8 +229,98 @@ def load_averaged_generator(run: Path, device: torch.device, *, warn: Warn = war
     return generator.eval().requires_grad_(False).to(device), state["step"]
 
 
+def load_generator(folder: str | os.PathLike[str], device: torch.device | str = "cpu") -> nn.Module:
+    """Loads a trained generator; nothing in its folder is ever executed.
+
+    Args:
+        folder: a run, whose latest whole checkpoint is taken, or what :func:`fastgan.save_generator` or ``fastgan
+            export`` has written.
+        device: where the generator is to be: a device, or ``auto``, ``cpu``, ``cuda`` or ``cuda:INDEX``.
+
+    Returns:
+        The generator, of a run the EMA, in evaluation mode, its parameters without gradients, with
+        ``latent_dim`` and ``num_classes``. It maps standard normal latents, float32 [N, latent_dim], and of a
+        conditional generator labels, int64 [N], to images [N, C, H, W] in [-1, 1].
+
+    Raises:
+        TypeError: for a folder that is no path; one sentence.
+        InputError: where the folder is not there, is neither, or is damaged, or the device is not there; one sentence.
+    """
+    if not isinstance(folder, str | os.PathLike):
+        raise TypeError(f"load_generator: folder is a {type(folder).__name__}, expected a path")
+    where = device if isinstance(device, torch.device) else resolve_device(device)
+    return load_trained_generator(Path(folder), where)[0]
+
+
+def load_trained_generator(
+    folder: Path, device: torch.device, *, warn: Warn = warnings.warn
+) -> tuple[nn.Module, int | None]:
+    """As :func:`load_generator`, and the number of steps that it was trained for, where that is known.
+
+    Args:
+        warn: called with a sentence for each damaged checkpoint that is skipped.
+    """
+    if is_model_folder(folder):
+        return load_model_folder(folder, device)
+    if not list_checkpoints(folder):
+        what = "is not there" if not folder.exists() else "is neither a run with a checkpoint nor an export"
+        raise ModelFolderError(
+            f"{str(folder)!r} {what}; expected a folder that 'fastgan train' or 'fastgan export' has written"
+        )
+    return load_generator_ema(folder, device, warn=warn)
+
+
+def drop_checkpoints(run: Path, *, keep_last: int, keep_every: int, protected: Collection[int] = ()) -> list[int]:
+    """Deletes the checkpoints that are not to be kept, and leftovers of interrupted deletions and saves.
+
+    Called once the newest checkpoint is on the disk. A checkpoint is renamed before its files are deleted, so that an
+    interrupted deletion is never taken for a checkpoint.
+
+    Args:
+        run: the run's folder.
+        keep_last: how many of the latest stay; 0 for all.
+        keep_every: the checkpoints of steps that this divides stay; 0 for none.
+        protected: steps whose checkpoints stay whatever their age, such as that of the best one.
+
+    Returns:
+        The steps whose checkpoints were deleted.
+    """
+    for leftover in (run / "checkpoints").glob(".*.*"):
+        if leftover.name.endswith((".partial", ".deleted")):
+            shutil.rmtree(leftover)
+    if keep_last == 0:
+        return []
+    gone = []
+    for checkpoint in list_checkpoints(run)[:-keep_last]:
+        step = int(checkpoint.name)
+        if step in protected or (keep_every and step % keep_every == 0):
+            continue
+        doomed = checkpoint.with_name(f".{step}.deleted")
+        checkpoint.rename(doomed)
+        sync_folder(doomed.parent)
+        shutil.rmtree(doomed)
+        gone.append(step)
+    return gone
+
+
+def set_aside_after(run: Path, step: int) -> list[Path]:
+    """Renames the checkpoints after a step, which are damaged, so that training can reach their steps again.
+
+    Returns:
+        What they are called now: ``STEP.damaged``, or ``STEP.damaged-2`` and so on where that is there from before.
+    """
+    renamed = []
+    for checkpoint in list_checkpoints(run):
+        if int(checkpoint.name) > step:
+            names = [f"{checkpoint.name}.damaged"]
+            while os.path.lexists(checkpoint.with_name(names[-1])):
+                names.append(f"{names[0]}-{len(names) + 1}")
+            renamed.append(checkpoint.rename(checkpoint.with_name(names[-1])))
+    return renamed
+
+
 def require_layout(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Refuses tensors of other names, shapes or types than expected.
+    """Refuses tensors with other names, shapes or types than expected.
 
     Raises:
         ValueError: with the first that differs; one sentence.
@@ -249,7 +335,7 @@ def require_layout(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) 
 
 
 def misfit(checkpoint: Path, error: Exception | str) -> CheckpointError:
-    """The refusal of a checkpoint whose files are whole but do not fit the model."""
+    """The error for a checkpoint whose files are whole but do not fit the model."""
     return CheckpointError(f"checkpoint {str(checkpoint)!r} does not fit its model: {first_line(error)}")
 
 
@@ -258,7 +344,7 @@ def _damage(checkpoint: Path, what: str) -> CheckpointError:
 
 
 def _sizes_of_files(checkpoint: Path) -> dict[str, int]:
-    """Sizes by name; a link, pipe, device or folder is refused, before anything is opened."""
+    """File sizes by name; anything but ordinary files is refused, before it is opened."""
     if checkpoint.is_symlink() or not checkpoint.is_dir():
         raise _damage(checkpoint, "it is no folder")
     sizes = {}
@@ -297,22 +383,30 @@ def _read_text(checkpoint: Path, name: str, sizes: Mapping[str, int]) -> str:
     return (checkpoint / name).read_bytes().decode("latin-1" if name == _SUMS_FILE else "utf-8", errors="replace")
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise ValueError("a name is there twice")
-    return values
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file and waits until the disk has it."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
-class _Limit(TorchDispatchMode):
-    """Refuses tensors of more than so many bytes, before anything is written to them."""
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file in the place of an older one: at any moment the one or the other is there whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write_file(partial, content)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
-    def __init__(self, num_bytes: int) -> None:
-        super().__init__()
-        self._num_bytes = num_bytes
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and result.nbytes > self._num_bytes:
-            raise ValueError(f"its architecture is far larger, with a tensor of {result.nbytes:,} bytes")
-        return result
+def sync_folder(folder: Path) -> None:
+    """Waits until the disk has the names in a folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -14,8 +14,8 @@ from tape import Tape
 
 from fastgan.data.sources import ResidentImages
 from fastgan.training.config import load_preset, preset_names
-from fastgan.training.engine import Engine
-from fastgan.training.memory import fits_on_gpu, largest_batch_size
+from fastgan.training.device import fits_on_gpu, largest_batch_size
+from fastgan.training.trainer import Trainer
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 LABELS = torch.arange(20) % 3
@@ -63,10 +63,10 @@ def state_of(engine):
     tensors = [t for group, members in engine.tensors().items() if group != "training" for t in members.values()]
     for optimizer in (engine.generator_optimizer, engine.discriminator_optimizer):
         tensors += [t for state in optimizer.state.values() for t in state.values()]
-    for scaler in engine._precision.scalers().values():
+    for scaler in engine.precision.scalers().values():
         scaler.scale(torch.ones((), device=engine.device))  # makes what it keeps
         tensors += [scaler._scale, scaler._growth_tracker]
-    sums = [engine.loss_sums, *engine.statistics.tensors().values(), engine.iteration.watch.moments()]
+    sums = [engine.loss_sums, *engine.statistics.tensors().values(), engine.gan_step.watch.moments()]
     return tensors + sums, [engine.random, engine.data_random, torch.default_generator]
 
 
@@ -89,7 +89,7 @@ def engine_of(tiny, images):
         recorder = None
         if device.type == "cpu" and settings["engine"] == "graph":
             recorder = Tape(lambda: state_of(engine))
-        engine = Engine(tiny(**settings), source(data, LABELS, device), device, recorder=recorder)
+        engine = Trainer.from_config(tiny(**settings), source(data, LABELS, device), device, recorder=recorder)
         return engine
 
     return make
@@ -109,7 +109,7 @@ def weights_after(engine, steps):
     torch.manual_seed(2)
     for _ in range(steps):
         engine.step()
-    networks = engine.generator, engine.discriminator, engine.averaged.module
+    networks = engine.generator, engine.discriminator, engine.ema.module
     return [t.double() for network in networks for t in network.state_dict().values() if t.is_floating_point()]
 
 
@@ -150,8 +150,8 @@ def assert_compiled_is_eager(engine_of, device, settings, data):
         form: engine_of(device, data=data, **settings, engine=form, precision="float64")
         for form in ("compiled", "eager")
     }
-    assert made["compiled"].form == "compiled"
-    made["eager"].iteration._differentiate.keeps_graphs = False  # images are made again, with new noise
+    assert made["compiled"].mode == "compiled"
+    made["eager"].gan_step.mode.reuses_fakes = False  # images are made again, with new noise
     with deterministic(device):
         found, expected = (weights_after(engine, 4) for engine in made.values())
     assert largest_difference(found, expected) < CLOSE_AT_FIRST
@@ -198,7 +198,7 @@ def test_no_step_between_reports_waits(engine_of, device, settings):
     for _ in range(60 if device == CUDA else 6):
         engine.step()
     engine.mean_losses()
-    engine.reset_losses()
+    engine.reset_figures()
     before = engine.step_count
     with nothing_waits(device):
         for _ in range(30 if device == CUDA else 3):
@@ -243,7 +243,7 @@ def test_a_run_of_graphs_goes_on_bit_for_bit(engine_of, device, precision):
 @on()
 def test_overflow_in_a_graph_skips_updates_and_the_scale_falls(engine_of, device):
     engine = engine_of(device, engine="graph", precision="float16", regularizer="r1")
-    scaler = engine._precision.discriminator_scaler
+    scaler = engine.precision.discriminator_scaler
     scaler.scale(torch.ones((), device=device))  # makes what holds it
     scaler.update(2.0**40)
     before = [p.detach().clone() for p in engine.discriminator.parameters()]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fastgan.training.memory import fits_on_gpu, largest_batch_size, peak_memory
+from fastgan.training.device import fits_on_gpu, largest_batch_size, peak_memory
 
 
 @pytest.mark.parametrize("multiple", [1, 2, 6, 48])

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from fastgan.data.sources import ResidentImages
-from fastgan.training import differentiation
-from fastgan.training.checkpoints import load_tensors, save_checkpoint
+from fastgan.training import compiled as compiled_module
+from fastgan.training.checkpoint import load_tensors, save_checkpoint
+from fastgan.training.compiled import Compiled
 from fastgan.training.config import SettingsError
-from fastgan.training.differentiation import Compiled
-from fastgan.training.engine import Engine
+from fastgan.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 PENALISED = {"model": "plain", "loss": "wasserstein", "regularizer": "wgan-gp", "discriminator_steps": 2}
@@ -26,7 +26,7 @@ def engine_of(tiny, images):
     def make(**settings):
         config = tiny(**settings)
         own = images if config.resolution == 16 else nn.functional.pad(images, [(config.resolution - 16) // 2] * 4)
-        return Engine(config, ResidentImages(own, LABELS, CPU), CPU, compile_backend="aot_eager")
+        return Trainer.from_config(config, ResidentImages(own, LABELS, CPU), CPU, compile_backend="aot_eager")
 
     return make
 
@@ -39,7 +39,7 @@ def train(engine, steps):
 def weights_after(engine, steps):
     torch.manual_seed(2)
     train(engine, steps)
-    networks = engine.generator, engine.discriminator, engine.averaged.module
+    networks = engine.generator, engine.discriminator, engine.ema.module
     return [t for network in networks for t in network.state_dict().values() if t.is_floating_point()]
 
 
@@ -67,8 +67,8 @@ CLOSE = 1e-9
 def test_a_compiled_step_is_the_eager_step(engine_of, settings):
     compiled = engine_of(**settings, engine="compiled", precision="float64")
     eager = engine_of(**settings, engine="eager", precision="float64")
-    eager.iteration._differentiate.keeps_graphs = False  # images are made again, with new noise, as compiled steps do
-    assert compiled.form == "compiled"
+    eager.gan_step.mode.reuses_fakes = False  # images are made again, with new noise, as compiled steps do
+    assert compiled.mode == "compiled"
     assert largest_difference(weights_after(compiled, 4), weights_after(eager, 4)) < CLOSE
 
 
@@ -79,7 +79,7 @@ def test_a_compiled_gradient_lies_in_memory_as_its_parameter():
     factor = torch.randn(1, 4, 3, 3)
     compiled = Compiled([], 1e-7, backend="aot_eager")
     for count in (1, 2):  # the gradient as it comes, and one that is added
-        compiled(lambda x: ((parameter.contiguous() * x).sum(),), [parameter], lambda loss: loss, factor)
+        compiled.backward(lambda x: ((parameter.contiguous() * x).sum(),), [parameter], None, factor)
         assert parameter.grad.stride() == parameter.stride()
         assert torch.equal(parameter.grad, count * factor)
 
@@ -92,7 +92,7 @@ def test_a_compiled_step_that_differs_is_refused(engine_of, monkeypatch):
 
         return wrong
 
-    monkeypatch.setattr(differentiation, "compile_step", without_second_order)
+    monkeypatch.setattr(compiled_module, "compile_step", without_second_order)
     engine = engine_of(**PENALISED, engine="compiled")
     with pytest.raises(SettingsError, match=r"^engine 'compiled' is refused: .* differs from the eager one by 0\.1"):
         engine.step()
@@ -129,7 +129,7 @@ def test_a_form_that_there_is_not_is_refused(engine_of, settings, sentence):
 
 def test_the_default_on_the_cpu_is_eager_and_says_why(engine_of):
     engine = engine_of()
-    assert (engine.form, engine.form_reason) == ("eager", "there are no graphs on cpu")
+    assert (engine.mode, engine.mode_reason) == ("eager", "cpu has no CUDA graphs")
 
 
 @pytest.mark.parametrize("settings", [PENALISED, {"model": "plain", "regularizer": "r1", "loss": "hinge"}])
@@ -146,14 +146,14 @@ def test_a_batch_in_parts_is_the_whole_batch(engine_of, settings):
 def test_parts_have_the_labels_of_their_images(tiny):
     images = (torch.arange(20) % 3 * 60).to(torch.uint8)[:, None, None, None].expand(20, 1, 16, 16)
     config = tiny(model="wgan-gp", conditional=True, regularizer="wgan-gp", accumulate=3)
-    engine = Engine(config, ResidentImages(images.contiguous(), LABELS, CPU), CPU)
+    engine = Trainer.from_config(config, ResidentImages(images.contiguous(), LABELS, CPU), CPU)
     pairs = []
-    phase = engine.iteration._discriminator_phase
-    engine.iteration._discriminator_phase = lambda part, fake: (pairs.append(part), phase(part, fake))[1]
+    loss = engine.gan_step.discriminator_loss
+    engine.gan_step.discriminator_loss = lambda *given: (pairs.append(given), loss(*given))[1]
     engine.step()
     assert len(pairs) == 3
-    for part in pairs:
-        assert torch.equal(((part.real[:, 0, 0, 0] + 1) * 127.5 / 60).round().long(), part.labels[0])
+    for real, _, labels in pairs:
+        assert torch.equal(((real[:, 0, 0, 0] + 1) * 127.5 / 60).round().long(), labels)
 
 
 def gradients_of(engine):
@@ -177,7 +177,7 @@ def test_gradients_in_reduced_precision_are_those_of_float32(engine_of, precisio
     """As far as the type has digits: a gradient is a chain of a few roundings, the second order of twice as many."""
     settings = {"model": "plain", "regularizer": regularizer, "discriminator_lr": 1e-30}
     reduced, full = (engine_of(**settings, precision=p) for p in (precision, "float32"))
-    for scaler in reduced._precision.scalers().values():
+    for scaler in reduced.precision.scalers().values():
         set_scale(scaler, 2.0**8)  # from where nothing overflows, so that no update is left out
     eps = torch.finfo(getattr(torch, precision)).eps
     for found, expected in zip(gradients_of(reduced), gradients_of(full), strict=True):
@@ -210,7 +210,7 @@ def test_float16_gradients_too_small_for_the_type_survive(engine_of):
     results = []
     for precision in ("float16", "float32"):
         engine = engine_of(model="plain", precision=precision)
-        engine.objective.loss = Small()
+        engine.gan_step.loss = Small()
         results.append(gradients_of(engine))
     for found, expected in zip(results[0][1], results[1][1], strict=True):
         assert (found - expected).norm() <= 0.2 * expected.norm()
@@ -236,7 +236,7 @@ def set_scale(scaler, scale):
 
 def test_an_overflow_skips_the_update_and_halves_the_scale(engine_of):
     engine = engine_of(model="plain", precision="float16", regularizer="r1")
-    scaler = set_scale(engine._precision.discriminator_scaler, 2.0**40)
+    scaler = set_scale(engine.precision.discriminator_scaler, 2.0**40)
     before = [p.clone() for p in engine.discriminator.parameters()]
     engine.step()
     assert scaler.get_scale() == 2.0**39
@@ -251,13 +251,13 @@ def test_an_overflow_skips_the_update_and_halves_the_scale(engine_of):
 
 def test_a_scale_that_falls_for_good_is_told(engine_of):
     engine = engine_of(model="plain", precision="float16")
-    set_scale(engine._precision.generator_scaler, 0.5)
+    set_scale(engine.precision.generator_scaler, 0.5)
     assert engine.first_non_finite().name == "gradient under generator_scaler"
 
 
 def test_scales_are_saved_and_go_on(engine_of):
     first, second = (engine_of(model="plain", precision="float16") for _ in range(2))
-    set_scale(first._precision.discriminator_scaler, 2.0**9)
+    set_scale(first.precision.discriminator_scaler, 2.0**9)
     first.step()
     second.load(copy.deepcopy(first.tensors()), first.state())
     for _ in range(2):

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from fastgan.training.averaging import AveragedNetwork
+from fastgan.training.ema import EMA
 
 
 def network(value):
@@ -13,11 +13,11 @@ def network(value):
 
 def test_the_average_is_the_formula_with_its_ramp():
     source = network(0.0)
-    averaged = AveragedNetwork(source, 0.25)
+    averaged = EMA(source, 0.25)
     expected = 0.0
     for step in range(1, 6):
         source.load_state_dict(network(float(step)).state_dict())
-        averaged.before(step)
+        averaged.set_step(step)
         averaged.update()
         # (1 + t) / (10 + t) is 2/11, 3/12 = 0.25, 4/13 ...: the ramp ends at step 2.
         decay = 2 / 11 if step == 1 else 0.25
@@ -29,9 +29,9 @@ def test_the_average_is_the_formula_with_its_ramp():
 
 def test_no_decay_is_a_copy():
     source = network(1.0)
-    averaged = AveragedNetwork(source, 0.0)
+    averaged = EMA(source, 0.0)
     source.load_state_dict(network(7.0).state_dict())
-    averaged.before(1000)
+    averaged.set_step(1000)
     averaged.update()
     for a, b in zip(averaged.module.state_dict().values(), source.state_dict().values(), strict=True):
         assert torch.equal(a, b)
@@ -39,7 +39,7 @@ def test_no_decay_is_a_copy():
 
 def test_the_average_neither_trains_nor_shares_memory():
     source = network(1.0).train()
-    averaged = AveragedNetwork(source, 0.9)
+    averaged = EMA(source, 0.9)
     assert not averaged.module.training
     assert not any(p.requires_grad for p in averaged.module.parameters())
     with torch.no_grad():
@@ -49,11 +49,11 @@ def test_the_average_neither_trains_nor_shares_memory():
 
 def test_with_a_share_the_half_life_is_at_most_that_share_of_the_steps():
     source = network(1.0)
-    averaged = AveragedNetwork(source, 0.5, ramp_up=0.1)
+    averaged = EMA(source, 0.5, ramp_up=0.1)
     averaged.module.load_state_dict(network(0.0).state_dict())
     expected = 0.0
     for step in range(1, 15):
-        averaged.before(step)
+        averaged.set_step(step)
         averaged.update()
         decay = 0.5 ** (1 / (0.1 * step)) if step < 10 else 0.5  # a half-life of one step is reached at 10
         expected = decay * expected + (1 - decay)

@@ -1,10 +1,11 @@
-"""A run against real images: everything that its report says."""
+"""Evaluation: the FID of the generator's EMA while it trains, and the full report of a run."""
 
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -16,24 +17,25 @@ from fastgan.metrics.cache import cache_folder, cached, digest_of
 from fastgan.metrics.collapse import detect_collapse
 from fastgan.metrics.collapse_picture import collapse_picture
 from fastgan.metrics.features import FeatureNetwork, Features, load_features
-from fastgan.metrics.report import Basis, Evaluation, collapse_to_json
-from fastgan.metrics.scores import REPLICATES, require_count, score
-from fastgan.sampling import draw_latents, picture, render
-from fastgan.training.checkpoints import load_averaged_generator
-from fastgan.training.config import SettingsError, load_settings
-from fastgan.training.device import resolve_device
-from fastgan.training.judging import (
-    Judged,
+from fastgan.metrics.frechet import frechet_distance
+from fastgan.metrics.measure import (
+    Measured,
     choose_real,
+    classifier_of,
     generated_batches,
-    judge_of,
     labels_like,
-    look_at,
+    measure,
     num_shown,
     real_batches,
     shares_of,
 )
-from fastgan.training.resuming import require_data
+from fastgan.metrics.report import Basis, Evaluation, collapse_to_json
+from fastgan.metrics.scores import REPLICATES, require_count, score
+from fastgan.sampling import draw_latents, picture, render
+from fastgan.training.build import require_data
+from fastgan.training.checkpoint import load_generator_ema
+from fastgan.training.config import SettingsError, TrainingConfig, load_settings
+from fastgan.training.device import resolve_device
 
 # Papers have 50,000. Fewer make FID too large, but alike for every run that is compared.
 DEFAULT_COUNT = 10_000
@@ -51,7 +53,7 @@ class Subject:
     Attributes:
         run: its folder.
         step: of its checkpoint.
-        generator: the averaged one.
+        generator: the EMA.
         features: that images are compared by.
         real: the real images, uint8 [N, C, S, S].
         labels: of a conditional generator, int64 [num_generated], or None.
@@ -89,13 +91,13 @@ def load_subject(
         weights: of ``inception``.
         device: as in :func:`fastgan.training.device.resolve_device`.
         seed: of the choice of real images.
-        warn: is told in a sentence of each damaged checkpoint that is passed over.
+        warn: called with a sentence for each damaged checkpoint that is skipped.
 
     Raises:
         SettingsError, DataError, CheckpointError, MetricsError: one sentence.
     """
     where = resolve_device(device)
-    generator, step = load_averaged_generator(run, where, warn=warn)
+    generator, step = load_generator_ema(run, where, warn=warn)
     if data is None:
         data = load_settings(run / "config.toml").get("data", "digits")
         require_data(run, data)
@@ -127,7 +129,7 @@ def load_subject(
 
 
 def evaluate_run(subject: Subject, *, seed: int, console: Console) -> tuple[Evaluation, Tensor]:
-    """Generates images and judges them; shows progress, and warns in the console.
+    """Generates images and measures them; shows progress, and warns in the console.
 
     Args:
         subject: the run.
@@ -141,7 +143,7 @@ def evaluate_run(subject: Subject, *, seed: int, console: Console) -> tuple[Eval
         MetricsError: for images that the features do not take, or with values that are not finite; one sentence.
     """
     basis = subject.basis
-    judge = judge_of(subject.features)
+    classifier = classifier_of(subject.features)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         real_task = progress.add_task("real images", total=basis.num_real)
@@ -149,16 +151,16 @@ def evaluate_run(subject: Subject, *, seed: int, console: Console) -> tuple[Eval
         resampling = progress.add_task("resampling", total=REPLICATES)
 
         batches = generated_batches(subject.generator, basis.num_generated, seed=seed, labels=subject.labels)
-        generated = look_at(batches, subject.features, judge, lambda n: progress.advance(generated_task, n))
+        generated = measure(batches, subject.features, classifier, lambda n: progress.advance(generated_task, n))
         real_features = _real_features(subject, console, lambda n: progress.advance(real_task, n))
         progress.update(real_task, completed=basis.num_real)
         # From all over the data, which may be sorted by class.
         spread = torch.linspace(0, basis.num_real - 1, min(basis.num_real, num_shown(subject.real))).long()
         shown = subject.real[spread]
-        real = Judged(real_features, None if judge is None else judge.count(subject.real).tolist(), shown)
+        real = Measured(real_features, None if classifier is None else classifier.count(subject.real).tolist(), shown)
         replicates = progress.track(range(REPLICATES), task_id=resampling)
         scores = score(real.features, generated.features, seed=seed, progress=replicates)
-        collapse = detect_collapse(real.features, generated.features, shares_of(judge, real, generated), seed=seed)
+        collapse = detect_collapse(real.features, generated.features, shares_of(classifier, real, generated), seed=seed)
     drawn = [picture(normalize(images)) for images in (real.shown, generated.shown)]
     evaluation = Evaluation(
         run=str(subject.run),
@@ -174,7 +176,7 @@ def evaluate_run(subject: Subject, *, seed: int, console: Console) -> tuple[Eval
 
 def _real_features(subject: Subject, console: Console, advance: Callable[[int], None]) -> Features:
     def compute() -> Features:
-        return look_at(real_batches(subject.real), subject.features, None, advance).features
+        return measure(real_batches(subject.real), subject.features, None, advance).features
 
     if not subject.features.determined:
         return compute()
@@ -205,7 +207,7 @@ def _version(package: str) -> str:
         return ""
 
 
-def _notes(subject: Subject, generated: Judged) -> list[str]:
+def _notes(subject: Subject, generated: Measured) -> list[str]:
     basis, dimension = subject.basis, generated.features.values.shape[1]
     fewest = min(basis.num_real, basis.num_generated)
     notes = []
@@ -222,3 +224,84 @@ def _notes(subject: Subject, generated: Judged) -> list[str]:
     if generated.features.logits is None:
         notes.append(f"features {basis.features!r} give no class logits, so there is no Inception Score")
     return notes
+
+
+class Best(NamedTuple):
+    """The lowest FID of a run so far.
+
+    Attributes:
+        step: of the checkpoint that has it.
+        fid: the distance.
+        basis: what it stands on; another distance is only compared where that is the same.
+    """
+
+    step: int
+    fid: float
+    basis: str
+
+
+class FidTracker:
+    """Measures the generator's EMA of a run against its data.
+
+    Args:
+        config: the settings of the run; nothing is loaded where ``evaluate_every`` is 0.
+        device: where the feature network runs.
+        best: from the checkpoint that the run is resumed from, or None.
+
+    Raises:
+        SettingsError, DataError, MetricsError: for settings that do not go together, or images that the features do not
+            take; one sentence.
+    """
+
+    def __init__(self, config: TrainingConfig, device: torch.device, best: Best | None = None) -> None:
+        self.best = best
+        self._config = config
+        self._real: dict[int, tuple[Features, str]] = {}
+        if not config.evaluate_every:
+            return
+        if config.evaluate_every % config.log_every:
+            raise SettingsError(
+                f"evaluate_every is {config.evaluate_every}, and the FID is reported with the losses: expected a "
+                f"multiple of log_every, {config.log_every}"
+            )
+        name = config.evaluate_features
+        if name == "auto":
+            if config.data not in _FEATURES:
+                raise SettingsError(
+                    f"evaluate_features is 'auto', and there are none for {config.data!r}; expected digits (of grey "
+                    "images) or inception"
+                )
+            name = _FEATURES[config.data]
+        self._network = load_features(name, device)
+        self._features_of_real(config.resolution)
+
+    def measure(self, generator: nn.Module, step: int) -> tuple[float, bool]:
+        """The FID of ``evaluate_count`` images against as many real ones, and whether it is the best so far.
+
+        The latents are the same each time.
+
+        Raises:
+            MetricsError: for images with values that are not finite; one sentence.
+        """
+        config, count = self._config, self._config.evaluate_count
+        labels = labels_like(None, generator, count)
+        batches = generated_batches(generator, count, seed=config.seed, labels=labels)
+        generated = measure(batches, self._network, None)
+        size = generated.shown.shape[-1]
+        real, digest = self._features_of_real(size)
+        fid = frechet_distance(real.values, generated.features.values)
+        basis = (
+            f"{self._network.name} {self._network.digest[:12]}, {size}x{size}, {count} images, real ones {digest[:12]}"
+        )
+        improved = self.best is None or self.best.basis != basis or fid < self.best.fid
+        if improved:
+            self.best = Best(step, fid, basis)
+        return fid, improved
+
+    def _features_of_real(self, size: int) -> tuple[Features, str]:
+        """Of the real images at the size of the generated ones, which grows where networks grow, with their digest."""
+        if size not in self._real:
+            data = open_dataset(self._config.data, resolution=size)
+            images, _ = choose_real(data, self._config.evaluate_count, seed=self._config.seed)
+            self._real = {size: (measure(real_batches(images), self._network, None).features, digest_of(images))}
+        return self._real[size]

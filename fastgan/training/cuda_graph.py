@@ -1,4 +1,4 @@
-"""Steps as CUDA graphs: the host launches one graph instead of hundreds of kernels.
+"""CUDA graphs of steps: one launch per step instead of hundreds.
 
 NVIDIA, "CUDA Graphs" (https://developer.nvidia.com/blog/cuda-graphs/); torch.cuda.CUDAGraph.
 """
@@ -11,22 +11,22 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fastgan.training.iteration import Images, Iteration, Plan
+from fastgan.training.step import GanStep, Images, Plan
 
 Replay = Callable[[], None]
 
 
 class Recorder(Protocol):
-    """Records what is done on a device, to do it again."""
+    """Records operations on a device, to replay them."""
 
     def aside(self) -> Any:
-        """A context in which everything that is recorded, or may be, is done."""
+        """The context in which steps run and are recorded."""
 
     def record(self, function: Callable[[], None]) -> Replay:
-        """Records ``function`` without doing it."""
+        """Records ``function`` without running it."""
 
     def forget(self) -> None:
-        """Gives back the memory of what has been recorded."""
+        """Frees the memory of what was recorded."""
 
 
 class CudaRecorder:
@@ -45,7 +45,7 @@ class CudaRecorder:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """A stream beside torch's default one, on which nothing can be captured."""
+        """A stream of its own: nothing can be captured on torch's default stream."""
         outside = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(outside)
         with torch.cuda.stream(self._stream):
@@ -54,7 +54,7 @@ class CudaRecorder:
 
     def record(self, function: Callable[[], None]) -> Replay:
         graph = torch.cuda.CUDAGraph()
-        # Each replay goes on with the random numbers where the last one stopped, and eager draws between them do.
+        # Replays and eager draws between them continue one stream of random numbers.
         for generator in self._random:
             graph.register_generator_state(generator)
         # Other threads, such as one that pins memory, may call CUDA meanwhile.
@@ -67,30 +67,30 @@ class CudaRecorder:
 
 
 class Graphs:
-    """Runs an iteration: each plan as it is at first, and as a recorded graph from its second time on.
+    """Runs the first step of each plan eagerly, and replays a graph of it from the second on.
 
-    The first run compiles and loads kernels and makes the state of the optimizers, which cannot be captured; and a plan
-    that is needed once is not worth a graph.
+    The first step compiles and loads kernels and makes the optimizers' state, which cannot be captured; and a plan that
+    occurs once is not worth a graph.
 
     Args:
-        iteration: what to run.
+        step: what to run.
         recorder: of the device.
     """
 
-    def __init__(self, iteration: Iteration, recorder: Recorder) -> None:
-        self._iteration = iteration
+    def __init__(self, step: GanStep, recorder: Recorder) -> None:
+        self._step = step
         self._recorder = recorder
-        self._parameters = iteration.parameters()
+        self._parameters = [*step.generator.parameters(), *step.discriminator.parameters()]
         self._stage: tuple[int, bool, int] | None = None
         self._seen: set[Plan] = set()
         self._graphs: dict[Plan, tuple[Replay, list[Tensor | None]]] = {}
         self._inputs: list[Images] = []
 
     def run(self, plan: Plan, given: Sequence[Images] = ()) -> None:
-        """As :meth:`Iteration.run`."""
+        """As :meth:`GanStep.run`."""
         stage = plan.resolution, plan.fading, plan.batch_size
         if stage != self._stage:
-            # What came before does not come again.
+            # The plans of a stage do not come again after it.
             self.forget()
             self._stage = stage
         with self._recorder.aside():
@@ -100,26 +100,26 @@ class Graphs:
                 with warnings.catch_warnings():
                     # torch notes that an optimizer which can be captured is not.
                     warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
-                    self._iteration.run(plan, inputs)
+                    self._step.run(plan, inputs)
                 return
             if plan not in self._graphs:
-                replay = self._recorder.record(lambda: self._iteration.run(plan, inputs))
+                replay = self._recorder.record(lambda: self._step.run(plan, inputs))
                 self._graphs[plan] = replay, [parameter.grad for parameter in self._parameters]
             replay, gradients = self._graphs[plan]
             replay()
-        # Those of the plan that has just run, for who looks at them.
+        # Each graph has gradients of its own; the parameters show those of the last step.
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
 
     def forget(self) -> None:
-        """Drops all graphs, whose tensors are no longer those of the run, or whose time is over."""
+        """Drops all graphs: at the end of a stage, or when the tensors that they hold are replaced."""
         self._seen.clear()
         self._graphs.clear()
         self._inputs.clear()
         self._recorder.forget()
 
     def _take_in(self, given: Sequence[Images]) -> list[Images]:
-        """Copies images to where graphs look for them."""
+        """Copies images into the tensors that graphs read."""
         if not self._inputs:
             self._inputs = [(images.clone(), None if labels is None else labels.clone()) for images, labels in given]
         for (images, labels), (new_images, new_labels) in zip(self._inputs, given, strict=True):

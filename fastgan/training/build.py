@@ -1,0 +1,199 @@
+"""From the settings to networks, objective, images, mode and device; settings that exclude each other are refused."""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastgan import models
+from fastgan.data.augment import check_policy, diff_augment, parse_policy
+from fastgan.data.dataset import BUNDLED
+from fastgan.data.sources import ImageSource, open_source
+from fastgan.losses import Loss, get_loss
+from fastgan.nn import MinibatchStdDev, spectral_norm_
+from fastgan.nn.spectral_norm import SpectralNorm
+from fastgan.regularizers import Regularizer, find_batch_norm, get_regularizer
+from fastgan.training.config import SettingsError, TrainingConfig
+from fastgan.training.distributed import Distributed
+from fastgan.training.progressive import GrowingSchedule
+from fastgan.training.step import Augment
+from fastgan_kernels.reference import group_of
+
+
+def build_networks(config: TrainingConfig, images: ImageSource) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
+    """Builds the networks that the settings describe, for the given images, from torch's global random state.
+
+    Returns:
+        Generator, discriminator, and what :func:`fastgan.models.build_networks` was called with, as JSON types.
+
+    Raises:
+        SettingsError: for a model that does not exist or does not take these images or settings, or labels that a
+            conditional run cannot learn from; one sentence.
+    """
+    num_channels, _, resolution = images.image_shape
+    # Only some models have these; they get them where they are set.
+    options = {"minibatch": config.minibatch, "style_mixing": config.style_mixing}
+    architecture = {
+        "model": config.model,
+        "resolution": resolution,
+        "num_channels": num_channels,
+        "latent_dim": config.latent_dim,
+        "base_channels": config.base_channels or None,
+        **{name: value for name, value in options.items() if value not in ("none", 0)},
+    }
+    if config.conditional:
+        architecture["num_classes"] = _count_classes(images.labels, config.data)
+    try:
+        generator, discriminator = models.build_networks(**architecture)
+        if config.spectral_norm and not any(isinstance(m, SpectralNorm) for m in discriminator.modules()):
+            spectral_norm_(discriminator)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    if config.grow_from not in (0, resolution) and not hasattr(generator, "grow"):
+        raise SettingsError(f"grow_from is {config.grow_from}, and the networks of model {config.model!r} do not grow")
+    return generator, discriminator, architecture
+
+
+def build_objective(
+    config: TrainingConfig, discriminator: nn.Module, image_shape: tuple[int, int, int]
+) -> tuple[Loss, Regularizer | None, Augment]:
+    """Loss, regularizer and augmentation by the settings, for a discriminator of images [C, H, W].
+
+    Raises:
+        SettingsError: for a loss, regularizer or augmentation that does not exist or does not fit; one sentence.
+    """
+    num_channels, _, resolution = image_shape
+    try:
+        loss = get_loss(config.loss, real_label=config.real_label, fake_label=config.fake_label)
+        regularizer = get_regularizer(config.regularizer)
+        policy = parse_policy(config.diff_augment)
+        check_policy(policy, (num_channels, *[config.grow_from or resolution] * 2))
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    layer = find_batch_norm(discriminator)
+    if regularizer is not None and layer is not None:
+        raise SettingsError(
+            f"regularizer {config.regularizer!r} cannot penalize the discriminator of model {config.model!r}, which "
+            f"has batch normalization ({layer}) and so couples the samples of a batch; choose another model, or "
+            "regularizer 'none'"
+        )
+    return loss, regularizer, partial(diff_augment, policy=policy) if policy else _no_augmentation
+
+
+def open_images(config: TrainingConfig, device: torch.device, distributed: Distributed) -> ImageSource:
+    """The images that the settings name, for this rank.
+
+    Raises:
+        DataError, SettingsError: one sentence.
+    """
+    schedule = GrowingSchedule.from_config(config)
+    return open_source(
+        config.data,
+        resolution=config.resolution,
+        device=device,
+        seed=config.seed,
+        batch_size_of=lambda update: schedule.at(update // config.discriminator_steps).batch_size,
+        with_labels=config.conditional,
+        on_device=config.data_on_device,
+        workers=config.workers,
+        rank=distributed.rank,
+        world_size=distributed.world_size,
+    )
+
+
+def require_data(run: Path, data: str) -> None:
+    """Refuses data that the settings of a run name and that do not exist.
+
+    Raises:
+        SettingsError: one sentence that says where the path is from, and where it was looked for.
+    """
+    if data not in BUNDLED and not os.path.exists(data):
+        here = "" if os.path.isabs(data) else f" in {os.getcwd()!r}, where this command runs"
+        raise SettingsError(
+            f"setting 'data' in {str(run / 'config.toml')!r} is {data!r}, and there is no such file or folder{here}; "
+            "expected the path of the images there, absolute"
+        )
+
+
+def choose_mode(config: TrainingConfig, device: torch.device, world_size: int, can_record: bool) -> tuple[str, str]:
+    """How steps run: ``eager``, ``graph`` or ``compiled``; and why.
+
+    Raises:
+        SettingsError: for a mode that does not exist here; one sentence.
+    """
+    mode = config.engine
+    if mode == "auto":
+        if not can_record:
+            return "eager", f"{device.type} has no CUDA graphs"
+        if world_size > 1:
+            return "eager", "messages between ranks are not captured"
+        return "graph", "CUDA graphs: one launch per step"
+    if mode == "graph" and not can_record:
+        raise SettingsError(f"engine is 'graph', which needs a CUDA device, and the run is on {device.type}")
+    if mode != "eager" and world_size > 1:
+        raise SettingsError(f"engine is {mode!r} on {world_size} ranks, where only 'eager' works")
+    if mode == "compiled" and config.precision == "float16":
+        raise SettingsError("engine is 'compiled' with precision 'float16'; expected float32 or bfloat16")
+    return mode, "as set"
+
+
+def _count_classes(labels: Tensor | None, data: str) -> int:
+    """The number of classes in the labels of a data set.
+
+    Raises:
+        SettingsError: for data without labels, or with gaps between them: the networks would not learn a class that no
+            image has, and one wrong label such as 10**9 would ask for as many embeddings.
+    """
+    if labels is None:
+        raise SettingsError(f"conditional is true and the data {data!r} carries no labels; expected one for each image")
+    found = labels.unique().tolist()
+    if found != list(range(len(found))):
+        raise SettingsError(
+            f"conditional is true and the data {data!r} has {len(found)} different labels from {found[0]} to "
+            f"{found[-1]}; expected class numbers from 0 without gaps"
+        )
+    return len(found)
+
+
+def check_group_sizes(discriminator: nn.Module, batch_sizes: list[int], num_micro_batches: int) -> list[str]:
+    """Checks the groups that layers of minibatch standard deviation form of each micro-batch.
+
+    A group of one has no deviation: the channel is constant, and the discriminator cannot see a collapsed batch, which
+    is what the layer is for. A smaller group than set is another statistic, which works.
+
+    Args:
+        discriminator: with such layers or without.
+        batch_sizes: of all ranks together, at each resolution.
+        num_micro_batches: that a batch is divided into, by ranks and ``accumulate``.
+
+    Returns:
+        A sentence for each size of which groups are smaller than set.
+
+    Raises:
+        SettingsError: where they are of one; one sentence.
+    """
+    notes = []
+    for layer in [module for module in discriminator.modules() if isinstance(module, MinibatchStdDev)]:
+        for size in sorted(set(batch_sizes)):
+            part, wanted = size // num_micro_batches, layer.group_size
+            found = group_of(part, wanted)
+            if found == wanted:
+                continue
+            of_batch = f"a batch of {size}" + (
+                f" in {num_micro_batches} micro-batches (ranks times accumulate)" if num_micro_batches > 1 else ""
+            )
+            cure = f"a multiple of {wanted * num_micro_batches} gives groups of {wanted}"
+            if found == 1:
+                raise SettingsError(
+                    f"the minibatch standard deviation of {of_batch} would be of groups of one, and constant, as no "
+                    f"number from 2 to {wanted} divides {part}; {cure}"
+                )
+            notes.append(f"the minibatch standard deviation of {of_batch} is of groups of {found}; {cure}")
+    return notes
+
+
+def _no_augmentation(images: Tensor) -> Tensor:
+    return images

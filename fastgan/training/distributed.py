@@ -1,0 +1,218 @@
+"""Distributed training: one process, or as many as torchrun has started, on one machine or several.
+
+Every rank draws the random numbers of the whole batch from the same seed and takes its shard. So training does not
+depend on the number of ranks, except for the order of sums and for layers that see a whole batch.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, Self, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastgan.nn.spectral_norm import SpectralNorm
+from fastgan.training.config import SettingsError
+
+T = TypeVar("T")
+
+
+class Distributed:
+    """This process among those that share a run; the only one unless made by :meth:`from_environment`.
+
+    The hosts need not share a disk: only the first rank reads and writes the run's folder, in :meth:`on_first` and
+    :meth:`only_on_first`. What another rank sees there may be old, half written or nothing.
+
+    Attributes:
+        rank: from 0; rank 0 writes files and reports.
+        world_size: number of processes.
+        device_group: process group for tensors on the device; None for the default group.
+    """
+
+    def __init__(self) -> None:
+        self.rank = 0
+        self.world_size = 1
+        self.device_group: dist.ProcessGroup | None = None
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Joins the processes that torchrun has started; without torchrun, this process only.
+
+        The default group is gloo's, on the CPU: the ranks agree on settings before the device is known, and such
+        messages must not wait for a GPU.
+        """
+        distributed = cls()
+        if was_launched():
+            dist.init_process_group("gloo")
+            distributed.rank, distributed.world_size = dist.get_rank(), dist.get_world_size()
+        return distributed
+
+    def use(self, device: torch.device) -> None:
+        """Prepares to send tensors on the device of this rank, by NCCL on CUDA. All ranks must call this."""
+        if self.world_size > 1 and device.type == "cuda":
+            torch.cuda.set_device(device)  # where NCCL keeps what it needs
+            self.device_group = dist.new_group(backend="nccl")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes files and reports."""
+        return self.rank == 0
+
+    def shard(self, batch: Tensor) -> Tensor:
+        """This rank's rows of a batch."""
+        return batch if self.world_size == 1 else batch.chunk(self.world_size)[self.rank]
+
+    def check_batch_size(self, batch_size: int, micro_batches: int) -> None:
+        """Refuses a batch that cannot be divided into equal micro-batches of two samples or more.
+
+        Raises:
+            SettingsError: one sentence.
+        """
+        parts = self.world_size * micro_batches
+        if batch_size % parts or batch_size // parts < 2:
+            raise SettingsError(
+                f"the batch size is {batch_size}, with {self.world_size} ranks and accumulate {micro_batches}; "
+                f"expected a multiple of {parts}, and at least 2 images in each micro-batch"
+            )
+
+    def sync_batch_norm(self, network: nn.Module) -> nn.Module:
+        """A network whose batch normalization is over the batch of all ranks.
+
+        torch has that on CUDA only; on the CPU each rank normalizes over its own shard.
+        """
+        if self.world_size == 1 or not next(network.parameters()).is_cuda:
+            return network
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network, self.device_group)
+
+    def batch_statistics(self, *networks: nn.Module) -> list[Tensor]:
+        """Buffers that depend on each rank's shards, such as running means; none in a single process.
+
+        The vectors of spectral norms are not among them: they are equal on all ranks, as the weights are.
+        """
+        buffers = []
+        for network in networks if self.world_size > 1 else ():
+            for module in network.modules():
+                if not isinstance(module, SpectralNorm):
+                    buffers += [b for b in module._buffers.values() if b is not None and b.is_floating_point()]
+        return buffers
+
+    def all_reduce_mean_(self, tensors: Iterable[Tensor]) -> None:
+        """Replaces each tensor by its mean over all ranks, in one message per dtype."""
+        if self.world_size == 1:
+            return
+        by_type: dict[torch.dtype, list[Tensor]] = {}
+        for tensor in tensors:
+            by_type.setdefault(tensor.dtype, []).append(tensor)
+        for alike in by_type.values():
+            flat = torch.cat([tensor.detach().flatten() for tensor in alike])
+            dist.all_reduce(flat, group=self.device_group)
+            flat /= self.world_size
+            for tensor, mean in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
+                tensor.detach().copy_(mean.view_as(tensor))
+
+    def all_reduce_min_(self, tensor: Tensor) -> None:
+        """Replaces a tensor by its elementwise minimum over all ranks."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.MIN, group=self.device_group)
+
+    def any(self, flag: bool) -> bool:
+        """Whether a flag is set on any rank; all ranks must call this."""
+        if self.world_size == 1:
+            return flag
+        agreed = torch.tensor([flag], dtype=torch.uint8)
+        dist.all_reduce(agreed, dist.ReduceOp.MAX)
+        return bool(agreed.item())
+
+    def on_first(self, function: Callable[[], T]) -> T:
+        """Calls a function on the first rank only; returns its result, or raises its error, on all ranks.
+
+        The other ranks wait, so the function must not wait for them.
+        """
+        if self.world_size == 1:
+            return function()
+        outcome: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                outcome[0] = function()
+            except Exception as error:
+                outcome[1] = error
+        dist.broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
+
+    def only_on_first(self, function: Callable[[], T]) -> T | None:
+        """As :meth:`on_first`, for a result that stays on the first rank: the others get None."""
+        kept: list[T] = []
+        self.on_first(lambda: kept.append(function()))
+        return kept[0] if kept else None
+
+    def all_gather(self, mine: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of all ranks, on the CPU, under ``NAME.RANK``."""
+        everyone: list[Mapping[str, Tensor]] = [mine] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(everyone, dict(mine))
+        return {f"{name}.{rank}": t for rank, tensors in enumerate(everyone) for name, t in tensors.items()}
+
+
+class GradientSync:
+    """Averages the gradients of a network over all ranks during a backward pass, with DistributedDataParallel.
+
+    DDP prepares a backward pass in its forward, so every function whose gradients are averaged is called through it.
+    All ranks take the weights of the first.
+
+    Args:
+        network: on the device of this rank.
+        distributed: the processes.
+        some_unused: whether a backward pass may not reach some parameters.
+    """
+
+    def __init__(self, network: nn.Module, distributed: Distributed, *, some_unused: bool) -> None:
+        self._ddp = None
+        if distributed.world_size > 1:
+            # Buffers that are written between two forward passes of one backward pass cannot be differentiated.
+            self._ddp = DistributedDataParallel(
+                _Functions(network),
+                broadcast_buffers=False,
+                find_unused_parameters=some_unused,
+                process_group=distributed.device_group,
+            )
+
+    def of(self, function: Callable[..., T]) -> Callable[..., T]:
+        """A function of the network, whose backward pass averages gradients."""
+        return function if self._ddp is None else partial(self._ddp, function)
+
+    def skipped_unless(self, last: bool) -> AbstractContextManager[None]:
+        """A context whose gradients stay on their rank, unless they are of the last micro-batch: its backward pass
+        averages the sum."""
+        return nullcontext() if last or self._ddp is None else self._ddp.no_sync()
+
+
+class _Functions(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, function: Callable[..., T], *args: Any) -> T:
+        return function(*args)
+
+
+def was_launched() -> bool:
+    """Whether torchrun has started this process."""
+    return dist.is_torchelastic_launched() or {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
+
+
+def has_restarted() -> bool:
+    """Whether torchrun has started this process again after another failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

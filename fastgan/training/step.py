@@ -1,0 +1,343 @@
+"""One training step of a GAN: Algorithm 1 of Goodfellow et al. 2014 and of Gulrajani et al. 2017 (WGAN-GP).
+
+(https://arxiv.org/abs/1406.2661, https://arxiv.org/abs/1704.00028.) :meth:`GanStep.run` is the algorithm.
+
+Nothing here waits for the device or depends on how many steps were run before, so a step can be recorded as a CUDA
+graph. What changes from step to step is either in a :class:`Plan`, which the host makes, or in tensors on the device,
+which the host fills beforehand.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, interpolate
+
+from fastgan.data import normalize
+from fastgan.data.augment import random_flip
+from fastgan.losses import Loss
+from fastgan.regularizers import Regularizer
+from fastgan.training.config import TrainingConfig
+from fastgan.training.distributed import Distributed, GradientSync
+from fastgan.training.ema import EMA
+from fastgan.training.precision import Precision
+from fastgan.training.statistics import FiniteWatch, HealthStatistics
+
+Images = tuple[Tensor, Tensor | None]
+"""uint8 images [N, C, H, W] of this rank, and their class labels int64 [N] in a conditional run."""
+
+Augment = Callable[[Tensor], Tensor]
+
+
+class Plan(NamedTuple):
+    """What the host decides about a step. Steps of equal plans are one CUDA graph."""
+
+    resolution: int
+    """Resolution of the images that the networks see."""
+    fading: bool
+    """Whether that resolution is being faded in."""
+    batch_size: int
+    """Batch size of all ranks together."""
+    penalize: tuple[bool, ...]
+    """For each discriminator update, whether it includes the penalty."""
+    add_scores: bool
+    """Whether the health statistics take in the logits and gradients of this step."""
+    add_distances: bool
+    """Whether the health statistics take in the distances between the images of this step."""
+
+
+class Batch(NamedTuple):
+    """What one discriminator update is computed from: this rank's samples."""
+
+    real: Tensor
+    """Real images [N, C, H, W] in [-1, 1]."""
+    labels: Tensor | None
+    """Class labels of the real images, used for fakes and interpolates too; None if unconditional."""
+    latents: Tensor
+    """Latents [N, latent_dim] of the fakes."""
+    alpha: Tensor | None
+    """Share of the real image in each interpolate [N, 1, 1, 1]; None without a penalty."""
+
+    def split(self, count: int) -> list["Batch"]:
+        """The batch as ``count`` micro-batches."""
+        columns = [[None] * count if tensor is None else tensor.chunk(count) for tensor in self]
+        return [Batch(*rows) for rows in zip(*columns, strict=True)]
+
+
+class Mode(Protocol):
+    """How the functions of a step run: eagerly, or compiled."""
+
+    reuses_fakes: bool
+    """Whether the generator's update may use the fakes, and their graph, of the last discriminator update."""
+
+    def forward(self, function: Callable[..., Tensor], *args: Any) -> Tensor:
+        """``function(*args)``."""
+
+    def backward(
+        self,
+        function: Callable[..., tuple[Tensor, ...]],
+        parameters: list[nn.Parameter],
+        scaler: torch.amp.GradScaler,
+        *args: Any,
+    ) -> tuple[Tensor, ...]:
+        """Adds the scaled gradient of the loss ``function(*args)[0]`` to ``parameters``; returns all outputs, the loss
+        without its graph."""
+
+
+class Eager:
+    """Runs functions as they are."""
+
+    reuses_fakes = True
+
+    def forward(self, function: Callable[..., Tensor], *args: Any) -> Tensor:
+        return function(*args)
+
+    def backward(
+        self,
+        function: Callable[..., tuple[Tensor, ...]],
+        parameters: list[nn.Parameter],
+        scaler: torch.amp.GradScaler,
+        *args: Any,
+    ) -> tuple[Tensor, ...]:
+        loss, *others = function(*args)
+        scaler.scale(loss).backward()
+        return loss.detach(), *others
+
+
+class GanStep:
+    """The networks and what trains them, on the device; and the sums that steps leave there.
+
+    Args:
+        generator: maps latents [N, latent_dim], and labels in a conditional run, to images in [-1, 1].
+        discriminator: maps images, and labels in a conditional run, to logits [N].
+        loss: adversarial loss.
+        regularizer: gradient penalty of the discriminator, or None.
+        augment: applied to all images that the discriminator sees.
+        optimizers: the generator's and the discriminator's.
+        ema: moving average of the generator.
+        precision: type and scaling of the computation.
+        random: draws latents and interpolates.
+        distributed: the processes that share each batch.
+        mode: how the functions of a step run.
+        config: the settings; those used are ``accumulate``, ``flips``, ``regularizer_weight`` and
+            ``regularizer_interval``.
+        draw_images: draws this rank's part of a batch of a given size; None where :meth:`run` gets the images.
+        grows: whether some layers have no gradients at times.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        loss: Loss,
+        regularizer: Regularizer | None,
+        augment: Augment,
+        *,
+        optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer],
+        ema: EMA,
+        precision: Precision,
+        random: torch.Generator,
+        distributed: Distributed,
+        mode: Mode,
+        config: TrainingConfig,
+        draw_images: Callable[[int], Images] | None,
+        grows: bool,
+    ) -> None:
+        self.generator, self.discriminator = generator, discriminator
+        self.loss, self.regularizer, self.augment = loss, regularizer, augment
+        self.mode = mode
+        # Applied in one of every ``regularizer_interval`` updates with that many times the weight, a lazy penalty has
+        # the same mean gradient (Karras et al. 2020, StyleGAN2, https://arxiv.org/abs/1912.04958, section 3.1 and
+        # appendix B). There the penalty has updates of its own and Adam's settings are adapted; here one update takes
+        # both gradients, and the settings stay.
+        self.penalty_weight = config.regularizer_weight * config.regularizer_interval
+        self.fade = torch.ones((), device=random.device)
+        # Of the discriminator's loss, the generator's, and the penalty where there is one.
+        self.loss_sums = torch.zeros(3 if regularizer else 2, device=random.device)
+        self.statistics = HealthStatistics(generator, random.device)
+        losses = ["discriminator_loss", "generator_loss", "penalty"][: len(self.loss_sums)]
+        self.watch = FiniteWatch((losses, self.loss_sums), discriminator, generator)
+        self._generator_optimizer, self._discriminator_optimizer = optimizers
+        self._generator_parameters = list(generator.parameters())
+        self._discriminator_parameters = list(discriminator.parameters())
+        self._ema = ema
+        self._precision = precision
+        self._random = random
+        self._distributed = distributed
+        self._draw_images = draw_images
+        self._micro_batches = config.accumulate
+        self._flips = config.flips
+        self._batch_statistics = distributed.batch_statistics(generator, discriminator)
+        self._generator_sync = GradientSync(generator, distributed, some_unused=grows)
+        # The penalty does not depend on the last bias.
+        self._discriminator_sync = GradientSync(
+            discriminator, distributed, some_unused=grows or regularizer is not None
+        )
+
+    def prepare(self, step: int) -> None:
+        """Fills the tensors on the device that depend on the number of steps so far."""
+        self.watch.set_step(step)
+        self._ema.set_step(step + 1)
+
+    def run(self, plan: Plan, images: Sequence[Images] = ()) -> None:
+        """Runs one step.
+
+        Args:
+            plan: what the host decided.
+            images: the real images of each discriminator update, where they are not drawn here.
+        """
+        self.watch.between_steps()
+        for update, penalize in enumerate(plan.penalize):
+            batch = self.draw(plan, images[update] if images else None, penalize)
+            micro_batches = batch.split(self._micro_batches)
+            last = update == len(plan.penalize) - 1
+            reuse_fake = last and self._micro_batches == 1 and self.mode.reuses_fakes
+            fake, logits = self.update_discriminator(micro_batches, penalize, keep_graph=reuse_fake)
+            self.watch.after_discriminator(update)
+        fake = self.update_generator(micro_batches, fake if reuse_fake else None)
+        if plan.add_scores:
+            self.statistics.add_scores(*logits)
+        if plan.add_distances:
+            self.statistics.add_distances(micro_batches[-1].real, fake)
+        self._distributed.all_reduce_mean_(self._batch_statistics)
+        self._ema.update()
+
+    def draw(self, plan: Plan, images: Images | None, penalize: bool) -> Batch:
+        """Draws a batch: real images with their labels, latents and, for a penalty, interpolation shares."""
+        pixels, labels = self._draw_images(plan.batch_size) if images is None else images
+        if self._flips:
+            pixels = random_flip(pixels)
+        real = at_resolution(normalize(pixels), plan.resolution, self.fade if plan.fading else None)
+        latents = self.draw_latents(plan.batch_size)
+        alpha = self._draw(torch.rand, plan.batch_size, 1, 1, 1) if penalize else None
+        return Batch(self._precision.images(real), labels, latents, alpha)
+
+    def draw_latents(self, batch_size: int) -> Tensor:
+        """This rank's latents of a batch."""
+        return self._draw(torch.randn, batch_size, self.generator.latent_dim)
+
+    def _draw(self, draw: Callable[..., Tensor], *shape: int) -> Tensor:
+        # All ranks draw the numbers of the whole batch, and each takes its shard.
+        whole = draw(shape, device=self._random.device, generator=self._random, dtype=self._precision.dtype)
+        return self._distributed.shard(whole)
+
+    def update_discriminator(
+        self, micro_batches: list[Batch], penalize: bool, *, keep_graph: bool
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Updates the discriminator once.
+
+        Returns:
+            Of the last micro-batch, the fakes, with their graph if ``keep_graph``, and the logits of real and fake
+            images before the update.
+        """
+        scaler, sync = self._precision.discriminator_scaler, self._discriminator_sync
+        self._discriminator_optimizer.zero_grad()
+        for batch in micro_batches:
+            with torch.set_grad_enabled(keep_graph):
+                fake = self.mode.forward(self._generator_sync.of(self.generate), batch.latents, batch.labels)
+            # Loss and penalty have a backward pass each: the memory of the first is free before the second begins.
+            with sync.skipped_unless(batch is micro_batches[-1]):
+                inputs = self._discriminator_parameters, scaler, batch.real, fake.detach(), batch.labels
+                loss, *logits = self.mode.backward(sync.of(self.discriminator_loss), *inputs)
+                self.loss_sums[0] += loss
+                if penalize:
+                    (penalty,) = self.mode.backward(sync.of(self.penalty), *inputs, batch.alpha)
+                    if self._precision.scales:
+                        # Its inner gradients overflow while the scale is being found; that update is skipped.
+                        penalty = penalty.nan_to_num(nan=0.0, posinf=0.0)
+                    self.loss_sums[2] += penalty
+        scaler.step(self._discriminator_optimizer)
+        scaler.update()
+        return fake, (logits[0], logits[1])
+
+    def update_generator(self, micro_batches: list[Batch], fake: Tensor | None) -> Tensor:
+        """Updates the generator once.
+
+        Args:
+            micro_batches: of the last discriminator update.
+            fake: the fakes of the only micro-batch with their graph, or None to generate them again.
+
+        Returns:
+            The fakes of the last micro-batch, without their graph.
+        """
+        scaler, sync = self._precision.generator_scaler, self._generator_sync
+        # The gradient passes through the discriminator, whose own weights need none now.
+        for parameter in self._discriminator_parameters:
+            parameter.requires_grad_(False)
+        self._generator_optimizer.zero_grad()
+        for batch in micro_batches:
+            with sync.skipped_unless(batch is micro_batches[-1]):
+                function, first = self.generator_loss, fake
+                if fake is None:
+                    function, first = sync.of(self.generator_loss_of_latents), batch.latents
+                loss, detached = self.mode.backward(
+                    function, self._generator_parameters, scaler, first, batch.real, batch.labels
+                )
+                self.loss_sums[1] += loss
+        scaler.step(self._generator_optimizer)
+        scaler.update()
+        for parameter in self._discriminator_parameters:
+            parameter.requires_grad_(True)
+        return detached
+
+    # The functions of a step. Each loss is divided by the number of micro-batches, so that their gradients add up to
+    # that of the batch.
+
+    def generate(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        """Fakes in [-1, 1], in the type of real images."""
+        with self._precision.autocast():
+            images = self.generator(latents, *_given(labels))
+        return images.to(self._precision.dtype)
+
+    def logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """The discriminator's logits [N] of augmented images."""
+        with self._precision.autocast():
+            logits = self.discriminator(self.augment(images), *_given(labels))
+        return logits.to(self._precision.dtype)
+
+    def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
+        """The discriminator's loss without the penalty, and the logits of real and fake images without their graph."""
+        real_logits, fake_logits = self.logits(real, labels), self.logits(fake, labels)
+        loss = self._share(self.loss.discriminator(real_logits, fake_logits))
+        return loss, real_logits.detach(), fake_logits.detach()
+
+    def penalty(self, real: Tensor, fake: Tensor, labels: Tensor | None, alpha: Tensor) -> tuple[Tensor, ...]:
+        """The gradient penalty, such as WGAN-GP's at interpolates of real and fake images."""
+        scaler = self._precision.discriminator_scaler if self._precision.scales else None
+        with self._precision.autocast():
+            penalty = self.regularizer(
+                lambda images: self.discriminator(self.augment(images), *_given(labels)),
+                *(real, fake, self.penalty_weight),
+                alpha=alpha,
+                scaler=scaler,
+            )
+        return (self._share(penalty),)
+
+    def generator_loss(self, fake: Tensor, real: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
+        """The generator's loss, and the fakes without their graph. Relativistic losses need the real images."""
+        real_logits = self.logits(real, labels) if self.loss.relativistic else None
+        return self._share(self.loss.generator(self.logits(fake, labels), real_logits)), fake.detach()
+
+    def generator_loss_of_latents(self, latents: Tensor, real: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
+        """As :meth:`generator_loss`, with fakes generated here."""
+        return self.generator_loss(self.generate(latents, labels), real, labels)
+
+    def _share(self, loss: Tensor) -> Tensor:
+        return loss if self._micro_batches == 1 else loss / self._micro_batches
+
+
+def _given(labels: Tensor | None) -> tuple[Tensor, ...]:
+    return () if labels is None else (labels,)
+
+
+def at_resolution(images: Tensor, resolution: int, fade: Tensor | None = None) -> Tensor:
+    """Reduces images [N, C, H, W] by averaging; with a ``fade``, a number on their device, blended as growing networks
+    blend theirs."""
+    factor = images.shape[-1] // resolution
+    if factor > 1:
+        images = avg_pool2d(images, factor)
+    if fade is not None:
+        lower = interpolate(avg_pool2d(images, 2), scale_factor=2, mode="nearest")
+        images = lower.lerp(images, fade.to(images.dtype))
+    return images
