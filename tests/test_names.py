@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     "command",
     [
-        ("pytest", "--collect-only", "-q", "tests/kernels/test_interpreter.py"),
+        ("pytest", "--collect-only", "-q", "tests/kernels/test_noise.py"),
         ("tests.breaks", "no such break"),
     ],
     ids=["pytest", "module"],
