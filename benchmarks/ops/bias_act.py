@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.op import BF16, F16, F32, F64, Call, Op, Operands, Problem, Traffic, in_layouts, pixels
+from fastgan_kernels.activation import CURVED_ACTIVATIONS
 
 
 def _leaky_relu(x: Tensor, bias: Tensor) -> Tensor:
@@ -65,6 +66,8 @@ OP = Op(
         *(Call(_SHAPE, F32, settings={"act": act}) for act in ("linear", "relu")),
         Call(_SHAPE, F32, settings={"act": "linear", "clamp": 256.0}),
         Call(_SHAPE, F32, settings={"act": "lrelu", "gain": 2.0**0.5, "clamp": 256.0}),
+        *(Call(_SHAPE, F32, settings={"act": act}) for act in CURVED_ACTIVATIONS),
+        *(Call(_SHAPE, BF16, True, settings={"act": act, "clamp": 256.0}) for act in ("tanh", "swish")),
         *(Call(_SHAPE, F32, last, absent=("bias",)) for last in (False, True)),
         *(Call(_SHAPE, F32, last, constant=(name,)) for last in (False, True) for name in ("x", "bias")),
     ),

@@ -97,6 +97,19 @@ OP = Op(
         Call((2, 16, 8192, 8200), F32, settings=_TWO),
         Call((2, 16, 8192, 8200), F16, True, settings=_TWO),
         Call((4, 16, 64, 64), F64, settings=_TWO),
+        # Long filters, separable: StyleGAN3 and augmentation, up and down, and both adjoints; aligned rows and not.
+        Call((8, 64, 128, 128), F32, settings={"taps": (12,), "padding": (6, 5, 6, 5), **_UP}),
+        Call((8, 64, 128, 128), BF16, settings={"taps": (12,), "padding": 5, "down": 2}),
+        Call((4, 32, 148, 148), F32, settings={"taps": (24,), "padding": 12, "up": 4, "gain": 16.0}),
+        Call((4, 32, 131, 131), F16, settings={"taps": (12,), "padding": (6, 5, 6, 5)}),
+        Call((8, 64, 64, 64), F32, True, settings={"taps": (12,), "padding": (6, 5, 6, 5), **_UP}),
+        Call((8, 64, 64, 64), BF16, True, settings={"taps": (12,), "padding": (6, 5, 6, 5)}),
+        # As planes: StyleGAN3's radial filter. One axis at a time. Too long for a matrix, and in float64.
+        Call((8, 64, 128, 128), F32, settings={"taps": (12, 12), "padding": 5, "down": 2}),
+        Call((8, 64, 64, 64), BF16, True, settings={"taps": (12, 12), "padding": 5, "down": 2}),
+        Call((8, 64, 16, 16), F32, settings={"taps": (1, 20), "padding": (10, 9, 0, 0)}),
+        Call((4, 16, 64, 64), F32, settings={"taps": (90,), "padding": 45}),
+        Call((4, 16, 64, 64), F64, settings={"taps": (12,), "padding": (6, 5, 6, 5), **_UP}),
     ),
     traffic=(
         # What leaves the first level of cache. Problems of this size are cut fine, so there is much around a tile;

@@ -7,6 +7,7 @@ Every op is a function on tensors. On a GPU it runs a Triton kernel, elsewhere i
 from fastgan_kernels.adain import adain
 from fastgan_kernels.backend import backend_of, use_backend
 from fastgan_kernels.bias_act import bias_act
+from fastgan_kernels.filtered_lrelu import filtered_lrelu
 from fastgan_kernels.gradient_penalty import gradient_norms, gradient_penalty
 from fastgan_kernels.interpolate import interpolate
 from fastgan_kernels.minibatch_discrimination import minibatch_discrimination
@@ -22,6 +23,7 @@ __all__ = [
     "adain",
     "backend_of",
     "bias_act",
+    "filtered_lrelu",
     "gradient_norms",
     "gradient_penalty",
     "interpolate",

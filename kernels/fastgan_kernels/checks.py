@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -49,11 +50,53 @@ def check_strength(op: str, strength: Tensor, x: Tensor) -> None:
     check_operand(op, "strength", strength, strength.shape, x)
 
 
-def check_activation(op: str, act: str, negative_slope: float) -> None:
-    if act not in ACTIVATIONS:
-        raise ValueError(f"{op}: act is {act!r}, expected one of {', '.join(map(repr, ACTIVATIONS))}")
+def check_activation(op: str, act: str, negative_slope: float, *, allowed: Sequence[str] = ACTIVATIONS) -> None:
+    if act not in allowed:
+        raise ValueError(f"{op}: act is {act!r}, expected one of {', '.join(map(repr, allowed))}")
     if not 0 <= negative_slope < math.inf:
         raise ValueError(f"{op}: negative_slope is {negative_slope}, expected a finite number of at least 0")
+
+
+def check_images(op: str, x: Tensor) -> None:
+    """``x`` must be [N, C, H, W] of a floating-point type."""
+    if x.dim() != 4:
+        raise ValueError(f"{op}: x has shape {list(x.shape)}, expected [N, C, H, W]")
+    check_float(op, "x", x)
+
+
+def check_fir_kernel(op: str, name: str, kernel: Tensor | None, x: Tensor) -> None:
+    """A FIR kernel must be a constant [kh, kw] or [k], or ``None``."""
+    if kernel is None:
+        return
+    if kernel.dim() not in (1, 2) or kernel.numel() == 0:
+        raise ValueError(f"{op}: {name} has shape {list(kernel.shape)}, expected [kh, kw] or [k] of at least 1")
+    check_operand(op, name, kernel, kernel.shape, x)
+    if kernel.requires_grad:
+        raise ValueError(f"{op}: {name} requires a gradient, expected a constant: use {name}.detach()")
+
+
+def factors(op: str, name: str, value: int | Sequence[int]) -> tuple[int, int]:
+    """A factor of resampling as (x, y)."""
+    pair = [value] * 2 if isinstance(value, Integral) else value
+    if not _are_integers(pair, 2) or min(pair) < 1:
+        raise ValueError(f"{op}: {name} is {value!r}, expected an integer of at least 1 or two of them, (x, y)")
+    return int(pair[0]), int(pair[1])
+
+
+def paddings(op: str, value: int | Sequence[int]) -> list[int]:
+    """A padding as [left, right, top, bottom]."""
+    pads = [value] * 4 if isinstance(value, Integral) else value
+    if _are_integers(pads, 2):
+        pads = [pads[0], pads[0], pads[1], pads[1]]
+    if not _are_integers(pads, 4):
+        raise ValueError(f"{op}: padding is {value!r}, expected an integer, (x, y) or (left, right, top, bottom)")
+    return [int(p) for p in pads]
+
+
+def _are_integers(values: object, count: int) -> bool:
+    if not isinstance(values, (list, tuple)) or len(values) != count:
+        return False
+    return all(isinstance(value, Integral) for value in values)
 
 
 def check_eps(op: str, eps: float) -> None:

@@ -301,10 +301,10 @@ def noise_injection(x: Tensor, strength: Tensor, noise: Tensor | None = None) ->
 
     Args:
         x: [N, C, *spatial], any floating-point type; contiguous and channels-last are read as they are.
-        strength: [C] or [], any floating-point type.
-        noise: [N, 1, *spatial], any floating-point type. ``None`` draws a standard normal that follows
-            ``torch.manual_seed``: other values at every call and at every replay of a CUDA graph, the same in the
-            backward pass, whatever the layout and the backend.
+        strength: [C], or [] or [1] for all channels; any floating-point type.
+        noise: [N, 1, *spatial], or [1, 1, *spatial] for all samples (repeated in memory for each); any floating-point
+            type. ``None`` draws a standard normal that follows ``torch.manual_seed``: other values at every call and at
+            every replay of a CUDA graph, the same in the backward pass, whatever the layout and the backend.
 
     Returns:
         x + strength * noise in the shape, type and layout of ``x``. Differentiable to any order in all three; the first
@@ -316,9 +316,14 @@ def noise_injection(x: Tensor, strength: Tensor, noise: Tensor | None = None) ->
         TypeError: for an integer or complex tensor.
     """
     check_feature_map("noise_injection", x)
+    if list(strength.shape) == [1]:
+        strength = strength.reshape(())
     check_strength("noise_injection", strength, x)
     if noise is not None:
-        check_operand("noise_injection", "noise", noise, (x.shape[0], 1, *x.shape[2:]), x)
+        shape = x.shape[0], 1, *x.shape[2:]
+        if list(noise.shape) == [1, *shape[1:]]:
+            noise = noise.expand(shape)
+        check_operand("noise_injection", "noise", noise, shape, x)
     seed = draw_seed(x) if noise is None else None
     if not runs_triton(x):
         noise = reference.normal_noise(seed, x) if noise is None else noise

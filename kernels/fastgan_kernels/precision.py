@@ -2,6 +2,8 @@
 
 import torch
 import triton.language as tl
+from triton import knobs
+from triton.runtime import driver
 
 
 def compute_dtype(storage: torch.dtype) -> torch.dtype:
@@ -10,3 +12,14 @@ def compute_dtype(storage: torch.dtype) -> torch.dtype:
 
 def triton_compute_dtype(storage: torch.dtype) -> tl.dtype:
     return tl.float64 if storage == torch.float64 else tl.float32
+
+
+def runs_on_amd() -> bool:
+    """Whether Triton compiles for a GPU of AMD."""
+    return not knobs.runtime.interpret and driver.active.get_current_target().backend == "hip"
+
+
+def dot_precision() -> str:
+    """How ``tl.dot`` multiplies float32: in three products of TF32, which together are as exact as float32, on NVIDIA's
+    tensor cores; in float32 on AMD, whose compiler has nothing else. Triton's interpreter does not look at it."""
+    return "ieee" if runs_on_amd() else "tf32x3"

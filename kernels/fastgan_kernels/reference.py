@@ -26,6 +26,16 @@ def no_autocast(x: Tensor) -> AbstractContextManager[None]:
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
+_CURVED = {
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "elu": torch.nn.functional.elu,
+    "selu": torch.nn.functional.selu,
+    "softplus": torch.nn.functional.softplus,
+    "swish": torch.nn.functional.silu,
+}
+
+
 def bias_act(
     x: Tensor,
     bias: Tensor | None = None,
@@ -43,6 +53,8 @@ def bias_act(
             y = torch.relu(y)
         elif act == "lrelu":
             y = torch.nn.functional.leaky_relu(y, negative_slope)
+        elif act != "linear":
+            y = _CURVED[act](y)
         if gain != 1.0:
             y = y * gain
         y = y.to(x.dtype)
@@ -136,24 +148,33 @@ def pixel_norm(x: Tensor, *, eps: float = 1e-8) -> Tensor:
 
 
 def upfirdn2d(
-    x: Tensor, kernel: Tensor, *, up: int = 1, down: int = 1, padding: Sequence[int] = (0, 0, 0, 0), gain: float = 1.0
+    x: Tensor,
+    kernel: Tensor | None,
+    *,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
+    padding: Sequence[int] = (0, 0, 0, 0),
+    gain: float = 1.0,
+    flip: bool = False,
 ) -> Tensor:
+    (up_x, up_y), (down_x, down_y) = ((f, f) if isinstance(f, int) else f for f in (up, down))
     with no_autocast(x):
         n, c, h, w = x.shape
         wide = x.to(compute_dtype(x.dtype))
-        if up > 1:
-            # Each pixel is followed by up - 1 zeros along both axes.
-            wide = torch.nn.functional.pad(wide.reshape(n, c, h, 1, w, 1), (0, up - 1, 0, 0, 0, up - 1))
-            wide = wide.reshape(n, c, h * up, w * up)
+        if up_x > 1 or up_y > 1:
+            # Each pixel is followed by up - 1 zeros along each axis.
+            wide = torch.nn.functional.pad(wide.reshape(n, c, h, 1, w, 1), (0, up_x - 1, 0, 0, 0, up_y - 1))
+            wide = wide.reshape(n, c, h * up_y, w * up_x)
         # Grown before it is cropped: a crop may take more than the image alone has.
         x0, x1, y0, y1 = padding
         wide = torch.nn.functional.pad(wide, [max(p, 0) for p in padding])
         wide = wide[:, :, max(-y0, 0) : wide.shape[2] - max(-y1, 0), max(-x0, 0) : wide.shape[3] - max(-x1, 0)]
-        taps = kernel.to(wide.dtype)
+        taps = torch.ones(1, device=x.device) if kernel is None else kernel
+        taps = taps.to(wide.dtype) if flip else taps.to(wide.dtype).flip(tuple(range(taps.dim())))
         if taps.dim() == 1:
-            y = _correlate(_correlate(wide, taps.flip(0)[:, None] * gain, down, 1), taps.flip(0)[None], 1, down)
+            y = _correlate(_correlate(wide, taps[:, None] * gain, down_y, 1), taps[None], 1, down_x)
         else:
-            y = _correlate(wide, taps.flip((0, 1)) * gain, down, down)
+            y = _correlate(wide, taps * gain, down_y, down_x)
         return y.to(x.dtype)
 
 
@@ -169,6 +190,29 @@ def _correlate(x: Tensor, taps: Tensor, down_y: int, down_x: int) -> Tensor:
         x[:, :, i : i + height : down_y, j : j + width : down_x] * taps[i, j] for i in range(kh) for j in range(kw)
     )
     return functools.reduce(torch.add, terms)
+
+
+def filtered_lrelu(
+    x: Tensor,
+    up_kernel: Tensor | None,
+    down_kernel: Tensor | None,
+    bias: Tensor | None = None,
+    *,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
+    padding: Sequence[int] = (0, 0, 0, 0),
+    gain: float = 2**0.5,
+    negative_slope: float = 0.2,
+    clamp: float | None = None,
+    flip: bool = False,
+) -> Tensor:
+    with no_autocast(x):
+        y = x.to(compute_dtype(x.dtype))
+        y = y if bias is None else y + _per_channel(bias, x)
+        up_x, up_y = (up, up) if isinstance(up, int) else up
+        y = upfirdn2d(y, up_kernel, up=up, padding=padding, gain=up_x * up_y, flip=flip)
+        y = bias_act(y, act="lrelu", negative_slope=negative_slope, gain=gain, clamp=clamp)
+        return upfirdn2d(y, down_kernel, down=down, flip=flip).to(x.dtype)
 
 
 def group_of(samples: int, group_size: int) -> int:

@@ -5,6 +5,7 @@ H200 4.8 TB/s x 0.7 us / 132 multiprocessors = 25 KB a multiprocessor, which a f
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -514,3 +515,124 @@ def strip_tiling(
 def _fewest_loads(height: int, candidates: tuple[int, ...], around: int) -> int:
     """Rows of a strip with which strips over ``height`` rows load the fewest; the longer of two that load as many."""
     return min(reversed(candidates), key=lambda rows: cdiv(height, rows) * (rows + around))
+
+
+@dataclass(frozen=True)
+class BandTiling:
+    """How the output of a resampling by a long filter is shared among programs, each with a matrix for its columns.
+
+    Attributes:
+        rows: output rows of each phase that a program takes.
+        block_rows: rows of a phase that it takes at once.
+        block_in, block_out: columns of input and output that a matrix holds.
+        step: columns of output that a program writes, at most ``block_out``.
+        align: of the first column of input and output.
+        block_channels: channels of a program, 1 in contiguous layout.
+    """
+
+    rows: int
+    block_rows: int
+    block_in: int
+    block_out: int
+    step: int
+    align: int
+    block_channels: int
+
+    def programs(self, images: int, channels: int, height: int, width: int, up: int) -> int:
+        """Programs over an output [images, height, width, channels] of ``up`` phases of rows."""
+        strips = images * cdiv(cdiv(height, up), self.rows)
+        return strips * cdiv(width, self.step) * cdiv(channels, self.block_channels)
+
+
+def band_tiling(
+    height: int, width: int, element_size: int, taps: int, *, separable: bool, up: Sequence[int], down: Sequence[int],
+    channels_last: bool, widest: int = 128,
+) -> BandTiling | None:  # fmt: skip
+    """Tiles for a resampling by a filter of ``taps`` columns; ``None`` where it is too long for a matrix.
+
+    Args:
+        height, width: the output.
+        element_size: bytes of an element.
+        taps: columns of the filter.
+        separable: whether there is one matrix for all rows of the filter.
+        up, down: factors, (y, x).
+        channels_last: channels, not columns, are neighbours in memory.
+        widest: columns of the longer side of a matrix; on AMD 64, where the compiler spills beyond.
+    """
+    (up_y, up_x), (_, down_x) = up, down
+    # Columns that start with a sector.
+    align = 1 if channels_last else 32 // element_size
+    # What compiles for all targets without spills: 32 x 64 x 128 and 32 x 128 x 64 (178 registers on sm_80; 255 and 50
+    # spilled for 32 x 128 x 32), and with a matrix for each row of taps 16 x 64 x 64 (187; 255 for 32 rows).
+    block_in = widest if separable and down_x > up_x else 64
+    needed = (down_x * (width - 1) + taps - 1) // up_x + align
+    block_in = min(block_in, max(32, next_power_of_2(needed)))
+    block_out = widest if separable and up_x > down_x else 64
+    # Input starts at a multiple of align, so up to align - 1 columns of the matrix may precede the window.
+    most = ((block_in - align) * up_x - (taps - 1)) // down_x + 1
+    step = min(most, block_out, cdiv(width, align) * align) // align * align
+    if step <= 0:
+        return None
+    block_out = max(64 if block_in == 128 else 32, next_power_of_2(step))
+    phase_height = cdiv(height, up_y)
+    if channels_last:
+        # Rows follow each other in a program, so that the first level of cache has what their windows share.
+        return BandTiling(min(16, next_power_of_2(phase_height)), 1, block_in, block_out, step, align, 16)
+    rows = min(32 if separable else 16, max(16, next_power_of_2(phase_height)))
+    return BandTiling(rows, rows, block_in, block_out, step, align, 1)
+
+
+@dataclass(frozen=True)
+class FilteredTiling:
+    """Tiles of filtered_lrelu: of its input, of the upsampled middle, and of its output.
+
+    Attributes:
+        in_x, mid_y, mid_x, out_y, out_x: what matrices hold.
+        tile_y, tile_x: rows and columns of the output that a turn writes.
+        turns: tiles of a program, one below the other.
+    """
+
+    in_x: int
+    mid_y: int
+    mid_x: int
+    out_y: int
+    out_x: int
+    tile_y: int
+    tile_x: int
+    turns: int
+
+
+def filtered_tiling(
+    planes: int, size: Sequence[int], element_size: int, a: Sequence[int], b: Sequence[int], *, up: Sequence[int],
+    down: Sequence[int],
+) -> FilteredTiling | None:  # fmt: skip
+    """Tiles for a filter ``a`` after zero insertion and a filter ``b`` before decimation; ``None`` where none fit.
+
+    Args:
+        planes: images of one channel.
+        size: of the output; this and all that follows as (y, x).
+        element_size: bytes of an element.
+        a, b: extents of the two filters.
+        up, down: factors.
+    """
+    # What compiles without spills for sm_80 to sm_120 (240 registers on sm_80); a middle of 64 x 64 spills 174, an
+    # output of 16 columns 156.
+    mid_y, mid_x, most_in, most_y, most_x = 32, 64, 64, 16, 32
+    wide = 16 // element_size
+
+    def columns_of_input(tile: int) -> int:
+        # Up to 3 columns of the middle and wide - 1 of the input precede what is needed: starts are rounded down.
+        middle = down[1] * (tile - 1) + b[1] + 3
+        return (middle + a[1] - 2) // up[1] + wide if middle <= mid_x else most_in + 1
+
+    tile_y = min((mid_y - b[0]) // down[0] + 1, most_y, size[0])
+    fitting = [tile for tile in range(wide, most_x + 1, wide) if columns_of_input(tile) <= most_in]
+    if tile_y < 1 or not fitting:
+        return None
+    tile_x = min(fitting[-1], cdiv(size[1], wide) * wide)
+    rows, cols = cdiv(size[0], tile_y), cdiv(size[1], tile_x)
+    # As many turns as leave a program for each multiprocessor of a large chip (132 on an H200): what lies between two
+    # tiles of a program is in the first level of cache when it is read again.
+    turns = max(1, min(rows, planes * cols * rows // 132))
+    in_x = max(32, next_power_of_2(columns_of_input(tile_x)))
+    return FilteredTiling(in_x, mid_y, mid_x, most_y, most_x, tile_y, tile_x, turns)

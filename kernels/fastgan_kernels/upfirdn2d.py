@@ -2,10 +2,11 @@
 
 Along one axis, with z the image whose pixels are each followed by up - 1 zeros, and p zeros before it (p < 0 crops),
 
-    y[i] = gain * sum_a k[K - 1 - a] * z[down * i + a - p].
+    y[i] = gain * sum_a k[K - 1 - a] * z[down * i + a - p],
 
-Only every up-th tap meets a pixel. With p = up * q + r, 0 <= r < up, and j = down * i + up - 1 - r, these taps are
-a = b + up * m where b = up - 1 - j % up, and they meet x[j // up - q + m].
+or with k[a] where the kernel is not turned around. Factors and padding may differ between the axes. Only every up-th
+tap meets a pixel. With p = up * q + r, 0 <= r < up, and j = down * i + up - 1 - r, these taps are a = b + up * m where
+b = up - 1 - j % up, and they meet x[j // up - q + m].
 
 The adjoint is the same op with up and down exchanged, the kernel turned around, and p replaced by K - 1 - p (which
 undoes itself); the size of the output stands for the zeros after it. Gradients of every order are this one kernel.
@@ -15,17 +16,18 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels import reference
 from fastgan_kernels.backend import runs_triton
-from fastgan_kernels.checks import check_float, check_operand
+from fastgan_kernels.checks import check_fir_kernel, check_images, factors, paddings
 from fastgan_kernels.differentiable import DifferentiableOp, guard_second_order
 from fastgan_kernels.layout import dense
-from fastgan_kernels.precision import triton_compute_dtype
-from fastgan_kernels.tiling import alignment, strip_tiling
+from fastgan_kernels.precision import dot_precision, runs_on_amd, triton_compute_dtype
+from fastgan_kernels.tiling import BandTiling, alignment, band_tiling, cdiv, next_power_of_2, strip_tiling
 
 
 @triton.jit
@@ -34,30 +36,31 @@ def _tap(
     GAIN: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """The tap that meets row a and column b of the window; the kernel turned around is what FLIP asks for."""
+    tap = tl.full((), GAIN, COMPUTE)
     row = KH - 1 - a if FLIP else a
     col = KW - 1 - b if FLIP else b
     if OUTER:
-        tap = tl.load(taps_ptr + row).to(COMPUTE) * tl.load(taps_ptr + col).to(COMPUTE)
-    else:
-        tap = tl.load(taps_ptr + (row * KW + col)).to(COMPUTE)
-    return tap * tl.full((), GAIN, COMPUTE)
+        tap *= tl.load(taps_ptr + row).to(COMPUTE) * tl.load(taps_ptr + col).to(COMPUTE)
+    elif taps_ptr is not None:
+        tap *= tl.load(taps_ptr + (row * KW + col)).to(COMPUTE)
+    return tap
 
 
 @triton.jit
 def _window_sums(
-    x_ptr, taps_ptr, offset, row, in_h, pitch, step, reads, b, zeros, UP: tl.constexpr, DOWN: tl.constexpr,
-    FIRST: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, FLIP: tl.constexpr, OUTER: tl.constexpr,
-    GAIN: tl.constexpr, COMPUTE: tl.constexpr, ROWS: tl.constexpr,
+    x_ptr, taps_ptr, offset, row, in_h, pitch, step, reads, b, zeros, UP_Y: tl.constexpr, UP_X: tl.constexpr,
+    DOWN: tl.constexpr, FIRST: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, FLIP: tl.constexpr,
+    OUTER: tl.constexpr, GAIN: tl.constexpr, COMPUTE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """The sums over ROWS windows, one every DOWN rows from ``row`` on, that meet tap rows FIRST, FIRST + UP ..."""
-    TAPS_Y: tl.constexpr = (KH - FIRST + UP - 1) // UP
-    TAPS_X: tl.constexpr = (KW + UP - 1) // UP
+    """The sums over ROWS windows, one every DOWN rows from ``row`` on, that meet tap rows FIRST, FIRST + UP_Y ..."""
+    TAPS_Y: tl.constexpr = (KH - FIRST + UP_Y - 1) // UP_Y
+    TAPS_X: tl.constexpr = (KW + UP_X - 1) // UP_X
     taps = ()
     for a in tl.static_range(TAPS_Y):
         for m in tl.static_range(TAPS_X):
             # A lane that has no such tap reads no pixel either.
-            met_by = m if UP == 1 else tl.minimum(b + UP * m, KW - 1)
-            taps += (_tap(taps_ptr, FIRST + UP * a, met_by, KH, KW, FLIP, OUTER, GAIN, COMPUTE),)
+            met_by = m if UP_X == 1 else tl.minimum(b + UP_X * m, KW - 1)
+            taps += (_tap(taps_ptr, FIRST + UP_Y * a, met_by, KH, KW, FLIP, OUTER, GAIN, COMPUTE),)
     # Windows overlap: at most this many meet an input row, the first of them until it is done.
     WINDOWS: tl.constexpr = TAPS_Y // DOWN + 1
     open_sums = ()
@@ -101,8 +104,10 @@ def _kernel(
     out_w,
     origin_y,
     origin_x,
-    UP: tl.constexpr,
-    DOWN: tl.constexpr,
+    UP_Y: tl.constexpr,
+    UP_X: tl.constexpr,
+    DOWN_Y: tl.constexpr,
+    DOWN_X: tl.constexpr,
     LEAD_Y: tl.constexpr,
     LEAD_X: tl.constexpr,
     KH: tl.constexpr,
@@ -137,7 +142,7 @@ def _kernel(
         channel = 0
         strip = (pid // col_tiles * BLOCK_STRIPS + tl.arange(0, BLOCK_STRIPS))[:, None]
         col = (pid % col_tiles * BLOCK_COLS + tl.arange(0, BLOCK_COLS))[None, :]
-    strips = tl.cdiv(tl.cdiv(out_h, UP), ROWS)
+    strips = tl.cdiv(tl.cdiv(out_h, UP_Y), ROWS)
     image = strip // strips
     first_row = strip % strips * ROWS  # of the strip, among the rows of its phase
     writes = (image < images) & (col < out_w)
@@ -148,33 +153,273 @@ def _kernel(
     out_pitch = out_w.to(tl.int64) * channels
 
     # Columns: where the window of each lane starts, and which of its pixels exist.
-    TAPS_X: tl.constexpr = (KW + UP - 1) // UP
-    lead = col * DOWN + LEAD_X
-    in_col = lead // UP - origin_x
-    b = UP - 1 - lead % UP
+    TAPS_X: tl.constexpr = (KW + UP_X - 1) // UP_X
+    lead = col * DOWN_X + LEAD_X
+    in_col = lead // UP_X - origin_x
+    b = UP_X - 1 - lead % UP_X
     in_offset = image * in_h * in_pitch + in_col.to(tl.int64) * channels + channel
     reads = ()
     for m in tl.static_range(TAPS_X):
         met = writes & (in_col + m >= 0) & (in_col + m < in_w)
-        if KW % UP != 0:
-            met &= b + UP * m < KW
+        if KW % UP_X != 0:
+            met &= b + UP_X * m < KW
         reads += (met,)
 
     if CHANNELS_LAST:
         zeros = tl.zeros([BLOCK_STRIPS * BLOCK_COLS, BLOCK_CHANNELS], COMPUTE)
     else:
         zeros = tl.zeros([BLOCK_STRIPS, BLOCK_COLS], COMPUTE)
-    for phase in tl.static_range(UP):
-        in_row = first_row * DOWN + (phase * DOWN + LEAD_Y) // UP - origin_y
+    for phase in tl.static_range(UP_Y):
+        in_row = first_row * DOWN_Y + (phase * DOWN_Y + LEAD_Y) // UP_Y - origin_y
         sums = _window_sums(
-            x_ptr, taps_ptr, in_offset, in_row, in_h, in_pitch, channels, reads, b, zeros, UP, DOWN,
-            UP - 1 - (phase * DOWN + LEAD_Y) % UP, KH, KW, FLIP, OUTER, GAIN, COMPUTE, ROWS,
+            x_ptr, taps_ptr, in_offset, in_row, in_h, in_pitch, channels, reads, b, zeros, UP_Y, UP_X, DOWN_Y,
+            UP_Y - 1 - (phase * DOWN_Y + LEAD_Y) % UP_Y, KH, KW, FLIP, OUTER, GAIN, COMPUTE, ROWS,
         )  # fmt: skip
-        row = first_row * UP + phase
+        row = first_row * UP_Y + phase
         first_line = y_ptr + ((image * out_h + row) * out_pitch + col.to(tl.int64) * channels + channel)
         for t in tl.static_range(ROWS):
             y = sums[t].to(y_ptr.dtype.element_ty)
-            tl.store(first_line + t * UP * out_pitch, y, mask=writes & (row + t * UP < out_h))
+            tl.store(first_line + t * UP_Y * out_pitch, y, mask=writes & (row + t * UP_Y < out_h))
+
+
+@triton.jit
+def band(
+    taps_ptr, first_in, first_out, up, down, pad, taps, direction, COMPUTE: tl.constexpr,
+    INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, TRANSPOSED: tl.constexpr,
+):  # fmt: skip
+    """The matrix [INPUTS, OUTPUTS] that takes a row of pixels to a row of filtered ones; or its transpose.
+
+    Input c, counted from ``first_in``, meets output i by the tap up * c - down * i + pad. The kernel is taken as it is
+    where ``direction`` is 1, and turned around where it is -1.
+    """
+    if TRANSPOSED:
+        c, i = first_in + tl.arange(0, INPUTS)[None, :], first_out + tl.arange(0, OUTPUTS)[:, None]
+    else:
+        c, i = first_in + tl.arange(0, INPUTS)[:, None], first_out + tl.arange(0, OUTPUTS)[None, :]
+    tap = up * c - down * i + pad
+    if taps_ptr is None:
+        return tl.where(tap == 0, 1.0, 0.0).to(COMPUTE)
+    else:
+        exists = (tap >= 0) & (tap < taps)
+        tap = (1 - direction) // 2 * (taps - 1) + direction * tap
+        return tl.load(taps_ptr + tap, mask=exists, other=0.0).to(COMPUTE)
+
+
+@triton.jit
+def _exists(row, rows):
+    """Whether there is such a row, [1, 1]: of a number the interpreter makes a mask of integers."""
+    row = row + tl.zeros([1, 1], tl.int32)
+    return (row >= 0) & (row < rows)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "images", "channel_groups", "in_h", "in_groups", "out_h", "out_groups", "up_y", "up_x", "down_y", "down_x",
+        "origin_y", "origin_x", "lead_y", "lead_x", "kh", "kw", "step_groups", "direction", "gain",
+    ]
+)  # fmt: skip
+def _band_kernel(
+    x_ptr,
+    row_taps_ptr,
+    taps_ptr,
+    y_ptr,
+    images,
+    channel_groups,
+    in_h,
+    in_groups,
+    out_h,
+    out_groups,
+    up_y,
+    up_x,
+    down_y,
+    down_x,
+    origin_y,
+    origin_x,
+    lead_y,
+    lead_x,
+    kh,
+    kw,
+    step_groups,
+    direction,
+    gain,
+    SEPARABLE: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    CHANNEL_ALIGN: tl.constexpr,
+    IN_ALIGN: tl.constexpr,
+    OUT_ALIGN: tl.constexpr,
+    STEP_ALIGN: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_IN: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+):
+    """Tiles of ROWS output rows of each phase: a sum over the rows of taps, and a band matrix over the columns.
+
+    BLOCK_ROWS of a phase are taken at once; in channels-last one row, of BLOCK_CHANNELS channels, at a time. Nothing
+    but the turns of a loop depends on the number of taps or the factors, so one compiled kernel serves all filters.
+    Absent taps are one tap of 1.
+    """
+    pid = tl.program_id(0)
+    channels = channel_groups * CHANNEL_ALIGN if CHANNELS_LAST else 1
+    in_w, out_w, step = in_groups * IN_ALIGN, out_groups * OUT_ALIGN, step_groups * STEP_ALIGN
+    channel_tiles = tl.cdiv(channels, BLOCK_CHANNELS)
+    first_channel = pid % channel_tiles * BLOCK_CHANNELS
+    pid = pid // channel_tiles
+    col_tiles = tl.cdiv(out_w, step)
+    first_out = pid % col_tiles * step
+    pid = pid // col_tiles
+    strips = tl.cdiv(tl.cdiv(out_h, up_y), ROWS)
+    first_row = pid % strips * ROWS
+    image = (pid // strips).to(tl.int64)
+
+    # Rounded down to where wide accesses start; the shift makes the quotient one of positive numbers.
+    first_in = (first_out * down_x + lead_x) // up_x - origin_x
+    first_in = ((first_in + 1024 * STEP_ALIGN) // STEP_ALIGN - 1024) * STEP_ALIGN
+    pad_x = origin_x * up_x + up_x - 1 - lead_x
+
+    in_col = first_in + tl.arange(0, BLOCK_IN)
+    out_col = first_out + tl.arange(0, BLOCK_OUT)
+    in_pitch = in_w.to(tl.int64) * channels
+    out_pitch = out_w.to(tl.int64) * channels
+    x_ptr += image * in_h * in_pitch
+    y_ptr += image * out_h * out_pitch
+    met = (in_col >= 0) & (in_col < in_w)
+    writes = (out_col < first_out + step) & (out_col < out_w)
+    if CHANNELS_LAST:
+        channel = first_channel + tl.arange(0, BLOCK_CHANNELS)
+        column = in_col.to(tl.int64)[:, None] * channels + channel[None, :]
+        met = met[:, None] & (channel < channels)[None, :]
+        out_column = out_col.to(tl.int64)[:, None] * channels + channel[None, :]
+        writes = writes[:, None] & (channel < channels)[None, :]
+    if SEPARABLE:
+        kept = band(
+            taps_ptr,
+            first_in,
+            first_out,
+            up_x,
+            down_x,
+            pad_x,
+            kw,
+            direction,
+            COMPUTE,
+            BLOCK_IN,
+            BLOCK_OUT,
+            CHANNELS_LAST,
+        )
+    for turn in tl.range(up_y * (ROWS // BLOCK_ROWS), disable_licm=True):
+        phase, start = turn % up_y, turn // up_y * BLOCK_ROWS
+        lead = phase * down_y + lead_y
+        first_tap = up_y - 1 - lead % up_y
+        tap_rows = (kh - first_tap + up_y - 1) // up_y
+        first_in_row = (first_row + start) * down_y + lead // up_y - origin_y
+        if CHANNELS_LAST:
+            total = tl.zeros([BLOCK_IN if SEPARABLE else BLOCK_OUT, BLOCK_CHANNELS], COMPUTE)
+        else:
+            total = tl.zeros([BLOCK_ROWS, BLOCK_IN if SEPARABLE else BLOCK_OUT], COMPUTE)
+        for m in tl.range(tap_rows, disable_licm=True):
+            in_row = first_in_row + m
+            if CHANNELS_LAST:
+                line = x_ptr + in_row.to(tl.int64) * in_pitch
+                x = tl.load(line + column, mask=met & _exists(in_row, in_h), other=0.0).to(COMPUTE)
+            else:
+                rows = in_row + tl.arange(0, BLOCK_ROWS) * down_y
+                exists = (rows >= 0) & (rows < in_h)
+                place = rows[:, None] * in_w + in_col[None, :]
+                x = tl.load(x_ptr + place, mask=exists[:, None] & met[None, :], other=0.0).to(COMPUTE)
+            tap_row = first_tap + m * up_y
+            tap_row = (1 - direction) // 2 * (kh - 1) + direction * tap_row
+            if SEPARABLE:
+                if row_taps_ptr is None:
+                    total += x
+                else:
+                    total += tl.load(row_taps_ptr + tap_row).to(COMPUTE) * x
+            else:
+                columns = band(
+                    taps_ptr + tap_row * kw, first_in, first_out, up_x, down_x, pad_x, kw, direction, COMPUTE, BLOCK_IN,
+                    BLOCK_OUT, CHANNELS_LAST,
+                )  # fmt: skip
+                if CHANNELS_LAST:
+                    total = tl.dot(columns, x, total, input_precision=PRECISION)
+                else:
+                    total = tl.dot(x, columns, total, input_precision=PRECISION)
+        if SEPARABLE:
+            if CHANNELS_LAST:
+                total = tl.dot(kept, total, input_precision=PRECISION)
+            else:
+                total = tl.dot(total, kept, input_precision=PRECISION)
+        y = (total * gain).to(y_ptr.dtype.element_ty)
+        if CHANNELS_LAST:
+            row = (first_row + start) * up_y + phase
+            tl.store(y_ptr + (row.to(tl.int64) * out_pitch + out_column), y, mask=writes & _exists(row, out_h))
+        else:
+            row = (first_row + start + tl.arange(0, BLOCK_ROWS)) * up_y + phase
+            place = row[:, None] * out_w + out_col[None, :]
+            tl.store(y_ptr + place, y, mask=(row < out_h)[:, None] & writes[None, :])
+
+
+@triton.jit(
+    do_not_specialize=[
+        "channels", "in_h", "in_w", "out_h", "out_w", "up_y", "up_x", "down_y", "down_x", "origin_y", "origin_x",
+        "lead_y", "lead_x", "kh", "kw",
+    ]
+)  # fmt: skip
+def _loop_kernel(
+    x_ptr,
+    taps_ptr,
+    y_ptr,
+    channels,
+    in_h,
+    in_w,
+    out_h,
+    out_w,
+    up_y,
+    up_x,
+    down_y,
+    down_x,
+    origin_y,
+    origin_x,
+    lead_y,
+    lead_x,
+    kh,
+    kw,
+    FLIP: tl.constexpr,
+    OUTER: tl.constexpr,
+    GAIN: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """A block of a row of the output: for each tap that a pixel meets, a load and a product. For any filter."""
+    tiles = tl.cdiv(out_w * channels, BLOCK)
+    line = tl.program_id(0) // tiles
+    row = line % out_h
+    image = (line // out_h).to(tl.int64)
+    place = tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)
+    col = place // channels
+    lead_row, lead_col = row * down_y + lead_y, col * down_x + lead_x
+    tap_row, tap_col = up_y - 1 - lead_row % up_y, up_x - 1 - lead_col % up_x
+    in_row, in_col = lead_row // up_y - origin_y, lead_col // up_x - origin_x
+    x_ptr += (image * in_h * in_w) * channels + place % channels
+    exists = place < out_w * channels
+    total = tl.zeros([BLOCK], COMPUTE)
+    for m in range((kh + up_y - 1) // up_y):
+        a, r = tap_row + m * up_y, in_row + m
+        for n in range((kw + up_x - 1) // up_x):
+            b, c = tap_col + n * up_x, in_col + n
+            met = exists & (a < kh) & (b < kw) & (r >= 0) & (r < in_h) & (c >= 0) & (c < in_w)
+            x = tl.load(x_ptr + (r.to(tl.int64) * in_w + c) * channels, mask=met, other=0.0).to(COMPUTE)
+            kernel_row = kh - 1 - a if FLIP else a
+            kernel_col = kw - 1 - b if FLIP else b
+            if OUTER:
+                tap = tl.load(taps_ptr + kernel_row, mask=a < kh, other=0.0).to(COMPUTE)
+                tap *= tl.load(taps_ptr + kernel_col, mask=met, other=0.0).to(COMPUTE)
+            else:
+                tap = tl.load(taps_ptr + kernel_row * kw + kernel_col, mask=met, other=0.0).to(COMPUTE)
+            total += tap * x
+    y = (total * tl.full((), GAIN, COMPUTE)).to(y_ptr.dtype.element_ty)
+    tl.store(y_ptr + (image * out_h + row) * out_w * channels + place, y, mask=exists)
 
 
 def _new_output(x: Tensor, out_h: int, out_w: int) -> Tensor:
@@ -185,50 +430,103 @@ def _new_output(x: Tensor, out_h: int, out_w: int) -> Tensor:
     return x.new_empty(n, out_h, out_w, c).movedim(-1, 1)
 
 
+def extents_of_kernel(kernel: Tensor | None) -> tuple[int, int]:
+    """Rows and columns of a kernel; a vector stands for its outer product, ``None`` for one tap of 1."""
+    return (1, 1) if kernel is None else (kernel.shape[0], kernel.shape[-1])
+
+
 def _launch(
     x: Tensor,
-    kernel: Tensor,
-    up: int,
-    down: int,
-    pad_y: int,
-    pad_x: int,
-    out_h: int,
-    out_w: int,
+    kernel: Tensor | None,
+    up: Sequence[int],
+    down: Sequence[int],
+    pad: Sequence[int],
+    size: Sequence[int],
     gain: float,
     flip: bool,
 ) -> Tensor:
-    y = _new_output(x, out_h, out_w)
+    y = _new_output(x, *size)
     if y.numel() == 0:
         return y
     if x.numel() == 0:
         return y.zero_()
     x = dense(x)
+    kernel = None if kernel is None else kernel.contiguous()
+    kh, kw = extents_of_kernel(kernel)
+    if kh * kw <= _MOST_UNROLLED:
+        _launch_strips(x, kernel, y, up, down, pad, gain, flip)
+        return y
+    tiling = None
+    # Offsets within a plane are of 32 bits in the kernel of bands.
+    if x.dtype != torch.float64 and max(math.prod(x.shape[2:]), math.prod(y.shape[2:])) < 2**31:
+        tiling = band_tiling(
+            *y.shape[2:],
+            x.element_size(),
+            kw,
+            separable=_is_separable(kernel),
+            up=up,
+            down=down,
+            channels_last=not x.is_contiguous(),
+            widest=64 if runs_on_amd() else 128,
+        )
+    if tiling is None:
+        _launch_loop(x, kernel, y, up, down, pad, gain, flip)
+    else:
+        _launch_bands(x, kernel, y, up, down, pad, gain, flip, tiling)
+    return y
+
+
+# Taps that a compiler may be given one by one: four by four, as StyleGAN's blurs have them.
+_MOST_UNROLLED = 16
+
+
+def _is_separable(kernel: Tensor) -> bool:
+    return kernel.dim() == 1 or min(kernel.shape) == 1
+
+
+def _geometry(x: Tensor) -> tuple[int, int]:
+    """Images and their channels, of a dense tensor: a contiguous plane is an image of one channel."""
+    n, c = x.shape[:2]
+    return (n * c, 1) if x.is_contiguous() else (n, c)
+
+
+def _origins(up: Sequence[int], pad: Sequence[int]) -> tuple[int, int, int, int]:
+    """Per axis q, and up - 1 - r, of the padding up * q + r."""
+    (origin_y, rest_y), (origin_x, rest_x) = (divmod(p, u) for p, u in zip(pad, up, strict=True))
+    return origin_y, origin_x, up[0] - 1 - rest_y, up[1] - 1 - rest_x
+
+
+def _launch_strips(
+    x: Tensor, kernel: Tensor | None, y: Tensor, up: Sequence[int], down: Sequence[int], pad: Sequence[int],
+    gain: float, flip: bool,
+) -> None:  # fmt: skip
+    images, channels = _geometry(x)
     channels_last = not x.is_contiguous()
-    images = x.shape[0] if channels_last else x.shape[0] * x.shape[1]
-    channels = x.shape[1] if channels_last else 1
     tiling = strip_tiling(
-        images, channels, out_h, out_w, x.element_size(), up=up, down=down, channels_last=channels_last
+        images, channels, *y.shape[2:], x.element_size(), up=up[0], down=down[0], channels_last=channels_last
     )
-    (origin_y, rest_y), (origin_x, rest_x) = divmod(pad_y, up), divmod(pad_x, up)
+    origin_y, origin_x, lead_y, lead_x = _origins(up, pad)
+    kh, kw = extents_of_kernel(kernel)
     _kernel[tiling.grid](
         x,
-        kernel.contiguous(),
+        kernel,
         y,
         images,
         channels // alignment(channels),
         *x.shape[2:],
-        out_h,
-        out_w,
+        *y.shape[2:],
         origin_y,
         origin_x,
-        UP=up,
-        DOWN=down,
-        LEAD_Y=up - 1 - rest_y,
-        LEAD_X=up - 1 - rest_x,
-        KH=kernel.shape[0],
-        KW=kernel.shape[-1],
+        UP_Y=up[0],
+        UP_X=up[1],
+        DOWN_Y=down[0],
+        DOWN_X=down[1],
+        LEAD_Y=lead_y,
+        LEAD_X=lead_x,
+        KH=kh,
+        KW=kw,
         FLIP=flip,
-        OUTER=kernel.dim() == 1,
+        OUTER=kernel is not None and kernel.dim() == 1,
         GAIN=gain,
         CHANNELS_LAST=channels_last,
         COMPUTE=triton_compute_dtype(x.dtype),
@@ -239,30 +537,108 @@ def _launch(
         BLOCK_CHANNELS=tiling.block_channels,
         num_warps=tiling.num_warps,
     )
-    return y
+
+
+def _launch_bands(
+    x: Tensor, kernel: Tensor, y: Tensor, up: Sequence[int], down: Sequence[int], pad: Sequence[int], gain: float,
+    flip: bool, tiling: BandTiling,
+) -> None:  # fmt: skip
+    images, channels = _geometry(x)
+    kh, kw = extents_of_kernel(kernel)
+    (in_h, in_w), (out_h, out_w) = x.shape[2:], y.shape[2:]
+    separable = _is_separable(kernel)
+    row_taps = kernel if kernel.dim() == 1 or kw == 1 else None
+    taps = kernel if kernel.dim() == 1 or kh == 1 else None
+    # Channels-last, columns need no alignment: their channels have it.
+    wide = 1 if channels > 1 else 16 // x.element_size()
+    in_align, out_align = math.gcd(in_w, wide), math.gcd(out_w, wide)
+    _band_kernel[(tiling.programs(images, channels, out_h, out_w, up[0]),)](
+        x,
+        row_taps if separable else None,
+        taps if separable else kernel,
+        y,
+        images,
+        channels // alignment(channels),
+        in_h,
+        in_w // in_align,
+        out_h,
+        out_w // out_align,
+        *up,
+        *down,
+        *_origins(up, pad),
+        kh,
+        kw,
+        tiling.step // tiling.align,
+        -1 if flip else 1,
+        gain,
+        SEPARABLE=separable,
+        CHANNELS_LAST=not x.is_contiguous(),
+        COMPUTE=triton_compute_dtype(x.dtype),
+        PRECISION=dot_precision(),
+        CHANNEL_ALIGN=alignment(channels),
+        IN_ALIGN=in_align,
+        OUT_ALIGN=out_align,
+        STEP_ALIGN=tiling.align,
+        ROWS=tiling.rows,
+        BLOCK_ROWS=tiling.block_rows,
+        BLOCK_IN=tiling.block_in,
+        BLOCK_OUT=tiling.block_out,
+        BLOCK_CHANNELS=tiling.block_channels,
+        num_warps=8,
+        # A pipeline would copy the tiles of several turns to shared memory.
+        num_stages=1,
+    )
+
+
+def _launch_loop(
+    x: Tensor, kernel: Tensor, y: Tensor, up: Sequence[int], down: Sequence[int], pad: Sequence[int], gain: float,
+    flip: bool,
+) -> None:  # fmt: skip
+    images, channels = _geometry(x)
+    out_h, out_w = y.shape[2:]
+    block = min(256, next_power_of_2(out_w * channels))
+    _loop_kernel[(images * out_h * cdiv(out_w * channels, block),)](
+        x,
+        kernel,
+        y,
+        channels,
+        *x.shape[2:],
+        out_h,
+        out_w,
+        *up,
+        *down,
+        *_origins(up, pad),
+        *extents_of_kernel(kernel),
+        FLIP=flip,
+        OUTER=kernel.dim() == 1,
+        GAIN=gain,
+        COMPUTE=triton_compute_dtype(x.dtype),
+        BLOCK=block,
+        num_warps=max(1, block // 32),
+    )
 
 
 def _save_for_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, kernel, ctx.up, ctx.down, ctx.pad_y, ctx.pad_x, _, _, ctx.gain, ctx.flip = inputs
-    ctx.in_h, ctx.in_w = x.shape[2:]
+    x, kernel, ctx.up, ctx.down, ctx.pad, _, ctx.gain, ctx.flip = inputs
+    ctx.size = list(x.shape[2:])
     ctx.save_for_backward(kernel)
 
 
 def _adjoint(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
     if dy is None:
-        return (None,) * 10
+        return (None,) * 8
     (kernel,) = ctx.saved_tensors
-    pad_y, pad_x = kernel.shape[0] - 1 - ctx.pad_y, kernel.shape[-1] - 1 - ctx.pad_x
-    dx = _gradient(dy, kernel, ctx.down, ctx.up, pad_y, pad_x, ctx.in_h, ctx.in_w, ctx.gain, not ctx.flip)
-    return dx, *(None,) * 9
+    pad = [k - 1 - p for k, p in zip(extents_of_kernel(kernel), ctx.pad, strict=True)]
+    dx = _gradient(dy, kernel, ctx.down, ctx.up, pad, ctx.size, ctx.gain, not ctx.flip)
+    return dx, *(None,) * 7
 
 
 def _op(name: str, *, is_gradient: bool) -> DifferentiableOp:
     return DifferentiableOp(
-        f"{name}(Tensor x, Tensor kernel, int up, int down, int pad_y, int pad_x, SymInt out_h, SymInt out_w,"
-        " float gain, bool flip) -> Tensor",
+        f"{name}(Tensor x, Tensor? kernel, int[] up, int[] down, int[] pad, SymInt[] size, float gain, bool flip)"
+        " -> Tensor",
         launch=_launch,
-        fake=lambda x, kernel, up, down, pad_y, pad_x, out_h, out_w, gain, flip: _new_output(x, out_h, out_w),
+        fake=lambda x, kernel, up, down, pad, size, gain, flip: _new_output(x, *size),
         setup_context=_save_for_gradient,
         backward=_adjoint,
         is_gradient=is_gradient,
@@ -275,56 +651,51 @@ _upfirdn2d = _op("upfirdn2d", is_gradient=False)
 
 def upfirdn2d(
     x: Tensor,
-    kernel: Tensor,
+    kernel: Tensor | None,
     *,
-    up: int = 1,
-    down: int = 1,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
     padding: int | Sequence[int] = 0,
     gain: float = 1.0,
+    flip: bool = False,
 ) -> Tensor:
-    """Resamples every channel by a FIR filter: inserts zeros, pads, convolves and keeps every ``down``-th pixel.
+    """Resamples every channel by a FIR filter: inserts zeros, pads, filters and keeps every ``down``-th pixel.
 
     Args:
         x: [N, C, H, W], any floating-point type; contiguous and channels-last are read as they are.
-        kernel: [kh, kw], or [k] for its outer product with itself; any floating-point type. It is turned around as a
-            convolution has it, and it is a constant: no gradient is computed for it.
-        up: each pixel is followed by ``up - 1`` zeros along both axes; at least 1.
-        down: one of ``down`` pixels is kept along both axes, the first of them first; at least 1.
-        padding: zeros around the image after zero insertion, [left, right, top, bottom] or one number for all four;
-            a negative one crops.
+        kernel: [kh, kw], or [k] for its outer product with itself; any floating-point type. ``None`` is a single tap of
+            1. It is a constant: no gradient is computed for it.
+        up: each pixel is followed by ``up - 1`` zeros; at least 1. One number for both axes, or (x, y).
+        down: one of ``down`` pixels is kept, the first of them first; at least 1. One number or (x, y).
+        padding: zeros around the image after zero insertion: one number for all sides, (x, y), or
+            (left, right, top, bottom); a negative one crops.
         gain: multiplies the output; finite. ``up**2`` keeps the brightness of an image resampled up.
+        flip: by default the kernel is turned around, as a convolution has it; ``True`` applies it as it is.
 
     Returns:
-        [N, C, (up * H + top + bottom - kh) // down + 1, (up * W + left + right - kw) // down + 1] in the type and
-        layout of ``x``. Differentiable to any order in ``x``, each by the same kernel. Saves ``kernel`` alone.
+        [N, C, (up_y * H + top + bottom - kh) // down_y + 1, (up_x * W + left + right - kw) // down_x + 1] in the type
+        and layout of ``x``. Differentiable to any order in ``x``, each by the same kernel. Saves ``kernel`` alone.
 
     Raises:
         ValueError: for a shape, device or value other than those above; for a kernel larger than the padded image, or
             one that requires a gradient.
         TypeError: for an integer or complex tensor.
     """
-    if x.dim() != 4:
-        raise ValueError(f"upfirdn2d: x has shape {list(x.shape)}, expected [N, C, H, W]")
-    check_float("upfirdn2d", "x", x)
-    if kernel.dim() not in (1, 2) or kernel.numel() == 0:
-        raise ValueError(f"upfirdn2d: kernel has shape {list(kernel.shape)}, expected [kh, kw] or [k] of at least 1")
-    check_operand("upfirdn2d", "kernel", kernel, kernel.shape, x)
-    if kernel.requires_grad:
-        raise ValueError("upfirdn2d: kernel requires a gradient, expected a constant: use kernel.detach()")
-    for name, value in (("up", up), ("down", down)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"upfirdn2d: {name} is {value!r}, expected an integer of at least 1")
-    pads = [padding] * 4 if isinstance(padding, int) else padding
-    if not isinstance(pads, (list, tuple)) or len(pads) != 4 or not all(isinstance(p, int) for p in pads):
-        raise ValueError(f"upfirdn2d: padding is {padding!r}, expected an integer or [left, right, top, bottom]")
+    check_images("upfirdn2d", x)
+    check_fir_kernel("upfirdn2d", "kernel", kernel, x)
+    (up_x, up_y), (down_x, down_y) = factors("upfirdn2d", "up", up), factors("upfirdn2d", "down", down)
+    pads = paddings("upfirdn2d", padding)
     if not -math.inf < gain < math.inf:
         raise ValueError(f"upfirdn2d: gain is {gain}, expected a finite number")
     left, right, top, bottom = pads
-    kh, kw = kernel.shape[0], kernel.shape[-1]
-    padded = x.shape[2] * up + top + bottom, x.shape[3] * up + left + right
+    kh, kw = extents_of_kernel(kernel)
+    padded = x.shape[2] * up_y + top + bottom, x.shape[3] * up_x + left + right
     if padded[0] < kh or padded[1] < kw:
         raise ValueError(f"upfirdn2d: kernel is {[kh, kw]}, expected at most {list(padded)}, the image after padding")
     if not runs_triton(x):
-        return reference.upfirdn2d(guard_second_order(x), kernel, up=up, down=down, padding=pads, gain=gain)
-    out_h, out_w = (padded[0] - kh) // down + 1, (padded[1] - kw) // down + 1
-    return _upfirdn2d(x, kernel, up, down, top, left, out_h, out_w, float(gain), True)
+        return reference.upfirdn2d(
+            guard_second_order(x), kernel, up=(up_x, up_y), down=(down_x, down_y), padding=pads, gain=gain, flip=flip
+        )
+    size = [(padded[0] - kh) // down_y + 1, (padded[1] - kw) // down_x + 1]
+    # Here as the shapes have it: y before x.
+    return _upfirdn2d(x, kernel, [up_y, up_x], [down_y, down_x], [top, left], size, float(gain), not flip)

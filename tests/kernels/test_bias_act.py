@@ -1,13 +1,15 @@
 """What is particular to bias_act; the rest of its tests are in test_every_op.py."""
 
 import importlib
+import math
 
 import pytest
 import torch
 from torch import nn
+from torch.library import opcheck
 
 from fastgan_kernels import bias_act, reference, use_backend
-from tests.kernels.harness import DEVICE, FLOAT_TYPES, lay_out, random, saved_bytes
+from tests.kernels.harness import DEVICE, FLOAT_TYPES, check_against_float64, lay_out, random, saved_bytes
 
 # The package exports the function under the name of its module.
 bias_act_module = importlib.import_module("fastgan_kernels.bias_act")
@@ -111,12 +113,12 @@ def test_backward_asks_only_for_what_is_needed(monkeypatch: pytest.MonkeyPatch):
         ({"bias": torch.zeros(4)}, r"bias has shape \[4\], expected \[3\] for x of shape \[2, 3, 4, 4\]"),
         ({"bias": torch.zeros(3, dtype=torch.int64)}, "bias is torch.int64"),
         ({"bias": torch.zeros(3, device="meta")}, "bias is on meta and x on cpu"),
-        ({"act": "gelu"}, "act is 'gelu', expected one of 'linear', 'relu', 'lrelu'"),
+        ({"act": "gelu"}, "act is 'gelu', expected one of 'linear', 'relu', 'lrelu', 'tanh', 'sigmoid', 'elu'"),
         ({"negative_slope": -0.1}, "negative_slope is -0.1"),
         ({"negative_slope": float("nan")}, "negative_slope is nan"),
         ({"gain": 0.0}, "gain is 0.0"),
         ({"gain": float("inf")}, "gain is inf"),
-        ({"clamp": 0.0}, "clamp is 0.0"),
+        ({"clamp": -0.5}, "clamp is -0.5"),
         ({"clamp": float("nan")}, "clamp is nan"),
     ],
 )
@@ -124,6 +126,97 @@ def test_backward_asks_only_for_what_is_needed(monkeypatch: pytest.MonkeyPatch):
 def test_bad_input_is_refused_in_one_sentence(arguments: dict, message: str, backend: str):
     with use_backend(backend), pytest.raises((ValueError, TypeError), match=message):
         bias_act(**{"x": torch.zeros(2, 3, 4, 4), **arguments})
+
+
+CURVED = ("tanh", "sigmoid", "elu", "selu", "softplus", "swish")
+
+
+@pytest.mark.parametrize("dtype", FLOAT_TYPES, ids=str)
+@pytest.mark.parametrize("act", CURVED)
+def test_two_orders_of_the_curved_activations(act: str, dtype: torch.dtype):
+    """Odd sixteenths lie at no kink. In half precision there is no clamp: another element would meet it."""
+    narrow = dtype in (torch.float16, torch.bfloat16)
+    x = (random((2, 3, 5, 4), 1) * 12).round().clamp(-60, 60) / 8 + 1 / 16
+    for layout, bias, gain, clamp in (
+        ("contiguous", True, 1.5, None if narrow else 1.234),
+        ("channels_last", True, 0.5, None),
+        ("sliced", False, 1.0, None),
+    ):
+        inputs = [lay_out(x.to(dtype), layout)] + [random((3,), 2).mul(4).round().div(8).to(dtype)] * bias
+        settings = {"act": act, "gain": gain, "clamp": clamp}
+        check_against_float64(
+            lambda *t, settings=settings: bias_act(*t, **settings),
+            lambda *t, settings=settings: reference.bias_act(*t, **settings),
+            inputs,
+            reduction=40,
+        )
+
+
+@pytest.mark.parametrize("act", CURVED)
+def test_curved_activations_far_out_and_near_zero(act: str):
+    """Every relative error is that of the arithmetic: no difference cancels near 0, nothing overflows far out."""
+    x = torch.cat([torch.logspace(-12, 2.5, 30), torch.tensor([0.0, 19.9, 20.1])]).double().to(DEVICE)
+    x = torch.cat([x, -x])[None].requires_grad_()
+    results = []
+    for f in (bias_act, reference.bias_act):
+        y = f(x, act=act)
+        (first,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        results.append([y, first, *torch.autograd.grad(first.sum(), x)])
+    for order, (found, expected) in enumerate(zip(*results, strict=True)):
+        # Torch takes sigmoid and its like by a difference of 1, exact to an epsilon of 1.
+        torch.testing.assert_close(found, expected, rtol=1e-14 if order == 0 else 1e-12, atol=2e-15)
+
+
+@pytest.mark.parametrize("act", CURVED)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_special_values_pass_the_curved_activations_as_in_torch(act: str, value: float):
+    results = []
+    for f in (bias_act, reference.bias_act):
+        x = torch.tensor([[value, 1.0]], dtype=torch.float64, device=DEVICE, requires_grad=True)
+        y = f(x, act=act)
+        results.append([y, *torch.autograd.grad(y.sum(), x)])
+    (y, dx), (expected, expected_dx) = results
+    torch.testing.assert_close(y, expected, equal_nan=True)
+    # At infinity torch's own gradients are NaN or 0, by the formula.
+    torch.testing.assert_close(dx[0, 1], expected_dx[0, 1])
+    assert dx[0, 0].isnan() or not expected_dx[0, 0].isnan() or not math.isnan(value)
+
+
+def test_a_third_order_of_a_curved_activation_is_refused():
+    x = random((2, 3), 0).requires_grad_()
+    total = bias_act(x, act="tanh").sum()
+    for _ in range(2):
+        (total,) = (g.pow(2).sum() for g in torch.autograd.grad(total, x, create_graph=True))
+    with pytest.raises(RuntimeError, match="bias_act with tanh has gradients up to the second order"):
+        torch.autograd.grad(total, x)
+
+
+def test_what_the_curved_activations_keep():
+    x = random((2, 3, 8, 8), 0, torch.bfloat16).requires_grad_()
+    bias = random((3,), 1, torch.float32).requires_grad_()
+    assert saved_bytes(lambda: bias_act(x, bias, act="swish")) == x.nbytes + bias.nbytes
+
+
+@pytest.mark.parametrize("act", CURVED)
+def test_registered_operators_of_curved_activations_pass_opcheck(act: str):
+    x, g, v = (random((2, 3, 4), i, torch.float32).requires_grad_() for i in range(3))
+    bias = random((3,), 3, torch.float32).requires_grad_()
+    ops = torch.ops.fastgan
+    opcheck(ops.bias_act.default, (x, bias, act, 0.2, 1.5, 1.234))
+    opcheck(ops.bias_act_curved_derivative.default, (g, None, None, x, bias, act, 1.5, 1.234, True, True))
+    second = (g.detach(), bias.detach(), v.detach(), x.detach(), None, act, 1.5, None, True, False)
+    opcheck(ops.bias_act_curved_derivative.default, second)
+
+
+@pytest.mark.parametrize("act", ["linear", "lrelu", "tanh"])
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_a_clamp_of_zero_leaves_nothing(act: str, backend: str):
+    x = torch.tensor([[-2.0, -0.0, 1.0]], device=DEVICE, requires_grad=True)
+    with use_backend(backend):
+        y = bias_act(x, act=act, clamp=0.0)
+        (dx,) = torch.autograd.grad(y.sum(), x)
+    assert not y.any()
+    assert not dx.any()
 
 
 class Discriminator(nn.Module):

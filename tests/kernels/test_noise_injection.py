@@ -153,6 +153,22 @@ def test_third_order_with_one_strength_for_all():
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_one_strength_in_a_vector_and_one_noise_for_all_samples(backend: str):
+    """As StyleGAN2's layers keep them: [1] and [1, 1, H, W]. Gradients of two orders come back in these shapes."""
+    results = []
+    for one_for_all in (True, False):
+        x, strength, noise = (random(s, i).requires_grad_() for i, s in enumerate([(3, 4, 5, 6), (1,), (1, 1, 5, 6)]))
+        operands = (strength, noise) if one_for_all else (strength.expand(4), noise.expand(3, 1, 5, 6))
+        with use_backend(backend):
+            y = noise_injection(x, *operands)
+            first = torch.autograd.grad(y.square().sum(), (x, strength, noise), create_graph=True)
+            second = torch.autograd.grad(sum(g.square().sum() for g in first), (x, strength, noise))
+        results.append((y, *first, *second))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_the_gradient_of_x_is_the_incoming_one_and_costs_nothing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "_noise_injection_backward", None)
     x, dy = random((2, 3, 4), 0).requires_grad_(), random((2, 3, 4), 1)
@@ -215,11 +231,10 @@ def test_traffic_of_drawn_noise(shape: tuple[int, ...], channels_last: bool, bef
             {"strength": torch.zeros(2)},
             r"strength has shape \[2\], expected \[\] or \[3\] for x of shape \[2, 3, 4, 4\]",
         ),
-        ({"strength": torch.zeros(1)}, r"strength has shape \[1\], expected \[\] or \[3\]"),
         ({"strength": torch.zeros((), dtype=torch.int64)}, "strength is torch.int64"),
         ({"strength": torch.zeros((), device="meta")}, "strength is on meta and x on cpu"),
         ({"noise": torch.zeros(2, 3, 4, 4)}, r"noise has shape \[2, 3, 4, 4\], expected \[2, 1, 4, 4\]"),
-        ({"noise": torch.zeros(1, 1, 4, 4)}, r"noise has shape \[1, 1, 4, 4\], expected \[2, 1, 4, 4\]"),
+        ({"noise": torch.zeros(1, 1, 4, 3)}, r"noise has shape \[1, 1, 4, 3\], expected \[2, 1, 4, 4\]"),
         ({"noise": torch.zeros(2, 1, 4, 4, dtype=torch.int32)}, "noise is torch.int32"),
     ],
 )

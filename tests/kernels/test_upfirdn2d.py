@@ -5,13 +5,14 @@ import itertools
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from benchmarks.static.traffic import count_traffic
 from fastgan_kernels import reference, upfirdn2d, use_backend
-from fastgan_kernels.tiling import StripTiling, cdiv, strip_tiling
+from fastgan_kernels.tiling import StripTiling, band_tiling, cdiv, strip_tiling
 from tests.kernels.harness import DEVICE, FLOAT_TYPES, lay_out, random, saved_bytes, tiered
 
 # The package exports the function under the name of its module.
@@ -21,20 +22,26 @@ BINOMIAL = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64, device=DEVICE
 LAYOUTS = ("contiguous", "channels_last")
 
 
-def by_definition(x: Tensor, kernel: Tensor, up: int, down: int, padding: list[int], gain: float) -> Tensor:
+def by_definition(
+    x: Tensor, kernel: Tensor | None, *, up: int | tuple[int, int] = 1, down: int | tuple[int, int] = 1,
+    padding: list[int], gain: float = 1.0, flip: bool = False,
+) -> Tensor:  # fmt: skip
     """Sums of Python numbers over the taps, from the definition in the module's docstring."""
     left, right, top, bottom = padding
+    (up_x, up_y), (down_x, down_y) = ((f, f) if isinstance(f, int) else f for f in (up, down))
+    kernel = torch.ones(1, 1) if kernel is None else kernel
     (h, w), (kh, kw) = x.shape[2:], kernel.shape
-    out_h, out_w = (h * up + top + bottom - kh) // down + 1, (w * up + left + right - kw) // down + 1
+    out_h, out_w = (h * up_y + top + bottom - kh) // down_y + 1, (w * up_x + left + right - kw) // down_x + 1
 
     def pixel(s: int, t: int) -> Tensor:
-        exists = 0 <= s < h * up and 0 <= t < w * up and s % up == 0 and t % up == 0
-        return x[:, :, s // up, t // up] if exists else x[:, :, 0, 0] * 0
+        exists = 0 <= s < h * up_y and 0 <= t < w * up_x and s % up_y == 0 and t % up_x == 0
+        return x[:, :, s // up_y, t // up_x] if exists else x[:, :, 0, 0] * 0
 
     y = x.new_empty(*x.shape[:2], out_h, out_w)
     for i, j in itertools.product(range(out_h), range(out_w)):
         y[:, :, i, j] = gain * sum(
-            kernel[kh - 1 - a, kw - 1 - b] * pixel(down * i + a - top, down * j + b - left)
+            (kernel[a, b] if flip else kernel[kh - 1 - a, kw - 1 - b])
+            * pixel(down_y * i + a - top, down_x * j + b - left)
             for a, b in itertools.product(range(kh), range(kw))
         )
     return y
@@ -237,8 +244,12 @@ def test_an_image_without_pixels(shape: tuple[int, ...], backend: str):
         ({"kernel": torch.zeros(3, 3, requires_grad=True)}, "kernel requires a gradient, expected a constant"),
         ({"up": 0}, "up is 0, expected an integer of at least 1"),
         ({"down": 1.5}, "down is 1.5, expected an integer of at least 1"),
-        ({"padding": [1, 2]}, r"padding is \[1, 2\], expected an integer or \[left, right, top, bottom\]"),
-        ({"padding": 0.5}, "padding is 0.5, expected an integer or"),
+        ({"up": (2, 0)}, r"up is \(2, 0\), expected an integer of at least 1 or two of them"),
+        (
+            {"padding": [1, 2, 3]},
+            r"padding is \[1, 2, 3\], expected an integer, \(x, y\) or \(left, right, top, bottom",
+        ),
+        ({"padding": 0.5}, "padding is 0.5, expected an integer, "),
         ({"gain": float("nan")}, "gain is nan, expected a finite number"),
         ({"kernel": torch.zeros(5, 1)}, r"kernel is \[5, 1\], expected at most \[4, 4\], the image after padding"),
         ({"padding": [0, 0, -2, 0]}, r"kernel is \[3, 3\], expected at most \[2, 4\], the image after padding"),
@@ -314,6 +325,121 @@ def test_compiles_for_any_size():
         results = [(y, *torch.autograd.grad(y.square().sum(), x)) for y in (compiled(x), reference_doubled(x))]
         for found, expected in zip(*results, strict=True):
             torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize(
+    ("kernel", "settings"),
+    [
+        ((3, 2), {"up": (2, 1), "down": (1, 3), "padding": [2, 1, 3, 2]}),
+        ((1, 4), {"up": (1, 1), "down": (2, 1), "padding": [1, 1, 0, 0], "flip": True}),
+        ((4, 1), {"up": (1, 3), "padding": [0, -1, 2, 1], "flip": True}),
+        (None, {"up": (3, 2), "down": (2, 2), "padding": [1, -2, 0, 2], "gain": 2.0}),
+    ],
+    ids=str,
+)
+def test_axes_of_their_own_from_the_definition(kernel, settings: dict, backend: str, layout: str):
+    """Other factors in x than in y, kernels of one row or column, as they are or turned around, and none."""
+    kernel = None if kernel is None else random(kernel, 2)
+    results = []
+    for f in (upfirdn2d, by_definition):
+        x = lay_out(random((2, 3, 4, 5), 1), layout).requires_grad_()
+        with use_backend(backend):
+            y = f(x, kernel, **settings)
+            dy = random(y.shape, 3).requires_grad_()
+            (dx,) = torch.autograd.grad(y, x, dy, create_graph=True)
+            (ddy,) = torch.autograd.grad(dx, dy, random(x.shape, 4))
+        results.append((y, dx, ddy))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("shape", "taps", "settings"),
+    [
+        # Up and down and, in the gradient, the other way, by separable filters and by planes.
+        ((1, 2, 20, 40), (12,), {"up": 2, "padding": (6, 5, 6, 5), "gain": 4.0}),
+        ((1, 2, 12, 20), (24,), {"up": 4, "padding": (13, 12, 11, 14), "flip": True}),
+        ((1, 2, 13, 21), (5, 7), {"up": 2, "down": 3, "padding": (2, 3, 4, 5)}),
+        ((1, 2, 24, 23), (12, 12), {"down": 2, "padding": 5, "flip": True}),
+        # One axis at a time; images of less than a tile, of several tiles, and cropped.
+        ((1, 1, 6, 200), (1, 20), {"up": (1, 2), "down": (2, 1), "padding": (9, 9, 1, -1)}),
+        ((1, 2, 70, 5), (20, 1), {"up": (2, 1), "down": (1, 3), "padding": (0, -2, 9, 9)}),
+        ((3, 2, 2, 1), (30,), {"padding": (15, 14, 14, 15)}),
+    ],
+    ids=str,
+)
+def test_long_filters_by_band_matrices(shape, taps, settings: dict, layout: str):
+    """In float32, to 1e-5 of the largest; in float64 the gradient's kernel, a loop over taps, to 1e-12."""
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+        if dtype == torch.float64 and math.prod(taps) * math.prod(shape) > 20000:
+            continue  # the interpreter takes a minute
+        kernel = random(taps, 2, torch.float32)
+        results = []
+        for f in (upfirdn2d, reference.upfirdn2d):
+            x = lay_out(random(shape, 1, dtype), layout).requires_grad_()
+            padding = settings["padding"]
+            y = f(x, kernel, **settings | {"padding": [padding] * 4 if isinstance(padding, int) else padding})
+            results.append((y, *torch.autograd.grad(y, x, random(y.shape, 3, dtype))))
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * expected.abs().max().item())
+
+
+def test_which_kernel_a_filter_takes():
+    """Unrolled to sixteen taps; by matrices as long as one holds the window; else by a loop."""
+
+    def tiling(width: int, taps: int, up: int, down: int, **settings: bool) -> tuple[int, ...] | None:
+        settings = {"separable": True, "channels_last": False} | settings
+        t = band_tiling(256, width, 4, taps, up=(up, up), down=(down, down), **settings)
+        return t and (t.rows, t.block_in, t.block_out, t.step)
+
+    assert tiling(256, 12, 1, 1) == (32, 64, 64, 40)
+    assert tiling(512, 12, 2, 1) == (32, 64, 128, 96)
+    assert tiling(256, 12, 1, 2) == (32, 128, 64, 48)
+    assert tiling(256, 24, 1, 4) == (32, 128, 64, 24)
+    assert tiling(256, 12, 1, 2, separable=False) == (16, 64, 32, 16)
+    assert tiling(256, 12, 2, 1, channels_last=True) == (16, 64, 128, 116)
+    assert tiling(256, 57, 1, 1) is None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="traffic is counted in the interpreter")
+@pytest.mark.parametrize(
+    ("shape", "dtype", "layout", "taps", "settings"),
+    [
+        ((1, 8, 128, 128), torch.float32, "contiguous", 12, {"up": 2, "padding": (6, 5, 6, 5)}),
+        ((1, 4, 256, 256), torch.float32, "contiguous", 12, {"down": 2, "padding": 5}),
+        ((1, 4, 256, 256), torch.float32, "contiguous", 24, {"down": 4, "padding": 10}),
+        ((1, 32, 64, 64), torch.float32, "channels_last", 12, {"up": 2, "padding": (6, 5, 6, 5)}),
+    ],
+    ids=str,
+)
+def test_traffic_of_long_filters(shape, dtype: torch.dtype, layout: str, taps: int, settings: dict):
+    """Past the first level of cache each pixel moves once, but for the windows of neighboring tiles, which overlap."""
+    x, kernel = lay_out(random(shape, 1, dtype), layout), random((taps,), 2, torch.float32)
+    with count_traffic("program") as traffic:
+        y = upfirdn2d(x, kernel, **settings)
+    (launch,) = traffic.launches
+    up, down = settings.get("up", 1), settings.get("down", 1)
+    t = band_tiling(
+        *y.shape[2:], x.element_size(), taps, separable=True, up=(up, up), down=(down, down),
+        channels_last=layout == "channels_last",
+    )  # fmt: skip
+    # What lies around a tile of input: the rest of the windows of its last row and column, and a sector to start with.
+    rows, cols = t.rows * down, t.step * down / up
+    around = (1 + taps / up / rows) * (1 + (taps / up + 2 * (t.align - 1)) / cols)
+    moved = launch.tensors["x_ptr"].loaded / around + launch.tensors["y_ptr"].stored
+    assert moved <= 1.1 * (x.nbytes + y.nbytes)
+    assert launch.tensors["x_ptr"].loaded >= x.nbytes
+
+
+def test_one_number_pairs_and_integers_of_numpy():
+    x, kernel = random((1, 2, 6, 5), 1), random((3, 3), 2)
+    expected = upfirdn2d(x, kernel, up=2, down=2, padding=[1, 1, 2, 2])
+    two = np.int64(2)
+    assert torch.equal(upfirdn2d(x, kernel, up=two, down=(2, two), padding=(1, np.int32(2))), expected)
+    assert torch.equal(upfirdn2d(x, kernel, padding=np.int64(1)), upfirdn2d(x, kernel, padding=[1, 1, 1, 1]))
 
 
 def reference_doubled(x: Tensor) -> Tensor:
