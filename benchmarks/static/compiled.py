@@ -240,9 +240,11 @@ def _findings(use: Use, code: MachineCode) -> Iterator[str]:
             yield f"has {getattr(code, name)} {name.replace('_', ' ')} a thread, {most} at most are expected"
     if code.atomics:
         yield "uses atomics: its results would change from run to run"
-    row = _row(use)
+    row, others = _row(use), _no_feature_maps(use)
     for kind, widths in (("load", code.loads), ("store", code.stores)):
-        elements, size = code.largest_tile[kind]
+        # Taps of a filter are gathered, one by one.
+        tiles = (tile for pointer, tile in code.largest_tile[kind].items() if pointer not in others)
+        elements, size = max(tiles, default=(1, 1))
         possible = min(gcd(row * size, 16), elements // of.threads * size)
         if row and max(widths, default=16) < possible:
             yield f"has no {kind} wider than {max(widths)} bytes where {possible} are possible"
@@ -254,11 +256,22 @@ def _row(use: Use) -> int:
     A feature map has at least the elements of the op's first operand. Where a table points to tensors, some of a launch
     may be aligned and others not: a kernel has code for both.
     """
-    maps = [t for t in use.launch.tensors if t.dim() > 1 and t.numel() >= use.elements]
+    maps = [t for t in use.launch.tensors if _is_map(use, t)]
     if maps:
         return min(map(_row_length, maps), key=lambda length: gcd(length, 16))
     behind = [t for t in use.launch.pointed_to if t.dim() > 1]
     return max(map(_row_length, behind), key=lambda length: gcd(length, 16), default=0)
+
+
+def _is_map(use: Use, tensor: Tensor) -> bool:
+    return tensor.dim() > 1 and tensor.numel() >= use.elements
+
+
+def _no_feature_maps(use: Use) -> list[str]:
+    """The arguments of a launch that are tensors and no feature maps."""
+    of = use.specialization
+    pointers = [name for name in of.runtime_arguments if of.signature[name].startswith("*")]
+    return [name for name, t in zip(pointers, use.launch.tensors, strict=True) if not _is_map(use, t)]
 
 
 def _row_length(tensor: Tensor) -> int:

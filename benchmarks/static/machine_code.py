@@ -23,8 +23,9 @@ class MachineCode:
         stack_bytes: spilled registers and local arrays.
         loads, stores: bytes of each access to global memory.
         atomics: whether there are any.
-        largest_tile: elements of the largest tile that a program loads or stores at once, and bytes of an element.
-            Vectors are no tiles: a feature map is read and written by rows and columns.
+        largest_tile: of each pointer, elements of the largest tile that a program loads or stores at once, and bytes
+            of an element. Vectors are no tiles: a feature map is read and written by rows and columns. Pointers have
+            the names of the kernel's arguments, but those that a table has, or a loop moves.
     """
 
     registers: int
@@ -35,7 +36,7 @@ class MachineCode:
     loads: tuple[int, ...]
     stores: tuple[int, ...]
     atomics: bool
-    largest_tile: dict[Literal["load", "store"], tuple[int, int]]
+    largest_tile: dict[Literal["load", "store"], dict[str, tuple[int, int]]]
 
 
 def machine_code(kernel: CompiledKernel) -> MachineCode:
@@ -45,9 +46,15 @@ def machine_code(kernel: CompiledKernel) -> MachineCode:
     return MachineCode(**counts, largest_tile=tiles)
 
 
-def _largest_tile(ttir: str, kind: str) -> tuple[int, int]:
-    found = re.findall(rf"\btt\.{kind} .*tensor<(\d+x[\dx]+)x!tt\.ptr<(\w+)>>", ttir)
-    return max(((prod(map(int, shape.split("x"))), _SIZES[type_]) for shape, type_ in found), default=(1, 1))
+def _largest_tile(ttir: str, kind: str) -> dict[str, tuple[int, int]]:
+    before = dict(re.findall(r"%(\w+) = tt\.(?:addptr|splat|broadcast|expand_dims) %(\w+)", ttir))
+    largest: dict[str, tuple[int, int]] = {}
+    for pointer, shape, type_ in re.findall(rf"\btt\.{kind} %(\w+).*tensor<(\d+x[\dx]+)x!tt\.ptr<(\w+)>>", ttir):
+        while pointer in before:
+            pointer = before[pointer]
+        tile = prod(map(int, shape.split("x"))), _SIZES[type_]
+        largest[pointer] = max(tile, largest.get(pointer, tile))
+    return largest
 
 
 def _nvidia(asm: dict[str, str | bytes]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Kernels that each break one rule, and one that breaks none: what is found in them, as JSON.
+"""Kernels that each break one rule, and two that break none: what is found in them, as JSON.
 
 A script, not a test: kernels are compiled in a process without the interpreter.
 """
@@ -48,6 +48,16 @@ def scalar_kernel(x_ptr, y_ptr, cols, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def filtering_kernel(x_ptr, taps_ptr, y_ptr, SIDE: tl.constexpr):
+    # Sound: the largest tile is of taps, each loaded by itself; that of the image allows a thread no wide access.
+    row, col = tl.arange(0, SIDE)[:, None], tl.arange(0, SIDE)[None, :]
+    taps = tl.load(taps_ptr + (row + col) % 7)
+    place = tl.program_id(0) * 4 * SIDE + tl.arange(0, 4)[:, None] * SIDE + col
+    y = tl.load(x_ptr + place) * tl.sum(tl.sum(taps, axis=1), axis=0)
+    tl.store(y_ptr + place, y.to(tl.bfloat16))
+
+
+@triton.jit
 def atomic_kernel(x_ptr, y_ptr, BLOCK: tl.constexpr):
     offset = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     tl.atomic_add(y_ptr + offset, tl.load(x_ptr + offset))
@@ -81,6 +91,12 @@ def scalar(x):
     scalar_kernel[(x.shape[0] * x.shape[1] // 2,)](x, torch.empty_like(x), x[0, 0].numel(), BLOCK=BLOCK, num_warps=4)
 
 
+def filtering(x):
+    x = x.bfloat16()
+    taps = torch.empty(7, device="meta", dtype=x.dtype)
+    filtering_kernel[(x.numel() // 128,)](x, taps, torch.empty_like(x), SIDE=32, num_warps=1)
+
+
 SMALL = (4, 4, 32, 32)
 CASES = {
     "sound": (per_block(sound_kernel), SMALL),
@@ -88,6 +104,7 @@ CASES = {
     "spilling": (spilling, (1, 32, 32, 32)),
     "transposing": (transposing, (64, 1, 64, 64)),
     "scalar": (scalar, SMALL),
+    "filtering": (filtering, SMALL),
     "32 warps": (per_block(sound_kernel, num_warps=32), (4, 64, 32, 32)),
     "atomic": (per_block(atomic_kernel, elements=False), SMALL),
     "broken": (per_block(broken_kernel, elements=False), SMALL),
