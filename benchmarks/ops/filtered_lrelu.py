@@ -103,7 +103,9 @@ OP = Op(
         Call((4, 32, 129, 129), F32, settings=_layer(2, 10)),
     ),
     traffic=(
-        # Half of it what lies around a tile. Apart: the signs, a byte for a pixel of x.
-        Traffic(1.5, 1.5, (Call((1, 64, 64, 64), F32),), apart=0.6, per="program"),
+        # Counted: 1.25 in both passes, since three programs side by side load 96 columns for 64: (1.5 + 1) / 2. Apart:
+        # the signs of 138 x 138 pixels, 35 bytes a row (0.15 of x and y). Each program touches a sector or two of each
+        # row, of which it uses 12 bytes: 0.44 counted, and 0.46 with the partial sums of backward.
+        Traffic(1.27, 1.27, (Call((1, 64, 64, 64), F32),), apart=0.48, per="program"),
     ),
 )

@@ -83,7 +83,8 @@ def _kernel(
     plane = pid // (col_tiles * strips)
     image = plane.to(tl.int64)
     x_ptr += image * in_h * in_w
-    y_ptr += image * out_h * out_w
+    if y_ptr is not None:
+        y_ptr += image * out_h * out_w
     sign_pitch = (mid_w + 3) // 4
     if signs_ptr is not None:
         signs_ptr += image * mid_h * sign_pitch
@@ -171,8 +172,9 @@ def _kernel(
         out_row = out_y + tl.arange(0, OUT_Y)
         writes = ((out_row < out_y + tile_y) & (out_row < out_h))[:, None]
         writes &= ((out_col < out_x + tile_x) & (out_col < out_w))[None, :]
-        place = out_row[:, None] * out_w + out_col[None, :]
-        tl.store(y_ptr + place, y.to(y_ptr.dtype.element_ty), mask=writes)
+        if y_ptr is not None:
+            place = out_row[:, None] * out_w + out_col[None, :]
+            tl.store(y_ptr + place, y.to(y_ptr.dtype.element_ty), mask=writes)
         if partials_ptr is not None:
             total_y = tl.sum(tl.sum(tl.where(writes, y, 0.0), axis=1), axis=0)
             tl.store(partials_ptr + (pid * turns + turn), total_y)
@@ -221,13 +223,14 @@ def _run(
     clamp: float | None,
     *,
     linear: bool,
+    needs_y: bool = True,
     needs_sums: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """One launch: y [N, C, *size], and where needed the sums of each of its channels, in float32."""
+    """One launch: where needed y [N, C, *size], and the sums of each of its channels, in float32."""
     x = x.contiguous()
     n, c = x.shape[:2]
-    y = x.new_empty(n, c, *size)
-    if y.numel() == 0:
+    y = x.new_empty((n, c, *size) if needs_y else 0)
+    if n * c * math.prod(size) == 0:
         return y, x.new_zeros(c if needs_sums else 0, dtype=torch.float32)
     tiling = filters.tiling(n * c, size, x.element_size())
     wide = 16 // x.element_size()
@@ -241,7 +244,7 @@ def _run(
         a,
         b,
         signs,
-        y,
+        y if needs_y else None,
         partials,
         c,
         x.shape[2],
@@ -298,14 +301,17 @@ def _fake_forward(x: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, T
 
 
 def _launch_linear(g: Tensor, bias: Tensor | None, signs: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    *filters, mid, size, scale, slope, needs_sums = args
-    return _run(g, bias, _Filters(*filters), signs, mid, size, scale, slope, None, linear=True, needs_sums=needs_sums)
+    *filters, mid, size, scale, slope, needs_y, needs_sums = args
+    return _run(
+        g, bias, _Filters(*filters), signs, mid, size, scale, slope, None, linear=True, needs_y=needs_y,
+        needs_sums=needs_sums,
+    )  # fmt: skip
 
 
 def _fake_linear(g: Tensor, bias: Tensor | None, signs: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    *_, size, _, _, needs_sums = args
+    *_, size, _, _, needs_y, needs_sums = args
     n, c = g.shape[:2]
-    return g.new_empty(n, c, *size), g.new_empty(c if needs_sums else 0, dtype=torch.float32)
+    return g.new_empty((n, c, *size) if needs_y else 0), g.new_empty(c if needs_sums else 0, dtype=torch.float32)
 
 
 def _save(ctx: Any, x: Tensor, bias: Tensor | None, signs: Tensor, args: Sequence[Any]) -> None:
@@ -323,7 +329,7 @@ def _transpose(ctx: Any, g: Tensor, b: Tensor | None, count: int) -> tuple[Tenso
     needs_image, needs_bias = ctx.needs_input_grad[:2]
     filters = _Filters(*kernels, *ctx.of_filters).transposed()
     size = list(ctx.shape[2:])
-    dx, dbias = _linear(g, b, signs, *filters, ctx.mid, size, ctx.scale, ctx.slope, needs_bias)
+    dx, dbias = _linear(g, b, signs, *filters, ctx.mid, size, ctx.scale, ctx.slope, needs_image, needs_bias)
     return dx if needs_image else None, dbias.to(ctx.bias_dtype) if needs_bias else None, *(None,) * count
 
 
@@ -337,24 +343,24 @@ def _backward(ctx: Any, dy: Tensor | None, _: Tensor | None) -> tuple[Tensor | N
 
 
 def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    g, bias, signs, *args, ctx.has_sums = inputs
-    ctx.output_shape = output[0].shape
+    g, bias, signs, *args, ctx.has_y, ctx.has_sums = inputs
+    ctx.size = args[-3]
     _save(ctx, g, bias, signs, args)
 
 
 def _backward_of_linear(ctx: Any, g: Tensor | None, b: Tensor | None) -> tuple[Tensor | None, ...]:
-    # Sums that were not asked for are empty, and so is what comes back for them.
-    b = b if ctx.has_sums else None
+    # What was not needed is empty, and so is what comes back for it.
+    g, b = g if ctx.has_y else None, b if ctx.has_sums else None
     if g is None and b is None:
-        return (None,) * 15
+        return (None,) * 16
     if g is None:
-        g = b.new_zeros(ctx.output_shape, dtype=ctx.image_dtype)
-    return _transpose(ctx, g, b, 13)
+        g = b.new_zeros(*ctx.shape[:2], *ctx.size, dtype=ctx.image_dtype)
+    return _transpose(ctx, g, b, 14)
 
 
 _linear = DifferentiableOp(
     f"filtered_lrelu_linear(Tensor g, Tensor? bias, Tensor signs, {_FILTERS}, SymInt[] mid, SymInt[] size, float scale,"
-    " float slope, bool needs_sums) -> (Tensor, Tensor)",
+    " float slope, bool needs_y, bool needs_sums) -> (Tensor, Tensor)",
     launch=_launch_linear,
     fake=_fake_linear,
     setup_context=_save_linear,

@@ -14,8 +14,9 @@ def triton_compute_dtype(storage: torch.dtype) -> tl.dtype:
     return tl.float64 if storage == torch.float64 else tl.float32
 
 
+@torch.compiler.assume_constant_result
 def runs_on_amd() -> bool:
-    """Whether Triton compiles for a GPU of AMD."""
+    """Whether Triton compiles for a GPU of AMD. Dynamo takes the answer as a constant: it cannot trace the driver."""
     return not knobs.runtime.interpret and driver.active.get_current_target().backend == "hip"
 
 
