@@ -123,6 +123,7 @@ class Op:
         adapt: from a shape [N, C, *spatial] to the nearest one that this op takes.
         empty: shapes of x without elements.
         highest_order: of the gradients; ``None`` for every order. Beyond it the op must raise.
+        windows: whether pixels are read by windows, so that rows of an image, not whole planes, are what is contiguous.
         wide_output: whether the output is at least float32; otherwise it has the type of x.
         sums_gradient_of_x: operands whose gradient is a sum of that of x.
         saved: from the operands and ``y`` to the tensors, or the numbers of bytes, that forward keeps for backward by
@@ -159,6 +160,7 @@ class Op:
     adapt: Callable[[Shape], Shape] = tuple
     empty: tuple[Shape, ...] = ((0, 3), (0, 3, 4, 4), (2, 3, 0), (2, 0, 4))
     highest_order: int | None = None
+    windows: bool = False
     wide_output: bool = False
     sums_gradient_of_x: tuple[str, ...] = ()
     saved: Callable[[Operands], Sequence[Tensor | int]] = lambda t: []

@@ -89,6 +89,7 @@ OP = Op(
     shapes=((1, 1, 1, 1), (1, 2, 1, 70), (1, 2, 70, 1), (7, 5, 2, 1), (1, 2, 19, 33), (1, 67, 3, 2)),
     drawn=tuple(tuple((1, most) for most in sizes) for sizes in ((2, 4, 9, 9), (1, 2, 30, 3), (1, 2, 3, 70))),
     adapt=_four_axes,
+    windows=True,
     empty=((0, 3, 4, 4), (2, 0, 4, 4)),
     sums_gradient_of_x=("bias",),
     compiled=(

@@ -81,6 +81,7 @@ OP = Op(
         tuple((1, most) for most in sizes) for sizes in ((2, 4, 9, 9), (1, 40, 3, 3), (2, 2, 30, 3), (1, 2, 3, 70))
     ),
     adapt=_four_axes,
+    windows=True,
     empty=((0, 3, 4, 4), (2, 0, 4, 4)),
     compiled=(
         # Few: a kernel of ours is long, and takes the compiler longer than those of other ops.

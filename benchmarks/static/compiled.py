@@ -56,6 +56,7 @@ class Use:
     label: str
     elements: int  # of the call's first operand
     launch: Launch
+    windows: bool = False
 
     @property
     def specialization(self) -> Specialization:
@@ -90,7 +91,9 @@ def uses(ops: Iterable[Op], target: str) -> list[Use]:
                 + " channels_last" * call.channels_last
             )
             for launch in launches_of(lambda op=op, call=call, operands=operands: op.run(call, operands), target):
-                found.setdefault((launch.specialization.kernel, launch.specialization.key), Use(label, x, launch))
+                found.setdefault(
+                    (launch.specialization.kernel, launch.specialization.key), Use(label, x, launch, op.windows)
+                )
     return list(found.values())
 
 
@@ -258,7 +261,7 @@ def _row(use: Use) -> int:
     """
     maps = [t for t in use.launch.tensors if _is_map(use, t)]
     if maps:
-        return min(map(_row_length, maps), key=lambda length: gcd(length, 16))
+        return min((_row_length(t, windows=use.windows) for t in maps), key=lambda length: gcd(length, 16))
     behind = [t for t in use.launch.pointed_to if t.dim() > 1]
     return max(map(_row_length, behind), key=lambda length: gcd(length, 16), default=0)
 
@@ -274,7 +277,7 @@ def _no_feature_maps(use: Use) -> list[str]:
     return [name for name, t in zip(pointers, use.launch.tensors, strict=True) if not _is_map(use, t)]
 
 
-def _row_length(tensor: Tensor) -> int:
+def _row_length(tensor: Tensor, *, windows: bool = False) -> int:
     """Elements of a row of a dense [N, C, *spatial] in memory: pixels, or channels where those are innermost."""
-    pixels = prod(tensor.shape[2:])
+    pixels = tensor.shape[-1] if windows and tensor.dim() > 2 else prod(tensor.shape[2:])
     return pixels if tensor.is_contiguous() and pixels > 1 else tensor.shape[1]

@@ -90,16 +90,15 @@ def _code_bytes(elf: bytes) -> int:
 def _amd(assembly: str) -> dict[str, object]:
     used = {
         name: int(re.search(rf"^\s+\.{name}:\s+(\d+)$", assembly, re.MULTILINE)[1])
-        for name in ("vgpr_count", "vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size")
+        for name in ("vgpr_count", "vgpr_spill_count", "private_segment_fixed_size")
     }
     names = re.findall(r"^\t([a-z]\w+)", assembly, re.MULTILINE)
     accesses = [re.match(r"(?:buffer|global|flat)_(load|store)_(\w+)", name) for name in names]
     widths = [(access[1], _amd_width(access[2])) for access in accesses if access]
     return {
         "registers": used["vgpr_count"],
-        "stack_bytes": max(
-            used["private_segment_fixed_size"], 4 * (used["vgpr_spill_count"] + used["sgpr_spill_count"])
-        ),
+        # Scalar registers are spilled to lanes of vector registers, and to the stack only where these run out.
+        "stack_bytes": max(used["private_segment_fixed_size"], 4 * used["vgpr_spill_count"]),
         "instructions": len(names),
         "shared_stores": sum(name.startswith("ds_write") for name in names),
         "barriers": names.count("s_barrier"),
