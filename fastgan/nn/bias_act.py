@@ -14,12 +14,11 @@ class BiasAct(nn.Module):
     Args:
         num_channels: C; ``None`` for no bias.
         act, negative_slope, gain, clamp: as in :func:`fastgan_kernels.bias_act`.
+        parameter_name: name of the bias in the module and in checkpoints, for models that call it something else.
 
     Shape:
         [N, C, \\*spatial] to the same, in the layout (contiguous or channels-last) of the input.
     """
-
-    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -29,20 +28,23 @@ class BiasAct(nn.Module):
         negative_slope: float = 0.2,
         gain: float = 1.0,
         clamp: float | None = None,
+        parameter_name: str = "bias",
     ) -> None:
         super().__init__()
         self.act = act
         self.negative_slope = negative_slope
         self.gain = gain
         self.clamp = clamp
-        self.register_parameter("bias", None if num_channels is None else nn.Parameter(torch.zeros(num_channels)))
+        self.parameter_name = parameter_name
+        bias = None if num_channels is None else nn.Parameter(torch.zeros(num_channels))
+        self.register_parameter(parameter_name, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return bias_act(
-            x, self.bias, act=self.act, negative_slope=self.negative_slope, gain=self.gain, clamp=self.clamp
-        )
+        bias = getattr(self, self.parameter_name)
+        return bias_act(x, bias, act=self.act, negative_slope=self.negative_slope, gain=self.gain, clamp=self.clamp)
 
     def extra_repr(self) -> str:
-        channels = None if self.bias is None else self.bias.numel()
+        bias = getattr(self, self.parameter_name)
+        channels = None if bias is None else bias.numel()
         clamp = "" if self.clamp is None else f", clamp={self.clamp}"
         return f"{channels}, act={self.act!r}, negative_slope={self.negative_slope}, gain={self.gain}{clamp}"

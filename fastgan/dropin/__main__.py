@@ -1,0 +1,7 @@
+"""``python -m fastgan.dropin SCRIPT [ARGS]``."""
+
+import sys
+
+from fastgan.dropin.running import main
+
+main(sys.argv[1:])

@@ -1,0 +1,139 @@
+"""A convolution on torch's operators whose backward pass computes no gradient of the weight while that is switched off.
+
+Convolution and its two gradients are one trilinear form in x, w and dy; each is the derivative of the others, so that
+all orders exist, and the switch is asked in each.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fastgan.dropin.arguments import check_image, integer, integers
+
+_aten = torch.ops.aten
+
+
+class _Settings(NamedTuple):
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    transposed: bool
+    output_padding: tuple[int, ...]
+    groups: int
+
+
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    transposed: bool,
+    output_padding: int | Sequence[int],
+    groups: int,
+    skips_weights: Callable[[], bool],
+) -> Tensor:
+    """``conv2d`` or ``conv_transpose2d``; ``skips_weights`` is asked by backward passes of every order."""
+    op = "conv_transpose2d" if transposed else "conv2d"
+    check_image(op, "input", x)
+    check_image(op, "weight", weight)
+    settings = _Settings(
+        _pair(op, "stride", stride, 1),
+        _pair(op, "padding", padding, 0),
+        _pair(op, "dilation", dilation, 1),
+        transposed,
+        _pair(op, "output_padding", output_padding, 0),
+        integer(op, "groups", groups, 1),
+    )
+    if torch.compiler.is_compiling() or not (weight.requires_grad and torch.is_grad_enabled()):
+        # The compiler makes the backward pass before it is known whether it will be needed.
+        if transposed:
+            stride, padding, dilation, _, output_padding, groups = settings
+            return functional.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
+        return functional.conv2d(x, weight, bias, settings.stride, settings.padding, settings.dilation, settings.groups)
+    x, weight, bias = _autocast(x), _autocast(weight), None if bias is None else _autocast(bias)
+    return _Convolution.apply(x, weight, bias, settings, skips_weights)
+
+
+def _pair(op: str, name: str, value: int | Sequence[int], low: int) -> tuple[int, int]:
+    values = integers(op, name, value, (1, 2), low)
+    return values[0], values[-1]
+
+
+def _autocast(t: Tensor) -> Tensor:
+    """What autocast makes of an operand of a convolution, before autograd sees it."""
+    kind = t.device.type
+    if t.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
+        return t
+    return t.to(torch.get_autocast_dtype(kind))
+
+
+def _gradient(dy: Tensor, x: Tensor, weight: Tensor, settings: _Settings, which: int) -> Tensor:
+    mask = [i == which for i in range(3)]
+    return _aten.convolution_backward(dy, x, weight, None, *settings, mask)[which]
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, settings: _Settings, skips: Callable[[], bool]
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.settings, ctx.skips = settings, skips
+        return _aten.convolution(x, weight, bias, *settings)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, _, _ = ctx.needs_input_grad
+        dx = _InputGradient.apply(dy, weight, x.detach(), ctx.settings, ctx.skips) if needs_x else None
+        dweight = None
+        if needs_weight and not ctx.skips():
+            dweight = _WeightGradient.apply(dy, x, weight.detach(), ctx.settings, ctx.skips)
+        return dx, dweight, dy.sum((0, 2, 3)) if needs_bias else None, None, None
+
+
+class _InputGradient(torch.autograd.Function):
+    """Linear in dy and the weight; of x it uses shape and layout."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, dy: Tensor, weight: Tensor, x: Tensor, settings: _Settings, skips: Callable[[], bool]
+    ) -> Tensor:
+        ctx.save_for_backward(dy, weight)
+        ctx.settings, ctx.skips = settings, skips
+        return _gradient(dy, x, weight, settings, 0)
+
+    @staticmethod
+    def backward(ctx: Any, ddx: Tensor) -> tuple[Tensor | None, ...]:
+        dy, weight = ctx.saved_tensors
+        needs_dy, needs_weight = ctx.needs_input_grad[:2]
+        ddy = _Convolution.apply(ddx, weight, None, ctx.settings, ctx.skips) if needs_dy else None
+        dweight = None
+        if needs_weight and not ctx.skips():
+            dweight = _WeightGradient.apply(dy, ddx, weight.detach(), ctx.settings, ctx.skips)
+        return ddy, dweight, None, None, None
+
+
+class _WeightGradient(torch.autograd.Function):
+    """Linear in dy and x; of the weight it uses shape and layout."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, dy: Tensor, x: Tensor, weight: Tensor, settings: _Settings, skips: Callable[[], bool]
+    ) -> Tensor:
+        ctx.save_for_backward(dy, x)
+        ctx.settings, ctx.skips = settings, skips
+        return _gradient(dy, x, weight, settings, 1)
+
+    @staticmethod
+    def backward(ctx: Any, ddweight: Tensor) -> tuple[Tensor | None, ...]:
+        dy, x = ctx.saved_tensors
+        needs_dy, needs_x = ctx.needs_input_grad[:2]
+        ddy = _Convolution.apply(x, ddweight, None, ctx.settings, ctx.skips) if needs_dy else None
+        dx = _InputGradient.apply(dy, ddweight, x.detach(), ctx.settings, ctx.skips) if needs_x else None
+        return ddy, dx, None, None, None

@@ -1,0 +1,104 @@
+"""What is served under whose names, and the finder of modules that serves it.
+
+A served module is a file of ours that is executed under the name of theirs. So each has its own state (``enabled``,
+``weight_gradients_disabled``), its classes are pickled under the original names, and ``importlib.reload`` changes a
+module that was imported before in place.
+
+This imports the standard library alone: it runs when an interpreter starts.
+"""
+
+import os
+import sys
+from collections.abc import Iterable
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
+from types import ModuleType
+
+FAMILIES = {
+    "nvidia": (
+        "bias_act",
+        "upfirdn2d",
+        "filtered_lrelu",
+        "conv2d_resample",
+        "conv2d_gradfix",
+        "grid_sample_gradfix",
+        "fma",
+    ),
+    "rosinality": ("fused_act", "upfirdn2d", "conv2d_gradfix"),
+}
+DEFAULT_PACKAGES = {"torch_utils.ops": "nvidia", "op": "rosinality"}
+
+# The module that tells a package of each family.
+_MARKS = {"nvidia": "bias_act", "rosinality": "fused_act"}
+_HERE = os.path.dirname(os.path.abspath(__file__))
+# Which packages a process serves, for the processes that it starts: NAME=FAMILY, separated by commas.
+_ENVIRONMENT = "FASTGAN_DROPIN"
+STARTUP = os.path.join(_HERE, "startup")
+
+
+def family_of(folders: Iterable[str]) -> str | None:
+    """The family whose ops the folders of a package hold; ``None`` if there are none."""
+    folders = list(folders)
+    for family, mark in _MARKS.items():
+        for folder in folders:
+            path = os.path.join(folder, mark)
+            if os.path.isfile(f"{path}.py") or os.path.isfile(os.path.join(path, "__init__.py")):
+                return family
+    return None
+
+
+class _Finder(MetaPathFinder):
+    def __init__(self) -> None:
+        self.packages: dict[str, str] = {}
+
+    def find_spec(
+        self, fullname: str, path: Iterable[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, name = fullname.rpartition(".")
+        family = self.packages.get(package)
+        if family is None or name not in FAMILIES[family]:
+            return None
+        # A name like `op` may belong to anyone.
+        if package != "torch_utils.ops" and family_of(path or ()) != family:
+            return None
+        return spec_from_file_location(fullname, os.path.join(_HERE, family, f"{name}.py"))
+
+
+_finder = _Finder()
+
+
+def serve(packages: dict[str, str]) -> bool:
+    """Serves the modules of the packages (name to family) from here on, in this process; whether one is new."""
+    new = not packages.items() <= _finder.packages.items()
+    _finder.packages.update(packages)
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
+    return new
+
+
+def is_served(module: ModuleType) -> bool:
+    """Whether the module is one of ours already."""
+    return (getattr(module, "__file__", None) or "").startswith(_HERE + os.sep)
+
+
+def would_serve(fullname: str) -> bool:
+    """Whether an import of this submodule of an imported package would get one of ours."""
+    package = sys.modules.get(fullname.rpartition(".")[0])
+    return package is not None and _finder.find_spec(fullname, getattr(package, "__path__", ())) is not None
+
+
+def hand_down() -> None:
+    """Makes every Python process that this one starts serve the same packages.
+
+    A finder does not reach the children of ``torch.multiprocessing.spawn``; a ``sitecustomize.py`` on PYTHONPATH does.
+    """
+    os.environ[_ENVIRONMENT] = ",".join(f"{name}={family}" for name, family in _finder.packages.items())
+    others = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != STARTUP]
+    os.environ["PYTHONPATH"] = os.pathsep.join([STARTUP, *others])
+
+
+def serve_inherited() -> None:
+    """Serves what the process that started this one serves."""
+    entries = filter(None, os.environ.get(_ENVIRONMENT, "").split(","))
+    serve(dict(entry.split("=") for entry in entries))

@@ -1,0 +1,100 @@
+"""Bias, activation, gain and clamp: ``torch_utils.ops.bias_act``."""
+
+import functools
+import math
+from typing import Any
+
+from torch import Tensor
+
+import fastgan_kernels
+from fastgan.dropin.arguments import check_at_least, check_clamp, check_tensor, implementation, integer
+
+
+class _Settings(dict[str, Any]):
+    """Read as attributes and as entries, as repositories do both."""
+
+    __getattr__ = dict.__getitem__
+
+
+def _activation(name: str, def_alpha: float = 0, def_gain: float = 1) -> _Settings:
+    func = functools.partial(_activate, name)
+    return _Settings(func=func, def_alpha=def_alpha, def_gain=def_gain)
+
+
+def _activate(name: str, x: Tensor, alpha: float | None = None, **_: Any) -> Tensor:
+    return bias_act(x, act=name, alpha=alpha, gain=1)
+
+
+activation_funcs = {
+    "linear": _activation("linear"),
+    "relu": _activation("relu", def_gain=math.sqrt(2)),
+    "lrelu": _activation("lrelu", def_alpha=0.2, def_gain=math.sqrt(2)),
+    "tanh": _activation("tanh"),
+    "sigmoid": _activation("sigmoid"),
+    "elu": _activation("elu"),
+    "selu": _activation("selu"),
+    "softplus": _activation("softplus"),
+    "swish": _activation("swish", def_gain=math.sqrt(2)),
+}
+
+
+def bias_act(
+    x: Tensor,
+    b: Tensor | None = None,
+    dim: int = 1,
+    act: str = "linear",
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+    impl: str = "cuda",
+) -> Tensor:
+    """Adds a bias along one axis, applies an activation, multiplies by a gain and clamps.
+
+    Args:
+        x: any shape, any floating-point type.
+        b: [x.shape[dim]], or ``None``.
+        dim: the axis of the bias; ignored without one.
+        act: a key of ``activation_funcs``.
+        alpha: slope of ``"lrelu"`` below zero, at least 0; other activations have none. ``None`` is 0.2.
+        gain: above 0. ``None`` is sqrt(2) for ``"relu"``, ``"lrelu"`` and ``"swish"``, else 1.
+        clamp: limits the output to [-clamp, clamp]; at least 0, or ``None``.
+        impl: ``"cuda"`` for the fused op, ``"ref"`` for plain torch.
+
+    Returns:
+        The shape and type of ``x``. Differentiable twice in ``x`` and ``b``.
+
+    Raises:
+        ValueError, TypeError: for other arguments.
+    """
+    check_tensor("bias_act", "x", x)
+    if act not in activation_funcs:
+        raise ValueError(f"bias_act: act is {act!r}, expected one of {', '.join(map(repr, activation_funcs))}")
+    settings = activation_funcs[act]
+    alpha = settings.def_alpha if alpha is None else alpha
+    slope = check_at_least("bias_act", "alpha", alpha, 0) if act == "lrelu" else 0.0
+    gain = check_at_least("bias_act", "gain", settings.def_gain if gain is None else gain, 0, above=True)
+    limit = check_clamp("bias_act", clamp)
+    if b is None:
+        dim = min(1, x.dim())
+    else:
+        check_tensor("bias_act", "b", b)
+        dim = integer("bias_act", "dim", dim)
+        if not 0 <= dim < x.dim():
+            raise ValueError(f"bias_act: dim is {dim}, expected an axis of x of shape {list(x.shape)}, counted from 0")
+        if list(b.shape) != [x.shape[dim]]:
+            raise ValueError(
+                f"bias_act: b has shape {list(b.shape)}, expected [{x.shape[dim]}] for axis {dim} of x of shape"
+                f" {list(x.shape)}"
+            )
+    # The op has the channels at axis 1. Without a copy, unless axes before them are to be merged across a gap.
+    planes = x if dim == 1 and x.dim() > 1 else x.flatten(0, dim - 1) if dim > 1 else x.unsqueeze(0)
+    if planes.dim() == 1:
+        planes = planes.unsqueeze(0)
+    with implementation("bias_act", impl):
+        y = fastgan_kernels.bias_act(planes, b, act=act, negative_slope=slope, gain=gain, clamp=limit)
+    return y if planes is x else y.reshape(x.shape)
+
+
+def _init() -> bool:
+    """Scripts call it to build their extension ahead; there is nothing to build."""
+    return True

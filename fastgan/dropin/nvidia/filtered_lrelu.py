@@ -1,0 +1,78 @@
+"""Leaky ReLU at a higher resolution: ``torch_utils.ops.filtered_lrelu``."""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+import fastgan_kernels
+from fastgan.dropin.arguments import (
+    check_at_least,
+    check_clamp,
+    check_filter,
+    check_image,
+    check_tensor,
+    implementation,
+    integer,
+    integers,
+)
+
+
+def filtered_lrelu(
+    x: Tensor,
+    fu: Tensor | None = None,
+    fd: Tensor | None = None,
+    b: Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    padding: int | Sequence[int] = 0,
+    gain: float = math.sqrt(2),
+    slope: float = 0.2,
+    clamp: float | None = None,
+    flip_filter: bool = False,
+    impl: str = "cuda",
+) -> Tensor:
+    """Adds a bias, resamples up, applies a leaky ReLU with gain and clamp, and resamples down.
+
+    Args:
+        x: [N, C, H, W], any floating-point type.
+        fu, fd: constant float32 filters of the way up and down: [height, width], [taps] or ``None``.
+        b: [C] in the type of ``x``, or ``None``.
+        up, down: factors. The way up has the gain ``up**2``.
+        padding: of the image after zero insertion: one number, [x, y] or [x before, x after, y before, y after].
+        gain: before the leaky ReLU; above 0.
+        slope: below zero; at least 0.
+        clamp: limits the output of the leaky ReLU to [-clamp, clamp]; at least 0, or ``None``.
+        flip_filter: correlate instead of convolving, both ways.
+        impl: ``"cuda"`` for the fused op, ``"ref"`` for plain torch.
+
+    Returns:
+        [N, C, height, width] in the type of ``x``. Differentiable twice in ``x`` and ``b``.
+
+    Raises:
+        ValueError, TypeError: for other arguments.
+    """
+    op = "filtered_lrelu"
+    check_image(op, "x", x)
+    check_filter(op, "fu", fu)
+    check_filter(op, "fd", fd)
+    if b is not None:
+        check_tensor(op, "b", b)
+        if list(b.shape) != [x.shape[1]] or b.dtype != x.dtype:
+            raise ValueError(f"{op}: b is {b.dtype} {list(b.shape)}, expected {x.dtype} [{x.shape[1]}] as x has it")
+    up, down = integer(op, "up", up, 1), integer(op, "down", down, 1)
+    pads = integers(op, "padding", padding, (2, 4))
+    pads = pads if len(pads) == 4 else (pads[0], pads[0], pads[-1], pads[-1])
+    gain = check_at_least(op, "gain", gain, 0, above=True)
+    slope = check_at_least(op, "slope", slope, 0)
+    limit = check_clamp(op, clamp)
+    with implementation(op, impl):
+        return fastgan_kernels.filtered_lrelu(
+            x, fu, fd, b, up=up, down=down, padding=pads, gain=gain, negative_slope=slope, clamp=limit,
+            flip=bool(flip_filter),
+        )  # fmt: skip
+
+
+def _init() -> bool:
+    """Scripts call it to build their extension ahead; there is nothing to build."""
+    return True

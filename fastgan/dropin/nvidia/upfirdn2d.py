@@ -1,0 +1,169 @@
+"""FIR resampling of images: ``torch_utils.ops.upfirdn2d``."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastgan_kernels
+from fastgan.dropin.arguments import check_filter, check_image, implementation, integers
+
+# An integer, or [x, y].
+_Pair = int | Sequence[int]
+
+
+def setup_filter(
+    f: Any,
+    device: torch.device | str = torch.device("cpu"),  # noqa: B008 (the signature of the original)
+    normalize: bool = True,
+    flip_filter: bool = False,
+    gain: float = 1,
+    separable: bool | None = None,
+) -> Tensor:
+    """A filter for :func:`upfirdn2d` from a tensor, array or list.
+
+    Args:
+        f: [height, width], [taps], one number, or ``None`` for the identity.
+        device: of the result.
+        normalize: divide by the sum, which keeps constant images.
+        flip_filter: turn the filter around.
+        gain: of the whole filter in two dimensions.
+        separable: whether [taps] stays one-dimensional; ``None`` for filters of 8 taps and more.
+
+    Returns:
+        float32, [height, width] or [taps].
+    """
+    taps = torch.as_tensor(1 if f is None else f, dtype=torch.float32)
+    if taps.dim() > 2 or taps.numel() == 0:
+        raise ValueError(f"setup_filter: f has shape {list(taps.shape)}, expected [height, width], [taps] or []")
+    taps = taps.reshape(1) if taps.dim() == 0 else taps
+    if separable is None:
+        separable = taps.dim() == 1 and taps.numel() >= 8
+    if separable and taps.dim() == 2:
+        raise ValueError(f"setup_filter: separable is True, but f has shape {list(taps.shape)}, expected [taps]")
+    if taps.dim() == 1 and not separable:
+        taps = torch.outer(taps, taps)
+    if normalize:
+        taps = taps / taps.sum()
+    if flip_filter:
+        taps = taps.flip(tuple(range(taps.dim())))
+    return (taps * gain ** (taps.dim() / 2)).to(device)
+
+
+def upfirdn2d(
+    x: Tensor,
+    f: Tensor | None,
+    up: _Pair = 1,
+    down: _Pair = 1,
+    padding: _Pair = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "cuda",
+) -> Tensor:
+    """Inserts zeros, pads or crops, convolves every channel with a filter, and keeps every ``down``-th pixel.
+
+    Args:
+        x: [N, C, H, W], any floating-point type.
+        f: constant float32, [height, width], [taps] for a separable filter, or ``None`` for the identity.
+        up, down: factors, one or [x, y].
+        padding: of the image after zero insertion: one number, [x, y] or [x before, x after, y before, y after];
+            negative ones crop.
+        flip_filter: correlate instead of convolving.
+        gain: multiplies the output.
+        impl: ``"cuda"`` for the fused op, ``"ref"`` for plain torch.
+
+    Returns:
+        [N, C, height, width] in the type of ``x``. Differentiable to any order in ``x``.
+
+    Raises:
+        ValueError, TypeError: for other arguments.
+    """
+    check_image("upfirdn2d", "x", x)
+    check_filter("upfirdn2d", "f", f)
+    up, down = _parse_scaling(up), _parse_scaling(down, "down")
+    pads = _parse_padding(padding)
+    width, height = _get_filter_size(f)
+    padded = [x.shape[2] * up[1] + pads[2] + pads[3], x.shape[3] * up[0] + pads[0] + pads[1]]
+    if padded[0] < height or padded[1] < width:
+        raise ValueError(f"upfirdn2d: f has {[height, width]} taps, expected at most {padded}, the image after padding")
+    with implementation("upfirdn2d", impl):
+        return fastgan_kernels.upfirdn2d(x, f, up=up, down=down, padding=pads, gain=float(gain), flip=bool(flip_filter))
+
+
+def filter2d(
+    x: Tensor,
+    f: Tensor | None,
+    padding: _Pair = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "cuda",
+) -> Tensor:
+    """:func:`upfirdn2d` that keeps the size; ``padding`` comes on top of that."""
+    pads = _padded_by(padding, *((k // 2, (k - 1) // 2) for k in _get_filter_size(f)))
+    return upfirdn2d(x, f, padding=pads, flip_filter=flip_filter, gain=gain, impl=impl)
+
+
+def upsample2d(
+    x: Tensor,
+    f: Tensor | None,
+    up: _Pair = 2,
+    padding: _Pair = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "cuda",
+) -> Tensor:
+    """:func:`upfirdn2d` to ``up`` times the size at the same brightness; ``padding`` comes on top of that."""
+    factors = _parse_scaling(up)
+    sizes = zip(_get_filter_size(f), factors, strict=True)
+    pads = _padded_by(padding, *(((k + by - 1) // 2, (k - by) // 2) for k, by in sizes))
+    gain = gain * factors[0] * factors[1]
+    return upfirdn2d(x, f, up=factors, padding=pads, flip_filter=flip_filter, gain=gain, impl=impl)
+
+
+def downsample2d(
+    x: Tensor,
+    f: Tensor | None,
+    down: _Pair = 2,
+    padding: _Pair = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "cuda",
+) -> Tensor:
+    """:func:`upfirdn2d` to a ``down``-th of the size; ``padding`` comes on top of that."""
+    factors = _parse_scaling(down, "down")
+    sizes = zip(_get_filter_size(f), factors, strict=True)
+    pads = _padded_by(padding, *(((k - by + 1) // 2, (k - by) // 2) for k, by in sizes))
+    return upfirdn2d(x, f, down=factors, padding=pads, flip_filter=flip_filter, gain=gain, impl=impl)
+
+
+# Forks of the repositories call the functions from here on, too.
+
+
+def _get_filter_size(f: Tensor | None) -> tuple[int, int]:
+    """Width and height."""
+    check_filter("upfirdn2d", "f", f)
+    return (1, 1) if f is None else (f.shape[-1], f.shape[0])
+
+
+def _parse_scaling(scaling: _Pair, name: str = "up") -> tuple[int, int]:
+    """x and y."""
+    values = integers("upfirdn2d", name, scaling, (2,), low=1)
+    return values[0], values[-1]
+
+
+def _parse_padding(padding: _Pair) -> tuple[int, int, int, int]:
+    """x before, x after, y before, y after."""
+    values = integers("upfirdn2d", "padding", padding, (2, 4))
+    if len(values) == 4:
+        return values  # type: ignore[return-value]
+    return values[0], values[0], values[-1], values[-1]
+
+
+def _padded_by(padding: _Pair, x: tuple[int, int], y: tuple[int, int]) -> tuple[int, ...]:
+    return tuple(p + q for p, q in zip(_parse_padding(padding), (*x, *y), strict=True))
+
+
+def _init() -> bool:
+    """Scripts call it to build their extension ahead; there is nothing to build."""
+    return True

@@ -1,0 +1,63 @@
+"""Bias and leaky ReLU: ``op.fused_act``."""
+
+import torch
+from torch import Tensor, nn
+
+import fastgan_kernels
+from fastgan.dropin.arguments import check_at_least, check_tensor
+
+
+class FusedLeakyReLU(nn.Module):
+    """A learned bias per channel and a leaky ReLU with a gain.
+
+    Args:
+        channel: C.
+        bias: whether there is one.
+        negative_slope, scale: as in :func:`fused_leaky_relu`.
+
+    Shape:
+        [N, C, \\*spatial] to the same.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, channel: int, bias: bool = True, negative_slope: float = 0.2, scale: float = 2**0.5) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channel)) if bias else None
+        self.negative_slope = negative_slope
+        self.scale = scale
+
+    def forward(self, input: Tensor) -> Tensor:
+        return fused_leaky_relu(input, self.bias, self.negative_slope, self.scale)
+
+
+def fused_leaky_relu(
+    input: Tensor, bias: Tensor | None = None, negative_slope: float = 0.2, scale: float = 2**0.5
+) -> Tensor:
+    """``scale * leaky_relu(input + bias)``.
+
+    Args:
+        input: [N, C, *spatial], any floating-point type.
+        bias: [C], or ``None``.
+        negative_slope: at least 0. It is heeded on the CPU too, where the original takes 0.2.
+        scale: above 0.
+
+    Returns:
+        The shape and type of ``input``. Differentiable to any order.
+
+    Raises:
+        ValueError, TypeError: for other arguments.
+    """
+    check_tensor("fused_leaky_relu", "input", input)
+    if input.dim() < 2:
+        raise ValueError(f"fused_leaky_relu: input has shape {list(input.shape)}, expected [N, C, ...]")
+    if bias is not None:
+        check_tensor("fused_leaky_relu", "bias", bias)
+        if list(bias.shape) != [input.shape[1]]:
+            raise ValueError(
+                f"fused_leaky_relu: bias has shape {list(bias.shape)}, expected [{input.shape[1]}] for input of shape"
+                f" {list(input.shape)}"
+            )
+    slope = check_at_least("fused_leaky_relu", "negative_slope", negative_slope, 0)
+    gain = check_at_least("fused_leaky_relu", "scale", scale, 0, above=True)
+    return fastgan_kernels.bias_act(input, bias, act="lrelu", negative_slope=slope, gain=gain)
