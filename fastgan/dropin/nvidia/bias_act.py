@@ -13,7 +13,11 @@ from fastgan.dropin.arguments import check_at_least, check_clamp, check_tensor, 
 class _Settings(dict[str, Any]):
     """Read as attributes and as entries, as repositories do both."""
 
-    __getattr__ = dict.__getitem__
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"an activation has no {name!r}") from None
 
 
 def _activation(name: str, def_alpha: float = 0, def_gain: float = 1) -> _Settings:

@@ -61,6 +61,15 @@ def test_bias_act_passes_every_setting_on():
     assert not list(BiasAct(None).parameters())
 
 
+def test_the_bias_of_bias_act_may_have_another_name():
+    layer = BiasAct(3, parameter_name="Bias")
+    assert [name for name, _ in layer.named_parameters()] == ["Bias"]
+    layer.load_state_dict({"Bias": torch.tensor([1.0, 2.0, -3.0])})
+    torch.testing.assert_close(layer(torch.zeros(1, 3)), torch.tensor([[1.0, 2.0, -0.6]]))
+    assert "3, act=" in repr(layer)
+    assert BiasAct(None, parameter_name="Bias").Bias is None
+
+
 def test_adain_of_a_zero_style_is_instance_normalization():
     x = torch.randn(2, 3, 5, 5)
     torch.testing.assert_close(AdaIN(3, 4)(x, torch.zeros(2, 4)), nn.functional.instance_norm(x))
@@ -107,6 +116,15 @@ def test_noise_is_drawn_at_every_call_unless_it_is_given():
         assert torch.equal(layer(x, *given), first)
         assert torch.equal(layer(x, *given, noise), layer(x, *given, noise))
     torch.testing.assert_close(injection(x, noise), x + noise * injection.strength.view(3, 1, 1))
+
+
+def test_the_strength_may_have_another_name():
+    layer = NoiseInjection(None, parameter_name="weight")
+    assert [name for name, _ in layer.named_parameters()] == ["weight"]
+    layer.load_state_dict({"weight": torch.tensor(2.0)})
+    x, noise = torch.randn(2, 3, 4, 5), torch.randn(1, 1, 4, 5)
+    torch.testing.assert_close(layer(x, noise), x + 2 * noise)
+    assert repr(layer) == "NoiseInjection(None)"
 
 
 class StyleGANsOwn(nn.Module):
