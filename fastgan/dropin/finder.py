@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterable
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from types import ModuleType
 
@@ -48,6 +48,15 @@ def family_of(folders: Iterable[str]) -> str | None:
     return None
 
 
+class _Loader(SourceFileLoader):
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        # It has imported torch.
+        from fastgan.dropin.old_torch import accept_old_calls
+
+        accept_old_calls()
+
+
 class _Finder(MetaPathFinder):
     def __init__(self) -> None:
         self.packages: dict[str, str] = {}
@@ -62,7 +71,8 @@ class _Finder(MetaPathFinder):
         # A name like `op` may belong to anyone.
         if package != "torch_utils.ops" and family_of(path or ()) != family:
             return None
-        return spec_from_file_location(fullname, os.path.join(_HERE, family, f"{name}.py"))
+        path_of_ours = os.path.join(_HERE, family, f"{name}.py")
+        return spec_from_file_location(fullname, loader=_Loader(fullname, path_of_ours))
 
 
 _finder = _Finder()

@@ -1,0 +1,32 @@
+"""Two calls that torch took when the repositories were written, and refuses today.
+
+NVIDIA's training scripts make both, in each of their processes: none of them would reach its first step.
+"""
+
+import functools
+from typing import Any
+
+from torch.optim import Adam
+from torch.utils.data import Sampler
+
+
+def accept_old_calls() -> None:
+    """``Sampler.__init__(dataset)``, and integers among the ``betas`` of Adam."""
+    if Sampler.__init__ is object.__init__:
+        Sampler.__init__ = _init_sampler  # type: ignore[method-assign, assignment]
+    if not hasattr(Adam.__init__, "__wrapped__"):
+        Adam.__init__ = _with_float_betas(Adam.__init__)  # type: ignore[method-assign]
+
+
+def _init_sampler(self: Sampler[Any], data_source: object = None, **others: Any) -> None:
+    super(Sampler, self).__init__(**others)
+
+
+def _with_float_betas(init: Any) -> Any:
+    @functools.wraps(init)
+    def init_adam(self: Adam, *args: Any, **settings: Any) -> None:
+        if "betas" in settings:
+            settings["betas"] = tuple(float(b) if isinstance(b, int) else b for b in settings["betas"])
+        init(self, *args, **settings)
+
+    return init_adam
