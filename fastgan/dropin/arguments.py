@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgan_kernels import use_backend
+from fastgan_kernels.backend import is_transformed
 
 
 def implementation(op: str, impl: str) -> AbstractContextManager[None]:
@@ -16,6 +17,14 @@ def implementation(op: str, impl: str) -> AbstractContextManager[None]:
     if impl not in ("cuda", "ref"):
         raise ValueError(f"{op}: impl is {impl!r}, expected 'cuda' or 'ref'")
     return use_backend("reference") if impl == "ref" else nullcontext()
+
+
+def needs_torchs_operators() -> bool:
+    """Whether ``torch.compile`` or ``torch.func`` traces, or forward-mode differentiation is on.
+
+    Functions of our own hide from them what torch's operators show.
+    """
+    return torch.compiler.is_compiling() or is_transformed()
 
 
 def check_image(op: str, name: str, x: Any) -> None:

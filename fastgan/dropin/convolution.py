@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fastgan.dropin.arguments import check_image, integer, integers
+from fastgan.dropin.arguments import check_image, integer, integers, needs_torchs_operators
 
 _aten = torch.ops.aten
 
@@ -49,8 +49,7 @@ def convolve(
         _pair(op, "output_padding", output_padding, 0),
         integer(op, "groups", groups, 1),
     )
-    if torch.compiler.is_compiling() or not (weight.requires_grad and torch.is_grad_enabled()):
-        # The compiler makes the backward pass before it is known whether it will be needed.
+    if needs_torchs_operators() or not (weight.requires_grad and torch.is_grad_enabled()):
         if transposed:
             stride, padding, dilation, _, output_padding, groups = settings
             return functional.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fastgan.dropin.arguments import check_image
+from fastgan.dropin.arguments import check_image, needs_torchs_operators
 
 # Scripts set it. The sampling differentiates twice whatever it is.
 enabled = False
@@ -25,7 +25,7 @@ def grid_sample(input: Tensor, grid: Tensor) -> Tensor:
     """
     check_image("grid_sample", "input", input)
     check_image("grid_sample", "grid", grid)
-    if grid.requires_grad or torch.compiler.is_compiling():
+    if grid.requires_grad or needs_torchs_operators():
         return _sample(input, grid)
     return _Sample.apply(input, grid)
 

@@ -139,6 +139,18 @@ def test_channels_last_stays():
     assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_functional_and_forward_differentiation_are_torchs():
+    x, weight, _ = operands("conv2d")
+
+    def loss(conv):
+        return lambda weight: conv(x.detach(), weight, padding=1).square().sum()
+
+    ours, theirs = (loss(conv) for conv in (conv2d_gradfix.conv2d, functional.conv2d))
+    torch.testing.assert_close(torch.func.grad(ours)(weight), torch.func.grad(theirs)(weight))
+    tangent = torch.ones_like(weight)
+    torch.testing.assert_close(*(torch.func.jvp(f, (weight,), (tangent,)) for f in (ours, theirs)))
+
+
 def test_compiled_they_are_torchs():
     x, weight, bias = operands("conv2d")
     compiled = torch.compile(conv2d_gradfix.conv2d, backend="eager", fullgraph=True)

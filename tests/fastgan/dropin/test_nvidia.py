@@ -266,6 +266,8 @@ def test_grid_sample_differentiates_twice_through_its_input():
     assert torch.autograd.gradgradcheck(lambda x: grid_sample_gradfix.grid_sample(x, grid), x)
     expected = torch.nn.functional.grid_sample(x, grid, align_corners=False)
     assert torch.equal(grid_sample_gradfix.grid_sample(x, grid), expected)
+    functional = torch.func.grad(lambda x: grid_sample_gradfix.grid_sample(x, grid).sum())(x.detach())
+    torch.testing.assert_close(functional, torch.autograd.grad(expected.sum(), x)[0])
     moving = grid.clone().requires_grad_()
     ours, theirs = (
         torch.autograd.grad(sample(x, moving).square().sum(), (x, moving))
@@ -297,6 +299,21 @@ def test_ref_is_plain_torch_where_kernels_run():
             torch.testing.assert_close(call("cuda"), expected)
         with pytest.raises(ValueError, match=r"impl is 'opencl', expected 'cuda' or 'ref'"):
             call("opencl")
+
+
+def test_compiled_they_compute_the_same_in_one_graph():
+    f = fir.setup_filter([1, 3, 3, 1])
+
+    def network(x, w, b):
+        y = bias.bias_act(conv2d_resample.conv2d_resample(x, w, f, up=2, padding=1), b, act="lrelu", clamp=1)
+        return fir.downsample2d(filtered_lrelu.filtered_lrelu(y, f, f, b, up=2, down=2, padding=3), f).flatten(1)
+
+    leaves = [t.requires_grad_() for t in (images(1, 2, 4, 4), images(2, 2, 3, 3, seed=1), images(2, seed=2))]
+    results = [
+        (y := call(*leaves), *torch.autograd.grad(y.square().sum(), leaves))
+        for call in (network, torch.compile(network, backend="eager", fullgraph=True))
+    ]
+    torch.testing.assert_close(*results)
 
 
 def test_scripts_may_set_switches_and_build_ahead():
