@@ -71,7 +71,7 @@ def test_a_script_sees_what_python_shows_it_and_every_process_that_it_starts_run
     assert ours.stderr.count("fastgan.dropin:") == 1
 
 
-@pytest.mark.slow  # two processes that import torch
+@pytest.mark.exhaustive  # two processes that import torch
 def test_torchrun_starts_a_script_by_the_module(tmp_path):
     trees.nvidia(tmp_path)
     trees.write(tmp_path, {"train.py": "import sys\nfrom torch_utils.ops import fma\nprint(sys.argv, fma.__file__)\n"})
