@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import fastgan_kernels
 from fastgan.dropin.nvidia import bias_act as bias
 from fastgan.dropin.nvidia import conv2d_gradfix, conv2d_resample, filtered_lrelu, fma, grid_sample_gradfix
 from fastgan.dropin.nvidia import upfirdn2d as fir
@@ -107,8 +108,6 @@ def test_bias_act_takes_numbers_of_numpy():
 
 @pytest.mark.parametrize("shape", [(3, 4, 5), (2, 3, 4, 5)])
 def test_bias_act_of_contiguous_memory_copies_nothing(shape, monkeypatch):
-    import fastgan_kernels
-
     x, fused, seen = images(*shape), fastgan_kernels.bias_act, []
     monkeypatch.setattr(fastgan_kernels, "bias_act", lambda x, *args, **kw: seen.append(x) or fused(x, *args, **kw))
     for dim in range(x.dim()):
@@ -261,9 +260,16 @@ def test_fma_broadcasts():
     compare(lambda a, b, c: fma.fma(a, b, c), lambda a, b, c: a * b + c, images(2, 3, 4), images(3, 1), images(1, 4))
 
 
-def test_grid_sample_differentiates_twice_through_its_input():
+def test_grid_sample_differentiates_to_any_order_through_its_input():
     x, grid = images(2, 2, 5, 4).requires_grad_(), images(2, 3, 4, 2, seed=1)
+
+    def gradient(x):
+        cubes = grid_sample_gradfix.grid_sample(x, grid).pow(3)
+        return torch.autograd.grad(cubes.sum(), x, create_graph=True)[0]
+
     assert torch.autograd.gradgradcheck(lambda x: grid_sample_gradfix.grid_sample(x, grid), x)
+    assert torch.autograd.gradcheck(gradient, x)
+    assert torch.autograd.gradgradcheck(gradient, x, fast_mode=True)
     expected = torch.nn.functional.grid_sample(x, grid, align_corners=False)
     assert torch.equal(grid_sample_gradfix.grid_sample(x, grid), expected)
     functional = torch.func.grad(lambda x: grid_sample_gradfix.grid_sample(x, grid).sum())(x.detach())
@@ -282,7 +288,16 @@ def test_grid_sample_differentiates_twice_through_its_input():
 # All of them
 
 
-def test_ref_is_plain_torch_where_kernels_run():
+def test_ref_is_plain_torch_where_kernels_run(monkeypatch):
+    ran = []
+    for name in ("bias_act", "upfirdn2d", "filtered_lrelu"):
+        fused = getattr(fastgan_kernels, name)
+
+        def spy(x, *args, name=name, fused=fused, **settings):
+            ran.append(fastgan_kernels.backend_of(name, x).backend)
+            return fused(x, *args, **settings)
+
+        monkeypatch.setattr(fastgan_kernels, name, spy)
     x, f = images(2, 3, 5, 5).float(), fir.setup_filter([1, 2, 1])
     calls = [
         lambda impl: bias.bias_act(x, images(3).float(), act="lrelu", impl=impl),
@@ -295,8 +310,10 @@ def test_ref_is_plain_torch_where_kernels_run():
     for call in calls:
         expected = call("ref")
         with use_backend("triton"):
+            ran.clear()
             assert torch.equal(call("ref"), expected)
             torch.testing.assert_close(call("cuda"), expected)
+            assert ran == ["reference", "triton"]
         with pytest.raises(ValueError, match=r"impl is 'opencl', expected 'cuda' or 'ref'"):
             call("opencl")
 
