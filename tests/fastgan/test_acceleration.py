@@ -14,28 +14,17 @@ import fastgan
 from fastgan.acceleration import Report
 from fastgan_kernels import use_backend
 
-
-def style_generator():
-    return plain_models.StyleGenerator(), torch.randn(3, 12, dtype=torch.float64)
-
-
-def dcgan_generator():
-    return plain_models.DCGANGenerator(), torch.randn(4, 10, dtype=torch.float64)
+style_generator = plain_models.StyleGenerator, (3, 12)
+dcgan_generator = plain_models.DCGANGenerator, (4, 10)
+dcgan_discriminator = plain_models.DCGANDiscriminator, (4, 3, 16, 16)
 
 
-def dcgan_discriminator():
-    return plain_models.DCGANDiscriminator(), torch.randn(4, 3, 16, 16, dtype=torch.float64)
-
-
-MODELS = [style_generator, dcgan_generator, dcgan_discriminator]
-
-
-def build(make):
+def build(described):
     """The model in float64, an untouched copy of it, and an input."""
     torch.manual_seed(0)
-    model, x = make()
-    model.double()
-    return model, copy.deepcopy(model), x
+    make, shape = described
+    model = make().double()
+    return model, copy.deepcopy(model), torch.randn(shape, dtype=torch.float64)
 
 
 def derivatives(model, x, seed=1):
@@ -63,21 +52,33 @@ def left(report):
     return {entry.path: entry.why for entry in report.left}
 
 
-@pytest.mark.parametrize("make", MODELS)
-def test_outputs_and_gradients_of_both_orders_are_those_of_the_plain_model(make):
-    model, plain, x = build(make)
+@pytest.mark.parametrize("described", [style_generator, dcgan_generator, dcgan_discriminator])
+def test_outputs_and_gradients_of_both_orders_are_those_of_the_plain_model(described):
+    """With the parameters that optimisers hold, and under the names that checkpoints have."""
+    model, plain, x = build(described)
+    parameters, state = list(model.parameters()), model.state_dict()
     assert fastgan.accelerate(model).swapped
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert [(name, t.data_ptr()) for name, t in model.state_dict().items()] == [
+        (name, t.data_ptr()) for name, t in state.items()
+    ]
     assert_same(derivatives(model, x), derivatives(plain, x))
     model.eval()
     plain.eval()
     assert_same(derivatives(model, x), derivatives(plain, x))
+    # What is accelerated once is left.
+    report = fastgan.accelerate(model)
+    assert not report.swapped
+    assert "it is accelerated already" in left(report).values()
 
 
-def test_through_the_kernels_outputs_and_gradients_are_the_same():
+def test_through_the_kernels_and_compiled_whole():
     model, plain, x = build(dcgan_discriminator)
     with use_backend("triton"):
         assert fastgan.accelerate(model).backend.backend == "triton"
         assert_same(derivatives(model, x), derivatives(plain, x))
+    compiled = torch.compile(model.eval(), fullgraph=True, backend="aot_eager")
+    assert_same([compiled(x)], [plain.eval()(x)])
 
 
 def test_report_of_a_style_generator():
@@ -126,53 +127,14 @@ def test_report_prints_as_a_table_that_says_where_it_runs():
     assert str(fastgan.accelerate(model)).startswith("1 swapped, 2 left\n")
 
 
-def test_an_optimiser_built_before_goes_on():
-    model, plain, x = build(dcgan_discriminator)
-    optimisers = [torch.optim.Adam(m.parameters(), lr=1e-2, eps=1e-3) for m in (model, plain)]
-    parameters = list(model.parameters())
-    fastgan.accelerate(model)
-    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
-    for step in range(3):
-        for m, optimiser in zip((model, plain), optimisers, strict=True):
-            torch.manual_seed(step)
-            optimiser.zero_grad()
-            m(x).square().mean().backward()
-            optimiser.step()
-    assert_same(list(model.state_dict().values()), list(plain.state_dict().values()))
-
-
-def test_checkpoints_load_both_ways():
-    model, plain, x = build(dcgan_discriminator)
-    with torch.no_grad():
-        for p in plain.parameters():
-            p.add_(0.1 * torch.randn_like(p))
-    fastgan.accelerate(model)
-    assert list(model.state_dict()) == list(plain.state_dict())
-    model.load_state_dict(plain.state_dict())
-    assert_same(derivatives(model, x), derivatives(plain, x))
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn_like(p))
-    plain.load_state_dict(model.state_dict())
-    assert_same(derivatives(model, x), derivatives(plain, x))
-
-
-def pickled(model):
-    return pickle.loads(pickle.dumps(model))
-
-
-def saved(model):
-    file = io.BytesIO()
-    torch.save(model, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
-
-
 def test_copies_and_pickles_keep_the_swaps_and_stand_alone():
     model, _, x = build(style_generator)
     fastgan.accelerate(model)
     expected = derivatives(model, x)
-    twins = [clone(model) for clone in (copy.deepcopy, pickled, saved)]
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    twins = [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(file, weights_only=False)]
     with torch.no_grad():
         for p in model.parameters():
             p.zero_()
@@ -229,38 +191,30 @@ class Shifted(nn.Module):
         return nn.functional.linear(x, self.weight, self.bias) + 1e-5
 
 
-def test_check_undoes_the_swap_that_differs_and_no_other():
+class Failing(Shifted):
+    def forward(self, x):
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(("wrong", "why"), [(Shifted, "differ by"), (Failing, "the model fails: no")])
+def test_check_undoes_the_swap_that_differs_or_fails_and_no_other(wrong, why):
     model, plain, x = build(style_generator)
-    mapping = {plain_models.EqualLinear: Shifted}
+    mapping = {plain_models.EqualLinear: wrong}
     report = fastgan.accelerate(model, mapping=mapping, check=True, example_inputs=(x,))
     assert len(report.swapped) == 11
     assert "undone by the check: " in left(report)["blocks.0.adain.style"]
-    assert "differ by" in left(report)["blocks.0.adain.style"]
+    assert why in left(report)["blocks.0.adain.style"]
     assert "1 swaps undone" in report.check
     assert type(model.blocks[0].adain.style) is plain_models.EqualLinear
     assert_same(derivatives(model, x), derivatives(plain, x))
 
 
-def test_check_undoes_the_swap_after_which_the_model_fails():
-    class Failing(Shifted):
-        def forward(self, x):
-            raise RuntimeError("no")
-
-    model, _, x = build(style_generator)
-    report = fastgan.accelerate(model, mapping={plain_models.EqualLinear: Failing}, check=True, example_inputs=(x,))
-    assert left(report)["blocks.0.adain.style"] == "undone by the check: the model fails: no"
-
-
 def test_check_in_the_models_own_types_where_its_code_fixes_one():
-    class Fixed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers = nn.Sequential(nn.Linear(4, 5), nn.ReLU())
-
+    class Fixed(nn.Sequential):
         def forward(self, x):
-            return self.layers(x.float())
+            return super().forward(x.float())
 
-    report = fastgan.accelerate(Fixed(), check=True, example_inputs=(torch.randn(2, 4),))
+    report = fastgan.accelerate(Fixed(nn.Linear(4, 5), nn.ReLU()), check=True, example_inputs=(torch.randn(2, 4),))
     assert "it does not run in float64" in report.check
     assert "0 swaps undone" in report.check
     assert len(report.swapped) == 1
@@ -314,22 +268,6 @@ def test_hooks_fire_with_the_values_they_saw_before():
         return tuple(t.shape), t.flatten()[0].item().__round__(6)
 
     assert_same(sorted(seen[model], key=key), sorted(seen[plain], key=key))
-
-
-def test_a_second_call_swaps_nothing():
-    model = build(dcgan_discriminator)[0]
-    fastgan.accelerate(model)
-    report = fastgan.accelerate(model)
-    assert not report.swapped
-    assert set(left(report).values()) == {"it is accelerated already"}
-
-
-def test_an_accelerated_model_compiles_whole():
-    model, plain, x = build(dcgan_discriminator)
-    model, plain = model.eval(), plain.eval()
-    fastgan.accelerate(model)
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    assert_same([compiled(x)], [plain(x)])
 
 
 def test_a_module_in_two_places_is_swapped_once():
@@ -401,19 +339,13 @@ def test_every_layer_with_every_activation(layer, shape, act):
 
 
 def test_a_transposed_convolution_goes_on_taking_the_size_of_its_output():
-    class Sized(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.up = nn.ConvTranspose2d(2, 3, 3, stride=2, padding=1)
-            self.act = nn.ReLU()
-
+    class Sized(nn.Sequential):
         def forward(self, x):
-            return self.act(self.up(x, output_size=[8, 8]))
+            return self[1](self[0](x, output_size=[8, 8]))
 
-    model = Sized()
-    plain = copy.deepcopy(model)
+    model = Sized(nn.ConvTranspose2d(2, 3, 3, stride=2, padding=1), nn.ReLU())
+    plain, x = copy.deepcopy(model), torch.randn(1, 2, 4, 4)
     assert len(fastgan.accelerate(model).swapped) == 1
-    x = torch.randn(1, 2, 4, 4)
     assert model(x).shape == (1, 3, 8, 8)
     torch.testing.assert_close(model(x), plain(x))
 

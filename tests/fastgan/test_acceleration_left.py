@@ -56,9 +56,7 @@ def test_the_frame_of_the_near_misses_is_recognised():
         (lambda m, x: standardise(x, unbiased=True), None, "with the biased variance"),
         (lambda m, x: (x - moments(x)[0]) / (moments(x)[1].sqrt() + 1e-5), None, "not (x - mean) / sqrt(var + eps)"),
         (lambda m, x: (x - moments(x)[0]) / (x.std((2, 3), keepdim=True) + 1e-8), None, "with the biased variance"),
-        (lambda m, x: standardise(x, (1, 2, 3)), None, "not (x - mean)"),
         (lambda m, x: standardise(x, (0, 2, 3)), None, "not (x - mean)"),
-        (lambda m, x: standardise(x, (1,)), None, "not (x - mean)"),
         (lambda m, x: x / torch.sqrt(moments(x)[1] + 1e-5), None, "not (x - mean)"),
         (lambda m, x: standardise(x.clamp(-1e6, 1e6)), None, "its normalization uses `clamp`"),
         (lambda m, x: standardise(standardise(x)), None, "not (x - mean)"),
@@ -76,51 +74,48 @@ def test_adain_whose_norm_has_a_hook():
     assert_left(model, "(model)", "`norm` has a hook, which would not be called any more")
 
 
-def test_adain_with_an_optional_argument():
-    class Optional(Styled):
-        def forward(self, x, w, strength=1.0):
-            return super().forward(x, strength * w)
-
-    assert_left(Optional(lambda m, x: standardise(x)), "(model)", "its forward has optional arguments")
+class Optional(Styled):
+    def forward(self, x, w, strength=1.0):
+        return super().forward(x, strength * w)
 
 
-def test_adain_that_does_something_else_in_evaluation():
-    class Moody(Styled):
-        def forward(self, x, w):
-            return super().forward(x, w) if self.training else x
-
-    assert_left(Moody(lambda m, x: standardise(x)), "(model)", "not the same in training and in evaluation mode")
+class Moody(Styled):
+    def forward(self, x, w):
+        return super().forward(x, w) if self.training else x
 
 
-def test_scale_and_shift_that_vary_over_the_image():
-    class Spade(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.gamma, self.beta = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
-
-        def forward(self, x, label):
-            return F.instance_norm(x) * self.gamma(label) + self.beta(label)
-
-    assert_left(Spade(), "(model)", "no example input")
+class Reduced(Styled):
+    def __reduce__(self):
+        return (Reduced, (None,))
 
 
-@pytest.mark.parametrize("attribute", ["forward", "__reduce__"])
-def test_modules_whose_class_cannot_change(attribute):
-    model = Styled(lambda m, x: standardise(x))
-    if attribute == "forward":
-        model.forward = model.forward
-        assert_left(model, "(model)", "its forward was set on the instance")
-    else:
-
-        class Reduced(Styled):
-            def __reduce__(self):
-                return (Reduced, (None,))
-
-        assert_left(Reduced(lambda m, x: standardise(x)), "(model)", "Reduced overrides pickling")
+class OnTheInstance(Styled):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.forward = self.forward
 
 
-def test_an_instance_norm_by_itself():
-    assert_left(nn.Sequential(nn.Conv2d(3, 3, 1), nn.InstanceNorm2d(3)), "1", "no scale and shift by a style")
+class Spade(Styled):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.gamma, self.beta = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+
+    def forward(self, x, label):
+        return F.instance_norm(x) * self.gamma(label) + self.beta(label)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (Optional, "its forward has optional arguments"),
+        (Moody, "not the same in training and in evaluation mode"),
+        (Reduced, "Reduced overrides pickling"),
+        (OnTheInstance, "its forward was set on the instance"),
+        (Spade, "no example input"),
+    ],
+)
+def test_adain_in_a_module_that_does_more(kind, why):
+    assert_left(kind(lambda m, x: standardise(x)), "(model)", why)
 
 
 class Function(nn.Module):
@@ -184,7 +179,6 @@ def test_the_frame_of_the_functions_is_recognised(function, by):
         (lambda m, x: grouped(x, 4, fallback=True), "for no size of the groups"),
         (lambda m, x: grouped(x, 4, eps=1e-4), "for no size of the groups"),
         (lambda m, x: grouped(x, 4, eps=0.0), "close to minibatch_stddev(group_size=4, num_channels=1)"),
-        (lambda m, x: 2 * x, "not recognized"),
     ],
 )
 def test_functions_that_are_not_quite_the_op(function, why):
@@ -241,14 +235,12 @@ def test_the_frame_of_the_activations_is_recognised():
     [
         (lambda m, x: (lambda h: m.act(h) + h)(m.conv(x)), "act", "its output has 2 uses"),
         (lambda m, x: (lambda h: (m.act(h), h))(m.conv(x)), "act", "its output has 2 uses"),
-        (lambda m, x: (lambda h: m.act(h) + m.same(-h))(m.conv(x)), "act", "its output has 2 uses"),
         (lambda m, x: (lambda h: m.act(h) - m.same(h))(m.conv(x)), "same", "its output has 2 uses"),
         (lambda m, x: m.act(m.conv(x)) + m.same(m.conv(-x)), "act", "not always followed by this activation"),
         (lambda m, x: m.act(m.conv(x)) + m.conv(-x), "act", "not always followed by this activation"),
         (lambda m, x: m.act(m.bn(m.act(m.conv(x)))), "act", "the output of BatchNorm2d `bn`"),
         (lambda m, x: m.act(m.conv(x) + 1), "act", "computed in the forward of `(model)`"),
         (lambda m, x: m.act(x), "act", "computed in the forward of `(model)`"),
-        (lambda m, x: F.leaky_relu(m.conv(x), 0.2), "conv", "a function call"),
         (lambda m, x: m.conv(x).relu(), "conv", "a function call"),
         (lambda m, x: torch.relu_(m.conv(x)), "conv", "a function call"),
         (lambda m, x: m.conv(x), "act", "no forward calls it"),
@@ -261,16 +253,11 @@ def test_activations_whose_layer_is_used_otherwise_too(run, path, why):
 
 
 def test_an_argument_that_asks_for_what_lies_ahead_of_the_activation():
-    class Featured(Critic):
+    class Labelled(Critic):
         def forward(self, x, with_features=False, label=None):
             h = self.conv(x)
-            return (self.act(h), h) if with_features else self.act(h)
-
-    assert_left(Featured(None), "act", "its output has 2 uses")
-
-    class Labelled(Critic):
-        def forward(self, x, label=None):
-            h = self.conv(x)
+            if with_features:
+                return self.act(h), h
             return self.act(h) if label is None else self.act(h) + h * label
 
     assert_left(Labelled(None), "act", "its output has 2 uses")
@@ -310,6 +297,7 @@ def test_a_hook_on_the_module_whose_last_layer_it_is():
         ((nn.LazyConv2d(4, 3), nn.ReLU()), "its parameters are not initialized"),
         ((nn.Embedding(3, 4), nn.ReLU()), "the output of Embedding `0`"),
         ((BiasAct(3), nn.ReLU()), "the output of BiasAct `0`"),
+        ((nn.Conv2d(3, 3, 1), nn.InstanceNorm2d(3)), "no scale and shift by a style"),
     ],
 )
 def test_layers_and_activations_that_the_op_does_not_take(layers, why):
@@ -342,66 +330,51 @@ def test_subclasses_with_a_forward_of_their_own():
 
 
 class Untraceable(nn.Module):
-    def __init__(self, run):
+    def __init__(self):
         super().__init__()
-        self.run = run
         self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1))
-        self.blocks = nn.ModuleList([nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())])
+        self.blocks = nn.ModuleList([Critic(lambda m, x: m.act(m.conv(x)))])
 
 
-class CallsWhole(Untraceable):
-    def forward(self, x):
-        x = self.layers(x)
-        for block in self.blocks:
-            x = block(x)
-        return x if x.mean() > 0 else -x
+def calls_whole(self, x):
+    x = self.layers(x)
+    for block in self.blocks:
+        x = block(x)
+    return x if x.mean() > 0 else -x
 
 
-class Iterates(Untraceable):
-    def forward(self, x):
-        features = []
-        for layer in self.layers:
-            x = layer(x)
-            features.append(x)
-        return features if x.mean() > 0 else x
+def iterates(self, x):
+    for layer in self.layers:
+        x = layer(x)
+    return x if x.mean() > 0 else -x
 
 
-class Indexes(Untraceable):
-    def forward(self, x):
-        h = self.layers[0](x)
-        return self.layers[2](self.layers[1](h)) if h.mean() > 0 else h
+def indexes(self, x):
+    h = self.layers[0](x)
+    return self.layers[2](self.layers[1](h)) if h.mean() > 0 else h
 
 
-def test_a_forward_that_cannot_be_traced_and_may_reach_between_the_layers():
-    report = fastgan.accelerate(CallsWhole(None))
-    assert {s.path for s in report.swapped} == {"layers.0", "blocks.0.0"}
-    for cls in (Iterates, Indexes):
-        report = fastgan.accelerate(cls(None))
-        assert {s.path for s in report.swapped} == {"blocks.0.0"}
-        (entry,) = (entry for entry in report.left if entry.path == "layers.1")
-        assert "may call the layers of `layers` one by one" in entry.why
+def calls_by_name(self, x):
+    for block in self.blocks:
+        x = block(x) if x.mean() > 0 else block.conv(x)
+    return self.layers(x)
 
 
-def test_a_block_whose_layer_an_untraced_forward_calls_by_name():
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.act = nn.Conv2d(3, 3, 1), nn.ReLU()
-
-        def forward(self, x):
-            return self.act(self.conv(x))
-
-    class Outer(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.blocks = nn.ModuleList([Block()])
-
-        def forward(self, x):
-            for block in self.blocks:
-                x = block(x) if x.mean() > 0 else block.conv(x)
-            return x
-
-    assert_left(Outer(), "blocks.0.act", "may call the layers of `blocks.0` one by one")
+@pytest.mark.parametrize(
+    ("forward", "swapped", "reached"),
+    [
+        (calls_whole, {"layers.0", "blocks.0.conv"}, None),
+        (iterates, {"blocks.0.conv"}, ("layers.1", "layers")),
+        (indexes, {"blocks.0.conv"}, ("layers.1", "layers")),
+        (calls_by_name, {"layers.0"}, ("blocks.0.act", "blocks.0")),
+    ],
+)
+def test_a_forward_that_cannot_be_traced_and_may_reach_between_the_layers(forward, swapped, reached):
+    report = fastgan.accelerate(type("Reaching", (Untraceable,), {"forward": forward})())
+    assert {s.path for s in report.swapped} == swapped
+    if reached:
+        reasons = {entry.path: entry.why for entry in report.left}
+        assert f"may call the layers of `{reached[1]}` one by one" in reasons[reached[0]]
 
 
 def test_modules_that_are_closed():

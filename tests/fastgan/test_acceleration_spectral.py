@@ -45,18 +45,23 @@ def derivatives(model, *inputs):
     return [t.detach() for t in (*outputs, *first, *second)]
 
 
-def spied(monkeypatch):
+@pytest.fixture
+def sizes(monkeypatch):
     """The number of weights in each call of power_iteration."""
     module = importlib.import_module("fastgan.nn.spectral_norm")
-    sizes = []
-    original = module.power_iteration
+    seen, original = [], module.power_iteration
 
-    def spy(weights, *args, **kwargs):
-        sizes.append(len(weights))
-        return original(weights, *args, **kwargs)
+    def noting(weights, *rest, **named):
+        seen.append(len(weights))
+        return original(weights, *rest, **named)
 
-    monkeypatch.setattr(module, "power_iteration", spy)
-    return sizes
+    monkeypatch.setattr(module, "power_iteration", noting)
+    return seen
+
+
+def assert_steps_are_torchs(model, plain, *inputs):
+    assert_same(derivatives(model, *inputs), derivatives(plain, *inputs))
+    assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -79,73 +84,24 @@ def test_report(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_forward_after_forward_outputs_gradients_and_vectors_are_torchs(form, monkeypatch):
+def test_forward_after_forward_outputs_gradients_and_vectors_are_torchs(form, sizes):
     model, plain = build(form)
     parameters = list(model.parameters())
     fastgan.accelerate(model)
     assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
-    sizes = spied(monkeypatch)
     for seed in range(2):
-        assert_same(derivatives(model, images(seed), images(9)), derivatives(plain, images(seed), images(9)))
-        assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
+        assert_steps_are_torchs(model, plain, images(seed), images(9))
     assert sizes == [4] * 4
     model.eval()
     plain.eval()
-    assert_same(derivatives(model, images()), derivatives(plain, images()))
-    assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
+    assert_steps_are_torchs(model, plain, images())
     assert sizes == [4] * 4
 
 
-def test_through_the_kernels():
-    model, plain = build(parametrizations.spectral_norm)
-    with use_backend("triton"):
-        fastgan.accelerate(model)
-        assert_same(derivatives(model, images()), derivatives(plain, images()))
-
-
 @pytest.mark.parametrize("form", FORMS)
-def test_state_dicts_have_the_same_keys_and_load_both_ways(form):
-    model, plain = build(form)
-    keys = list(plain.state_dict())
-    fastgan.accelerate(model)
-    assert list(model.state_dict()) == keys
-    for m in (model, plain):
-        m(images())
-    torch.manual_seed(5)
-    other = plain_models.SNDiscriminator(form).double()
-    other(images())
-    for source, target in ((other, model), (model, plain)):
-        target.load_state_dict(source.state_dict())
-        twin = copy.deepcopy(type(source)(form)).double()
-        twin.load_state_dict(source.state_dict())
-        assert_same(derivatives(target, images(3)), derivatives(twin, images(3)))
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_copies_stand_alone(form):
+def test_a_part_called_by_itself_moves_its_own_vectors(form, sizes):
     model, plain = build(form)
     fastgan.accelerate(model)
-    with torch.no_grad():
-        for m in (model, plain):
-            m(images())
-    twins = [copy.deepcopy(model)]
-    if form is hook_form:
-        twins.append(pickle.loads(pickle.dumps(model)))
-        assert not any("_u" in vars(m) for twin in twins for m in twin.modules())
-    with torch.no_grad():
-        for p in model.parameters():
-            p.zero_()
-    expected = derivatives(plain, images(2))
-    for twin in twins:
-        assert_same(derivatives(twin, images(2)), expected)
-        assert_same(twin.state_dict(), plain.state_dict())
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_a_part_called_by_itself_moves_its_own_vectors(form, monkeypatch):
-    model, plain = build(form)
-    fastgan.accelerate(model)
-    sizes = spied(monkeypatch)
     for m in (model, plain):
         m.features(images())
         m.conv.eval()
@@ -157,57 +113,84 @@ def test_a_part_called_by_itself_moves_its_own_vectors(form, monkeypatch):
     assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_layer_that_is_called_twice_stays_outside_of_the_group(form):
-    class Twice(plain_models.SNDiscriminator):
-        def forward(self, x):
-            h = self.features(x)
-            return self.fc(self.conv(self.conv(h)).sum(dim=(2, 3))).squeeze(1)
+def test_through_the_kernels():
+    model, plain = build(parametrizations.spectral_norm)
+    with use_backend("triton"):
+        fastgan.accelerate(model)
+        assert_steps_are_torchs(model, plain, images())
 
-    model, plain = build(form, Twice)
+
+@pytest.mark.parametrize("form", FORMS)
+def test_state_dicts_and_copies_hold_what_torchs_do(form):
+    model, plain = build(form)
+    fastgan.accelerate(model)
+    with torch.no_grad():
+        for m in (model, plain):
+            m(images())
+    assert list(model.state_dict()) == list(plain.state_dict())
+    loaded = build(form)[0]
+    fastgan.accelerate(loaded)
+    loaded.load_state_dict(plain.state_dict())
+    into_plain = build(form)[1]
+    into_plain.load_state_dict(model.state_dict())
+    twins = [loaded, into_plain, copy.deepcopy(model)]
+    if form is hook_form:
+        twins.append(pickle.loads(pickle.dumps(model)))
+        assert not any("_u" in vars(m) for twin in twins[2:] for m in twin.modules())
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    expected = derivatives(plain, images(2))
+    for twin in twins:
+        assert_same(derivatives(twin, images(2)), expected)
+        assert_same(twin.state_dict(), plain.state_dict())
+
+
+class Driven(plain_models.SNDiscriminator):
+    def head(self, h):
+        return self.fc(h.sum(dim=(2, 3))).squeeze(1)
+
+
+class Twice(Driven):
+    def forward(self, x):
+        return self.head(self.conv(self.conv(self.features(x))))
+
+
+class Sometimes(Driven):
+    def forward(self, x, deep=False):
+        h = self.features(x)
+        return self.head(self.conv(h) if deep else h)
+
+
+class Untraceable(Driven):
+    def forward(self, x):
+        return super().forward(x if x.mean() > 0 else -x)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("make", "group"),
+    [
+        (Twice, ("(model)", "3 spectral norms")),
+        (Sometimes, ("(model)", "3 spectral norms")),
+        (Untraceable, ("features", "2 spectral norms")),
+    ],
+)
+def test_a_layer_that_is_not_called_once_in_each_forward_stays_outside_of_the_group(form, make, group):
+    model, plain = build(form, make)
     report = fastgan.accelerate(model, check=True, example_inputs=(images(),))
-    assert ("(model)", "3 spectral norms", "one group") in {(s.path, s.what, s.by) for s in report.swapped}
+    assert [(s.path, s.what) for s in report.swapped if s.by == "one group"] == [group]
     assert "0 swaps undone" in report.check
     for seed in range(2):
-        assert_same(derivatives(model, images(seed)), derivatives(plain, images(seed)))
-        assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_a_layer_that_is_not_always_called_stays_outside_of_the_group(form):
-    class Sometimes(plain_models.SNDiscriminator):
-        def forward(self, x, deep=True):
-            h = self.features(x)
-            return self.fc((self.conv(h) if deep else h).sum(dim=(2, 3))).squeeze(1)
-
-    model, plain = build(form, Sometimes)
-    fastgan.accelerate(model)
-    for deep in (False, True, False):
-        assert_same(model(images(), deep=deep), plain(images(), deep=deep))
-        assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_where_the_model_cannot_be_traced_its_parts_are_the_groups(form):
-    class Untraceable(plain_models.SNDiscriminator):
-        def forward(self, x):
-            return super().forward(x if x.mean() > 0 else -x)
-
-    model, plain = build(form, Untraceable)
-    report = fastgan.accelerate(model)
-    assert [(s.path, s.what) for s in report.swapped if s.by == "one group"] == [("features", "2 spectral norms")]
-    for seed in range(2):
-        assert_same(derivatives(model, images(seed)), derivatives(plain, images(seed)))
-        assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
+        assert_steps_are_torchs(model, plain, images(seed))
+    if make is Sometimes:
+        for deep in (True, False):
+            assert_same(model(images(), deep=deep), plain(images(), deep=deep))
+            assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_check_sees_vectors_that_move_otherwise(form, monkeypatch):
-    class Sometimes(plain_models.SNDiscriminator):
-        def forward(self, x, deep=False):
-            h = self.features(x)
-            return self.fc((self.conv(h) if deep else h).sum(dim=(2, 3))).squeeze(1)
-
     model, plain = build(form, Sometimes)
     swaps = importlib.import_module("fastgan.acceleration.accelerate")
     monkeypatch.setattr(swaps, "find_groups", lambda layers, flow: {model: layers})
@@ -218,8 +201,7 @@ def test_the_check_sees_vectors_that_move_otherwise(form, monkeypatch):
     assert len(report.swapped) == 6
     assert not model._forward_pre_hooks
     assert not model._forward_hooks
-    assert_same(derivatives(model, images()), derivatives(plain, images()))
-    assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
+    assert_steps_are_torchs(model, plain, images())
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -230,8 +212,7 @@ def test_vectors_of_layers_in_evaluation_mode_stay(form, part):
         m.get_submodule(part).eval()
     fastgan.accelerate(model)
     assert [m.training for m in model.features.modules()] == [False] * len(list(model.features.modules()))
-    assert_same(derivatives(model, images()), derivatives(plain, images()))
-    assert_same(dict(model.named_buffers()), dict(plain.named_buffers()))
+    assert_steps_are_torchs(model, plain, images())
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -299,19 +280,17 @@ def test_norms_that_are_left(layer, why):
     assert why in report.left[0].why
 
 
-def test_undoing_puts_everything_back(monkeypatch):
-    for form in FORMS:
-        model, plain = build(form)
+@pytest.mark.parametrize("form", FORMS)
+def test_undoing_puts_everything_back(form, monkeypatch):
+    model, plain = build(form)
 
-        def fail(*args):
-            raise MemoryError
+    def fail(*args):
+        raise MemoryError
 
-        monkeypatch.setattr(spectral, "group_layers", fail)
-        with pytest.raises(MemoryError):
-            fastgan.accelerate(model)
-        monkeypatch.undo()
-        assert repr(model) == repr(plain)
-        assert [type(h) for m in model.modules() for h in m._forward_pre_hooks.values()] == [
-            type(h) for m in plain.modules() for h in m._forward_pre_hooks.values()
-        ]
-        assert_same(derivatives(model, images()), derivatives(plain, images()))
+    monkeypatch.setattr(spectral, "group_layers", fail)
+    with pytest.raises(MemoryError):
+        fastgan.accelerate(model)
+    assert repr(model) == repr(plain)
+    hooks = ([type(h) for each in m.modules() for h in each._forward_pre_hooks.values()] for m in (model, plain))
+    assert next(hooks) == next(hooks)
+    assert_same(derivatives(model, images()), derivatives(plain, images()))

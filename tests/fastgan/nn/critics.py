@@ -54,3 +54,18 @@ def vectors(model: nn.Module) -> list[Tensor]:
 
 def gradients(model: nn.Module) -> list[Tensor]:
     return [parameter.grad.clone() for parameter in model.parameters()]
+
+
+def assert_same(a: nn.Module, b: nn.Module) -> None:
+    torch.testing.assert_close(dict(a.state_dict()), dict(b.state_dict()), rtol=1e-10, atol=1e-10)
+    assert list(a.state_dict()) == list(b.state_dict())
+
+
+def wgan_gp_step(critic: nn.Module, optimizer: torch.optim.Optimizer, real: Tensor, fake: Tensor) -> None:
+    """Three forwards before one backward, and a double backward."""
+    between = ((real + fake) / 2).requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(between).square().sum(), between, create_graph=True)
+    penalty = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+    optimizer.zero_grad()
+    (critic(fake).mean() - critic(real).mean() + 10 * penalty).backward()
+    optimizer.step()

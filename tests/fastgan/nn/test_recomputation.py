@@ -1,7 +1,9 @@
 """Checkpoints repeat a forward with the u and v of that forward, whatever moved them since."""
 
 import copy
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -34,19 +36,15 @@ def assert_equal(found: list[torch.Tensor], expected: list[torch.Tensor]) -> Non
 
 @HOW
 @MODES
-def test_a_checkpoint_inside_the_forward(how: str, reentrant: bool):
+@pytest.mark.parametrize("hooks", [nullcontext, torch.autograd.graph.save_on_cpu])
+def test_a_checkpoint_inside_and_one_around_the_forward(how: str, reentrant: bool, hooks: Callable):
     model = normalised(how)
     expected = step(copy.deepcopy(model))
-    model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=reentrant)
-    assert_equal(step(model), expected)
-
-
-@HOW
-@MODES
-def test_a_checkpoint_around_the_forward(how: str, reentrant: bool):
-    model = normalised(how)
-    expected = step(copy.deepcopy(model))
-    assert_equal(step(model, lambda x: checkpoint(model, x, use_reentrant=reentrant)), expected)
+    inside = copy.deepcopy(model)
+    inside.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=reentrant)
+    with hooks():
+        assert_equal(step(inside), expected)
+        assert_equal(step(model, lambda x: checkpoint(model, x, use_reentrant=reentrant)), expected)
 
 
 @HOW
@@ -156,18 +154,6 @@ def test_a_kept_graph_is_recomputed_at_each_backward(how: str):
 
 @HOW
 @MODES
-def test_a_checkpoint_under_other_hooks(how: str, reentrant: bool):
-    model = normalised(how)
-    expected = step(copy.deepcopy(model))
-    inside = copy.deepcopy(model)
-    inside.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=reentrant)
-    with torch.autograd.graph.save_on_cpu():
-        assert_equal(step(inside), expected)
-        assert_equal(step(model, lambda x: checkpoint(model, x, use_reentrant=reentrant)), expected)
-
-
-@HOW
-@MODES
 def test_a_forward_that_is_too_long_ago_is_refused(how: str, reentrant: bool):
     model = normalised(how)
     model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=reentrant)
@@ -210,12 +196,6 @@ def test_forwards_in_evaluation_mode_are_repeated_with_their_own_vectors():
         trained = each.train()(images(1).requires_grad_())
         (judged.mean() + trained.square().mean()).backward()
     assert_equal(gradients(model) + vectors(model), gradients(twin) + vectors(twin))
-
-
-@pytest.fixture
-def fresh_compiler():
-    yield
-    torch.compiler.reset()
 
 
 @pytest.mark.exhaustive

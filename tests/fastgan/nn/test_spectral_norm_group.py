@@ -6,73 +6,41 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from critics import Critic, gradients, images, normalised, vectors
+from critics import Critic, assert_same, gradients, images, normalised, vectors, wgan_gp_step
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm as torch_spectral_norm
 from torch.nn.utils.spectral_norm import spectral_norm as hooked_spectral_norm
 
 from fastgan.nn import spectral_norm, spectral_norm_
 from fastgan.regularizers import compile_step, r1
-from fastgan_kernels import use_backend
 
-module = importlib.import_module("fastgan.nn.spectral_norm")
-
-
-@pytest.fixture
-def backend(request: pytest.FixtureRequest):
-    """Triton's interpreter is slow, so the kernels run in one case of each kind."""
-    with use_backend(request.param):
-        yield request.param
-
-
-class Calls:
-    """How many layers each call of the two ops was for."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.iterations: list[int] = []
-        self.normalisations: list[int] = []
-        for name, calls in (("power_iteration", self.iterations), ("spectral_normalize", self.normalisations)):
-            monkeypatch.setattr(module, name, self.counted(getattr(module, name), calls))
-
-    @staticmethod
-    def counted(op: Callable, calls: list[int]) -> Callable:
-        def call(weights, *args, **kwargs):
-            calls.append(len(weights))
-            return op(weights, *args, **kwargs)
-
-        return call
-
-    def take(self) -> tuple[list[int], list[int]]:
-        found = list(self.iterations), list(self.normalisations)
-        self.iterations.clear(), self.normalisations.clear()
-        return found
+Taken = Callable[[], tuple[list[int], list[int]]]
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    return Calls(monkeypatch)
+def calls(monkeypatch: pytest.MonkeyPatch) -> Taken:
+    """Takes what was noted of power_iteration and spectral_normalize: how many weights each call was for."""
+    module = importlib.import_module("fastgan.nn.spectral_norm")
+    noted: list[list[int]] = [[], []]
 
+    def noting(op: Callable, sizes: list[int]) -> Callable:
+        return lambda weights, *args, **settings: sizes.append(len(weights)) or op(weights, *args, **settings)
 
-def assert_same(a: nn.Module, b: nn.Module, tolerance: float = 1e-10) -> None:
-    assert list(a.state_dict()) == list(b.state_dict())
-    for key, value in a.state_dict().items():
-        torch.testing.assert_close(b.state_dict()[key], value, rtol=tolerance, atol=tolerance, msg=key)
+    for name, sizes in zip(("power_iteration", "spectral_normalize"), noted, strict=True):
+        monkeypatch.setattr(module, name, noting(getattr(module, name), sizes))
+
+    def take() -> tuple[list[int], list[int]]:
+        taken = [sizes.copy() for sizes in noted]
+        for sizes in noted:
+            sizes.clear()
+        return tuple(taken)
+
+    return take
 
 
 def assert_same_gradients(a: nn.Module, b: nn.Module) -> None:
     torch.testing.assert_close(gradients(a), gradients(b), rtol=1e-10, atol=1e-10)
-
-
-def wgan_gp_step(critic: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
-    real, fake = images(2 * seed), images(2 * seed + 1)
-    between = ((real + fake) / 2).requires_grad_()
-    (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    penalty = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
-    optimizer.zero_grad()
-    (critic(fake).mean() - critic(real).mean() + 10 * penalty).backward()
-    optimizer.step()
 
 
 @pytest.mark.parametrize("backend", ["auto", "triton"], indirect=True)
@@ -81,7 +49,7 @@ def test_training_steps_are_those_of_torch(backend: str):
     optimizers = [torch.optim.Adam(model.parameters(), lr=0.01) for model in models]
     for seed in range(1 if backend == "triton" else 2):
         for model, its in zip(models, optimizers, strict=True):
-            wgan_gp_step(model, its, seed)
+            wgan_gp_step(model, its, images(2 * seed), images(2 * seed + 1))
         for model in models[1:]:
             assert_same(models[0], model)
 
@@ -93,25 +61,25 @@ def test_checkpoints_load_both_ways(other: str):
         target(images(1)), target(images(1))
         target.load_state_dict(source.state_dict(), strict=True)
         for model in (source, target):
-            wgan_gp_step(model, torch.optim.SGD(model.parameters(), lr=0.1), 1)
+            wgan_gp_step(model, torch.optim.SGD(model.parameters(), lr=0.1), images(2), images(3))
         assert_same(source, target)
 
 
-def test_a_forward_is_one_call_of_each_op(calls: Calls):
+def test_a_forward_is_one_call_of_each_op(calls: Taken):
     model = normalised("group")
-    calls.take()
+    calls()
     model(images(0))
-    assert calls.take() == ([4], [4])
+    assert calls() == ([4], [4])
     model.eval()(images(0))
-    assert calls.take() == ([], [4])
+    assert calls() == ([], [4])
     model.train().trunk.eval()
     model(images(0))
-    assert calls.take() == ([2], [4])
+    assert calls() == ([2], [4])
     # One call for each type of weight.
     model.train().float().head.double()
     model.run_trunk = lambda trunk, x: trunk(x).double()
     model(images(0).float())
-    assert calls.take() == ([3, 1], [3, 1])
+    assert calls() == ([3, 1], [3, 1])
 
 
 def test_reading_never_iterates():
@@ -190,7 +158,7 @@ def test_layers_that_share_a_weight():
     assert_same(theirs, ours)
 
 
-def test_a_copy_has_a_group_of_its_own(calls: Calls):
+def test_a_copy_has_a_group_of_its_own(calls: Taken):
     model = normalised("group")
     model(images(0)).sum().backward()
     twin = copy.deepcopy(model)
@@ -198,7 +166,7 @@ def test_a_copy_has_a_group_of_its_own(calls: Calls):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1)
-    calls.take()
+    calls()
     model(images(0))
     for key, value in twin.state_dict().items():
         assert torch.equal(value, state[key]), key
@@ -206,11 +174,11 @@ def test_a_copy_has_a_group_of_its_own(calls: Calls):
     expected.load_state_dict(state)
     torch.testing.assert_close(twin(images(1)), expected(images(1)))
     assert_same(expected, twin)
-    assert calls.take() == ([4, 4], [4, 4])
+    assert calls() == ([4, 4], [4, 4])
     # A part of the model alone is a copy too, of layers without a group.
     part = copy.deepcopy(model.trunk)
     part(torch.randn(2, 4, 6, 6, dtype=torch.float64))
-    assert calls.take() == ([1, 1], [1, 1])
+    assert calls() == ([1, 1], [1, 1])
 
 
 @pytest.mark.parametrize("swap", [False, True])
@@ -293,9 +261,9 @@ def test_frozen_weights():
     assert_same_gradients(reference, model)
 
 
-def test_a_forward_inside_the_forward(calls: Calls):
+def test_a_forward_inside_the_forward(calls: Taken):
     model = normalised("group")
-    calls.take()
+    calls()
     depth = []
 
     def inner(trunk: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -306,14 +274,14 @@ def test_a_forward_inside_the_forward(calls: Calls):
 
     model.run_trunk = inner
     out = model(images(0))
-    assert calls.take() == ([4], [4])
+    assert calls() == ([4], [4])
     (out.sum() + depth[0]).backward()
     reference = normalised("torch")
     with parametrize.cached():
         (reference(images(0)).sum() + reference(images(1)).sum()).backward()
     assert_same_gradients(reference, model)
     model(images(0))
-    assert calls.take() == ([4], [4])
+    assert calls() == ([4], [4])
 
 
 class Stop(BaseException):
@@ -322,7 +290,7 @@ class Stop(BaseException):
 
 @pytest.mark.parametrize("error", [ValueError, Stop])
 @pytest.mark.parametrize("inner", [False, True])
-def test_an_error_inside_the_forward(error: type[BaseException], inner: bool, calls: Calls):
+def test_an_error_inside_the_forward(error: type[BaseException], inner: bool, calls: Taken):
     model = normalised("group")
 
     def fail(trunk: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -337,7 +305,7 @@ def test_an_error_inside_the_forward(error: type[BaseException], inner: bool, ca
         # What the forward held is freed at once.
         assert model.head.parametrizations.weight[0].normalized is None
     del model.run_trunk
-    calls.take()
+    calls()
     reference = normalised("torch")
     reference.load_state_dict(model.state_dict())
     twin = copy.deepcopy(model)
@@ -355,7 +323,7 @@ def test_an_error_inside_the_forward(error: type[BaseException], inner: bool, ca
     assert_same(reference, model)
     assert_same(reference, twin)
     assert_same_gradients(reference, model)
-    assert calls.take()[0] == [1, 4, 1, 4]
+    assert calls()[0] == [1, 4, 1, 4]
 
 
 def test_under_autocast():
@@ -386,77 +354,67 @@ def test_functional_calls():
     assert_same(reference, model)
 
 
-def test_removed_and_replaced_layers_leave_the_group(calls: Calls):
+def test_removed_and_replaced_layers_leave_the_group(calls: Taken):
     model = normalised("group")
     parametrize.remove_parametrizations(model.head, "weight")
-    calls.take()
+    calls()
     model(images(0)).sum().backward()
-    assert calls.take() == ([3], [3])
+    assert calls() == ([3], [3])
     model.stem[0] = nn.Conv2d(3, 4, 3).double()
     model(images(0))
-    assert calls.take() == ([2], [2])
+    assert calls() == ([2], [2])
     model.stem = nn.Conv2d(3, 4, 3).double()
     model(images(0))
-    assert calls.take() == ([2], [2])
+    assert calls() == ([2], [2])
     # A layer that takes a place in the group does not join it.
     model.trunk[0] = spectral_norm(nn.Conv2d(4, 4, 3, padding=1).double())
-    calls.take()
+    calls()
     model(images(0)).sum().backward()
-    assert calls.take() == ([1, 1], [1, 1])
+    assert calls() == ([1, 1], [1, 1])
 
 
-def test_a_layer_alone_can_be_the_model(calls: Calls):
+def test_a_layer_alone_can_be_the_model(calls: Taken):
     model = spectral_norm_(nn.Linear(3, 4).double())
-    calls.take()
+    calls()
     for _ in range(2):
         model(torch.randn(2, 3, dtype=torch.float64)).sum().backward()
-    assert calls.take() == ([1, 1], [1, 1])
+    assert calls() == ([1, 1], [1, 1])
 
 
-def test_what_is_refused_leaves_the_model_as_it_was():
-    def torchs(model: nn.Module) -> None:
-        torch_spectral_norm(model.head)
+COMPLEX = nn.Linear(3, 3, dtype=torch.complex64)
+TAKEN = "is normalized or parametrized already"
 
-    def ours(model: nn.Module) -> None:
-        spectral_norm(model.head)
 
-    def hooked(model: nn.Module) -> None:
-        hooked_spectral_norm(model.head)
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda model: torch_spectral_norm(model.head), ValueError, f"head {TAKEN}"),
+        (lambda model: spectral_norm(model.head), ValueError, f"head {TAKEN}"),
+        (lambda model: hooked_spectral_norm(model.head), ValueError, f"head {TAKEN}"),
+        (lambda model: spectral_norm_(model.trunk), ValueError, f"trunk.0 {TAKEN}"),
+        (spectral_norm_, ValueError, f"stem.0 {TAKEN}"),
+        (lambda model: setattr(model, "head", nn.LazyLinear(3)), ValueError, "head is uninitialized"),
+        (
+            lambda model: setattr(model, "head", nn.Linear(3, 3, dtype=torch.complex64)),
+            TypeError,
+            "head is torch.complex64",
+        ),
+    ],
+)
+def test_what_is_refused_leaves_the_model_as_it_was(change: Callable, error: type[Exception], message: str):
+    model = Critic()
+    change(model)
+    kinds = [type(each) for each in model.modules()]
+    with pytest.raises(error, match=f"^spectral_norm_: the weight of {message}"):
+        spectral_norm_(model)
+    assert [type(each) for each in model.modules()] == kinds
 
-    def again(model: nn.Module) -> None:
-        spectral_norm_(model.trunk)
 
-    def lazy(model: nn.Module) -> None:
-        model.head = nn.LazyLinear(3)
-
-    def complex_(model: nn.Module) -> None:
-        model.head = nn.Linear(3, 3, dtype=torch.complex64)
-
-    for change, error, message in [
-        (torchs, ValueError, "the weight of head is normalized or parametrized already"),
-        (ours, ValueError, "the weight of head is normalized or parametrized already"),
-        (hooked, ValueError, "the weight of head is normalized or parametrized already"),
-        (again, ValueError, "the weight of trunk.0 is normalized or parametrized already"),
-        (spectral_norm_, ValueError, "the weight of stem.0 is normalized or parametrized already"),
-        (lazy, ValueError, "the weight of head is uninitialized"),
-        (complex_, TypeError, "the weight of head is torch.complex64"),
-    ]:
-        model = Critic()
-        change(model)
-        kinds = [type(each) for each in model.modules()]
-        with pytest.raises(error, match=f"^spectral_norm_: {message}"):
-            spectral_norm_(model)
-        assert [type(each) for each in model.modules()] == kinds
+def test_what_has_nothing_to_normalise_is_refused():
     with pytest.raises(ValueError, match="Sequential has no convolution, linear layer or embedding"):
         spectral_norm_(nn.Sequential(nn.ReLU()))
     with pytest.raises(TypeError, match="model is a list, expected"):
         spectral_norm_([nn.Linear(2, 2)])
-
-
-@pytest.fixture
-def fresh_compiler():
-    yield
-    torch.compiler.reset()
 
 
 @pytest.mark.parametrize(
@@ -513,26 +471,3 @@ def test_a_penalty_in_a_compiled_step(how: str, fresh_compiler: None):
     found = compile_step(step, backend="aot_eager")(compiled, images(0), images(1))
     torch.testing.assert_close(found, step(reference, images(0), images(1)), rtol=1e-10, atol=1e-10)
     assert_same(reference, compiled)
-
-
-def _train_on_a_rank(rank: int, address: str, file: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    model = DistributedDataParallel(normalised("group"), broadcast_buffers=False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for seed in range(3):
-        optimizer.zero_grad()
-        (model(images(2 * seed + 10 * rank)).square().mean() - model(images(2 * seed + 1)).mean()).backward()
-        optimizer.step()
-    torch.save(model.module.state_dict(), f"{file}{rank}")
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.exhaustive
-@pytest.mark.filterwarnings("ignore:`broadcast_buffers` is deprecated")
-def test_two_processes_stay_equal_without_broadcasting_buffers(tmp_path):
-    torch.multiprocessing.spawn(_train_on_a_rank, (f"file://{tmp_path}/address", str(tmp_path / "rank")), nprocs=2)
-    first, second = (torch.load(tmp_path / f"rank{rank}") for rank in range(2))
-    start = normalised("group").state_dict()
-    assert all(torch.equal(value, second[key]) for key, value in first.items())
-    assert not torch.equal(first["stem.0.parametrizations.weight.0._u"], start["stem.0.parametrizations.weight.0._u"])
