@@ -232,20 +232,11 @@ def test_sigterm_ends_the_stage_in_progress_too(tmp_path: Path):
 @pytest.mark.exhaustive
 def test_the_whole_run_at_toy_size(tmp_path: Path):
     environment = {**os.environ, "PYTEST_ADDOPTS": "", "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks",
-        "evidence",
-        "--toy",
-        "--minutes",
-        "20",
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "benchmarks", "evidence", "--toy", "--minutes", "20", "--out", str(out)]
     found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr
-    rows = results.read(tmp_path / "out")
+    rows = results.read(out)
     assert {row["op"] for row in rows} >= set(OPS)
     assert {"compile", "fused_compile"} <= {row["implementation"] for row in rows}
     assert len({row["date"] for row in rows}) == 1

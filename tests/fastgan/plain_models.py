@@ -159,26 +159,6 @@ class SNDiscriminator(nn.Module):
         return self.fc(h.sum(dim=(2, 3))).squeeze(1)
 
 
-class DCGANGenerator(nn.Module):
-    def __init__(self, nz=10, ngf=4):
-        super().__init__()
-        self.main = nn.Sequential(
-            nn.ConvTranspose2d(nz, ngf * 4, 4, 1, 0, bias=False),
-            nn.BatchNorm2d(ngf * 4),
-            nn.ReLU(True),
-            nn.ConvTranspose2d(ngf * 4, ngf * 2, 4, 2, 1, bias=False),
-            nn.BatchNorm2d(ngf * 2),
-            nn.ReLU(True),
-            nn.ConvTranspose2d(ngf * 2, ngf, 4, 2, 1),
-            nn.ReLU(True),
-            nn.ConvTranspose2d(ngf, 3, 3, 1, 1),
-            nn.Tanh(),
-        )
-
-    def forward(self, input):
-        return self.main(input.view(input.size(0), -1, 1, 1))
-
-
 class Blur(nn.Module):
     def __init__(self, channels):
         super().__init__()

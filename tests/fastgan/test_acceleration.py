@@ -15,7 +15,6 @@ from fastgan.acceleration import Report
 from fastgan_kernels import use_backend
 
 style_generator = plain_models.StyleGenerator, (3, 12)
-dcgan_generator = plain_models.DCGANGenerator, (4, 10)
 dcgan_discriminator = plain_models.DCGANDiscriminator, (4, 3, 16, 16)
 
 
@@ -52,7 +51,7 @@ def left(report):
     return {entry.path: entry.why for entry in report.left}
 
 
-@pytest.mark.parametrize("described", [style_generator, dcgan_generator, dcgan_discriminator])
+@pytest.mark.parametrize("described", [style_generator, dcgan_discriminator])
 def test_outputs_and_gradients_of_both_orders_are_those_of_the_plain_model(described):
     """With the parameters that optimisers hold, and under the names that checkpoints have."""
     model, plain, x = build(described)
@@ -103,12 +102,7 @@ def test_report_of_a_style_generator():
 
 
 def test_report_of_a_dcgan():
-    generator, discriminator = build(dcgan_generator)[0], build(dcgan_discriminator)[0]
-    report = fastgan.accelerate(generator)
-    assert swapped(report) == {"main.6": ("ConvTranspose2d + ReLU `main.7`", "bias_act(relu)")}
-    assert left(report).keys() == {"main.2", "main.5"}
-    assert "the output of BatchNorm2d `main.1`" in left(report)["main.2"]
-    report = fastgan.accelerate(discriminator)
+    report = fastgan.accelerate(build(dcgan_discriminator)[0])
     assert swapped(report) == {
         "conv1": ("Conv2d and `conv2` + LeakyReLU `act`", "bias_act(lrelu, 0.2)"),
         "blur": ("Blur", "upfirdn2d(weight, up=1, down=1, padding=[1, 1, 1, 1])"),
@@ -119,12 +113,13 @@ def test_report_of_a_dcgan():
 
 
 def test_report_prints_as_a_table_that_says_where_it_runs():
-    model = build(dcgan_generator)[0]
+    model = nn.Sequential(nn.ConvTranspose2d(4, 3, 4, 2, 1), nn.ReLU(), nn.BatchNorm2d(3), nn.ReLU())
     text = str(fastgan.accelerate(model, dry_run=True))
-    assert text.startswith("1 would be swapped, 2 left\n")
-    assert "  main.6  ConvTranspose2d + ReLU `main.7`  bias_act(relu)\n" in text
+    assert text.startswith("1 would be swapped, 1 left\n")
+    assert "  0       ConvTranspose2d + ReLU `1`  bias_act(relu)\n" in text
+    assert "the output of BatchNorm2d `2`" in text
     assert text.endswith("the ops run on reference: Triton has no kernels for the CPU; nothing is faster there")
-    assert str(fastgan.accelerate(model)).startswith("1 swapped, 2 left\n")
+    assert str(fastgan.accelerate(model)).startswith("1 swapped, 1 left\n")
 
 
 def test_copies_and_pickles_keep_the_swaps_and_stand_alone():

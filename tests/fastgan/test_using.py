@@ -102,14 +102,6 @@ def test_a_walk_goes_through_the_values_of_its_dimension(fastgan, runs, tmp_path
     assert torch.equal(rendered[0], latents.flatten(0, 1))
 
 
-def test_a_walk_along_a_component_has_the_image_itself_in_its_middle(fastgan, runs, tmp_path):
-    images = images_of(fastgan, tmp_path, "generate", runs["STYLES"], "--count", 2)["images"]
-    found = images_of(fastgan, tmp_path, "walk", runs["STYLES"], "--component", 0, "--count", 2, "--frames", 3)
-    rows = found["images"].reshape(2, 3, *images.shape[1:])
-    assert np.array_equal(rows[:, 1], images)
-    assert not np.array_equal(rows[:, 0], rows[:, 2])
-
-
 def test_truncation_goes_from_one_image_to_each(fastgan, runs, tmp_path):
     generator, step = load_generator_ema(runs["STYLES"], torch.device("cpu"))
     generator.w_mean += 1  # in two steps it has hardly moved
@@ -223,10 +215,7 @@ def test_a_program_is_exported_and_told_of(fastgan, runs, tmp_path):
         (["walk", "STYLES", "--component", "1", "--dimension", "1"], "cannot be combined"),
         (["mix", "PLAIN"], "mixing styles needs a generator with styles; expected one of model stylegan"),
         (["mix", "STYLES", "--crossover", "12"], "crossover is '12', expected one of 4, 8, 16, coarse, middle"),
-        (
-            ["mix", "STYLES", "--out", "a.gif"],
-            "output 'a.gif' has none of the endings .png, .npz; a folder has no ending",
-        ),
+        (["mix", "STYLES", "--out", "a.gif"], "output 'a.gif' has none of the endings .png, .npz; a folder has no"),
         (["truncation", "PLAIN"], "truncation needs a generator with styles"),
         (["walk", "PLAIN", "--out", "/dev/null/x/a.png"], "folder '/dev/null/x' cannot be made: Not a directory"),
         (["walk", "PLAIN", "--out", "/proc/a.png"], "output '/proc/a.png' cannot be written: "),
@@ -250,26 +239,14 @@ def test_bad_input_to_a_trained_generator_is_one_sentence(fastgan, runs, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("args", "module", "sentence"),
+    ("args", "module", "extra"),
     [
-        (
-            ["explore", "PLAIN"],
-            "gradio",
-            "the explorer needs gradio, which is not installed: pip install 'fastgan[explore]'",
-        ),
-        (
-            ["export", "PLAIN", "--format", "onnx"],
-            "onnxruntime",
-            "ONNX needs onnxruntime, which is not installed: pip ",
-        ),
-        (
-            ["walk", "PLAIN", "--out", "a.mp4"],
-            "imageio",
-            "needs imageio, which is not installed: pip install 'fastgan[mp4]'",
-        ),
+        (["explore", "PLAIN"], "gradio", "'fastgan[explore]'"),
+        (["export", "PLAIN", "--format", "onnx"], "onnxruntime", "'fastgan[onnx]'"),
+        (["walk", "PLAIN", "--out", "a.mp4"], "imageio", "'fastgan[mp4]'"),
     ],
 )
-def test_a_missing_extra_is_one_sentence(fastgan, runs, tmp_path, monkeypatch, args, module, sentence):
+def test_a_missing_extra_is_one_sentence(fastgan, runs, tmp_path, monkeypatch, args, module, extra):
     monkeypatch.chdir(tmp_path)
     for name in [name for name in sys.modules if name.partition(".")[0] == module]:
         monkeypatch.delitem(sys.modules, name)
@@ -277,6 +254,6 @@ def test_a_missing_extra_is_one_sentence(fastgan, runs, tmp_path, monkeypatch, a
     code, _, err = fastgan(*(runs.get(arg, arg) for arg in args))
     assert code == 2
     assert err.startswith("fastgan: ")
-    assert sentence in err
+    assert f"needs {module}, which is not installed: pip install {extra}" in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -15,8 +15,7 @@ from torch.library import opcheck
 
 from benchmarks.static.traffic import count_traffic
 from fastgan_kernels import pointers, power_iteration, reference, spectral_normalize, use_backend
-from fastgan_kernels.weight_group import as_layer
-from tests.kernels.harness import DEVICE, DRAWN_PROBLEMS, FLOAT_TYPES, drawn, lay_out, random, saved_bytes, tiered
+from tests.kernels.harness import DEVICE, DRAWN_PROBLEMS, FLOAT_TYPES, drawn, lay_out, random, tiered
 
 # The package exports the function under the name of its module.
 normalize_module = importlib.import_module("fastgan_kernels.spectral_normalize")
@@ -226,22 +225,6 @@ def test_outputs_and_gradients_have_the_strides_of_the_weights():
         assert [t.stride() for t in results] == [expected.stride()] * 4
 
 
-def kind(shape, dim=0, layout="contiguous", dtype=F32, *, is_aligned=True) -> int:
-    weight = lay_out(torch.empty(shape, dtype=dtype), layout)
-    return as_layer(weight.shape, weight.stride(), dim, element_size=weight.element_size(), is_aligned=is_aligned).kind
-
-
-def test_kinds_of_tiles():
-    assert kind((8, 16, 4, 4)) == 0
-    assert kind((8, 16, 4, 4), is_aligned=False) == kind((8, 513, 3, 3)) == 1
-    assert kind((16, 8, 4, 4), dim=1) == kind((1, 32)) == 2
-    assert kind((16, 8, 3, 3), dim=1) == kind((8, 3, 3, 3)) == kind((8, 66, 1, 1), dtype=BF16) - 2 + 4 == 3
-    assert kind((8, 64, 3, 3), layout="channels_last") == 0
-    assert kind((8, 64, 3, 3), dim=1, layout="channels_last") == kind((8, 64), dim=1) == 4
-    assert kind((8, 62, 3, 3), dim=1, layout="channels_last") == 5
-    assert kind((8, 16, 4, 4), dtype=F64) == 6
-
-
 def launches(call: Callable[[], Any]) -> tuple[Any, list[str]]:
     with count_traffic() as traffic:
         result = call()
@@ -384,16 +367,6 @@ def test_gradients_of_a_part_of_the_group(monkeypatch: pytest.MonkeyPatch):
     found = results(spectral_normalize)
     assert asked == [[0, 3], [3]]  # the second for dy, which depends on the weight too
     torch.testing.assert_close(found, results(reference.spectral_normalize), rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("given_sigma", [False, True])
-def test_memory_kept_for_backward(given_sigma: bool):
-    """The weights, which are parameters, and u, v and sigma in float32."""
-    group = group_of([(33, 7), (5, 6, 3, 3)], BF16).differentiable()
-    sigma = group.iterate() if given_sigma else None
-    vectors = sum(t.numel() for t in (*group.us, *group.vs))
-    weights = sum(2 * w.numel() for w in group.weights)
-    assert saved_bytes(lambda: group.normalize(sigma=sigma)) == weights + 4 * (vectors + 2)
 
 
 def test_same_bits_every_time():

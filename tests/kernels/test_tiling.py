@@ -29,8 +29,7 @@ def test_matrix_tiles_cover_the_matrix(rows: int, cols: int, element_size: int, 
     assert t.row_programs * t.block_rows >= rows > (t.row_programs - 1) * t.block_rows
     assert t.col_programs * t.block_cols >= cols > (t.col_programs - 1) * t.block_cols
     assert t.block_rows * t.block_cols * element_size <= 16384
-    for n in (t.block_rows, t.block_cols, t.num_warps):
-        assert n == next_power_of_2(n)
+    assert all(n == next_power_of_2(n) for n in (t.block_rows, t.block_cols, t.num_warps))
 
 
 @pytest.mark.parametrize("element_size", [2, 4])
@@ -51,19 +50,7 @@ def test_row_tiles_cover_the_rows(rows: int, cols: int, element_size: int):
     assert t.block_rows * t.block_cols * max(element_size, 4) <= 16384
     assert t.spans == 1 or span >= 16384
     assert t.num_warps <= 8
-    for n in (t.block_rows, t.block_cols, t.num_warps):
-        assert n == next_power_of_2(n)
-
-
-def test_few_long_rows_fill_a_chip_and_many_have_a_program_each():
-    def spans(rows: int, cols: int) -> int:
-        return row_tiling(rows, cols, 4).spans
-
-    assert spans(1, 16384) == 1
-    assert spans(1, 16385) == 2
-    assert spans(1, 1 << 30) == 256
-    assert spans(16, 3 << 20) == 64
-    assert spans(1056, 1 << 20) == 1
+    assert all(n == next_power_of_2(n) for n in (t.block_rows, t.block_cols, t.num_warps))
 
 
 @given(st.integers(1, 64), st.integers(1, 700), extents, element_sizes, st.booleans(), st.sampled_from([1, 2]))
@@ -88,8 +75,7 @@ def test_plane_tiles_cover_the_planes(
     assert not t.resident or t.block_pixels >= pixels
     # 1024 threads a block on AMD, whose waves are 64 wide.
     assert t.num_warps * 64 <= 1024
-    for n in (t.block_planes, t.block_pixels, t.num_warps):
-        assert n == next_power_of_2(n)
+    assert all(n == next_power_of_2(n) for n in (t.block_planes, t.block_pixels, t.num_warps))
 
 
 @given(st.integers(1, 64), st.integers(1, 700), extents, element_sizes, st.booleans(), st.booleans())
@@ -103,8 +89,7 @@ def test_noise_tiles_cover_the_map(
     # Splits for want of programs, and not of so few channels that what they share is no small part of the whole.
     assert t.splits == 1 or (channels > 16 and t.pixel_programs < 256)
     assert t.block_channels * t.block_pixels * element_size <= 16384
-    for n in (t.block_channels, t.block_pixels, t.num_warps):
-        assert n == next_power_of_2(n)
+    assert all(n == next_power_of_2(n) for n in (t.block_channels, t.block_pixels, t.num_warps))
 
 
 def test_regimes_of_planes():
@@ -137,14 +122,7 @@ def test_group_tiles_cover_the_features(
     # 64 bytes of each member where there are so many, and all members of a group as long as there is room for that.
     assert t.block_rows * t.block_cols * element_size >= 64 or (t.block_rows >= rows and t.block_cols >= cols)
     assert t.block_members >= members or elements == (4096 if element_size <= 4 else 2048)
-    for n in (t.block_members, t.block_rows, t.block_cols, t.num_warps):
-        assert n == next_power_of_2(n)
-
-
-def test_how_many_members_a_program_holds():
-    for element_size, most in ((2, 128), (4, 256), (8, 256)):
-        assert group_tiling(8, most, 1, 8192, element_size).block_members == most
-        assert group_tiling(8, most + 1, 1, 8192, element_size).block_members == most
+    assert all(n == next_power_of_2(n) for n in (t.block_members, t.block_rows, t.block_cols, t.num_warps))
 
 
 @given(st.integers(1, 300), st.integers(1, 20000), extents, element_sizes, st.booleans())
@@ -160,24 +138,7 @@ def test_channel_tiles_cover_the_map(samples: int, channels: int, pixels: int, e
     assert t.num_warps <= 16
     # Whole sectors of every plane.
     assert channels_last or t.block_pixels * element_size >= 32 or t.block_pixels >= pixels
-    for n in (t.block_samples, t.block_channels, t.block_pixels, t.num_warps):
-        assert n == next_power_of_2(n)
-
-
-def test_how_many_channels_stay_in_registers():
-    def regime(channels: int, pixels: int, element_size: int, *, channels_last: bool = False) -> tuple[bool, int]:
-        t = channel_tiling(8, channels, pixels, element_size, channels_last=channels_last)
-        return t.resident, t.block_pixels * element_size
-
-    assert regime(512, 1024, 4) == (True, 64)
-    assert regime(1024, 1024, 4) == (True, 32)
-    assert regime(1025, 1024, 4) == (False, 64)
-    assert regime(256, 1024, 2) == (True, 64)
-    assert regime(512, 1024, 2) == (True, 32)
-    assert regime(513, 1024, 2) == (False, 64)
-    assert regime(1024, 1024, 8) == (True, 32)
-    assert regime(8192, 1024, 2, channels_last=True) == (True, 2)
-    assert regime(8193, 1024, 2, channels_last=True) == (False, 2)
+    assert all(n == next_power_of_2(n) for n in (t.block_samples, t.block_channels, t.block_pixels, t.num_warps))
 
 
 @given(extents, extents, extents)

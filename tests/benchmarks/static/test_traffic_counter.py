@@ -73,21 +73,15 @@ def test_a_copy_moves_each_byte_once(dtype):
     assert traffic.over_minimum(x, inputs=[x], outputs=[y]) == OverMinimum(1.0, 0.0)
 
 
-def test_masked_lanes_move_nothing():
-    _, traffic = copied(torch.randn(4096), elements=100)
-    assert (traffic.loaded, traffic.stored) == (416, 416)  # 400 bytes are 13 sectors
-
-
-def test_sectors_are_those_of_the_tensor_wherever_it_lies():
+def test_sectors_are_those_of_the_tensor_wherever_it_lies_and_masked_lanes_move_nothing():
     x = torch.randn(4096 + 8)
     for first in range(8):  # one of eight views is 32-byte aligned
         _, traffic = copied(x[first : first + 4096])
         assert traffic.loaded == 4 * 4096
-
-
-def test_a_row_that_starts_within_a_sector_touches_one_more():
+    _, traffic = copied(x[:4096], elements=100)
+    assert (traffic.loaded, traffic.stored) == (416, 416)  # 400 bytes are 13 sectors
     # Elements 1 to 256, of 4 bytes: sectors 0 to 32.
-    _, traffic = copied(torch.randn(4096), elements=257, first=1)
+    _, traffic = copied(x[:4096], elements=257, first=1)
     assert traffic.loaded == 33 * 32
 
 
@@ -102,22 +96,14 @@ def test_narrow_strips_cost_whole_sectors(width, waste):
     assert traffic.over_minimum(x, inputs=[x], outputs=[y]).ratio == waste
 
 
-def test_a_second_read_is_counted():
-    x = torch.randn(1024)
-    y = torch.empty_like(x)
-    with count_traffic() as traffic:
-        _copy_two_passes[(1,)](x, y, 1024, BLOCK=1024)
-    assert traffic.loaded == 2 * x.nbytes
-    assert traffic.over_minimum(x, inputs=[x], outputs=[y]).ratio == 1.5
-
-
-@pytest.mark.parametrize(("per", "loads"), [("access", 2), ("program", 1)])
-def test_a_second_read_by_the_same_program_can_be_left_out(per, loads):
+@pytest.mark.parametrize(("per", "loads", "ratio"), [("access", 2, 1.5), ("program", 1, 1)])
+def test_a_second_read_is_counted_but_one_by_the_same_program_can_be_left_out(per, loads, ratio):
     x = torch.randn(1024)
     y = torch.empty_like(x)
     with count_traffic(per) as traffic:
         _copy_two_passes[(1,)](x, y, 1024, BLOCK=1024)
     assert (traffic.loaded, traffic.stored) == (loads * x.nbytes, x.nbytes)
+    assert traffic.over_minimum(x, inputs=[x], outputs=[y]).ratio == ratio
 
 
 def test_what_another_program_has_read_counts_again():
@@ -150,33 +136,22 @@ def test_what_is_neither_input_nor_output_counts_apart():
     assert traffic.over_minimum(x, inputs=[x], outputs=[y]) == OverMinimum(1.0, 1.0)
 
 
-def test_copies_by_torch_are_counted_but_not_views_and_allocations():
+@pytest.mark.parametrize(
+    ("work", "launches", "loaded", "stored"),
+    [
+        (lambda x: x.t().reshape(32, 64).contiguous(), ["aten.clone.default"], 1, 1),
+        (lambda x: torch.empty_like(x).view(-1)[:10].unsqueeze(0), [], 0, 0),
+        (lambda x: x.zero_().add_(1), ["aten.zero_.default", "aten.add_.Tensor"], 1, 2),
+        (lambda x: (torch.zeros_like(x), x.new_zeros(0)), ["aten.zeros_like.default"], 0, 1),
+        (lambda x: x.new_full(x.shape, 1.0), ["aten.new_full.default"], 0, 1),
+    ],
+)
+def test_what_torch_copies_and_writes_is_counted_but_not_views_and_allocations(work, launches, loaded, stored):
     x = torch.randn(64, 32)
     with count_traffic() as traffic:
-        y = torch.empty_like(x)
-        z = x.t().reshape(32, 64).contiguous()
-        y.view(-1)[:10].unsqueeze(0)
-    assert [launch.kernel for launch in traffic.launches] == ["aten.clone.default"]
-    assert (traffic.loaded, traffic.stored) == (x.nbytes, z.nbytes)
-
-
-def test_writes_by_torch_in_place_are_counted():
-    x = torch.randn(64, 32)
-    with count_traffic() as traffic:
-        x.zero_()
-        x.add_(1)
-    assert [launch.kernel for launch in traffic.launches] == ["aten.zero_.default", "aten.add_.Tensor"]
-    assert (traffic.loaded, traffic.stored) == (x.nbytes, 2 * x.nbytes)
-
-
-def test_what_torch_makes_like_a_tensor_does_not_read_it():
-    x = torch.randn(64, 32)
-    with count_traffic() as traffic:
-        torch.zeros_like(x)
-        x.new_full((8, 4), 1.0)
-        x.new_zeros(0)
-    assert [launch.kernel for launch in traffic.launches] == ["aten.zeros_like.default", "aten.new_full.default"]
-    assert (traffic.loaded, traffic.stored) == (0, x.nbytes + 8 * 4 * 4)
+        work(x)
+    assert [launch.kernel for launch in traffic.launches] == launches
+    assert (traffic.loaded, traffic.stored) == (loaded * x.nbytes, stored * x.nbytes)
 
 
 @pytest.mark.parametrize(

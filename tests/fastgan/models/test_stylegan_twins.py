@@ -83,31 +83,26 @@ def test_the_order_of_the_tutorials_equals_plain_torch():
     assert_equal(generator, generator(latents), state, expected)
 
 
-@STATES
-def test_the_discriminator_equals_plain_torch(resolution, fade):
-    discriminator = make_networks().discriminator
-    discriminator.grow(resolution, fade)
-    images, state = torch.randn(8, 2, resolution, resolution, dtype=torch.float64), leaves(discriminator)
-    logits = discriminator(images)
-    assert logits.shape == (8,)
-    assert_equal(discriminator, logits, state, discriminator_twin(state, images, fade if fade < 1 else None))
-
-
-@STATES
-def test_a_discriminator_with_r1_equals_plain_torch(resolution, fade):
-    discriminator = make_networks().discriminator
-    discriminator.grow(resolution, fade)
-    images = torch.randn(4, 2, resolution, resolution, dtype=torch.float64)
-    state = leaves(discriminator)
-    assert_equal(discriminator, r1(discriminator, images), state, twin_r1(state, images, fade))
-
-
-def twin_r1(state, images, fade):
-    """Half of gamma 10 times the mean squared length of the gradient in the image."""
+def logits_and_r1(discriminator, images):
+    """R1: half of gamma 10 times the mean squared length of the gradient in the image."""
     leaf = images.clone().requires_grad_()
-    logits = discriminator_twin(state, leaf, fade if fade < 1 else None)
+    logits = discriminator(leaf)
     (gradient,) = torch.autograd.grad(logits.sum(), leaf, create_graph=True)
-    return 5 * gradient.square().sum((1, 2, 3)).mean()
+    return torch.cat([logits, 5 * gradient.square().sum((1, 2, 3)).mean(0, keepdim=True)])
+
+
+def check_discriminator(discriminator, images, fade):
+    state = leaves(discriminator)
+    found = torch.cat([discriminator(images), r1(discriminator, images)[None]])
+    expected = logits_and_r1(lambda x: discriminator_twin(state, x, fade if fade < 1 else None), images)
+    assert_equal(discriminator, found, state, expected)
+
+
+@STATES
+def test_the_discriminator_and_its_r1_equal_plain_torch(resolution, fade):
+    discriminator = make_networks().discriminator
+    discriminator.grow(resolution, fade)
+    check_discriminator(discriminator, torch.randn(8, 2, resolution, resolution, dtype=torch.float64), fade)
 
 
 def test_both_networks_on_the_kernels():
@@ -120,5 +115,4 @@ def test_both_networks_on_the_kernels():
     state = leaves(generator)
     with use_backend("triton"):
         assert_equal(generator, generator(latents), state, generator_twin(state, latents, noises(generator), 8, 0.3))
-        state = leaves(discriminator)
-        assert_equal(discriminator, r1(discriminator, images), state, twin_r1(state, images, 0.3))
+        check_discriminator(discriminator, images, 0.3)

@@ -127,32 +127,6 @@ def test_a_backward_in_another_thread():
 
 
 @HOW
-def test_a_double_backward_through_a_checkpoint(how: str):
-    """torch allows it for the non-reentrant form."""
-    model = normalised(how)
-    twin = copy.deepcopy(model)
-    model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=False)
-    for each in (model, twin):
-        x = images(0).requires_grad_()
-        on_real, on_fake = each(x), each(images(1))
-        (gradient,) = torch.autograd.grad(on_real.sum(), x, create_graph=True)
-        ((gradient.flatten(1).norm(dim=1) - 1).square().mean() + on_fake.mean()).backward()
-    assert_equal(gradients(model) + vectors(model), gradients(twin) + vectors(twin))
-
-
-@HOW
-def test_a_kept_graph_is_recomputed_at_each_backward(how: str):
-    model = normalised(how)
-    twin = copy.deepcopy(model)
-    for each, covered in ((model, True), (twin, False)):
-        loss = checkpoint(each, images(0), use_reentrant=False) if covered else each(images(0))
-        each(images(1))
-        loss.sum().backward(retain_graph=True)
-        loss.square().sum().backward()
-    assert_equal(gradients(model) + vectors(model), gradients(twin) + vectors(twin))
-
-
-@HOW
 @MODES
 def test_a_forward_that_is_too_long_ago_is_refused(how: str, reentrant: bool):
     model = normalised(how)
@@ -187,14 +161,35 @@ def test_nothing_is_kept_without_a_checkpoint():
         assert all(len(module.past) == 0 for module in model.modules() if hasattr(module, "past"))
 
 
-def test_forwards_in_evaluation_mode_are_repeated_with_their_own_vectors():
-    model = normalised("group")
+def double_backward(model: nn.Module) -> None:
+    """torch allows it for the non-reentrant form."""
+    x = images(0).requires_grad_()
+    on_real, on_fake = model(x), model(images(1))
+    (gradient,) = torch.autograd.grad(on_real.sum(), x, create_graph=True)
+    ((gradient.flatten(1).norm(dim=1) - 1).square().mean() + on_fake.mean()).backward()
+
+
+def kept_graph(model: nn.Module) -> None:
+    y = model(images(0))
+    model(images(1))
+    y.sum().backward(retain_graph=True)
+    y.square().sum().backward()
+
+
+def evaluation_mode(model: nn.Module) -> None:
+    judged = model.eval()(images(0).requires_grad_())
+    trained = model.train()(images(1).requires_grad_())
+    (judged.mean() + trained.square().mean()).backward()
+
+
+@HOW
+@pytest.mark.parametrize("run", [double_backward, kept_graph, evaluation_mode])
+def test_a_forward_is_repeated_with_its_own_vectors(how: str, run: Callable):
+    model = normalised(how)
     twin = copy.deepcopy(model)
-    model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=True)
+    model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=False)
     for each in (model, twin):
-        judged = each.eval()(images(0).requires_grad_())
-        trained = each.train()(images(1).requires_grad_())
-        (judged.mean() + trained.square().mean()).backward()
+        run(each)
     assert_equal(gradients(model) + vectors(model), gradients(twin) + vectors(twin))
 
 

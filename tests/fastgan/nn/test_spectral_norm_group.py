@@ -212,51 +212,53 @@ def test_moved_cast_loaded_and_assigned(swap: bool):
         torch.__future__.set_swap_module_params_on_conversion(before)
 
 
+def without_gradients_and_in_evaluation(model: nn.Module) -> None:
+    with torch.no_grad():
+        model(images(0))
+    for each in (model, model.eval()):
+        with torch.inference_mode():
+            each(images(0))
+    model.train()(images(1)).sum().backward()
+    model.eval()(images(2)).sum().backward()
+
+
+def frozen_as_while_the_generator_trains(model: nn.Module) -> None:
+    model.requires_grad_(False)
+    x = images(0).requires_grad_()
+    model(x).sum().backward()
+    model.requires_grad_(True)(x.grad).sum().backward()
+
+
+def functional_calls(model: nn.Module) -> None:
+    parameters = {name: (p.detach() * 1.5).requires_grad_() for name, p in model.named_parameters()}
+    torch.func.functional_call(model, parameters, (images(0),)).sum().backward()
+    for p, called in zip(model.parameters(), parameters.values(), strict=True):
+        p.grad = called.grad
+
+
+def a_part_that_switches_gradients_on(model: nn.Module) -> None:
+    model(images(1)).sum().backward()
+    found = []
+    model.run_trunk = torch.enable_grad()(lambda trunk, x: found.append(trunk(x)) or found[-1])
+    with torch.no_grad():
+        assert not model(images(0)).requires_grad
+        model(images(0))
+    found[-1].sum().backward()
+
+
 @pytest.mark.parametrize("how", ["group", "single"])
-def test_without_gradients_and_in_evaluation(how: str):
+@pytest.mark.parametrize(
+    "run",
+    [
+        without_gradients_and_in_evaluation,
+        frozen_as_while_the_generator_trains,
+        functional_calls,
+        a_part_that_switches_gradients_on,
+    ],
+)
+def test_whatever_is_run_does_as_with_torchs(how: str, run: Callable):
     model, reference = normalised(how), normalised("torch")
-    for each in (model, reference):
-        with torch.no_grad():
-            each(images(0))
-        with torch.inference_mode():
-            each(images(0))
-        each.eval()
-        with torch.inference_mode():
-            each(images(0))
-        each.train()(images(1)).sum().backward()
-        each.eval()(images(2)).sum().backward()
-    assert_same(reference, model)
-    assert_same_gradients(reference, model)
-
-
-def test_a_part_that_switches_gradients_on():
-    model, reference = normalised("group"), normalised("torch")
-    for each in (model, reference):
-        each.run_trunk = torch.enable_grad()(lambda trunk, x: trunk(x))
-        with torch.no_grad():
-            assert not each(images(0)).requires_grad
-        trunk = each.trunk
-        found = []
-        each.run_trunk = torch.enable_grad()(lambda trunk, x, found=found: found.append(trunk(x)) or found[0])
-        with torch.no_grad():
-            each(images(0))
-        found[0].sum().backward()
-    torch.testing.assert_close(
-        model.trunk[0].parametrizations.weight.original.grad, reference.trunk[0].parametrizations.weight.original.grad
-    )
-    assert trunk is reference.trunk
-
-
-def test_frozen_weights():
-    """As a critic is while its generator trains."""
-    model, reference = normalised("group"), normalised("torch")
-    for each in (model, reference):
-        each.requires_grad_(False)
-        x = images(0).requires_grad_()
-        each(x).sum().backward()
-        each.seen = x.grad
-        each.requires_grad_(True)(images(1)).sum().backward()
-    torch.testing.assert_close(model.seen, reference.seen)
+    run(model), run(reference)
     assert_same(reference, model)
     assert_same_gradients(reference, model)
 
@@ -309,20 +311,17 @@ def test_an_error_inside_the_forward(error: type[BaseException], inner: bool, ca
     reference = normalised("torch")
     reference.load_state_dict(model.state_dict())
     twin = copy.deepcopy(model)
-    with torch.no_grad():
-        for each in (model, reference, twin):
-            each.head.parametrizations.weight.original.add_(0.5)
-    for each in (model, twin):
-        assert each.head.weight is not each.head.weight
-        torch.testing.assert_close(each.eval().head.weight, reference.eval().head.weight)
-        each.train()
-    reference.train()
+    assert model.head.weight is not model.head.weight
     for each in (model, twin, reference):
-        each.stem(images(0)).sum().backward()
+        with torch.no_grad():
+            each.head.parametrizations.weight.original.add_(0.5)
+        each.seen = each.eval().head.weight
+        each.train().stem(images(0)).sum().backward()
         each(images(0)).sum().backward()
-    assert_same(reference, model)
-    assert_same(reference, twin)
-    assert_same_gradients(reference, model)
+    for each in (model, twin):
+        torch.testing.assert_close(each.seen, reference.seen)
+        assert_same(reference, each)
+        assert_same_gradients(reference, each)
     assert calls()[0] == [1, 4, 1, 4]
 
 
@@ -342,16 +341,6 @@ def test_under_autocast():
     # The norms are in float32, so the weight is the one without autocast.
     torch.testing.assert_close(model.seen[1], model.head.weight, rtol=0, atol=0)
     torch.testing.assert_close(model.seen[0], reference.seen[0], rtol=0.05, atol=0.05)
-
-
-def test_functional_calls():
-    model, reference = normalised("group"), normalised("torch")
-    for each in (model, reference):
-        parameters = {name: (p.detach() * 1.5).requires_grad_() for name, p in each.named_parameters()}
-        out = torch.func.functional_call(each, parameters, (images(0),))
-        each.seen = torch.autograd.grad(out.sum(), tuple(parameters.values()))
-    torch.testing.assert_close(model.seen, reference.seen)
-    assert_same(reference, model)
 
 
 def test_removed_and_replaced_layers_leave_the_group(calls: Taken):

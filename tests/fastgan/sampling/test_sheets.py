@@ -33,11 +33,6 @@ def test_arrays_of_points_are_points_of_the_plane(tmp_path):
         assert arrays["points"].tolist() == [[2.5, -1.25]]
 
 
-def test_a_folder_gets_a_file_for_each(tmp_path):
-    files = write_sheet(SHEET, tmp_path)
-    assert [file.name for file in files] == ["grid.png", *(f"{i:05d}.png" for i in range(6))]
-
-
 def test_an_animation_goes_there_and_back_with_the_rows_side_by_side(tmp_path):
     write_sheet(SHEET, tmp_path / "a.gif")
     with Image.open(tmp_path / "a.gif") as animation:
