@@ -254,39 +254,6 @@ def test_the_number_of_launches_does_not_grow(layers: int):
     assert kernels == [*FORWARD, "_terms_kernel"]
 
 
-@pytest.fixture
-def uploads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The lengths of the tables that were uploaded."""
-    seen: list[int] = []
-    upload = pointers.upload
-
-    def noting(device, values):
-        seen.append(len(values))
-        return upload(device, values)
-
-    for module in (pointers, importlib.import_module("fastgan_kernels.weight_group")):
-        monkeypatch.setattr(module, "upload", noting)
-    return seen
-
-
-def test_tables_are_uploaded_once_for_a_set_of_addresses(uploads: list[int]):
-    group = group_of([(31, 7), (5, 37)])
-    check_power_iteration(group, 1)
-    assert len(uploads) == 6  # pointers of three lists, layers, and the parts of two passes
-    uploads.clear()
-    with torch.no_grad():
-        group.weights[0].mul_(2)
-    check_power_iteration(group, 1)
-    assert uploads == []
-    # Another place: pointers alone. Another type: all.
-    moved = group.copy()
-    check_power_iteration(moved, 1)
-    assert uploads == [2] * 3
-    uploads.clear()
-    check_power_iteration(group_of([(31, 7), (5, 37)], F32), 1)
-    assert len(uploads) == 6
-
-
 def test_the_same_weight_twice():
     group = group_of([(5, 7), (5, 7), (3, 4)])
     group = group._replace(weights=[group.weights[0], group.weights[0], group.weights[2]])
