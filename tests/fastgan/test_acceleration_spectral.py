@@ -234,29 +234,23 @@ def test_the_norm_comes_off_as_torchs_does(form):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    "layer",
+    ("layer", "x"),
     [
-        lambda: nn.Linear(3, 5),
-        lambda: nn.Conv1d(3, 4, 2),
-        lambda: nn.ConvTranspose2d(3, 4, 3, stride=2),
-        lambda: nn.Embedding(7, 3),
+        (lambda: nn.Linear(3, 5), torch.randn(2, 3)),
+        (lambda: nn.Conv1d(3, 4, 2), torch.randn(2, 3, 5)),
+        (lambda: nn.ConvTranspose2d(3, 4, 3, stride=2), torch.randn(2, 3, 5, 4)),
+        (lambda: nn.Embedding(7, 3), torch.tensor([1, 5])),
     ],
 )
-def test_every_kind_of_layer_by_itself(form, layer):
-    torch.manual_seed(0)
-    model = nn.Sequential(form(layer(), n_power_iterations=2)).double()
-    plain = copy.deepcopy(model)
+def test_every_kind_of_layer_by_itself(form, layer, x):
+    model, plain = build(form, lambda form: nn.Sequential(form(layer(), n_power_iterations=2)))
     assert len(fastgan.accelerate(model).swapped) == 1
-    x = torch.randn(2, 3, 5, 4)[..., 0, 0] if isinstance(model[0], nn.Linear) else torch.randn(2, 3, 5, 4)
-    x = x[..., 0] if isinstance(model[0], nn.Conv1d) else x
-    x = torch.tensor([1, 5]) if isinstance(model[0], nn.Embedding) else x.double()
+    x = x.double() if x.is_floating_point() else x
     for _ in range(2):
         outputs = [m(x) for m in (model, plain)]
-        assert_same(outputs[0], outputs[1])
-        gradients = [
-            torch.autograd.grad(y.square().sum(), m.parameters()) for y, m in zip(outputs, (model, plain), strict=True)
-        ]
-        assert_same(gradients[0], gradients[1])
+        assert_same(*outputs)
+        model_first = zip(outputs, (model, plain), strict=True)
+        assert_same(*(torch.autograd.grad(y.square().sum(), m.parameters()) for y, m in model_first))
         assert_same(model.state_dict(), plain.state_dict())
 
 

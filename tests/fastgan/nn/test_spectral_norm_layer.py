@@ -164,20 +164,6 @@ def test_removal_leaves_the_normalised_weight():
     layer.load_state_dict(layer.state_dict())
 
 
-def test_several_on_one_module_and_one_weight():
-    layer = nn.Linear(5, 7).double()
-    for name in ("weight", "weight", "bias"):
-        spectral_norm(layer, name)
-    torch.testing.assert_close(layer.bias.norm(), torch.ones((), dtype=torch.float64))
-    layer(torch.randn(2, 5, dtype=torch.float64)).sum().backward()
-    parametrize.remove_parametrizations(layer, "bias")
-    assert "bias" in layer._parameters
-    assert "weight" not in layer._parameters
-    parametrize.remove_parametrizations(layer, "weight")
-    assert not parametrize.is_parametrized(layer)
-    assert "weight" in layer._parameters
-
-
 def test_parts_of_a_state_and_what_does_not_belong_to_it():
     layer = spectral_norm(nn.Linear(3, 5).double())
     state = copy.deepcopy(layer.state_dict())

@@ -50,21 +50,6 @@ def test_noise_can_be_left_out(generator, w):
         assert torch.equal(without, generator.synthesis(styles, noise="none")[:5])
 
 
-def test_components_are_orthonormal_and_in_the_order_of_their_deviations(generator):
-    directions = principal_directions(generator)
-    vectors, deviations = directions.vectors.double(), directions.deviations.double()
-    # Products of 4 float32 numbers of at most 1.
-    torch.testing.assert_close(vectors @ vectors.T, torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-6)
-    assert (deviations[:-1] >= deviations[1:]).all()
-    assert (vectors.gather(1, vectors.abs().argmax(1, keepdim=True)) > 0).all()
-    # Of fresh samples along each component: 1 / sqrt(2 n) of its size is one standard error, here 1.1%, beside the
-    # 0.7% of the 10,000 samples that it comes from; 8% is five of both.
-    fresh = map_latents(generator, draw_latents(4000, 6, seed=77)).double() @ vectors.T
-    torch.testing.assert_close(fresh.std(0), deviations, rtol=0.08, atol=1e-5)
-    correlated = torch.corrcoef(fresh[:, deviations > 1e-4].T).fill_diagonal_(0)
-    assert correlated.abs().max() < 0.1
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_components_find_the_directions_in_which_w_is_made_to_vary(generator, monkeypatch, seed):
     from fastgan.sampling import styles
