@@ -64,25 +64,6 @@ def test_an_image_has_the_same_bits_however_many_are_made_and_wherever_it_stands
         assert torch.equal(render(network, latents[rows], None if labels is None else labels[rows]), images[rows])
 
 
-class CountsRows(Identity):
-    def __init__(self):
-        super().__init__()
-        self.rows = []
-
-    def forward(self, latents):
-        self.rows.append(len(latents))
-        return super().forward(latents)
-
-
-@pytest.mark.parametrize(
-    ("count", "batch_size", "rows"), [(1, 16, [16]), (33, 16, [16, 16, 16]), (33, 20, [32, 32]), (5, 1, [16])]
-)
-def test_every_batch_has_the_same_number_of_rows(count, batch_size, rows):
-    network = CountsRows()
-    assert render(network, draw_latents(count, 5, seed=0), batch_size=batch_size).shape == (count, 1, 1, 5)
-    assert network.rows == rows
-
-
 @pytest.mark.parametrize("more", [1, 6, 29])
 def test_more_images_begin_with_the_same_ones(more):
     assert torch.equal(draw_latents(5 + more, 7, seed=1)[:5], draw_latents(5, 7, seed=1))
