@@ -273,7 +273,7 @@ def _is_map(use: Use, tensor: Tensor) -> bool:
 def _no_feature_maps(use: Use) -> list[str]:
     """The arguments of a launch that are tensors and no feature maps."""
     of = use.specialization
-    pointers = [name for name in of.runtime_arguments if of.signature[name].startswith("*")]
+    pointers = [name for name in of.runtime_arguments if str(of.signature[name]).startswith("*")]
     return [name for name, t in zip(pointers, use.launch.tensors, strict=True) if not _is_map(use, t)]
 
 
