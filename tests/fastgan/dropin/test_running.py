@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -45,10 +46,16 @@ if __name__ == "__main__":
 FMA = os.path.join(finder._HERE, "nvidia", "fma.py")
 
 
-def run(*args, cwd, **environment):
-    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", finder._ENVIRONMENT)}
+ROOT = Path(__file__).parents[3]
+SOURCES = (ROOT, ROOT / "kernels")
+
+
+def run(*args, cwd, PYTHONPATH="", sources=SOURCES, **environment):
+    """Runs Python on the sources of this checkout, whatever is installed."""
+    env = {name: value for name, value in os.environ.items() if name != finder._ENVIRONMENT} | environment
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [PYTHONPATH, *map(str, sources)]))
     return subprocess.run(
-        [sys.executable, *map(str, args)], cwd=cwd, env=env | environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
     )
 
 
@@ -111,7 +118,7 @@ def test_an_interpreter_without_fastgan_starts_as_it_would(tmp_path):
         "import sys; sys.path[:] = [p for p in sys.path if 'packages' not in p]; import site; site.execsitecustomize();"
         " import sitecustomize; assert sitecustomize.ran; assert 'fastgan' not in sys.modules"
     )
-    done = run("-S", "-c", code, cwd=tmp_path, PYTHONPATH=path, FASTGAN_DROPIN="torch_utils.ops=nvidia")
+    done = run("-S", "-c", code, cwd=tmp_path, PYTHONPATH=path, sources=(), FASTGAN_DROPIN="torch_utils.ops=nvidia")
     assert (done.returncode, done.stderr) == (0, "")
 
 
