@@ -1,7 +1,6 @@
 """Everything that proves the state of the kernels on this machine: stages with a time limit each, one after the other.
 
-Each stage is a process that is killed past its limit; what it wrote until then stays, and the same command goes on
-where it was cut off.
+Each stage is a process that is killed past its limit. What it wrote until then stays, and the same command resumes there.
 """
 
 import json
@@ -24,7 +23,7 @@ _MAX_CRASHES = 4
 
 @dataclass(frozen=True)
 class Stage:
-    """A command, and its share of the time; ``restart``: whether it goes on behind a case that killed it."""
+    """A command, and its share of the time; ``restart``: whether it is restarted behind a case that killed it."""
 
     name: str
     command: tuple[str, ...]
