@@ -1,6 +1,7 @@
 """Everything that proves the state of the kernels on this machine: stages with a time limit each, one after the other.
 
-Each stage is a process that is killed past its limit. What it wrote until then stays, and the same command resumes there.
+Each stage is a process that is killed past its limit. What it wrote until then stays, and the same command
+resumes there.
 """
 
 import json
