@@ -47,8 +47,10 @@ class Distributed:
         """
         distributed = cls()
         if was_launched():
-            dist.init_process_group("gloo")
-            distributed.rank, distributed.world_size = dist.get_rank(), dist.get_world_size()
+            store, distributed.rank, distributed.world_size = next(dist.rendezvous("env://"))
+            # torchrun keeps one store over its restarts, and with it the addresses of ranks that have died.
+            store = dist.PrefixStore(f"attempt {_restarts()}", store)
+            dist.init_process_group("gloo", store=store, rank=distributed.rank, world_size=distributed.world_size)
         return distributed
 
     def use(self, device: torch.device) -> None:
@@ -215,4 +217,8 @@ def was_launched() -> bool:
 
 def has_restarted() -> bool:
     """Whether torchrun has started this process again after another failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _restarts() > 0
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

@@ -1,10 +1,13 @@
 """Two ranks with half of each batch, in processes of their own that talk by gloo, against one with the whole."""
 
 import copy
+import os
+import time
 
 import pytest
 import torch
-from processes import on_ranks
+import torch.distributed as dist
+from processes import in_processes, on_ranks
 
 from fastgan.data.sources import ResidentImages
 from fastgan.training.config import SettingsError
@@ -149,3 +152,22 @@ def test_a_batch_that_ranks_cannot_share_is_refused(tiny, images):
         "the batch size is 7, with 2 ranks and accumulate 1; "
         "expected a multiple of 2, and at least 2 images in each micro-batch"
     )
+
+
+def sum_after_the_first_has_slept(seconds):
+    """The sum over the ranks, of which the first enters its address late."""
+    if os.environ["RANK"] == "0":
+        time.sleep(seconds)
+    with Distributed.from_environment() as ranks:
+        total = torch.ones(1)
+        ranks.all_reduce_mean_([total])
+        return total.item()
+
+
+def test_a_restarted_rank_does_not_call_one_that_has_died():
+    """torchrun without ``--rdzv-backend`` keeps one store for all attempts, where the addresses of the first are left."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    launched = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": str(store.port)}
+    for attempt, seconds in enumerate((0, 0.5)):
+        environment = {**launched, "TORCHELASTIC_RESTART_COUNT": str(attempt)}
+        assert in_processes(2, sum_after_the_first_has_slept, seconds, **environment) == [1, 1]
