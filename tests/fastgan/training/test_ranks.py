@@ -165,7 +165,7 @@ def sum_after_the_first_has_slept(seconds):
 
 
 def test_a_restarted_rank_does_not_call_one_that_has_died():
-    """torchrun without ``--rdzv-backend`` keeps one store for all attempts, where the addresses of the first are left."""
+    """torchrun without ``--rdzv-backend`` keeps one store for all attempts, with the addresses of the first."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     launched = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": str(store.port)}
     for attempt, seconds in enumerate((0, 0.5)):
