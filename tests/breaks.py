@@ -37,11 +37,11 @@ EDITS = """\
 mask: the last row is forgotten
 - (row < rows)[:, None] &
 + (row < rows - 1)[:, None] &
-@ bias_act.py
+@ ops/bias_act.py
 mask: lanes past the end enter the bias gradient
 - dx = tl.where(mask, dx, 0.0)
 + dx = dx
-@ epilogue_forward.py test_adain.py
+@ ops/style_epilogue/forward.py test_adain.py
 mask: lanes past the end enter the variance
 - deviation = tl.where(mask, z - mean[:, None], 0.0)
 + deviation = z - mean[:, None]
@@ -57,7 +57,7 @@ variance: lanes combined without the shift of their means
 statistics: the last span is left out
 - (others < SPANS)
 + (others < SPANS - 1)
-@ epilogue_tile.py test_adain.py
+@ ops/style_epilogue/tile.py test_adain.py
 stride: every sample takes the style of the first
 - sample * stride + channel
 + sample * 0 + channel
@@ -65,14 +65,14 @@ stride: every sample takes the style of the first
 layout: any strides are read as if contiguous
 - return x if x.is_contiguous() or x.movedim(1, -1).is_contiguous() else x.contiguous()
 + return x
-@ bias_act.py
+@ ops/bias_act.py
 layout: the incoming gradient keeps a layout of its own
 - dense(g, like=y)
 + dense(g)
 channel: the bias of the neighbour
 - ptr + row % channels
 + ptr + (row + 1) % channels
-@ epilogue_backward.py test_adain.py
+@ ops/style_epilogue/backward.py test_adain.py
 sign: of the projection in the first gradient
 - (g - over_pixels(mean_g) - xh
 + (g - over_pixels(mean_g) + xh
@@ -87,7 +87,7 @@ dtype: float64 computed in float32
 dtype: sums of gradients stored in half precision
 - return torch.float64 if storage == torch.float64 else torch.float32
 + return storage
-@ bias_act.py
+@ ops/bias_act.py
 dtype: constants rounded to float32
 - tl.full((), GAIN, COMPUTE)
 + tl.full((), GAIN, tl.float32)
@@ -98,19 +98,19 @@ clamp: compared before it is rounded to the type of x
 NaN: stopped by the activation
 - y = tl.where(y <= 0, 0.0, y)
 + y = tl.where(y > 0, y, 0.0)
-@ style_epilogue.py test_adain.py
+@ ops/style_epilogue/style_epilogue.py test_adain.py
 second order: the derivative of 1/std left out
 - dz = dz + r * self._project(dxh) - scale * r.square() * mean_vpg * xh
 + dz = dz + r * self._project(dxh)
-@ bias_act.py
+@ ops/bias_act.py
 second order: no path through the bias gradient
 - g if ctx.has_dx else None, b if ctx.has_dbias else None
 + g if ctx.has_dx else None, None
-@ style_epilogue.py test_every_op.py adain
+@ ops/style_epilogue/style_epilogue.py test_every_op.py adain
 third order: the saved 1/std taken as a constant
 - self._r = torch.rsqrt(self._mean(deviation.square()) + eps)
 + self._r = torch.rsqrt(self._mean(deviation.square()) + eps).detach()
-@ epilogue_backward.py test_style_epilogue.py
+@ ops/style_epilogue/backward.py test_style_epilogue.py
 noise: the backward pass draws another
 - noise_rows(x, noise, seed)
 + noise_rows(x, noise, None if seed is None else seed + 1)
@@ -123,30 +123,30 @@ mask: lanes past the end enter the gradients of bias and strength
 tutorial's order: the sign of the activation's input without the shift
 - y = (z - mean[:, None]) * factor[:, None] + shift[:, None]
 + y = (z - mean[:, None]) * factor[:, None]
-@ style_epilogue.py test_style_epilogue.py
+@ ops/style_epilogue/style_epilogue.py test_style_epilogue.py
 second order: the strength's gradient without the noise's cotangent
 - narrow(_sum(_product(dp, n), _product(first, vnoise)), strength)
 + narrow(_product(dp, n), strength)
-@ bias_act.py
+@ ops/bias_act.py
 output mask: a gradient that nobody asked for
 - dx = torch.empty_like(y) if needs_dx else y.new_empty(0)
 + dx = torch.empty_like(y)
-@ minibatch_stddev.py
+@ ops/minibatch_stddev.py
 output mask: the second gradient of a constant dy
 - needs_dy = ctx.needs_input_grad[0]
 + needs_dy = True
-@ epilogue_backward.py test_every_op.py adain
+@ ops/style_epilogue/backward.py test_every_op.py adain
 output mask: the gradient of a constant scale
 - new(needs_scale, n, c)
 + new(True, n, c)
-@ differentiable.py test_bias_act.py bias_act
+@ autograd.py test_bias_act.py bias_act
 compile: the eager route inside a compiled region
 - if torch.compiler.is_compiling() or _route.registered:
 + if _route.registered:
 compile: a recorded compiled backward is not refused
 - return recorded and
 + return False and
-@ minibatch_discrimination.py
+@ ops/minibatch_discrimination.py
 pairs: no gradient through the outputs of the other samples
 - (g_i + g_j) * tl.exp(-distance)
 + g_i * tl.exp(-distance)
@@ -156,11 +156,11 @@ pairs: a tie has a sign
 pairs: the distance is that of the first chunk of components
 - for start in range(0, components, BLOCK_C):
 + for start in range(0, BLOCK_C, BLOCK_C):
-@ minibatch_discrimination.py test_huge.py
+@ ops/minibatch_discrimination.py test_huge.py
 pairs: rows of samples counted in 32 bits
 - j * kernels.to(tl.int64)
 + j * kernels
-@ gradient_penalty.py
+@ ops/gradient_penalty.py
 penalty: a norm of zero divides
 - return tl.where(zero, 0.0, 1.0 / tl.where(zero, 1.0, norm))
 + return 1.0 / norm
@@ -173,7 +173,7 @@ penalty: no curvature
 penalty: rows past the end of the last block count as norms of zero
 - tl.where(exists, excess * excess, 0.0)
 + excess * excess
-@ interpolate.py
+@ ops/interpolate.py
 stride: shares with strides of their own are read as neighbours
 - alpha_ptr + row * alpha_stride
 + alpha_ptr + row
@@ -186,7 +186,7 @@ second order: cotangents of the images exchange their shares
 saved: the images although no gradient needs them
 - if ctx.needs_input_grad[2] else ()
 + if True else ()
-@ noise_injection.py
+@ ops/noise_injection.py
 noise: the counter starts anew in every sample
 - pixel < pixels, sample * pixels + pixel
 + pixel < pixels, sample * 0 + pixel
@@ -197,7 +197,7 @@ noise: a counter of 32 bits
 noise: one seed for every call
 - torch.randint(2**63 - 1,
 + torch.randint(1,
-@ noise_injection.py
+@ ops/noise_injection.py
 noise: the backward pass draws anew
 - seed if needs_strength else None,
 + draw_seed(strength) if needs_strength else None,
@@ -207,7 +207,7 @@ noise: drawn again by every program that shares its pixels
 noise: the second order takes the strength for its cotangent
 - _noise_injection_backward(g, a, b, None,
 + _noise_injection_backward(g, strength, b, None,
-@ minibatch_stddev.py
+@ ops/minibatch_stddev.py
 stddev: the members of a group are neighbours
 - sample = member.to(tl.int64) * groups + group
 + sample = group.to(tl.int64) * MEMBERS + member
@@ -220,7 +220,7 @@ stddev: the first gradient forgets to divide by the members
 stddev: the second order without the mean of its cotangent
 - (v - mean_v[None, :, :] - xh
 + (v - xh
-@ pixel_norm.py
+@ ops/pixel_norm.py
 pixel norm: divided by the tile, not by the channels
 - count, eps = channels.to(COMPUTE)
 + count, eps = tl.full((), BLOCK_CHANNELS, COMPUTE)
@@ -233,34 +233,34 @@ pixel norm: chunks of channels from the first one only
 pixel norm: the second order without the derivative of the projection
 - (xh * (c - 3 * a * b)
 + (xh * (c - a * b)
-@ spectral_normalize.py test_spectral_norm.py
+@ ops/spectral/normalize.py test_spectral_norm.py
 spectral norm: a channels-last weight takes v in the order of memory
 - (col if GIVEN else place)
 + place
-@ power_iteration.py test_spectral_norm.py
+@ ops/spectral/power_iteration.py test_spectral_norm.py
 spectral norm: the first chunk of a column is its sum
 - for start in range(0, chunks, BLOCK_CHUNKS):
 + for start in range(0, 1):
 spectral norm: sigma without eps
 - norm / divisor * norm
 + norm
-@ spectral_normalize.py test_spectral_norm.py
+@ ops/spectral/normalize.py test_spectral_norm.py
 spectral norm: u and v are not copied for backward
 - mask=exists & (row_tile == 0)
 + mask=exists & (row_tile < 0)
-@ pointers.py test_spectral_norm.py
+@ ops/spectral/pointers.py test_spectral_norm.py
 spectral norm: pointers of weights that have moved
 - key = device, tuple([tensor.data_ptr() for tensor in tensors])
 + key = device, tuple([tensor.shape for tensor in tensors])
-@ spectral_normalize.py test_spectral_norm.py
+@ ops/spectral/normalize.py test_spectral_norm.py
 spectral norm: the second order without the part of <H, dy>
 - gw * alpha + gw * alpha + hg * inverse
 + gw * alpha + gw * alpha
-@ power_iteration.py test_spectral_norm.py
+@ ops/spectral/power_iteration.py test_spectral_norm.py
 spectral norm: the version counters of u and v stand still
 - torch.autograd.graph.increment_version([*us, *vs])
 + pass
-@ upfirdn2d.py
+@ ops/upfirdn2d.py
 resampling: the kernel is not turned around
 - col = KW - 1 - b if FLIP else b
 + col = b
@@ -268,7 +268,7 @@ resampling: the gradient by the kernel as it is
 - ctx.gain, not ctx.flip)
 + ctx.gain, ctx.flip)
 resampling: a lane without a tap reads a pixel all the same
-- met &= b + UP * m < KW
+- met &= b + UP_X * m < KW
 + met &= b >= 0
 mask: the rows of the image above enter the first windows
 - exists = (row + r >= 0) & (row + r < in_h)
@@ -301,7 +301,8 @@ def breaks() -> Iterator[Break]:
     for line in EDITS.splitlines():
         if line.startswith("@ "):
             file, *noticed_by = line[2:].split()
-            noticed_by = noticed_by or [f"test_{file}", file.removesuffix(".py")]
+            op = Path(file).stem
+            noticed_by = noticed_by or [f"test_{op}.py", op]
         elif line.startswith("- "):
             old = line[2:]
         elif line.startswith("+"):

@@ -25,7 +25,7 @@ from benchmarks.op import (
     is_nested,
 )
 from fastgan_kernels import reference
-from fastgan_kernels.weight_group import matrix_shape
+from fastgan_kernels.ops.spectral.weight_group import matrix_shape
 
 BESIDE = ((32, 3, 3, 3), (64, 1, 4, 4), (1, 512))
 """Weights of short runs, to stand beside others in a group."""

@@ -122,7 +122,7 @@ def recorded(target: str) -> Iterator[list[Launch | str]]:
         options = json.loads(compile["specialization_data"])["options"]
         seen.append(
             Specialization(
-                kernel=f"{fn.module.removeprefix('fastgan_kernels.')}.{fn.name}",
+                kernel=f"{fn.module.removeprefix('fastgan_kernels.').removeprefix('ops.')}.{fn.name}",
                 target=target,
                 key=compile["key"],
                 function=fn.jit_function,

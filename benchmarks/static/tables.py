@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from fastgan_kernels import pointers
+from fastgan_kernels.ops.spectral import pointers
 
 
 @contextmanager

@@ -4,20 +4,20 @@ Every op is a function on tensors. On a GPU it runs a Triton kernel, elsewhere i
 :func:`backend_of` says which and why, :func:`use_backend` chooses.
 """
 
-from fastgan_kernels.adain import adain
 from fastgan_kernels.backend import backend_of, use_backend
-from fastgan_kernels.bias_act import bias_act
-from fastgan_kernels.filtered_lrelu import filtered_lrelu
-from fastgan_kernels.gradient_penalty import gradient_norms, gradient_penalty
-from fastgan_kernels.interpolate import interpolate
-from fastgan_kernels.minibatch_discrimination import minibatch_discrimination
-from fastgan_kernels.minibatch_stddev import minibatch_stddev
-from fastgan_kernels.noise_injection import noise_injection
-from fastgan_kernels.pixel_norm import pixel_norm
-from fastgan_kernels.power_iteration import power_iteration
-from fastgan_kernels.spectral_normalize import spectral_normalize
-from fastgan_kernels.style_epilogue import style_epilogue
-from fastgan_kernels.upfirdn2d import upfirdn2d
+from fastgan_kernels.ops.bias_act import bias_act
+from fastgan_kernels.ops.filtered_lrelu import filtered_lrelu
+from fastgan_kernels.ops.gradient_penalty import gradient_norms, gradient_penalty
+from fastgan_kernels.ops.interpolate import interpolate
+from fastgan_kernels.ops.minibatch_discrimination import minibatch_discrimination
+from fastgan_kernels.ops.minibatch_stddev import minibatch_stddev
+from fastgan_kernels.ops.noise_injection import noise_injection
+from fastgan_kernels.ops.pixel_norm import pixel_norm
+from fastgan_kernels.ops.spectral.normalize import spectral_normalize
+from fastgan_kernels.ops.spectral.power_iteration import power_iteration
+from fastgan_kernels.ops.style_epilogue.adain import adain
+from fastgan_kernels.ops.style_epilogue.style_epilogue import style_epilogue
+from fastgan_kernels.ops.upfirdn2d import upfirdn2d
 
 __all__ = [
     "adain",

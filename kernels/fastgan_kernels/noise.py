@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastgan_kernels.differentiable import DifferentiableOp
+from fastgan_kernels.autograd import DifferentiableOp
 from fastgan_kernels.tiling import cdiv
 
 _BLOCK = 1024

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fastgan_kernels import adain, reference, use_backend
-from fastgan_kernels.epilogue_tile import EpilogueLaunch, rows
+from fastgan_kernels.ops.style_epilogue.tile import EpilogueLaunch, rows
 from tests.kernels.harness import check_against_float64, lay_out, random
 
 

@@ -12,7 +12,7 @@ from fastgan_kernels import bias_act, reference, use_backend
 from tests.kernels.harness import DEVICE, FLOAT_TYPES, check_against_float64, lay_out, random, saved_bytes
 
 # The package exports the function under the name of its module.
-bias_act_module = importlib.import_module("fastgan_kernels.bias_act")
+bias_act_module = importlib.import_module("fastgan_kernels.ops.bias_act")
 
 
 @pytest.mark.parametrize("dtype", FLOAT_TYPES, ids=str)

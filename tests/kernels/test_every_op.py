@@ -17,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmarks.op import F32, Call, Op, Settings, flat
 from benchmarks.ops import OPS
-from fastgan_kernels import differentiable, use_backend
-from fastgan_kernels.differentiable import DifferentiableOp
+from fastgan_kernels import autograd, use_backend
+from fastgan_kernels.autograd import DifferentiableOp
 from tests.kernels.harness import (
     DIFFERENTIABLE,
     DRAWN_PROBLEMS,
@@ -312,7 +312,7 @@ def test_a_compiled_reference_is_guarded_against_a_lost_second_order(op: Op, mon
     prepared = prepare(op, (2, 3, 4), torch.float32)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     guarded = []
-    monkeypatch.setattr(differentiable, "_guarded", lambda t: guarded.append(t) or t)
+    monkeypatch.setattr(autograd, "_guarded", lambda t: guarded.append(t) or t)
     with use_backend("reference"):
         prepared.op(*prepared.inputs)
     assert [t is prepared.inputs[0] for t in guarded] == [True]

@@ -12,7 +12,7 @@ from fastgan_kernels import filtered_lrelu, reference, use_backend
 from tests.kernels.harness import lay_out, random, saved_bytes, tiered
 
 # The package exports the function under the name of its module.
-module = importlib.import_module("fastgan_kernels.filtered_lrelu")
+module = importlib.import_module("fastgan_kernels.ops.filtered_lrelu")
 
 
 def in_torch(

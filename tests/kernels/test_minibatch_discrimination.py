@@ -14,7 +14,7 @@ from fastgan_kernels import minibatch_discrimination, reference, use_backend
 from tests.kernels.harness import DEVICE, derivatives, random
 
 # The package exports the function under the name of its module.
-module = importlib.import_module("fastgan_kernels.minibatch_discrimination")
+module = importlib.import_module("fastgan_kernels.ops.minibatch_discrimination")
 
 
 @pytest.mark.parametrize("function", [minibatch_discrimination, reference.minibatch_discrimination])

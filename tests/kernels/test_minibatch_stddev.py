@@ -10,7 +10,7 @@ from fastgan_kernels import minibatch_stddev, reference, use_backend
 from tests.kernels.harness import DEVICE, check_against_float64, lay_out, random, saved_bytes
 
 # The package exports the function under the name of its module.
-minibatch_stddev_module = importlib.import_module("fastgan_kernels.minibatch_stddev")
+minibatch_stddev_module = importlib.import_module("fastgan_kernels.ops.minibatch_stddev")
 
 both_backends = pytest.mark.parametrize("backend", ["triton", "reference"])
 

@@ -15,7 +15,7 @@ from tests.kernels.harness import DEVICE, LAYOUTS, check_against_float64, lay_ou
 from tests.kernels.test_noise import ROUNDING
 
 # The package exports the function under the name of its module.
-module = importlib.import_module("fastgan_kernels.noise_injection")
+module = importlib.import_module("fastgan_kernels.ops.noise_injection")
 
 # Drawn by the programs themselves, for rows of pixels and of channels; and drawn beforehand.
 SHAPES = [(2, 3, 9, 9), (40, 6), (2, 64, 5, 5), (1, 130, 40)]

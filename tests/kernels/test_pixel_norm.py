@@ -10,7 +10,7 @@ from fastgan_kernels import pixel_norm, reference, use_backend
 from tests.kernels.harness import DEVICE, check_against_float64, lay_out, random, saved_bytes
 
 # The package exports the function under the name of its module.
-pixel_norm_module = importlib.import_module("fastgan_kernels.pixel_norm")
+pixel_norm_module = importlib.import_module("fastgan_kernels.ops.pixel_norm")
 
 both_backends = pytest.mark.parametrize("backend", ["triton", "reference"])
 

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.library import opcheck
 
 from benchmarks.static.traffic import count_traffic
-from fastgan_kernels import pointers, power_iteration, reference, spectral_normalize, use_backend
+from fastgan_kernels import power_iteration, reference, spectral_normalize, use_backend
+from fastgan_kernels.ops.spectral import pointers
 from tests.kernels.harness import DEVICE, DRAWN_PROBLEMS, FLOAT_TYPES, drawn, lay_out, random, tiered
 
 # The package exports the function under the name of its module.
-normalize_module = importlib.import_module("fastgan_kernels.spectral_normalize")
+normalize_module = importlib.import_module("fastgan_kernels.ops.spectral.normalize")
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 counted = pytest.mark.skipif(torch.cuda.is_available(), reason="launches are counted in the interpreter")
 

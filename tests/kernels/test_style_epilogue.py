@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from benchmarks.ops import OPS
 from benchmarks.static.traffic import count_traffic
-from fastgan_kernels import adain, epilogue_tile, reference, style_epilogue, use_backend
+from fastgan_kernels import adain, reference, style_epilogue, use_backend
 from fastgan_kernels.noise import draw_seed, normal_noise
+from fastgan_kernels.ops.style_epilogue import tile
 from fastgan_kernels.tiling import PlaneTiling, cdiv
 from tests.kernels.harness import (
     DEVICE,
@@ -131,7 +132,7 @@ def test_planes_that_are_read_twice(
     monkeypatch: pytest.MonkeyPatch, order: str, layout: str, spans: int, programs: int
 ):
     """Two orders of all operands: the second pass sees the same noise, bias and activation as the first."""
-    monkeypatch.setattr(epilogue_tile, "plane_tiling", tiling_of_small_planes(spans=spans, programs=programs))
+    monkeypatch.setattr(tile, "plane_tiling", tiling_of_small_planes(spans=spans, programs=programs))
     x, *others = six((2, 3, 5, 9), order)
     for dtype in (torch.float64, torch.bfloat16):
         inputs = [t.to(dtype) for t in (lay_out(x, layout), *others)]

@@ -16,7 +16,7 @@ from fastgan_kernels.tiling import StripTiling, band_tiling, cdiv, strip_tiling
 from tests.kernels.harness import DEVICE, FLOAT_TYPES, lay_out, random, saved_bytes, tiered
 
 # The package exports the function under the name of its module.
-upfirdn2d_module = importlib.import_module("fastgan_kernels.upfirdn2d")
+upfirdn2d_module = importlib.import_module("fastgan_kernels.ops.upfirdn2d")
 
 BINOMIAL = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64, device=DEVICE) / 8
 LAYOUTS = ("contiguous", "channels_last")

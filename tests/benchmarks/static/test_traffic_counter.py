@@ -7,7 +7,7 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder
 
 from benchmarks.static.traffic import OverMinimum, count_traffic
-from fastgan_kernels import pointers
+from fastgan_kernels.ops.spectral import pointers
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the counter works in the interpreter")
 

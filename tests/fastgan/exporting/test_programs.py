@@ -56,11 +56,11 @@ def test_a_program_has_no_op_of_ours_and_no_path_of_this_machine(make_generator,
 
 
 def test_an_op_of_ours_in_a_program_is_noticed(make_generator, monkeypatch):
-    from fastgan_kernels import differentiable
+    from fastgan_kernels import autograd
 
     generator = make_generator("vanilla")
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: False)
-    assert differentiable.guard_second_order(torch.ones(1)) is not None
+    assert autograd.guard_second_order(torch.ones(1)) is not None
     with pytest.raises(RuntimeError, match=r"the exported program calls fastgan\.guarded"):
         export_program(generator)
 

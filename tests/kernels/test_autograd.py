@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastgan_kernels import bias_act, use_backend
-from fastgan_kernels.differentiable import on_the_device_of_its_tensors
+from fastgan_kernels.autograd import on_the_device_of_its_tensors
 
 
 @pytest.mark.parametrize(("current", "entered"), [(1, []), (0, [torch.device("cuda:1")])])

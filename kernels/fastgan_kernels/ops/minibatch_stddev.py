@@ -26,9 +26,9 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels import reference
+from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_feature_map
-from fastgan_kernels.differentiable import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.layout import as_matrix, dense, empty_dense
 from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
 from fastgan_kernels.reduction import sum_partials

@@ -22,9 +22,9 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels import reference
+from fastgan_kernels.autograd import DifferentiableOp, guard_second_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_fir_kernel, check_images, factors, paddings
-from fastgan_kernels.differentiable import DifferentiableOp, guard_second_order
 from fastgan_kernels.layout import dense
 from fastgan_kernels.precision import dot_precision, runs_on_amd, triton_compute_dtype
 from fastgan_kernels.tiling import BandTiling, alignment, band_tiling, cdiv, next_power_of_2, strip_tiling

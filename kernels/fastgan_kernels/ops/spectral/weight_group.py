@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels.checks import check_float
-from fastgan_kernels.pointers import prepared_once, upload
+from fastgan_kernels.ops.spectral.pointers import prepared_once, upload
 from fastgan_kernels.tiling import cdiv
 
 # Rows and columns of a tile, of 16 elements for each thread, by the kind of a layer: long runs, short runs, rows as

@@ -1,4 +1,4 @@
-"""The forward pass of adain and style_epilogue: y = act(scale * (z - mean) * r + shift), with z of epilogue_tile.py."""
+"""The forward pass of adain and style_epilogue: y = act(scale * (z - mean) * r + shift), with z of tile.py."""
 
 import torch
 import triton
@@ -6,7 +6,8 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels.activation import activate
-from fastgan_kernels.epilogue_tile import (
+from fastgan_kernels.layout import block_of_planes, dense, extents, over_pixels, tile_of_planes, tiles_of_span
+from fastgan_kernels.ops.style_epilogue.tile import (
     EpilogueLaunch,
     new_statistic,
     noise_rows,
@@ -14,7 +15,6 @@ from fastgan_kernels.epilogue_tile import (
     per_plane,
     rows,
 )
-from fastgan_kernels.layout import block_of_planes, dense, extents, over_pixels, tile_of_planes, tiles_of_span
 from fastgan_kernels.tiling import next_power_of_2
 
 

@@ -19,12 +19,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastgan_kernels import pointers, reference
+from fastgan_kernels import reference
+from fastgan_kernels.autograd import on_the_device_of_its_tensors
 from fastgan_kernels.backend import runs_triton
-from fastgan_kernels.differentiable import on_the_device_of_its_tensors
-from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
-from fastgan_kernels.spectral_normalize import parts_of_sigma, sum_of_items
-from fastgan_kernels.weight_group import (
+from fastgan_kernels.ops.spectral import pointers
+from fastgan_kernels.ops.spectral.normalize import parts_of_sigma, sum_of_items
+from fastgan_kernels.ops.spectral.weight_group import (
     BLOCKS,
     COL_CHUNKS,
     COL_PARTIALS,
@@ -49,6 +49,7 @@ from fastgan_kernels.weight_group import (
     weight_pointer,
     work_item,
 )
+from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
 
 
 @triton.jit

@@ -27,9 +27,9 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels import reference
+from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_float
-from fastgan_kernels.differentiable import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.precision import triton_compute_dtype
 from fastgan_kernels.tiling import alignment, cdiv, next_power_of_2
 

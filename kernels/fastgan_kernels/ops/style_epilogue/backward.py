@@ -1,6 +1,6 @@
 """The first gradient of adain and style_epilogue in one pass, fused like the forward.
 
-With z of epilogue_tile.py, xh = (z - mean) * r, M the mean over a plane, and g the incoming gradient dy, in the
+With z of tile.py, xh = (z - mean) * r, M the mean over a plane, and g the incoming gradient dy, in the
 tutorial's order through the activation,
 
     dz = scale * r * (g - M(g) - xh * M(g * xh)),    dscale = sum(g * xh),    dshift = sum(g)
@@ -14,14 +14,6 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels.activation import through_activation
-from fastgan_kernels.epilogue_tile import (
-    EpilogueLaunch,
-    noise_of_tile,
-    noise_rows,
-    normalised_tile,
-    per_plane,
-    rows,
-)
 from fastgan_kernels.layout import (
     block_of_planes,
     dense,
@@ -31,7 +23,15 @@ from fastgan_kernels.layout import (
     tile_of_planes,
     tiles_of_span,
 )
-from fastgan_kernels.noise_injection import noise_gradients
+from fastgan_kernels.ops.noise_injection import noise_gradients
+from fastgan_kernels.ops.style_epilogue.tile import (
+    EpilogueLaunch,
+    noise_of_tile,
+    noise_rows,
+    normalised_tile,
+    per_plane,
+    rows,
+)
 from fastgan_kernels.precision import compute_dtype
 from fastgan_kernels.reduction import sum_partials
 from fastgan_kernels.tiling import next_power_of_2

@@ -26,14 +26,14 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels import reference
+from fastgan_kernels.autograd import DifferentiableOp, guard_second_order
 from fastgan_kernels.backend import runs_triton
-from fastgan_kernels.bias_act import bias_act
 from fastgan_kernels.checks import check_activation, check_fir_kernel, check_images, check_operand, factors, paddings
-from fastgan_kernels.differentiable import DifferentiableOp, guard_second_order
+from fastgan_kernels.ops.bias_act import bias_act
+from fastgan_kernels.ops.upfirdn2d import band, extents_of_kernel, upfirdn2d
 from fastgan_kernels.precision import compute_dtype, dot_precision, runs_on_amd
 from fastgan_kernels.reduction import sum_partials
 from fastgan_kernels.tiling import FilteredTiling, cdiv, filtered_tiling
-from fastgan_kernels.upfirdn2d import band, extents_of_kernel, upfirdn2d
 
 
 @triton.jit

@@ -31,9 +31,9 @@ from fastgan_kernels.activation import (
     curved_activation,
     through_activation,
 )
+from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_activation, check_feature_map, check_operand
-from fastgan_kernels.differentiable import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.layout import Matrix, as_matrix, dense, empty_dense, tile_of_matrix
 from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
 from fastgan_kernels.reduction import sum_partials

@@ -26,12 +26,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastgan_kernels import pointers, reference
+from fastgan_kernels import reference
+from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_float
-from fastgan_kernels.differentiable import DifferentiableOp, guard_second_order, refuse_third_order
-from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
-from fastgan_kernels.weight_group import (
+from fastgan_kernels.ops.spectral import pointers
+from fastgan_kernels.ops.spectral.weight_group import (
     BLOCKS,
     FIRST_ITEM,
     KIND,
@@ -53,6 +53,7 @@ from fastgan_kernels.weight_group import (
     weight_pointer,
     work_item,
 )
+from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
 
 # Rows of the partial products.
 _H, _GW, _HG = (tl.constexpr(i) for i in range(3))

@@ -5,7 +5,7 @@ With p = x + strength * noise + bias, and instance normalisation IN by the mean 
     paper:      y = scale * IN(act(p)) + shift
     tutorial:   y = act(scale * IN(p) + shift)
 
-The kernels are in epilogue_forward.py and epilogue_backward.py. adain is this op with nothing before or after it.
+The kernels are in forward.py and backward.py. adain is this op with nothing before or after it.
 
 Saved for backward: x, scale, noise or its seed, strength, bias, mean and r = 1 / sqrt(var + eps) in the type of the
 arithmetic, and in the tutorial's order the shift, with which the sign of the activation's input is computed again.
@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from fastgan_kernels import reference
+from fastgan_kernels.autograd import DifferentiableOp, guard_second_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_activation, check_eps, check_feature_map, check_operand, check_strength
-from fastgan_kernels.differentiable import DifferentiableOp, guard_second_order
-from fastgan_kernels.epilogue_backward import empty_gradients, launch_backward
-from fastgan_kernels.epilogue_forward import launch_forward
-from fastgan_kernels.epilogue_tile import new_statistic
 from fastgan_kernels.layout import empty_dense
 from fastgan_kernels.noise import draw_seed, normal_noise
+from fastgan_kernels.ops.style_epilogue.backward import empty_gradients, launch_backward
+from fastgan_kernels.ops.style_epilogue.forward import launch_forward
+from fastgan_kernels.ops.style_epilogue.tile import new_statistic
 from fastgan_kernels.precision import compute_dtype
 
 ORDERS = ("paper", "tutorial")

@@ -29,9 +29,9 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels import reference
+from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_samples
-from fastgan_kernels.differentiable import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.layout import dense, empty_dense, sample_rows, tile_of_matrix, tiles_of_span
 from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
 from fastgan_kernels.tiling import RowTiling, alignment, cdiv, matrix_tiling, next_power_of_2, row_tiling

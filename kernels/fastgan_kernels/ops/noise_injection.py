@@ -19,9 +19,9 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels import reference
+from fastgan_kernels.autograd import DifferentiableOp, guard_second_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_feature_map, check_operand, check_strength
-from fastgan_kernels.differentiable import DifferentiableOp, guard_second_order
 from fastgan_kernels.layout import as_matrix, dense, empty_dense
 from fastgan_kernels.noise import draw_seed, normal_noise, standard_normal
 from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
