@@ -22,6 +22,10 @@ class Stream(IntEnum):
     """Latents to train with, and points between real and generated images."""
     NOISE = 5
     """Draws of layers and augmentation, such as dropout; each rank has its own."""
+    TRANSFORMS = 6
+    """Draws of a Dataset's own transforms."""
+    METRICS = 7
+    """Which images scores compare, and their subsets."""
 
 
 def seed_of(seed: int, stream: Stream, *part: int) -> int:

@@ -15,11 +15,38 @@ NPY_MAGIC = b"\x93NUMPY"
 
 # The first pair found is read. In order: ours, Keras's mnist.npz, MedMNIST, numpy.savez without names.
 _KEYS = (("images", "labels"), ("x_train", "y_train"), ("train_images", "train_labels"), ("arr_0", "arr_1"))
-_SHAPES = "uint8 of shape [N, S, S], [N, S, S, C] or [N, C, S, S] with 1 or 3 channels"
+_SHAPES = "uint8 of shape [N, H, W], [N, H, W, C] or [N, C, H, W] with 1 or 3 channels"
+
+
+class ArrayImages:
+    """Images that an array holds, with the interface of :class:`fastgan.data.files.ImageFiles`.
+
+    Args:
+        images: uint8 [N, C, H, W].
+        labels: int64 [N], or None.
+        name: of the data.
+    """
+
+    class_names = None
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray | None, name: str) -> None:
+        self.images, self.labels, self._name = images, labels, name
+        count, self.channels, height, width = images.shape
+        self.sizes = [(width, height)] * count
+        self.notes: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def where(self, index: int) -> str:
+        return f"Image {index} of {self._name}"
+
+    def read(self, index: int, resolution: int) -> tuple[np.ndarray, int | None]:
+        return self.images[index], None if self.labels is None else int(self.labels[index])
 
 
 def map_npy(path: Path) -> np.ndarray:
-    """The images of a .npy file as uint8 [N, C, S, S], mapped: indexing one reads it from the disk."""
+    """The images of a .npy file as uint8 [N, C, H, W], mapped: indexing one reads it from the disk."""
     try:
         with path.open("rb") as file:
             _check_header(file, path.stat().st_size, quoted(path))
@@ -30,7 +57,7 @@ def map_npy(path: Path) -> np.ndarray:
 
 
 def load_npz(archive: SafeZip, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """The images of a .npz file as uint8 [N, C, S, S], and its labels as int64 [N] if it has any."""
+    """The images of a .npz file as uint8 [N, C, H, W], and its labels as int64 [N] if it has any."""
     keys = [name.removesuffix(".npy") for name in archive.entries if name.endswith(".npy")]
     pair = next((pair for pair in _KEYS if pair[0] in keys), None)
     if pair is None:
@@ -53,7 +80,7 @@ def load_npz(archive: SafeZip, path: Path) -> tuple[np.ndarray, np.ndarray | Non
     if pair[1] not in keys:
         return images, None
     labels, where = read(pair[1])
-    return images, _labels(labels, len(images), where)
+    return images, class_numbers(labels, len(images), where)
 
 
 def _check_header(file: BinaryIO, size: int, where: str) -> None:
@@ -79,29 +106,38 @@ def _check_header(file: BinaryIO, size: int, where: str) -> None:
         )
 
 
-def _images(array: np.ndarray, where: str) -> np.ndarray:
-    """Any accepted layout as [N, C, S, S]."""
+def channels_first(array: np.ndarray, where: str) -> np.ndarray:
+    """Images [N, H, W], [N, H, W, C] or [N, C, H, W] as [N, C, H, W]; at least one, of 1 or 3 channels.
+
+    Raises:
+        DataError: another shape, or one that is both; one sentence.
+    """
     found = f"{where} holds {array.dtype} of shape {list(array.shape)}"
-    if array.dtype != np.uint8 or array.ndim not in (3, 4):
-        raise DataError(f"{found}; expected {_SHAPES}.")
     if array.ndim == 3:
-        images = array[:, None]
-    else:
-        _, first, second, third = array.shape
-        channels_first = first in (1, 3) and second == third
-        channels_last = third in (1, 3) and first == second
-        if channels_first and channels_last and first == 3:
-            raise DataError(f"{found}, which is both [N, C, S, S] and [N, S, S, C]; expected images larger than 3x3.")
-        if not channels_first and not channels_last:
-            raise DataError(f"{found}; expected {_SHAPES}.")
-        images = array if channels_first else array.transpose(0, 3, 1, 2)
-    count, _, height, width = images.shape
-    if count == 0 or height == 0 or height != width:
-        raise DataError(f"{found}; expected at least one image, and square ones: {_SHAPES}.")
-    return images
+        array = array[:, None]
+    if array.ndim != 4 or 0 in array.shape:
+        raise DataError(f"{found}; expected at least one image: {_SHAPES}.")
+    _, first, second, third = array.shape
+    # (channels first, channels last); where both may be, images are rather square.
+    layouts = [first in (1, 3), third in (1, 3)]
+    if all(layouts):
+        layouts = [second == third, first == second]
+        if all(layouts) and first == 1:
+            return array
+    if all(layouts):
+        raise DataError(f"{found}, which is both [N, C, H, W] and [N, H, W, C]; expected images larger than 3x3.")
+    if not any(layouts):
+        raise DataError(f"{found}; expected {_SHAPES}.")
+    return array if layouts[0] else array.transpose(0, 3, 1, 2)
 
 
-def _labels(array: np.ndarray, count: int, where: str) -> np.ndarray:
+def _images(array: np.ndarray, where: str) -> np.ndarray:
+    if array.dtype != np.uint8:
+        raise DataError(f"{where} holds {array.dtype} of shape {list(array.shape)}; expected {_SHAPES}.")
+    return channels_first(array, where)
+
+
+def class_numbers(array: np.ndarray, count: int, where: str) -> np.ndarray:
     found = f"{where} holds {array.dtype} of shape {list(array.shape)}"
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]

@@ -26,8 +26,10 @@ def _ignore() -> None:
     pass
 
 
-def decode_image(data: bytes, where: str, on_bad_metadata: Callable[[], None] = _ignore) -> np.ndarray:
-    """The pixels of an encoded image as uint8 [1, S, S] for a grayscale image and [3, S, S] RGB for any other.
+def decode_image(
+    data: bytes, where: str, on_bad_metadata: Callable[[], None] = _ignore, *, resolution: int | None = None
+) -> Image.Image:
+    """An encoded image as a Pillow image, of mode L for a grayscale image and RGB for any other.
 
     - Transparency is composited over white, which is how most viewers show it; what lies under a transparent pixel is
       arbitrary and must not be learned. (The color key of a 16-bit grayscale PNG is ignored.)
@@ -40,36 +42,42 @@ def decode_image(data: bytes, where: str, on_bad_metadata: Callable[[], None] = 
         data: the bytes of the file.
         where: names the image at the start of an error's sentence.
         on_bad_metadata: called where the metadata cannot be read.
+        resolution: that the shorter side will be reduced to. A JPEG is decoded at the smallest of its full, half,
+            quarter and eighth size that has at least twice that, which saves most of the time for large photographs.
 
     Raises:
         DataError: not an image in one of ``FORMATS``, broken or truncated, more than ``MAX_PIXELS`` pixels, an
-            animation or several pages, not square, or 32-bit values, which have no defined range.
+            animation or several pages, or 32-bit values, which have no defined range.
     """
 
-    def decode(file: BinaryIO) -> np.ndarray:
+    def decode(file: BinaryIO) -> Image.Image:
         with Image.open(file, formats=FORMATS) as image:
             _check_header(image, where)
+            if image.format != "PNG":
+                if resolution is not None:
+                    image.draft(None, (2 * resolution, 2 * resolution))
+                return upright_pixels(image, where, on_bad_metadata)
             # Decoding does not check a PNG's checksums. verify() leaves the image unusable, hence the second open.
             image.verify()
         with Image.open(file, formats=FORMATS) as image:
-            image.load()
-            return _pixels(image, where, on_bad_metadata)
+            return upright_pixels(image, where, on_bad_metadata)
 
-    pixels = _with_or_without_metadata(decode, io.BytesIO(data), where, on_bad_metadata)
-    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+    return _with_or_without_metadata(decode, io.BytesIO(data), where, on_bad_metadata)
 
 
-def read_header(file: BinaryIO, where: str, on_bad_metadata: Callable[[], None] = _ignore) -> tuple[int, int]:
-    """The channels and edge length that :func:`decode_image` will return, from the header of a file.
+def read_header(
+    file: BinaryIO, where: str, on_bad_metadata: Callable[[], None] = _ignore
+) -> tuple[int, tuple[int, int]]:
+    """The channels that :func:`decode_image` will find, and the width and height, from the header of a file.
 
     Raises:
         DataError: as ``decode_image``, for errors in the header.
     """
 
-    def read(file: BinaryIO) -> tuple[int, int]:
+    def read(file: BinaryIO) -> tuple[int, tuple[int, int]]:
         with Image.open(file, formats=FORMATS) as image:
             _check_header(image, where)
-            return _num_channels(image, where), image.size[0]
+            return _num_channels(image, where), image.size
 
     return _with_or_without_metadata(read, file, where, on_bad_metadata)
 
@@ -123,8 +131,6 @@ def _check_header(image: Image.Image, where: str) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:  # Pillow's own guard can be switched off by whoever shares the process.
         raise DataError(f"{where} is {width}x{height}, too many pixels; expected at most {MAX_PIXELS:,}.")
-    if width != height:
-        raise DataError(f"{where} is {width}x{height}; expected a square image.")
     # An MPO is a photograph whose further frames are previews or depth maps; Pillow opens it in place of its JPEG.
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
@@ -144,14 +150,20 @@ def _num_channels(image: Image.Image, where: str) -> int:
     return 3
 
 
-def _pixels(image: Image.Image, where: str, on_bad_metadata: Callable[[], None]) -> np.ndarray:
-    """uint8 [H, W] or [H, W, 3]."""
+def upright_pixels(image: Image.Image, where: str, on_bad_metadata: Callable[[], None] = _ignore) -> Image.Image:
+    """The image upright, opaque and of mode L or RGB.
+
+    Raises:
+        DataError: 32-bit values.
+    """
     has_16_bits, num_channels = _has_16_bits(image), _num_channels(image, where)
+    image.load()
     image = upright(image, on_bad_metadata)  # Perhaps a copy, which has forgotten its format.
     if has_16_bits:
-        return np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)  # 65535 / 255 = 257
+        values = np.asarray(image).astype(np.float64) / 257  # 65535 / 255 = 257
+        return Image.fromarray(np.rint(values).astype(np.uint8))
     target = "L" if num_channels == 1 else "RGB"
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    return np.asarray(image.convert(target))
+    return image if image.mode == target else image.convert(target)

@@ -1,6 +1,7 @@
 """DataError, and the parts of its messages."""
 
 import os
+from collections.abc import Sequence
 
 from fastgan.errors import InputError
 
@@ -17,6 +18,21 @@ def quoted(name: str | os.PathLike[str]) -> str:
     text = repr(os.fspath(name))
     half = _LONGEST_QUOTE // 2
     return text if len(text) <= _LONGEST_QUOTE else f"{text[:half]}...{text[-half:]}"
+
+
+def skipped(broken: Sequence[DataError], count: int, *, whole: bool) -> str:
+    """A sentence about the broken ones of ``count`` images: a note where the ``whole`` ones are enough, else an error.
+
+    Raises:
+        DataError: not ``whole``, or none is whole.
+    """
+    first, share = str(broken[0]).rstrip("."), f"{len(broken):,} of {count:,} images cannot be read"
+    if not whole:
+        cure = "remove them" if len(broken) > 1 else "remove it"
+        raise DataError(f"{first}; {share}: {cure}, or continue without with skip_broken = true.")
+    if len(broken) == count:
+        raise DataError(f"{first}; none of {count:,} images can be read.")
+    return f"{share} and are left out, the first because {first}."
 
 
 def reason(error: BaseException) -> str:

@@ -13,10 +13,11 @@ from typing import BinaryIO
 from unicodedata import normalize
 
 import numpy as np
+from PIL import Image
 
 from fastgan.data.archive import SafeZip
 from fastgan.data.decode import SUFFIXES, decode_image, read_header
-from fastgan.data.errors import DataError, quoted, reason
+from fastgan.data.errors import DataError, quoted, reason, skipped
 from fastgan.data.limits import MAX_FILE_BYTES
 
 LABELS_FILE = "dataset.json"
@@ -81,18 +82,21 @@ class ImageFiles:
     Args:
         container: the files.
         path: of the folder or zip, for errors.
+        skip_broken: leave out images whose header cannot be read.
 
     Attributes:
         names: of the images, sorted; at least one.
         labels: class numbers from 0, int64 [N], or None.
+        class_names: of the classes, where each has a folder.
         channels: 3 where one of the images has colors, else 1.
-        size: the edge length of all images.
+        sizes: width and height of each image.
+        notes: sentences for the user.
 
     Raises:
         DataError: as :func:`fastgan.data.load_dataset` says.
     """
 
-    def __init__(self, container: Folder | SafeZip, path: Path) -> None:
+    def __init__(self, container: Folder | SafeZip, path: Path, *, skip_broken: bool = False) -> None:
         self._container, self._source = container, quoted(path)
         visible = sorted(name for name in container.names if all(map(_is_data, name.split("/"))))
         self.names = [name for name in visible if name.lower().endswith(SUFFIXES)]
@@ -101,38 +105,45 @@ class ImageFiles:
                 f"{self._source} holds no images; expected at least one file ending in {', '.join(SUFFIXES)}."
             )
         # Labels first: they are cheap to read, and an error in them should not wait for all headers.
-        self.labels = self._read_labels(visible)
+        self.labels, self.class_names = self._read_labels(visible)
         _warned.setdefault(self._source, mmap.mmap(-1, 1))
-        self.channels, self.size = self._header(self.names[0])
-        for name in self.names[1:]:
-            channels, size = self._header(name)
-            self._check_size(name, size)
-            self.channels = max(self.channels, channels)
+        found: list[tuple[int, tuple[int, int]] | None] = []
+        broken: list[DataError] = []
+        for name in self.names:
+            try:
+                found.append(self._header(name))
+            except DataError as error:
+                broken.append(error)
+                found.append(None)
+        self.notes = [skipped(broken, len(self.names), whole=skip_broken)] if broken else []
+        kept = [index for index, header in enumerate(found) if header is not None]
+        self.names = [self.names[index] for index in kept]
+        self.labels = None if self.labels is None else self.labels[kept]
+        channels, self.sizes = zip(*filter(None, found), strict=True)
+        self.channels = max(channels)
 
-    def decode(self, index: int) -> np.ndarray:
-        """The pixels of an image, uint8 [1 or 3, S, S].
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def where(self, index: int) -> str:
+        return self._container.where(self.names[index])
+
+    def read(self, index: int, resolution: int) -> tuple[Image.Image, int | None]:
+        """An image that will be reduced to ``resolution``, of mode L or RGB, and its label.
 
         Raises:
-            DataError: a broken image, or one that has another size or colors now.
+            DataError: a broken image, or one that has colors now.
         """
-        name = self.names[index]
-        where = self._container.where(name)
-        image = decode_image(self._container.read(name), where, partial(self._warn_of_metadata, name))
-        self._check_size(name, image.shape[-1])
-        if len(image) > self.channels:
+        name, where = self.names[index], self.where(index)
+        data = self._container.read(name)
+        image = decode_image(data, where, partial(self._warn_of_metadata, name), resolution=resolution)
+        if image.mode == "RGB" and self.channels == 1:
             raise DataError(f"{where} is in color now; expected the grayscale image that it was at the start.")
-        return image
+        return image, None if self.labels is None else int(self.labels[index])
 
-    def _header(self, name: str) -> tuple[int, int]:
+    def _header(self, name: str) -> tuple[int, tuple[int, int]]:
         with self._container.open(name) as file:
             return read_header(file, self._container.where(name), partial(self._warn_of_metadata, name))
-
-    def _check_size(self, name: str, size: int) -> None:
-        if size != self.size:
-            raise DataError(
-                f"{self._container.where(name)} is {size}x{size} while {self._container.where(self.names[0])} is "
-                f"{self.size}x{self.size}; expected images of one size."
-            )
 
     def _warn_of_metadata(self, name: str) -> None:
         warned = _warned[self._source]
@@ -145,10 +156,12 @@ class ImageFiles:
                 self._source,
             )
 
-    def _read_labels(self, visible: list[str]) -> np.ndarray | None:
-        """int64 [N], or None where there is no dataset.json or its labels are null.
+    def _read_labels(self, visible: list[str]) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
+        """int64 [N] and the names of the classes; None where there are none.
 
-        Labels of absent images are ignored, so a subset of a labeled set is still labeled.
+        Labels of absent images are ignored, so a subset of a labeled set is still labeled. Without a dataset.json, each
+        folder at the top is a class, as torchvision's ImageFolder has it, where there are several and all images are in
+        them.
         """
         misplaced = [name for name in visible if PurePosixPath(name).name == LABELS_FILE and name != LABELS_FILE]
         if misplaced:
@@ -157,11 +170,15 @@ class ImageFiles:
                 f"{LABELS_FILE} at the top."
             )
         if LABELS_FILE not in visible:
-            return None
+            tops = [name.partition("/")[0] for name in self.names]
+            classes = sorted(set(tops))
+            if len(classes) < 2 or any("/" not in name for name in self.names):
+                return None, None
+            return np.searchsorted(classes, tops), tuple(classes)
         where = self._container.where(LABELS_FILE)
         label_of = _parse_labels(self._container.read(LABELS_FILE), where)
         if label_of is None:
-            return None
+            return None, None
         # Systems write an accented letter as one character or as two, which look alike.
         composed = {normalize("NFC", name): label for name, label in label_of.items()}
         found = [label_of.get(name, composed.get(normalize("NFC", name))) for name in self.names]
@@ -171,7 +188,7 @@ class ImageFiles:
                 f"{where} has no label for {len(missing):,} of {len(self.names):,} images, first of them "
                 f"{quoted(missing[0])}; expected one for each."
             )
-        return np.array(found, np.int64)
+        return np.array(found, np.int64), None
 
 
 def _walk(root: Path, folder: str, above: Sequence[tuple[int, int]]) -> list[str]:

@@ -25,16 +25,14 @@ _CHUNK_BYTES = 2**20
 
 
 def load_idx(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """The images of an IDX file as uint8 [N, 1, S, S], and int64 [N] labels from the matching file beside it, if any.
+    """The images of an IDX file as uint8 [N, 1, H, W], and int64 [N] labels from the matching file beside it, if any.
 
     The matching file has "labels" for "images" and "idx1" for "idx3" in its name, gzipped or not.
     """
     images = _read(path, _IMAGES)
     count, height, width = images.shape
-    if count == 0:
-        raise DataError(f"{quoted(path)} holds 0 images; expected at least one.")
-    if height != width or height == 0:
-        raise DataError(f"{quoted(path)} holds images of {width}x{height}; expected square ones.")
+    if images.size == 0:
+        raise DataError(f"{quoted(path)} holds {count} images of {width}x{height}; expected at least one with pixels.")
     labels_path = _labels_path(path)
     if labels_path is None:
         return images[:, None], None

@@ -1,16 +1,15 @@
 """Batches of real images: resident in the device's memory, or streamed by worker processes that read files."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from fastgan.data.dataset import open_dataset
+from fastgan.data.dataset import ImageStream, open_images
 from fastgan.data.errors import DataError, quoted
-from fastgan.data.stream import StreamedImages, default_workers, part_of_rank
+from fastgan.data.stream import StreamedImages, StreamedItems, default_workers, part_of_rank
 
 # What a step needs besides the images is not known before it has run. With a quarter for them, they take at most a
 # third of what is left for networks, optimizers and activations. 20 GiB of an 80 GiB card hold 100,000 images of
@@ -24,8 +23,11 @@ class ImageSource(Protocol):
     Attributes:
         name: of the data, as given.
         image_shape: of one image, [C, S, S].
-        labels: class numbers of all images, int64 [N] on the CPU, or None.
+        labels: class numbers of all images, int64 [N] on the CPU, or None; of an iterable Dataset one of each class.
+        class_names: of the classes, where the data name them, or None.
         note: whether the images are resident or streamed, and why; one sentence.
+        notes: sentences about images that are fitted or left out.
+        resume_note: what is not exact in a resumed run, one sentence, or None.
         capturable: whether :meth:`next_batch` runs on the device only, so that a CUDA graph can hold it. A source that
             is not capturable is called outside of the graph, and its batch is copied in.
     """
@@ -33,11 +35,18 @@ class ImageSource(Protocol):
     name: str
     image_shape: tuple[int, int, int]
     labels: Tensor | None
+    class_names: tuple[str, ...] | None
     note: str
+    notes: list[str]
+    resume_note: str | None
     capturable: bool
 
     def __len__(self) -> int:
-        """The number of images, N."""
+        """The number of images, N.
+
+        Raises:
+            TypeError: of an iterable Dataset, which has none.
+        """
         ...
 
     def next_batch(self, update: int, size: int, random: torch.Generator) -> tuple[Tensor, Tensor | None]:
@@ -76,6 +85,8 @@ class ResidentImages:
     """
 
     capturable = True
+    class_names: tuple[str, ...] | None = None
+    resume_note = None
 
     def __init__(
         self,
@@ -91,6 +102,7 @@ class ResidentImages:
         self.labels = labels
         self.image_shape = tuple(images.shape[1:])
         self.note = f"The images are kept on {device}"
+        self.notes: list[str] = []
         self._images = images.to(device)
         self._labels = None if labels is None else labels.to(device)
         self._rank, self._world_size = rank, world_size
@@ -111,49 +123,66 @@ class ResidentImages:
 
 
 def open_source(
-    name: str | os.PathLike[str],
+    data: Any,
     *,
-    resolution: int,
+    resolution: int | None,
     device: torch.device,
     seed: int,
     batch_size_of: Callable[[int], int],
     with_labels: bool = False,
     on_device: str = "auto",
     workers: int = 0,
+    fit: str = "crop",
+    skip_broken: bool = False,
     rank: int = 0,
     world_size: int = 1,
 ) -> ImageSource:
     """The source of a run: resident where the images fit on the device, else streamed.
 
     Args:
-        name: as in :func:`fastgan.data.load_dataset`.
-        resolution: edge length that the images, square and of one size, are resized to.
+        data: what :func:`fastgan.data.load_dataset` takes, or an iterable Dataset.
+        resolution: edge length that the images are fitted to; by default the least of their shorter sides.
         device: where batches are wanted.
         seed, batch_size_of: of a streamed source; see :class:`fastgan.data.stream.StreamedImages`.
         with_labels: whether batches carry labels where the data has them.
-        on_device: "yes" for resident, "no" for streamed, "auto" for what fits.
+        on_device: "yes" for resident, "no" for streamed, "auto" for what fits. A map-style Dataset is resident only for
+            "yes", as its transforms may be random; an iterable one never.
         workers: processes that read a streamed source; 0 for :func:`fastgan.data.stream.default_workers`.
+        fit, skip_broken: as in :func:`fastgan.data.load_dataset`.
         rank, world_size: of this process; they select its part of each batch.
 
     Raises:
         DataError: as ``load_dataset``; or images for "yes" that are larger than the free memory of the device.
     """
-    dataset = open_dataset(name, resolution=resolution)
-    needed = f"the images take {_size(dataset.num_bytes)}"
-    free = free_memory(device)
-    if on_device == "yes" and dataset.num_bytes > free:
-        raise DataError(
-            f"{quoted(dataset.name)} is to be kept on {device}, and {needed}; {_size(free)} are free there, so "
-            "expected fewer or smaller images, or data_on_device 'no'."
-        )
-    if on_device == "yes" or (on_device == "auto" and fits(dataset.num_bytes, device)):
-        labels = dataset.labels if with_labels else None
-        images = dataset.load().images
-        resident = ResidentImages(images, labels, device, name=dataset.name, rank=rank, world_size=world_size)
-        resident.note = f"The images are kept on {device}: {needed}, and {_size(free)} were free"
-        return resident
+    dataset = open_images(data, resolution=resolution, fit=fit, skip_broken=skip_broken)
+    kind = StreamedItems
+    if isinstance(dataset, ImageStream):
+        workers, why = workers or 1, f"{dataset.name} is iterable"
+    else:
+        kind = StreamedImages
+        needed = f"the images take {_size(dataset.num_bytes)}"
+        free = free_memory(device)
+        if on_device == "yes" and dataset.num_bytes > free:
+            raise DataError(
+                f"{quoted(dataset.name)} is to be kept on {device}, and {needed}; {_size(free)} are free there, so "
+                "expected fewer or smaller images, or data_on_device 'no'."
+            )
+        fitting = not dataset.is_random and fits(dataset.num_bytes, device)
+        if on_device == "yes" or (on_device == "auto" and fitting):
+            whole = dataset.load(with_labels=with_labels)
+            resident = ResidentImages(
+                whole.images, whole.labels, device, name=dataset.name, rank=rank, world_size=world_size
+            )
+            resident.note = f"The images are kept on {device}: {needed}, and {_size(free)} were free"
+            resident.class_names, resident.notes = dataset.class_names, dataset.notes
+            return resident
+        why = f"{needed}, more than a quarter of the {_size(free)} free"
+        if dataset.is_random:
+            why = "transforms of a Dataset may be random; data_on_device 'yes' keeps them"
+        if on_device == "no":
+            why = "data_on_device is 'no'"
     num_workers = workers or default_workers(world_size)
-    streamed = StreamedImages(
+    streamed = kind(
         dataset,
         seed=seed,
         batch_size_of=batch_size_of,
@@ -163,7 +192,6 @@ def open_source(
         rank=rank,
         world_size=world_size,
     )
-    why = "data_on_device is 'no'" if on_device == "no" else f"{needed}, more than a quarter of the {_size(free)} free"
     streamed.note = f"The images are read by {num_workers} worker process{'es' * (num_workers > 1)}: {why}"
     return streamed
 

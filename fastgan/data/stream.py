@@ -6,15 +6,18 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from fastgan.data.dataset import LazyImages
+from fastgan.data.dataset import ImageStream, LazyImages
 from fastgan.data.errors import DataError
+from fastgan.data.own import seed_generators
+from fastgan.seeds import Stream, seed_of
 
 # Each of a worker's batches waits in memory that the processes share, of which containers often have little.
 _BATCHES_AHEAD = 2
@@ -48,11 +51,13 @@ def part_of_rank(size: int, rank: int, world_size: int) -> slice:
 
 
 class StreamedImages:
-    """A source that reads each batch from files; see :class:`fastgan.data.sources.ImageSource`.
+    """A source that reads each batch from files or a Dataset; see :class:`fastgan.data.sources.ImageSource`.
 
     Worker processes decode batches ahead. On a GPU they arrive in pinned memory, and the next one is copied on a stream
     of its own while the last is in use. The batch of an update depends only on ``seed`` and its number, not on what was
-    read ahead or on the number of workers: a run resumed at any update gets the batches that it would have got.
+    read ahead or on the number of workers: a run resumed at any update gets the batches that it would have got. This
+    holds for the random transforms of a Dataset too, as long as they draw from the global generators of torch, numpy or
+    Python, which are seeded for each batch.
 
     Workers are forked, so that they share what the data set keeps in memory; they do not use the device. They ignore
     SIGINT, and SIGTERM from processes other than their parent: on these a run saves its state and then ends them. They
@@ -69,10 +74,11 @@ class StreamedImages:
     """
 
     capturable = False
+    resume_note: str | None = None
 
     def __init__(
         self,
-        dataset: LazyImages,
+        dataset: LazyImages | ImageStream,
         *,
         seed: int,
         batch_size_of: Callable[[int], int],
@@ -82,9 +88,10 @@ class StreamedImages:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.name, self.image_shape = dataset.name, dataset.image_shape
+        self.name, self.image_shape, self.class_names = dataset.name, dataset.image_shape, dataset.class_names
         self.labels = dataset.labels if with_labels else None
         self.note = "The images are read as training goes"
+        self.notes = dataset.notes
         self._dataset = dataset
         self._seed = seed
         self._batch_size_of = batch_size_of
@@ -126,11 +133,10 @@ class StreamedImages:
         if self._num_workers:
             in_processes = {"multiprocessing_context": "fork", "prefetch_factor": _BATCHES_AHEAD}
         loader = DataLoader(
-            _Batches(self._dataset, self.labels),
-            batch_size=None,  # An index of the data set is a batch already.
-            sampler=self._indices_from(first_update),
+            batch_size=None,  # An item of the data set is a batch already.
+            **self._items_from(first_update),
             num_workers=self._num_workers,
-            worker_init_fn=_obey_the_parent,
+            worker_init_fn=partial(_obey_the_parent, os.getpid()),
             pin_memory=self._device.type == "cuda",
             # By default the seeds of workers come from torch's global generator, which starting would then move on.
             generator=torch.Generator(),
@@ -140,11 +146,17 @@ class StreamedImages:
         with _signals_blocked(), torch.cuda.device(self._device if self._device.type == "cuda" else -1):
             return iter(loader)
 
-    def _indices_from(self, first_update: int) -> Iterator[list[int]]:
+    def _items_from(self, first_update: int) -> dict[str, Any]:
+        """The dataset and the sampler of a DataLoader whose items are batches."""
+        batches = _Batches(self._dataset, self.labels is not None)
+        return {"dataset": batches, "sampler": self._indices_from(first_update)}
+
+    def _indices_from(self, first_update: int) -> Iterator[tuple[int, list[int]]]:
         for update in itertools.count(first_update):
             size = self._batch_size_of(update)
             indices = indices_of_update(len(self), size, seed=self._seed, update=update)
-            yield indices[part_of_rank(size, self._rank, self._world_size)].tolist()
+            seed = seed_of(self._seed, Stream.TRANSFORMS, update, self._rank)
+            yield seed, indices[part_of_rank(size, self._rank, self._world_size)].tolist()
 
     def _on_device(self, batches: Iterator[_Batch | DataError]) -> Iterator[_Batch | DataError]:
         if self._device.type != "cuda":
@@ -158,23 +170,72 @@ class StreamedImages:
             ready = following
 
 
+class StreamedItems(StreamedImages):
+    """A source of an iterable Dataset, whose order is its own; see :class:`StreamedImages`.
+
+    Each worker process iterates the dataset, again and again, and makes whole batches. Datasets divide themselves among
+    workers by ``torch.utils.data.get_worker_info``, and among ranks; so there is one worker unless more are set, and
+    never none.
+    """
+
+    resume_note = (
+        "An iterable dataset has an order of its own, so the resumed run begins another pass over it; all else is "
+        "exact, and the images too with a map-style dataset."
+    )
+
+    def __len__(self) -> int:
+        raise TypeError(f"{self.name} is iterable and has no length")
+
+    def _items_from(self, first_update: int) -> dict[str, Any]:
+        def size_of(update: int) -> int:
+            part = part_of_rank(self._batch_size_of(update), self._rank, self._world_size)
+            return part.stop - part.start
+
+        seed = partial(seed_of, self._seed, Stream.TRANSFORMS, first_update, self._rank)
+        return {"dataset": _Passes(self._dataset, first_update, size_of, seed, self.labels is not None)}
+
+
 class _Batches(Dataset):
-    """Whole batches by the indices of their images.
+    """Whole batches by a seed and the indices of their images.
 
     A DataError is returned, not raised, because torch would put a traceback into a raised one.
     """
 
-    def __init__(self, dataset: LazyImages, labels: Tensor | None) -> None:
-        self._dataset = dataset
-        self._labels = labels
+    def __init__(self, dataset: LazyImages, with_labels: bool) -> None:
+        self._dataset, self._with_labels = dataset, with_labels
 
-    def __getitem__(self, indices: list[int]) -> _Batch | DataError:
+    def __getitem__(self, item: tuple[int, list[int]]) -> _Batch | DataError:
+        seed, indices = item
         try:
-            # torch's own collation writes into memory that the processes share.
-            images = default_collate([self._dataset[index][0] for index in indices])
+            images, labels = self._dataset.batch(indices, seed)
         except DataError as error:
             return error
-        return images, None if self._labels is None else self._labels[indices]
+        return images, torch.tensor(labels) if self._with_labels else None
+
+
+class _Passes(IterableDataset):
+    """A worker's share of the batches of a stream."""
+
+    def __init__(
+        self,
+        images: ImageStream,
+        first_update: int,
+        size_of: Callable[[int], int],
+        seed: Callable[[int], int],
+        with_labels: bool,
+    ) -> None:
+        self._images, self._first_update, self._size_of = images, first_update, size_of
+        self._seed, self._with_labels = seed, with_labels
+
+    def __iter__(self) -> Iterator[_Batch | DataError]:
+        worker = get_worker_info()
+        seed_generators(self._seed(worker.id))
+        updates = itertools.count(self._first_update + worker.id, worker.num_workers)
+        try:
+            for images, labels in self._images.batches(map(self._size_of, updates)):
+                yield images, torch.tensor(labels) if self._with_labels else None
+        except DataError as error:
+            yield error
 
 
 @contextmanager
@@ -190,14 +251,17 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _obey_the_parent(worker: int) -> None:
-    # The parent sends SIGTERM to its remaining workers when it ends, and waits for them.
-    threading.Thread(target=_exit_on_sigterm_of_the_parent, daemon=True).start()
+def _obey_the_parent(parent: int, worker: int) -> None:
+    threading.Thread(target=_exit_with_the_parent, args=(parent,), daemon=True).start()
 
 
-def _exit_on_sigterm_of_the_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
+def _exit_with_the_parent(parent: int) -> None:
+    # The parent sends SIGTERM to its remaining workers when it ends, and waits for them. One that is killed sends
+    # nothing; torch's workers look for it too, but not where it died before they had begun.
+    while os.getppid() == parent:
+        signalled = signal.sigtimedwait({signal.SIGTERM}, 1)
+        if signalled is not None and signalled.si_pid == parent:
+            break
     os._exit(0)
 
 

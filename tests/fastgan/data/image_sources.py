@@ -10,12 +10,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fastgan.data.decode import decode_image
+from fastgan.data.pixels import to_array
+
 
 def encode(pixels: np.ndarray, suffix: str = "png", **options) -> bytes:
     """uint8 [S, S] or [S, S, 3] as an image file."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, {"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper()), **options)
     return stream.getvalue()
+
+
+def decoded(data: bytes, where: str, *options) -> np.ndarray:
+    """The pixels of an image file, uint8 [C, H, W]."""
+    return to_array(decode_image(data, where, *options))
 
 
 def idx_bytes(values: np.ndarray, magic: int | None = None) -> bytes:

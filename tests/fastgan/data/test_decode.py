@@ -4,11 +4,10 @@ import zlib
 
 import numpy as np
 import pytest
-from image_sources import encode
+from image_sources import decoded, encode
 from PIL import Image
 
 from fastgan.data import DataError
-from fastgan.data.decode import decode_image
 
 
 def saved(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -29,72 +28,72 @@ def png(width: int, height: int, bit_depth: int, colour_type: int, rows: bytes) 
 
 def test_lossless_formats_return_the_exact_pixels(grey, rgb):
     for suffix in ("png", "bmp", "tif", "ppm"):
-        assert np.array_equal(decode_image(encode(grey[0], suffix), "x"), grey[:1]), suffix
-        assert np.array_equal(decode_image(encode(rgb[0], suffix), "x"), rgb[0].transpose(2, 0, 1)), suffix
-    assert np.array_equal(decode_image(encode(rgb[0], "webp", lossless=True), "x"), rgb[0].transpose(2, 0, 1))
+        assert np.array_equal(decoded(encode(grey[0], suffix), "x"), grey[:1]), suffix
+        assert np.array_equal(decoded(encode(rgb[0], suffix), "x"), rgb[0].transpose(2, 0, 1)), suffix
+    assert np.array_equal(decoded(encode(rgb[0], "webp", lossless=True), "x"), rgb[0].transpose(2, 0, 1))
     # A GIF's pixels are palette entries, even where all of them are grey.
-    assert np.array_equal(decode_image(encode(grey[0], "gif"), "x"), np.stack([grey[0]] * 3))
+    assert np.array_equal(decoded(encode(grey[0], "gif"), "x"), np.stack([grey[0]] * 3))
 
 
 def test_jpeg_is_close_and_keeps_its_channels():
     grey = np.tile(np.arange(16, dtype=np.uint8) * 16, (16, 1))
-    decoded = decode_image(encode(grey, "jpg", quality=100), "x")
-    assert decoded.shape == (1, 16, 16)
+    found = decoded(encode(grey, "jpg", quality=100), "x")
+    assert found.shape == (1, 16, 16)
     # At quality 100 the quantisation step is 1 for every DCT coefficient: each of the 64 errs by at most a half, and
     # the orthonormal transform spreads an error of norm at most 4; rounding adds a half.
-    assert np.abs(decoded[0].astype(int) - grey).max() <= 4.5
-    assert decode_image(encode(np.stack([grey] * 3, -1), "jpg"), "x").shape == (3, 16, 16)
+    assert np.abs(found[0].astype(int) - grey).max() <= 4.5
+    assert decoded(encode(np.stack([grey] * 3, -1), "jpg"), "x").shape == (3, 16, 16)
 
 
 def test_16_bit_greyscale_is_scaled_not_clipped():
     values = np.array([[0, 128, 257, 300], [65535, 65407, 32768, 40000]] * 2, np.uint16)
     expected = [[0, 0, 1, 1], [255, 255, 128, 156]]
-    assert decode_image(saved(Image.fromarray(values)), "x")[0, :2].tolist() == expected
-    assert decode_image(saved(Image.fromarray(values), "TIFF"), "x")[0, :2].tolist() == expected
+    assert decoded(saved(Image.fromarray(values)), "x")[0, :2].tolist() == expected
+    assert decoded(saved(Image.fromarray(values), "TIFF"), "x")[0, :2].tolist() == expected
     pgm = b"P5 4 4 65535\n" + values.astype(">u2").tobytes()
-    assert decode_image(pgm, "x")[0, :2].tolist() == expected
+    assert decoded(pgm, "x")[0, :2].tolist() == expected
 
 
 def test_16_bit_rgb_is_scaled():
     rows = b"".join(b"\0" + struct.pack(">6H", 0, 32768, 65535, 257, 40000, 255 * 257) for _ in range(2))
-    decoded = decode_image(png(2, 2, 16, 2, rows), "x")
+    found = decoded(png(2, 2, 16, 2, rows), "x")
     # Pillow keeps the high byte of 16-bit colours, at most one level from v / 257.
-    assert np.abs(decoded[:, 0].astype(int) - np.array([[0, 1], [128, 156], [255, 255]])).max() <= 1
+    assert np.abs(found[:, 0].astype(int) - np.array([[0, 1], [128, 156], [255, 255]])).max() <= 1
 
 
 def test_palette_cmyk_and_bilevel():
     palette = Image.new("P", (2, 2))
     palette.putpalette([10, 20, 30, 40, 50, 60])
     palette.putpixel((1, 0), 1)
-    assert decode_image(saved(palette), "x")[:, 0].T.tolist() == [[10, 20, 30], [40, 50, 60]]
+    assert decoded(saved(palette), "x")[:, 0].T.tolist() == [[10, 20, 30], [40, 50, 60]]
     cmyk = saved(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF")
-    assert decode_image(cmyk, "x")[:, 0, 0].tolist() == [255, 0, 0]
-    assert decode_image(saved(Image.new("CMYK", (8, 8), (0, 0, 0, 255)), "JPEG"), "x").max() <= 2
-    assert decode_image(saved(Image.new("1", (2, 2), 1)), "x").tolist() == [[[255, 255], [255, 255]]]
+    assert decoded(cmyk, "x")[:, 0, 0].tolist() == [255, 0, 0]
+    assert decoded(saved(Image.new("CMYK", (8, 8), (0, 0, 0, 255)), "JPEG"), "x").max() <= 2
+    assert decoded(saved(Image.new("1", (2, 2), 1)), "x").tolist() == [[[255, 255], [255, 255]]]
 
 
 def test_transparency_is_composited_over_white():
     rgba = Image.new("RGBA", (2, 2), (10, 20, 30, 255))
     rgba.putpixel((1, 0), (10, 20, 30, 0))
-    assert decode_image(saved(rgba), "x")[:, 0].T.tolist() == [[10, 20, 30], [255, 255, 255]]
+    assert decoded(saved(rgba), "x")[:, 0].T.tolist() == [[10, 20, 30], [255, 255, 255]]
     grey = Image.new("LA", (2, 2), (10, 255))
     grey.putpixel((1, 0), (10, 0))
-    assert decode_image(saved(grey), "x")[:, 0].tolist() == [[10, 255]]
+    assert decoded(saved(grey), "x")[:, 0].tolist() == [[10, 255]]
     palette = Image.new("P", (2, 2))
     palette.putpalette([10, 20, 30, 40, 50, 60])
     palette.putpixel((1, 0), 1)
-    assert decode_image(saved(palette, transparency=1), "x")[:, 0].T.tolist() == [[10, 20, 30], [255, 255, 255]]
+    assert decoded(saved(palette, transparency=1), "x")[:, 0].T.tolist() == [[10, 20, 30], [255, 255, 255]]
 
 
 def test_all_greys_survive_the_way_through_transparency():
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
     opaque = Image.merge("LA", [Image.fromarray(values), Image.new("L", (16, 16), 255)])
-    assert np.array_equal(decode_image(saved(opaque), "x"), values[None])
+    assert np.array_equal(decoded(saved(opaque), "x"), values[None])
 
 
 def fails(data: bytes, *parts: str) -> None:
     with pytest.raises(DataError) as caught:
-        decode_image(data, "'a.png'")
+        decoded(data, "'a.png'")
     assert str(caught.value).startswith("'a.png' ")
     for part in parts:
         assert part in str(caught.value), str(caught.value)
@@ -105,7 +104,6 @@ def test_refusals(grey, rgb, monkeypatch):
     fails(b"not an image at all", "not a readable image", "6e 6f 74")
     fails(encode(grey[0])[:-20], "broken or truncated")
     fails(encode(rgb[0], "jpg")[:-20], "broken or truncated")
-    fails(encode(rgb[0, :4]), "is 6x4", "square")
     fails(saved(Image.new("F", (4, 4)), "TIFF"), "32-bit")
     fails(saved(Image.new("I", (4, 4)), "TIFF"), "32-bit")
     frames = [Image.fromarray(image) for image in grey]
@@ -122,7 +120,7 @@ def test_any_flipped_byte_in_the_pixels_of_a_png_is_noticed(grey):
         flipped = bytearray(data)
         flipped[position] ^= 0x10
         with pytest.raises(DataError):
-            decode_image(bytes(flipped), "x")
+            decoded(bytes(flipped), "x")
 
 
 @pytest.mark.parametrize("side", [9460, 14000])

@@ -11,7 +11,9 @@ import torch
 from image_sources import encode, write_stylegan_zip
 from PIL import Image
 
-from fastgan.data import archive, files, load_dataset
+from fastgan.data import DataError, archive, files, load_dataset, open_dataset
+from fastgan.data.decode import decode_image
+from fastgan.data.pixels import fit_image
 
 
 def write_folder(folder, images, names=None):
@@ -166,13 +168,96 @@ def test_broken_images_are_named(tmp_path, grey, refused):
 
 def test_mixed_sizes_name_two_files(tmp_path, grey, refused):
     write_folder(tmp_path, [grey[0], grey[1], grey[2, :4, :4]])
-    refused(tmp_path, "002.png", "4x4", "000.png", "6x6", "one size")
-    refused(tmp_path, "002.png", "000.png", resolution=8)
+    refused(tmp_path, "002.png", "4x4", "000.png", "6x6", "one size", fit="refuse")
+    refused(tmp_path, "002.png", "000.png", resolution=8, fit="refuse")
 
 
 def test_non_square_images(tmp_path, grey, refused):
     write_folder(tmp_path, [grey[0], grey[1, :4]])
-    refused(tmp_path, "001.png", "6x4", "square")
+    refused(tmp_path, "001.png", "6x4", "square", fit="refuse")
+
+
+def test_folders_at_the_top_are_classes(tmp_path, grey):
+    names = ["b/0.png", "a/x/1.png", "c c/2.png", "a/0.png", "b/1.png"]
+    source = write_folder(tmp_path / "s", grey, names)
+    (source / "empty").mkdir()
+    for path in (source, shutil.make_archive(str(tmp_path / "a"), "zip", source)):
+        dataset = open_dataset(path)
+        assert dataset.class_names == ("a", "b", "c c")
+        assert dataset.labels.tolist() == [0, 0, 1, 1, 2]
+        assert [dataset[index][1] for index in range(5)] == [0, 0, 1, 1, 2]
+    (source / "top.png").write_bytes(encode(grey[0]))
+    assert open_dataset(source).labels is None, "an image without a folder"
+    assert open_dataset(source / "b").labels is None
+    (source / "top.png").unlink()
+    (source / "dataset.json").write_text('{"labels": null}')
+    assert open_dataset(source).labels is None, "dataset.json comes first"
+
+
+def test_images_of_any_shape_are_fitted(tmp_path):
+    values = np.arange(1, 61, dtype=np.uint8).reshape(6, 10)
+    source = write_folder(tmp_path, [values, np.ascontiguousarray(values.T), values[:, :6]])
+    dataset = open_dataset(source)
+    assert dataset.notes == ["2 of 3 images are not square, and the middle of each is kept (fit = 'crop')"]
+    assert dataset.image_shape == (1, 6, 6)
+    for index, middle in enumerate((values[:, 2:8], values.T[2:8], values[:, :6])):
+        assert np.array_equal(dataset[index][0][0], middle)
+    padded = load_dataset(source, resolution=10, fit="pad").images[:, 0]
+    assert np.array_equal(padded[0, 2:8], values)
+    assert padded[0, :2].sum() == padded[0, 8:].sum() == 0
+    assert np.array_equal(padded[1, :, 2:8], values.T)
+    stretched = load_dataset(source, resolution=10, fit="stretch").images[:, 0].int()
+    # The edges of the image are at the edges of the square; a crop to 6x6 has 3 and 58 at two corners.
+    assert stretched[0, 0, 0] < 3
+    assert stretched[0, -1, -1] > 58
+    with pytest.raises(DataError, match="unknown fit 'squash'; choose from crop, pad, stretch, refuse"):
+        open_dataset(source, fit="squash")
+
+
+def test_the_smallest_image_gives_the_size_where_none_is_set(tmp_path, rgb):
+    source = write_folder(tmp_path, [rgb[0], np.tile(rgb[1], (2, 3, 1)), rgb[2, :5]])
+    assert open_dataset(source).image_shape == (3, 5, 5)
+
+
+def spoil(path, header: bool):
+    data = path.read_bytes()
+    path.write_bytes(data[:20] if header else data[:-30])
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_broken_images_are_counted_and_may_be_left_out(tmp_path, grey, refused, caplog, header):
+    source = write_folder(tmp_path, grey)
+    for index in (1, 2):
+        spoil(source / f"{index:03}.png", header)
+    sentence = "2 of 5 images cannot be read: remove them, or continue without with skip_broken = true."
+    with pytest.raises(DataError, match=rf"^'.*001\.png' is .*; {sentence}"):
+        load_dataset(source)
+    dataset = load_dataset(source, skip_broken=True)
+    assert torch.equal(dataset.images[:, 0], torch.from_numpy(grey[[0, 3, 4]]))
+    lazy = open_dataset(source, skip_broken=True)
+    assert len(lazy) == (3 if header else 5)
+    if header:
+        (note,) = lazy.notes
+        assert note.startswith("2 of 5 images cannot be read and are left out, the first because '")
+    else:
+        found, _ = lazy.batch([1, 2, 3, 0])
+        assert torch.equal(found[:, 0], torch.from_numpy(grey[[3, 3, 3, 0]])), "the next whole one"
+        assert caplog.text.count("it is left out, and so are other broken images") == 1
+    for index in (0, 3, 4):
+        spoil(source / f"{index:03}.png", header)
+    refused(source, "broken or truncated", skip_broken=True)
+
+
+def test_a_large_photograph_is_decoded_at_a_fraction_of_its_size(tmp_path):
+    """And shows the same: a gradient, of which no reduction changes more than rounding and the quantization do."""
+    values = np.linspace(0, 255, 512).astype(np.uint8)
+    image = np.stack([np.tile(values, (300, 1)), np.tile(values[:300, None], (1, 512)), np.full((300, 512), 9)], -1)
+    data = encode(image.astype(np.uint8), "jpg", quality=95)
+    assert decode_image(data, "x", resolution=32).size == (128, 75)
+    assert decode_image(data, "x", resolution=76).size == (512, 300)
+    whole = np.asarray(fit_image(decode_image(data, "x"), 32)).astype(int)
+    reduced = np.asarray(fit_image(decode_image(data, "x", resolution=32), 32)).astype(int)
+    assert np.abs(whole - reduced).max() <= 3
 
 
 def test_unreadable_places(tmp_path, grey, refused, monkeypatch):

@@ -85,10 +85,9 @@ def test_label_count(tmp_path, grey, refused):
     refused(write_mnist(tmp_path, grey, LABELS[:4]), "4 labels for the 5 images", "train-labels", "train-images")
 
 
-def test_no_images_and_non_square(tmp_path, grey, refused):
+def test_no_images(tmp_path, grey, refused):
     refused(write_mnist(tmp_path, grey[:0]), "holds 0 images")
-    refused(write_mnist(tmp_path, grey[:, :4]), "6x4", "square")
-    refused(write_mnist(tmp_path, grey[:, :0, :0]), "0x0", "square")
+    refused(write_mnist(tmp_path, grey[:, :0, :0]), "0x0", "pixels")
 
 
 @pytest.mark.parametrize("gz", [False, True])

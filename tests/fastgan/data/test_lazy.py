@@ -4,13 +4,12 @@ import os
 import numpy as np
 import pytest
 import torch
-from image_sources import encode, write_mnist, write_stylegan_zip
+from image_sources import decoded, encode, write_mnist, write_stylegan_zip
 from PIL import Image
 
 from fastgan.data import DataError, load_dataset, open_dataset
 from fastgan.data import files as files_module
 from fastgan.data.arrays import map_npy
-from fastgan.data.decode import decode_image
 
 
 def folder_of(path, images):
@@ -130,7 +129,7 @@ def test_a_header_tells_the_channels_that_decoding_finds(tmp_path):
         folder.mkdir()
         (folder / name).write_bytes(data)
         lazy = open_dataset(folder)
-        assert lazy.image_shape == decode_image(data, name).shape, name
+        assert lazy.image_shape == decoded(data, name).shape, name
         assert torch.equal(lazy[0][0], load_dataset(folder).images[0]), name
 
 
@@ -146,7 +145,7 @@ def test_an_image_that_is_broken_further_on_is_refused_when_read(tmp_path, rgb):
 
 def test_an_image_that_has_changed_since_is_refused_when_read(tmp_path, grey, rgb):
     folder = folder_of(tmp_path / "folder", grey)
-    lazy = open_dataset(folder, resolution=6)
+    lazy = open_dataset(folder, resolution=6, fit="refuse")
     (folder / "1.png").write_bytes(encode(rgb[0]))
     (folder / "2.png").write_bytes(encode(grey[0][:3, :3]))
     (folder / "3.png").unlink()

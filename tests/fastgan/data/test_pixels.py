@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from fastgan.data import normalize, to_uint8
-from fastgan.data.pixels import resize_image
+from fastgan.data.pixels import resize_images
 
 
 def test_every_byte_survives_the_round_trip():
@@ -46,13 +46,13 @@ def test_wrong_types_are_refused():
 def test_resizing_keeps_constants_channels_and_orientation():
     planes = np.stack([np.full((8, 8), 10), np.full((8, 8), 200), np.tile(np.arange(8) * 30, (8, 1))]).astype(np.uint8)
     for resolution in (3, 28):
-        resized = resize_image(planes, resolution)
+        resized = resize_images(planes[None], resolution)[0]
         assert resized.shape == (3, resolution, resolution)
         assert (resized[0] == 10).all()
         assert (resized[1] == 200).all()
         assert (np.diff(resized[2, 0].astype(int)) >= 0).all(), "the third plane grows from left to right"
         assert (resized[2] == resized[2, :1]).all()
-    assert resize_image(planes, 8) is planes
+    assert np.array_equal(resize_images(planes[None], 8)[0], planes)
 
 
 def test_enlarging_follows_keys_cubic():
@@ -61,11 +61,11 @@ def test_enlarging_follows_keys_cubic():
     line[:, :, 4] = 100
     near, far = 1.5 * 0.25**3 - 2.5 * 0.25**2 + 1, 1.5 * 0.75**3 - 2.5 * 0.75**2 + 1
     expected = [0] * 7 + [round(100 * weight) for weight in (far, near, near, far)] + [0] * 5
-    assert resize_image(line, 16)[0].tolist() == [expected] * 16
+    assert resize_images(line[None], 16)[0, 0].tolist() == [expected] * 16
 
 
 def test_reduction_does_not_alias():
     stripes = np.tile(np.array([0, 255], np.uint8), (1, 64, 32))
     # Sampling every fourth pixel would give all black or all white. Away from the edges the kernel lies symmetrically
     # over as many black as white pixels, so the mean 127.5 remains, rounded either way.
-    assert set(np.unique(resize_image(stripes, 16)[0, :, 3:-3])) <= {127, 128}
+    assert set(np.unique(resize_images(stripes[None], 16)[0, 0, :, 3:-3])) <= {127, 128}

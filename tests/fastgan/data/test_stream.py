@@ -211,8 +211,14 @@ def test_workers_do_not_outlive_a_parent_that_is_killed(folder):
         assert len(workers) == 2
         assert all(map(alive, workers))
         parent.kill()
-    # torch's workers look for their parent every 5 seconds.
     assert ended(workers, 30)
+
+
+def test_a_worker_that_begins_after_its_parent_was_killed_ends():
+    program = "import os, time; from fastgan.data.stream import _obey_the_parent; "
+    program += "print(os.getpid(), flush=True); _obey_the_parent(os.getppid() + 1, 0); time.sleep(600)"
+    run = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, timeout=60, check=True)
+    assert run.returncode == 0
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -230,7 +236,7 @@ def test_a_broken_image_is_told_in_one_sentence_when_its_turn_comes(folder, work
         source.next_batch(broken, 2)
     sentence = str(caught.value)
     assert sentence.startswith(f"'{path}' is broken or truncated (")
-    assert sentence.endswith("; expected a whole image.")
+    assert sentence.endswith("; expected a whole image; skip_broken = true continues without such images.")
     assert "\n" not in sentence
     source.close()
 

@@ -1,0 +1,261 @@
+"""Data that a program passes: torch Datasets of any kind, arrays and tensors.
+
+Items are images, pairs of an image and its class number, or mappings with ``image`` and perhaps ``label``. An image is
+a Pillow image, or an array or tensor of shape [H, W], [C, H, W] or [H, W, C] with 1 or 3 channels, of uint8 or of a
+floating-point type.
+
+Floating-point values are in [0, 1], as torchvision's ``ToTensor`` makes them, or in [-1, 1], as ``Normalize(0.5, 0.5)``
+does. The least value of up to 64 images, spread over the data, decides for all: 0 or more, or -0.5 or less. Anything
+else is refused, and so is a later value outside the range. They are rounded to 8 bits, as all images are.
+"""
+
+import functools
+import itertools
+import math
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from fastgan.data.arrays import ArrayImages, channels_first, class_numbers
+from fastgan.data.decode import upright_pixels
+from fastgan.data.errors import DataError
+from fastgan.data.pixels import to_uint8
+from fastgan.random_state import preserved_random_state
+
+_PROBED = 64
+# Of a value that rounding puts outside its range.
+_TOLERANCE = 1e-3
+
+Pixels = Image.Image | np.ndarray
+
+
+class DatasetImages:
+    """Images of a map-style dataset: anything with ``len`` and indices from 0; see the module.
+
+    Attributes:
+        channels: 3 where one of the images looked at has colors, else 1.
+        sizes: width and height of those images.
+        class_names: the dataset's ``classes``, or None.
+        notes: none.
+    """
+
+    is_random = True  # Its transforms may draw from the global generators.
+
+    def __init__(self, dataset: Any, name: str) -> None:
+        self._dataset, self._name = dataset, name
+        if len(self) == 0:
+            raise DataError(f"{name} is empty; expected at least one image.")
+        self._step = math.ceil(len(self) / _PROBED)
+        self._items = _Items(name, (dataset[index] for index in range(0, len(self), self._step)))
+        self.channels, self.sizes = self._items.channels, self._items.sizes
+        self.class_names = _class_names(dataset)
+        self.notes: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def where(self, index: int) -> str:
+        return f"Item {index} of {self._name}"
+
+    def read(self, index: int, resolution: int) -> tuple[Pixels, int | None]:
+        return self._items.read(self._dataset[index], self.where(index))
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray | None:
+        """int64 [N]; None where an item has no class number.
+
+        They are the dataset's ``targets`` where these agree with the items looked at; else every item is read once.
+        """
+        probed = self._items.labels
+        if None in probed:
+            return None
+        try:
+            targets = np.asarray(self._dataset.targets)
+            if targets.dtype.kind in "iu" and len(targets) == len(self) and targets[:: self._step].tolist() == probed:
+                return class_numbers(targets, len(self), self._name)
+        except (AttributeError, ValueError, TypeError):
+            pass
+        with drawing_from(0):
+            labels = [_split(self._dataset[index])[1] for index in range(len(self))]
+        return None if None in labels else class_numbers(np.array(labels), len(self), self._name)
+
+
+class IterableImages:
+    """Images of an iterable dataset, again and again; see :class:`DatasetImages` for the attributes."""
+
+    def __init__(self, dataset: Any, name: str) -> None:
+        self._dataset, self._name = dataset, name
+        with drawing_from(0):
+            self._items = _Items(name, itertools.islice(iter(dataset), _PROBED))
+        self.channels, self.sizes = self._items.channels, self._items.sizes
+        self.class_names = _class_names(dataset)
+        self.notes: list[str] = []
+
+    def where(self, index: int) -> str:
+        return f"Item {index} of {self._name}"
+
+    def __iter__(self) -> Iterator[tuple[Pixels, int | None]]:
+        index = 0
+        while True:
+            before = index
+            for item in self._dataset:
+                yield self._items.read(item, self.where(index))
+                index += 1
+            if index == before:
+                raise DataError(f"{self._name} gives no items; expected images without end, or again in each pass.")
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray | None:
+        """The class numbers, int64 [K], of a dataset that names its ``classes`` and labels its items, else None."""
+        labeled = self.class_names is not None and None not in self._items.labels
+        return np.arange(len(self.class_names)) if labeled else None
+
+
+class _Items:
+    """Items to pixels, after a look at some of them."""
+
+    def __init__(self, name: str, items: Iterator[Any]) -> None:
+        self._signed: bool | None = None
+        images, self.labels = [], []
+        for item in items:
+            image, label = _split(item)
+            images.append(_stored(image, f"An item of {name}"))
+            self.labels.append(label)
+        if not images:
+            raise DataError(f"{name} gives no items; expected at least one image.")
+        floats = [image for image in images if isinstance(image, np.ndarray) and image.dtype != np.uint8]
+        if floats:
+            self._signed = _is_signed(min(float(image.min()) for image in floats), name)
+        pixels = [_to_bytes(image, self._signed, name) for image in images]
+        self.sizes = [image.size if isinstance(image, Image.Image) else image.shape[:0:-1] for image in pixels]
+        self.channels = max(map(_channels, pixels))
+
+    def read(self, item: Any, where: str) -> tuple[Pixels, int | None]:
+        image, label = _split(item)
+        pixels = _to_bytes(_stored(image, where), self._signed, where)
+        if _channels(pixels) > self.channels:
+            raise DataError(f"{where} is in color; expected a grayscale image, as all are that were looked at.")
+        return pixels, label
+
+
+def images_of(data: Any) -> ArrayImages | DatasetImages | IterableImages:
+    """The reader of a Dataset, array or tensor.
+
+    Raises:
+        DataError: for anything else, or no images; one sentence.
+    """
+    name = name_of(data)
+    if isinstance(data, Tensor | np.ndarray):
+        return _array_images(data, None, name)
+    if type(data) is TensorDataset and len(data.tensors) <= 2:
+        return _array_images(*(*data.tensors, None)[:2], name)
+    if isinstance(data, DataLoader):
+        raise DataError(f"{name} makes batches itself; expected its dataset, which is its attribute 'dataset'.")
+    if isinstance(data, Iterator):
+        raise DataError(f"{name} can be read only once; expected a torch IterableDataset, which can be read again.")
+    if not isinstance(data, IterableDataset) and hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        with drawing_from(0):
+            return DatasetImages(data, name)
+    if hasattr(data, "__iter__"):
+        return IterableImages(data, name)
+    raise DataError(f"The data are {name}; expected a path, a torch Dataset, an array or a tensor.")
+
+
+def name_of(data: Any) -> str:
+    """What messages call a Dataset, array or tensor."""
+    shape = f" of shape {list(data.shape)}" if isinstance(data, Tensor | np.ndarray) else ""
+    return f"{type(data).__name__}{shape}"
+
+
+@contextmanager
+def drawing_from(seed: int) -> Iterator[None]:
+    """Inside, the global generators on the CPU of torch, numpy and Python draw from ``seed``; then as before."""
+    with preserved_random_state():
+        seed_generators(seed)
+        yield
+
+
+def seed_generators(seed: int) -> None:
+    """Seeds the global generators on the CPU of torch, numpy and Python, with 32 bits."""
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)
+
+
+def _array_images(images: Tensor | np.ndarray, labels: Tensor | None, name: str) -> ArrayImages:
+    array = channels_first(_stored(images, name, batch=True), name)
+    if array.dtype != np.uint8:
+        array = _to_bytes(array, _is_signed(float(array.min()), name), name)
+    found = None if labels is None else class_numbers(labels.cpu().numpy(), len(array), name)
+    return ArrayImages(array, found, name)
+
+
+def _split(item: Any) -> tuple[Any, int | None]:
+    """An item's image, and its class number or None."""
+    label = None
+    if isinstance(item, Mapping):
+        item, label = item.get("image"), item.get("label")
+    elif isinstance(item, tuple | list) and item:
+        item, label = item[0], item[1] if len(item) > 1 else None
+    if isinstance(label, Tensor | np.ndarray | np.generic) and math.prod(label.shape) == 1:
+        label = label.item()
+    return item, label if isinstance(label, int) and not isinstance(label, bool) and label >= 0 else None
+
+
+def _stored(image: Any, where: str, *, batch: bool = False) -> Pixels:
+    """An image as a Pillow image of mode L or RGB, or an array [C, H, W] of uint8 or float32."""
+    if isinstance(image, Image.Image):
+        return upright_pixels(image, where)
+    if isinstance(image, Tensor):
+        image = image.detach().cpu()
+        image = image.float().numpy() if image.is_floating_point() else image.numpy()
+    if not isinstance(image, np.ndarray):
+        raise DataError(
+            f"{where} is of type {type(image).__name__}; expected a Pillow image, array or tensor, or a pair of one "
+            "and its class number."
+        )
+    if image.dtype != np.uint8:
+        if image.dtype.kind != "f":
+            raise DataError(f"{where} holds {image.dtype}; expected uint8 or a floating-point type.")
+        image = image.astype(np.float32, copy=False)
+    return image if batch else channels_first(image[None], where)[0]
+
+
+def _to_bytes(pixels: Pixels, signed: bool | None, where: str) -> Pixels:
+    """uint8 pixels; floating-point ones are in [-1, 1] where ``signed``, else in [0, 1]."""
+    if isinstance(pixels, Image.Image) or pixels.dtype == np.uint8:
+        return pixels
+    low = -1.0 if signed else 0.0
+    found = float(pixels.min()), float(pixels.max())
+    if signed is None or not (low - _TOLERANCE <= found[0] and found[1] <= 1 + _TOLERANCE):
+        expected = "bytes" if signed is None else f"[{low:g}, 1]"
+        raise DataError(
+            f"{where} has values from {found[0]:.3g} to {found[1]:.3g}; expected {expected}, as in the images that "
+            "were looked at first."
+        )
+    return to_uint8(torch.from_numpy(pixels if signed else 2 * pixels - 1)).numpy()
+
+
+def _is_signed(least: float, name: str) -> bool:
+    if -0.5 < least < -_TOLERANCE:
+        raise DataError(
+            f"{name} has floating-point images whose least value is {least:.3g}; expected them in [0, 1], or in "
+            "[-1, 1] with values of -0.5 or less, or uint8."
+        )
+    return least <= -0.5
+
+
+def _channels(pixels: Pixels) -> int:
+    return len(pixels.getbands()) if isinstance(pixels, Image.Image) else len(pixels)
+
+
+def _class_names(dataset: Any) -> tuple[str, ...] | None:
+    names = getattr(dataset, "classes", None)
+    return tuple(map(str, names)) if isinstance(names, list | tuple) and names else None
