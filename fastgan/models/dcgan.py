@@ -9,16 +9,13 @@ Koyama, "cGANs with Projection Discriminator", 2018 (https://arxiv.org/abs/1802.
 """
 
 from itertools import pairwise
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from fastgan.models.labeled import run, sequence
+from fastgan.models.sequential import Discriminator, Generator
 from fastgan.nn import BiasAct, ConditionalBatchNorm2d, MinibatchDiscrimination, MinibatchStdDev, ProjectionHead
 
 RESOLUTIONS = (16, 28, 32, 64, 128, 256)
-DEFAULT_BASE_CHANNELS = 128
-DEFAULT_BASE_CHANNELS_28 = 64
 _LINEAR = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Embedding)
 
 
@@ -31,13 +28,17 @@ def build_dcgan(
     num_classes: int | None = None,
     minibatch: str = "none",
 ) -> tuple[nn.Module, nn.Module]:
-    """Builds the generator and the discriminator for a resolution, 28 or a power of two from 16 to 256.
+    """Builds the generator and the discriminator.
 
     Args:
+        resolution: 28 or a power of two from 16 to 256.
         base_channels: channels of the generator's last map before the image, which the other widths follow from; 64 by
             default at 28 and 128 elsewhere.
-        num_classes: of a conditional pair, whose networks take labels, int64 [N], as well; ``None`` for none.
-        minibatch: of the discriminator: "none", "stddev" or "discrimination", see :class:`DCGANDiscriminator`.
+        num_classes: of conditional networks; ``None`` for none.
+        minibatch: the discriminator's layer before the head that sees the whole batch, to detect collapse: "none",
+            "stddev" for :class:`fastgan.nn.MinibatchStdDev` on the last map, or "discrimination" for
+            :class:`fastgan.nn.MinibatchDiscrimination` of its features, 100 kernels of 5 components (Salimans et al.
+            2016 and their code).
 
     Raises:
         ValueError: for another resolution, ``base_channels`` that do not divide by 4 at 28, or another ``minibatch``;
@@ -45,60 +46,21 @@ def build_dcgan(
     """
     base = checked_base_channels("dcgan", resolution, base_channels)
     return (
-        build_generator("dcgan", resolution, num_channels, latent_dim, base, num_classes),
-        build_discriminator("dcgan", resolution, num_channels, base, num_classes, minibatch=minibatch),
+        build_generator(resolution, num_channels, latent_dim, base, num_classes),
+        build_discriminator(resolution, num_channels, base, num_classes, minibatch=minibatch),
     )
 
 
-def build_generator(
-    model: str,
-    resolution: int,
-    num_channels: int,
-    latent_dim: int,
-    base_channels: int,
-    num_classes: int | None,
-) -> nn.Module:
-    """The generator for a resolution; ``model`` is its name for an error."""
-    _check_resolution(model, resolution)
-    if resolution == 28:
-        return DCGAN28Generator(num_channels, latent_dim, base_channels=base_channels, num_classes=num_classes)
-    return DCGANGenerator(resolution, num_channels, latent_dim, base_channels=base_channels, num_classes=num_classes)
-
-
-def build_discriminator(
-    model: str,
-    resolution: int,
-    num_channels: int,
-    base_channels: int,
-    num_classes: int | None,
-    *,
-    norm: str = "batch",
-    minibatch: str = "none",
-) -> nn.Module:
-    """The discriminator for a resolution; ``model`` is its name for an error."""
-    _check_resolution(model, resolution)
-    settings: dict[str, Any] = {
-        "base_channels": base_channels,
-        "num_classes": num_classes,
-        "norm": norm,
-        "minibatch": minibatch,
-    }
-    if resolution == 28:
-        return DCGAN28Discriminator(num_channels, **settings)
-    return DCGANDiscriminator(resolution, num_channels, **settings)
-
-
 def checked_base_channels(model: str, resolution: int, base_channels: int | None) -> int:
-    """The width of both networks, by default that of the resolution; refuses one that the 28x28 trunk cannot have."""
-    if resolution != 28:
-        return DEFAULT_BASE_CHANNELS if base_channels is None else base_channels
-    base = DEFAULT_BASE_CHANNELS_28 if base_channels is None else base_channels
-    if base % 4:
+    """The width of both networks, by default that of the resolution; refuses a size that the networks cannot have."""
+    check_resolution(model, resolution)
+    base = base_channels or (64 if resolution == 28 else 128)
+    if resolution == 28 and base % 4:
         raise ValueError(f"{model} at resolution 28 needs base_channels that divide by 4, not {base}")
     return base
 
 
-def _check_resolution(model: str, resolution: int) -> None:
+def check_resolution(model: str, resolution: int) -> None:
     if resolution not in RESOLUTIONS:
         *others, last = RESOLUTIONS
         raise ValueError(
@@ -116,187 +78,104 @@ def widths(resolution: int, base_channels: int) -> list[int]:
     return [base_channels * min(2**i, 8) for i in reversed(range(num_maps))]
 
 
-class DCGANGenerator(nn.Module):
-    """Projection to 4x4, then transposed convolutions 4x4 of stride 2; batch norm and ReLU except at the image.
+def build_generator(
+    resolution: int, num_channels: int, latent_dim: int, base_channels: int, num_classes: int | None
+) -> Generator:
+    """The generator; at powers of two the widths are those of :func:`widths`."""
+    layers = _generator_28 if resolution == 28 else _generator
+    channels = [2 * base_channels, base_channels] if resolution == 28 else widths(resolution, base_channels)
+    return Generator(layers(channels, num_channels, latent_dim, num_classes), latent_dim, num_classes).apply(
+        init_weights
+    )
 
-    Args:
-        resolution: height and width of the images, a power of two from 16 to 256.
-        base_channels: see :func:`widths`.
-        num_classes: K of a conditional generator, which takes labels, int64 [N] from 0 to K - 1, as well.
 
-    Shape:
-        [N, latent_dim] to [N, num_channels, resolution, resolution] in [-1, 1].
-    """
-
-    def __init__(
-        self,
-        resolution: int,
-        num_channels: int,
-        latent_dim: int = 100,
-        *,
-        base_channels: int = DEFAULT_BASE_CHANNELS,
-        num_classes: int | None = None,
-    ) -> None:
-        super().__init__()
-        self.latent_dim = latent_dim
-        channels = widths(resolution, base_channels)
-        layers: list[nn.Module] = [
-            nn.Linear(latent_dim, channels[0] * 16, bias=False),
-            nn.Unflatten(1, (channels[0], 4, 4)),
-            _batch_norm(channels[0], num_classes),
+def _generator(channels: list[int], num_channels: int, latent_dim: int, num_classes: int | None) -> list[nn.Module]:
+    """Projection to 4x4, then transposed convolutions 4x4 of stride 2; batch norm and ReLU except at the image."""
+    layers: list[nn.Module] = [
+        nn.Linear(latent_dim, channels[0] * 16, bias=False),
+        nn.Unflatten(1, (channels[0], 4, 4)),
+        _batch_norm(channels[0], num_classes),
+        nn.ReLU(),
+    ]
+    for c_in, c_out in pairwise(channels):
+        layers += [
+            nn.ConvTranspose2d(c_in, c_out, 4, stride=2, padding=1, bias=False),
+            _batch_norm(c_out, num_classes),
             nn.ReLU(),
         ]
-        for c_in, c_out in pairwise(channels):
-            layers += [
-                nn.ConvTranspose2d(c_in, c_out, 4, stride=2, padding=1, bias=False),
-                _batch_norm(c_out, num_classes),
-                nn.ReLU(),
-            ]
-        layers += [nn.ConvTranspose2d(channels[-1], num_channels, 4, stride=2, padding=1), nn.Tanh()]
-        self.layers = sequence(layers, num_classes)
-        self.apply(init_weights)
-
-    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        return run(self.layers, latents, labels)
+    return [*layers, nn.ConvTranspose2d(channels[-1], num_channels, 4, stride=2, padding=1), nn.Tanh()]
 
 
-class DCGANDiscriminator(nn.Module):
-    """Convolutions 4x4 of stride 2 down to 4x4; leaky ReLU 0.2, and a norm except at the image.
+def _generator_28(channels: list[int], num_channels: int, latent_dim: int, num_classes: int | None) -> list[nn.Module]:
+    """A linear layer to 128x7x7, then twice nearest x2 and a 3x3 convolution, to 128 and 64: 856,065 parameters."""
+    wide, narrow = channels
+    return [
+        nn.Linear(latent_dim, wide * 7 * 7),
+        nn.Unflatten(1, (wide, 7, 7)),
+        _batch_norm(wide, num_classes),
+        nn.Upsample(scale_factor=2, mode="nearest"),
+        nn.Conv2d(wide, wide, 3, padding=1),
+        _batch_norm(wide, num_classes),
+        nn.ReLU(),
+        nn.Upsample(scale_factor=2, mode="nearest"),
+        nn.Conv2d(wide, narrow, 3, padding=1),
+        _batch_norm(narrow, num_classes),
+        nn.ReLU(),
+        nn.Conv2d(narrow, num_channels, 3, padding=1),
+        nn.Tanh(),
+    ]
+
+
+def build_discriminator(
+    resolution: int,
+    num_channels: int,
+    base_channels: int,
+    num_classes: int | None,
+    *,
+    norm: str = "batch",
+    minibatch: str = "none",
+) -> Discriminator:
+    """The discriminator.
 
     Args:
-        resolution: height and width of the images, a power of two from 16 to 256.
-        base_channels: see :func:`widths`.
-        num_classes: K of a conditional discriminator, which takes labels, int64 [N] from 0 to K - 1, as well.
         norm: "batch", "layer" or "none". Batch norm makes the output of a sample depend on the whole batch, so it does
             not go with a gradient penalty. Layer norm is over channels and pixels, with a scale and shift per channel,
             as in the code of Gulrajani et al. 2017.
-        minibatch: the layer before the head that sees the whole batch, to detect collapse: "none", "stddev" for
-            :class:`fastgan.nn.MinibatchStdDev` on the last map, or "discrimination" for
-            :class:`fastgan.nn.MinibatchDiscrimination` of its features, 100 kernels of 5 components (Salimans et al.
-            2016 and their code).
-
-    Shape:
-        [N, num_channels, resolution, resolution] to logits [N].
+        minibatch: as of :func:`build_dcgan`.
     """
-
-    def __init__(
-        self,
-        resolution: int,
-        num_channels: int,
-        *,
-        base_channels: int = DEFAULT_BASE_CHANNELS,
-        num_classes: int | None = None,
-        norm: str = "batch",
-        minibatch: str = "none",
-    ) -> None:
-        super().__init__()
-        channels = widths(resolution, base_channels)[::-1]
-        layers: list[nn.Module] = [
-            nn.Conv2d(num_channels, channels[0], 4, stride=2, padding=1, bias=False),
-            BiasAct(channels[0], act="lrelu", negative_slope=0.2),
-        ]
-        for c_in, c_out in pairwise(channels):
-            layers.append(nn.Conv2d(c_in, c_out, 4, stride=2, padding=1, bias=False))
-            normalization = _norm(norm, c_out)
-            if normalization is None:
-                layers.append(BiasAct(c_out, act="lrelu", negative_slope=0.2))
-            else:
-                layers += [normalization, nn.LeakyReLU(0.2)]
-        self.layers = sequence([*layers, *_head(channels[-1], 4 * 4, num_classes, minibatch)], num_classes)
-        self.apply(init_weights if norm == "batch" else init_weights_without_batch_norm)
-
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        return run(self.layers, images, labels).squeeze(1)
-
-
-class DCGAN28Generator(nn.Module):
-    """The 28x28 generator: a linear layer to 128x7x7, then twice nearest x2 and a 3x3 convolution, to 128 and 64.
-
-    856,065 parameters for one channel and a latent of 100.
-
-    Args:
-        base_channels: channels of the last map, in place of 64; the other two have twice as many.
-        num_classes: as of :class:`DCGANGenerator`.
-
-    Shape:
-        [N, latent_dim] to [N, num_channels, 28, 28] in [-1, 1].
-    """
-
-    def __init__(
-        self,
-        num_channels: int = 1,
-        latent_dim: int = 100,
-        *,
-        base_channels: int = DEFAULT_BASE_CHANNELS_28,
-        num_classes: int | None = None,
-    ) -> None:
-        super().__init__()
-        self.latent_dim = latent_dim
-        narrow, wide = base_channels, 2 * base_channels
-        layers = [
-            nn.Linear(latent_dim, wide * 7 * 7),
-            nn.Unflatten(1, (wide, 7, 7)),
-            _batch_norm(wide, num_classes),
-            nn.Upsample(scale_factor=2, mode="nearest"),
-            nn.Conv2d(wide, wide, 3, padding=1),
-            _batch_norm(wide, num_classes),
-            nn.ReLU(),
-            nn.Upsample(scale_factor=2, mode="nearest"),
-            nn.Conv2d(wide, narrow, 3, padding=1),
-            _batch_norm(narrow, num_classes),
-            nn.ReLU(),
-            nn.Conv2d(narrow, num_channels, 3, padding=1),
-            nn.Tanh(),
-        ]
-        self.layers = sequence(layers, num_classes)
-        self.apply(init_weights)
-
-    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        return run(self.layers, latents, labels)
-
-
-class DCGAN28Discriminator(nn.Module):
-    """The 28x28 discriminator: four 3x3 convolutions of stride 2 to 16, 32, 64 and 128 channels, and a linear head.
-
-    98,113 parameters for one channel, and 97,665 without a norm.
-
-    Args:
-        base_channels: channels of the third map, in place of 64, divisible by 4; each map has twice those before it.
-        num_classes, norm, minibatch: as in :class:`DCGANDiscriminator`.
-
-    Shape:
-        [N, num_channels, 28, 28] to logits [N].
-    """
-
-    def __init__(
-        self,
-        num_channels: int = 1,
-        *,
-        base_channels: int = DEFAULT_BASE_CHANNELS_28,
-        num_classes: int | None = None,
-        norm: str = "batch",
-        minibatch: str = "none",
-    ) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        c_in = num_channels
-        for i in range(4):
-            c_out = base_channels // 4 * 2**i
-            layers += [
-                nn.Conv2d(c_in, c_out, 3, stride=2, padding=1, bias=False),
-                BiasAct(c_out, act="lrelu", negative_slope=0.2),
-                nn.Dropout2d(0.25),
-            ]
-            normalization = _norm(norm, c_out)
-            if i > 0 and normalization is not None:
-                layers.append(normalization)
-            c_in = c_out
+    if resolution == 28:
+        channels, trunk = [base_channels // 4 * 2**i for i in range(4)], _discriminator_28
         # 28 halves to 14, 7, 4 and 2: the head sees maps of 2x2, not of 1x1.
-        self.layers = sequence([*layers, *_head(c_in, 2 * 2, num_classes, minibatch)], num_classes)
-        self.apply(init_weights if norm == "batch" else init_weights_without_batch_norm)
+        num_pixels = 2 * 2
+    else:
+        channels, trunk = widths(resolution, base_channels)[::-1], _discriminator
+        num_pixels = 4 * 4
+    layers = [*trunk([num_channels, *channels], norm), *_head(channels[-1], num_pixels, num_classes, minibatch)]
+    init = init_weights if norm == "batch" else init_weights_without_batch_norm
+    return Discriminator(layers, num_classes).apply(init)
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        return run(self.layers, images, labels).squeeze(1)
+
+def _discriminator(channels: list[int], norm: str) -> list[nn.Module]:
+    """Convolutions 4x4 of stride 2 down to 4x4; leaky ReLU 0.2, and a norm except at the image."""
+    layers: list[nn.Module] = []
+    for i, (c_in, c_out) in enumerate(pairwise(channels)):
+        layers.append(nn.Conv2d(c_in, c_out, 4, stride=2, padding=1, bias=False))
+        normalization = _norm(norm, c_out) if i > 0 else []
+        layers += [*normalization, nn.LeakyReLU(0.2)] if normalization else [BiasAct(c_out, negative_slope=0.2)]
+    return layers
+
+
+def _discriminator_28(channels: list[int], norm: str) -> list[nn.Module]:
+    """Convolutions 3x3 of stride 2 to 16, 32, 64 and 128 channels, with dropout: 98,113 parameters with the head."""
+    layers: list[nn.Module] = []
+    for i, (c_in, c_out) in enumerate(pairwise(channels)):
+        layers += [
+            nn.Conv2d(c_in, c_out, 3, stride=2, padding=1, bias=False),
+            BiasAct(c_out, act="lrelu", negative_slope=0.2),
+            nn.Dropout2d(0.25),
+            *(_norm(norm, c_out) if i > 0 else []),
+        ]
+    return layers
 
 
 def _head(num_channels: int, num_pixels: int, num_classes: int | None, minibatch: str) -> list[nn.Module]:
@@ -323,14 +202,9 @@ def _batch_norm(num_channels: int, num_classes: int | None) -> nn.Module:
     return ConditionalBatchNorm2d(num_channels, num_classes)
 
 
-def _norm(norm: str, num_channels: int) -> nn.Module | None:
-    if norm == "none":
-        return None
-    if norm == "layer":
-        return nn.GroupNorm(1, num_channels)
-    if norm == "batch":
-        return nn.BatchNorm2d(num_channels)
-    raise ValueError(f"norm is {norm!r}, expected 'batch', 'layer' or 'none'")
+def _norm(norm: str, num_channels: int) -> list[nn.Module]:
+    """The layer, if any."""
+    return {"none": [], "layer": [nn.GroupNorm(1, num_channels)], "batch": [nn.BatchNorm2d(num_channels)]}[norm]
 
 
 def init_weights(module: nn.Module) -> None:

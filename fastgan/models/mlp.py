@@ -6,12 +6,14 @@ and with a tanh at the output, because images lie in [-1, 1]. No sample influenc
 used, except with a ``minibatch`` layer.
 """
 
-from torch import Tensor, nn
+import math
+
+from torch import nn
 
 from fastgan.models.dcgan import init_weights_without_batch_norm
+from fastgan.models.sequential import Discriminator, Generator
 from fastgan.nn import BiasAct, MinibatchDiscrimination, MinibatchStdDev
 
-DEFAULT_BASE_CHANNELS = 128
 HIDDEN_LAYERS = 3
 
 # Sizes of minibatch discrimination. With the 100 kernels of the authors' code this layer would take more than ten times
@@ -33,82 +35,27 @@ def build_mlp(
         resolution: height and width of the images, in pixels; 1 for points.
         num_channels: channels of the images; 2 for points of the plane.
         base_channels: width of every hidden layer, 128 by default.
-        minibatch: of the discriminator: "none", "stddev" or "discrimination", see :class:`MLPDiscriminator`.
+        minibatch: the discriminator's layer before the last hidden one that sees the whole batch: "none", "stddev" for
+            :class:`fastgan.nn.MinibatchStdDev`, or "discrimination" for :class:`fastgan.nn.MinibatchDiscrimination`
+            (Salimans et al. 2016).
     """
     if resolution < 1:
         raise ValueError(f"mlp has no networks for resolution {resolution}, only for 1 and more")
-    base = DEFAULT_BASE_CHANNELS if base_channels is None else base_channels
-    return (
-        MLPGenerator(resolution, num_channels, latent_dim, base_channels=base),
-        MLPDiscriminator(resolution, num_channels, base_channels=base, minibatch=minibatch),
-    )
+    width, shape = base_channels or 128, (num_channels, resolution, resolution)
+    generator = [
+        *_hidden(latent_dim, width, HIDDEN_LAYERS),
+        nn.Linear(width, math.prod(shape)),
+        nn.Tanh(),
+        nn.Unflatten(1, shape),
+    ]
+    networks = [Generator(generator, latent_dim).apply(init_weights_without_batch_norm)]
+    hidden = _hidden(math.prod(shape), width, HIDDEN_LAYERS - 1)
+    layer, appended = _minibatch(minibatch, width)
+    discriminator = [nn.Flatten(), *hidden, *layer, *_hidden(width + appended, width, 1), nn.Linear(width, 1)]
+    return *networks, Discriminator(discriminator).apply(init_weights_without_batch_norm)
 
 
-class MLPGenerator(nn.Module):
-    """Three linear layers with ReLU, and one to the image with tanh.
-
-    Args:
-        base_channels: width of every hidden layer.
-
-    Shape:
-        [N, latent_dim] to [N, num_channels, resolution, resolution] in [-1, 1].
-    """
-
-    def __init__(
-        self, resolution: int, num_channels: int, latent_dim: int, *, base_channels: int = DEFAULT_BASE_CHANNELS
-    ) -> None:
-        super().__init__()
-        self.latent_dim = latent_dim
-        self.layers = nn.Sequential(
-            *_hidden(latent_dim, base_channels),
-            nn.Linear(base_channels, num_channels * resolution * resolution),
-            nn.Tanh(),
-            nn.Unflatten(1, (num_channels, resolution, resolution)),
-        )
-        self.apply(init_weights_without_batch_norm)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        return self.layers(latents)
-
-
-class MLPDiscriminator(nn.Module):
-    """Three linear layers with ReLU on the flattened image, and one to the logit.
-
-    Args:
-        base_channels: width of every hidden layer.
-        minibatch: the layer before the last hidden layer that sees the whole batch: "none", "stddev" for
-            :class:`fastgan.nn.MinibatchStdDev`, or "discrimination" for :class:`fastgan.nn.MinibatchDiscrimination`
-            (Salimans et al. 2016).
-
-    Shape:
-        [N, num_channels, resolution, resolution] to logits [N].
-    """
-
-    def __init__(
-        self,
-        resolution: int,
-        num_channels: int,
-        *,
-        base_channels: int = DEFAULT_BASE_CHANNELS,
-        minibatch: str = "none",
-    ) -> None:
-        super().__init__()
-        seen = _hidden(num_channels * resolution * resolution, base_channels, HIDDEN_LAYERS - 1)
-        layer, appended = _minibatch(minibatch, base_channels)
-        self.layers = nn.Sequential(
-            nn.Flatten(),
-            *seen,
-            *layer,
-            *_hidden(base_channels + appended, base_channels, 1),
-            nn.Linear(base_channels, 1),
-        )
-        self.apply(init_weights_without_batch_norm)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images).squeeze(1)
-
-
-def _hidden(in_features: int, width: int, num_layers: int = HIDDEN_LAYERS) -> list[nn.Module]:
+def _hidden(in_features: int, width: int, num_layers: int) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for c_in in [in_features, *[width] * (num_layers - 1)]:
         layers += [nn.Linear(c_in, width, bias=False), BiasAct(width, act="relu")]

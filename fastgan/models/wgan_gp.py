@@ -39,6 +39,6 @@ def build_wgan_gp(
         raise ValueError(f"wgan-gp has no critic with norm {norm!r}, only with 'none' and 'layer'")
     base = checked_base_channels("wgan-gp", resolution, base_channels)
     return (
-        build_generator("wgan-gp", resolution, num_channels, latent_dim, base, num_classes),
-        build_discriminator("wgan-gp", resolution, num_channels, base, num_classes, norm=norm),
+        build_generator(resolution, num_channels, latent_dim, base, num_classes),
+        build_discriminator(resolution, num_channels, base, num_classes, norm=norm),
     )

@@ -56,7 +56,7 @@ def test_a_size_that_the_weights_do_not_have_gets_no_memory(folder):
     [
         ({"format": 2}, "config.json' has format 2, expected 1"),
         ({"step": "soon"}, "config.json' has step 'soon', which does not belong there"),
-        ({"growth": {"resolution": 8}}, "do not fit together: 'VanillaGenerator' object has no attribute 'grow'"),
+        ({"growth": {"resolution": 8}}, "do not fit together: 'Generator' object has no attribute 'grow'"),
         ({"architecture": {"model": "vanila"}}, "do not fit together: unknown model 'vanila'"),
         ({"architecture": {"latent_dim": -3}}, "do not fit together: latent_dim is -3, expected at least 1"),
         ({"architecture": {"num_channels": 3}}, "has shape [784], expected [2352]"),

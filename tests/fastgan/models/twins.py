@@ -1,13 +1,18 @@
-"""The networks of DCGAN, SNGAN and WGAN-GP in plain torch, and how a network is compared with its twin."""
+"""The networks of every model but StyleGAN in plain torch, and how a network is compared with its twin."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 from torch.nn.utils.parametrizations import spectral_norm
 
 from fastgan.regularizers import wgan_gp
+from fastgan_kernels.reference import minibatch_discrimination, minibatch_stddev
 
+CLASSES = 5
+LABELS = torch.tensor([3, 0, 4, 1, 2, 2])
 Norm = Callable[[int], nn.Module]
 
 
@@ -28,7 +33,7 @@ def generator_twin(resolution: int, base: int, norm: Norm = nn.BatchNorm2d, chan
 
 
 def trunk(resolution: int, base: int, norm: Norm | None = nn.BatchNorm2d, channels: int = 1) -> list[nn.Module]:
-    """The discriminator of the same papers up to its last map, which has ``trunk_features`` values."""
+    """The discriminator of the same papers up to its last map."""
     if resolution == 28:
         layers, c_in = [], channels
         for i, c_out in enumerate([base // 4, base // 2, base, 2 * base]):
@@ -45,10 +50,6 @@ def trunk(resolution: int, base: int, norm: Norm | None = nn.BatchNorm2d, channe
     return layers
 
 
-def trunk_features(resolution: int, base: int) -> int:
-    return 8 * base if resolution == 28 else 2 * base * resolution
-
-
 def sngan_trunk(base: int) -> list[nn.Module]:
     layers, c_in = [], 1
     for c_out in [base, 2 * base, 4 * base, 8 * base]:
@@ -57,8 +58,125 @@ def sngan_trunk(base: int) -> list[nn.Module]:
     return layers
 
 
-def with_head(layers: list[nn.Module], features: int) -> nn.Sequential:
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 1), nn.Flatten(0))
+class StdDev(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return minibatch_stddev(x)
+
+
+class Discrimination(nn.Module):
+    """Kernels of 5 components, as in the code of Salimans et al. 2016, which has 100 of them."""
+
+    def __init__(self, in_features: int, num_kernels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(in_features, 5 * num_kernels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, minibatch_discrimination((x @ self.weight).unflatten(1, (-1, 5)))], dim=1)
+
+
+class LayerNorm(nn.Module):
+    """Over channels and pixels, with a scale and shift per channel."""
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        mean, variance = flat.mean(1), flat.var(1, correction=0)
+        normal = (x - mean[:, None, None, None]) / (variance[:, None, None, None] + 1e-5).sqrt()
+        return normal * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+class ByClass(nn.Module):
+    """Batch norm, with the rows of a scale and a shift that one-hot labels pick."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(num_features, affine=False)
+        self.scale = nn.Parameter(torch.empty(CLASSES, num_features))
+        self.shift = nn.Parameter(torch.empty(CLASSES, num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        labels = one_hot(LABELS, CLASSES).to(x.dtype)
+        return self.norm(x) * (labels @ self.scale)[:, :, None, None] + (labels @ self.shift)[:, :, None, None]
+
+
+class Projection(nn.Module):
+    """Equation 4 of Miyato and Koyama 2018 with one-hot labels: y^T V f + psi(f)."""
+
+    def __init__(self, num_features: int, parametrize: Callable[[nn.Module], nn.Module]) -> None:
+        super().__init__()
+        self.psi = parametrize(nn.Linear(num_features, 1))
+        self.v = parametrize(nn.Embedding(CLASSES, num_features))
+
+    def forward(self, f: Tensor) -> Tensor:
+        projected = torch.einsum("ny,yf,nf->n", one_hot(LABELS, CLASSES).to(f.dtype), self.v.weight, f)
+        return projected + self.psi(f).squeeze(1)
+
+
+def discriminator_twin(
+    model: str, resolution: int, base: int, num_classes: int | None, norm: str = "", minibatch: str = "none"
+) -> nn.Sequential:
+    """The discriminator of dcgan, wgan-gp or sngan."""
+    parametrize = spectral_norm if model == "sngan" else lambda layer: layer
+    norm_layer = nn.BatchNorm2d if model == "dcgan" else LayerNorm if norm == "layer" else None
+    layers = sngan_trunk(base) if model == "sngan" else trunk(resolution, base, norm_layer)
+    features = 8 * base if resolution == 28 else 2 * base * resolution
+    if minibatch == "stddev":
+        layers.append(StdDev())
+    layers.append(nn.Flatten())
+    if minibatch == "discrimination":
+        layers.append(Discrimination(features, 100))
+    features += {"none": 0, "stddev": 4 if resolution == 28 else 16, "discrimination": 100}[minibatch]
+    if num_classes:
+        return nn.Sequential(*layers, Projection(features, parametrize))
+    return nn.Sequential(*layers, parametrize(nn.Linear(features, 1)), nn.Flatten(0))
+
+
+def mlp_twins(base: int, minibatch: str = "none") -> tuple[nn.Sequential, nn.Sequential]:
+    """Of points of the plane and latents of 16."""
+
+    def hidden(in_features: int, num_layers: int) -> list[nn.Module]:
+        widths = [in_features, *[base] * num_layers]
+        return [m for c_in, c_out in pairwise(widths) for m in (nn.Linear(c_in, c_out), nn.ReLU())]
+
+    extra, appended = {
+        "none": ([], 0),
+        "stddev": ([StdDev()], 1),
+        "discrimination": ([Discrimination(base, 16)], 16),
+    }[minibatch]
+    generator = nn.Sequential(*hidden(16, 3), nn.Linear(base, 2), nn.Tanh(), nn.Unflatten(1, (2, 1, 1)))
+    last = [*hidden(base + appended, 1), nn.Linear(base, 1), nn.Flatten(0)]
+    return generator, nn.Sequential(nn.Flatten(), *hidden(2, 2), *extra, *last)
+
+
+def vanilla_twins(base: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Written out from SPEC.md section 2."""
+    generator = nn.Sequential(
+        nn.Linear(100, base),
+        nn.LeakyReLU(0.2),
+        nn.Linear(base, 2 * base),
+        nn.BatchNorm1d(2 * base),
+        nn.LeakyReLU(0.2),
+        nn.Linear(2 * base, 4 * base),
+        nn.BatchNorm1d(4 * base),
+        nn.LeakyReLU(0.2),
+        nn.Linear(4 * base, 784),
+        nn.Tanh(),
+        nn.Unflatten(1, (1, 28, 28)),
+    )
+    discriminator = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(784, 4 * base),
+        nn.LeakyReLU(0.2),
+        nn.Linear(4 * base, 2 * base),
+        nn.LeakyReLU(0.2),
+        nn.Linear(2 * base, 1),
+        nn.Flatten(0),
+    )
+    return generator, discriminator
 
 
 def num_parameters(network: nn.Module) -> int:
@@ -68,7 +186,7 @@ def num_parameters(network: nn.Module) -> int:
 def by_kind(network: nn.Module) -> list[nn.Parameter]:
     """Weights of several axes first, then all others, each in the order of the forward pass.
 
-    A BiasAct's bias stands after its weight, as the twin's does, but a parametrised weight stands after its bias.
+    A BiasAct's bias stands after its weight, as the twin's does, but a parametrized weight stands after its bias.
     """
     return sorted(network.parameters(), key=lambda p: p.dim() == 1)
 
@@ -102,7 +220,7 @@ def output_and_gradients(network: nn.Module, x: Tensor) -> list[Tensor]:
     return [y.detach(), *torch.autograd.grad(y.square().sum(), [leaf, *by_kind(network)])]
 
 
-def penalised_step(critic: nn.Module, real: Tensor, fake: Tensor) -> list[Tensor]:
+def penalized_step(critic: nn.Module, real: Tensor, fake: Tensor) -> list[Tensor]:
     """A critic's loss with the gradient penalty of WGAN-GP, and its gradients, of second order in the penalty."""
     torch.manual_seed(2)
     share = torch.full_like(real[:, :1, :1, :1], 0.3)

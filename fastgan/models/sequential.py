@@ -1,0 +1,55 @@
+"""Generators and discriminators that are one sequence of layers, some of which also take the class labels."""
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from fastgan.nn import ConditionalBatchNorm2d, ProjectionHead
+
+_TAKE_LABELS = (ConditionalBatchNorm2d, ProjectionHead)
+
+
+class Generator(nn.Module):
+    """Latents [N, latent_dim] to images [N, C, H, W]; with ``num_classes``, labels, int64 [N], as well."""
+
+    def __init__(self, layers: Iterable[nn.Module], latent_dim: int, num_classes: int | None = None) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.layers = _sequence(layers, num_classes)
+
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        return _run(self.layers, latents, labels)
+
+
+class Discriminator(nn.Module):
+    """Images [N, C, H, W] to logits [N], from layers that end at [N, 1]; with ``num_classes``, labels as well."""
+
+    def __init__(self, layers: Iterable[nn.Module], num_classes: int | None = None) -> None:
+        super().__init__()
+        self.layers = _sequence(layers, num_classes)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        return _run(self.layers, images, labels).squeeze(1)
+
+
+class LabeledSequential(nn.Sequential):
+    """Layers in sequence; conditional layers also get the labels, int64 [N]."""
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x, labels) if isinstance(layer, _TAKE_LABELS) else layer(x)
+        return x
+
+
+def _sequence(layers: Iterable[nn.Module], num_classes: int | None) -> nn.Sequential:
+    return nn.Sequential(*layers) if num_classes is None else LabeledSequential(*layers)
+
+
+def _run(layers: nn.Sequential, x: Tensor, labels: Tensor | None) -> Tensor:
+    if isinstance(layers, LabeledSequential):
+        if labels is None:
+            raise ValueError("the network is conditional, expected labels, int64 [N], with its input")
+        return layers(x, labels)
+    if labels is not None:
+        raise ValueError("the network is unconditional and takes no labels")
+    return layers(x)
