@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from fastgan.acceleration.activation import PassThrough, find_pairs, is_activation, recipe_of
+from fastgan.acceleration.activation import activation_recipe, find_pairs, is_activation, layer_recipe
 from fastgan.acceleration.fixed import is_candidate, recognize_fixed
+from fastgan.acceleration.measuring import difference, measure
 from fastgan.acceleration.report import Left, Report, Swapped
-from fastgan.acceleration.rewriting import is_rewritten, settings_of
-from fastgan.acceleration.running import difference, measure
 from fastgan.acceleration.spectral import find_groups, find_spectral_norm, group_step
-from fastgan.acceleration.style import INSTANCE_NORMS, StyledInstanceNorm, recognize_adain
-from fastgan.acceleration.swaps import Converter, Swap, convert, is_mapped, replacement, rewriting
+from fastgan.acceleration.style import INSTANCE_NORMS, recognize_adain
+from fastgan.acceleration.swaps import Converter, Recipe, Swap, convert, is_rewritten, replacement, rewrite, settings_of
 from fastgan.acceleration.tracing import Dataflow, is_torch_layer, trace_model
 from fastgan.random_state import preserved_random_state
 from fastgan_kernels import backend_of
@@ -137,7 +137,7 @@ class _Plan:
 
     def _find_mapped(self, mapping: dict[type[nn.Module], Converter]) -> None:
         for module in self._open_modules():
-            if module in self._closed or not is_mapped(module, mapping):
+            if module in self._closed or not any(cls in mapping for cls in type(module).__mro__):
                 continue
             if module is self.model:
                 self.leave(module, "the model itself cannot be replaced in place")
@@ -151,7 +151,7 @@ class _Plan:
             self._closed.update(module.modules())
 
     def _find_functions(self) -> None:
-        known: dict[str, StyledInstanceNorm] = {}
+        known: dict[str, Recipe] = {}
         for module in self._open_modules():
             if is_torch_layer(module) or isinstance(module, nn.Sequential):
                 continue
@@ -165,7 +165,7 @@ class _Plan:
             if isinstance(found, str):
                 self.leave(module, found)
             else:
-                self._swap(module, str(found), [rewriting(module, found, settings_of(module))])
+                self._swap(module, found.name, [partial(rewrite, module, found, settings_of(module))])
                 self._closed.add(module)
             # The report on the module covers a norm inside.
             self._closed.update(m for m in module.modules() if isinstance(m, INSTANCE_NORMS))
@@ -194,15 +194,15 @@ class _Plan:
         for module, why in pairs.why_not.items():
             self.leave(module, why)
         for activation, layers in pairs.layers.items():
-            recipe = recipe_of(activation)
+            recipe = layer_recipe(activation)
             # An activation that several layers share passes for all of them or for none.
             first, path = layers[0], self._paths[activation]
             names = ", ".join(f"`{self._paths[layer]}`" for layer in layers)
-            steps = [rewriting(layer, recipe) for layer in layers]
-            steps.append(rewriting(activation, PassThrough(names)))
+            steps = [partial(rewrite, layer, recipe) for layer in layers]
+            steps.append(partial(rewrite, activation, activation_recipe(names)))
             also = f" and {names.split(', ', 1)[1]}" if len(layers) > 1 else ""
             what = f"{_class_name(first)}{also} + {type(activation).__name__} `{path}`"
-            self._swap(first, str(recipe), steps, what)
+            self._swap(first, recipe.name, steps, what)
 
 
 def _class_name(module: nn.Module) -> str:

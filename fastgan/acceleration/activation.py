@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgan.acceleration.rewriting import is_rewritten, why_not_rewritable
+from fastgan.acceleration.swaps import Recipe, is_rewritten, why_not_rewritable
 from fastgan.acceleration.tracing import Call, Dataflow, called_name, reads_shape
 from fastgan_kernels import bias_act
 
@@ -24,46 +24,25 @@ _LAYERS = (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)
 _FUNCTIONS = ("relu", "leaky_relu")
 
 
-@dataclass(frozen=True)
-class WithActivation:
+def _with_activation(act: str, slope: float) -> Callable[..., Tensor]:
     """The forward of a layer with its activation."""
 
-    act: str
-    negative_slope: float
+    def forward(self: nn.Module, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        y = _without_bias(self, input, output_size)
+        if isinstance(self, nn.Linear):
+            # Channels are the last axis here, and the second one for the op.
+            rows = y.reshape(-1, y.shape[-1])
+            return bias_act(rows, self.bias, act=act, negative_slope=slope).view(y.shape)
+        if y.dim() == len(self.kernel_size) + 1:  # an image without a batch
+            return bias_act(y.unsqueeze(0), self.bias, act=act, negative_slope=slope).squeeze(0)
+        return bias_act(y, self.bias, act=act, negative_slope=slope)
 
-    def forward(self) -> Callable[..., Tensor]:
-        act, slope = self.act, self.negative_slope
-
-        def forward(self: nn.Module, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-            y = _without_bias(self, input, output_size)
-            if isinstance(self, nn.Linear):
-                # Channels are the last axis here, and the second one for the op.
-                rows = y.reshape(-1, y.shape[-1])
-                return bias_act(rows, self.bias, act=act, negative_slope=slope).view(y.shape)
-            if y.dim() == len(self.kernel_size) + 1:  # an image without a batch
-                return bias_act(y.unsqueeze(0), self.bias, act=act, negative_slope=slope).squeeze(0)
-            return bias_act(y, self.bias, act=act, negative_slope=slope)
-
-        return forward
-
-    def __str__(self) -> str:
-        return f"bias_act({self.act}, {self.negative_slope})" if self.act == "lrelu" else f"bias_act({self.act})"
+    return forward
 
 
-@dataclass(frozen=True)
-class PassThrough:
+def _pass_through() -> Callable[..., Tensor]:
     """The forward of an activation whose layer computes it."""
-
-    by: str
-
-    def forward(self) -> Callable[..., Tensor]:
-        def forward(self: nn.Module, input: Tensor) -> Tensor:
-            return input
-
-        return forward
-
-    def __str__(self) -> str:
-        return f"in {self.by}"
+    return lambda self, input: input
 
 
 def _without_bias(layer: nn.Module, x: Tensor, output_size: list[int] | None) -> Tensor:
@@ -82,10 +61,17 @@ def is_activation(module: nn.Module) -> bool:
     return isinstance(module, nn.ReLU | nn.LeakyReLU) and not is_rewritten(module)
 
 
-def recipe_of(activation: nn.Module) -> WithActivation:
+def layer_recipe(activation: nn.Module) -> Recipe:
+    """For the layers before ``activation``."""
     if isinstance(activation, nn.LeakyReLU):
-        return WithActivation("lrelu", float(activation.negative_slope))
-    return WithActivation("relu", 0.0)
+        slope = float(activation.negative_slope)
+        return Recipe(_with_activation, ("lrelu", slope), f"bias_act(lrelu, {slope})")
+    return Recipe(_with_activation, ("relu", 0.0), "bias_act(relu)")
+
+
+def activation_recipe(layers: str) -> Recipe:
+    """For an activation behind ``layers``."""
+    return Recipe(_pass_through, (), f"in {layers}")
 
 
 @dataclass

@@ -10,16 +10,16 @@ import inspect
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fastgan.acceleration.rewriting import Recipe, why_not_rewritable
-from fastgan.acceleration.running import fixed_random_state, scratch_values, unobserved, why_not_equal
-from fastgan_kernels import minibatch_stddev, pixel_norm, reference, upfirdn2d
+from fastgan.acceleration.measuring import fixed_random_state, scratch_values, unobserved, why_not_equal
+from fastgan.acceleration.swaps import Recipe, rewrite, why_not_rewritable
+from fastgan_kernels import minibatch_stddev, pixel_norm, upfirdn2d
 
 _WHOLE_BATCH = 2**30
 # ATen operations that are analytic where they have a derivative, or only make and move elements.
@@ -33,67 +33,27 @@ _ANALYTIC = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class PixelNorm:
-    eps: float
+def _call(op: Callable[..., Tensor], constants: tuple[tuple[str, Any], ...]) -> Callable[..., Tensor]:
+    """The forward of a module that is ``op``."""
+    settings = dict(constants)
 
-    def forward(self) -> Callable[..., Tensor]:
-        eps = self.eps
+    def forward(self: nn.Module, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        (x,) = (*args, *kwargs.values())
+        return op(x, **settings)
 
-        def forward(self: nn.Module, *args: Tensor, **kwargs: Tensor) -> Tensor:
-            (x,) = (*args, *kwargs.values())
-            return pixel_norm(x, eps=eps)
-
-        return forward
-
-    def __str__(self) -> str:
-        return f"pixel_norm(eps={self.eps})"
+    return forward
 
 
-@dataclass(frozen=True)
-class MinibatchStdDev:
-    group_size: int
-    num_channels: int
+def _filter(buffer: str, flip: bool, constants: tuple[tuple[str, Any], ...]) -> Callable[..., Tensor]:
+    """The forward of a blur, which reads its kernel at each call; ``flip`` where the module correlates."""
+    settings = {**dict(constants), "padding": list(dict(constants)["padding"])}
 
-    def forward(self) -> Callable[..., Tensor]:
-        group_size, num_channels = self.group_size, self.num_channels
+    def forward(self: nn.Module, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        (x,) = (*args, *kwargs.values())
+        kernel = _plane(getattr(self, buffer))
+        return upfirdn2d(x, kernel.flip((0, 1)) if flip else kernel, **settings)
 
-        def forward(self: nn.Module, *args: Tensor, **kwargs: Tensor) -> Tensor:
-            (x,) = (*args, *kwargs.values())
-            return minibatch_stddev(x, group_size=group_size, num_channels=num_channels)
-
-        return forward
-
-    def __str__(self) -> str:
-        group = "the batch" if self.group_size == _WHOLE_BATCH else self.group_size
-        return f"minibatch_stddev(group_size={group}, num_channels={self.num_channels})"
-
-
-@dataclass(frozen=True)
-class Blur:
-    """The kernel is read from the buffer at each call; ``flip`` where the module correlates instead of convolving."""
-
-    buffer: str
-    flip: bool
-    up: int
-    down: int
-    padding: tuple[int, int, int, int]
-    gain: float
-
-    def forward(self) -> Callable[..., Tensor]:
-        buffer, flip, up, down, padding, gain = (
-            self.buffer, self.flip, self.up, self.down, list(self.padding), self.gain,
-        )  # fmt: skip
-
-        def forward(self: nn.Module, *args: Tensor, **kwargs: Tensor) -> Tensor:
-            (x,) = (*args, *kwargs.values())
-            kernel = _plane(getattr(self, buffer))
-            return upfirdn2d(x, kernel.flip((0, 1)) if flip else kernel, up=up, down=down, padding=padding, gain=gain)
-
-        return forward
-
-    def __str__(self) -> str:
-        return f"upfirdn2d({self.buffer}, up={self.up}, down={self.down}, padding={list(self.padding)})"
+    return forward
 
 
 def _plane(kernel: Tensor) -> Tensor:
@@ -120,14 +80,22 @@ def recognize_fixed(module: nn.Module) -> Recipe | str | None:
     return None
 
 
-def _answer(module: nn.Module, x: Tensor) -> Tensor | None:
-    """The output of the module for ``x``, or ``None`` where it does not take it."""
+def _answer(module: nn.Module, x: Tensor, forward: Callable[..., Tensor] | None = None) -> Tensor | None:
+    """The output for ``x`` of the module, or of another ``forward``; ``None`` where it does not take it."""
     try:
         with torch.no_grad(), scratch_values(module), unobserved(module):
-            y = module(x.clone())
+            y = module(x.clone()) if forward is None else forward(module, x)
     except Exception:  # whatever the module's code raises
         return None
     return y if isinstance(y, Tensor) and y.isfinite().all() else None
+
+
+def _agrees(module: nn.Module, recipe: Recipe, x: Tensor, y: Tensor | None, tolerance: float) -> bool:
+    """Whether the recipe takes ``x`` to about the module's answer ``y``, or there is none."""
+    if y is None:
+        return True
+    ours = _answer(module, x, recipe.make(*recipe.arguments))
+    return ours is not None and ours.shape == y.shape and _close(ours, y, tolerance)
 
 
 def _normal(module: nn.Module, *shape: int, scale: float = 1.0) -> Tensor:
@@ -138,7 +106,7 @@ def _normal(module: nn.Module, *shape: int, scale: float = 1.0) -> Tensor:
 def _as_pixel_norm(module: nn.Module) -> Recipe | str | None:
     x = _normal(module, 3, 6, 5, 4)
     y = _answer(module, x)
-    if y is None or y.shape != x.shape or not _close(y, reference.pixel_norm(x), 0.1):
+    if y is None or y.shape != x.shape or not _agrees(module, _pixel_norm(0.0), x, y, 0.1):
         return None
     # With tiny inputs eps is what divides them: eps = (x / y)^2 - mean(x^2).
     tiny = 1e-5 * x
@@ -149,7 +117,11 @@ def _as_pixel_norm(module: nn.Module) -> Recipe | str | None:
         eps = float(f"{solved:.6g}") if solved > 1e-20 else 0.0
     shapes = ((3, 6, 5, 4), (2, 9), (4, 3, 7), (2, 5, 2, 3, 2))
     inputs = [_normal(module, *shape, scale=scale) for shape in shapes for scale in (1.0, 1e-4, 1e-8, 30.0)]
-    return _verified(module, PixelNorm(eps), inputs, "x / sqrt(mean(x^2, dim=1) + eps)")
+    return _verified(module, _pixel_norm(eps), inputs, "x / sqrt(mean(x^2, dim=1) + eps)")
+
+
+def _pixel_norm(eps: float) -> Recipe:
+    return Recipe(_call, (pixel_norm, (("eps", eps),)), f"pixel_norm(eps={eps})")
 
 
 def _as_minibatch_stddev(module: nn.Module) -> Recipe | str | None:
@@ -160,25 +132,19 @@ def _as_minibatch_stddev(module: nn.Module) -> Recipe | str | None:
         return None
     num_channels = y.shape[1] - channels
     constants = sorted({n for n in _integers(module) if 1 <= n <= 256} | {2, 4, 8, 16})
-    batches = sorted({*range(1, 13), 16, 24, *(2 * n for n in constants), *(n for n in constants)})
-    asked = [(a, _answer(module, a)) for a in (_normal(module, n, channels, 3, 2) for n in batches)]
-    complaint = f"its {num_channels} channels do not fit {channels}"
-    if channels % num_channels == 0:
-        complaint = "for no size of the groups are its statistics those of minibatch_stddev (members i, i + N/G, ...)"
-        for group_size in (*constants, _WHOLE_BATCH):
-            recipe = MinibatchStdDev(group_size, num_channels)
-            ours = [
-                (reference.minibatch_stddev(a, group_size=group_size, num_channels=num_channels), b) for a, b in asked
-            ]
-            if all(b is None or (a.shape == b.shape and _close(a, b, 1e-4)) for a, b in ours):
-                inputs = [
-                    _normal(module, n, channels, 4, 3, scale=scale)
-                    for n in (4, 8, 12)
-                    for scale in (1.0, 1e-4)
-                    if _answer(module, _normal(module, n, channels, 4, 3)) is not None
-                ]
-                return _verified(module, recipe, inputs, "sqrt(biased variance + 1e-8) over each group, averaged")
-    return complaint
+    batches = sorted({*range(1, 13), 16, 24, *(2 * n for n in constants), *constants})
+    asked = [(x, _answer(module, x)) for x in (_normal(module, n, channels, 3, 2) for n in batches)]
+    if channels % num_channels:
+        return f"its {num_channels} channels do not fit {channels}"
+    for group_size in (*constants, _WHOLE_BATCH):
+        group = "the batch" if group_size == _WHOLE_BATCH else group_size
+        settings = ("group_size", group_size), ("num_channels", num_channels)
+        name = f"minibatch_stddev(group_size={group}, num_channels={num_channels})"
+        recipe = Recipe(_call, (minibatch_stddev, settings), name)
+        if all(_agrees(module, recipe, x, y, 1e-4) for x, y in asked):
+            inputs = [_normal(module, n, channels, 4, 3, scale=scale) for n in (4, 8, 12) for scale in (1.0, 1e-4)]
+            return _verified(module, recipe, inputs, "sqrt(biased variance + 1e-8) over each group, averaged")
+    return "for no size of the groups are its statistics those of minibatch_stddev (members i, i + N/G, ...)"
 
 
 def _integers(module: nn.Module) -> set[int]:
@@ -208,28 +174,26 @@ def _blur_by(module: nn.Module, name: str, channels: int, x: Tensor, y: Tensor) 
     if not torch.equal(planes, kernel.expand_as(planes)):
         return f"`{name}` differs from channel to channel"
     for recipe in _blurs(name, kernel, x, y):
-        taps = kernel.flip((0, 1)) if recipe.flip else kernel
-        ours = reference.upfirdn2d(
-            x, taps, up=recipe.up, down=recipe.down, padding=list(recipe.padding), gain=recipe.gain
-        )
-        if ours.shape == y.shape and _close(ours, y, 1e-9):
+        if _agrees(module, recipe, x, y, 1e-9):
             inputs = [_normal(module, 2, channels, *size) for size in ((32, 32), (17, 20), (24, 9))]
             return _verified(module, recipe, inputs, complaint)
     return complaint
 
 
-def _blurs(name: str, kernel: Tensor, x: Tensor, y: Tensor) -> Iterator[Blur]:
+def _blurs(name: str, kernel: Tensor, x: Tensor, y: Tensor) -> Iterator[Recipe]:
     """The settings that lead to the size of ``y``."""
     taps, size_in, size_out = kernel.shape[0], x.shape[-1], y.shape[-1]
+    flips = (True, False) if not torch.equal(kernel, kernel.flip((0, 1))) else (False,)
     for up, down in ((1, 1), (1, 2), (2, 1)):
         # size_out = (size_in * up + total - taps) // down + 1
         for total in range(2 * taps + 2):
             if (size_in * up + total - taps) // down + 1 != size_out:
                 continue
-            for before, flip, gain in itertools.product(range(total + 1), (True, False), sorted({1.0, float(up**2)})):
-                if flip and torch.equal(kernel, kernel.flip((0, 1))):
-                    continue
-                yield Blur(name, flip, up, down, (before, total - before) * 2, gain)
+            for before, flip, gain in itertools.product(range(total + 1), flips, sorted({1.0, float(up**2)})):
+                padding = (before, total - before) * 2
+                settings = ("up", up), ("down", down), ("padding", padding), ("gain", gain)
+                text = f"upfirdn2d({name}, up={up}, down={down}, padding={list(padding)})"
+                yield Recipe(_filter, (name, flip, settings), text)
 
 
 def _verified(module: nn.Module, recipe: Recipe, inputs: Sequence[Tensor], expected: str) -> Recipe | str:
@@ -238,12 +202,14 @@ def _verified(module: nn.Module, recipe: Recipe, inputs: Sequence[Tensor], expec
     if why_not:
         return why_not
     taken = [x for x in inputs if _answer(module, x) is not None]
-    complaint = why_not_equal(module, recipe, [(x,) for x in taken])
+    complaint = why_not_equal(module, partial(rewrite, module, recipe), [(x,) for x in taken])
     if complaint:
-        return f"it is close to {recipe} and not the same: expected {expected}; {complaint}"
+        return f"it is close to {recipe.name} and not the same: expected {expected}; {complaint}"
     foreign = sorted({name for x in taken[:1] for name in _operations(module, x)} - _ANALYTIC)
     if foreign:
-        return f"it agrees with {recipe} on random inputs, but uses {', '.join(foreign)}, which may differ on others"
+        return (
+            f"it agrees with {recipe.name} on random inputs, but uses {', '.join(foreign)}, which may differ on others"
+        )
     return recipe
 
 

@@ -6,7 +6,6 @@ buffers, ``weight_orig``, ``weight_u`` and ``weight_v``, stay in the layer. Laye
 model calls exactly once form a group and share their launches.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm as TorchParametrization
 from torch.nn.utils.spectral_norm import SpectralNorm as TorchHook
 
+from fastgan.acceleration.swaps import Step, Undo
 from fastgan.acceleration.tracing import Dataflow
 from fastgan.nn.spectral_norm import UNPARAMETRIZED, SpectralNorm, group_layers, norm_of
 
@@ -54,9 +54,6 @@ class FusedHook(TorchHook):
         delattr(module, UNPARAMETRIZED)
 
 
-Step = Callable[[], Callable[[], None]]
-
-
 def find_spectral_norm(module: nn.Module) -> tuple[str, Step | str] | None:
     """Which of torch's spectral norms a module has, and the step that swaps it, or the reason to leave it."""
     for hook in module._forward_pre_hooks.values():
@@ -83,7 +80,7 @@ def _why_not(name: str, original: Tensor) -> str | None:
 
 
 def _hook_step(module: nn.Module, hook: TorchHook) -> Step:
-    def step() -> Callable[[], None]:
+    def step() -> Undo:
         norm = OfHook(hook.n_power_iterations, hook.eps, hook.dim % module.weight_orig.dim())
         norm.training = module.training
         fused = FusedHook(hook.name, hook.n_power_iterations, hook.dim, hook.eps)
@@ -108,7 +105,7 @@ def _put(hooks: dict[int, Any], places: list[int], hook: Any) -> None:
 
 
 def _parametrization_step(module: nn.Module, theirs: nn.Module) -> Step:
-    def step() -> Callable[[], None]:
+    def step() -> Undo:
         norms = module.parametrizations["weight"]
         ours = SpectralNorm(theirs.n_power_iterations, theirs.eps, theirs.dim)
         ours.training = theirs.training

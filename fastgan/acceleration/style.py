@@ -13,13 +13,14 @@ import operator
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from fastgan.acceleration.rewriting import why_not_rewritable
-from fastgan.acceleration.running import fixed_random_state, in_mode, scratch_values, unobserved, why_not_equal
+from fastgan.acceleration.measuring import fixed_random_state, in_mode, scratch_values, unobserved, why_not_equal
+from fastgan.acceleration.swaps import Recipe, rewrite, why_not_rewritable
 from fastgan.acceleration.tracing import Tracer, called_name, reads_shape
 from fastgan_kernels import adain
 
@@ -46,29 +47,20 @@ def styled_instance_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) ->
     return adain(x, scale.flatten(1).expand(n, -1), shift.flatten(1).expand(n, -1), eps=eps)
 
 
-@dataclass(frozen=True)
-class StyledInstanceNorm:
+def _from_source(source: str) -> Callable[..., Tensor]:
     """A forward written by ``torch.fx``: scale and shift as in the old one, then adain."""
-
-    source: str
-    eps: float
-
-    def forward(self) -> Callable[..., Tensor]:
-        names: dict[str, Any] = {
-            "torch": torch,
-            "device": torch.device,
-            "inf": math.inf,
-            "nan": math.nan,
-            _ALIAS: styled_instance_norm,
-        }
-        exec(self.source, names)
-        return names["forward"]
-
-    def __str__(self) -> str:
-        return f"adain(eps={self.eps})"
+    names: dict[str, Any] = {
+        "torch": torch,
+        "device": torch.device,
+        "inf": math.inf,
+        "nan": math.nan,
+        _ALIAS: styled_instance_norm,
+    }
+    exec(source, names)
+    return names["forward"]
 
 
-def recognize_adain(module: nn.Module, known: dict[str, StyledInstanceNorm]) -> StyledInstanceNorm | str | None:
+def recognize_adain(module: nn.Module, known: dict[str, Recipe]) -> Recipe | str | None:
     """The new forward of ``module``; a reason if it only resembles AdaIN; ``None`` for any other module.
 
     ``known`` holds verified forwards by their dataflow: layers of one class differ only in their sizes.
@@ -188,14 +180,14 @@ def _why_not(module: nn.Module, found: _Split, inputs: list[fx.Node], tracer: Tr
     return None
 
 
-def _verified(module: nn.Module, found: _Split, inputs: list[fx.Node]) -> StyledInstanceNorm | str:
+def _verified(module: nn.Module, found: _Split, inputs: list[fx.Node]) -> Recipe | str:
     probes = _probes(module, inputs, found.x)
     if not probes:
         return "no example input could be made up for it"
     complaints = []
     for eps in _eps_candidates(module, found):
-        recipe = StyledInstanceNorm(_write(found, inputs, eps), eps)
-        complaint = why_not_equal(module, recipe, probes)
+        recipe = Recipe(_from_source, (_write(found, inputs, eps),), f"adain(eps={eps})")
+        complaint = why_not_equal(module, partial(rewrite, module, recipe), probes)
         if complaint is None:
             return recipe
         complaints.append(complaint)

@@ -1,17 +1,27 @@
-"""Swaps, which are made and undone as a whole."""
+"""Swaps: changes of a model that are made and undone as a whole.
 
+Most give a module another forward. The module gets a subclass of its class with a new ``forward``, and nothing else
+changes: parameters, buffers, hooks and state-dict keys stay, ``isinstance`` holds, copies and pickles work, and undoing
+restores the class. A ``forward`` set on the instance would be bound to the original in a copy.
+"""
+
+import functools
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
+from fastgan.acceleration.measuring import HOOKS
 from fastgan.acceleration.report import Swapped
-from fastgan.acceleration.rewriting import Recipe, Settings, rewrite
-from fastgan.acceleration.running import HOOKS
 
+Undo = Callable[[], None]
+Step = Callable[[], Undo]
 Converter = Callable[[nn.Module], nn.Module | None]
+Settings = tuple[tuple[str, Any], ...]
 
 
 @dataclass
@@ -20,7 +30,7 @@ class Swap:
 
     module: nn.Module
     entry: Swapped
-    steps: list[Callable[[], Callable[[], None]]]
+    steps: list[Step]
     _undo: ExitStack = field(default_factory=ExitStack)
 
     def apply(self) -> None:
@@ -33,12 +43,93 @@ class Swap:
         self._undo.close()
 
 
-def rewriting(module: nn.Module, recipe: Recipe, settings: Settings = ()) -> Callable[[], Callable[[], None]]:
-    """The step that gives ``module`` another forward, good for its ``settings``."""
-    return lambda: rewrite(module, recipe, settings)
+@dataclass(frozen=True)
+class Recipe:
+    """The forward ``make(*arguments)``; hashable and picklable, because it identifies the class.
+
+    ``make`` is a function of a module or a class method, and ``name`` what reports call the forward.
+    """
+
+    make: Callable[..., Callable[..., Any]]
+    arguments: tuple[Any, ...]
+    name: str
 
 
-def replacement(model: nn.Module, module: nn.Module, new: nn.Module) -> Callable[[], Callable[[], None]]:
+def settings_of(module: nn.Module) -> Settings:
+    """The plain attributes of a module that its code may read, such as an eps."""
+    return tuple(
+        (name, value)
+        for name, value in vars(module).items()
+        if isinstance(value, bool | int | float | str | None) and name != "training" and not name.startswith("_")
+    )
+
+
+def rewrite(module: nn.Module, recipe: Recipe, settings: Settings = ()) -> Undo:
+    """Gives ``module`` the forward of ``recipe``; returns what undoes it.
+
+    A recipe may contain constants of the old forward. With other ``settings`` than these the module runs the old one.
+    """
+    before = module.__class__
+    if is_parametrized(module):
+        # torch gives such a module its own class and removes it with the last parametrization. It must stay the
+        # outermost, or torch would remove ours; copied, because copies of the module share it.
+        namespace = {k: v for k, v in vars(before).items() if k not in ("__dict__", "__weakref__")}
+        module.__class__ = type(before.__name__, (_rewritten(before.__bases__[0], recipe, settings),), namespace)
+    else:
+        module.__class__ = _rewritten(before, recipe, settings)
+    return lambda: setattr(module, "__class__", before)
+
+
+def is_rewritten(module: nn.Module) -> bool:
+    return hasattr(type(module), "_fastgan_recipe")
+
+
+def why_not_rewritable(module: nn.Module) -> str | None:
+    """The reason why ``module`` cannot take another class, or ``None``."""
+    cls = type(module)
+    if is_rewritten(module):
+        return "it is accelerated already"
+    if "forward" in vars(module):
+        return "its forward was set on the instance"
+    if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__:
+        return f"{cls.__name__} overrides pickling"
+    return None
+
+
+@functools.cache
+def _rewritten(cls: type[nn.Module], recipe: Recipe, settings: Settings) -> type[nn.Module]:
+    fused = recipe.make(*recipe.arguments)
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if any(getattr(self, name, None) != value for name, value in settings):
+            return super(made, self).forward(*args, **kwargs)
+        return fused(self, *args, **kwargs)
+
+    def reduce(self: nn.Module, protocol: int) -> tuple[Any, ...]:
+        _, _, *state = super(made, self).__reduce_ex__(max(protocol, 2))
+        return (_new, (cls, recipe, settings), *state)
+
+    def extra_repr(self: nn.Module) -> str:
+        return ", ".join(filter(None, [super(made, self).extra_repr(), f"accelerated: {recipe.name}"]))
+
+    namespace = {
+        "_fastgan_recipe": recipe,
+        "forward": forward if settings else fused,
+        "extra_repr": extra_repr,
+        "__reduce_ex__": reduce,
+        "__module__": cls.__module__,
+        "__doc__": cls.__doc__,
+    }
+    made = type(cls.__name__, (cls,), namespace)
+    return made
+
+
+def _new(cls: type[nn.Module], recipe: Recipe, settings: Settings) -> nn.Module:
+    made = _rewritten(cls, recipe, settings)
+    return made.__new__(made)
+
+
+def replacement(model: nn.Module, module: nn.Module, new: nn.Module) -> Step:
     """The step that puts ``new`` in every place of ``module`` in ``model``, with its hooks and its mode."""
     places = [(p, name) for p in model.modules() for name, child in p._modules.items() if child is module]
 
@@ -46,10 +137,9 @@ def replacement(model: nn.Module, module: nn.Module, new: nn.Module) -> Callable
         for parent, name in places:
             parent._modules[name] = child
 
-    def step() -> Callable[[], None]:
+    def step() -> Undo:
         for hooks in HOOKS:
-            own = getattr(new, hooks)
-            if not own:
+            if not getattr(new, hooks):
                 setattr(new, hooks, getattr(module, hooks))  # the same dictionary, so that handles still work
         new._is_full_backward_hook = module._is_full_backward_hook
         inherited = set(module.modules())
@@ -85,7 +175,3 @@ def convert(module: nn.Module, path: str, mapping: dict[type[nn.Module], Convert
     if list(module.state_dict()) != list(new.state_dict()):
         raise ValueError(f"{named} a module with the state {list(new.state_dict())}, expected the same keys")
     return new
-
-
-def is_mapped(module: nn.Module, mapping: dict[type[nn.Module], Converter]) -> bool:
-    return any(cls in mapping for cls in type(module).__mro__)

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fastgan.acceleration.rewriting import is_rewritten
-from fastgan.acceleration.running import fixed_random_state, in_mode, unobserved
+from fastgan.acceleration.measuring import fixed_random_state, in_mode, unobserved
+from fastgan.acceleration.swaps import is_rewritten
 from fastgan.errors import first_line
 
 # Functions that torch does not let a tracer override, so a symbolic size would stop the trace.

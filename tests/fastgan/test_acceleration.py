@@ -222,17 +222,17 @@ def test_after_an_error_the_model_is_as_it_was(check, monkeypatch):
         with pytest.raises(RuntimeError, match="mat1 and mat2"):
             fastgan.accelerate(model, check=True, example_inputs=(x[:, :5],))
     else:
-        swaps = importlib.import_module("fastgan.acceleration.swaps")
+        finding = importlib.import_module("fastgan.acceleration.accelerate")
         calls = []
 
-        def fail(module, recipe, settings):
+        def fail(module, *rest):
             calls.append(module)
             if len(calls) == 4:
                 raise MemoryError
-            return original(module, recipe, settings)
+            return original(module, *rest)
 
-        original = swaps.rewrite
-        monkeypatch.setattr(swaps, "rewrite", fail)
+        original = finding.rewrite
+        monkeypatch.setattr(finding, "rewrite", fail)
         with pytest.raises(MemoryError):
             fastgan.accelerate(model)
         assert len(calls) == 4

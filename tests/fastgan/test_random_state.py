@@ -14,7 +14,7 @@ from torch import nn
 
 import fastgan
 from fastgan import exporting, sampling
-from fastgan.acceleration.running import fixed_random_state
+from fastgan.acceleration.measuring import fixed_random_state
 from fastgan.metrics.collapse import detect_collapse
 from fastgan.metrics.digits import digit_network
 from fastgan.metrics.features import FeatureNetwork, Features, load_features

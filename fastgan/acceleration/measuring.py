@@ -7,7 +7,7 @@ is not copied, because a module that holds the result of a computation cannot be
 import itertools
 import random
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
-from fastgan.acceleration.rewriting import Recipe, rewrite
 from fastgan.random_state import preserved_random_state
 
 OBSERVING_HOOKS = (
@@ -139,13 +138,15 @@ def measure(module: nn.Module, args: Sequence[Any], *, dtype: torch.dtype | None
         )
 
 
-def why_not_equal(module: nn.Module, recipe: Recipe, inputs: Sequence[Sequence[Any]]) -> str | None:
-    """The difference of ``recipe`` on one of the ``inputs`` in float64, in training or evaluation mode, or ``None``."""
+def why_not_equal(
+    module: nn.Module, apply: Callable[[], Callable[[], None]], inputs: Sequence[Sequence[Any]]
+) -> str | None:
+    """What ``apply`` changes on one of the ``inputs`` in float64, in training or evaluation mode, or ``None``."""
     try:
         for training, args in itertools.product((True, False), inputs):
             with unobserved(module), in_mode(module, training):
                 before = measure(module, args)
-                undo = rewrite(module, recipe)
+                undo = apply()
                 try:
                     after = measure(module, args)
                 finally:
