@@ -42,7 +42,6 @@ class StyleGANGenerator(nn.Module):
         style_dim: length of w and of the styles; ``None`` for as many as ``base_channels``.
         style_mixing: probability, in training, that a sample takes its styles from a second latent from a random layer
             on (mixing regularization, section 3.1; 0.9 in the paper); 0 for none.
-        order: of the epilogues, as in :class:`~fastgan.models.stylegan.synthesis.SynthesisBlock`.
 
     Shape:
         [N, latent_dim] to [N, num_channels, R, R] for the R that it has grown to. The images aim at [-1, 1] and, as in
@@ -66,7 +65,6 @@ class StyleGANGenerator(nn.Module):
         base_channels: int = 512,
         style_dim: int | None = None,
         style_mixing: float = 0.9,
-        order: str = "paper",
     ) -> None:
         super().__init__()
         if not 0 <= style_mixing <= 1:
@@ -77,9 +75,7 @@ class StyleGANGenerator(nn.Module):
         self.latent_dim = latent_dim
         self.style_mixing = style_mixing
         self.mapping = Mapping(latent_dim, style_dim)
-        self.synthesis = Synthesis(
-            resolution, num_channels, style_dim=style_dim, base_channels=base_channels, order=order
-        )
+        self.synthesis = Synthesis(resolution, num_channels, style_dim=style_dim, base_channels=base_channels)
         self.num_layers = self.synthesis.num_layers
         self.register_buffer("w_mean", torch.zeros(style_dim))
 

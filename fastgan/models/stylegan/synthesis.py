@@ -15,22 +15,16 @@ NOISES = ("random", "constant", "none")
 class ConstantBlock(nn.Module):
     """The first block: a learned 4x4 constant, epilogue, convolution 3x3, epilogue.
 
-    Args:
-        num_channels: of the constant and of the output.
-        style_dim, order, shared_strength: as in :class:`SynthesisBlock`.
-
     Shape:
         styles [N, 2, style_dim] to [N, num_channels, 4, 4]; noise as in :class:`SynthesisBlock`.
     """
 
-    def __init__(
-        self, num_channels: int, style_dim: int, *, order: str = "paper", shared_strength: bool = False
-    ) -> None:
+    def __init__(self, num_channels: int, style_dim: int) -> None:
         super().__init__()
         self.constant = nn.Parameter(torch.ones(1, num_channels, 4, 4))
-        self.epilogue_1 = _epilogue(num_channels, style_dim, order, shared_strength)
+        self.epilogue_1 = StyleEpilogue(num_channels, style_dim, equalized=True)
         self.conv_2 = _conv(num_channels, num_channels)
-        self.epilogue_2 = _epilogue(num_channels, style_dim, order, shared_strength)
+        self.epilogue_2 = StyleEpilogue(num_channels, style_dim, equalized=True)
 
     def forward(self, styles: Tensor, noise_1: Tensor | None = None, noise_2: Tensor | None = None) -> Tensor:
         x = self.constant.expand(styles.shape[0], -1, -1, -1)
@@ -41,35 +35,20 @@ class ConstantBlock(nn.Module):
 class SynthesisBlock(nn.Module):
     """Doubles the resolution: nearest x2, convolution 3x3, blur (1, 2, 1), epilogue; convolution 3x3, epilogue.
 
-    Karras et al. 2019, figure 1b and appendix C. From 128 to 64 channels with styles of 512 and a shared strength these
-    are 242,050 parameters.
-
-    Args:
-        in_channels, out_channels: of the maps.
-        style_dim: length of a style.
-        order: of the epilogues, "paper" or "tutorial", as in :func:`fastgan_kernels.style_epilogue`.
-        shared_strength: one noise strength for each layer instead of one for each channel as in the paper.
+    Karras et al. 2019, figure 1b and appendix C.
 
     Shape:
         x [N, in_channels, H, W] and styles [N, 2, style_dim] to [N, out_channels, 2H, 2W]. Each noise is [N, 1, 2H, 2W]
         or ``None`` to draw it.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        style_dim: int,
-        *,
-        order: str = "paper",
-        shared_strength: bool = False,
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, style_dim: int) -> None:
         super().__init__()
         self.conv_1 = _conv(in_channels, out_channels)
         self.blur = Blur((1, 2, 1))
-        self.epilogue_1 = _epilogue(out_channels, style_dim, order, shared_strength)
+        self.epilogue_1 = StyleEpilogue(out_channels, style_dim, equalized=True)
         self.conv_2 = _conv(out_channels, out_channels)
-        self.epilogue_2 = _epilogue(out_channels, style_dim, order, shared_strength)
+        self.epilogue_2 = StyleEpilogue(out_channels, style_dim, equalized=True)
 
     def forward(
         self, x: Tensor, styles: Tensor, noise_1: Tensor | None = None, noise_2: Tensor | None = None
@@ -86,12 +65,9 @@ class Synthesis(GrowingNetwork):
         resolution: of the fully grown images, see :data:`~fastgan.models.stylegan.growing.RESOLUTIONS`.
         style_dim: length of a style.
         base_channels: see :func:`~fastgan.models.stylegan.growing.widths`.
-        order: as in :class:`SynthesisBlock`.
     """
 
-    def __init__(
-        self, resolution: int, num_channels: int, *, style_dim: int, base_channels: int, order: str = "paper"
-    ) -> None:
+    def __init__(self, resolution: int, num_channels: int, *, style_dim: int, base_channels: int) -> None:
         channels = widths(resolution, base_channels)
         super().__init__(list(channels))
         self.style_dim = style_dim
@@ -100,9 +76,9 @@ class Synthesis(GrowingNetwork):
         self.to_image = nn.ModuleDict()
         for size, c_out in channels.items():
             self.blocks[str(size)] = (
-                SynthesisBlock(channels[size // 2], c_out, style_dim, order=order)
+                SynthesisBlock(channels[size // 2], c_out, style_dim)
                 if size // 2 in channels
-                else ConstantBlock(c_out, style_dim, order=order)
+                else ConstantBlock(c_out, style_dim)
             )
             self.to_image[str(size)] = EqualizedConv2d(c_out, num_channels, 1)
         for layer in range(self.num_layers):
@@ -151,10 +127,6 @@ class Synthesis(GrowingNetwork):
 
 def _conv(in_channels: int, out_channels: int) -> EqualizedConv2d:
     return EqualizedConv2d(in_channels, out_channels, 3, bias=False, gain=math.sqrt(2))
-
-
-def _epilogue(num_channels: int, style_dim: int, order: str, shared_strength: bool) -> StyleEpilogue:
-    return StyleEpilogue(num_channels, style_dim, order=order, shared_strength=shared_strength, equalized=True)
 
 
 def _enlarged(x: Tensor) -> Tensor:

