@@ -8,6 +8,7 @@ from twins import (
     LABELS,
     ByClass,
     assert_twins,
+    by_kind,
     copy_weights,
     discriminator_twin,
     generator_twin,
@@ -20,6 +21,7 @@ from twins import (
 
 from fastgan.models import build_networks
 from fastgan.nn import BiasAct
+from fastgan.regularizers import compile_step, r1, wgan_gp
 from fastgan_kernels import use_backend
 
 
@@ -98,7 +100,7 @@ def test_outputs_and_gradients_in_both_modes(model, resolution, options, trainin
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("model", "resolution", "options"), [*CRITICS, ("mlp", 1, {})])
+@pytest.mark.parametrize(("model", "resolution", "options"), [*CRITICS, *(case for case in OTHERS if case[0] == "mlp")])
 def test_a_penalized_step(model, resolution, options):
     _, (critic, twin) = networks_and_twins(model, resolution, **options)
     for _ in range(2):
@@ -108,7 +110,7 @@ def test_a_penalized_step(model, resolution, options):
 @pytest.mark.parametrize(
     ("model", "resolution", "base", "options"),
     [
-        ("mlp", 1, 8, {}),
+        ("mlp", 1, 8, {"minibatch": "discrimination"}),
         ("wgan-gp", 28, 4, {}),
         ("wgan-gp", 32, 4, {}),
         pytest.param("sngan", 28, 2, {}, marks=pytest.mark.exhaustive),
@@ -122,6 +124,32 @@ def test_a_penalized_step_on_the_kernels(model, resolution, base, options):
         found = penalized_step(critic, *images(model, resolution))
     expected = penalized_step(twin, *images(model, resolution))
     assert_twins(critic, twin, lambda network: found if network is critic else expected)
+
+
+@pytest.fixture
+def fresh_compiler():
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("backend", ["triton", pytest.param("reference", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("penalty", ["wgan_gp", pytest.param("r1", marks=pytest.mark.exhaustive)])
+def test_two_compiled_steps_with_a_penalty(backend, penalty, fresh_compiler):
+    """Of sngan: the group of spectral norms, convolutions, bias and activation. Compiling takes some seconds."""
+    _, (critic, twin) = networks_and_twins("sngan", 28, 2)
+
+    def step(critic, parameters, real, fake):
+        share = torch.full_like(real[:, :1, :1, :1], 0.3)
+        more = wgan_gp(critic, real, fake, alpha=share) if penalty == "wgan_gp" else r1(critic, real)
+        return torch.autograd.grad(critic(fake).mean() - critic(real).mean() + more, parameters)
+
+    compiled = compile_step(step, backend="aot_eager")
+    real, fake = images("sngan", 28)[:, :2]
+    for _ in range(2):  # the second begins with the u and v that the first left
+        with use_backend(backend):
+            found = compiled(critic, by_kind(critic), real, fake)
+        for ours, theirs in zip(found, step(twin, by_kind(twin), real, fake), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
 def test_a_bias_before_a_leaky_relu_is_fused_with_it():

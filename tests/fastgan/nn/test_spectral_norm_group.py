@@ -13,7 +13,6 @@ from torch.nn.utils.parametrizations import spectral_norm as torch_spectral_norm
 from torch.nn.utils.spectral_norm import spectral_norm as hooked_spectral_norm
 
 from fastgan.nn import spectral_norm, spectral_norm_
-from fastgan.regularizers import compile_step, r1
 
 Taken = Callable[[], tuple[list[int], list[int]]]
 
@@ -362,7 +361,6 @@ def test_a_layer_alone_can_be_the_model(calls: Taken):
     assert calls() == ([1, 1], [1, 1])
 
 
-COMPLEX = nn.Linear(3, 3, dtype=torch.complex64)
 TAKEN = "is normalized or parametrized already"
 
 
@@ -438,17 +436,3 @@ def test_compiled_in_parts(broken: bool, fresh_compiler: None):
         call(images(seed)).square().sum().backward()
     torch.testing.assert_close(vectors(compiled), vectors(model), rtol=1e-10, atol=1e-10)
     assert_same_gradients(model, compiled)
-
-
-@pytest.mark.exhaustive  # test_orders.py shows it of the kernels
-@pytest.mark.parametrize("how", ["group", "single"])
-def test_a_penalty_in_a_compiled_step(how: str, fresh_compiler: None):
-    def step(model: nn.Module, real: torch.Tensor, fake: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        loss = model(fake).mean() - model(real).square().mean() + r1(model, real)
-        return torch.autograd.grad(loss, tuple(model.parameters()))
-
-    model = normalised(how)
-    compiled, reference = copy.deepcopy(model), normalised("torch")
-    found = compile_step(step, backend="aot_eager")(compiled, images(0), images(1))
-    torch.testing.assert_close(found, step(reference, images(0), images(1)), rtol=1e-10, atol=1e-10)
-    assert_same(reference, compiled)

@@ -68,14 +68,3 @@ def test_one_strength_for_all_channels():
     of_each.load_state_dict(layer.state_dict() | {"strength": torch.full((3,), 0.7)})
     x, style, noise = torch.randn(2, 3, 5, 5), torch.randn(2, 4), torch.randn(2, 1, 5, 5)
     torch.testing.assert_close(layer(x, style, noise), of_each(x, style, noise))
-
-
-def test_an_equalised_style_begins_at_a_plain_block_and_is_scaled():
-    layer, plain = StyleEpilogue(3, 4, equalized=True), StyleEpilogue(3, 4)
-    assert layer.state_dict().keys() == plain.state_dict().keys()
-    x = torch.randn(2, 3, 5, 5)
-    expected = nn.functional.instance_norm(nn.functional.leaky_relu(x, 0.2))
-    torch.testing.assert_close(layer(x, torch.zeros(2, 4)), expected)
-    plain.load_state_dict(layer.state_dict() | {"style.weight": layer.style.weight / 2})  # 1 / sqrt(4)
-    style, noise = torch.randn(2, 4), torch.randn(2, 1, 5, 5)
-    torch.testing.assert_close(layer(x, style, noise), plain(x, style, noise))
