@@ -1,11 +1,26 @@
-"""Optional packages: the extras of the distribution."""
+"""Modules from outside: the optional packages of the distribution, its extras, and modules of the user."""
 
+import os
+import sys
 from importlib import import_module
 from types import ModuleType
 
 
 class MissingExtraError(ImportError):
     """A package that is not installed. The message is one sentence, with the command that installs it."""
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an extra, in the folder of the checkout: no package index has fastgan yet."""
+    return f"pip install -e '.[{extra}]'"
+
+
+def import_from_here(module: str) -> ModuleType:
+    """Imports a user's module; the current folder is searched last. ``python -m`` searches it, the console script does
+    not."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    return import_module(module)
 
 
 def require_extra(extra: str, what: str, *modules: str) -> ModuleType:
@@ -18,6 +33,6 @@ def require_extra(extra: str, what: str, *modules: str) -> ModuleType:
         found = [import_module(name) for name in modules]
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"{what} needs {error.name.partition('.')[0]}, which is not installed: pip install 'fastgan[{extra}]'"
+            f"{what} needs {error.name.partition('.')[0]}, which is not installed: {install_command(extra)}"
         ) from None
     return found[0]

@@ -2,9 +2,9 @@
 
 import copy
 import hashlib
-import importlib
 import inspect
 import io
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor
 from fastgan.data import normalize
 from fastgan.data.gaussians import are_points, to_points
 from fastgan.errors import first_line
+from fastgan.extras import import_from_here
 from fastgan.metrics.digits import RESOLUTION, WEIGHTS, digit_inputs, digit_network
 from fastgan.metrics.errors import MetricsError
 from fastgan.random_state import preserved_random_state
@@ -148,8 +149,11 @@ def _coordinates(images: Tensor) -> Tensor:
 def _torchscript(path: Path, device: torch.device) -> FeatureNetwork:
     try:
         content = path.read_bytes()
-        # From the bytes of the digest, in case the file changes meanwhile.
-        network = torch.jit.load(io.BytesIO(content), map_location=device).eval()
+        with warnings.catch_warnings():
+            # TorchScript is deprecated, and the format that published feature networks have.
+            warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated")
+            # From the bytes of the digest, in case the file changes meanwhile.
+            network = torch.jit.load(io.BytesIO(content), map_location=device).eval()
     except OSError as error:
         raise MetricsError(f"TorchScript file {str(path)!r} cannot be read: {error.strerror}") from None
     except (RuntimeError, ValueError) as error:
@@ -164,7 +168,7 @@ def _torchscript(path: Path, device: torch.device) -> FeatureNetwork:
 
 def _callable(name: str, module: str, function: str) -> FeatureNetwork:
     try:
-        imported = importlib.import_module(module)
+        imported = import_from_here(module)
     except Exception as error:
         raise MetricsError(f"features {name!r}: module {module!r} cannot be imported: {_last_line(error)}") from error
     extract = getattr(imported, function, None)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgan.errors import first_line
+from fastgan.extras import install_command
 from fastgan.metrics.errors import MetricsError
 
 _OUTPUTS = ["2048", "logits_unbiased"]
@@ -30,7 +31,7 @@ def load_inception(weights: Path | None, device: torch.device) -> tuple[Callable
     except ImportError as error:
         raise MetricsError(
             f"features 'inception' need torch-fidelity, which cannot be imported ({first_line(error)}); install it "
-            "with pip install 'fastgan[evaluation]', or choose other --features"
+            f"with {install_command('evaluation')}, or choose other --features"
         ) from error
     except RuntimeError as error:
         raise MetricsError(

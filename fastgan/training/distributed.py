@@ -4,6 +4,7 @@ Every rank draws the random numbers of the whole batch from the same seed and ta
 depend on the number of ranks, except for the order of sums and for layers that see a whole batch.
 """
 
+import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -183,10 +184,12 @@ class GradientSync:
     def __init__(self, network: nn.Module, distributed: Distributed, *, some_unused: bool) -> None:
         self._ddp = None
         if distributed.world_size > 1:
-            # Buffers that are written between two forward passes of one backward pass cannot be differentiated.
+            # Buffers that are written between two forward passes of one backward pass cannot be differentiated. torch
+            # 2.14 has renamed the argument.
+            renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
             self._ddp = DistributedDataParallel(
                 _Functions(network),
-                broadcast_buffers=False,
+                **{"forward_sync_buffers" if renamed else "broadcast_buffers": False},
                 find_unused_parameters=some_unused,
                 process_group=distributed.device_group,
             )

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from fastgan.errors import first_line
+from fastgan.extras import install_command
 from fastgan.random_state import preserved_random_state
 from fastgan.sampling import picture, save_png
 from fastgan.training.checkpoint import replace_file
@@ -298,7 +299,7 @@ def import_wandb(config: TrainingConfig) -> Any:
     except ImportError:
         raise SettingsError(
             f"setting 'wandb' is {config.wandb!r} and the package wandb is not installed; expected it from "
-            "pip install 'fastgan[wandb]', or the setting empty"
+            f"{install_command('wandb')}, or the setting empty"
         ) from None
     return wandb
 

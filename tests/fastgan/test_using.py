@@ -241,9 +241,9 @@ def test_bad_input_to_a_trained_generator_is_one_sentence(fastgan, runs, tmp_pat
 @pytest.mark.parametrize(
     ("args", "module", "extra"),
     [
-        (["explore", "PLAIN"], "gradio", "'fastgan[explore]'"),
-        (["export", "PLAIN", "--format", "onnx"], "onnxruntime", "'fastgan[onnx]'"),
-        (["walk", "PLAIN", "--out", "a.mp4"], "imageio", "'fastgan[mp4]'"),
+        (["explore", "PLAIN"], "gradio", "-e '.[explore]'"),
+        (["export", "PLAIN", "--format", "onnx"], "onnxruntime", "-e '.[onnx]'"),
+        (["walk", "PLAIN", "--out", "a.mp4"], "imageio", "-e '.[mp4]'"),
     ],
 )
 def test_a_missing_extra_is_one_sentence(fastgan, runs, tmp_path, monkeypatch, args, module, extra):

@@ -1,3 +1,6 @@
+import sys
+import warnings
+
 import pytest
 import torch
 
@@ -26,7 +29,9 @@ class Flat(torch.nn.Module):
 
 
 def scripted(module, path):
-    torch.jit.script(module).save(str(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(module).save(str(path))
     return str(path)
 
 
@@ -108,10 +113,23 @@ def test_a_torchscript_file(tmp_path):
     assert torch.equal(both(images()).logits, images().float().amax(dim=(2, 3)))
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_torchscript_file_is_read_without_torchs_deprecation(tmp_path):
+    path = scripted(Means(), tmp_path / "means.pt")
+    load_features(path, CPU)(images())
+
+
 def test_a_function():
     network = load_features(f"{__name__}:means", CPU)
     assert torch.equal(network(images()).values, means(images()))
     assert network.name == f"{__name__}:means"
+
+
+def test_a_function_of_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "my_own_features.py").write_text("def first_pixel(x):\n    return x[:, :, 0, 0].float()\n")
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.chdir(tmp_path)
+    assert torch.equal(load_features("my_own_features:first_pixel", CPU)(images()).values, images()[:, :, 0, 0].float())
 
 
 @pytest.mark.parametrize(

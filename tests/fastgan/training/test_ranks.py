@@ -3,6 +3,7 @@
 import copy
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from processes import in_processes, on_ranks
 
 from fastgan.data.sources import ResidentImages
 from fastgan.training.config import SettingsError
-from fastgan.training.distributed import Distributed
+from fastgan.training.distributed import Distributed, GradientSync
 from fastgan.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -136,6 +137,18 @@ def refused(ranks, config, images):
     with pytest.raises(SettingsError) as refusal:
         Trainer.from_config(config, images_of(images, ranks), CPU, distributed=ranks)
     return str(refusal.value)
+
+
+@pytest.mark.filterwarnings("error")
+def test_gradients_are_synchronized_without_torchs_deprecations(tmp_path):
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        sync = GradientSync(
+            torch.nn.BatchNorm1d(3), SimpleNamespace(world_size=2, device_group=None), some_unused=False
+        )
+        assert not sync._ddp.will_sync_module_buffers()
+    finally:
+        dist.destroy_process_group()
 
 
 def test_groups_of_one_on_each_rank_are_refused(tiny, images):
