@@ -1,21 +1,35 @@
 """Training of generative adversarial networks on fused Triton kernels."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastgan.acceleration import accelerate
+    from fastgan.exporting import save_generator
+    from fastgan.training.checkpoint import load_generator
+
 __version__ = "0.1.0"
-__all__ = ["accelerate", "load_generator", "save_generator"]
+
+# Imported on demand, because torch takes seconds: the modules, and the functions by the module that has them.
+_MODULES = (
+    *("acceleration", "collapse", "data", "dropin", "exporting", "losses", "metrics", "models", "nn", "regularizers"),
+    *("sampling", "training"),
+)
+_FUNCTIONS = {
+    "accelerate": "fastgan.acceleration",
+    "load_generator": "fastgan.training.checkpoint",
+    "save_generator": "fastgan.exporting",
+}
+__all__ = list(_FUNCTIONS) + list(_MODULES)
 
 
 def __getattr__(name: str) -> object:
-    # On demand, because they import torch.
-    if name == "accelerate":
-        from fastgan.acceleration import accelerate
-
-        return accelerate
-    if name == "load_generator":
-        from fastgan.training.checkpoint import load_generator
-
-        return load_generator
-    if name == "save_generator":
-        from fastgan.exporting import save_generator
-
-        return save_generator
+    if name in _FUNCTIONS:
+        return getattr(import_module(_FUNCTIONS[name]), name)
+    if name in _MODULES:
+        return import_module(f"fastgan.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,7 +4,6 @@ The page is built on gradio, an extra. It loads nothing from other hosts: fonts 
 are switched off.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from fastgan import sampling
 from fastgan.data.gaussians import are_points
-from fastgan.extras import require_extra
+from fastgan.extras import require_gradio
 
 NUM_DIRECTIONS = 8  # sliders that are visible without scrolling
 REACH = 3.0
@@ -142,13 +141,6 @@ def build_page(explorer: Explorer, title: str) -> Any:
             trigger_mode="always_last",
         )
     return page
-
-
-def require_gradio() -> Any:
-    """gradio with analytics switched off; MissingExtraError where it is not installed."""
-    # Read when gradio is imported.
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    return require_extra("explore", "the explorer", "gradio")
 
 
 def serve(page: Any, host: str, port: int) -> str:

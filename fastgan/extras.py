@@ -36,3 +36,15 @@ def require_extra(extra: str, what: str, *modules: str) -> ModuleType:
             f"{what} needs {error.name.partition('.')[0]}, which is not installed: {install_command(extra)}"
         ) from None
     return found[0]
+
+
+def require_onnx() -> ModuleType:
+    """onnxruntime, if all packages of an export to ONNX are installed; else MissingExtraError."""
+    return require_extra("onnx", "ONNX", "onnxruntime", "onnx", "onnxscript")
+
+
+def require_gradio() -> ModuleType:
+    """gradio with analytics switched off; MissingExtraError where it is not installed."""
+    # Read when gradio is imported.
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    return require_extra("explore", "the explorer", "gradio")

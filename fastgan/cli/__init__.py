@@ -6,9 +6,11 @@ torch takes seconds to import: a command imports what needs it when it runs, so 
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
+import fastgan
 from fastgan.cli.collapse import collapse
 from fastgan.cli.doctor import doctor
 from fastgan.cli.evaluate import evaluate
@@ -17,7 +19,7 @@ from fastgan.cli.export import export
 from fastgan.cli.generate import generate
 from fastgan.cli.interpolate import interpolate
 from fastgan.cli.mix import mix
-from fastgan.cli.train import settings_epilog, train
+from fastgan.cli.train import TrainCommand, train
 from fastgan.cli.truncation import truncation
 from fastgan.cli.walk import walk
 from fastgan.errors import InputError
@@ -28,12 +30,25 @@ _UsageError = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="fastgan",
-    help="Train generative adversarial networks and use what they have learned.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command(epilog=settings_epilog())(train)
+
+
+@app.callback(invoke_without_command=True)
+def show_help_or_version(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Train generative adversarial networks and use what they have learned."""
+    if version:
+        print(f"fastgan {fastgan.__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+app.command(cls=TrainCommand)(train)
 app.command()(generate)
 app.command()(evaluate)
 app.command()(collapse)

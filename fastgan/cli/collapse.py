@@ -108,29 +108,18 @@ def _show(trials: "list[Trial]", reference: "Reference", console: Console) -> No
     from fastgan.metrics.collapse import COLLAPSED_FROM
 
     kind = reference.classifier.kind
-    table = Table(
-        "remedy",
-        f"{kind} captured",
-        "high quality",
-        "left out, by looking",
-        "by clustering",
-        "by score",
-        "verdict",
-        "the remedy",
-    )
+    table = Table()
+    for heading in ("remedy", f"{kind} captured", "high quality", "left out: looking, clustering, score", "the remedy"):
+        table.add_column(heading, overflow="fold")
     for trial in trials:
+        outcome = "; ".join(filter(None, (trial.verdict, trial.against(trials[0]))))
         if trial.collapse is None:
-            table.add_row(trial.remedy, "", "", "", "", "", trial.verdict, trial.against(trials[0]))
+            table.add_row(trial.remedy, "", "", "", outcome)
             continue
         moment = trial.moments[-1]
-        table.add_row(
-            trial.remedy,
-            f"{trial.captured} of {len(moment.shares.names)}",
-            f"{moment.high_quality:.1%}",
-            *("no answer" if answer.lost is None else f"{answer.lost:.0%}" for answer in trial.collapse.answers),
-            trial.verdict,
-            trial.against(trials[0]),
-        )
+        answers = ("no answer" if answer.lost is None else f"{answer.lost:.0%}" for answer in trial.collapse.answers)
+        captured = f"{trial.captured} of {len(moment.shares.names)}"
+        table.add_row(trial.remedy, captured, f"{moment.high_quality:.1%}", ", ".join(answers), outcome)
     console.print(table)
     console.print(
         f"Of the real {'points' if kind == 'modes' else 'images'} {reference.high_quality_of_real():.1%} are of high "

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fastgan.cli.options import Device, Run
+from fastgan.extras import require_gradio
 from fastgan.training.config import SettingsError
 
 
@@ -18,10 +19,11 @@ def explore(
     device: Device = "auto",
 ) -> int:
     """Serve a web page with sliders for seed, latent, class, styles and truncation, until Ctrl-C."""
+    require_gradio()
+
     from fastgan import explorer
     from fastgan.cli.trained import load_trained
 
-    explorer.require_gradio()
     trained = load_trained(run, device)
     title = f"{run.resolve().name}, step {trained.step}"
     page = explorer.build_page(explorer.Explorer(trained.generator), title)

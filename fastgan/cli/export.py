@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from fastgan.cli.options import Run
-from fastgan.training.config import SettingsError
+from fastgan.extras import require_onnx
+from fastgan.training.config import SettingsError, load_settings
 
 _FILES = {"torch": "generator.pt2", "onnx": "generator.onnx"}
 
@@ -33,13 +34,13 @@ def export(
     The commands that make images take such a folder in place of a run. Programs run without fastgan; each is compared
     with the generator before it is kept.
     """
-    from fastgan import exporting
-    from fastgan.cli.trained import load_trained
-    from fastgan.training.config import load_settings
-
     formats = dict.fromkeys(format or ())
     if Format.onnx in formats:
-        exporting.require_onnx()
+        require_onnx()
+
+    from fastgan import exporting
+    from fastgan.cli.trained import load_trained
+
     trained = load_trained(run, "cpu")
     generator = trained.generator
     folder = out or run / "export"

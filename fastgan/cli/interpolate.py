@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fastgan.cli.options import Class, Device, Frames, Rows, Run, Seed, SequenceOut, Truncation
+from fastgan.training.config import SettingsError
 
 
 class Space(StrEnum):
@@ -40,11 +41,13 @@ def interpolate(
     Images have the numbers that 'fastgan generate --numbered' shows for the same seed. In a conditional run a row keeps
     the class of its first image.
     """
+    if space == Space.w and path == Way.spherical:
+        raise SettingsError("--path spherical is for --space z: w does not lie near a sphere as latents do")
+
     import torch
 
     from fastgan import sampling
     from fastgan.cli.trained import frames_of, load_trained, rendered, sequences
-    from fastgan.training.config import SettingsError
 
     trained = load_trained(run, device)
     generator = trained.generator
@@ -52,8 +55,6 @@ def interpolate(
     sampling.check_truncation(generator, truncation)
     if space == Space.w:
         sampling.require_styles(generator, "interpolation in w")
-        if path == Way.spherical:
-            raise SettingsError("--path spherical is for --space z: w does not lie near a sphere as latents do")
     to = out or run / "interpolation.png"
     sampling.check_output(to, animation=True)
     number = frames_of(frames, to)

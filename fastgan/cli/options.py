@@ -5,7 +5,23 @@ from typing import Annotated
 
 import typer
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model folder of 'fastgan export'.")]
+from fastgan.training.config import SettingsError
+
+
+def _with_generator(run: Path) -> Path:
+    # Before torch is imported, which takes seconds. The files are read later.
+    if not any((run / name).exists() for name in ("checkpoints", "config.json", "model.safetensors")):
+        what = "is neither a run with a checkpoint nor an export" if run.exists() else "is not there"
+        raise SettingsError(
+            f"{str(run)!r} {what}; expected a folder that 'fastgan train' or 'fastgan export' has written"
+        )
+    return run
+
+
+Run = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", callback=_with_generator, help="Folder of 'fastgan train' or 'fastgan export'."),
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same images.")]
 Class = Annotated[
     int | None,

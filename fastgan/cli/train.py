@@ -7,6 +7,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from typer.core import TyperCommand
 
 from fastgan.console import show_log
 from fastgan.training.config import (
@@ -20,40 +24,96 @@ from fastgan.training.config import (
 )
 
 DEFAULT_PRESET = "dcgan"
+_BUNDLED = ("digits", "gaussians")
+_SOURCES = "'digits' or 'gaussians' (bundled), a folder of images, a zip, an IDX file, .npy or .npz"
+_THE_RUN, _SETTINGS = "The run", "Settings"
 
 
-def settings_epilog() -> str:
-    config = TrainingConfig.from_mapping(load_preset(DEFAULT_PRESET))
-    lines = [f"Settings for --set and --config, with their values in the preset {DEFAULT_PRESET}:"]
-    lines += [f"{name} = {value}: {help}" for name, value, help in describe_settings(config)]
-    return "\n\n".join(lines)
+# The headings of the settings, each at its first one in TrainingConfig.
+_HEADINGS = {
+    "data": "Data",
+    "model": "Model",
+    "loss": "Loss and regularization",
+    "steps": "Optimization",
+    "engine": "Speed",
+    "log_every": "Logging and checkpoints",
+}
+
+
+class TrainCommand(TyperCommand):
+    """The command, whose help ends with the settings."""
+
+    def format_help(self, *args: Any) -> None:
+        super().format_help(*args)
+        console = Console()
+        console.print(f" Settings for --set and --config, with their values in the preset {DEFAULT_PRESET}:\n")
+        for heading, rows in grouped_settings().items():
+            table = Table.grid(padding=(0, 2))
+            table.add_column(style="bold cyan", overflow="fold")
+            table.add_column(style="yellow", overflow="fold", max_width=16)
+            table.add_column(overflow="fold")
+            for row in rows:
+                table.add_row(*map(escape, row))
+            console.print(Panel(table, title=heading, title_align="left", border_style="dim"))
+
+
+def grouped_settings() -> dict[str, list[tuple[str, str, str]]]:
+    """Name, value in the default preset, and help of every setting, by heading."""
+    groups: dict[str, list[tuple[str, str, str]]] = {}
+    for row in describe_settings(TrainingConfig.from_mapping(load_preset(DEFAULT_PRESET))):
+        if row[0] in _HEADINGS:
+            group = groups.setdefault(_HEADINGS[row[0]], [])
+        group.append(row)
+    return groups
 
 
 def train(
     preset: Annotated[
         str, typer.Argument(metavar="PRESET", help=f"Settings to start from: {', '.join(preset_names())}.")
     ] = DEFAULT_PRESET,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Folder of the run; runs/PRESET by default.", rich_help_panel=_THE_RUN),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Resume a run from its latest checkpoint.", rich_help_panel=_THE_RUN),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A TOML file of settings.", rich_help_panel=_SETTINGS)
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated.", rich_help_panel=_SETTINGS),
+    ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="'digits' or 'gaussians' (bundled), a folder of images, a zip, an IDX file, .npy or .npz."),
+        typer.Option(metavar="D", help=f"{_SOURCES}.", rich_help_panel=_SETTINGS),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="RUN", help="Folder of the run; runs/PRESET by default.")] = None,
-    steps: Annotated[str | None, typer.Option(metavar="N", help="Steps to train in all.")] = None,
-    seed: Annotated[str | None, typer.Option(metavar="S", help="Seed of everything that is drawn.")] = None,
+    steps: Annotated[
+        str | None, typer.Option(metavar="N", help="Steps to train in all.", rich_help_panel=_SETTINGS)
+    ] = None,
+    seed: Annotated[
+        str | None, typer.Option(metavar="S", help="Seed of all random numbers.", rich_help_panel=_SETTINGS)
+    ] = None,
     batch: Annotated[
-        str | None, typer.Option(metavar="N|auto", help="Images in a step; auto for the most that fit on the GPU.")
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="Images in a batch; auto for as many as the GPU holds.",
+            rich_help_panel=_SETTINGS,
+        ),
     ] = None,
-    checkpoint_every: Annotated[str | None, typer.Option(metavar="N", help="Steps between checkpoints.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:INDEX.")] = None,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="A TOML file of settings.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated.")
+    checkpoint_every: Annotated[
+        str | None, typer.Option(metavar="N", help="Steps between checkpoints.", rich_help_panel=_SETTINGS)
     ] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Resume a run from its latest checkpoint.")] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="D", help="auto, cpu, cuda or cuda:INDEX.", rich_help_panel=_SETTINGS)
+    ] = None,
 ) -> int:
     """Train a GAN; without arguments, on the bundled handwritten digits.
 
-    The preset is overridden by --config, that by --set, and that by the options named here.
+    Settings come from the preset; --config overrides it, --set overrides both, and the other options override all.
     """
     # Parsed like --set, so that a wrong value has the same error.
     named = {"data": data, "steps": steps, "seed": seed, "checkpoint_every": checkpoint_every, "device": device}
@@ -75,12 +135,17 @@ def train(
             settings |= load_settings(config)
         settings |= dict(parse_assignment(assignment) for assignment in set_ or [])
         chosen = TrainingConfig.from_mapping(settings | given)
+    # Before torch is imported, which takes seconds. Of torchrun's processes only the first reports, and needs the run.
+    first = os.environ.get("RANK", "0") == "0"
+    if resume is not None and first and not resume.exists():
+        raise SettingsError(f"run {str(resume)!r} is not there; expected the folder of a run")
+    if resume is None and chosen.data not in _BUNDLED and not os.path.exists(chosen.data):
+        raise SettingsError(f"there is no file or folder {chosen.data!r}; expected {_SOURCES}")
 
     from fastgan.data import absolute_source
     from fastgan.training.run import resume_run, start_run
 
-    # Of torchrun's processes only the first one reports.
-    console = Console(soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0")
+    console = Console(soft_wrap=True, quiet=not first)
     show_log(console)
     if resume is not None:
         received = resume_run(resume, steps=given.get("steps"), console=console)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fastgan.cli.options import Class, Device, Frames, Rows, Run, Seed, SequenceOut, Truncation
+from fastgan.training.config import SettingsError
 
 
 def walk(
@@ -31,16 +32,16 @@ def walk(
     device: Device = "auto",
 ) -> int:
     """Change one dimension of latents, or w along a principal component, and keep the rest; a row for each latent."""
-    import torch
-
-    from fastgan import sampling
-    from fastgan.cli.trained import frames_of, load_trained, rendered, sequences
-    from fastgan.training.config import SettingsError
-
     if dimension is not None and component is not None:
         raise SettingsError("--dimension and --component cannot be combined; give one of them")
     if not math.isfinite(reach):
         raise SettingsError(f"--reach is {reach}, expected a number")
+
+    import torch
+
+    from fastgan import sampling
+    from fastgan.cli.trained import frames_of, load_trained, rendered, sequences
+
     trained = load_trained(run, device)
     generator = trained.generator
     labels = trained.labels(count, class_)

@@ -13,5 +13,4 @@ from fastgan.exporting.programs import (
     export_onnx,
     export_program,
     export_torch,
-    require_onnx,
 )

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 
 import fastgan_kernels
 from fastgan.exporting.folder import ModelFolderError
-from fastgan.extras import require_extra
+from fastgan.extras import require_onnx
 from fastgan.random_state import preserved_random_state
 from fastgan.sampling import draw_latents, labels_in_turn
 
@@ -118,11 +117,6 @@ def describe_program(generator: nn.Module, format: str, file: str, difference: f
         f"batch sizes {', '.join(map(str, BATCH_SIZES))} the largest difference of a pixel, whose range is 2, from the "
         f"generator's was {difference:.2g}."
     )
-
-
-def require_onnx() -> ModuleType:
-    """onnxruntime, if all packages of an export to ONNX are installed; else MissingExtraError."""
-    return require_extra("onnx", "ONNX", "onnxruntime", "onnx", "onnxscript")
 
 
 def _module(generator: nn.Module) -> nn.Module:

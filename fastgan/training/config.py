@@ -51,7 +51,7 @@ class Range(NamedTuple):
 _BY_RESOLUTION = re.compile(r"(\d{1,4}:[\d.e-]{1,20}(, *\d{1,4}:[\d.e-]{1,20})*)?")
 
 
-def _setting(default: Any, help: str, valid: Range | re.Pattern[str] | None = None) -> Any:
+def _setting(default: Any, help: str, valid: Range | re.Pattern[str] | list[str] | None = None) -> Any:
     return field(default=default, metadata={"help": help, "valid": valid})
 
 
@@ -89,7 +89,7 @@ class TrainingConfig:
         "",
         "DiffAugment of what the discriminator sees, such as 'color,translation,cutout'; none by default",
     )
-    model: str = _setting("dcgan", "architecture, by its name in fastgan.models")
+    model: str = _setting("dcgan", "architecture: vanilla, dcgan, wgan-gp, sngan, stylegan or mlp")
     base_channels: int = _setting(0, "base width of the networks' layers; 0 for the model's default", Range(0, 4096))
     latent_dim: int = _setting(100, "length of a latent", Range(1, 65536))
     minibatch: str = _setting(
@@ -109,19 +109,24 @@ class TrainingConfig:
     conditional: bool = _setting(
         False, "class-conditional networks (dcgan, wgan-gp and sngan); the data must have labels"
     )
-    loss: str = _setting("non-saturating", "adversarial loss, by its name in fastgan.losses")
+    loss: str = _setting(
+        "non-saturating",
+        "adversarial loss",
+        [
+            *("minimax", "non-saturating", "logistic", "wasserstein", "hinge", "least-squares"),
+            *("relativistic-pairing", "relativistic-average"),
+        ],
+    )
     real_label: float = _setting(
         1.0, "label smoothing: target for real images, such as 0.9", Range(0.5, 1, above_low=True)
     )
     fake_label: float = _setting(
         0.0, "label smoothing: target for generated images, such as 0.1", Range(0, 0.5, below_high=True)
     )
-    batch_size: int = _setting(64, "images in a batch, of all ranks together; each update takes one", Range(2, 2**20))
-    batch_sizes: str = _setting(
-        "", "batch sizes of single resolutions, such as '8:256, 16:128'; batch_size at the others", _BY_RESOLUTION
-    )
     regularizer: str = _setting(
-        "none", "gradient penalty of the discriminator: none, wgan-gp, wgan-gp-one-sided, r1, r2 or dragan"
+        "none",
+        "gradient penalty of the discriminator, which must not have batch normalization",
+        ["none", "wgan-gp", "wgan-gp-one-sided", "r1", "r2", "dragan"],
     )
     regularizer_weight: float = _setting(
         10.0, "lambda of wgan-gp and dragan, gamma of r1 and r2 (gamma / 2 times the square)", Range(0, above_low=True)
@@ -131,6 +136,10 @@ class TrainingConfig:
     )
     spectral_norm: bool = _setting(False, "spectral normalization of the discriminator's weights")
     steps: int = _setting(2000, "steps to train in all; a step updates the generator once", Range(1))
+    batch_size: int = _setting(64, "images in a batch, of all ranks together; each update takes one", Range(2, 2**20))
+    batch_sizes: str = _setting(
+        "", "batch sizes of single resolutions, such as '8:256, 16:128'; batch_size at the others", _BY_RESOLUTION
+    )
     discriminator_steps: int = _setting(
         1, "updates of the discriminator in a step, each on a batch of its own", Range(1, 1000)
     )
@@ -142,6 +151,18 @@ class TrainingConfig:
     discriminator_lr: float = _setting(0.0, "learning rate of the discriminator; 0 for lr", Range(0, 1))
     beta1: float = _setting(0.5, "Adam's decay of the mean gradient", Range(0, 1, below_high=True))
     beta2: float = _setting(0.999, "Adam's decay of the mean squared gradient", Range(0, 1, below_high=True))
+    ema_decay: float = _setting(
+        0.999,
+        "decay of the generator's EMA per step",
+        Range(0, 1, below_high=True),
+    )
+    ema_ramp_up: float = _setting(
+        0.0,
+        "EMA ramp-up: half-life as a share of the steps so far, at most, such as 0.05; 0 for a decay of at most "
+        "(1 + t) / (10 + t) at step t",
+        Range(0, 1),
+    )
+    seed: int = _setting(0, "seed of all random numbers in training", Range(0, 2**63 - 1))
     engine: str = _setting(
         "auto",
         "how steps run: eager, graph (CUDA graphs of whole steps), compiled (torch.compile, checked against eager), or "
@@ -158,18 +179,6 @@ class TrainingConfig:
     accumulate: int = _setting(
         1, "gradient accumulation: micro-batches per batch, for batches that do not fit into memory", Range(1, 2**20)
     )
-    ema_decay: float = _setting(
-        0.999,
-        "decay of the generator's EMA per step",
-        Range(0, 1, below_high=True),
-    )
-    ema_ramp_up: float = _setting(
-        0.0,
-        "EMA ramp-up: half-life as a share of the steps so far, at most, such as 0.05; 0 for a decay of at most "
-        "(1 + t) / (10 + t) at step t",
-        Range(0, 1),
-    )
-    seed: int = _setting(0, "seed of all random numbers in training", Range(0, 2**63 - 1))
     device: str = _setting(
         "auto", "auto (a GPU where there is one), cpu, cuda or cuda:INDEX", re.compile(r"auto|cpu|cuda(:\d{1,4})?")
     )
@@ -289,6 +298,8 @@ def describe_settings(config: TrainingConfig) -> list[tuple[str, str, str]]:
     for f in dataclasses.fields(config):
         valid = f.metadata["valid"]
         limits = f" ({valid})" if isinstance(valid, Range) else ""
+        if isinstance(valid, list):
+            limits = f": {', '.join(valid)}"
         rows.append((f.name, _toml_value(getattr(config, f.name)), f.metadata["help"] + limits))
     return rows
 
@@ -309,6 +320,10 @@ def _checked(f: dataclasses.Field[Any], value: Any) -> Any:
     valid = f.metadata["valid"]
     # bool is an int to isinstance; an integer may stand where a float belongs.
     ok = type(value) is f.type or (f.type is float and type(value) is int)
+    if ok and isinstance(valid, list):
+        if value not in valid:
+            raise SettingsError(unknown(f.name, value, valid))
+        return value
     if ok and isinstance(valid, Range):
         ok = valid.includes(value)
     elif ok and f.type is str:

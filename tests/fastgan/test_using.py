@@ -226,9 +226,7 @@ def test_a_program_is_exported_and_told_of(fastgan, runs, tmp_path):
     ],
 )
 def test_bad_input_to_a_trained_generator_is_one_sentence(fastgan, runs, tmp_path, monkeypatch, args, sentence):
-    from fastgan import explorer
-
-    monkeypatch.setattr(explorer, "require_gradio", lambda: None)
+    monkeypatch.setattr(sys.modules["fastgan.cli.explore"], "require_gradio", lambda: None)
     monkeypatch.chdir(tmp_path)
     code, out, err = fastgan(*(runs.get(arg, arg) for arg in args))
     assert (code, out) == (2, "")

@@ -1,0 +1,34 @@
+"""What ``import fastgan`` has."""
+
+import subprocess
+import sys
+from importlib.metadata import distribution
+from importlib.resources import files
+
+import pytest
+
+import fastgan
+
+
+def test_everything_is_there_after_import_fastgan_and_nothing_is_imported_before_it_is_used():
+    program = """if True:
+        import sys
+        import fastgan
+        assert {"nn", "models", "regularizers", "accelerate", "load_generator", "__version__"} <= set(dir(fastgan))
+        assert "torch" not in sys.modules
+        for name in fastgan.__all__:
+            assert getattr(fastgan, name) is not None, name
+        assert fastgan.nn.BiasAct and fastgan.regularizers.r1
+        """
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_what_it_does_not_have_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'fastgan' has no attribute 'nm'"):
+        fastgan.nm  # noqa: B018
+
+
+def test_type_checkers_see_the_annotations_and_the_version_is_in_one_place():
+    for package in ("fastgan", "fastgan_kernels"):
+        assert files(package).joinpath("py.typed").is_file()
+    assert distribution("fastgan").version == fastgan.__version__
