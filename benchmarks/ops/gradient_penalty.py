@@ -1,6 +1,6 @@
 """The penalty of WGAN-GP on a critic's gradients in its input."""
 
-from benchmarks.op import BF16, F32, F64, Call, Op, Traffic
+from benchmarks.op import F32, F64, Call, Op, Traffic
 from benchmarks.ops.gradient_norms import CALLS, PROBLEMS, SHAPES, elements_of_a_sample, with_norms
 
 OP = Op(
@@ -22,10 +22,8 @@ OP = Op(
     shapes=SHAPES,
     # Its sums over rows are those of gradient_norms.
     compiled=(
-        Call((64, 3, 64, 64), F32),
-        Call((64, 3, 64, 64), BF16, True),
         Call((16, 3, 256, 256), F64),
-        *(Call((16, 3, 256, 256), F32, settings=s) for s in ({}, {"one_sided": True}, {"target": 0.0})),
+        *(Call((16, 3, 256, 256), F32, settings=s) for s in ({"one_sided": True}, {"target": 0.0})),
         Call((16, 3, 8192, 8192), F32),
         Call((2**22, 3, 16, 16), F32),
     ),

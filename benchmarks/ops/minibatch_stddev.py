@@ -33,8 +33,6 @@ OP = Op(
     compiled=(
         # The last layers of StyleGAN's discriminator; odd rows; more than 2^31 elements; more members than a program
         # holds. Few: each has five kernels of its own.
-        Call((32, 512, 4, 4), F32),
-        Call((32, 512, 4, 4), BF16, True),
         Call((32, 64, 7, 7), F16, settings={"num_channels": 2}),
         Call((4, 32, 8192, 8200), BF16),
         Call((4, 32, 8192, 8200), F32, True),
