@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--toy", action="store_true", help="toy sizes on the CPU, in Triton's interpreter")
 
     static = commands.add_parser("static", help="compile every kernel for five targets, check it, compare the table")
-    static.add_argument("--op", action="append", metavar="NAME", help="the kernels of this op; the table is left alone")
+    static.add_argument("--op", action="append", metavar="NAME", help="the kernels of this op; the table stays")
     static.add_argument("--target", action="append", metavar="NAME", help="compile for this target: sm_90")
     static.add_argument("--write", action="store_true", help="write benchmarks/static/compiled.csv anew")
 

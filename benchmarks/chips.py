@@ -33,7 +33,7 @@ class Chip:
 
     @property
     def bytes_in_flight(self) -> float:
-        """How many bytes a multiprocessor must have asked for at any time to keep the memory busy (Little's law)."""
+        """How many bytes a multiprocessor must have requested at any time to keep the memory busy (Little's law)."""
         return self.bandwidth * self.latency / self.multiprocessors
 
 
@@ -67,7 +67,7 @@ def share_of_bandwidth(chip: Chip, *, programs: int, resident: int, bytes_of_pro
     Args:
         programs: of the launch.
         resident: programs that a multiprocessor runs at a time.
-        bytes_of_program: that a program has asked for at a time.
+        bytes_of_program: that a program has requested at a time.
     """
     at_once = min(resident, programs / chip.multiprocessors)
     return min(1.0, at_once * bytes_of_program / chip.bytes_in_flight)

@@ -6,7 +6,7 @@ from benchmarks.measure import COPY, MODES
 
 Row = Mapping[str, str]
 
-_LEAST = 0.03  # less than 3% is never told: nobody acts on it
+_LEAST = 0.03  # nobody acts on less than 3%, so it is not reported
 
 
 def compare(before: Iterable[Row], after: Iterable[Row]) -> tuple[list[str], bool]:

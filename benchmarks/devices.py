@@ -59,7 +59,7 @@ class CudaDevice:
         torch.cuda.set_stream(self.stream)
         self.cache_bytes = torch.cuda.get_device_properties(self.place).L2_cache_size
         if torch.version.hip:
-            # Behind the L2 of an MI300 stands a memory-side cache of 256 MB, which the properties do not tell.
+            # Behind the L2 of an MI300 stands a memory-side cache of 256 MB, which the properties do not have.
             self.cache_bytes = max(self.cache_bytes, 256 * 2**20)
         self._cycles_per_second = self._measure_spin()
 

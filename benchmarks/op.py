@@ -39,7 +39,7 @@ class Problem:
         name: of the problem.
         shape: of the op's first operand; of an op on a list of weights, their shapes.
         model: whose size it is.
-        key: whether the op is judged by it.
+        key: whether it is among the problems that are measured first and shown in the READMEs.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Op:
         shaping: settings that choose the operands' shapes and are no arguments of the op.
         op, reference: the function and its oracle in plain torch, by default those called ``name``.
         constants: operands without a derivative.
-        data: operands that are data where models use the op, so that the benchmark asks for no gradient of theirs.
+        data: operands that are data where models use the op, so that the benchmark computes no gradient of theirs.
         passes_gradient_on: whether the gradient of x is the incoming one itself, which nobody writes.
         reads: what the passes must read: ``dy``, operands, the output ``y``. Double backward reads the cotangents of
             the first gradients besides.

@@ -112,7 +112,7 @@ def lines(rows: Iterable[Row]) -> list[str]:
                 table.append([case.subject[0], *[""] * (len(_HEAD) - 1)])
             cells = case.cells()
             table.append([f"  {cells[0]}", *cells[1:]])
-        # The name of an op stands alone in its line and may be longer than its column.
+        # The name of an op has a line of its own and may be longer than its column.
         widths = [max(len(row[i]) for row in table if any(row[1:])) for i in range(len(_HEAD))]
         text += [
             " ".join(

@@ -68,10 +68,10 @@ def merge(source: Path, target: Path = REPOSITORY_CSV) -> int:
 
 
 def identity(commit: str | None = None) -> dict[str, str]:
-    """The columns that tell where a result comes from.
+    """The columns that say where a result comes from.
 
     Args:
-        commit: stated where the sources are not a git checkout; the cell ``dirty`` is then empty, as nobody can tell.
+        commit: stated where the sources are not a git checkout; the cell ``dirty`` is then empty.
     """
     found = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
     # The results themselves are what a run writes.

@@ -49,7 +49,7 @@ def measure_all(
 
     Args:
         out: a folder that can be written.
-        identity: the columns that tell where the rows come from.
+        identity: the columns that say where the rows come from.
         compiled: measure torch.compile instead of plain torch.
     """
     where, effort = device(), TOY if toy else Effort()
@@ -126,7 +126,7 @@ def _each(named: dict[str, Callable[[], list[Refusal]]], where: Device, out: Pat
 
 
 def _exit_after_a_fault(where: Device) -> None:
-    """After a fault of the device nothing works in this process any more; another one goes on behind the case."""
+    """After a fault of the device nothing works in this process any more; another one continues after the case."""
     try:
         where.synchronize()
     except RuntimeError as fault:

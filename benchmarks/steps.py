@@ -1,4 +1,4 @@
-"""Whole steps of training: what a user feels of the ops, against the same engine on plain torch."""
+"""Whole steps of training: what a user feels of the ops, against the same trainer on plain torch."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from fastgan.training.progressive import GrowingSchedule
 from fastgan.training.trainer import Trainer
 from fastgan_kernels import use_backend
 
-# The engine's mode and the implementation of the ops.
+# The trainer's mode and the implementation of the ops.
 _IMPLEMENTATIONS = {
     "fused": ("eager", "triton"),
     "eager": ("eager", "reference"),
@@ -39,7 +39,7 @@ class Step:
 
     Attributes:
         problem: its name.
-        dtype_name: the engine's ``precision``.
+        dtype_name: the trainer's ``precision``.
         num_channels: of the images.
         changes: to the preset's settings.
     """
@@ -82,7 +82,7 @@ class Step:
         return key_of(self.subject)
 
     def call(self, mode: str, kernels: str, device: torch.device, compile_backend: str) -> Call:
-        """The steps, of an engine that draws the same weights and images whatever its mode.
+        """The steps of a trainer, which draws the same weights and images in every mode.
 
         The first call returns the discriminator's losses and gradients after its first step and, where the mode is not
         compiled, all losses and the gradients after the last.
@@ -94,28 +94,28 @@ class Step:
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         # The first power iterations of a spectral norm are no part of a step, and Triton's interpreter is slow.
         with use_backend("reference"):
-            engine = Trainer.from_config(
+            trainer = Trainer.from_config(
                 config, ResidentImages(images, None, device), device, compile_backend=compile_backend
             )
         called = False
 
         def gradients() -> list[Tensor]:
             # Layers of resolutions that have been grown out of have none.
-            return [p.grad.clone() for p in engine.discriminator.parameters() if p.grad is not None]
+            return [p.grad.clone() for p in trainer.discriminator.parameters() if p.grad is not None]
 
         def call() -> list[Tensor]:
             nonlocal called
             first: list[Tensor] = []
             with use_backend(kernels):
                 for i in range(config.regularizer_interval):
-                    engine.step()
+                    trainer.step()
                     if i == 0 and not called:
-                        first = [torch.cat((engine.loss_sums[:1], engine.loss_sums[2:])), *gradients()]
+                        first = [torch.cat((trainer.loss_sums[:1], trainer.loss_sums[2:])), *gradients()]
             if called:
-                return [engine.loss_sums]
+                return [trainer.loss_sums]
             called = True
             # A compiled generator makes its images again for its own step, with new noise.
-            return first if mode == "compiled" else [*first, engine.loss_sums.clone(), *gradients()]
+            return first if mode == "compiled" else [*first, trainer.loss_sums.clone(), *gradients()]
 
         return call
 
@@ -143,8 +143,8 @@ def steps(*, toy: bool = False) -> list[Step]:
 def measure(step: Step, device: Device, effort: Effort, *, compiled: bool = False) -> tuple[list[Row], list[Refusal]]:
     """The rows of a step (without the identity of the machine), and the implementations that were refused.
 
-    Half the digits of the eager engine on plain torch must agree: an activation near its kink may go either way. An
-    engine counts its steps on the host and makes graphs of its own, so it is the wall time that is taken.
+    Half the digits of the eager trainer on plain torch must agree: an activation near its kink may go either way. A
+    trainer counts its steps on the host and makes graphs of its own, so only wall time is measured.
     """
     torch._dynamo.reset()
     make = partial(step.call, device=device.place, compile_backend=effort.compile_backend)

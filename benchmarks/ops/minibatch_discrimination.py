@@ -6,20 +6,20 @@ from typing import Any
 from benchmarks.op import BF16, F16, F32, F64, Call, Op, Operands, Problem, Traffic
 
 
-def _ranks(t: Operands, **_: Any) -> Operands:
+def _without_ties(t: Operands, **_: Any) -> Operands:
     """A component takes N different values, so that no two samples tie: small multiples of a power of two, exact in
     every type, with distances of about 2 in all, so that no kernel vanishes."""
     n, _, components = t["m"].shape
-    ranks = t["m"].argsort(0) - n // 2
-    # Two of n ranks are n / 3 apart on average.
+    order = t["m"].argsort(0) - n // 2
+    # Two of n positions are n / 3 apart on average.
     step = 2.0 ** round(math.log2(6 / (max(n, 1) * max(components, 1))))
-    return {"m": ranks.to(t["m"].dtype) * step}
+    return {"m": order.to(t["m"].dtype) * step}
 
 
 OP = Op(
     name="minibatch_discrimination",
     operands=lambda shape, **_: {"m": shape},
-    arrange=_ranks,
+    arrange=_without_ties,
     reads={"backward": ("dy", "m"), "double_backward": ("dy", "m")},
     penalized=("m",),
     second=("m", "dy"),

@@ -104,10 +104,10 @@ def inspect(ops: Iterable[Op], targets: Iterable[str] = tuple(TARGETS)) -> tuple
         RuntimeError: in a process where Triton is interpreted.
     """
     ops = list(ops)
-    return judge([use for target in targets for use in chosen(uses(ops, target))])
+    return inspect_uses([use for target in targets for use in chosen(uses(ops, target))])
 
 
-def judge(chosen_uses: Sequence[Use]) -> tuple[list[Row], list[str]]:
+def inspect_uses(chosen_uses: Sequence[Use]) -> tuple[list[Row], list[str]]:
     """Compiles some uses: rows and broken rules, with the targets where each is broken."""
     # Triton's passes and ptxas run outside Python's lock. What is compiled here is of no use to anyone else.
     with (

@@ -133,7 +133,7 @@ def recorded(target: str) -> Iterator[list[Launch | str]]:
                 options={name: tuple(v) if isinstance(v, list) else v for name, v in options.items()},
             )
         )
-        return True  # tells Triton not to compile
+        return True  # so that Triton does not compile
 
     triton_run = JITFunction.run
 

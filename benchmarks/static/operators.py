@@ -15,7 +15,7 @@ _MADE_LIKE = ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "f
 
 
 class TorchOperators(TorchDispatchMode):
-    """Tells ``note`` of every torch operator that moves bytes: its name, what it reads and what it writes.
+    """Calls ``note`` for every torch operator that moves bytes: its name, what it reads and what it writes.
 
     Views, allocations and operators on no elements are passed over. Works on the meta device too.
     """

@@ -11,7 +11,7 @@ from fastgan_kernels.ops.spectral import pointers
 
 @contextmanager
 def tables_of_pointers() -> Iterator[Callable[[Tensor], Sequence[Tensor]]]:
-    """Notes down every table of pointers that is asked for inside the block.
+    """Notes every table of pointers that is made inside the block.
 
     Yields:
         from an argument of a kernel to the tensors that its pointers point to: none for what is not (a part of) such a

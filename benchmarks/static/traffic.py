@@ -82,7 +82,7 @@ class Traffic:
         """Compares with the minimum of the problem: each input read once, each output written once.
 
         Args:
-            x: the operand whose size tells which operands are small: those below a sixteenth of it count once.
+            x: the operand whose size decides which operands are small: those below a sixteenth of it count once.
             inputs, outputs: what the op is given and what it returns. All else that it moves is ``apart``.
         """
         moved = apart = 0

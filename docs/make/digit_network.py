@@ -1,4 +1,4 @@
-"""Fits the network whose features judge generated digits, and writes the file that comes with the package."""
+"""Fits the network that classifies and scores generated digits, and writes the file that comes with the package."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every preset for the bundled digits, trained as `fastgan train PRESET` trains it, judged by a classifier; and style
+"""Every preset for the bundled digits, trained as `fastgan train PRESET` trains it, measured by a classifier; and style
 mixing (Karras et al. 2019, section 3.1) with the StyleGAN among them."""
 
 import json
@@ -37,7 +37,7 @@ def result_of(run: Path, preset: str) -> dict[str, Any]:
     """What came out of a run, trained unless it is there.
 
     ``counts``: of 1,000 generated images, how many show each digit. ``right``: of a conditional run, the share that
-    shows the digit that was asked for, and of the worst digit; None otherwise. ``wall`` and ``processor``: seconds.
+    shows the requested digit, and of the worst digit; None otherwise. ``wall`` and ``processor``: seconds.
     """
     if not (run / _RESULT).exists():
         wall, processor = time.perf_counter(), _processor_seconds()

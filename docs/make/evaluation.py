@@ -38,7 +38,7 @@ def draw(out: Path, docs: Path) -> None:
     digits = load_dataset("digits", resolution=32)
     network = load_features("digits", torch.device("cpu"))
     ones_and_sevens = digits.images[(digits.labels == 1) | (digits.labels == 7)]
-    collapse = _judge(network, digits.images, ones_and_sevens)
+    collapse = _detect(network, digits.images, ones_and_sevens)
     grids = [image_grid(normalize(images[:64])) for images in (digits.images, ones_and_sevens)]
     save_png(collapse_picture(*grids, collapse.shown), docs / "evaluation-ones-and-sevens.png")
     report = (out / "report").resolve()
@@ -49,10 +49,10 @@ def draw(out: Path, docs: Path) -> None:
     inject(docs / "evaluation.md", {"damages": damages, "answers": answers, "runs": compared})
 
 
-def _judge(network: FeatureNetwork, real: Tensor, generated: Tensor) -> Collapse:
-    judge = classifier_of(network)
-    looked = [measure(real_batches(images), network, judge) for images in (real, generated)]
-    return detect_collapse(*(one.features for one in looked), shares_of(judge, *looked), seed=0)
+def _detect(network: FeatureNetwork, real: Tensor, generated: Tensor) -> Collapse:
+    classifier = classifier_of(network)
+    measured = [measure(real_batches(images), network, classifier) for images in (real, generated)]
+    return detect_collapse(*(one.features for one in measured), shares_of(classifier, *measured), seed=0)
 
 
 def damage_table(network: FeatureNetwork, images: Tensor, labels: Tensor) -> str:

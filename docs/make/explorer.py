@@ -17,7 +17,7 @@ class Visit:
 
     Attributes:
         page: playwright's.
-        foreign: addresses beyond the page's own host that it asked for.
+        foreign: addresses beyond the page's own host that it requested.
         errors: what its scripts complained of.
     """
 

@@ -106,14 +106,14 @@ def collapse_cell(seed: int) -> Cell:
 
 
 def all_cells() -> list[Cell]:
-    """Those with three seeds come first: they tell soonest whether the settings are right."""
+    """Those with three seeds come first: they show first whether the settings are right."""
     held = [table_cell(*method, seed) for method in METHODS.values() for seed in SEEDS]
     cells = [*held, *map(collapse_cell, SEEDS), *(table_cell(loss, name) for loss in LOSSES for name in REGULARIZERS)]
     return list({cell.name: cell for cell in cells}.values())
 
 
 def result_of(out: Path, cell: Cell) -> Result:
-    """The result of a cell, trained from the start unless it is there: 10,000 samples of its averaged generator."""
+    """The result of a cell, trained from the start unless it is there: 10,000 samples of the EMA of its generator."""
     run = out / cell.name
     if (run / _RESULT).exists():
         kept = json.loads((run / _RESULT).read_text())

@@ -63,8 +63,8 @@ BENCHES = {
         # With this optimizer penalties find every mode. Under that of gaussians-collapse, with a momentum of
         # 0.9, R1 and WGAN-GP find none: there it is the optimizer that collapses.
         {**load_preset("gaussians"), "loss": "non-saturating", "regularizer": "none", "steps": 800},
-        # Small beside those for images: a mode is 0.04 wide where images span 2, so a critic that tells its middle from
-        # its edge needs slopes far above those that a weight of 10 leaves.
+        # Small beside those for images: a mode is 0.04 wide where images span 2, so a critic that separates its middle
+        # from its edge needs slopes far above those that a weight of 10 leaves.
         penalty_weight=0.1,
         r1_gamma=0.02,
     ),

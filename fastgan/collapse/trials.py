@@ -160,19 +160,19 @@ def run_trial(
         progress: called after each step with its number and the latest moment.
     """
     config = bench.config(remedy, steps=steps, seed=seed)
-    engine = Trainer.from_config(config, ResidentImages(reference.images, None, _CPU, name=bench.data), _CPU)
+    trainer = Trainer.from_config(config, ResidentImages(reference.images, None, _CPU, name=bench.data), _CPU)
     when = moments_of(config.steps)
     moments: list[Moment] = []
     for step in range(1, config.steps + 1):
-        engine.step()
+        trainer.step()
         if step in when:
-            if bad := engine.first_non_finite():
+            if bad := trainer.first_non_finite():
                 return Trial(remedy, bench.remedies()[remedy], moments, None, non_finite_values(*bad).evidence)
-            batches = generated_batches(engine.ema.module, NUM_SAMPLES, seed=seed, labels=None)
+            batches = generated_batches(trainer.ema.module, NUM_SAMPLES, seed=seed, labels=None)
             generated = measure(batches, reference.features, reference.classifier)
             shares = reference.shares(generated)
             moments.append(Moment(step, shares, reference.high_quality(shares, generated), generated.shown))
-            engine.reset_figures()
+            trainer.reset_figures()
         progress(step, moments[-1] if moments else None)
     collapse = detect_collapse(reference.real.features, generated.features, shares, seed=seed)
     return Trial(remedy, bench.remedies()[remedy], moments, collapse)

@@ -57,8 +57,8 @@ def save_generator(
     generator = getattr(generator, "_orig_mod", generator)  # of one that torch.compile has wrapped
     _require_ours(generator)
     growing = getattr(generator, "synthesis", None)
-    growth = None if growing is None else {"resolution": growing.resolution, "fade": float(growing.fade)}
-    config = {"format": _FORMAT, "architecture": generator.architecture, "growth": growth, "step": step}
+    grown = None if growing is None else {"resolution": growing.resolution, "fade": float(growing.fade)}
+    config = {"format": _FORMAT, "architecture": generator.architecture, "growth": grown, "step": step}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)

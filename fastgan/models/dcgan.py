@@ -226,7 +226,7 @@ def init_weights_without_batch_norm(module: nn.Module) -> None:
 
     With a standard deviation of 0.02 and nothing to normalize it, the signal would shrink in every layer: the gradient
     of the 28x28 trunk without a norm would begin at a length of 0.0002. With this it begins at 0.9, and the penalty
-    asks for 1.
+    aims at 1.
     """
     if isinstance(module, _LINEAR):
         nn.init.kaiming_normal_(module.weight, a=0.2)

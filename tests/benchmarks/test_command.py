@@ -114,7 +114,7 @@ def identity(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return found
 
 
-def test_each_stage_has_a_limit_its_results_stay_and_the_run_goes_on(tmp_path: Path, capsys, identity):
+def test_each_stage_has_a_limit_its_results_stay_and_the_run_resumes(tmp_path: Path, capsys, identity):
     """Three stages: one ends, one must be killed with what it started, one is behind both."""
     child = "import subprocess; s = subprocess.Popen(['sleep', '60']); print(s.pid, flush=True); s.wait()"
     stages = [
@@ -139,16 +139,16 @@ def test_each_stage_has_a_limit_its_results_stay_and_the_run_goes_on(tmp_path: P
     assert (tmp_path / "first.log").read_text() == "first result\n"
 
 
-def test_a_process_that_dies_in_a_case_is_started_again_behind_it(tmp_path: Path, identity, capsys):
+def test_a_process_that_dies_in_a_case_is_restarted_after_it(tmp_path: Path, identity, capsys):
     progress = tmp_path / run.PROGRESS
     progress.write_text('{"case": "adain/x", "event": "begin", "at": 0}\n{"case": "half a li')
     dies_once = (
         f"import pathlib, os; p = pathlib.Path({str(tmp_path / 'died')!r})\n"
-        "if not p.exists():\n    p.touch(); os.kill(os.getpid(), 9)\nprint('went on')"
+        "if not p.exists():\n    p.touch(); os.kill(os.getpid(), 9)\nprint('resumed')"
     )
     stage = Stage("ops", python(dies_once), 1.0)
     assert evidence.collect(tmp_path, until=time.time() + 60, toy=True, commit=None, chosen=[stage]) == 0
-    assert (tmp_path / "ops.log").read_text() == "went on\n"
+    assert (tmp_path / "ops.log").read_text() == "resumed\n"
     assert "adain/x: the process died, or stood still" in capsys.readouterr().out
 
 
@@ -209,7 +209,7 @@ def test_the_stages_prove_correctness_first_and_compile_last(tmp_path: Path):
 
 
 def test_sigterm_ends_the_stage_in_progress_too(tmp_path: Path):
-    """The sleeping child would otherwise go on, in a session of its own."""
+    """The sleeping child, in a session of its own, would otherwise survive."""
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom benchmarks import __main__, evidence, results\n"
         "results.identity = lambda commit=None: {'commit': 'c', 'chip': 'x', 'date': 'd'}\n"

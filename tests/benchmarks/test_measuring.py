@@ -204,7 +204,7 @@ def test_wall_time_of_a_long_call_is_taken_of_few():
             return 0.02
 
     measure(with_ops(CASE, vendors={}), Device(), Effort(rounds=1, seconds=0, wall_calls=10))
-    assert set(counts) == {1, 2}  # one tells how long a call is, and 50 ms have two
+    assert set(counts) == {1, 2}  # one measures the call, and 50 ms have two
 
 
 def test_a_replayed_graph_is_charged_per_call_and_compared_with_the_copys():

@@ -23,7 +23,7 @@ def test_the_engine_trains_alike_on_the_kernels_and_on_plain_torch():
         assert not {"device_us_median", "graph_us_median", "bytes"} & row.keys()
 
 
-# Two engines under torch.compile and the interpreter: eager_aot alone takes most of a minute.
+# Two trainers under torch.compile and the interpreter: aot_eager takes most of a minute.
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("step", [WGAN_GP, SNGAN, STYLEGAN], ids=lambda step: step.preset)
 def test_every_step_is_right_in_every_mode(step: Step):

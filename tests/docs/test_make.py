@@ -195,7 +195,7 @@ def test_the_file_of_weights_is_made_by_its_command(tmp_path: Path):
     from docs.make.digit_network import fit
 
     accuracy = fit(tmp_path / "weights.safetensors")
-    # Another build of torch rounds otherwise, and training tells: 450 held-out images, five standard errors of 99%.
+    # Another build of torch rounds otherwise: 450 held-out images, five standard errors of 99%.
     assert abs(accuracy - ACCURACY) < 5 * (0.01 * 0.99 / 450) ** 0.5
     made, kept = (safetensors.torch.load_file(path) for path in (tmp_path / "weights.safetensors", WEIGHTS))
     assert {name: tensor.shape for name, tensor in made.items()} == {name: x.shape for name, x in kept.items()}

@@ -53,7 +53,7 @@ def left(report):
 
 @pytest.mark.parametrize("described", [style_generator, dcgan_discriminator])
 def test_outputs_and_gradients_of_both_orders_are_those_of_the_plain_model(described):
-    """With the parameters that optimisers hold, and under the names that checkpoints have."""
+    """With the parameters that optimizers hold, and under the names that checkpoints have."""
     model, plain, x = build(described)
     parameters, state = list(model.parameters()), model.state_dict()
     assert fastgan.accelerate(model).swapped
@@ -345,7 +345,7 @@ def test_a_transposed_convolution_goes_on_taking_the_size_of_its_output():
     torch.testing.assert_close(model(x), plain(x))
 
 
-def test_a_parametrised_layer_takes_its_activation_along_and_its_parametrisation_comes_off():
+def test_a_parametrized_layer_takes_its_activation_along_and_its_parametrization_comes_off():
     layer = nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 3))
     model = nn.Sequential(layer, nn.ReLU()).double()
     twin = copy.deepcopy(model)

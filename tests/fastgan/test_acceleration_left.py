@@ -23,49 +23,49 @@ def assert_left(model, path, why):
 
 
 class Styled(nn.Module):
-    """AdaIN but for ``normalise``."""
+    """AdaIN but for ``normalize``."""
 
-    def __init__(self, normalise, norm=None):
+    def __init__(self, normalize, norm=None):
         super().__init__()
-        self.normalise = normalise
+        self.normalize = normalize
         self.norm = norm
         self.style = nn.Linear(5, 8)
 
     def forward(self, x, w):
         gamma, beta = self.style(w)[:, :, None, None].chunk(2, dim=1)
-        return gamma * self.normalise(self, x) + beta
+        return gamma * self.normalize(self, x) + beta
 
 
 def moments(x, axes=(2, 3), unbiased=False):
     return x.mean(axes, keepdim=True), x.var(axes, keepdim=True, unbiased=unbiased)
 
 
-def standardise(x, axes=(2, 3), eps=1e-5, unbiased=False):
+def standardize(x, axes=(2, 3), eps=1e-5, unbiased=False):
     mean, var = moments(x, axes, unbiased)
     return (x - mean) / torch.sqrt(var + eps)
 
 
-def test_the_frame_of_the_near_misses_is_recognised():
-    assert len(fastgan.accelerate(Styled(lambda m, x: standardise(x))).swapped) == 1
+def test_the_frame_of_the_near_misses_is_recognized():
+    assert len(fastgan.accelerate(Styled(lambda m, x: standardize(x))).swapped) == 1
     assert len(fastgan.accelerate(Styled(lambda m, x: m.norm(x), nn.InstanceNorm2d(4))).swapped) == 1
 
 
 @pytest.mark.parametrize(
-    ("normalise", "norm", "why"),
+    ("normalize", "norm", "why"),
     [
-        (lambda m, x: standardise(x, unbiased=True), None, "with the biased variance"),
+        (lambda m, x: standardize(x, unbiased=True), None, "with the biased variance"),
         (lambda m, x: (x - moments(x)[0]) / (moments(x)[1].sqrt() + 1e-5), None, "not (x - mean) / sqrt(var + eps)"),
         (lambda m, x: (x - moments(x)[0]) / (x.std((2, 3), keepdim=True) + 1e-8), None, "with the biased variance"),
-        (lambda m, x: standardise(x, (0, 2, 3)), None, "not (x - mean)"),
+        (lambda m, x: standardize(x, (0, 2, 3)), None, "not (x - mean)"),
         (lambda m, x: x / torch.sqrt(moments(x)[1] + 1e-5), None, "not (x - mean)"),
-        (lambda m, x: standardise(x.clamp(-1e6, 1e6)), None, "its normalization uses `clamp`"),
-        (lambda m, x: standardise(standardise(x)), None, "not (x - mean)"),
+        (lambda m, x: standardize(x.clamp(-1e6, 1e6)), None, "its normalization uses `clamp`"),
+        (lambda m, x: standardize(standardize(x)), None, "not (x - mean)"),
         (lambda m, x: m.norm(x), nn.InstanceNorm2d(4, affine=True), "are parameters (affine=True)"),
         (lambda m, x: m.norm(x), nn.InstanceNorm2d(4, track_running_stats=True), "`norm` keeps running statistics"),
     ],
 )
-def test_styled_normalisations_that_are_not_instance_norm(normalise, norm, why):
-    assert_left(Styled(normalise, norm), "(model)", why)
+def test_styled_normalisations_that_are_not_instance_norm(normalize, norm, why):
+    assert_left(Styled(normalize, norm), "(model)", why)
 
 
 def test_adain_whose_norm_has_a_hook():
@@ -115,7 +115,7 @@ class Spade(Styled):
     ],
 )
 def test_adain_in_a_module_that_does_more(kind, why):
-    assert_left(kind(lambda m, x: standardise(x)), "(model)", why)
+    assert_left(kind(lambda m, x: standardize(x)), "(model)", why)
 
 
 class Function(nn.Module):
@@ -160,7 +160,7 @@ SKEWED = BLUR * torch.tensor([1.0, 2.0, 3.0])
         (lambda m, x: grouped(x, len(x)), "minibatch_stddev(group_size=the batch, num_channels=1)"),
     ],
 )
-def test_the_frame_of_the_functions_is_recognised(function, by):
+def test_the_frame_of_the_functions_is_recognized(function, by):
     assert [s.by for s in fastgan.accelerate(Function(function)).swapped] == [by]
 
 
@@ -224,7 +224,7 @@ class Critic(nn.Module):
         return self.run(self, x)
 
 
-def test_the_frame_of_the_activations_is_recognised():
+def test_the_frame_of_the_activations_is_recognized():
     report = fastgan.accelerate(Critic(lambda m, x: m.same(m.other(m.act(m.conv(x))))))
     assert len(report.swapped) == 2
     assert not report.left

@@ -1,4 +1,4 @@
-"""Whoever only looks, measures, samples, logs or writes leaves every global random number generator as it was."""
+"""Code that measures, samples, logs or saves leaves every global random number generator as it was."""
 
 import io
 import random
@@ -96,15 +96,15 @@ def report(folder):
 
 
 def looked_at(_):
-    engine = make_trainer(CONFIG)
-    engine.step()
+    trainer = make_trainer(CONFIG)
+    trainer.step()
 
     def run():
-        engine.mean_losses()
-        engine.health_figures(engine.statistics.read(1))
-        engine.first_non_finite()
-        engine.tensors()
-        engine.state()
+        trainer.mean_losses()
+        trainer.health_figures(trainer.statistics.read(1))
+        trainer.first_non_finite()
+        trainer.tensors()
+        trainer.state()
 
     return run
 

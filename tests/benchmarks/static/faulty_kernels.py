@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from benchmarks.static.compiled import Use, judge
+from benchmarks.static.compiled import Use, inspect_uses
 from benchmarks.static.launches import launches_of
 
 
@@ -111,12 +111,12 @@ CASES = {
 }
 
 
-def judged(op, shape):
+def inspected(op, shape):
     x = torch.empty(shape, device="meta")
     launches = [launch for target in ("sm_90", "gfx942") for launch in launches_of(lambda: op(x), target)]
-    rows, findings = judge([Use("a call", x.numel(), launch) for launch in launches])
+    rows, findings = inspect_uses([Use("a call", x.numel(), launch) for launch in launches])
     return {"rows": [asdict(row) for row in rows], "findings": findings}
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: judged(*case) for name, case in CASES.items()}))
+    print(json.dumps({name: inspected(*case) for name, case in CASES.items()}))

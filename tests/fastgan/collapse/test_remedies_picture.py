@@ -6,7 +6,7 @@ from fastgan.collapse.trials import Moment, Trial
 from fastgan.metrics.collapse import Answer, Collapse
 from fastgan.metrics.shares import Shares
 
-BLUE, GREY, GREEN = ([31, 90, 180], [150, 150, 150], [26, 127, 55])
+BLUE, GRAY, GREEN = ([31, 90, 180], [150, 150, 150], [26, 127, 55])
 # Where things are: names 190 wide, samples 146, bars 210 and curves 170, with 14 between.
 LEFT, TILE, STEP = 218, 146, 160
 
@@ -19,12 +19,12 @@ def trial(remedy="none", generated=(100,) * 4 + (0,) * 4, steps=(1, 2, 3, 4), sh
     return Trial(remedy, {"lr": 0.5}, moments, Collapse(answers, shares) if collapse else None)
 
 
-def count(pixels, colour):
-    return int((pixels == torch.tensor(colour)[:, None, None]).all(0).sum())
+def count(pixels, color):
+    return int((pixels == torch.tensor(color)[:, None, None]).all(0).sum())
 
 
 def reddish(pixels):
-    """Letters are too thin to have a pixel of the full colour."""
+    """Letters are too thin to have a pixel of the full color."""
     red, green, blue = pixels.int()
     return int(((red - green > 50) & (red - blue > 50)).sum())
 
@@ -47,7 +47,7 @@ def test_a_row_for_each_trial_with_samples_bars_and_curves():
         assert (row[0, :146, LEFT : LEFT + TILE] > 250).sum() == 64 * 16 * 16
         bars, curves = row[:, :, LEFT + 2 * STEP :][:, :, :217], row[:, :, LEFT + 2 * STEP + 217 :]
         # Four modes have twice their share, and four have none; their names are red.
-        assert count(bars, BLUE) == pytest.approx(count(bars, GREY), rel=0.05)
+        assert count(bars, BLUE) == pytest.approx(count(bars, GRAY), rel=0.05)
         assert reddish(bars) > 0
         assert min(count(curves, BLUE), count(curves, GREEN)) > 0
 

@@ -35,7 +35,7 @@ def few_samples(monkeypatch):
     monkeypatch.setattr(trials, "NUM_SAMPLES", 60)
 
 
-def judged(reference, images):
+def measured(reference, images):
     found = measure(real_batches(images), reference.features, reference.classifier)
     shares = reference.shares(found)
     return shares.captured, reference.high_quality(shares, found)
@@ -51,29 +51,29 @@ def test_moments_are_in_equal_distances_and_the_last_step_is_one():
 def test_points_of_two_modes_are_of_high_quality_and_of_two_modes(references):
     dataset = load_dataset("gaussians")
     two = dataset.images[(dataset.labels == 1) | (dataset.labels == 6)][:500]
-    captured, quality = judged(references["gaussians"], two)
+    captured, quality = measured(references["gaussians"], two)
     # 98.9% of a Gaussian lie within three standard deviations; five standard errors of 500 are 2.3%.
     assert captured == 2
     assert quality == pytest.approx(0.989, abs=0.023)
     between = torch.full((100, 2, 1, 1), 127, dtype=torch.uint8)
-    assert judged(references["gaussians"], between) == (0, 0)
+    assert measured(references["gaussians"], between) == (0, 0)
 
 
 def test_noise_is_no_digit_of_high_quality_and_ones_are_one_mode(references):
     reference = references["digits"]
     dataset = load_dataset("digits", resolution=16)
     noise = torch.randint(256, (200, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    assert judged(reference, noise)[1] < 0.05
-    captured, quality = judged(reference, dataset.images[dataset.labels == 1])
+    assert measured(reference, noise)[1] < 0.05
+    captured, quality = measured(reference, dataset.images[dataset.labels == 1])
     assert captured == 1
     assert quality > 0.5
-    # Images that are among those compared with lie in their neighbourhoods, so only others are told of.
-    assert judged(reference, reference.images[:300][::2])[1] == 1
-    assert reference.high_quality_of_real() == judged(reference, reference.images[:300][1::2])[1] < 1
+    # Images that are among those compared with lie in their neighborhoods, so only others are reported.
+    assert measured(reference, reference.images[:300][::2])[1] == 1
+    assert reference.high_quality_of_real() == measured(reference, reference.images[:300][1::2])[1] < 1
 
 
 @pytest.mark.parametrize(("data", "remedy"), [(data, name) for data in BENCHES for name in BENCHES[data].remedies()])
-def test_every_remedy_trains_and_is_judged(references, few_samples, data, remedy):
+def test_every_remedy_trains_and_is_measured(references, few_samples, data, remedy):
     seen = []
     trial = run_trial(small(data), remedy, references[data], steps=2, seed=5, progress=lambda *said: seen.append(said))
     assert [moment.step for moment in trial.moments] == [1, 2]
@@ -85,14 +85,16 @@ def test_every_remedy_trains_and_is_judged(references, few_samples, data, remedy
     assert trial.failure is None
 
 
-def test_what_is_judged_is_the_averaged_generator_of_an_engine_with_these_settings(references, few_samples):
+def test_what_is_measured_is_the_averaged_generator_of_an_engine_with_these_settings(references, few_samples):
     bench, reference = small("gaussians"), references["gaussians"]
     trial = run_trial(bench, "r1", reference, steps=12, seed=4)
     cpu = torch.device("cpu")
-    engine = Trainer.from_config(bench.config("r1", steps=12, seed=4), ResidentImages(reference.images, None, cpu), cpu)
+    trainer = Trainer.from_config(
+        bench.config("r1", steps=12, seed=4), ResidentImages(reference.images, None, cpu), cpu
+    )
     for _ in range(12):
-        engine.step()
-    expected = torch.cat(list(generated_batches(engine.ema.module, 60, seed=4, labels=None)))
+        trainer.step()
+    expected = torch.cat(list(generated_batches(trainer.ema.module, 60, seed=4, labels=None)))
     assert torch.equal(trial.moments[-1].shown, expected)
     assert not torch.equal(trial.moments[0].shown, expected)
     assert [moment.step for moment in trial.moments] == [2, 3, 4, 5, 6, 8, 9, 10, 11, 12]
@@ -110,7 +112,7 @@ def test_the_same_seed_gives_the_same_report_and_another_does_not(references, fe
 
 def test_training_that_leaves_the_finite_numbers_is_an_outcome(references, few_samples, monkeypatch):
     bad = NonFinite("generator_loss", 2)
-    monkeypatch.setattr(Trainer, "first_non_finite", lambda engine: bad if engine.step_count == 2 else None)
+    monkeypatch.setattr(Trainer, "first_non_finite", lambda trainer: bad if trainer.step_count == 2 else None)
     bench, reference = small("gaussians"), references["gaussians"]
     trial = run_trial(bench, "r1", reference, steps=3, seed=0)
     assert (trial.verdict, trial.captured, len(trial.moments)) == ("not finite", 0, 1)
@@ -141,7 +143,7 @@ def outcome(remedy, lost, captured, by_score=None):
         (0.9, 1, "does not help"),
     ],
 )
-def test_what_a_remedy_does_is_told_honestly(lost, captured, said):
+def test_what_a_remedy_does_is_said(lost, captured, said):
     trial, none = outcome("r1", lost, captured), outcome("none", 0.75, 2)
     assert trial.against(none) == said
     assert none.against(none) == ""
@@ -153,7 +155,7 @@ def test_a_remedy_does_not_work_where_one_answer_of_three_says_collapsed():
     assert trial.against(outcome("none", 0.75, 2)) == "helps, not enough"
 
 
-def test_a_remedy_is_not_praised_where_nothing_has_collapsed():
+def test_a_remedy_does_not_work_where_nothing_has_collapsed():
     assert outcome("r1", 0.0, 8).against(outcome("none", 0.0, 8)) == "not needed"
 
 

@@ -11,7 +11,7 @@ import pytest
 from fastgan.dropin import finder
 from tests.fastgan.dropin import trees
 
-# A script that prints what it can see of how it was started; and then, where the environment asks for it, starts
+# A script that prints what it can see of how it was started; and then, where the environment has CHILD, starts
 # processes of both kinds that training scripts start.
 SCRIPT = '''
 """A script."""

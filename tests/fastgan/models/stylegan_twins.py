@@ -92,7 +92,7 @@ def discriminator_twin(state, images, fade=None):
 
 
 def with_deviation(x, group_size=4):
-    """A map more, of the standard deviation over a group of samples, i, i + N / 4 and so on, averaged over all else."""
+    """Appends a map: the standard deviation over a group of samples i, i + N / 4 ..., averaged over all other axes."""
     assert len(x) % group_size == 0
     groups = x.reshape(group_size, -1, *x.shape[1:])
     variance = (groups - groups.mean(0)).square().mean(0)

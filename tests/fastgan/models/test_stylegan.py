@@ -112,7 +112,7 @@ def test_layers_that_are_not_in_use_get_no_gradient(resolution, fade):
 
 
 def test_the_fade_is_read_on_the_device():
-    """A captured graph runs the same operations on the same buffer; nothing else may tell the fade."""
+    """A captured graph runs the same operations on the same buffer; the fade is nowhere else."""
     for network in make_networks():
         growing = getattr(network, "synthesis", network)
         network.grow(16, 0.5)

@@ -67,8 +67,8 @@ def test_evaluation_does_not_depend_on_the_batch_or_the_random_state():
     generator = make_generator().double().eval()
     z = latents(5).double()
     together = generator(z)
-    alone = torch.cat([generator(sample) for sample in z.split([1, 3, 1])])
-    torch.testing.assert_close(alone, together, rtol=0, atol=1e-12)
+    separately = torch.cat([generator(sample) for sample in z.split([1, 3, 1])])
+    torch.testing.assert_close(separately, together, rtol=0, atol=1e-12)
     torch.manual_seed(1)
     state = torch.get_rng_state()
     assert torch.equal(generator(z), together)
@@ -100,7 +100,7 @@ def styles_in_training(generator, z):
 
 
 @pytest.mark.parametrize("style_mixing", [0.0, 0.5, 1.0])
-def test_styles_are_mixed_in_training_with_the_probability_that_was_asked_for(style_mixing):
+def test_styles_are_mixed_in_training_with_the_given_probability(style_mixing):
     generator = make_generator(style_mixing=style_mixing)
     z = latents(400)
     w = generator.mapping(z)
@@ -147,7 +147,7 @@ def fixture_mapped(monkeypatch):
 
 
 @pytest.mark.parametrize("style_mixing", [0.0, 0.9])
-def test_the_mean_of_w_is_followed_in_training_alone(style_mixing, mapped):
+def test_the_mean_of_w_is_followed_only_in_training(style_mixing, mapped):
     generator = make_generator(style_mixing=style_mixing)
     generator.eval()(latents())
     assert not generator.w_mean.any()

@@ -1,4 +1,4 @@
-"""A critic with every kind of place a normalised layer can be in."""
+"""A critic with every kind of place a normalized layer can be in."""
 
 from collections.abc import Callable
 
@@ -31,8 +31,8 @@ class Critic(nn.Module):
         return self.head(x.flatten(1))
 
 
-def normalised(how: str, model: nn.Module | None = None) -> nn.Module:
-    """A critic in float64 whose layers are normalised by ``how``: torch, single or group; equal for all three."""
+def normalized(how: str, model: nn.Module | None = None) -> nn.Module:
+    """A critic in float64 whose layers are normalized by ``how``: torch, single or group; equal for all three."""
     torch.manual_seed(3)
     model = Critic().double() if model is None else model
     torch.manual_seed(4)

@@ -28,7 +28,7 @@ def test_sizes_and_brightness(kernel: tuple[int, ...], up: int, down: int):
     assert cols.mean().item() == pytest.approx(1)
 
 
-def centre(y: torch.Tensor) -> tuple[float, float]:
+def center(y: torch.Tensor) -> tuple[float, float]:
     """Of a bright spot, in pixels: row and column."""
     y = y[0, 0] / y.sum()
     rows, cols = (torch.arange(n, dtype=y.dtype) for n in y.shape)
@@ -38,12 +38,12 @@ def centre(y: torch.Tensor) -> tuple[float, float]:
 def test_where_a_pixel_goes():
     x = torch.zeros(1, 1, 16, 16, dtype=torch.float64)
     x[0, 0, 8, 7] = 1
-    assert centre(Blur((1, 2, 1))(x)) == pytest.approx((8, 7))
-    assert centre(Blur()(x)) == pytest.approx((8.5, 7.5))
-    # A pixel becomes two by two, whose centre lies between them, and the same in return.
+    assert center(Blur((1, 2, 1))(x)) == pytest.approx((8, 7))
+    assert center(Blur()(x)) == pytest.approx((8.5, 7.5))
+    # A pixel becomes two by two, whose center lies between them, and the same in return.
     doubled = Blur(up=2)(x)
-    assert centre(doubled) == pytest.approx((16.5, 14.5))
-    assert centre(Blur(down=2)(doubled)) == pytest.approx((8, 7))
+    assert center(doubled) == pytest.approx((16.5, 14.5))
+    assert center(Blur(down=2)(doubled)) == pytest.approx((8, 7))
 
 
 def test_it_has_no_state_and_moves_with_the_model():

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from critics import gradients, images, normalised, vectors
+from critics import gradients, images, normalized, vectors
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -38,7 +38,7 @@ def assert_equal(found: list[torch.Tensor], expected: list[torch.Tensor]) -> Non
 @MODES
 @pytest.mark.parametrize("hooks", [nullcontext, torch.autograd.graph.save_on_cpu])
 def test_a_checkpoint_inside_and_one_around_the_forward(how: str, reentrant: bool, hooks: Callable):
-    model = normalised(how)
+    model = normalized(how)
     expected = step(copy.deepcopy(model))
     inside = copy.deepcopy(model)
     inside.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=reentrant)
@@ -50,7 +50,7 @@ def test_a_checkpoint_inside_and_one_around_the_forward(how: str, reentrant: boo
 @HOW
 @MODES
 def test_a_checkpoint_around_two_forwards(how: str, reentrant: bool):
-    model = normalised(how)
+    model = normalized(how)
     twin = copy.deepcopy(model)
 
     def loss(model: nn.Module, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
@@ -88,8 +88,8 @@ def test_a_layer_that_is_called_twice(how: str, reentrant: bool):
     model.run = lambda f, x: checkpoint(f, x, use_reentrant=reentrant)
     x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     for each in (twin, model):
-        alone = each.run(lambda x, each=each: each.layer(torch.tanh(each.layer(x))), x)
-        (each(x).mean() + each(2 * x).square().mean() + alone.square().mean()).backward()
+        separate = each.run(lambda x, each=each: each.layer(torch.tanh(each.layer(x))), x)
+        (each(x).mean() + each(2 * x).square().mean() + separate.square().mean()).backward()
     assert_equal(gradients(model) + vectors(model), gradients(twin) + vectors(twin))
 
 
@@ -97,7 +97,7 @@ def test_a_layer_that_is_called_twice(how: str, reentrant: bool):
 @pytest.mark.parametrize("outer", [False, True])
 @pytest.mark.parametrize("inner", [False, True])
 def test_nested_checkpoints_are_right_or_refused(how: str, inner: bool, outer: bool):
-    model = normalised(how)
+    model = normalized(how)
     expected = step(copy.deepcopy(model))
     model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=inner)
     call = lambda x: checkpoint(model, x, use_reentrant=outer)  # noqa: E731
@@ -110,7 +110,7 @@ def test_nested_checkpoints_are_right_or_refused(how: str, inner: bool, outer: b
 
 def test_a_backward_in_another_thread():
     """As a GPU's is. Nodes made there, for a checkpoint within a reentrant one, are numbered on their own."""
-    model = normalised("group")
+    model = normalized("group")
     expected = step(copy.deepcopy(model))
 
     def backward(loss: torch.Tensor) -> None:
@@ -129,7 +129,7 @@ def test_a_backward_in_another_thread():
 @HOW
 @MODES
 def test_a_forward_that_is_too_long_ago_is_refused(how: str, reentrant: bool):
-    model = normalised(how)
+    model = normalized(how)
     model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=reentrant)
     losses = [model(images(0).requires_grad_()).sum() for _ in range(recomputation.KEPT_FORWARDS)]
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_too_many_forwards_in_a_checkpoint_are_refused():
 
 def test_nothing_is_kept_without_a_checkpoint():
     for how in ("group", "single"):
-        model = normalised(how)
+        model = normalized(how)
         step(model)
         with torch.inference_mode():
             model(images(0))
@@ -177,15 +177,15 @@ def kept_graph(model: nn.Module) -> None:
 
 
 def evaluation_mode(model: nn.Module) -> None:
-    judged = model.eval()(images(0).requires_grad_())
+    evaluated = model.eval()(images(0).requires_grad_())
     trained = model.train()(images(1).requires_grad_())
-    (judged.mean() + trained.square().mean()).backward()
+    (evaluated.mean() + trained.square().mean()).backward()
 
 
 @HOW
 @pytest.mark.parametrize("run", [double_backward, kept_graph, evaluation_mode])
 def test_a_forward_is_repeated_with_its_own_vectors(how: str, run: Callable):
-    model = normalised(how)
+    model = normalized(how)
     twin = copy.deepcopy(model)
     model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=False)
     for each in (model, twin):
@@ -195,7 +195,7 @@ def test_a_forward_is_repeated_with_its_own_vectors(how: str, run: Callable):
 
 @pytest.mark.exhaustive
 def test_a_checkpoint_in_a_compiled_model(fresh_compiler: None):
-    model = normalised("group")
+    model = normalized("group")
     expected = step(copy.deepcopy(model))
     model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=False)
     assert_equal(step(model, torch.compile(model, backend="aot_eager")), expected)
@@ -204,7 +204,7 @@ def test_a_checkpoint_in_a_compiled_model(fresh_compiler: None):
 @MODES
 def test_a_checkpoint_of_a_compiled_part_is_refused(reentrant: bool, fresh_compiler: None):
     """What is compiled cannot know which forward it repeats."""
-    model = normalised("group")
+    model = normalized("group")
     model.trunk = torch.compile(model.trunk, backend="aot_eager")
     model.run_trunk = lambda trunk, x: checkpoint(trunk, x, use_reentrant=reentrant)
     with pytest.raises(RuntimeError, match="compile the model as a whole"):

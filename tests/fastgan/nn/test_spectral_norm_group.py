@@ -1,4 +1,4 @@
-"""Spectral normalisation of a whole model as a group."""
+"""Spectral normalization of a whole model as a group."""
 
 import copy
 import importlib
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from critics import Critic, assert_same, gradients, images, normalised, vectors, wgan_gp_step
+from critics import Critic, assert_same, gradients, images, normalized, vectors, wgan_gp_step
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm as torch_spectral_norm
@@ -44,7 +44,7 @@ def assert_same_gradients(a: nn.Module, b: nn.Module) -> None:
 
 @pytest.mark.parametrize("backend", ["auto", "triton"], indirect=True)
 def test_training_steps_are_those_of_torch(backend: str):
-    models = [normalised(how) for how in ("torch", "group", "single")[: 2 if backend == "triton" else 3]]
+    models = [normalized(how) for how in ("torch", "group", "single")[: 2 if backend == "triton" else 3]]
     optimizers = [torch.optim.Adam(model.parameters(), lr=0.01) for model in models]
     for seed in range(1 if backend == "triton" else 2):
         for model, its in zip(models, optimizers, strict=True):
@@ -55,7 +55,7 @@ def test_training_steps_are_those_of_torch(backend: str):
 
 @pytest.mark.parametrize("other", ["torch", "single"])
 def test_checkpoints_load_both_ways(other: str):
-    for source, target in ((normalised("group"), normalised(other)), (normalised(other), normalised("group"))):
+    for source, target in ((normalized("group"), normalized(other)), (normalized(other), normalized("group"))):
         source(images(0))
         target(images(1)), target(images(1))
         target.load_state_dict(source.state_dict(), strict=True)
@@ -65,7 +65,7 @@ def test_checkpoints_load_both_ways(other: str):
 
 
 def test_a_forward_is_one_call_of_each_op(calls: Taken):
-    model = normalised("group")
+    model = normalized("group")
     calls()
     model(images(0))
     assert calls() == ([4], [4])
@@ -82,7 +82,7 @@ def test_a_forward_is_one_call_of_each_op(calls: Taken):
 
 
 def test_reading_never_iterates():
-    model = normalised("group")
+    model = normalized("group")
     before = vectors(model)
     first, second = model.head.weight, model.head.weight
     with torch.no_grad():
@@ -143,7 +143,7 @@ def test_layers_that_share_a_weight():
 
 
 def test_a_copy_has_a_group_of_its_own(calls: Taken):
-    model = normalised("group")
+    model = normalized("group")
     model(images(0)).sum().backward()
     twin = copy.deepcopy(model)
     state = {key: value.clone() for key, value in twin.state_dict().items()}
@@ -154,12 +154,12 @@ def test_a_copy_has_a_group_of_its_own(calls: Taken):
     model(images(0))
     for key, value in twin.state_dict().items():
         assert torch.equal(value, state[key]), key
-    expected = normalised("torch")
+    expected = normalized("torch")
     expected.load_state_dict(state)
     torch.testing.assert_close(twin(images(1)), expected(images(1)))
     assert_same(expected, twin)
     assert calls() == ([4, 4], [4, 4])
-    # A part of the model alone is a copy too, of layers without a group.
+    # A part of the model can be copied too: its layers then have no group.
     part = copy.deepcopy(model.trunk)
     part(torch.randn(2, 4, 6, 6, dtype=torch.float64))
     assert calls() == ([1, 1], [1, 1])
@@ -170,7 +170,7 @@ def test_moved_cast_loaded_and_assigned(swap: bool):
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(swap)
     try:
-        model, reference = normalised("group"), normalised("torch")
+        model, reference = normalized("group"), normalized("torch")
         for each in (model, reference):
             each(images(0)).sum().backward()
             each.zero_grad()
@@ -230,7 +230,7 @@ def a_part_that_switches_gradients_on(model: nn.Module) -> None:
     found[-1].sum().backward()
 
 
-def a_part_that_is_called_alone(model: nn.Module) -> None:
+def a_part_that_is_called_by_itself(model: nn.Module) -> None:
     model.trunk(model.stem(images(0))).sum().backward()
     model(images(1)).sum().backward()
     model.eval().stem(images(0))
@@ -240,7 +240,7 @@ def a_part_that_is_called_alone(model: nn.Module) -> None:
 @pytest.mark.parametrize(
     "run",
     [
-        a_part_that_is_called_alone,
+        a_part_that_is_called_by_itself,
         without_gradients_and_in_evaluation,
         frozen_as_while_the_generator_trains,
         functional_calls,
@@ -248,14 +248,14 @@ def a_part_that_is_called_alone(model: nn.Module) -> None:
     ],
 )
 def test_whatever_is_run_does_as_with_torchs(how: str, run: Callable):
-    model, reference = normalised(how), normalised("torch")
+    model, reference = normalized(how), normalized("torch")
     run(model), run(reference)
     assert_same(reference, model)
     assert_same_gradients(reference, model)
 
 
 def test_a_forward_inside_the_forward(calls: Taken):
-    model = normalised("group")
+    model = normalized("group")
     calls()
     depth = []
 
@@ -269,7 +269,7 @@ def test_a_forward_inside_the_forward(calls: Taken):
     out = model(images(0))
     assert calls() == ([4], [4])
     (out.sum() + depth[0]).backward()
-    reference = normalised("torch")
+    reference = normalized("torch")
     with parametrize.cached():
         (reference(images(0)).sum() + reference(images(1)).sum()).backward()
     assert_same_gradients(reference, model)
@@ -284,7 +284,7 @@ class Stop(BaseException):
 @pytest.mark.parametrize("error", [ValueError, Stop])
 @pytest.mark.parametrize("inner", [False, True])
 def test_an_error_inside_the_forward(error: type[BaseException], inner: bool, calls: Taken):
-    model = normalised("group")
+    model = normalized("group")
 
     def fail(trunk: nn.Module, x: torch.Tensor) -> torch.Tensor:
         if inner and len(x) > 1:
@@ -299,7 +299,7 @@ def test_an_error_inside_the_forward(error: type[BaseException], inner: bool, ca
         assert model.head.parametrizations.weight[0].normalized is None
     del model.run_trunk
     calls()
-    reference = normalised("torch")
+    reference = normalized("torch")
     reference.load_state_dict(model.state_dict())
     twin = copy.deepcopy(model)
     assert model.head.weight is not model.head.weight
@@ -317,8 +317,8 @@ def test_an_error_inside_the_forward(error: type[BaseException], inner: bool, ca
 
 
 def test_under_autocast():
-    model = normalised("group").float()
-    reference = normalised("torch").float()
+    model = normalized("group").float()
+    reference = normalized("torch").float()
     for each in (model, reference):
         with torch.autocast("cpu", torch.bfloat16):
             out = each(images(0).float())
@@ -335,7 +335,7 @@ def test_under_autocast():
 
 
 def test_removed_and_replaced_layers_leave_the_group(calls: Taken):
-    model = normalised("group")
+    model = normalized("group")
     parametrize.remove_parametrizations(model.head, "weight")
     calls()
     model(images(0)).sum().backward()
@@ -353,7 +353,7 @@ def test_removed_and_replaced_layers_leave_the_group(calls: Taken):
     assert calls() == ([1, 1], [1, 1])
 
 
-def test_a_layer_alone_can_be_the_model(calls: Taken):
+def test_the_model_may_be_a_single_layer(calls: Taken):
     model = spectral_norm_(nn.Linear(3, 4).double())
     calls()
     for _ in range(2):
@@ -405,7 +405,7 @@ def test_what_has_nothing_to_normalise_is_refused():
     indirect=["backend"],
 )
 def test_compiled_as_a_whole(how: str, backend: str, fresh_compiler: None):
-    model = normalised(how)
+    model = normalized(how)
     compiled = copy.deepcopy(model)
     whole = torch.compile(compiled, fullgraph=True, backend="aot_eager")
     for each, call in ((model, model), (compiled, whole)):
@@ -423,7 +423,7 @@ def test_compiled_as_a_whole(how: str, backend: str, fresh_compiler: None):
 @pytest.mark.parametrize("broken", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
 def test_compiled_in_parts(broken: bool, fresh_compiler: None):
     """A part of an eager model is compiled; or the compiler gives up in the middle of the model."""
-    model = normalised("group")
+    model = normalized("group")
     compiled = copy.deepcopy(model)
     if broken:
         compiled.run_trunk = torch.compiler.disable(lambda trunk, x: trunk(x))

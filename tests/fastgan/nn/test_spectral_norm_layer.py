@@ -1,4 +1,4 @@
-"""Spectral normalisation of one module, against torch's parametrisation and the cases of torch's own tests for it."""
+"""Spectral normalization of one module, against torch's parametrization and the cases of torch's own tests for it."""
 
 import copy
 from collections.abc import Callable

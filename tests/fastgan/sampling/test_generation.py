@@ -15,7 +15,7 @@ def generator():
 
 
 class Identity(nn.Module):
-    """A generator whose image is its latent, so that what is compared is the drawing and the batching alone."""
+    """A generator whose image is its latent, so that only drawing and batching are compared."""
 
     latent_dim = 5
 
@@ -116,7 +116,7 @@ class ShowsLabels(nn.Module):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
-def test_each_image_has_the_label_that_is_asked_for(batch_size):
+def test_each_image_has_the_given_label(batch_size):
     labels = torch.tensor([2, 0, 0, 1, 2, 2, 0])
     images = generate(ShowsLabels(), 7, labels=labels, seed=3, batch_size=batch_size)
     assert torch.equal(images[:, 0, 0, 0], labels.float())

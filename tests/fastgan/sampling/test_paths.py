@@ -42,7 +42,7 @@ def test_equal_and_nearly_equal_latents_have_a_path_and_opposite_ones_are_refuse
         spherical(A, -A, 4)
 
 
-def test_a_walk_changes_one_dimension_alone():
+def test_a_walk_changes_only_one_dimension():
     values = torch.tensor([-2.0, 0.0, 1.5])
     path = along_dimension(A, 7, values)
     assert torch.equal(path[:, :, 7], values.expand(3, -1))
@@ -51,7 +51,7 @@ def test_a_walk_changes_one_dimension_alone():
     assert not torch.equal(A[:, 7], torch.zeros(3))  # the latents that came in are as they were
 
 
-def test_a_walk_along_a_direction_goes_as_far_as_its_values_say():
+def test_a_walk_along_a_direction_moves_by_its_values():
     direction = torch.zeros(50).index_fill_(0, torch.tensor(3), 2.0)
     path = along(A, direction, torch.tensor([0.0, 1.0, -0.5]))
     torch.testing.assert_close(path[:, :, 3], A[:, 3:4] + torch.tensor([0.0, 2.0, -1.0]))
