@@ -1,15 +1,11 @@
 """Drop-in layers over the fused ops."""
 
-from fastgan.nn.adain import AdaIN
 from fastgan.nn.bias_act import BiasAct
 from fastgan.nn.blur import Blur
 from fastgan.nn.conditional_batch_norm import ConditionalBatchNorm2d
 from fastgan.nn.equalized import EqualizedConv2d, EqualizedLinear
-from fastgan.nn.minibatch_discrimination import MinibatchDiscrimination
-from fastgan.nn.minibatch_stddev import MinibatchStdDev
-from fastgan.nn.noise_injection import NoiseInjection
-from fastgan.nn.pixel_norm import PixelNorm
+from fastgan.nn.minibatch import MinibatchDiscrimination, MinibatchStdDev
 from fastgan.nn.projection_head import ProjectionHead
 from fastgan.nn.singular_values import largest_singular_values
 from fastgan.nn.spectral_norm import spectral_norm, spectral_norm_
-from fastgan.nn.style_epilogue import StyleEpilogue
+from fastgan.nn.style import AdaIN, NoiseInjection, PixelNorm, StyleEpilogue

@@ -1,18 +1,24 @@
 """The layers that are thin: their parameters, that they pass every setting on, and how they are printed."""
 
+import math
+
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from fastgan.nn import (
     AdaIN,
     BiasAct,
+    ConditionalBatchNorm2d,
     EqualizedConv2d,
     EqualizedLinear,
+    MinibatchDiscrimination,
     MinibatchStdDev,
     NoiseInjection,
     PixelNorm,
     StyleEpilogue,
+    spectral_norm_,
 )
 
 
@@ -49,7 +55,7 @@ def test_bias_act_replaces_the_bias_of_a_convolution_and_its_leaky_relu():
         act.bias.copy_(plain.bias)
     x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
     y = act(fused(x))
-    torch.testing.assert_close(y, (nn.functional.leaky_relu(plain(x), 0.1) * 1.5).clamp(-2, 2))
+    torch.testing.assert_close(y, (F.leaky_relu(plain(x), 0.1) * 1.5).clamp(-2, 2))
     assert [(n, p.shape, p.any().item()) for n, p in BiasAct(4).named_parameters()] == [("bias", (4,), False)]
 
 
@@ -72,14 +78,14 @@ def test_the_bias_of_bias_act_may_have_another_name():
 
 def test_adain_of_a_zero_style_is_instance_normalization():
     x = torch.randn(2, 3, 5, 5)
-    torch.testing.assert_close(AdaIN(3, 4)(x, torch.zeros(2, 4)), nn.functional.instance_norm(x))
+    torch.testing.assert_close(AdaIN(3, 4)(x, torch.zeros(2, 4)), F.instance_norm(x))
 
 
 def test_adain_takes_scale_and_shift_from_the_style():
     layer = AdaIN(3, 4, eps=0.1).double()
     x, style = torch.randn(2, 3, 5, 5, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
     scale, shift = layer.style(style).view(2, 2, 3, 1, 1).unbind(1)
-    expected = nn.functional.instance_norm(x, eps=0.1) * scale + shift
+    expected = F.instance_norm(x, eps=0.1) * scale + shift
     torch.testing.assert_close(layer(x, style), expected)
     layer(x, style).pow(2).sum().backward()
     assert layer.style.weight.grad.abs().sum() > 0
@@ -134,7 +140,7 @@ class StyleGANsOwn(nn.Module):
         super().__init__()
         self.group_size, self.num_channels = group_size, num_channels
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
         group = min(self.group_size, n)
         y = x.reshape(group, -1, self.num_channels, c // self.num_channels, h, w)
@@ -149,3 +155,171 @@ def test_minibatch_standard_deviation_replaces_the_usual_module():
     for settings in ((4, 1), (2, 3), (100, 2)):
         torch.testing.assert_close(MinibatchStdDev(*settings)(x), StyleGANsOwn(*settings)(x))
     torch.testing.assert_close(MinibatchStdDev()(x), StyleGANsOwn(4, 1)(x))
+
+
+@pytest.mark.parametrize("order", ["paper", "tutorial"])
+def test_one_layer_for_four(order: str):
+    torch.manual_seed(0)
+    epilogue = StyleEpilogue(3, 4, negative_slope=0.1, order=order, eps=1e-3).double()
+    noise_layer, bias, act, adain = (
+        NoiseInjection(3),
+        BiasAct(3, act="linear"),
+        nn.LeakyReLU(0.1),
+        AdaIN(3, 4, eps=1e-3),
+    )
+    with torch.no_grad():
+        epilogue.strength.copy_(torch.tensor([1.0, -0.5, 2.0]))
+        epilogue.bias.copy_(torch.tensor([0.1, 0.2, -0.3]))
+        noise_layer.strength.copy_(epilogue.strength)
+        bias.bias.copy_(epilogue.bias)
+    adain.load_state_dict({name: t for name, t in epilogue.state_dict().items() if name.startswith("style.")})
+    x, style, noise = torch.randn(2, 3, 5, 5), torch.randn(2, 4), torch.randn(2, 1, 5, 5)
+    x, style, noise = x.double(), style.double(), noise.double()
+    layers = (noise_layer.double(), bias.double(), adain.double())
+    y = bias(noise_layer(x, noise))
+    y = adain(act(y), style) if order == "paper" else act(adain(y, style))
+    found = epilogue(x, style, noise)
+    torch.testing.assert_close(found, y)
+    dy = torch.randn_like(y)
+    expected = [p for layer in layers for p in layer.parameters()]
+    gradients = torch.autograd.grad(y, expected, dy)
+    found = torch.autograd.grad(found, [epilogue.strength, epilogue.bias, *epilogue.style.parameters()], dy)
+    for f, e in zip(found, gradients, strict=True):
+        torch.testing.assert_close(f, e, atol=1e-12, rtol=1e-9)
+
+
+def test_begins_at_a_plain_block():
+    layer = StyleEpilogue(3, 4)
+    x = torch.randn(2, 3, 5, 5)
+    expected = F.instance_norm(F.leaky_relu(x, 0.2))
+    torch.testing.assert_close(layer(x, torch.zeros(2, 4)), expected)
+    assert {n: tuple(p.shape) for n, p in layer.named_parameters()} == {
+        "strength": (3,),
+        "bias": (3,),
+        "style.weight": (6, 4),
+        "style.bias": (6,),
+    }
+
+
+def test_without_noise_and_bias():
+    layer = StyleEpilogue(3, 4, noise=False, bias=False, act="linear")
+    assert {n for n, _ in layer.named_parameters()} == {"style.weight", "style.bias"}
+    x, style = torch.randn(2, 3, 5, 5), torch.randn(2, 4)
+    adain = AdaIN(3, 4)
+    adain.load_state_dict(layer.state_dict())
+    assert torch.equal(layer(x, style), layer(x, style))
+    torch.testing.assert_close(layer(x, style), adain(x, style))
+    with pytest.raises(ValueError, match="noise is given without strength"):
+        layer(x, style, torch.randn(2, 1, 5, 5))
+
+
+def test_one_strength_for_all_channels():
+    layer, of_each = StyleEpilogue(3, 4, shared_strength=True), StyleEpilogue(3, 4)
+    assert layer.strength.shape == ()
+    nn.init.constant_(layer.strength, 0.7)
+    of_each.load_state_dict(layer.state_dict() | {"strength": torch.full((3,), 0.7)})
+    x, style, noise = torch.randn(2, 3, 5, 5), torch.randn(2, 4), torch.randn(2, 1, 5, 5)
+    torch.testing.assert_close(layer(x, style, noise), of_each(x, style, noise))
+
+
+def _as_in_the_paper(x: Tensor, weight: Tensor, kernels: int) -> Tensor:
+    """Salimans et al. 2016, section 3.2, with the tensor T [A, B, C]."""
+    m = torch.einsum("na,abc->nbc", x, weight.view(x.shape[1], kernels, -1))
+    c = torch.exp(-(m[:, None] - m[None]).abs().sum(3))
+    return torch.cat([x, c.sum(1)], dim=1)
+
+
+def test_appends_the_similarities_of_the_paper():
+    layer = MinibatchDiscrimination(6, num_kernels=4, kernel_dim=3).double()
+    x = torch.randn(5, 6, dtype=torch.float64)
+    y = layer(x)
+    assert y.shape == (5, 10)
+    torch.testing.assert_close(y, _as_in_the_paper(x, layer.weight, 4))
+    assert [(name, p.shape) for name, p in layer.named_parameters()] == [("weight", (6, 12))]
+    assert repr(layer) == "MinibatchDiscrimination(6, num_kernels=4, kernel_dim=3)"
+
+
+@pytest.mark.parametrize("kernel_dim", [1, 16])
+@pytest.mark.parametrize("in_features", [32, 512])
+def test_samples_begin_at_a_distance_of_one(in_features: int, kernel_dim: int):
+    torch.manual_seed(0)
+    layer = MinibatchDiscrimination(in_features, 200, kernel_dim)
+    m = (torch.randn(60, in_features) @ layer.weight).detach().view(60, 200, kernel_dim)
+    distance = (m[:30] - m[30:]).abs().sum(2)
+    assert 0.95 < distance.mean() < 1.05
+
+
+@pytest.mark.parametrize("shape", [(6,), (3, 5), (3, 6, 1)])
+def test_another_shape_is_refused(shape: tuple[int, ...]):
+    with pytest.raises(ValueError, match=r"^MinibatchDiscrimination: x has shape \[.*\], expected \[N, 6\]$"):
+        MinibatchDiscrimination(6, 4, 3)(torch.zeros(shape))
+
+
+LABELS = torch.tensor([2, 0, 2, 1, 0])
+
+
+def test_conditional_batch_norm_starts_as_batch_norm():
+    x = torch.randn(5, 3, 6, 6)
+    layer = ConditionalBatchNorm2d(3, 4, eps=1e-3, momentum=0.3)
+    plain = nn.BatchNorm2d(3, eps=1e-3, momentum=0.3)
+    assert torch.equal(layer(x, LABELS), plain(x))
+    assert torch.equal(layer.norm.running_var, plain.running_var)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_output_of_conditional_batch_norm_has_the_type_of_x(dtype):
+    assert ConditionalBatchNorm2d(3, 4).eval()(torch.randn(5, 3, 2, 2, dtype=dtype), LABELS).dtype == dtype
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("gain", "lr_multiplier"), [(1.0, 1.0), (math.sqrt(2), 0.01)])
+def test_linear_is_scaled_when_it_runs(bias, gain, lr_multiplier):
+    torch.manual_seed(0)
+    layer = EqualizedLinear(6, 3, bias=bias, gain=gain, lr_multiplier=lr_multiplier).double()
+    assert {n: tuple(p.shape) for n, p in layer.named_parameters()} == {"weight": (3, 6)} | (
+        {"bias": (3,)} if bias else {}
+    )
+    x = torch.randn(2, 5, 6, dtype=torch.float64)
+    expected = x @ (layer.weight * gain * lr_multiplier / 6**0.5).T
+    if bias:
+        layer.bias.data.normal_()
+        expected = expected + lr_multiplier * layer.bias
+    torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("kernel_size", "stride"), [(1, 1), (3, 1), (3, 2), (5, 1)])
+def test_convolution_is_scaled_when_it_runs(bias, kernel_size, stride):
+    torch.manual_seed(0)
+    layer = EqualizedConv2d(4, 3, kernel_size, stride=stride, bias=bias, gain=1.5).double()
+    if bias:
+        layer.bias.data.normal_()
+    x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
+    weight = layer.weight * 1.5 / (4 * kernel_size**2) ** 0.5
+    y = layer(x)
+    assert y.shape == (2, 3, 8 // stride, 8 // stride)
+    torch.testing.assert_close(y, F.conv2d(x, weight, layer.bias, stride=stride, padding=kernel_size // 2))
+
+
+def test_a_step_of_adam_moves_the_weights_in_effect_by_the_multiplier():
+    """The first step of Adam is the learning rate times the gradient's sign."""
+
+    def moved(lr_multiplier):
+        torch.manual_seed(0)
+        layer = EqualizedLinear(16, 4, lr_multiplier=lr_multiplier).double()
+        x = torch.eye(16, dtype=torch.float64)
+        before = layer(x).detach()
+        optimizer = torch.optim.Adam(layer.parameters(), lr=1e-3, eps=0)
+        (layer(x) * torch.arange(1, 5)).sum().backward()
+        optimizer.step()
+        return before - layer(x).detach()
+
+    # The weight by 1e-3 / sqrt(16), the bias by 1e-3.
+    torch.testing.assert_close(moved(1.0), torch.full((16, 4), 1.25e-3, dtype=torch.float64))
+    torch.testing.assert_close(moved(0.01), torch.full((16, 4), 1.25e-5, dtype=torch.float64))
+
+
+def test_spectral_norm_passes_them_by():
+    model = nn.Sequential(EqualizedLinear(3, 3), nn.Linear(3, 3))
+    spectral_norm_(model)
+    assert [n for n, _ in model[0].named_parameters()] == ["weight", "bias"]
