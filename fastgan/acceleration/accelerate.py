@@ -8,13 +8,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastgan.acceleration.activation import activation_recipe, find_pairs, is_activation, layer_recipe
+from fastgan.acceleration.activation import (
+    activation_recipe,
+    calls_function,
+    is_activation,
+    layer_recipe,
+    layers_before,
+)
 from fastgan.acceleration.fixed import is_candidate, recognize_fixed
 from fastgan.acceleration.measuring import difference, measure
 from fastgan.acceleration.report import Left, Report, Swapped
 from fastgan.acceleration.spectral import find_groups, find_spectral_norm, group_step
 from fastgan.acceleration.style import INSTANCE_NORMS, recognize_adain
-from fastgan.acceleration.swaps import Converter, Recipe, Swap, convert, is_rewritten, replacement, rewrite, settings_of
+from fastgan.acceleration.swaps import (
+    Converter,
+    Recipe,
+    Refusal,
+    Swap,
+    convert,
+    is_rewritten,
+    replacement,
+    rewrite,
+    settings_of,
+)
 from fastgan.acceleration.tracing import Dataflow, is_torch_layer, trace_model
 from fastgan.random_state import preserved_random_state
 from fastgan_kernels import backend_of
@@ -155,16 +171,17 @@ class _Plan:
         for module in self._open_modules():
             if is_torch_layer(module) or isinstance(module, nn.Sequential):
                 continue
-            found = recognize_adain(module, known)
-            if found is None and is_candidate(module):
-                found = recognize_fixed(module)
-            if found is None:
-                if not list(module.children()):
-                    self.leave(module, "not recognized; a mapping can name its replacement")
-                continue
-            if isinstance(found, str):
-                self.leave(module, found)
+            try:
+                found = recognize_adain(module, known)
+                if found is None and is_candidate(module):
+                    found = recognize_fixed(module)
+            except Refusal as why:
+                self.leave(module, str(why))
             else:
+                if found is None:
+                    if not list(module.children()):
+                        self.leave(module, "not recognized; a mapping can name its replacement")
+                    continue
                 self._swap(module, found.name, [partial(rewrite, module, found, settings_of(module))])
                 self._closed.add(module)
             # The report on the module covers a norm inside.
@@ -189,11 +206,16 @@ class _Plan:
         return normalized
 
     def _find_activations(self, flow: Dataflow) -> None:
-        activations = [module for module in self._open_modules() if is_activation(module)]
-        pairs = find_pairs(activations, flow, self._paths.__getitem__)
-        for module, why in pairs.why_not.items():
-            self.leave(module, why)
-        for activation, layers in pairs.layers.items():
+        open_modules = self._open_modules()
+        for layer in open_modules:
+            if calls_function(layer, flow):
+                self.leave(layer, "the activation behind it is a function call, which has no module to swap")
+        for activation in filter(is_activation, open_modules):
+            try:
+                layers = layers_before(activation, flow, self._paths.__getitem__)
+            except Refusal as why:
+                self.leave(activation, str(why))
+                continue
             recipe = layer_recipe(activation)
             # An activation that several layers share passes for all of them or for none.
             first, path = layers[0], self._paths[activation]

@@ -5,12 +5,11 @@ stays in its module, and no module refers to another.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgan.acceleration.swaps import Recipe, is_rewritten, why_not_rewritable
+from fastgan.acceleration.swaps import Recipe, Refusal, is_rewritten, require_rewritable
 from fastgan.acceleration.tracing import Call, Dataflow, called_name, reads_shape
 from fastgan_kernels import bias_act
 
@@ -74,45 +73,23 @@ def activation_recipe(layers: str) -> Recipe:
     return Recipe(_pass_through, (), f"in {layers}")
 
 
-@dataclass
-class Pairs:
-    """Activations and the layers before them.
+def calls_function(layer: nn.Module, flow: Dataflow) -> bool:
+    """Whether a layer has an activation function, not a module, behind it."""
+    if not isinstance(layer, _LAYERS) or is_rewritten(layer):
+        return False
+    return any(called_name(user) in _FUNCTIONS for call in flow.calls.get(layer, ()) for user in call.node.users)
 
-    Attributes:
-        layers: for each activation that can be fused, the layers that it follows.
-        why_not: the reason for each other activation, and for layers with an activation function behind them.
+
+def layers_before(activation: nn.Module, flow: Dataflow, path_of: Callable[[nn.Module], str]) -> list[nn.Module]:
+    """The layers whose outputs are all inputs of ``activation`` and have no other use.
+
+    Raises:
+        Refusal: there is another input or use.
     """
-
-    layers: dict[nn.Module, list[nn.Module]]
-    why_not: dict[nn.Module, str]
-
-
-def find_pairs(activations: list[nn.Module], flow: Dataflow, path_of: Callable[[nn.Module], str]) -> Pairs:
-    """Finds the activations whose inputs are all outputs of layers without other uses."""
-    pairs = Pairs({}, {})
-    for activation in activations:
-        layers, why_not = _layers_before(activation, flow, path_of)
-        if why_not is None:
-            pairs.layers[activation] = layers
-        else:
-            pairs.why_not[activation] = why_not
-    for layer, calls in flow.calls.items():
-        if isinstance(layer, _LAYERS) and not is_rewritten(layer):
-            for user in (user for call in calls for user in call.node.users):
-                if called_name(user) in _FUNCTIONS:
-                    pairs.why_not[layer] = "the activation behind it is a function call, which has no module to swap"
-    return pairs
-
-
-def _layers_before(
-    activation: nn.Module, flow: Dataflow, path_of: Callable[[nn.Module], str]
-) -> tuple[list[nn.Module], str | None]:
     calls = flow.calls.get(activation)
     if not calls:
-        return [], _unobserved(activation, flow, path_of)
-    why_not = _why_not_activation(activation) or why_not_rewritable(activation)
-    if why_not:
-        return [], why_not
+        raise Refusal(_unobserved(activation, flow, path_of))
+    _require_plain_activation(activation)
     layers: dict[nn.Module, None] = {}
     for call in calls:
         inputs = call.node.all_input_nodes
@@ -121,58 +98,57 @@ def _layers_before(
             origin = f"computed in the forward of `{path_of(call.callers[-1])}`"
             if source is not None:
                 origin = f"the output of {type(source.module).__name__} `{path_of(source.module)}`"
-            return [], f"its input is {origin}; an unfused activation is one pass in torch too"
-        why_not = _why_not_layer(source.module, activation, flow, path_of) or _why_not_between(source, call, path_of)
-        if why_not:
-            return [], f"{type(source.module).__name__} `{path_of(source.module)}` before it: {why_not}"
+            raise Refusal(f"its input is {origin}; an unfused activation is one pass in torch too")
+        try:
+            _require_plain_layer(source.module, activation, flow, path_of)
+            _require_nothing_between(source, call, path_of)
+        except Refusal as why:
+            raise Refusal(f"{type(source.module).__name__} `{path_of(source.module)}` before it: {why}") from None
         layers[source.module] = None
-    return list(layers), None
+    return list(layers)
 
 
-def _why_not_activation(activation: nn.Module) -> str | None:
+def _require_plain_activation(activation: nn.Module) -> None:
     cls = nn.LeakyReLU if isinstance(activation, nn.LeakyReLU) else nn.ReLU
     if type(activation).forward is not cls.forward:
-        return f"{type(activation).__name__} overrides forward"
+        raise Refusal(f"{type(activation).__name__} overrides forward")
     if cls is nn.LeakyReLU and not 0 <= activation.negative_slope < float("inf"):
-        return f"its slope is {activation.negative_slope}, and bias_act takes finite ones from 0 on"
+        raise Refusal(f"its slope is {activation.negative_slope}, and bias_act takes finite ones from 0 on")
     if _hooked(activation, "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"):
-        return "it has a hook, which would see another input"
-    return None
+        raise Refusal("it has a hook, which would see another input")
+    require_rewritable(activation)
 
 
-def _why_not_layer(
+def _require_plain_layer(
     layer: nn.Module, activation: nn.Module, flow: Dataflow, path_of: Callable[[nn.Module], str]
-) -> str | None:
-    cls = next(cls for cls in _LAYERS if isinstance(layer, cls))
-    if type(layer).forward is not cls.forward or getattr(type(layer), "_conv_forward", None) is not getattr(
-        cls, "_conv_forward", None
-    ):
-        return f"{type(layer).__name__} overrides forward"
+) -> None:
+    cls, own = next(cls for cls in _LAYERS if isinstance(layer, cls)), type(layer)
+    if any(getattr(own, name, None) is not getattr(cls, name, None) for name in ("forward", "_conv_forward")):
+        raise Refusal(f"{own.__name__} overrides forward")
     if any(map(nn.parameter.is_lazy, layer.parameters())):
-        return "its parameters are not initialized"
+        raise Refusal("its parameters are not initialized")
     if layer.bias is None:
-        return "it has no bias; an unfused activation is one pass in torch too"
+        raise Refusal("it has no bias; an unfused activation is one pass in torch too")
     if _hooked(layer, "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"):
-        return "it has a hook, which would see another output"
+        raise Refusal("it has a hook, which would see another output")
     for call in flow.calls[layer]:
         users = [user for user in call.node.users if not reads_shape(user)]
-        calls = [c for c in flow.calls[activation] if c.node in users]
         if len(users) != 1:
-            return f"its output has {len(users)} uses"
-        if not calls:
-            return "its output is not always followed by this activation"
+            raise Refusal(f"its output has {len(users)} uses")
+        if not any(c.node in users for c in flow.calls[activation]):
+            raise Refusal("its output is not always followed by this activation")
         if call.callers[-1] in flow.reached_into:
-            return f"a forward that cannot be traced may call the layers of `{path_of(call.callers[-1])}` one by one"
-    return why_not_rewritable(layer)
+            caller = path_of(call.callers[-1])
+            raise Refusal(f"a forward that cannot be traced may call the layers of `{caller}` one by one")
+    require_rewritable(layer)
 
 
-def _why_not_between(source: Call, target: Call, path_of: Callable[[nn.Module], str]) -> str | None:
+def _require_nothing_between(source: Call, target: Call, path_of: Callable[[nn.Module], str]) -> None:
     """A value that changes must not pass a hook of a module that it leaves or enters."""
     shared = sum(1 for a, b in zip(source.callers, target.callers, strict=False) if a is b)
     for module in (*source.callers[shared:], *target.callers[shared:]):
         if _hooked(module, "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"):
-            return f"`{path_of(module)}` between them has a hook, which would see another value"
-    return None
+            raise Refusal(f"`{path_of(module)}` between them has a hook, which would see another value")
 
 
 def _unobserved(activation: nn.Module, flow: Dataflow, path_of: Callable[[nn.Module], str]) -> str:

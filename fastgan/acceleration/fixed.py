@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fastgan.acceleration.measuring import fixed_random_state, scratch_values, unobserved, why_not_equal
-from fastgan.acceleration.swaps import Recipe, rewrite, why_not_rewritable
+from fastgan.acceleration.measuring import changed_by, fixed_random_state, scratch_values, unobserved
+from fastgan.acceleration.swaps import Recipe, Refusal, require_rewritable, rewrite
 from fastgan_kernels import minibatch_stddev, pixel_norm, upfirdn2d
 
 _WHOLE_BATCH = 2**30
@@ -69,15 +69,15 @@ def is_candidate(module: nn.Module) -> bool:
     return len(taken) == 1 and taken[0].kind is taken[0].POSITIONAL_OR_KEYWORD and taken[0].default is taken[0].empty
 
 
-def recognize_fixed(module: nn.Module) -> Recipe | str | None:
-    """The new forward of a candidate; a reason if it only resembles one of the ops; ``None`` for any other module."""
+def recognize_fixed(module: nn.Module) -> Recipe | None:
+    """The new forward of a candidate; ``None`` for a module that resembles none of the ops.
+
+    Raises:
+        Refusal: it only resembles one.
+    """
     with warnings.catch_warnings(), fixed_random_state():
         warnings.simplefilter("ignore")  # of torch, about sizes that are not the module's
-        for recognize in (_as_pixel_norm, _as_minibatch_stddev, _as_blur):
-            found = recognize(module)
-            if found is not None:
-                return found
-    return None
+        return _as_pixel_norm(module) or _as_minibatch_stddev(module) or _as_blur(module)
 
 
 def _answer(module: nn.Module, x: Tensor, forward: Callable[..., Tensor] | None = None) -> Tensor | None:
@@ -103,7 +103,7 @@ def _normal(module: nn.Module, *shape: int, scale: float = 1.0) -> Tensor:
     return scale * torch.randn(shape, dtype=torch.float64, device=device)
 
 
-def _as_pixel_norm(module: nn.Module) -> Recipe | str | None:
+def _as_pixel_norm(module: nn.Module) -> Recipe | None:
     x = _normal(module, 3, 6, 5, 4)
     y = _answer(module, x)
     if y is None or y.shape != x.shape or not _agrees(module, _pixel_norm(0.0), x, y, 0.1):
@@ -124,7 +124,7 @@ def _pixel_norm(eps: float) -> Recipe:
     return Recipe(_call, (pixel_norm, (("eps", eps),)), f"pixel_norm(eps={eps})")
 
 
-def _as_minibatch_stddev(module: nn.Module) -> Recipe | str | None:
+def _as_minibatch_stddev(module: nn.Module) -> Recipe | None:
     channels = 8
     x = _normal(module, 8, channels, 4, 3)
     y = _answer(module, x)
@@ -135,7 +135,7 @@ def _as_minibatch_stddev(module: nn.Module) -> Recipe | str | None:
     batches = sorted({*range(1, 13), 16, 24, *(2 * n for n in constants), *constants})
     asked = [(x, _answer(module, x)) for x in (_normal(module, n, channels, 3, 2) for n in batches)]
     if channels % num_channels:
-        return f"its {num_channels} channels do not fit {channels}"
+        raise Refusal(f"its {num_channels} channels do not fit {channels}")
     for group_size in (*constants, _WHOLE_BATCH):
         group = "the batch" if group_size == _WHOLE_BATCH else group_size
         settings = ("group_size", group_size), ("num_channels", num_channels)
@@ -144,7 +144,7 @@ def _as_minibatch_stddev(module: nn.Module) -> Recipe | str | None:
         if all(_agrees(module, recipe, x, y, 1e-4) for x, y in asked):
             inputs = [_normal(module, n, channels, 4, 3, scale=scale) for n in (4, 8, 12) for scale in (1.0, 1e-4)]
             return _verified(module, recipe, inputs, "sqrt(biased variance + 1e-8) over each group, averaged")
-    return "for no size of the groups are its statistics those of minibatch_stddev (members i, i + N/G, ...)"
+    raise Refusal("for no size of the groups are its statistics those of minibatch_stddev (members i, i + N/G, ...)")
 
 
 def _integers(module: nn.Module) -> set[int]:
@@ -155,29 +155,25 @@ def _integers(module: nn.Module) -> set[int]:
     return {n for n in found if type(n) is int}
 
 
-def _as_blur(module: nn.Module) -> Recipe | str | None:
-    buffers = {name: b for name, b in module.named_buffers(recurse=False) if b.dim() in (2, 3, 4)}
-    kernels = {name: b for name, b in buffers.items() if b.shape[-1] == b.shape[-2] and 2 <= b.shape[-1] <= 16}
-    for name, buffer in kernels.items():
+def _as_blur(module: nn.Module) -> Recipe | None:
+    for name, buffer in module.named_buffers(recurse=False):
+        if not (2 <= buffer.dim() <= 4 and buffer.shape[-1] == buffer.shape[-2] and 2 <= buffer.shape[-1] <= 16):
+            continue
         for channels in sorted({3, *(buffer.shape[:-2])}):
             x = _normal(module, 2, channels, 32, 32)
             y = _answer(module, x)
-            if y is not None and y.dim() == 4 and y.shape[:2] == x.shape[:2]:
-                return _blur_by(module, name, channels, x, y)
+            if y is None or y.dim() != 4 or y.shape[:2] != x.shape[:2]:
+                continue
+            kernel = _plane(buffer).double()
+            if not torch.equal(buffer.double(), kernel.expand_as(buffer)):
+                raise Refusal(f"`{name}` differs from channel to channel")
+            complaint = f"no padding by zeros makes it upfirdn2d with `{name}`"
+            for recipe in _blurs(name, kernel, x, y):
+                if _agrees(module, recipe, x, y, 1e-9):
+                    inputs = [_normal(module, 2, channels, *size) for size in ((32, 32), (17, 20), (24, 9))]
+                    return _verified(module, recipe, inputs, complaint)
+            raise Refusal(complaint)
     return None
-
-
-def _blur_by(module: nn.Module, name: str, channels: int, x: Tensor, y: Tensor) -> Recipe | str:
-    kernel = _plane(getattr(module, name)).double()
-    complaint = f"no padding by zeros makes it upfirdn2d with `{name}`"
-    planes = getattr(module, name).double().flatten(0, -3) if getattr(module, name).dim() > 2 else kernel[None]
-    if not torch.equal(planes, kernel.expand_as(planes)):
-        return f"`{name}` differs from channel to channel"
-    for recipe in _blurs(name, kernel, x, y):
-        if _agrees(module, recipe, x, y, 1e-9):
-            inputs = [_normal(module, 2, channels, *size) for size in ((32, 32), (17, 20), (24, 9))]
-            return _verified(module, recipe, inputs, complaint)
-    return complaint
 
 
 def _blurs(name: str, kernel: Tensor, x: Tensor, y: Tensor) -> Iterator[Recipe]:
@@ -196,20 +192,16 @@ def _blurs(name: str, kernel: Tensor, x: Tensor, y: Tensor) -> Iterator[Recipe]:
                 yield Recipe(_filter, (name, flip, settings), text)
 
 
-def _verified(module: nn.Module, recipe: Recipe, inputs: Sequence[Tensor], expected: str) -> Recipe | str:
-    """The recipe, if it equals the module on all ``inputs`` that the module takes; else the reason."""
-    why_not = why_not_rewritable(module)
-    if why_not:
-        return why_not
+def _verified(module: nn.Module, recipe: Recipe, inputs: Sequence[Tensor], expected: str) -> Recipe:
+    """The recipe, which must equal the module on all ``inputs`` that the module takes."""
+    require_rewritable(module)
     taken = [x for x in inputs if _answer(module, x) is not None]
-    complaint = why_not_equal(module, partial(rewrite, module, recipe), [(x,) for x in taken])
+    complaint = changed_by(partial(rewrite, module, recipe), module, [(x,) for x in taken])
     if complaint:
-        return f"it is close to {recipe.name} and not the same: expected {expected}; {complaint}"
+        raise Refusal(f"it is close to {recipe.name} and not the same: expected {expected}; {complaint}")
     foreign = sorted({name for x in taken[:1] for name in _operations(module, x)} - _ANALYTIC)
     if foreign:
-        return (
-            f"it agrees with {recipe.name} on random inputs, but uses {', '.join(foreign)}, which may differ on others"
-        )
+        raise Refusal(f"it agrees with {recipe.name} on random inputs, but uses {', '.join(foreign)}")
     return recipe
 
 

@@ -138,8 +138,8 @@ def measure(module: nn.Module, args: Sequence[Any], *, dtype: torch.dtype | None
         )
 
 
-def why_not_equal(
-    module: nn.Module, apply: Callable[[], Callable[[], None]], inputs: Sequence[Sequence[Any]]
+def changed_by(
+    apply: Callable[[], Callable[[], None]], module: nn.Module, inputs: Sequence[Sequence[Any]]
 ) -> str | None:
     """What ``apply`` changes on one of the ``inputs`` in float64, in training or evaluation mode, or ``None``."""
     try:

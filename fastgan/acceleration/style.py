@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fastgan.acceleration.measuring import fixed_random_state, in_mode, scratch_values, unobserved, why_not_equal
-from fastgan.acceleration.swaps import Recipe, rewrite, why_not_rewritable
+from fastgan.acceleration.measuring import changed_by, fixed_random_state, in_mode, scratch_values, unobserved
+from fastgan.acceleration.swaps import Recipe, Refusal, require_rewritable, rewrite
 from fastgan.acceleration.tracing import Tracer, called_name, reads_shape
 from fastgan_kernels import adain
 
@@ -60,10 +60,13 @@ def _from_source(source: str) -> Callable[..., Tensor]:
     return names["forward"]
 
 
-def recognize_adain(module: nn.Module, known: dict[str, Recipe]) -> Recipe | str | None:
-    """The new forward of ``module``; a reason if it only resembles AdaIN; ``None`` for any other module.
+def recognize_adain(module: nn.Module, known: dict[str, Recipe]) -> Recipe | None:
+    """The new forward of ``module``; ``None`` for a module that does not resemble AdaIN.
 
     ``known`` holds verified forwards by their dataflow: layers of one class differ only in their sizes.
+
+    Raises:
+        Refusal: it only resembles AdaIN.
     """
     graphs = []
     for training in (not module.training, module.training):
@@ -80,17 +83,13 @@ def recognize_adain(module: nn.Module, known: dict[str, Recipe]) -> Recipe | str
         if found is None:
             continue
         if str(graphs[0]) != str(graph):
-            return "its forward is not the same in training and in evaluation mode"
-        why_not = why_not_rewritable(module) or _why_not(module, found, inputs, tracer)
-        if why_not:
-            return why_not
+            raise Refusal("its forward is not the same in training and in evaluation mode")
+        require_rewritable(module)
+        _require_plain(found, inputs, tracer)
         settings = [tracer.calls[node].module for node in found.normalization if node.op == "call_module"]
         dataflow = f"{type(module)} {graph} {[norm.eps for norm in settings]}"
         if dataflow not in known:
-            verified = _verified(module, found, inputs)
-            if isinstance(verified, str):
-                return verified
-            known[dataflow] = verified
+            known[dataflow] = _verified(module, found, inputs)
         return known[dataflow]
     return None
 
@@ -162,36 +161,35 @@ def _ancestors(nodes: list[fx.Node], without: Collection[fx.Node] = ()) -> set[f
     return seen
 
 
-def _why_not(module: nn.Module, found: _Split, inputs: list[fx.Node], tracer: Tracer) -> str | None:
+def _require_plain(found: _Split, inputs: list[fx.Node], tracer: Tracer) -> None:
     if any(node.args or str(node.target).startswith("*") for node in inputs):
-        return "its forward has optional arguments"
+        raise Refusal("its forward has optional arguments")
     for node in found.normalization:
         if node.op != "call_module":
             if called_name(node) not in _PURE:
-                return f"its normalization uses `{called_name(node)}`"
+                raise Refusal(f"its normalization uses `{called_name(node)}`")
             continue
         norm = tracer.calls[node].module
         if norm.affine:
-            return f"the scale and shift of `{node.target}` are parameters (affine=True)"
+            raise Refusal(f"the scale and shift of `{node.target}` are parameters (affine=True)")
         if norm.track_running_stats:
-            return f"`{node.target}` keeps running statistics"
+            raise Refusal(f"`{node.target}` keeps running statistics")
         if any(getattr(norm, k) for k in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")):
-            return f"`{node.target}` has a hook, which would not be called any more"
-    return None
+            raise Refusal(f"`{node.target}` has a hook, which would not be called any more")
 
 
-def _verified(module: nn.Module, found: _Split, inputs: list[fx.Node]) -> Recipe | str:
+def _verified(module: nn.Module, found: _Split, inputs: list[fx.Node]) -> Recipe:
     probes = _probes(module, inputs, found.x)
     if not probes:
-        return "no example input could be made up for it"
+        raise Refusal("no example input could be made up for it")
     complaints = []
     for eps in _eps_candidates(module, found):
         recipe = Recipe(_from_source, (_write(found, inputs, eps),), f"adain(eps={eps})")
-        complaint = why_not_equal(module, partial(rewrite, module, recipe), probes)
+        complaint = changed_by(partial(rewrite, module, recipe), module, probes)
         if complaint is None:
             return recipe
         complaints.append(complaint)
-    return f"its normalization is not (x - mean) / sqrt(var + eps) with the biased variance: {complaints[0]}"
+    raise Refusal(f"its normalization is not (x - mean) / sqrt(var + eps) with the biased variance: {complaints[0]}")
 
 
 def _eps_candidates(module: nn.Module, found: _Split) -> list[float]:

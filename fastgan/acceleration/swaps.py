@@ -24,6 +24,10 @@ Converter = Callable[[nn.Module], nn.Module | None]
 Settings = tuple[tuple[str, Any], ...]
 
 
+class Refusal(Exception):
+    """Why a module is left as it is: a clause for the report."""
+
+
 @dataclass
 class Swap:
     """A change and its entry in the report. Each of the ``steps`` changes one thing and returns its undo."""
@@ -84,16 +88,15 @@ def is_rewritten(module: nn.Module) -> bool:
     return hasattr(type(module), "_fastgan_recipe")
 
 
-def why_not_rewritable(module: nn.Module) -> str | None:
-    """The reason why ``module`` cannot take another class, or ``None``."""
+def require_rewritable(module: nn.Module) -> None:
+    """Refuses a module that cannot take another class."""
     cls = type(module)
     if is_rewritten(module):
-        return "it is accelerated already"
+        raise Refusal("it is accelerated already")
     if "forward" in vars(module):
-        return "its forward was set on the instance"
+        raise Refusal("its forward was set on the instance")
     if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__:
-        return f"{cls.__name__} overrides pickling"
-    return None
+        raise Refusal(f"{cls.__name__} overrides pickling")
 
 
 @functools.cache
