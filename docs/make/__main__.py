@@ -13,6 +13,7 @@ PAGES = {
     "evaluation": "what the scores of `fastgan evaluate` say of damaged digits, and of three runs: ten minutes",
     "collapse": "mode collapse with and without each remedy: half an hour",
     "explorer": "the page of `fastgan explore` of the run runs/stylegan; needs playwright, Chromium, the extra explore",
+    "site": "the documentation with the API reference, into site/; needs the extra docs",
     "digit-network": "the network that classifies and scores generated digits: half a minute",
 }
 
