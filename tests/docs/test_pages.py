@@ -81,7 +81,7 @@ def test_every_snippet_runs(code: str, tmp_path: Path, monkeypatch):
 
 
 def test_the_snippets_of_dropin_run(tmp_path: Path):
-    """In a process of its own, as they change it, with stand-ins for a clone's package and model. Imports take seconds."""
+    """In a process of its own, which takes seconds, with stand-ins for a clone's package and model."""
     (tmp_path / "models" / "stylegan2" / "op").mkdir(parents=True)
     (tmp_path / "models" / "stylegan2" / "op" / "fused_act.py").touch()
     (tmp_path / "model.py").write_text(
