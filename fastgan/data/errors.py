@@ -1,12 +1,14 @@
 """DataError, and the parts of its messages."""
 
 import os
+import re
 from collections.abc import Sequence
 
 from fastgan.errors import InputError
 
 # A zip entry's name may have 65,535 characters, and a decoder's message any number: sentences stay readable.
 _LONGEST_QUOTE = 200
+_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
 
 
 class DataError(InputError):
@@ -39,5 +41,5 @@ def reason(error: BaseException) -> str:
     """The message of another library's exception, as the end of a sentence: one line, no full stop."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    text = _ADDRESS.sub("", " ".join(str(error).split())).rstrip(" .:") or type(error).__name__
     return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}..."

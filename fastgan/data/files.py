@@ -18,6 +18,7 @@ from PIL import Image
 from fastgan.data.archive import SafeZip
 from fastgan.data.decode import SUFFIXES, decode_image, read_header
 from fastgan.data.errors import DataError, quoted, reason, skipped
+from fastgan.data.kinds import START_BYTES, refusal
 from fastgan.data.limits import MAX_FILE_BYTES
 
 LABELS_FILE = "dataset.json"
@@ -102,7 +103,8 @@ class ImageFiles:
         self.names = [name for name in visible if name.lower().endswith(SUFFIXES)]
         if not self.names:
             raise DataError(
-                f"{self._source} holds no images; expected at least one file ending in {', '.join(SUFFIXES)}."
+                f"{self._source} holds no images{self._what_it_holds(visible)}; expected at least one file ending in "
+                f"{', '.join(SUFFIXES)}."
             )
         # Labels first: they are cheap to read, and an error in them should not wait for all headers.
         self.labels, self.class_names = self._read_labels(visible)
@@ -140,6 +142,13 @@ class ImageFiles:
         if image.mode == "RGB" and self.channels == 1:
             raise DataError(f"{where} is in color now; expected the grayscale image that it was at the start.")
         return image, None if self.labels is None else int(self.labels[index])
+
+    def _what_it_holds(self, names: list[str]) -> str:
+        for name in names:
+            with self._container.open(name) as file:
+                if (sentence := refusal(self._container.where(name), file.read(START_BYTES))) is not None:
+                    return f", and {sentence}"
+        return ""
 
     def _header(self, name: str) -> tuple[int, tuple[int, int]]:
         with self._container.open(name) as file:

@@ -35,6 +35,16 @@ def test_digits_are_light_on_dark():
     assert corners < 10 < images.float().mean() < 128
 
 
+def test_photos():
+    dataset = load_dataset("photos")
+    assert dataset.images.shape == (2754, 3, 64, 64)
+    assert dataset.labels.bincount().tolist() == [1377, 1377]
+    # Crops begin at every third pixel, row by row.
+    assert torch.equal(dataset.images[0, :, :, 3:], dataset.images[1, :, :, :-3])
+    # The sky over the temple is brighter than the leaves around the flower.
+    assert dataset.images[0].float().mean() > 150 > 100 > dataset.images[1377].float().mean()
+
+
 def test_resized_digits_keep_their_strokes():
     small, large = load_dataset("digits"), load_dataset("digits", resolution=28)
     assert large.images.shape == (1797, 1, 28, 28)

@@ -253,8 +253,8 @@ def test_a_large_photograph_is_decoded_at_a_fraction_of_its_size(tmp_path):
     values = np.linspace(0, 255, 512).astype(np.uint8)
     image = np.stack([np.tile(values, (300, 1)), np.tile(values[:300, None], (1, 512)), np.full((300, 512), 9)], -1)
     data = encode(image.astype(np.uint8), "jpg", quality=95)
-    assert decode_image(data, "x", resolution=32).size == (128, 75)
-    assert decode_image(data, "x", resolution=76).size == (512, 300)
+    assert decode_image(data, "x", resolution=60).size == (128, 75)
+    assert decode_image(data, "x", resolution=121).size == (512, 300)
     whole = np.asarray(fit_image(decode_image(data, "x"), 32)).astype(int)
     reduced = np.asarray(fit_image(decode_image(data, "x", resolution=32), 32)).astype(int)
     assert np.abs(whole - reduced).max() <= 3
