@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fastgan.acceleration import accelerate
     from fastgan.exporting import save_generator
+    from fastgan.metrics.evaluation import evaluate
     from fastgan.training.checkpoint import load_generator
 
 __version__ = "0.1.0"
@@ -17,6 +18,7 @@ _MODULES = (
 )
 _FUNCTIONS = {
     "accelerate": "fastgan.acceleration",
+    "evaluate": "fastgan.metrics.evaluation",
     "load_generator": "fastgan.training.checkpoint",
     "save_generator": "fastgan.exporting",
 }

@@ -22,8 +22,12 @@ REPORT, PICTURE = "report.json", "collapse.png"
 
 def evaluate(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or report files (.json) of earlier ones.")
-    ],
+        list[Path] | None,
+        typer.Argument(metavar="RUN...", help="Folders of runs or exports, or report files (.json) of earlier ones."),
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(metavar="A", help="Images to evaluate instead of a run, as a folder or other --data.")
+    ] = None,
     data: Annotated[
         str | None, typer.Option(metavar="D", help="Real images to compare with; those of the run by default.")
     ] = None,
@@ -49,7 +53,8 @@ def evaluate(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:INDEX.")] = "auto",
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the report and pictures; RUN/evaluation by default.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of report and pictures; RUN/evaluation or ./evaluation."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")] = False,
 ) -> int:
@@ -57,6 +62,12 @@ def evaluate(
 
     Several runs are compared, and one is recommended for each purpose.
     """
+    runs = runs or []
+    if images is not None and (runs or data is None):
+        raise SettingsError("--images A takes --data B, the images to compare with, and no run")
+    if not runs and images is None:
+        raise SettingsError("there is nothing to evaluate; give a run, or --images A --data B")
+
     from fastgan.metrics.comparison import comparison_notes, recommend
     from fastgan.metrics.report import read_report, require_comparable, to_json
     from fastgan.sampling import save_png
@@ -65,18 +76,16 @@ def evaluate(
     # With --json only the report goes to the standard output.
     console = Console(stderr=json_)
     show_log(console)
+    options = {"count": count, "features": features, "weights": weights, "seed": seed}
 
+    if images is not None:
+        return _evaluate_images(images, data, out or Path("evaluation"), device, console, json_, **options)
     warn = warner(console)
     folders, reports = ([path for path in runs if (path.suffix == ".json") is saved] for saved in (False, True))
     if len(set(runs)) < len(runs):
         raise SettingsError("a run is given twice")
     earlier = {path: read_report(path) for path in reports}
-    subjects = [
-        load_subject(
-            run, data=data, count=count, features=features, weights=weights, device=device, seed=seed, warn=warn
-        )
-        for run in folders
-    ]
+    subjects = [load_subject(run, data=data, device=device, warn=warn, **options) for run in folders]
     # Before the work.
     require_comparable(
         {str(subject.run): subject.basis for subject in subjects}
@@ -108,6 +117,28 @@ def evaluate(
     return 0
 
 
+def _evaluate_images(
+    images: str, data: str, out: Path, device: str, console: Console, json_: bool, **options: Any
+) -> int:
+    from fastgan.data import absolute_source
+    from fastgan.metrics.evaluation import evaluate_images
+    from fastgan.metrics.report import to_json
+    from fastgan.sampling import save_png
+    from fastgan.training.device import resolve_device
+
+    _make_folder(out)
+    names = map(absolute_source, (images, data))
+    evaluation, drawn = evaluate_images(*names, device=resolve_device(device), **options)
+    save_png(drawn, out / PICTURE)
+    content = to_json([evaluation])
+    _write(out / REPORT, content)
+    if json_:
+        print(json.dumps(content, indent=2))
+    else:
+        _show(evaluation, out / PICTURE, console)
+    return 0
+
+
 def _make_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -128,9 +159,8 @@ def _show(evaluation: "Evaluation", picture: Path, console: Console) -> None:
     from fastgan.metrics.scores import SCALES
 
     basis = evaluation.basis
-    table = Table(
-        "score", "value", "95% confidence", "real images", "better", title=f"{evaluation.run} at step {evaluation.step}"
-    )
+    step = "" if evaluation.step is None else f" at step {evaluation.step}"
+    table = Table("score", "value", "95% confidence", "real images", "better", title=f"{evaluation.run}{step}")
     for name, score in evaluation.scores.items():
         low, high = score.interval(SCALES[name])
         reference = "" if score.reference is None else f"{score.reference:.4g}"

@@ -331,7 +331,9 @@ def open_dataset(
     return opened
 
 
-def open_images(source: Any, *, resolution: int | None, fit: str, skip_broken: bool) -> "LazyImages | ImageStream":
+def open_images(
+    source: Any, *, resolution: int | None = None, fit: str = "crop", skip_broken: bool = False
+) -> "LazyImages | ImageStream":
     """Opens what :func:`open_dataset` does, or an iterable Dataset."""
     _check_resolution(source, resolution)
     if isinstance(source, str | os.PathLike):

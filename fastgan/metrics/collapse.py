@@ -8,6 +8,7 @@ from torch import Tensor
 from fastgan.metrics.features import Features
 from fastgan.metrics.neighbors import neighbor_scores
 from fastgan.metrics.shares import Shares
+from fastgan.seeds import Stream, seed_of
 
 # The share of the real images whose modes are missing, from which on a generator has collapsed.
 COLLAPSED_FROM = 0.25
@@ -108,7 +109,7 @@ def _by_clustering(clusters: Shares) -> Answer:
 
 
 def _by_score(real: Features, generated: Features, seed: int) -> Answer:
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(seed_of(seed, Stream.METRICS, 3))
     size = min(len(real.values) // 2, len(generated.values), _MAX_SCORED)
     order = torch.randperm(len(real.values), generator=random)
     first, second = real.values[order[:size]], real.values[order[size : 2 * size]]
@@ -131,8 +132,7 @@ def _clusters(real: Tensor, generated: Tensor, seed: int) -> Shares:
     from sklearn.cluster import KMeans
 
     count = max(2, min(_MAX_CLUSTERS, len(real) // _PER_CLUSTER))
-    # Seeds of numpy have 32 bits.
-    machine = KMeans(count, n_init=4, random_state=seed % 2**32).fit(real.numpy())
+    machine = KMeans(count, n_init=4, random_state=seed_of(seed, Stream.METRICS, 4)).fit(real.numpy())
     counts = [
         torch.from_numpy(machine.predict(sample.numpy())).long().bincount(minlength=count).tolist()
         for sample in (real, generated)

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import inspect
 import io
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,8 +87,10 @@ class FeatureNetwork:
 
 
 @preserved_random_state()
-def load_features(name: str, device: torch.device, *, weights: Path | None = None) -> FeatureNetwork:
-    """Loads features by name.
+def load_features(
+    name: str | Callable[[Tensor], Any], device: torch.device, *, weights: Path | None = None
+) -> FeatureNetwork:
+    """Loads features by name, or makes them of a Python function.
 
     - ``digits``: the bundled network, fitted to scikit-learn's handwritten digits; takes images of one channel; 64
       features, 10 classes.
@@ -100,10 +103,12 @@ def load_features(name: str, device: torch.device, *, weights: Path | None = Non
       its code runs.
 
     Args:
-        name: one of these.
+        name: one of these, or a function as the last one names it.
         device: where networks run.
         weights: only for ``inception``: the file that torch-fidelity would download.
     """
+    if callable(name):
+        return _function(f"{name.__module__}:{getattr(name, '__qualname__', type(name).__qualname__)}", name)
     if weights is not None and name != "inception":
         raise MetricsError(f"weights are given for features {name!r}; expected them only for 'inception'")
     if name == "digits":
@@ -120,7 +125,7 @@ def load_features(name: str, device: torch.device, *, weights: Path | None = Non
         return _torchscript(Path(name), device)
     module, colon, function = name.partition(":")
     if colon and module and function:
-        return _callable(name, module, function)
+        return _function(name, _imported(name, module, function))
     raise MetricsError(f"unknown features {name!r}; choose from {CHOICES}")
 
 
@@ -166,7 +171,7 @@ def _torchscript(path: Path, device: torch.device) -> FeatureNetwork:
     return FeatureNetwork(path.name, hashlib.sha256(content).hexdigest(), "none", extract)
 
 
-def _callable(name: str, module: str, function: str) -> FeatureNetwork:
+def _imported(name: str, module: str, function: str) -> Callable[[Tensor], Any]:
     try:
         imported = import_from_here(module)
     except Exception as error:
@@ -174,9 +179,13 @@ def _callable(name: str, module: str, function: str) -> FeatureNetwork:
     extract = getattr(imported, function, None)
     if not callable(extract):
         raise MetricsError(f"features {name!r}: module {module!r} has no function {function!r}")
+    return extract
+
+
+def _function(name: str, extract: Callable[[Tensor], Any]) -> FeatureNetwork:
     try:
-        source = Path(inspect.getfile(imported)).read_bytes()
-    except (TypeError, OSError):
+        source = Path(inspect.getfile(sys.modules[extract.__module__])).read_bytes()
+    except (TypeError, OSError, KeyError):
         source = name.encode()
     digest = hashlib.sha256(source).hexdigest()
     return FeatureNetwork(name, digest, "none", torch.inference_mode()(extract), determined=False)

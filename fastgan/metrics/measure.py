@@ -14,6 +14,7 @@ from fastgan.metrics.features import FeatureNetwork, Features
 from fastgan.metrics.modes import nearest_mode
 from fastgan.metrics.shares import Shares
 from fastgan.sampling import draw_latents, render
+from fastgan.seeds import Stream, seed_of
 
 BATCH_SIZE = 64
 
@@ -153,9 +154,20 @@ def choose_real(data: LazyImages, count: int, *, seed: int) -> tuple[Tensor, Ten
     Raises:
         DataError: for an image that is broken; one sentence.
     """
-    chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count].sort().values
-    images = torch.stack([data[index][0] for index in chosen.tolist()])
-    return images, None if data.labels is None else data.labels[chosen]
+    images, labels = data.batch(choose(len(data), count, seed=seed))
+    return images, None if None in labels else torch.tensor(labels)
+
+
+def choose(size: int, count: int, *, seed: int, part: int = 0) -> list[int]:
+    """Indices of ``count`` of ``size`` images, or of all, in their order; without replacement.
+
+    Args:
+        size, count: how many there are, and how many are wanted.
+        seed: of the choice.
+        part: 0 for real images, 1 for those that are compared with them.
+    """
+    random = torch.Generator().manual_seed(seed_of(seed, Stream.METRICS, part))
+    return torch.randperm(size, generator=random)[:count].sort().values.tolist()
 
 
 def labels_like(labels: Tensor | None, generator: nn.Module, count: int) -> Tensor | None:

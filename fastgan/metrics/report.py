@@ -53,8 +53,8 @@ class Evaluation:
     """The scores of one run.
 
     Attributes:
-        run: folder of the run.
-        step: of the checkpoint.
+        run: folder of the run, or name of the images.
+        step: of the checkpoint; None for images and for exports that do not know it.
         seed: of the latents, the choice of real images, and the resampling.
         scores: by name, in the order of ``SCALES``; without class logits there is no Inception Score.
         collapse: the three answers and the shares, as JSON types.
@@ -62,12 +62,18 @@ class Evaluation:
     """
 
     run: str
-    step: int
+    step: int | None
     seed: int
     basis: Basis
     scores: Mapping[str, Score]
     collapse: Mapping[str, Any]
     notes: list[str] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> float:
+        """The value of a score: ``fid``, ``kid``, ``precision`` and so on."""
+        if name not in SCALES or name not in self.scores:
+            raise AttributeError(f"an evaluation has no attribute {name!r}")
+        return self.scores[name].value
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ from fastgan.metrics.frechet import frechet_distance
 from fastgan.metrics.inception_score import inception_score
 from fastgan.metrics.kernel_distance import kernel_distance
 from fastgan.metrics.neighbors import MIN_COUNT, neighbor_scores
+from fastgan.seeds import Stream, seed_of
 
 # Each half must have enough neighbors.
 MIN_IMAGES = 2 * MIN_COUNT
@@ -116,7 +117,7 @@ def score(real: Features, generated: Features, *, seed: int, progress: Iterable[
     require_count(len(real.values), "real")
     require_count(len(generated.values), "generated")
     values = score_values(real, generated)
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(seed_of(seed, Stream.METRICS, 2))
     spread, floor = [], []
     sizes = [min(len(sample.values) // 2, _MAX_REPLICATE) for sample in (real, generated)]
     pairs = [min(len(sample.values), _MAX_REPLICATE) for sample in (real, generated)]

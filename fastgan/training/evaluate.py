@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor, nn
 
-from fastgan.data import absolute_source, normalize, open_dataset
+from fastgan.data import absolute_source, open_dataset
+from fastgan.exporting import is_model_folder
 from fastgan.metrics.cache import cache_folder, cached, digest_of
-from fastgan.metrics.collapse import detect_collapse
-from fastgan.metrics.collapse_picture import collapse_picture
+from fastgan.metrics.evaluation import DEFAULT_COUNT, compare, features_of
 from fastgan.metrics.features import FeatureNetwork, Features, load_features
 from fastgan.metrics.frechet import frechet_distance
 from fastgan.metrics.measure import (
@@ -27,23 +27,17 @@ from fastgan.metrics.measure import (
     measure,
     num_shown,
     real_batches,
-    shares_of,
 )
-from fastgan.metrics.report import Basis, Evaluation, collapse_to_json
-from fastgan.metrics.scores import REPLICATES, require_count, score
-from fastgan.sampling import draw_latents, picture, render
+from fastgan.metrics.report import Basis, Evaluation
+from fastgan.metrics.scores import REPLICATES, require_count
+from fastgan.sampling import draw_latents, render
 from fastgan.training.build import require_data
-from fastgan.training.checkpoint import load_generator_ema
+from fastgan.training.checkpoint import load_trained_generator
 from fastgan.training.config import SettingsError, TrainingConfig, load_settings
 from fastgan.training.device import resolve_device
 
-# Papers have 50,000. Fewer make FID too large, but alike for every run that is compared.
-DEFAULT_COUNT = 10_000
-
 # Packages that resize images and compute features.
 _COMPUTING = ("fastgan", "torch", "pillow", "torch-fidelity")
-
-_FEATURES = {"digits": "digits", "gaussians": "points"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,7 @@ class Subject:
 
     Attributes:
         run: its folder.
-        step: of its checkpoint.
+        step: of its checkpoint; None for an export that does not know it.
         generator: the EMA.
         features: that images are compared by.
         real: the real images, uint8 [N, C, S, S].
@@ -61,7 +55,7 @@ class Subject:
     """
 
     run: Path
-    step: int
+    step: int | None
     generator: nn.Module
     features: FeatureNetwork
     real: Tensor
@@ -83,7 +77,7 @@ def load_subject(
     """Loads a run, real images at the size of its own, and the features.
 
     Args:
-        run: its folder.
+        run: its folder, or an exported one.
         data: real images, as :func:`fastgan.data.open_dataset` takes them; those of the run by default.
         count: generated images, and real ones at most; as many as there are real ones by default, up to 10,000.
         features: as in :func:`fastgan.metrics.features.load_features`; by default those of the bundled data, and
@@ -97,8 +91,10 @@ def load_subject(
         SettingsError, DataError, CheckpointError, MetricsError: one sentence.
     """
     where = resolve_device(device)
-    generator, step = load_generator_ema(run, where, warn=warn)
+    generator, step = load_trained_generator(run, where, warn=warn)
     if data is None:
+        if is_model_folder(run):
+            raise SettingsError(f"export {str(run)!r} does not say what it was trained on; give images with --data")
         data = load_settings(run / "config.toml").get("data", "digits")
         require_data(run, data)
     source = absolute_source(data)
@@ -113,7 +109,7 @@ def load_subject(
     count = min(len(dataset), DEFAULT_COUNT) if count is None else count
     require_count(len(dataset), "real")
     require_count(count, "generated")
-    network = load_features(features or _FEATURES.get(source, "inception"), where, weights=weights)
+    network = load_features(features or features_of(source), where, weights=weights)
     real, labels = choose_real(dataset, count, seed=seed)
     basis = Basis(
         features=network.name,
@@ -158,20 +154,17 @@ def evaluate_run(subject: Subject, *, seed: int, console: Console) -> tuple[Eval
         spread = torch.linspace(0, basis.num_real - 1, min(basis.num_real, num_shown(subject.real))).long()
         shown = subject.real[spread]
         real = Measured(real_features, None if classifier is None else classifier.count(subject.real).tolist(), shown)
-        replicates = progress.track(range(REPLICATES), task_id=resampling)
-        scores = score(real.features, generated.features, seed=seed, progress=replicates)
-        collapse = detect_collapse(real.features, generated.features, shares_of(classifier, real, generated), seed=seed)
-    drawn = [picture(normalize(images)) for images in (real.shown, generated.shown)]
-    evaluation = Evaluation(
-        run=str(subject.run),
-        step=subject.step,
-        seed=seed,
-        basis=basis,
-        scores=scores,
-        collapse=collapse_to_json(collapse),
-        notes=_notes(subject, generated),
-    )
-    return evaluation, collapse_picture(*drawn, collapse.shown)
+        return compare(
+            real,
+            generated,
+            subject.features,
+            classifier,
+            basis,
+            of=str(subject.run),
+            step=subject.step,
+            seed=seed,
+            replicates=progress.track(range(REPLICATES), task_id=resampling),
+        )
 
 
 def _real_features(subject: Subject, console: Console, advance: Callable[[int], None]) -> Features:
@@ -205,25 +198,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
-
-
-def _notes(subject: Subject, generated: Measured) -> list[str]:
-    basis, dimension = subject.basis, generated.features.values.shape[1]
-    fewest = min(basis.num_real, basis.num_generated)
-    notes = []
-    if fewest <= dimension:
-        notes.append(
-            f"FID has {fewest} images for {dimension} features, so their covariance is singular and FID far too large; "
-            "take more than ten images a feature to have one that means something"
-        )
-    if not subject.features.determined:
-        notes.append(
-            f"features {basis.features!r} are a function of yours, and their digest is of its own file only; compare "
-            "with earlier reports where the other modules and the weights that it uses are the same"
-        )
-    if generated.features.logits is None:
-        notes.append(f"features {basis.features!r} give no class logits, so there is no Inception Score")
-    return notes
 
 
 class Best(NamedTuple):
@@ -266,12 +240,12 @@ class FidTracker:
             )
         name = config.evaluate_features
         if name == "auto":
-            if config.data not in _FEATURES:
+            name = features_of(config.data)
+            if name == "inception":
                 raise SettingsError(
                     f"evaluate_features is 'auto', and there are none for {config.data!r}; expected digits (of grey "
                     "images) or inception"
                 )
-            name = _FEATURES[config.data]
         self._network = load_features(name, device)
         self._features_of_real(config.resolution)
 

@@ -60,7 +60,7 @@ class Showing(torch.nn.Module):
 def generating(monkeypatch, images):
     from fastgan.training import evaluate
 
-    monkeypatch.setattr(evaluate, "load_generator_ema", lambda *args, **options: (Showing(images), 7))
+    monkeypatch.setattr(evaluate, "load_trained_generator", lambda *args, **options: (Showing(images), 7))
 
 
 def test_a_run_is_judged_and_its_report_written(fastgan, run):
@@ -219,11 +219,39 @@ def test_real_features_are_computed_anew_by_other_versions(fastgan, run, cache, 
     assert len(list(cache.iterdir())) == 2
 
 
+def test_images_are_compared_with_images(fastgan, folder, monkeypatch):
+    digits = load_dataset("digits", resolution=28)
+    np.save(folder / "ones.npy", digits.images[(digits.labels == 1) | (digits.labels == 7)].numpy())
+    code, out, err = fastgan(
+        "evaluate", "--images", folder / "ones.npy", "--data", "digits", "--out", folder / "images"
+    )
+    assert (code, err) == (0, "")
+    assert "of 361 generated and 1,797 real images of digits, 1x28x28" in out
+    assert "Mode collapse: collapsed" in out
+    assert " at step " not in out
+    assert sorted(path.name for path in (folder / "images").iterdir()) == ["collapse.png", "report.json"]
+    (found,) = json.loads((folder / "images" / "report.json").read_text())["evaluations"]
+    assert found["run"] == str(folder / "ones.npy")
+    assert found["step"] is None
+
+
+def test_an_export_is_evaluated_like_its_run(fastgan, run, folder):
+    assert fastgan("export", run, "--out", folder / "export")[0] == 0
+    args = "--count", 50, "--json", "--data", "digits"
+    of_run, of_export = (
+        json.loads(fastgan("evaluate", source, *args, "--out", folder / "either")[1])["evaluations"][0]
+        for source in (run, folder / "export")
+    )
+    assert of_run["scores"] == of_export["scores"]
+    code, _, err = fastgan("evaluate", folder / "export")
+    assert code == 2
+    assert "does not say what it was trained on; give images with --data" in err
+
+
 @pytest.fixture(scope="module")
 def inputs(folder):
     np.save(folder / "color.npy", np.zeros((20, 8, 8, 3), np.uint8))
     np.save(folder / "single.npy", np.zeros((1, 8, 8), np.uint8))
-    np.save(folder / "oblong.npy", np.zeros((20, 8, 9), np.uint8))
     nan = np.zeros((20, 8, 8), np.float32)
     nan[3] = np.nan
     np.save(folder / "nan.npy", nan)
@@ -235,17 +263,18 @@ def inputs(folder):
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        (["/nowhere"], "run '/nowhere' is not there; expected a folder that 'fastgan train' has written"),
-        (["."], "run '.' has no checkpoint"),
-        ([], "Missing argument 'RUN...'"),
+        (
+            ["/nowhere"],
+            "'/nowhere' is not there; expected a folder that 'fastgan train' or 'fastgan export' has",
+        ),
+        (["."], "'.' is neither a run with a checkpoint nor an export"),
+        ([], "there is nothing to evaluate; give a run, or --images A --data B"),
+        (["RUN", "--images", "digits", "--data", "digits"], "--images A takes --data B, the images to compare with"),
+        (["--images", "digits"], "--images A takes --data B, the images to compare with"),
         (["RUN", "RUN"], "a run is given twice"),
         (["RUN", "--data", "/nowhere"], "There is no file or folder '/nowhere'"),
         (["RUN", "--data", "gaussians"], "cannot be resized to 28x28; expected resolution 1."),
         (["RUN", "--data", "@color.npy"], "generates images with 1 channel, and those of "),
-        (
-            ["RUN", "--data", "@oblong.npy"],
-            "holds uint8 of shape [20, 8, 9]; expected at least one image, and square",
-        ),
         (["RUN", "--data", "@nan.npy"], "float32"),
         (
             ["RUN", "--data", "@single.npy", "--features", "digits"],

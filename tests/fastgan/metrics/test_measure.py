@@ -6,6 +6,7 @@ from fastgan.data.pixels import to_uint8
 from fastgan.metrics.features import load_features
 from fastgan.metrics.measure import (
     BATCH_SIZE,
+    choose,
     choose_real,
     classifier_of,
     generated_batches,
@@ -41,6 +42,8 @@ def test_real_images_are_chosen_by_the_seed_without_replacement():
     assert labels.shape == (100,)
     assert torch.equal(images, again)
     assert not torch.equal(images, others)
+    drawn = torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))[:100].sort().values.tolist()
+    assert drawn != choose(len(digits), 100, seed=0) != choose(len(digits), 100, seed=0, part=1), "streams of their own"
     # All of them are the same for every seed.
     everything, labels = choose_real(digits, 5000, seed=7)
     assert torch.equal(everything, torch.stack([digits[i][0] for i in range(len(digits))]))

@@ -1,0 +1,197 @@
+"""One set of images against another: all scores, and whether modes of the other are missing."""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan.data import LazyImages, normalize, open_dataset
+from fastgan.data.dataset import ImageStream, open_images
+from fastgan.metrics.collapse import detect_collapse
+from fastgan.metrics.collapse_picture import collapse_picture
+from fastgan.metrics.errors import MetricsError
+from fastgan.metrics.features import FeatureNetwork, load_features
+from fastgan.metrics.measure import (
+    BATCH_SIZE,
+    Classifier,
+    Measured,
+    choose,
+    classifier_of,
+    measure,
+    shares_of,
+)
+from fastgan.metrics.report import Basis, Evaluation, collapse_to_json
+from fastgan.metrics.scores import require_count, score
+from fastgan.sampling import picture
+
+# Papers have 50,000. Fewer make FID too large, but alike for all that is compared.
+DEFAULT_COUNT = 10_000
+
+_OF_BUNDLED = {"digits": "digits", "gaussians": "points"}
+
+
+def evaluate(
+    images_a: Any,
+    images_b: Any,
+    features: str | Callable[[Tensor], Any] | None = None,
+    seed: int = 0,
+    *,
+    count: int | None = None,
+    device: torch.device | str = "cpu",
+    weights: Path | None = None,
+) -> Evaluation:
+    """Compares images with others, which count as the real ones.
+
+    Images are read in batches, so they need not fit into memory; their features are kept.
+
+    Args:
+        images_a, images_b: paths, Datasets (map-style or iterable), arrays or tensors, as
+            :func:`fastgan.data.load_dataset` takes them; at least 12 of each. Those of ``images_b`` are resized to the
+            resolution of ``images_a``, which is the least of their shorter sides.
+        features: as in :func:`fastgan.metrics.features.load_features`, or a function of uint8 images [N, C, S, S] that
+            returns features [N, F]; by default those of the bundled data, and ``inception`` for others.
+        seed: of the choice of images, of clusters and resampling.
+        count: images of each at most; 10,000 by default.
+        device: where the feature network runs.
+        weights: of ``inception``.
+
+    Returns:
+        The report: ``report.fid``, ``report.kid``, ``report.precision`` and so on are numbers, ``report.scores`` has
+        their errors.
+
+    Raises:
+        DataError, MetricsError: images that cannot be used, or that the features do not take; one sentence.
+    """
+    return evaluate_images(images_a, images_b, features, seed=seed, count=count, device=device, weights=weights)[0]
+
+
+def evaluate_images(
+    images_a: Any,
+    images_b: Any,
+    features: str | Callable[[Tensor], Any] | None = None,
+    *,
+    seed: int = 0,
+    count: int | None = None,
+    device: torch.device | str = "cpu",
+    weights: Path | None = None,
+    replicates: Iterable[int] | None = None,
+) -> tuple[Evaluation, Tensor]:
+    """As :func:`evaluate`; also returns the picture to judge mode collapse by looking, uint8 [3, H, W].
+
+    Args:
+        replicates: as ``progress`` in :func:`fastgan.metrics.scores.score`.
+    """
+    count = count or DEFAULT_COUNT
+    data_a = _open(images_a, None, count)
+    data_b = _open(images_b, data_a.image_shape[-1], count)
+    if data_a.image_shape != data_b.image_shape:
+        raise MetricsError(
+            f"the images of {data_a.name} have {data_a.image_shape[0]} channels, and those of {data_b.name} "
+            f"{data_b.image_shape[0]}; expected as many"
+        )
+    name = features or features_of(data_b.name)
+    network = load_features(name, torch.device(device), weights=weights)
+    classifier = classifier_of(network)
+    chosen_a = choose(len(data_a), count, seed=seed, part=1)
+    chosen_b = choose(len(data_b), count, seed=seed)
+    require_count(len(chosen_b), "real")
+    require_count(len(chosen_a), "generated")
+    digest = hashlib.sha256(repr(((len(chosen_b), *data_b.image_shape), str(torch.uint8))).encode())
+    real = measure(_batches(data_b, chosen_b, digest), network, classifier)
+    generated = measure(_batches(data_a, chosen_a), network, classifier)
+    basis = Basis(
+        features=network.name,
+        features_digest=network.digest,
+        filter=network.filter,
+        image_size="x".join(map(str, data_a.image_shape)),
+        data=data_b.name,
+        data_digest=digest.hexdigest(),
+        num_real=len(chosen_b),
+        num_generated=len(chosen_a),
+    )
+    evaluation, drawn = compare(
+        real, generated, network, classifier, basis, of=data_a.name, step=None, seed=seed, replicates=replicates
+    )
+    evaluation.notes[:0] = [f"{data.name}: {note}" for data in (data_a, data_b) for note in data.notes]
+    return evaluation, drawn
+
+
+def compare(
+    real: Measured,
+    generated: Measured,
+    features: FeatureNetwork,
+    classifier: Classifier | None,
+    basis: Basis,
+    *,
+    of: str,
+    step: int | None,
+    seed: int,
+    replicates: Iterable[int] | None = None,
+) -> tuple[Evaluation, Tensor]:
+    """The evaluation of images that have been measured, and the picture to judge mode collapse by looking.
+
+    Args:
+        real, generated: what was measured, by ``features`` and ``classifier``.
+        basis: of the scores.
+        of: the run or the images that are evaluated; ``step`` of a run's checkpoint.
+        seed: of clusters and resampling.
+        replicates: as ``progress`` in :func:`fastgan.metrics.scores.score`.
+    """
+    scores = score(real.features, generated.features, seed=seed, progress=replicates)
+    collapse = detect_collapse(real.features, generated.features, shares_of(classifier, real, generated), seed=seed)
+    evaluation = Evaluation(
+        run=of,
+        step=step,
+        seed=seed,
+        basis=basis,
+        scores=scores,
+        collapse=collapse_to_json(collapse),
+        notes=_notes(basis, features, generated),
+    )
+    drawn = [picture(normalize(images)) for images in (real.shown, generated.shown)]
+    return evaluation, collapse_picture(*drawn, collapse.shown)
+
+
+def features_of(data: str) -> str:
+    """The features that images of this name are compared by, where no others are given."""
+    return _OF_BUNDLED.get(data, "inception")
+
+
+def _open(images: Any, resolution: int | None, count: int) -> LazyImages:
+    opened = open_images(images, resolution=resolution)
+    if not isinstance(opened, ImageStream):
+        return opened
+    first = open_dataset(list(itertools.islice(images, count)), resolution=opened.image_shape[-1])
+    first.name = opened.name
+    return first
+
+
+def _batches(data: LazyImages, chosen: list[int], digest: Any = None) -> Iterator[Tensor]:
+    for start in range(0, len(chosen), BATCH_SIZE):
+        images, _ = data.batch(chosen[start : start + BATCH_SIZE], seed=start)
+        if digest is not None:
+            digest.update(images.numpy())
+        yield images
+
+
+def _notes(basis: Basis, features: FeatureNetwork, generated: Measured) -> list[str]:
+    dimension = generated.features.values.shape[1]
+    fewest = min(basis.num_real, basis.num_generated)
+    notes = []
+    if fewest <= dimension:
+        notes.append(
+            f"FID has {fewest} images for {dimension} features, so their covariance is singular and FID far too large; "
+            "take more than ten images a feature to have one that means something"
+        )
+    if not features.determined:
+        notes.append(
+            f"features {basis.features!r} are a function of yours, and their digest is of its own file only; compare "
+            "with earlier reports where the other modules and the weights that it uses are the same"
+        )
+    if generated.features.logits is None:
+        notes.append(f"features {basis.features!r} give no class logits, so there is no Inception Score")
+    return notes
