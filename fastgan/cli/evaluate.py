@@ -1,6 +1,7 @@
 """``fastgan evaluate``."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -68,6 +69,8 @@ def evaluate(
     if not runs and images is None:
         raise SettingsError("there is nothing to evaluate; give a run, or --images A --data B")
 
+    # A folder called as bundled data are, such as photos, is meant.
+    images, data = (os.path.abspath(path) if path and os.path.exists(path) else path for path in (images, data))
     from fastgan.metrics.comparison import comparison_notes, recommend
     from fastgan.metrics.report import read_report, require_comparable, to_json
     from fastgan.sampling import save_png
@@ -120,15 +123,13 @@ def evaluate(
 def _evaluate_images(
     images: str, data: str, out: Path, device: str, console: Console, json_: bool, **options: Any
 ) -> int:
-    from fastgan.data import absolute_source
     from fastgan.metrics.evaluation import evaluate_images
     from fastgan.metrics.report import to_json
     from fastgan.sampling import save_png
     from fastgan.training.device import resolve_device
 
     _make_folder(out)
-    names = map(absolute_source, (images, data))
-    evaluation, drawn = evaluate_images(*names, device=resolve_device(device), **options)
+    evaluation, drawn = evaluate_images(images, data, device=resolve_device(device), **options)
     save_png(drawn, out / PICTURE)
     content = to_json([evaluation])
     _write(out / REPORT, content)

@@ -30,6 +30,7 @@ def generate(
     path = out or run / "generated"
     sampling.check_output(path)
     of_classes, columns, column_names = "", None, []
+    class_names = getattr(trained.generator, "class_names", None)
     if class_ is not None:
         of_classes = f" of class {class_}"
     elif labels is not None:
@@ -37,11 +38,11 @@ def generate(
         of_classes = f" of classes 0 to {num_classes - 1} in turn"
         columns = sampling.columns_by_class(count, num_classes)
         if columns is not None:
-            column_names = [str(label) for label in labels[:columns].tolist()]
+            column_names = [class_names[k] if class_names else str(k) for k in labels[:columns].tolist()]
     images = sampling.generate(trained.generator, count, labels=labels, truncation=truncation, seed=seed)
     columns = sampling.columns_of(count, columns)
     arrays = {"seed": seed} | ({} if labels is None else {"labels": labels.numpy()})
     row_names = [f"{i} ..." for i in range(0, count, columns)]
-    names = (row_names, column_names) if numbered else ((), ())
+    names = (row_names if numbered else (), column_names if numbered or class_names else ())
     sheet = sampling.Sheet(images, columns, *names, arrays)
     return trained.write(sheet, path, f"{count} images{of_classes}", seed)

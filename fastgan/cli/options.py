@@ -35,12 +35,12 @@ Rows = Annotated[int, typer.Option("--count", min=1, help="How many rows, one fo
 Frames = Annotated[int | None, typer.Option(min=2, help="Images in a row; 9 by default, in an animation 48 frames.")]
 PictureOut = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="A grid (.png), arrays (.npz), or a folder (no ending); by default in RUN."),
+    typer.Option(metavar="FILE", help="A grid (.png, .jpg), arrays (.npz) or a folder (no ending); in RUN by default."),
 ]
 SequenceOut = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="A grid (.png), an animation (.gif, .mp4), arrays (.npz), or a folder (no ending); by default in RUN.",
+        help="A grid (.png, .jpg), animation (.gif, .mp4), arrays (.npz), or a folder (no ending); by default in RUN.",
     ),
 ]

@@ -115,6 +115,8 @@ def train(
 
     Settings come from the preset; --config overrides it, --set overrides both, and the other options override all.
     """
+    if data is not None and os.path.exists(data):
+        data = os.path.abspath(data)  # A folder called as bundled data are, such as photos, is meant.
     # Parsed like --set, so that a wrong value has the same error.
     named = {"data": data, "steps": steps, "seed": seed, "checkpoint_every": checkpoint_every, "device": device}
     if batch != "auto":

@@ -7,8 +7,8 @@ from types import ModuleType
 import numpy as np
 from torch import Tensor
 
+from fastgan.data.pixels import to_pillow
 from fastgan.extras import require_extra
-from fastgan.sampling.grids import to_pillow
 
 _FRAMES_PER_SECOND = 12.5  # GIF counts in hundredths of a second, and this is 8 of them
 _SMALLEST_WIDTH = 128  # pixels; smaller frames are enlarged by a whole number, so that each pixel stays a square

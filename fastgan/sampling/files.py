@@ -10,11 +10,12 @@ from torch import Tensor
 
 from fastgan.data import to_uint8
 from fastgan.data.gaussians import are_points, to_points
+from fastgan.data.pixels import to_pillow
 from fastgan.sampling.animation import require_imageio, save_animation
 from fastgan.sampling.generation import SamplingError
 from fastgan.sampling.grids import picture, save_png
 
-PICTURES = (".png", ".npz")
+PICTURES = (".png", ".jpg", ".jpeg", ".npz")
 ANIMATIONS = (".gif", ".mp4")
 
 
@@ -44,8 +45,8 @@ def check_output(path: Path, *, animation: bool = False) -> None:
     """Refuses an output of unknown format before the work, and makes its folder.
 
     Args:
-        path: a file that ends in .png, .npz or, where ``animation``, .gif or .mp4; without an ending, or an existing
-            folder, a folder.
+        path: a file that ends in .png, .jpg, .npz or, where ``animation``, .gif or .mp4; without an ending, or an
+            existing folder, a folder.
 
     Raises:
         SamplingError: for another ending, a folder that cannot be made; one sentence.
@@ -71,7 +72,7 @@ def check_output(path: Path, *, animation: bool = False) -> None:
 def write_sheet(sheet: Sheet, path: Path) -> list[Path]:
     """Writes images to a path that :func:`check_output` has passed.
 
-    - .png: one picture of all.
+    - .png, .jpg: one picture of all.
     - .npz: arrays ``images``, uint8 [N, C, H, W] (points of the plane: ``points``, float32 [N, 2]), and ``arrays``.
     - .gif, .mp4: one frame for each column, with the images of all rows side by side; forwards and backwards.
     - a folder: as :func:`save_images`.
@@ -90,7 +91,7 @@ def write_sheet(sheet: Sheet, path: Path) -> list[Path]:
         elif path.suffix == ".npz":
             np.savez_compressed(path, **_main_array(sheet.images), **sheet.arrays)
         else:
-            save_png(picture(sheet.images, **sheet.layout), path)
+            to_pillow(picture(sheet.images, **sheet.layout)).save(path, quality=95)
     except OSError as error:
         raise SamplingError(f"output {str(path)!r} cannot be written: {error.strerror or error}") from None
     return [path]

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from fastgan.data import to_uint8
 from fastgan.data.gaussians import are_points, to_points
+from fastgan.data.pixels import to_pillow
 from fastgan.sampling.scatter import scatter
 
 _TEXT_SIZE = 10  # of Pillow's built-in font, in pixels: the smallest that is read without effort
 _GRAY = 170
+_SMALLEST = 32  # pixels; smaller images are enlarged by a whole number, so that each pixel stays a square
 
 
 def columns_by_class(count: int, num_classes: int) -> int | None:
@@ -42,6 +44,8 @@ def image_grid(
 ) -> Tensor:
     """Lays images out row by row on black, with ``padding`` pixels around and between them.
 
+    Images smaller than 32 pixels are enlarged by a whole number to at least that.
+
     Args:
         images: [N, C, H, W] in [-1, 1], N at least 1.
         columns: images in a row; by default as square as N allows.
@@ -49,12 +53,13 @@ def image_grid(
         column_names: written above each column; names that would touch the one before are left out.
 
     Returns:
-        uint8 [C, H', W']; 16 images of 28x28 in 4 columns with padding 2 make 122x122.
+        uint8 [C, H', W']; 16 images of 32x32 in 4 columns with padding 2 make 138x138.
     """
-    count, channels, height, width = images.shape
+    factor = max(1, math.ceil(_SMALLEST / max(images.shape[2:])))
+    pixels = to_uint8(images).repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    count, channels, height, width = pixels.shape
     columns = columns_of(count, columns)
     rows = math.ceil(count / columns)
-    pixels = to_uint8(images)
     grid = pixels.new_zeros(channels, rows * (height + padding) + padding, columns * (width + padding) + padding)
     for i, image in enumerate(pixels):
         top = padding + i // columns * (height + padding)
@@ -68,12 +73,6 @@ def image_grid(
 def save_png(pixels: Tensor, path: Path) -> None:
     """Writes uint8 pixels [C, H, W], gray (C = 1) or color (C = 3), as a PNG file."""
     to_pillow(pixels).save(path, format="PNG")
-
-
-def to_pillow(pixels: Tensor) -> Image.Image:
-    """A Pillow image of uint8 pixels [C, H, W], gray (C = 1) or color (C = 3)."""
-    array = np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
-    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
 def picture(

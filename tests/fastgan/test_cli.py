@@ -52,7 +52,7 @@ def test_train_resume_and_generate(fastgan, tmp_path):
     names = sorted(p.name for p in (tmp_path / "images").iterdir())
     assert names == ["00000.png", "00001.png", "00002.png", "00003.png", "00004.png", "grid.png"]
     with Image.open(tmp_path / "images" / "grid.png") as grid:
-        assert grid.size == (3 * 18 + 2, 2 * 18 + 2)
+        assert grid.size == (3 * 34 + 2, 2 * 34 + 2)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_classes_are_generated_in_turn_or_one_alone(fastgan, trained_by_class, t
     assert (code, err) == (0, "")
     assert "25 images of classes 0 to 9 in turn from step 2" in out
     with Image.open(tmp_path / "images" / "grid.png") as grid:
-        assert grid.size == (10 * 18 + 2, 3 * 18 + 2)
+        assert grid.size == (10 * 34 + 2, 3 * 34 + 2)
     for k in (0, 9):
         args = "--class", k, "--count", 4, "--out", tmp_path / str(k)
         assert f"4 images of class {k} from step 2" in fastgan("generate", trained_by_class, *args)[1]
@@ -388,7 +388,7 @@ def test_data_that_is_not_where_a_run_says_is_refused_with_the_place(fastgan, tm
     assert said.format(str(photos)) + "; expected the path of the images there, absolute" in err
     # As an earlier version wrote it.
     config = (run / "config.toml").read_text()
-    (run / "config.toml").write_text(config.replace(json.dumps(str(photos)), '"photos"'))
+    (run / "config.toml").write_text(config.replace(json.dumps(str(photos)), '"pictures"'))
     code, _, err = fastgan(*args)
     assert code == 2
-    assert said.format("photos") + f" in {str(tmp_path / 'here')!r}, where this command runs; expected" in err
+    assert said.format("pictures") + f" in {str(tmp_path / 'here')!r}, where this command runs; expected" in err

@@ -59,8 +59,8 @@ def test_a_sequence_is_a_grid_of_a_row_each(fastgan, runs, tmp_path, run, args, 
     assert (code, err) == (0, "")
     assert told in out
     width, height = size(tmp_path / "a.png")
-    assert width > 9 * 18 + 2  # and a margin with the rows' numbers
-    assert height > 4 * 18 + 2
+    assert width > 9 * 34 + 2  # and a margin with the rows' numbers
+    assert height > 4 * 34 + 2
 
 
 def images_of(fastgan, tmp_path, *args):
@@ -145,10 +145,31 @@ def test_numbers_are_written_beside_a_grid_of_generate(fastgan, runs, tmp_path):
     for name, more in (("plain.png", []), ("numbered.png", ["--numbered"])):
         args = "generate", runs["BY_CLASS"], "--count", 20, *more, "--out", tmp_path / name
         assert fastgan(*args)[::2] == (0, "")
-    assert size(tmp_path / "plain.png") == (10 * 18 + 2, 2 * 18 + 2)
+    assert size(tmp_path / "plain.png") == (10 * 34 + 2, 2 * 34 + 2)
     width, height = size(tmp_path / "numbered.png")
-    assert width > 10 * 18 + 2
-    assert height > 2 * 18 + 2
+    assert width > 10 * 34 + 2
+    assert height > 2 * 34 + 2
+
+
+def test_names_of_classes_stand_above_a_grid_where_the_data_has_them(fastgan, runs, tmp_path, monkeypatch):
+    from fastgan.training import checkpoint
+
+    drawn = {}
+    for names in ([f"no. {label}" for label in range(10)], None):
+        real = checkpoint.load_trained_generator
+
+        def named(*args, names=names, real=real, **options):
+            generator, step = real(*args, **options)
+            generator.class_names = names
+            return generator, step
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "load_trained_generator", named)
+            assert fastgan("generate", runs["BY_CLASS"], "--count", 20, "--out", tmp_path / "a.png")[::2] == (0, "")
+        drawn[names is None] = size(tmp_path / "a.png")
+    assert drawn[True] == (10 * 34 + 2, 2 * 34 + 2)
+    assert drawn[False][0] == drawn[True][0]
+    assert drawn[False][1] > drawn[True][1]
 
 
 @pytest.mark.parametrize("run", ["STYLES", "BY_CLASS"])
@@ -215,7 +236,7 @@ def test_a_program_is_exported_and_told_of(fastgan, runs, tmp_path):
         (["walk", "STYLES", "--component", "1", "--dimension", "1"], "cannot be combined"),
         (["mix", "PLAIN"], "mixing styles needs a generator with styles; expected one of model stylegan"),
         (["mix", "STYLES", "--crossover", "12"], "crossover is '12', expected one of 4, 8, 16, coarse, middle"),
-        (["mix", "STYLES", "--out", "a.gif"], "output 'a.gif' has none of the endings .png, .npz; a folder has no"),
+        (["mix", "STYLES", "--out", "a.gif"], "output 'a.gif' has none of the endings .png, .jpg, .jpeg, .npz; a f"),
         (["truncation", "PLAIN"], "truncation needs a generator with styles"),
         (["walk", "PLAIN", "--out", "/dev/null/x/a.png"], "folder '/dev/null/x' cannot be made: Not a directory"),
         (["walk", "PLAIN", "--out", "/proc/a.png"], "output '/proc/a.png' cannot be written: "),

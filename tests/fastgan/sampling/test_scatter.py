@@ -44,7 +44,7 @@ def test_what_cannot_be_seen_is_not_drawn():
 def test_points_are_pictured_as_a_scatter_and_other_images_as_a_grid(tmp_path):
     points = torch.tensor([[1.5, 0.25], [-0.5, -1.75]])
     assert torch.equal(picture(to_images(points)), scatter(points))
-    assert picture(torch.zeros(4, 1, 1, 1)).shape == (1, 8, 8)
+    assert picture(torch.zeros(4, 1, 1, 1)).shape == (1, 70, 70)
 
     files = save_images(to_images(points), tmp_path)
     assert (

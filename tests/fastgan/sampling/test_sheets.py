@@ -6,17 +6,27 @@ from PIL import Image
 from fastgan.data import to_uint8
 from fastgan.sampling import Sheet, check_output, save_animation, write_sheet
 
-IMAGES = torch.rand(6, 1, 20, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
+IMAGES = torch.rand(6, 1, 40, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
 SHEET = Sheet(IMAGES, 3, ["0", "1"], ["-1", "0", "1"], {"seed": 5, "values": np.arange(3.0)})
 
 
 def test_a_png_is_a_grid_with_names(tmp_path):
     assert write_sheet(SHEET, tmp_path / "a.png") == [tmp_path / "a.png"]
     with Image.open(tmp_path / "a.png") as image:
-        assert image.width > 3 * 22 + 2
-        assert image.height > 2 * 22 + 2
-        right = np.asarray(image)[-24:-2, -22:]
-    assert np.array_equal(right[2:, :20], to_uint8(IMAGES[5, 0]).numpy())
+        assert image.width > 3 * 42 + 2
+        assert image.height > 2 * 42 + 2
+        right = np.asarray(image)[-44:-2, -42:]
+    assert np.array_equal(right[2:, :40], to_uint8(IMAGES[5, 0]).numpy())
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg"])
+def test_a_jpeg_is_the_same_grid(tmp_path, suffix):
+    check_output(tmp_path / f"a.{suffix}")
+    write_sheet(SHEET, tmp_path / f"a.{suffix}")
+    write_sheet(SHEET, tmp_path / "a.png")
+    with Image.open(tmp_path / f"a.{suffix}") as image, Image.open(tmp_path / "a.png") as exact:
+        assert image.format == "JPEG"
+        assert np.abs(np.asarray(image, int) - np.asarray(exact, int)).mean() < 5
 
 
 def test_arrays_hold_the_images_and_what_they_are_of(tmp_path):
@@ -41,13 +51,13 @@ def test_an_animation_goes_there_and_back_with_the_rows_side_by_side(tmp_path):
         for i in range(4):
             animation.seek(i)
             frames.append(np.asarray(animation.convert("L")))
-    factor = 3  # 2 * 22 + 2 = 46 pixels are enlarged to at least 128
-    assert frames[0].shape == (24 * factor, 46 * factor)
+    factor = 2  # 2 * 42 + 2 = 86 pixels are enlarged to at least 128
+    assert frames[0].shape == (44 * factor, 86 * factor)
     pixels = to_uint8(IMAGES[:, 0]).numpy()
     for frame, column in zip(frames, (0, 1, 2, 1), strict=True):
         small = frame[::factor, ::factor]
-        assert np.array_equal(small[2:22, 2:22], pixels[column])
-        assert np.array_equal(small[2:22, 24:44], pixels[3 + column])
+        assert np.array_equal(small[2:42, 2:42], pixels[column])
+        assert np.array_equal(small[2:42, 44:84], pixels[3 + column])
 
 
 def test_an_mp4_has_all_frames_in_colour_of_even_size(tmp_path):

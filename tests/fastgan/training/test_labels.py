@@ -104,5 +104,5 @@ def test_the_samples_of_a_conditional_run_have_a_class_a_column(tmp_path, tiny, 
     labels = torch.tensor([*range(10)] * 7)[:64]
     grid = image_grid(render(generator, draw_latents(64, 8, seed=3), labels), columns=10)
     with Image.open(tmp_path / "samples" / "2.png") as picture:
-        assert picture.size == (10 * 18 + 2, 7 * 18 + 2)
+        assert picture.size == (10 * 34 + 2, 7 * 34 + 2)
         assert picture.tobytes() == grid[0].numpy().tobytes()
