@@ -353,3 +353,22 @@ def test_every_suffix_is_decoded(tmp_path):
     # WebP has no greyscale, so the mixture is RGB.
     assert images.shape == (len(files.SUFFIXES), 3, 4, 4)
     assert (images.int() - 77).abs().max() <= 1
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_a_folder_of_photographs_trains_as_it_is(tmp_path, fastgan, conditional):
+    """60 of them in color, of mixed shapes and file formats, in folders by class or not."""
+    random = np.random.default_rng(0)
+    for index in range(60):
+        shape = (*random.integers(20, 90, 2), 3)
+        pixels = random.integers(0, 256, shape, np.uint8)
+        path = tmp_path / "photos" / ("cats" if index % 3 else "dogs") / f"{index}.{('jpg', 'png', 'webp')[index % 3]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(pixels, path.suffix[1:]))
+    settings = ["--set", "conditional=true"] if conditional else []
+    cheap = ["--steps", 1, "--set", "base_channels=4", "--device", "cpu"]
+    code, out, err = fastgan("train", "--data", tmp_path / "photos", "--out", tmp_path / "run", *settings, *cheap)
+    assert (code, err) == (0, "")
+    assert "with 60 images of" in " ".join(out.split())
+    with Image.open(tmp_path / "run" / "samples" / "1.png") as grid:
+        assert grid.mode == "RGB"
