@@ -39,7 +39,7 @@ mask: the last row is forgotten
 + (row < rows - 1)[:, None] &
 @ ops/bias_act.py
 mask: lanes past the end enter the bias gradient
-- dx = tl.where(mask, dx, 0.0)
+- dx = tl.where(tile.mask, dx, 0.0)
 + dx = dx
 @ ops/style_epilogue/forward.py test_adain.py
 mask: lanes past the end enter the variance
@@ -92,8 +92,8 @@ dtype: constants rounded to float32
 - tl.full((), GAIN, COMPUTE)
 + tl.full((), GAIN, tl.float32)
 clamp: compared before it is rounded to the type of x
-- "CLAMP": _round_to(clamp, dtype)
-+ "CLAMP": clamp
+- CLAMP=_round_to(clamp, x.dtype)
++ CLAMP=clamp
 @ activation.py test_bias_act.py bias_act
 NaN: stopped by the activation
 - y = tl.where(y <= 0, 0.0, y)
@@ -104,8 +104,8 @@ second order: the derivative of 1/std left out
 + dz = dz + r * self._project(dxh)
 @ ops/bias_act.py
 second order: no path through the bias gradient
-- g if ctx.has_dx else None, b if ctx.has_dbias else None
-+ g if ctx.has_dx else None, None
+- _bias_act_backward(g, b,
++ _bias_act_backward(g, None,
 @ ops/style_epilogue/style_epilogue.py test_every_op.py adain
 third order: the saved 1/std taken as a constant
 - self._r = torch.rsqrt(self._mean(deviation.square()) + eps)
@@ -129,8 +129,8 @@ second order: the strength's gradient without the noise's cotangent
 + narrow(_product(dp, n), strength)
 @ ops/bias_act.py
 output mask: a gradient that nobody asked for
-- dx = torch.empty_like(y) if needs_dx else y.new_empty(0)
-+ dx = torch.empty_like(y)
+- dx = torch.empty_like(like) if needs_dx else None
++ dx = torch.empty_like(like)
 @ ops/minibatch_stddev.py
 output mask: the second gradient of a constant dy
 - needs_dy = ctx.needs_input_grad[0]

@@ -5,15 +5,27 @@ In eager mode an op is a ``torch.autograd.Function``, which costs about half of 
 compiled region (seen on torch 2.13). :class:`DifferentiableOp` makes both from the same pieces.
 """
 
+import hashlib
 import itertools
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastgan_kernels.backend import is_transformed
+
+
+def source_digest(package: Path) -> str:
+    """A digest of the Python files of a package."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(package.rglob("*.py")))).hexdigest()
+
+
+# torch.compile keeps compiled graphs on disk, under a key with the names of the operators in them but not with their
+# derivatives, which are compiled too: those of another version of this package must not be taken for ours.
+torch.compiler.config.cache_key_tag += f" fastgan_kernels {source_digest(Path(__file__).parent)}"
 
 
 class _Route(threading.local):
@@ -32,13 +44,15 @@ class DifferentiableOp:
 
     Args:
         schema: name and signature without namespace, such as ``"twice(Tensor x) -> Tensor"``. Arguments are positional.
-            Those and outputs of type ``Tensor[]`` are lists, and so are the gradients that ``backward`` takes and
-            returns for them and their entries of ``ctx.needs_input_grad``.
-        launch: computes the output from the arguments; it sees no autograd.
-        fake: the output's shapes, strides and types for tracing, without data.
+            Arguments and outputs of type ``Tensor[]`` are lists, and so are their gradients and their entries of
+            ``ctx.needs_input_grad``. A last argument ``bool[] needs`` says for each output whether it is needed: one
+            that is not is ``None``.
+        launch: computes the outputs from the arguments; it sees no autograd.
+        fake: the shapes, strides and types of all outputs for tracing, without data.
         setup_context: ``(ctx, inputs, output)``, saves what ``backward`` needs.
-        backward: ``(ctx, *grads)`` to one gradient (or ``None``) for each argument. A gradient that is absent arrives
-            as ``None``, never as zeros; a sparse one, as from a sparse embedding, arrives dense.
+        backward: ``(ctx, *grads)`` to the gradients of the arguments; those left out at the end are ``None``. It is
+            called where at least one of ``grads`` is given; the others are ``None``, never zeros. Sparse ones, as from
+            a sparse embedding, arrive dense. Autograd casts what it returns to the type of the argument.
         is_gradient: whether this op computes the gradient of another. Such an op refuses to run in a compiled backward
             pass under ``create_graph=True``.
     """
@@ -49,15 +63,20 @@ class DifferentiableOp:
         *,
         launch: Callable[..., Any],
         fake: Callable[..., Any],
-        setup_context: Callable[..., None],
+        setup_context: Callable[..., None] = lambda ctx, inputs, output: None,
         backward: Callable[..., Any],
         is_gradient: bool = False,
     ) -> None:
         name, signature = schema.split("(", 1)
         launch = on_the_device_of_its_tensors(launch)
+        self._has_needs = "bool[] needs)" in signature
 
-        def backward_of_dense(ctx: Any, *grads: Any) -> Any:
-            return backward(ctx, *map(_as_dense, grads))
+        def complete_backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+            grads = tuple(map(_as_dense, grads))
+            gradients = backward(ctx, *grads) if any(map(_is_given, grads)) else ()
+            gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+            rest = ctx.needs_input_grad[len(gradients) :]
+            return *gradients, *([None] * len(need) if isinstance(need, list) else None for need in rest)
 
         def eager_backward(ctx: Any, *grads: Any) -> Any:
             if is_transformed() or any(map(_is_batched, grads)):
@@ -65,7 +84,7 @@ class DifferentiableOp:
                     f"{name}: torch.func, forward-mode differentiation and batched gradients cannot pass the backward"
                     " pass of a kernel; run the forward pass there too, or under use_backend('reference')"
                 )
-            return backward_of_dense(ctx, *grads)
+            return complete_backward(ctx, *grads)
 
         def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.set_materialize_grads(False)
@@ -88,26 +107,50 @@ class DifferentiableOp:
                     " differentiate it again and would drop the second order; compile the whole step, penalty included,"
                     " under torch._dynamo.config.trace_autograd_ops = True, or do not compile the penalised network"
                 )
-            return launch(*args)
+            return registered_outputs(launch(*args), args)
 
-        def registered_backward(ctx: Any, *grads: Tensor | None) -> Any:
+        def registered_outputs(outputs: Any, args: Sequence[Any]) -> Any:
+            """An operator returns no ``None``: an empty tensor or list stands for an output that is not needed."""
+            if not self._has_needs:
+                return outputs
+            a_tensor = next(t for a in args for t in (a if isinstance(a, list) else (a,)) if isinstance(t, Tensor))
+            lists = [isinstance(r.type, torch.ListType) for r in self._registered._schema.returns]
+            return tuple(
+                output if need else [] if is_list else a_tensor.new_empty(0, dtype=torch.float32)
+                for output, need, is_list in zip(outputs, args[-1], lists, strict=True)
+            )
+
+        def registered_save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.needs_output = inputs[-1]
+            save(ctx, inputs, output)
+
+        def registered_backward(ctx: Any, *grads: Any) -> Any:
             before, _route.registered = _route.registered, True
             try:
-                return backward_of_dense(ctx, *grads)
+                return complete_backward(ctx, *(_needed(grads, ctx.needs_output) if self._has_needs else grads))
             finally:
                 _route.registered = before
 
         registered = torch.library.custom_op(
             f"fastgan::{name}", registered_launch, mutates_args=(), schema=f"({signature}"
         )
-        registered.register_fake(fake)
-        registered.register_autograd(registered_backward, setup_context=save)
         self._registered = registered._opoverload
+        registered.register_fake(lambda *args: registered_outputs(fake(*args), args))
+        registered.register_autograd(registered_backward, setup_context=registered_save)
 
     def __call__(self, *args: Any) -> Any:
         if torch.compiler.is_compiling() or _route.registered:
-            return self._registered(*args)
+            outputs = self._registered(*args)
+            return _needed(outputs, args[-1]) if self._has_needs else outputs
         return self._eager(*args)
+
+
+def _needed(values: Sequence[Any], needs: Sequence[bool]) -> tuple[Any, ...]:
+    return tuple(value if need else None for value, need in zip(values, needs, strict=True))
+
+
+def _is_given(gradient: Any) -> bool:
+    return gradient is not None and not (isinstance(gradient, list) and all(entry is None for entry in gradient))
 
 
 def _as_dense(gradient: Any) -> Any:
@@ -182,7 +225,7 @@ def refuse_third_order(op_name: str) -> Callable[..., Any]:
     """The ``backward`` of an op that ends at the second order: it raises."""
 
     def refuse(ctx: Any, *grads: Tensor | None) -> Any:
-        raise RuntimeError(f"{op_name} has gradients up to the second order, and a third was asked for")
+        raise RuntimeError(f"{op_name} has gradients up to the second order, but a third was requested")
 
     return refuse
 
@@ -227,13 +270,12 @@ def _copy_op(name: str, *, is_gradient: bool) -> DifferentiableOp:
         f"{name}(Tensor x) -> Tensor",
         launch=torch.clone,
         fake=torch.clone,
-        setup_context=lambda ctx, inputs, output: None,
-        backward=lambda ctx, g: None if g is None else _guarded_gradient(g),
+        backward=lambda ctx, g: _guarded_backward(g),
         is_gradient=is_gradient,
     )
 
 
-_guarded_gradient = _copy_op("guarded_gradient", is_gradient=True)
+_guarded_backward = _copy_op("guarded_backward", is_gradient=True)
 _guarded = _copy_op("guarded", is_gradient=False)
 
 

@@ -4,13 +4,17 @@ A dense tensor [N, C, *spatial] is a row-major matrix in either layout: contiguo
 channels-last, N * pixels rows of channels.
 """
 
+import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from fastgan_kernels.precision import triton_compute_dtype
+from fastgan_kernels.tiling import MatrixTiling, alignment, matrix_tiling
 
 
 class Matrix(NamedTuple):
@@ -25,11 +29,18 @@ class Matrix(NamedTuple):
     channels_last: bool
 
 
-def dense(x: Tensor, *, like: Tensor | None = None) -> Tensor:
-    """``x`` [N, C, *spatial] itself where it is contiguous or channels-last, else a contiguous copy.
+def contiguous(x: Tensor | None) -> Tensor | None:
+    """``x`` itself where it is absent or contiguous, else a contiguous copy."""
+    return None if x is None else x.contiguous()
+
+
+def dense(x: Tensor | None, *, like: Tensor | None = None) -> Tensor | None:
+    """``x`` [N, C, *spatial] itself where it is absent, contiguous or channels-last, else a contiguous copy.
 
     With ``like``, a dense tensor of the same shape, the result has the layout of ``like``.
     """
+    if x is None:
+        return None
     if like is None:
         return x if x.is_contiguous() or x.movedim(1, -1).is_contiguous() else x.contiguous()
     if like.is_contiguous():
@@ -86,21 +97,53 @@ def sample_rows(x: Tensor) -> tuple[int, int]:
     return x.shape[0], cols
 
 
+class MatrixLaunch(NamedTuple):
+    """The tiles of a pass over a row-major matrix, and the arguments and constants that :func:`program_tile` takes."""
+
+    tiling: MatrixTiling
+    extents: tuple[int, int]
+    constants: dict[str, Any]
+
+
+@functools.lru_cache(maxsize=1024)
+def matrix_launch(rows: int, cols: int, dtype: torch.dtype, *, column_sums: bool = False) -> MatrixLaunch:
+    """One program for each tile of a matrix of ``dtype``; ``column_sums`` as in :func:`matrix_tiling`."""
+    tiling, align = matrix_tiling(rows, cols, dtype.itemsize, column_sums=column_sums), alignment(cols)
+    constants = {"COMPUTE": triton_compute_dtype(dtype), "COL_ALIGN": align, **tiling.constants}
+    return MatrixLaunch(tiling, (rows, cols // align), constants)
+
+
+class Tile(NamedTuple):
+    """In kernels, a tile of a row-major matrix: indices of rows and columns, offsets of elements and which exist."""
+
+    row: Any
+    col: Any
+    offset: Any
+    mask: Any
+
+
 @triton.jit
 def tile_of_matrix(
     row_tile, col_tile, rows, col_groups, COL_ALIGN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr
 ):
-    """Row and column indices of a tile of a row-major matrix, the offsets of its elements and which of them exist.
+    """A tile of a matrix of ``col_groups * COL_ALIGN`` columns.
 
-    The matrix has ``col_groups * COL_ALIGN`` columns: from the constant factor the compiler knows how every row is
-    aligned, and so how wide it may load.
+    From the constant factor the compiler knows how every row is aligned, and so how wide it may load.
     """
     cols = col_groups * COL_ALIGN
     row = row_tile.to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     col = col_tile * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
-    offset = row[:, None] * cols + col[None, :]
-    mask = (row < rows)[:, None] & (col < cols)[None, :]
-    return row, col, offset, mask
+    return Tile(row, col, row[:, None] * cols + col[None, :], (row < rows)[:, None] & (col < cols)[None, :])
+
+
+@triton.jit
+def program_tile(rows, col_groups, COL_ALIGN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
+    """The tile of this program, its place among the row tiles and the column tiles, and how many column tiles a row
+    has."""
+    col_tiles = tl.cdiv(col_groups * COL_ALIGN, BLOCK_COLS)
+    row_tile, col_tile = tl.program_id(0) // col_tiles, tl.program_id(0) % col_tiles
+    tile = tile_of_matrix(row_tile, col_tile, rows, col_groups, COL_ALIGN, BLOCK_ROWS, BLOCK_COLS)
+    return tile, row_tile, col_tile, col_tiles
 
 
 @triton.jit
@@ -161,5 +204,5 @@ def over_pixels(of_planes):
 
 @triton.jit
 def tiles_of_span(span, tiles, pixels, BLOCK_PIXELS: tl.constexpr):
-    """First tile of a span of ``tiles`` tiles, and the tile after its last."""
+    """The first tile of a span of ``tiles`` tiles, and the tile after its last."""
     return span * tiles, tl.minimum((span + 1) * tiles, tl.cdiv(pixels, BLOCK_PIXELS))

@@ -47,8 +47,6 @@ def sum_partials(partials: Tensor) -> Tensor:
         channels,
         inner,
         tiling.tiles,
-        BLOCK_CHANNELS=tiling.block_channels,
-        BLOCK_PARTIALS=tiling.block_partials,
-        num_warps=4,
+        **tiling.constants,
     )
     return sums[0] if tiling.spans == 1 else sum_partials(sums[..., None])

@@ -26,6 +26,12 @@ def no_autocast(x: Tensor) -> AbstractContextManager[None]:
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
+def sum_of(*terms: Tensor | None) -> Tensor | None:
+    """The sum of those terms that are given."""
+    given = [t for t in terms if t is not None]
+    return functools.reduce(torch.add, given) if given else None
+
+
 _CURVED = {
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,

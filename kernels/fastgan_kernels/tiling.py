@@ -4,9 +4,13 @@ The thresholds are arithmetic, not yet measurements. A chip needs about (bandwid
 H200 4.8 TB/s x 0.7 us / 132 multiprocessors = 25 KB a multiprocessor, which a few blocks of 16 KB tiles provide.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+# The same problems come back at every step.
+_decided_once = functools.lru_cache(maxsize=1024)
 
 
 def next_power_of_2(n: int) -> int:
@@ -24,8 +28,17 @@ def alignment(cols: int) -> int:
     return math.gcd(cols, 16)
 
 
+class _Tiling:
+    @functools.cached_property
+    def constants(self) -> dict[str, int]:
+        """The extents of a tile (``BLOCK_...``) and ``num_warps``, as kernels take them."""
+        fields = vars(self).items()
+        blocks = {name.upper(): value for name, value in fields if name.startswith("block_")}
+        return {**blocks, "num_warps": self.num_warps}
+
+
 @dataclass(frozen=True)
-class MatrixTiling:
+class MatrixTiling(_Tiling):
     """Tiles of a row-major matrix, a program each."""
 
     block_rows: int
@@ -39,6 +52,7 @@ class MatrixTiling:
         return (self.row_programs * self.col_programs,)
 
 
+@_decided_once
 def matrix_tiling(rows: int, cols: int, element_size: int, *, column_sums: bool = False) -> MatrixTiling:
     """Tiles for an elementwise pass over a row-major matrix.
 
@@ -64,7 +78,7 @@ def matrix_tiling(rows: int, cols: int, element_size: int, *, column_sums: bool 
 
 
 @dataclass(frozen=True)
-class RowTiling:
+class RowTiling(_Tiling):
     """How the rows of a row-major matrix are shared among programs that reduce them.
 
     Attributes:
@@ -87,6 +101,7 @@ class RowTiling:
         return (self.row_programs, self.spans)
 
 
+@_decided_once
 def row_tiling(rows: int, cols: int, element_size: int) -> RowTiling:
     """Tiles for a pass that reduces every row of a row-major matrix and writes nothing else.
 
@@ -115,7 +130,7 @@ def row_tiling(rows: int, cols: int, element_size: int) -> RowTiling:
 
 
 @dataclass(frozen=True)
-class SumTiling:
+class SumTiling(_Tiling):
     """How [outer, channels, inner] is summed to [channels].
 
     Attributes:
@@ -130,12 +145,14 @@ class SumTiling:
     channel_programs: int
     spans: int
     tiles: int
+    num_warps: int = 4
 
     @property
     def grid(self) -> tuple[int, int]:
         return (self.channel_programs, self.spans)
 
 
+@_decided_once
 def sum_tiling(channels: int, outer: int, inner: int) -> SumTiling:
     """Tiles for the sums of [outer, channels, inner] over its first and last axis.
 
@@ -157,7 +174,7 @@ def sum_tiling(channels: int, outer: int, inner: int) -> SumTiling:
 
 
 @dataclass(frozen=True)
-class PlaneTiling:
+class PlaneTiling(_Tiling):
     """How the planes (the pixels of one sample and channel) of a feature map are shared among programs.
 
     Attributes:
@@ -185,6 +202,7 @@ class PlaneTiling:
         return (self.plane_programs, self.spans)
 
 
+@_decided_once
 def plane_tiling(
     samples: int, channels: int, pixels: int, element_size: int, *, channels_last: bool, tensors: int = 1
 ) -> PlaneTiling:
@@ -248,7 +266,7 @@ def _spans(
 
 
 @dataclass(frozen=True)
-class NoiseTiling:
+class NoiseTiling(_Tiling):
     """How a feature map is shared among programs that each hold a value for every pixel of a block.
 
     Attributes:
@@ -271,6 +289,7 @@ class NoiseTiling:
         return (self.pixel_programs, self.splits)
 
 
+@_decided_once
 def noise_tiling(
     samples: int, channels: int, pixels: int, element_size: int, *, channels_last: bool, sums: bool = False
 ) -> NoiseTiling:
@@ -312,7 +331,7 @@ def noise_tiling(
 
 
 @dataclass(frozen=True)
-class GroupTiling:
+class GroupTiling(_Tiling):
     """Tiles of groups of samples: a tile has some features (rows and columns) of the members of one group.
 
     Attributes:
@@ -334,6 +353,7 @@ class GroupTiling:
         return self.row_tiles * self.col_tiles
 
 
+@_decided_once
 def group_tiling(
     groups: int, members: int, rows: int, cols: int, element_size: int, *, finest: int = 1024
 ) -> GroupTiling:
@@ -367,7 +387,7 @@ def group_tiling(
 
 
 @dataclass(frozen=True)
-class ChannelTiling:
+class ChannelTiling(_Tiling):
     """How a feature map is shared among programs that each reduce over the channels of some pixels.
 
     Attributes:
@@ -390,6 +410,7 @@ class ChannelTiling:
         return (self.sample_tiles * self.pixel_tiles,)
 
 
+@_decided_once
 def channel_tiling(
     samples: int, channels: int, pixels: int, element_size: int, *, channels_last: bool
 ) -> ChannelTiling:
@@ -436,7 +457,7 @@ def channel_tiling(
 
 
 @dataclass(frozen=True)
-class StripTiling:
+class StripTiling(_Tiling):
     """How the output of a resampling is shared among programs: tiles of strips of neighbouring rows.
 
     Attributes:
@@ -459,6 +480,7 @@ class StripTiling:
         return (self.programs,)
 
 
+@_decided_once
 def strip_tiling(
     images: int, channels: int, height: int, width: int, element_size: int, *, up: int, down: int, channels_last: bool
 ) -> StripTiling:
@@ -518,7 +540,7 @@ def _fewest_loads(height: int, candidates: tuple[int, ...], around: int) -> int:
 
 
 @dataclass(frozen=True)
-class BandTiling:
+class BandTiling(_Tiling):
     """How the output of a resampling by a long filter is shared among programs, each with a matrix for its columns.
 
     Attributes:
@@ -537,6 +559,7 @@ class BandTiling:
     step: int
     align: int
     block_channels: int
+    num_warps: int = 8
 
     def programs(self, images: int, channels: int, height: int, width: int, up: int) -> int:
         """Programs over an output [images, height, width, channels] of ``up`` phases of rows."""

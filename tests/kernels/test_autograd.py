@@ -1,12 +1,14 @@
 """What DifferentiableOp does for every op; its two routes are tested through the ops."""
 
+import shutil
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastgan_kernels import bias_act, use_backend
+from fastgan_kernels import autograd, bias_act, use_backend
 from fastgan_kernels.autograd import on_the_device_of_its_tensors
 
 
@@ -50,3 +52,12 @@ def test_an_absent_gradient_stays_absent(backend: str, compiled: bool):
     with use_backend(backend):
         (gradient,) = torch.autograd.grad((torch.compile(f, backend="aot_eager") if compiled else f)(x), x)
     assert torch.equal(gradient, torch.ones(2, 3))
+
+
+def test_graphs_that_another_version_compiled_are_not_taken_from_the_cache(tmp_path: Path):
+    """Its operators may have had other names, and their derivatives other formulas."""
+    package = shutil.copytree(Path(autograd.__file__).parent, tmp_path / "fastgan_kernels")
+    assert autograd.source_digest(package) in torch.compiler.config.cache_key_tag
+    with (package / "ops" / "bias_act.py").open("a") as file:
+        file.write("# changed\n")
+    assert autograd.source_digest(package) not in torch.compiler.config.cache_key_tag

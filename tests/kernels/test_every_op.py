@@ -374,7 +374,7 @@ class Computed:
 
         def noting(op: DifferentiableOp, *args: Any) -> Any:
             results = call(op, *args)
-            self.shapes.update(t.shape for t in tree_leaves(results) if t.numel())
+            self.shapes.update(t.shape for t in tree_leaves(results) if t is not None and t.numel())
             return results
 
         monkeypatch.setattr(DifferentiableOp, "__call__", noting)

@@ -3,10 +3,8 @@
     y = alpha * real + (1 - alpha) * fake,    alpha one number a sample
     dreal = alpha * dy,    dfake = (1 - alpha) * dy,    dalpha = sum(dy * (real - fake)) over the sample
 
-All of it is linear in each of its inputs, and so what h towards dreal and dfake leave is the same again: the op at them
-for dy, the sum of dy * (h_real - h_fake) for alpha.
-
-Saved for backward: alpha; real and fake only where alpha has a gradient.
+The gradients are linear in each input. For cotangents h_real and h_fake of dreal and dfake, the gradient in dy is
+therefore the op at h_real and h_fake, and the gradient in alpha is sum(dy * (h_real - h_fake)).
 """
 
 from typing import Any
@@ -20,10 +18,9 @@ from fastgan_kernels import reference
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_operand, check_samples
-from fastgan_kernels.layout import dense, empty_dense, sample_rows, tile_of_matrix
-from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
+from fastgan_kernels.layout import dense, empty_dense, matrix_launch, program_tile, sample_rows
+from fastgan_kernels.precision import compute_dtype
 from fastgan_kernels.reduction import sum_partials
-from fastgan_kernels.tiling import MatrixTiling, alignment, matrix_tiling
 
 
 @triton.jit
@@ -38,16 +35,12 @@ def _forward_kernel(
     real_ptr, fake_ptr, alpha_ptr, y_ptr, rows, col_groups, alpha_stride,
     COMPUTE: tl.constexpr, COL_ALIGN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    col_tiles = tl.cdiv(col_groups * COL_ALIGN, BLOCK_COLS)
-    pid = tl.program_id(0)
-    row, _, offset, mask = tile_of_matrix(
-        pid // col_tiles, pid % col_tiles, rows, col_groups, COL_ALIGN, BLOCK_ROWS, BLOCK_COLS
-    )
-    alpha = tl.load(alpha_ptr + row * alpha_stride, mask=row < rows, other=0.0).to(COMPUTE)[:, None]
-    real = tl.load(real_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-    fake = tl.load(fake_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+    tile, _, _, _ = program_tile(rows, col_groups, COL_ALIGN, BLOCK_ROWS, BLOCK_COLS)
+    alpha = tl.load(alpha_ptr + tile.row * alpha_stride, mask=tile.row < rows, other=0.0).to(COMPUTE)[:, None]
+    real = tl.load(real_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)
+    fake = tl.load(fake_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)
     y = alpha * real + (1.0 - alpha) * fake
-    tl.store(y_ptr + offset, _to_type_of(y_ptr, y), mask=mask)
+    tl.store(y_ptr + tile.offset, _to_type_of(y_ptr, y), mask=tile.mask)
 
 
 @triton.jit(do_not_specialize=["rows", "col_groups", "alpha_stride"])
@@ -56,101 +49,69 @@ def _backward_kernel(
     COMPUTE: tl.constexpr, COL_ALIGN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """The gradients in real and fake, and the sums for alpha over the part of each row in this tile, or None."""
-    col_tiles = tl.cdiv(col_groups * COL_ALIGN, BLOCK_COLS)
-    pid = tl.program_id(0)
-    row, _, offset, mask = tile_of_matrix(
-        pid // col_tiles, pid % col_tiles, rows, col_groups, COL_ALIGN, BLOCK_ROWS, BLOCK_COLS
-    )
-    alpha = tl.load(alpha_ptr + row * alpha_stride, mask=row < rows, other=0.0).to(COMPUTE)[:, None]
-    g = tl.load(g_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+    tile, _, col_tile, col_tiles = program_tile(rows, col_groups, COL_ALIGN, BLOCK_ROWS, BLOCK_COLS)
+    alpha = tl.load(alpha_ptr + tile.row * alpha_stride, mask=tile.row < rows, other=0.0).to(COMPUTE)[:, None]
+    g = tl.load(g_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)
     if dreal_ptr is not None:
-        tl.store(dreal_ptr + offset, _to_type_of(dreal_ptr, alpha * g), mask=mask)
+        tl.store(dreal_ptr + tile.offset, _to_type_of(dreal_ptr, alpha * g), mask=tile.mask)
     if dfake_ptr is not None:
-        tl.store(dfake_ptr + offset, _to_type_of(dfake_ptr, (1.0 - alpha) * g), mask=mask)
+        tl.store(dfake_ptr + tile.offset, _to_type_of(dfake_ptr, (1.0 - alpha) * g), mask=tile.mask)
     if partials_ptr is not None:
-        real = tl.load(real_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-        fake = tl.load(fake_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-        tl.store(partials_ptr + (row * col_tiles + pid % col_tiles), tl.sum(g * (real - fake), axis=1), mask=row < rows)
-
-
-def _tiles(x: Tensor) -> tuple[MatrixTiling, tuple[int, int], dict[str, Any]]:
-    """The tiling of a dense ``x``, its rows and groups of columns, and the constants of both kernels."""
-    rows, cols = sample_rows(x)
-    align = alignment(cols)
-    tiling = matrix_tiling(rows, cols, x.element_size())
-    constants = {
-        "COMPUTE": triton_compute_dtype(x.dtype),
-        "COL_ALIGN": align,
-        "BLOCK_ROWS": tiling.block_rows,
-        "BLOCK_COLS": tiling.block_cols,
-        "num_warps": tiling.num_warps,
-    }
-    return tiling, (rows, cols // align), constants
+        real = tl.load(real_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)
+        fake = tl.load(fake_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)
+        partial = tile.row * col_tiles + col_tile
+        tl.store(partials_ptr + partial, tl.sum(g * (real - fake), axis=1), mask=tile.row < rows)
 
 
 def _launch_forward(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
     real = dense(real)
     y = torch.empty_like(real)
-    if y.numel() == 0:
-        return y
-    tiling, extents, constants = _tiles(real)
-    _forward_kernel[tiling.grid](real, dense(fake, like=real), alpha, y, *extents, alpha.stride(0), **constants)
+    if y.numel():
+        launch = matrix_launch(*sample_rows(real), real.dtype)
+        operands = real, dense(fake, like=real), alpha
+        _forward_kernel[launch.tiling.grid](*operands, y, *launch.extents, alpha.stride(0), **launch.constants)
     return y
 
 
 def _launch_backward(
-    g: Tensor, real: Tensor | None, fake: Tensor | None, alpha: Tensor, fake_dtype: torch.dtype,
-    needs_real: bool, needs_fake: bool, needs_alpha: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradients; that in alpha in the type of the arithmetic. ``real`` and ``fake`` serve it alone."""
+    g: Tensor, real: Tensor | None, fake: Tensor | None, alpha: Tensor, fake_dtype: torch.dtype, needs: list[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients; that in alpha in the type of the arithmetic. ``real`` and ``fake`` serve only it."""
     g = dense(g)
-    dreal, dfake, dalpha = _empty_gradients(g, fake_dtype, needs_real, needs_fake, needs_alpha)
+    dreal, dfake, dalpha = (t if n else None for t, n in zip(_new_gradients(g, fake_dtype), needs, strict=True))
     if g.numel() == 0:
-        return dreal, dfake, dalpha.zero_()
-    tiling, extents, constants = _tiles(g)
-    partials = g.new_empty(1, len(g), tiling.col_programs, dtype=dalpha.dtype) if needs_alpha else None
-    _backward_kernel[tiling.grid](
-        g,
-        dense(real, like=g) if needs_alpha else None,
-        dense(fake, like=g) if needs_alpha else None,
-        alpha,
-        dreal if needs_real else None,
-        dfake if needs_fake else None,
-        partials,
-        *extents,
-        alpha.stride(0),
-        **constants,
+        return dreal, dfake, None if dalpha is None else dalpha.zero_()
+    launch = matrix_launch(*sample_rows(g), g.dtype)
+    partials = None
+    if needs[2]:
+        partials = dalpha.new_empty(1, len(g), launch.tiling.col_programs)
+        real, fake = dense(real, like=g), dense(fake, like=g)
+    else:
+        real = fake = None
+    _backward_kernel[launch.tiling.grid](
+        g, real, fake, alpha, dreal, dfake, partials, *launch.extents, alpha.stride(0), **launch.constants
     )
-    return dreal, dfake, dalpha if partials is None else sum_partials(partials).view(dalpha.shape)
+    return dreal, dfake, None if partials is None else sum_partials(partials).view(dalpha.shape)
 
 
-def _empty_gradients(
-    g: Tensor, fake_dtype: torch.dtype, needs_real: bool, needs_fake: bool, needs_alpha: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        empty_dense(g) if needs_real else g.new_empty(0),
-        torch.empty_like(dense(g), dtype=fake_dtype) if needs_fake else g.new_empty(0, dtype=fake_dtype),
-        g.new_empty((len(g), *(1,) * (g.dim() - 1)) if needs_alpha else 0, dtype=compute_dtype(g.dtype)),
-    )
+def _new_gradients(g: Tensor, fake_dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    dalpha = g.new_empty(len(g), *(1,) * (g.dim() - 1), dtype=compute_dtype(g.dtype))
+    return empty_dense(g), torch.empty_like(dense(g), dtype=fake_dtype), dalpha
 
 
-def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    g, real, fake, alpha, ctx.fake_dtype, *ctx.has_gradients = inputs
-    ctx.save_for_backward(g, real, fake, alpha)
+def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
+    ctx.save_for_backward(*inputs[:4])
 
 
-def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+def _double_backward(ctx: Any, u: Tensor | None, w: Tensor | None, e: Tensor | None) -> tuple[Tensor | None, ...]:
     """The gradient of <dreal, u> + <dfake, w> + <dalpha, e>.
 
     The op is linear in each of its inputs: without e, this is the op and its gradient again, at u and w.
     """
-    # An output that was not asked for is empty, and so is what comes back for it.
-    u, w, e = (t if has else None for t, has in zip(cotangents, ctx.has_gradients, strict=True))
     g, real, fake, alpha = ctx.saved_tensors
     needs_g, needs_real, needs_fake, needs_alpha = ctx.needs_input_grad[:4]
     dtype = compute_dtype(g.dtype)
     dg = dreal = dfake = dalpha = None
-
     with reference.no_autocast(g):
         along = None if e is None else e.to(dtype).reshape(alpha.shape)
         if needs_g and e is None and u is not None and w is not None:
@@ -162,18 +123,16 @@ def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | Non
                 None if w is None else (1 - share) * w,
                 None if e is None else along * (real.to(dtype) - fake),
             )
-            present = [t for t in terms if t is not None]
-            dg = sum(present[1:], present[0]).to(g.dtype) if present else None
+            dg = reference.sum_of(*terms)
         if needs_real and e is not None:
-            dreal = (along * g).to(real.dtype)
+            dreal = along * g
         if needs_fake and e is not None:
-            dfake = (-along * g).to(fake.dtype)
+            dfake = -along * g
         if needs_alpha and u is not None and w is not None:
-            dalpha = _interpolate_backward(g, u, w, alpha, w.dtype, False, False, True)[2]
+            dalpha = _interpolate_backward(g, u, w, alpha, w.dtype, [False, False, True])[2]
         elif needs_alpha and (u is not None or w is not None):
             dalpha = (g.to(dtype) * (u if w is None else -w)).flatten(1).sum(1)
-        dalpha = None if dalpha is None else dalpha.reshape(alpha.shape).to(alpha.dtype)
-        return dg, dreal, dfake, dalpha, *(None,) * 4
+        return dg, dreal, dfake, None if dalpha is None else dalpha.reshape(alpha.shape)
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], y: Tensor) -> None:
@@ -182,24 +141,16 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], y: Tensor) -> None:
     ctx.save_for_backward(alpha, *((real, fake) if ctx.needs_input_grad[2] else ()))
 
 
-def _backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-    if dy is None:
-        return None, None, None
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     alpha, real, fake = (*ctx.saved_tensors, None, None)[:3]
-    needs = ctx.needs_input_grad
-    dreal, dfake, dalpha = _interpolate_backward(dy, real, fake, alpha, ctx.fake_dtype, *needs)
-    return (
-        dreal if needs[0] else None,
-        dfake if needs[1] else None,
-        dalpha.to(alpha.dtype) if needs[2] else None,
-    )
+    return _interpolate_backward(dy, real, fake, alpha, ctx.fake_dtype, list(ctx.needs_input_grad))
 
 
 _interpolate_backward = DifferentiableOp(
-    "interpolate_backward(Tensor g, Tensor? real, Tensor? fake, Tensor alpha, ScalarType fake_dtype, bool needs_real,"
-    " bool needs_fake, bool needs_alpha) -> (Tensor, Tensor, Tensor)",
+    "interpolate_backward(Tensor g, Tensor? real, Tensor? fake, Tensor alpha, ScalarType fake_dtype, bool[] needs)"
+    " -> (Tensor, Tensor, Tensor)",
     launch=_launch_backward,
-    fake=lambda g, real, fake, alpha, fake_dtype, *needs: _empty_gradients(g, fake_dtype, *needs),
+    fake=lambda g, real, fake, alpha, fake_dtype, needs: _new_gradients(g, fake_dtype),
     setup_context=_save_for_double_backward,
     backward=_double_backward,
     is_gradient=True,
