@@ -1,9 +1,7 @@
 """Every preset for the bundled digits, trained as `fastgan train PRESET` trains it, measured by a classifier; and style
 mixing (Karras et al. 2019, section 3.1) with the StyleGAN among them."""
 
-import json
 import platform
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,20 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from docs.make.page import inject, table
+from docs.make.page import inject, kept, table
 from fastgan.metrics.digits import ACCURACY, NUM_CLASSES, classify_digits
 from fastgan.metrics.modes import MIN_SHARE
 from fastgan.models.stylegan import StyleGANGenerator, mix_styles
-from fastgan.sampling import columns_by_class, draw_latents, generate, image_grid, labels_in_turn, save_png
+from fastgan.sampling import (
+    columns_by_class,
+    draw_latents,
+    generate,
+    image_grid,
+    labels_in_turn,
+    map_latents,
+    render_styles,
+    save_png,
+)
 from fastgan.training.checkpoint import load_generator_ema
 from fastgan.training.config import TrainingConfig, load_preset, preset_names
 from fastgan.training.run import start_run
@@ -25,7 +32,6 @@ from fastgan.training.run import start_run
 NUM_SAMPLES = 1000
 NUM_PAIRS = 1000
 _SHOWN = 8
-_RESULT = "result.json"
 
 
 def presets() -> list[str]:
@@ -39,12 +45,12 @@ def result_of(run: Path, preset: str) -> dict[str, Any]:
     ``counts``: of 1,000 generated images, how many show each digit. ``right``: of a conditional run, the share that
     shows the requested digit, and of the worst digit; None otherwise. ``wall`` and ``processor``: seconds.
     """
-    if not (run / _RESULT).exists():
-        wall, processor = time.perf_counter(), _processor_seconds()
-        start_run(
-            TrainingConfig.from_mapping(load_preset(preset) | {"device": "cpu"}), run, console=Console(soft_wrap=True)
-        )
-        wall, processor = time.perf_counter() - wall, _processor_seconds() - processor
+
+    def train() -> dict[str, Any]:
+        wall, processor = time.perf_counter(), time.process_time()
+        config = TrainingConfig.from_mapping(load_preset(preset) | {"device": "cpu"})
+        start_run(config, run, console=Console(soft_wrap=True))
+        wall, processor = time.perf_counter() - wall, time.process_time() - processor
         generator, _ = load_generator_ema(run, torch.device("cpu"))
         # Of a seed of its own, so that no latent was seen in training.
         digits = classify_digits(generate(generator, NUM_SAMPLES, seed=1000))
@@ -53,8 +59,9 @@ def result_of(run: Path, preset: str) -> dict[str, Any]:
             is_right = (digits == labels_in_turn(len(digits), NUM_CLASSES)).double()
             right = is_right.mean().item(), min(is_right[d::NUM_CLASSES].mean().item() for d in range(NUM_CLASSES))
         counts = digits.bincount(minlength=NUM_CLASSES).tolist()
-        (run / _RESULT).write_text(json.dumps({"counts": counts, "right": right, "wall": wall, "processor": processor}))
-    return json.loads((run / _RESULT).read_text())
+        return {"counts": counts, "right": right, "wall": wall, "processor": processor}
+
+    return kept(run / "result.json", train)
 
 
 def draw(out: Path, docs: Path) -> None:
@@ -96,12 +103,6 @@ def _minutes(seconds: float) -> str:
     return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"
 
 
-def _processor_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
-@torch.inference_mode()
 def mixing(generator: StyleGANGenerator) -> list[list[str]]:
     """Mixes 1,000 pairs, A and B, at every crossover, from the finest to 4, which leaves nothing of A.
 
@@ -110,12 +111,12 @@ def mixing(generator: StyleGANGenerator) -> list[list[str]]:
     |M - B|).
     """
     a, b = (_styles(generator, NUM_PAIRS, seed=seed) for seed in (0, 1))
-    images_a, images_b = (_render(generator, styles) for styles in (a, b))
+    images_a, images_b = (render_styles(generator, styles) for styles in (a, b))
     digit_a, digit_b = (classify_digits(images) for images in (images_a, images_b))
     differ = digit_a != digit_b
     rows = []
     for resolution in sorted(generator.synthesis.resolutions, reverse=True):
-        mixed = _render(generator, mix_styles(a, b, resolution))
+        mixed = render_styles(generator, mix_styles(a, b, resolution))
         digit = classify_digits(mixed)[differ]
         shares = [(digit == of[differ]).double().mean().item() for of in (digit_a, digit_b)]
         shares += [_share_of_b(*map(part, (mixed, images_a, images_b))) for part in (_coarse, _fine)]
@@ -123,21 +124,16 @@ def mixing(generator: StyleGANGenerator) -> list[list[str]]:
     return rows
 
 
-@torch.inference_mode()
 def mixed_grid(generator: StyleGANGenerator) -> Tensor:
     """A row for each crossover between the row of all A, on top, and that of all B, at the bottom."""
     a, b = (_styles(generator, _SHOWN, seed=seed) for seed in (0, 1))
     crossovers = sorted(generator.synthesis.resolutions, reverse=True)
     rows = [a, *(mix_styles(a, b, resolution) for resolution in crossovers)]
-    return image_grid(torch.cat([_render(generator, styles) for styles in rows]), columns=_SHOWN)
+    return image_grid(torch.cat([render_styles(generator, styles) for styles in rows]), columns=_SHOWN)
 
 
 def _styles(generator: StyleGANGenerator, count: int, *, seed: int) -> Tensor:
-    return generator.styles(generator.mapping(draw_latents(count, generator.latent_dim, seed=seed)))
-
-
-def _render(generator: StyleGANGenerator, styles: Tensor) -> Tensor:
-    return torch.cat([generator.synthesis(batch, noise="constant") for batch in styles.split(64)])
+    return generator.styles(map_latents(generator, draw_latents(count, generator.latent_dim, seed=seed)))
 
 
 def _coarse(images: Tensor) -> Tensor:

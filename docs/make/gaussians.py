@@ -3,11 +3,11 @@
 A cell is a run of the preset ``gaussians`` with a few settings changed, trained as ``fastgan train`` trains it.
 """
 
-import json
 import platform
 import shutil
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from docs.make.page import inject, table
+from docs.make.page import inject, kept, table
 from fastgan.collapse.remedies import BENCHES
 from fastgan.data.gaussians import CENTERS, EXTENT, STANDARD_DEVIATION, to_points
 from fastgan.metrics.modes import MAX_DEVIATIONS, ModeCoverage, mode_coverage
@@ -58,7 +58,6 @@ SEEDS = (0, 1, 2)
 COLLAPSE = "gaussians-collapse"
 NUM_SAMPLES = 10_000
 _DRAWN = 1000
-_RESULT = "result.json"
 # A cell that meets the bar, one that misses it, and one that left the finite numbers.
 _GOOD, _POOR, _FAILED = "#1a7f37", "#b35900", "#b00020"
 
@@ -115,27 +114,24 @@ def all_cells() -> list[Cell]:
 def result_of(out: Path, cell: Cell) -> Result:
     """The result of a cell, trained from the start unless it is there: 10,000 samples of the EMA of its generator."""
     run = out / cell.name
-    if (run / _RESULT).exists():
-        kept = json.loads((run / _RESULT).read_text())
-        counts = kept.pop("counts")
-        return Result(None if counts is None else ModeCoverage(tuple(counts), NUM_SAMPLES), **kept)
-    shutil.rmtree(run, ignore_errors=True)
-    run.mkdir(parents=True)
-    config = TrainingConfig.from_mapping(load_preset(cell.preset) | cell.changes | {"device": "cpu"})
-    began = time.process_time()
-    counts, points = None, []
-    try:
-        with (run / "log.txt").open("w") as log:
+
+    def train() -> dict[str, Any]:
+        shutil.rmtree(run, ignore_errors=True)
+        run.mkdir(parents=True)
+        config = TrainingConfig.from_mapping(load_preset(cell.preset) | cell.changes | {"device": "cpu"})
+        began = time.process_time()
+        counts, points = None, []
+        with suppress(NonFiniteError), (run / "log.txt").open("w") as log:
             start_run(config, run, console=Console(file=log, soft_wrap=True))
-        generator, _ = load_generator_ema(run, torch.device("cpu"))
-        # Of a seed of its own, so that no latent was seen in training.
-        samples = to_points(generate(generator, NUM_SAMPLES, seed=1000 + config.seed))
-        counts, points = mode_coverage(samples).counts, samples[:_DRAWN].tolist()
-    except NonFiniteError:
-        pass
-    kept = {"counts": counts, "points": points, "seconds": time.process_time() - began}
-    (run / _RESULT).write_text(json.dumps(kept) + "\n")
-    return result_of(out, cell)
+            generator, _ = load_generator_ema(run, torch.device("cpu"))
+            # Of a seed of its own, so that no latent was seen in training.
+            samples = to_points(generate(generator, NUM_SAMPLES, seed=1000 + config.seed))
+            counts, points = mode_coverage(samples).counts, samples[:_DRAWN].tolist()
+        return {"counts": counts, "points": points, "seconds": time.process_time() - began}
+
+    result = kept(run / "result.json", train)
+    counts = result.pop("counts")
+    return Result(None if counts is None else ModeCoverage(tuple(counts), NUM_SAMPLES), **result)
 
 
 def draw(out: Path, docs: Path) -> None:

@@ -1,8 +1,10 @@
 """A page is prose in Markdown; figures and tables that come from runs stand between markers, and are injected."""
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 DOCS = Path(__file__).parents[1]
 RUNS = Path("runs/docs")
@@ -28,3 +30,10 @@ def inject(page: Path, blocks: dict[str, str]) -> None:
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of cells that hold no pipes."""
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows])
+
+
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """What the JSON file ``path`` holds; made and written if it is not there."""
+    if not path.exists():
+        path.write_text(json.dumps(make()) + "\n")
+    return json.loads(path.read_text())

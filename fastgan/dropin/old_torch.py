@@ -1,6 +1,9 @@
-"""Two calls that torch took when the repositories were written, and refuses today.
+"""Two calls that torch accepted when the repositories were written, and refuses today (2.13).
 
-NVIDIA's training scripts make both, in each of their processes: none of them would reach its first step.
+stylegan3 makes both, so that without this its ``train.py`` does not reach its first step: ``InfiniteSampler`` in
+``torch_utils/misc.py`` calls ``super().__init__(dataset)`` (now "object.__init__() takes exactly one argument"), and
+``train.py`` has ``betas=[0,0.99]`` for Adam (now "betas must be either both floats or both Tensors"). Its forks, and
+stylegan2-ada-pytorch before it, do the same.
 """
 
 import functools
