@@ -25,7 +25,38 @@ class _Settings(NamedTuple):
     groups: int
 
 
-def convolve(
+def convolutions(skips_weights: Callable[[], bool]) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """``conv2d`` and ``conv_transpose2d`` of torch; backward passes of every order ask ``skips_weights``."""
+
+    def conv2d(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        """``torch.nn.functional.conv2d`` that heeds ``no_weight_gradients``. Differentiable to any order."""
+        return _convolve(input, weight, bias, stride, padding, dilation, False, 0, groups, skips_weights)
+
+    def conv_transpose2d(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        groups: int = 1,
+        dilation: int | Sequence[int] = 1,
+    ) -> Tensor:
+        """``torch.nn.functional.conv_transpose2d`` that heeds ``no_weight_gradients``. Differentiable to any order."""
+        return _convolve(input, weight, bias, stride, padding, dilation, True, output_padding, groups, skips_weights)
+
+    return conv2d, conv_transpose2d
+
+
+def _convolve(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -37,7 +68,6 @@ def convolve(
     groups: int,
     skips_weights: Callable[[], bool],
 ) -> Tensor:
-    """``conv2d`` or ``conv_transpose2d``; ``skips_weights`` is asked by backward passes of every order."""
     op = "conv_transpose2d" if transposed else "conv2d"
     check_image(op, "input", x)
     check_image(op, "weight", weight)

@@ -1,11 +1,9 @@
 """Convolutions that can skip the gradients of their weights: ``op.conv2d_gradfix``."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import Tensor
-
-from fastgan.dropin.convolution import convolve
+from fastgan.dropin.convolution import convolutions
 
 # Scripts set it. The convolutions differentiate twice whatever it is.
 enabled = True
@@ -23,32 +21,4 @@ def no_weight_gradients() -> Iterator[None]:
         weight_gradients_disabled = before
 
 
-def _skips_weights() -> bool:
-    return weight_gradients_disabled
-
-
-def conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-) -> Tensor:
-    """``torch.nn.functional.conv2d`` that heeds :func:`no_weight_gradients`. Differentiable to any order."""
-    return convolve(input, weight, bias, stride, padding, dilation, False, 0, groups, _skips_weights)
-
-
-def conv_transpose2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    output_padding: int | Sequence[int] = 0,
-    groups: int = 1,
-    dilation: int | Sequence[int] = 1,
-) -> Tensor:
-    """``torch.nn.functional.conv_transpose2d`` that heeds :func:`no_weight_gradients`. Differentiable to any order."""
-    return convolve(input, weight, bias, stride, padding, dilation, True, output_padding, groups, _skips_weights)
+conv2d, conv_transpose2d = convolutions(lambda: weight_gradients_disabled)

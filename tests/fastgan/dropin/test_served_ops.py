@@ -1,4 +1,4 @@
-"""Each function of ``torch_utils.ops``: its signature, what it computes to second order, and what it refuses."""
+"""Each function of ``torch_utils.ops`` and of ``op``: its signature, values and gradients to second order, refusals."""
 
 import inspect
 import math
@@ -11,6 +11,8 @@ import fastgan_kernels
 from fastgan.dropin.nvidia import bias_act as bias
 from fastgan.dropin.nvidia import conv2d_gradfix, conv2d_resample, filtered_lrelu, fma, grid_sample_gradfix
 from fastgan.dropin.nvidia import upfirdn2d as fir
+from fastgan.dropin.rosinality import fused_act
+from fastgan.dropin.rosinality import upfirdn2d as fir_of_op
 from fastgan_kernels import use_backend
 from tests.fastgan.dropin import plain_ops
 
@@ -39,6 +41,9 @@ SIGNATURES = [
     ),
     (conv2d_gradfix.no_weight_gradients, "disable=True"),
     (grid_sample_gradfix.grid_sample, "input, grid"),
+    (fused_act.FusedLeakyReLU, f"channel, bias=True, negative_slope=0.2, scale={SQRT2}"),
+    (fused_act.fused_leaky_relu, f"input, bias=None, negative_slope=0.2, scale={SQRT2}"),
+    (fir_of_op.upfirdn2d, "input, kernel, up=1, down=1, pad=(0, 0)"),
 ]
 
 
@@ -124,7 +129,7 @@ def test_bias_act_keeps_layout_and_type():
         torch.testing.assert_close(y.double(), plain_ops.bias_act(x, images(3), act="lrelu"), rtol=0.02, atol=0.02)
 
 
-def test_activations_tell_their_defaults():
+def test_activations_have_their_defaults():
     funcs = bias.activation_funcs
     assert {name: (f.def_alpha, f["def_gain"]) for name, f in funcs.items()} == {
         "linear": (0, 1), "relu": (0, SQRT2), "lrelu": (0.2, SQRT2), "tanh": (0, 1), "sigmoid": (0, 1), "elu": (0, 1),
@@ -285,6 +290,54 @@ def test_grid_sample_differentiates_to_any_order_through_its_input():
     torch.testing.assert_close(ours, theirs)
 
 
+# Of op
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (2, 3, 5), (2, 3, 4, 5), (0, 3, 2, 2)])
+@pytest.mark.parametrize("settings", [{}, {"negative_slope": 0.5, "scale": 1}])
+def test_fused_leaky_relu(shape, settings):
+    # The slope that is given holds on the CPU, where the original takes 0.2.
+    x, b = images(*shape), images(3, seed=1)
+    compare(
+        lambda x, b: fused_act.fused_leaky_relu(x, b, **settings),
+        lambda x, b: plain_ops.fused_leaky_relu(x, b, **settings),
+        x, b,
+    )  # fmt: skip
+    torch.testing.assert_close(fused_act.fused_leaky_relu(x, **settings), plain_ops.fused_leaky_relu(x, **settings))
+
+
+def test_the_layer_has_the_parameters_of_the_original():
+    layer = fused_act.FusedLeakyReLU(3, negative_slope=0.3, scale=2).double()
+    assert [(n, p.shape, p.any().item()) for n, p in layer.named_parameters()] == [("bias", (3,), False)]
+    layer.load_state_dict({"bias": images(3)})
+    x = images(2, 3, 4, 4)
+    torch.testing.assert_close(layer(x), plain_ops.fused_leaky_relu(x, images(3), 0.3, 2))
+    bare = fused_act.FusedLeakyReLU(3, bias=False)
+    assert bare.bias is None
+    assert not bare.state_dict()
+    torch.testing.assert_close(bare(x), plain_ops.fused_leaky_relu(x))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"pad": (2, 1)},
+        {"up": 2, "pad": (2, 1)},
+        {"down": 2, "pad": [1, 1]},
+        {"up": (2, 1), "down": [1, 3], "pad": (3, 0, -1, 4)},
+        {"up": np.int64(2), "pad": (np.int64(-1), 2)},
+    ],
+    ids=str,
+)
+def test_upfirdn2d_of_op_pads_before_and_after(settings):
+    kernel = images(3, 2, seed=1)
+    compare(
+        lambda x: fir_of_op.upfirdn2d(x, kernel, **settings),
+        lambda x: plain_ops.upfirdn2d_of_op(x, kernel, **settings),
+        images(2, 3, 6, 7),
+    )
+
+
 # All of them
 
 
@@ -373,6 +426,15 @@ REFUSED = [
     (conv2d_gradfix.conv2d, (X, W), {"padding": "same"}, "padding is 'same', expected integers"),
     (conv2d_gradfix.conv2d, (X[0], W), {}, "input has shape [2, 4, 4], expected [N, C, H, W]"),
     (conv2d_gradfix.conv_transpose2d, (X, W), {"stride": 0}, "stride is 0, expected at least 1"),
+    (fused_act.fused_leaky_relu, (X[0, 0, 0],), {}, "input has shape [4], expected [N, C, ...]"),
+    (fused_act.fused_leaky_relu, (X, torch.zeros(3)), {}, "bias has shape [3], expected [2] for input of shape"),
+    (fused_act.fused_leaky_relu, (X,), {"negative_slope": -1}, "negative_slope is -1, expected a finite number"),
+    (fused_act.fused_leaky_relu, (X,), {"scale": 0}, "scale is 0, expected a finite number above 0"),
+    (fir_of_op.upfirdn2d, (X[0], torch.ones(2, 2)), {}, "input has shape [2, 4, 4], expected [N, C, H, W]"),
+    (fir_of_op.upfirdn2d, (X, torch.ones(2)), {}, "kernel has shape [2], expected [height, width]"),
+    (fir_of_op.upfirdn2d, (X, F), {"pad": (1, 2, 3)}, "pad is [1, 2, 3], expected an integer or a list of 2 or 4"),
+    (fir_of_op.upfirdn2d, (X, torch.ones(2, 2)), {"up": 0}, "up is 0, expected at least 1"),
+    (fir_of_op.upfirdn2d, (X, torch.ones(5, 5)), {}, "kernel is [5, 5], expected at most [4, 4]"),
 ]  # fmt: skip
 
 
