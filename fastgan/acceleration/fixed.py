@@ -44,14 +44,13 @@ def _call(op: Callable[..., Tensor], constants: tuple[tuple[str, Any], ...]) -> 
     return forward
 
 
-def _filter(buffer: str, flip: bool, constants: tuple[tuple[str, Any], ...]) -> Callable[..., Tensor]:
+def _filter(buffer: str, flip: bool, padding: tuple[int, ...]) -> Callable[..., Tensor]:
     """The forward of a blur, which reads its kernel at each call; ``flip`` where the module correlates."""
-    settings = {**dict(constants), "padding": list(dict(constants)["padding"])}
 
     def forward(self: nn.Module, *args: Tensor, **kwargs: Tensor) -> Tensor:
         (x,) = (*args, *kwargs.values())
         kernel = _plane(getattr(self, buffer))
-        return upfirdn2d(x, kernel.flip((0, 1)) if flip else kernel, **settings)
+        return upfirdn2d(x, kernel.flip((0, 1)) if flip else kernel, padding=list(padding))
 
     return forward
 
@@ -168,7 +167,7 @@ def _as_blur(module: nn.Module) -> Recipe | None:
             if not torch.equal(buffer.double(), kernel.expand_as(buffer)):
                 raise Refusal(f"`{name}` differs from channel to channel")
             complaint = f"no padding by zeros makes it upfirdn2d with `{name}`"
-            for recipe in _blurs(name, kernel, x, y):
+            for recipe in _blurs(name, kernel, y.shape[-1] - x.shape[-1]):
                 if _agrees(module, recipe, x, y, 1e-9):
                     inputs = [_normal(module, 2, channels, *size) for size in ((32, 32), (17, 20), (24, 9))]
                     return _verified(module, recipe, inputs, complaint)
@@ -176,20 +175,13 @@ def _as_blur(module: nn.Module) -> Recipe | None:
     return None
 
 
-def _blurs(name: str, kernel: Tensor, x: Tensor, y: Tensor) -> Iterator[Recipe]:
-    """The settings that lead to the size of ``y``."""
-    taps, size_in, size_out = kernel.shape[0], x.shape[-1], y.shape[-1]
-    flips = (True, False) if not torch.equal(kernel, kernel.flip((0, 1))) else (False,)
-    for up, down in ((1, 1), (1, 2), (2, 1)):
-        # size_out = (size_in * up + total - taps) // down + 1
-        for total in range(2 * taps + 2):
-            if (size_in * up + total - taps) // down + 1 != size_out:
-                continue
-            for before, flip, gain in itertools.product(range(total + 1), flips, sorted({1.0, float(up**2)})):
-                padding = (before, total - before) * 2
-                settings = ("up", up), ("down", down), ("padding", padding), ("gain", gain)
-                text = f"upfirdn2d({name}, up={up}, down={down}, padding={list(padding)})"
-                yield Recipe(_filter, (name, flip, settings), text)
+def _blurs(name: str, kernel: Tensor, larger: int) -> Iterator[Recipe]:
+    """All paddings with which an image becomes so many pixels larger."""
+    flips = (False,) if torch.equal(kernel, kernel.flip((0, 1))) else (True, False)
+    total = larger + kernel.shape[0] - 1
+    for before, flip in itertools.product(range(total + 1), flips):
+        padding = (before, total - before) * 2
+        yield Recipe(_filter, (name, flip, padding), f"upfirdn2d({name}, padding={list(padding)})")
 
 
 def _verified(module: nn.Module, recipe: Recipe, inputs: Sequence[Tensor], expected: str) -> Recipe:

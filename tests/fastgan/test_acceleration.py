@@ -105,7 +105,7 @@ def test_report_of_a_dcgan():
     report = fastgan.accelerate(build(dcgan_discriminator)[0])
     assert swapped(report) == {
         "conv1": ("Conv2d and `conv2` + LeakyReLU `act`", "bias_act(lrelu, 0.2)"),
-        "blur": ("Blur", "upfirdn2d(weight, up=1, down=1, padding=[1, 1, 1, 1])"),
+        "blur": ("Blur", "upfirdn2d(weight, padding=[1, 1, 1, 1])"),
         "stddev": ("MinibatchStdDev", "minibatch_stddev(group_size=4, num_channels=1)"),
         "head.1": ("Linear + LeakyReLU `head.2`", "bias_act(lrelu, 0.2)"),
     }
