@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-_IMAGE = "img[src*='/file=']"
+_IMAGE = "#image img"
 _MILLISECONDS = 60_000  # for an answer of the page, on a machine that does other things as well
 
 
@@ -50,6 +50,10 @@ class Visit:
         self.page.get_by_label(label).first.click()
         self._act(lambda: self.page.get_by_role("option", name=option, exact=True).click())
 
+    def click(self, button: str) -> None:
+        """Clicks a button, or an image of the grid of seeds."""
+        self._act(lambda: self.page.get_by_role("button", name=button, exact=True).click())
+
     def pixels(self) -> bytes:
         """The shown image's file, once no other has come for a second."""
         source = None
@@ -78,15 +82,15 @@ def find_browser() -> str | None:
 
 
 @contextmanager
-def visit(address: str) -> Iterator[Visit]:
-    """Opens an address in Chromium, in a window of 1100 by 780 pixels."""
+def visit(address: str, width: int = 1100, height: int = 780) -> Iterator[Visit]:
+    """Opens an address in Chromium, in a window of that many pixels."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         # As root, as in a container, Chromium has no sandbox.
         browser = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
         try:
-            yield Visit(browser.new_page(viewport={"width": 1100, "height": 780}), address)
+            yield Visit(browser.new_page(viewport={"width": width, "height": height}), address)
         finally:
             browser.close()
 
@@ -105,7 +109,7 @@ def draw(out: Path, docs: Path) -> None:
         with visit(serve(page, "127.0.0.1", 7890)) as found:
             found.set_number("Seed", 2)
             found.set_number("Component 0 of w", 1.5)
-            found.move_slider("Truncation")
+            found.choose("Take from B", "coarse: 4, 8")
             found.pixels()
             found.page.screenshot(path=docs / "explorer.png")
     finally:

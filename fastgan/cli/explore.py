@@ -26,7 +26,7 @@ def explore(
 
     trained = load_trained(run, device)
     title = f"{run.resolve().name}, step {trained.step}"
-    page = explorer.build_page(explorer.Explorer(trained.generator), title)
+    page = explorer.build_page(explorer.Explorer(trained.generator), title, str(run))
     try:
         address = explorer.serve(page, host, port)
     except OSError:
