@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fastgan.cli.options import with_generator
 from fastgan.console import show_log, warner
 from fastgan.training.config import SettingsError
 
@@ -69,6 +70,9 @@ def evaluate(
     if not runs and images is None:
         raise SettingsError("there is nothing to evaluate; give a run, or --images A --data B")
 
+    for run in runs:
+        if run.suffix != ".json":
+            with_generator(run)
     # A folder called as bundled data are, such as photos, is meant.
     images, data = (os.path.abspath(path) if path and os.path.exists(path) else path for path in (images, data))
     from fastgan.metrics.comparison import comparison_notes, recommend

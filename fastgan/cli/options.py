@@ -8,8 +8,8 @@ import typer
 from fastgan.training.config import SettingsError
 
 
-def _with_generator(run: Path) -> Path:
-    # Before torch is imported, which takes seconds. The files are read later.
+def with_generator(run: Path) -> Path:
+    """Refuses a folder that is no run and no export before torch is imported, which takes seconds."""
     if not any((run / name).exists() for name in ("checkpoints", "config.json", "model.safetensors")):
         what = "is neither a run with a checkpoint nor an export" if run.exists() else "is not there"
         raise SettingsError(
@@ -20,7 +20,7 @@ def _with_generator(run: Path) -> Path:
 
 Run = Annotated[
     Path,
-    typer.Argument(metavar="RUN", callback=_with_generator, help="Folder of 'fastgan train' or 'fastgan export'."),
+    typer.Argument(metavar="RUN", callback=with_generator, help="Folder of 'fastgan train' or 'fastgan export'."),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same images.")]
 Class = Annotated[

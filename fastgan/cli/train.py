@@ -24,8 +24,8 @@ from fastgan.training.config import (
 )
 
 DEFAULT_PRESET = "dcgan"
-_BUNDLED = ("digits", "gaussians")
-_SOURCES = "'digits' or 'gaussians' (bundled), a folder of images, a zip, an IDX file, .npy or .npz"
+_BUNDLED = ("digits", "photos", "gaussians")
+_SOURCES = "'digits', 'photos' or 'gaussians' (bundled), a folder of images, a zip, an IDX file, .npy or .npz"
 _THE_RUN, _SETTINGS = "The run", "Settings"
 
 

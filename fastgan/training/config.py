@@ -64,7 +64,7 @@ class TrainingConfig:
     """
 
     data: str = _setting(
-        "digits", "images: 'digits' or 'gaussians' (bundled), a folder, a zip, an IDX file, .npy or .npz"
+        "digits", "images: 'digits', 'photos' or 'gaussians' (bundled), a folder, a zip, an IDX file, .npy or .npz"
     )
     resolution: int = _setting(
         32,

@@ -16,6 +16,7 @@ from PIL import Image
 import fastgan_kernels
 from fastgan import cli
 from fastgan.cli.train import grouped_settings
+from fastgan.data import dataset
 from fastgan.training.config import TrainingConfig, preset_names
 from fastgan_kernels.backend import op_names
 
@@ -248,6 +249,10 @@ def test_help_of_all_commands(fastgan, args):
     assert all(command in out for command in ("train", "generate", "doctor", "--version"))
 
 
+def test_bundled_data_are_known_before_they_are_loaded():
+    assert set(sys.modules["fastgan.cli.train"]._BUNDLED) == set(dataset.BUNDLED)
+
+
 def test_version(fastgan):
     assert fastgan("--version") == (0, f"fastgan {version('fastgan')}\n", "")
 
@@ -267,7 +272,13 @@ def test_help_and_refusals_that_need_no_torch_do_not_wait_for_it(tmp_path):
     helps = ["--version", "--help", "train --help", "walk --help"]
     refusals = [
         *("train --set loss=hing", "train --set regularizer=r3", "train --data /nowhere", "train --resume /nowhere"),
-        *("generate /nowhere", f"mix {tmp_path / 'file'}", "collapse --data faces", "collapse --remedy prayer"),
+        *(
+            "evaluate /nowhere",
+            "generate /nowhere",
+            f"mix {tmp_path / 'file'}",
+            "collapse --data faces",
+            "collapse --remedy prayer",
+        ),
         *(f"walk {tmp_path} --dimension 1 --component 1", f"interpolate {tmp_path} --space w --path spherical"),
         *(f"explore {tmp_path}", f"export {tmp_path} --format onnx"),
     ]
