@@ -22,15 +22,16 @@ _REMEDIES = ", ".join(name for name in BENCHES["digits"].remedies() if name != N
 
 
 def collapse(
-    data: Annotated[str, typer.Option(metavar="D", help=f"The images: {' or '.join(BENCHES)}.")] = "gaussians",
+    data: Annotated[str, typer.Option(metavar="D", help=f"Data: {' or '.join(BENCHES)}.")] = "gaussians",
     remedy: Annotated[
         list[str] | None,
         typer.Option(metavar="R", help=f"{_REMEDIES}; may be repeated; all by default. 'none' is always trained."),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, max=10**6, metavar="N", help="Steps of each GAN; those of the data by default.")
+        int | None,
+        typer.Option(min=1, max=10**6, metavar="N", help="Steps of each GAN; the default depends on the data."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of everything that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, metavar="S", help="Seed of all random numbers.")] = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for picture and report; runs/collapse-DATA by default.")
     ] = None,

@@ -40,7 +40,10 @@ def evaluate(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**63 - 1, help="Of latents, the choice of real images, and resampling.")
+        int,
+        typer.Option(
+            min=0, max=2**63 - 1, metavar="S", help="Seed of latents, of the choice of real images, and of resampling."
+        ),
     ] = 0,
     features: Annotated[
         str | None,
@@ -53,7 +56,7 @@ def evaluate(
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The weights of inception, instead of a download.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:INDEX.")] = "auto",
+    device: Annotated[str, typer.Option(metavar="D", help="auto, cpu, cuda or cuda:INDEX.")] = "auto",
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder of report and pictures; RUN/evaluation or ./evaluation."),

@@ -9,7 +9,7 @@ from fastgan.cli.options import Class, Device, PictureOut, Run, Seed, Truncation
 
 def generate(
     run: Run,
-    count: Annotated[int, typer.Option(min=1, help="How many images.")] = 64,
+    count: Annotated[int, typer.Option(min=1, metavar="N", help="Number of images.")] = 64,
     seed: Seed = 0,
     class_: Class = None,
     truncation: Truncation = 1.0,

@@ -12,10 +12,11 @@ def mix(
     crossover: Annotated[
         str,
         typer.Option(
-            help="B's styles from this resolution on, or only its coarse (4-8), middle (16-32) or fine (64-) styles."
+            metavar="R",
+            help="B's styles from this resolution on, or only its coarse (4-8), middle (16-32) or fine (64-) styles.",
         ),
     ] = "8",
-    count: Annotated[int, typer.Option(min=1, help="How many A, and how many B.")] = 5,
+    count: Annotated[int, typer.Option(min=1, metavar="N", help="Number of images A, and of images B.")] = 5,
     seed: Seed = 0,
     truncation: Truncation = 1.0,
     out: PictureOut = None,

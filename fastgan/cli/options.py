@@ -22,7 +22,7 @@ Run = Annotated[
     Path,
     typer.Argument(metavar="RUN", callback=with_generator, help="Folder of 'fastgan train' or 'fastgan export'."),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same images.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, metavar="S", help="The same seed gives the same images.")]
 Class = Annotated[
     int | None,
     typer.Option("--class", metavar="K", help="The class, in a conditional run; its classes in turn by default."),
@@ -30,9 +30,11 @@ Class = Annotated[
 Truncation = Annotated[
     float, typer.Option(min=0, max=1, metavar="PSI", help="Only stylegan: 0 for the average image, 1 for none.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:INDEX.")]
-Rows = Annotated[int, typer.Option("--count", min=1, help="How many rows, one for each latent.")]
-Frames = Annotated[int | None, typer.Option(min=2, help="Images in a row; 9 by default, in an animation 48 frames.")]
+Device = Annotated[str, typer.Option(metavar="D", help="auto, cpu, cuda or cuda:INDEX.")]
+Rows = Annotated[int, typer.Option("--count", min=1, metavar="N", help="Number of rows, one for each latent.")]
+Frames = Annotated[
+    int | None, typer.Option(min=2, metavar="N", help="Images in a row; 9 by default, in an animation 48 frames.")
+]
 PictureOut = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="A grid (.png, .jpg), arrays (.npz) or a folder (no ending); in RUN by default."),

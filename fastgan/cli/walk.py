@@ -21,7 +21,7 @@ def walk(
         ),
     ] = None,
     reach: Annotated[
-        float, typer.Option(min=0.01, max=100, help="How far to go to both sides, in standard deviations.")
+        float, typer.Option(min=0.01, max=100, metavar="R", help="Distance to both sides, in standard deviations.")
     ] = 3.0,
     count: Rows = 4,
     frames: Frames = None,
