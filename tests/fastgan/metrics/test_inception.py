@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 def test_without_torch_fidelity_it_is_told_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
-    with pytest.raises(MetricsError, match=r"install it with pip install 'fastgan\[evaluation\]', or choose other"):
+    with pytest.raises(MetricsError, match=r"install it with pip install -e '\.\[evaluation\]', or choose other"):
         load_features("inception", CPU)
 
 
