@@ -7,8 +7,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fastgan.data.dataset import ImageStream, open_images
+from fastgan.data.dataset import open_images
 from fastgan.data.errors import DataError, quoted
+from fastgan.data.images import ImageStream
 from fastgan.data.stream import StreamedImages, StreamedItems, default_workers, part_of_rank
 
 # What a step needs besides the images is not known before it has run. With a quarter for them, they take at most a

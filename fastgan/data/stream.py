@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from fastgan.data.dataset import ImageStream, LazyImages
 from fastgan.data.errors import DataError
+from fastgan.data.images import ImageStream, LazyImages
 from fastgan.data.own import seed_generators
 from fastgan.seeds import Stream, seed_of
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fastgan.data import LazyImages, normalize, open_dataset
-from fastgan.data.dataset import ImageStream, open_images
+from fastgan.data.dataset import open_images
+from fastgan.data.images import ImageStream
 from fastgan.metrics.collapse import detect_collapse
 from fastgan.metrics.collapse_picture import collapse_picture
 from fastgan.metrics.errors import MetricsError

@@ -1,0 +1,217 @@
+"""Square images of one size, out of whatever reads them: one by one, all in memory, or as a stream."""
+
+import contextlib
+import functools
+import logging
+import math
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgan.data.errors import DataError, quoted, skipped
+from fastgan.data.limits import require_memory
+from fastgan.data.own import IterableImages, Pixels, drawing_from
+from fastgan.data.pixels import fit_image, to_array, to_pillow
+from fastgan.errors import unknown
+
+_logger = logging.getLogger(__name__)
+
+FITS = ("crop", "pad", "stretch", "refuse")
+_FITTED = {
+    "crop": "the middle of each is kept (fit = 'crop')",
+    "pad": "get black edges (fit = 'pad')",
+    "stretch": "are stretched (fit = 'stretch')",
+}
+
+
+class Reader(Protocol):
+    """Stored images by their index."""
+
+    channels: int
+    sizes: Sequence[tuple[int, int]]
+    labels: np.ndarray | None
+    class_names: tuple[str, ...] | None
+    notes: list[str]
+
+    def __len__(self) -> int: ...
+    def where(self, index: int) -> str: ...
+    def read(self, index: int, resolution: int) -> tuple[Pixels, int | None]: ...
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Square images of one size, all in memory.
+
+    Attributes:
+        name: "digits" or "gaussians", or the path as given.
+        images: uint8 [N, C, S, S], C 1 (grayscale) or 3 (RGB), N at least 1; [N, 2, 1, 1] for points of the plane.
+        labels: class numbers from 0, int64 [N], or None.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor | None
+
+
+class LazyImages:
+    """Square images of one size, each read, decoded and fitted when it is wanted; made by :func:`open_dataset`.
+
+    ``dataset[i]`` is an image, uint8 [C, S, S], and its label, an int or None. It raises DataError, one sentence, for
+    an image that turns out to be broken; with ``skip_broken`` the next whole one takes its place. Forked processes may
+    read the same object.
+
+    Attributes:
+        name: of the bundled data, the path as given, or what kind of object was.
+        image_shape: C, S, S.
+        class_names: of the classes, where the data name them, or None.
+        is_random: whether reading an image twice may give different pixels, by a Dataset's own transforms.
+        num_bytes: the size of all images in memory.
+        notes: sentences for the user: images that are fitted or left out.
+    """
+
+    def __init__(self, name: str, reader: Reader, resolution: int | None, fit: str, skip_broken: bool) -> None:
+        self.name, self.class_names, self.notes = name, reader.class_names, list(reader.notes)
+        self.is_random = getattr(reader, "is_random", False)
+        self._fitting = Fitting(reader, resolution, fit)
+        self.image_shape = self._fitting.image_shape
+        self.notes += self._fitting.notes
+        self.num_bytes = len(reader) * math.prod(self.image_shape)
+        self._reader, self._skip_broken = reader, skip_broken
+        self._warned = mmap.mmap(-1, 1)  # Forked processes share the byte.
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    @functools.cached_property
+    def labels(self) -> Tensor | None:
+        """Class numbers from 0, int64 [N], or None; of a Dataset they may have to be read item by item."""
+        labels = self._reader.labels
+        return None if labels is None else torch.from_numpy(labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int | None]:
+        images, labels = self.batch([index])
+        return images[0], labels[0]
+
+    def batch(self, indices: Sequence[int], seed: int = 0) -> tuple[Tensor, list[int | None]]:
+        """The images at ``indices``, uint8 [n, C, S, S], and their labels.
+
+        Args:
+            indices: from 0, at least one.
+            seed: of the global generators of torch, numpy and Python while a Dataset's own transforms draw from them.
+        """
+        images = np.empty((len(indices), *self.image_shape), np.uint8)
+        with drawing_from(seed) if self.is_random else contextlib.nullcontext():
+            labels = [self._read_whole(index, image) for index, image in zip(indices, images, strict=True)]
+        return torch.from_numpy(images), labels
+
+    def load(self, *, with_labels: bool = True) -> ImageDataset:
+        """Reads all images into memory, without the broken ones where these are skipped."""
+        require_memory(self.num_bytes, f"{quoted(self.name)} ({len(self):,} images of {self.image_shape[-1]} pixels)")
+        images = np.empty((len(self), *self.image_shape), np.uint8)
+        broken: dict[int, DataError] = {}
+        with drawing_from(0) if self.is_random else contextlib.nullcontext():
+            for index in range(len(self)):
+                try:
+                    self._read(index, images[index])
+                except DataError as error:
+                    broken[index] = error
+        labels = self.labels if with_labels else None
+        if broken:
+            self.notes.append(skipped(list(broken.values()), len(self), whole=self._skip_broken))
+            whole = [index for index in range(len(self)) if index not in broken]
+            images, labels = images[whole], None if labels is None else labels[whole]
+        return ImageDataset(self.name, torch.from_numpy(images), labels)
+
+    def _read(self, index: int, image: np.ndarray) -> int | None:
+        pixels, label = self._reader.read(index, self.image_shape[-1])
+        self._fitting.into(image, pixels, lambda: self._reader.where(index))
+        return label
+
+    def _read_whole(self, index: int, image: np.ndarray) -> int | None:
+        for following in range(len(self) if self._skip_broken else 1):
+            try:
+                return self._read((index + following) % len(self), image)
+            except DataError as error:
+                broken = error
+                if self._skip_broken and not self._warned[0]:
+                    self._warned[0] = 1
+                    _logger.warning("%s; it is left out, and so are other broken images", str(error).rstrip("."))
+        if self._skip_broken:
+            raise broken
+        raise DataError(f"{str(broken).rstrip('.')}; skip_broken = true continues without such images.") from broken
+
+
+class ImageStream:
+    """The images of an iterable Dataset as squares of one size, again and again; made by :func:`open_images`.
+
+    The attributes are those of :class:`LazyImages`; ``labels`` are one of each class, of a dataset that names them.
+    """
+
+    def __init__(self, name: str, reader: IterableImages, resolution: int | None, fit: str) -> None:
+        self.name, self.class_names, self._reader = name, reader.class_names, reader
+        self._fitting = Fitting(reader, resolution, fit)
+        self.image_shape, self.notes = self._fitting.image_shape, self._fitting.notes
+        self.labels = None if reader.labels is None else torch.from_numpy(reader.labels)
+
+    def batches(self, sizes: Iterable[int]) -> Iterator[tuple[Tensor, list[int | None]]]:
+        """Batches of these sizes, uint8 [n, C, S, S], and their labels."""
+        items = enumerate(self._reader)
+        for size in sizes:
+            images, labels = np.empty((size, *self.image_shape), np.uint8), []
+            for image, (index, (pixels, label)) in zip(images, items, strict=False):
+                self._fitting.into(image, pixels, lambda index=index: self._reader.where(index))
+                labels.append(label)
+            yield torch.from_numpy(images), labels
+
+
+class Fitting:
+    """Images of any shape to squares of one size.
+
+    Args:
+        reader: of the images.
+        resolution: the edge length; by default the least of the shorter sides.
+        fit: as in :func:`fastgan.data.pixels.fit_image`, or ``refuse`` for images that are not square and of one size.
+
+    Attributes:
+        image_shape: C, S, S.
+        notes: a sentence on images that are not square.
+    """
+
+    def __init__(self, reader: "Reader | IterableImages", resolution: int | None, fit: str) -> None:
+        if fit not in FITS:
+            raise DataError(unknown("fit", fit, FITS) + ".")
+        sizes = reader.sizes
+        resolution = resolution or min(map(min, sizes))
+        self.image_shape = reader.channels, resolution, resolution
+        self._fit, self._first, self._where = fit, sizes[0], reader.where(0)
+        others = sum(width != height for width, height in sizes)
+        looked_at = "" if len(sizes) == getattr(reader, "__len__", lambda: -1)() else " that were looked at"
+        share = f"{others:,} of {len(sizes):,} images{looked_at} are not square"
+        self.notes = [f"{share}, and {_FITTED.get(fit)}"] if others else []
+        if fit == "refuse":
+            for index, size in enumerate(sizes):
+                self._require(size, lambda index=index: reader.where(index))
+
+    def into(self, image: np.ndarray, pixels: Pixels, where: Callable[[], str]) -> None:
+        """Writes pixels, a Pillow image or an array [C, H, W], into ``image``; gray ones into three channels too."""
+        is_array = isinstance(pixels, np.ndarray)
+        if self._fit == "refuse":
+            self._require(pixels.shape[:0:-1] if is_array else pixels.size, where)
+        if not is_array or pixels.shape[1:] != image.shape[1:]:
+            pixels = to_array(fit_image(to_pillow(pixels) if is_array else pixels, image.shape[-1], self._fit))
+        image[:] = pixels
+
+    def _require(self, size: tuple[int, int], where: Callable[[], str]) -> None:
+        width, height = size
+        if width != height:
+            raise DataError(f"{where()} is {width}x{height}; expected a square image, or another fit than 'refuse'.")
+        if size != self._first:
+            raise DataError(
+                f"{where()} is {width}x{height} while {self._where} is {self._first[0]}x{self._first[1]}; expected "
+                "images of one size, or another fit than 'refuse'."
+            )
