@@ -14,6 +14,7 @@ PAGES = {
     "collapse": "mode collapse with and without each remedy: half an hour",
     "explorer": "the page of `fastgan explore` of the run runs/stylegan; needs playwright, Chromium, the extra explore",
     "site": "the documentation with the API reference, into site/; needs the extra docs",
+    "photos": "the preset photos: ten minutes",
     "digit-network": "the network that classifies and scores generated digits: half a minute",
 }
 

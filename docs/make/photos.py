@@ -1,0 +1,19 @@
+"""The preset ``photos``, trained as ``fastgan train photos`` trains it, and a grid of its images."""
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from fastgan.sampling import generate, image_grid, save_png
+from fastgan.training.checkpoint import latest_checkpoint, load_generator_ema
+from fastgan.training.config import TrainingConfig, load_preset
+from fastgan.training.run import start_run
+
+
+def draw(out: Path, docs: Path) -> None:
+    """Trains where there is no run yet, and writes the grid."""
+    if latest_checkpoint(out) is None:
+        start_run(TrainingConfig.from_mapping(load_preset("photos")), out, console=Console(soft_wrap=True))
+    generator, _ = load_generator_ema(out, torch.device("cpu"))
+    save_png(image_grid(generate(generator, 64, seed=0)), docs / "photos.png")
