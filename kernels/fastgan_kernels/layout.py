@@ -155,38 +155,51 @@ def extents(minor_groups, major, ALIGN: tl.constexpr, CHANNELS_LAST: tl.constexp
         return major, minor_groups * ALIGN
 
 
-@triton.jit
-def block_of_planes(block, samples, channels, pixels, CHANNELS_LAST: tl.constexpr, BLOCK_PLANES: tl.constexpr):
-    """n and c of a block of planes, their indices n * C + c, which exist, and the offset of the first pixel of each.
+class Planes(NamedTuple):
+    """In kernels, a block of planes: n and c of each, its index n * C + c, whether it exists, the offset of its first
+    pixel; and the numbers of channels and pixels."""
 
-    Channels-last, the planes of a block belong to one sample, and n is a number.
-    """
+    sample: Any
+    channel: Any
+    index: Any
+    exists: Any
+    first: Any
+    channels: Any
+    pixels: Any
+
+
+@triton.jit
+def block_of_planes(
+    block, samples, minor_groups, major, ALIGN: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK_PLANES: tl.constexpr
+):
+    """A block of planes. Channels-last they belong to one sample, whose n is a number."""
+    channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
     if CHANNELS_LAST:
         blocks = tl.cdiv(channels, BLOCK_PLANES)
         sample = block // blocks + tl.zeros((), tl.int64)
         channel = block % blocks * BLOCK_PLANES + tl.arange(0, BLOCK_PLANES)
-        plane = sample * channels + channel
-        return sample, channel, plane, channel < channels, sample * channels * pixels + channel
+        first = sample * channels * pixels + channel
+        return Planes(sample, channel, sample * channels + channel, channel < channels, first, channels, pixels)
     else:
-        # Contiguous planes fit 32 bits (as_matrix sees to it), and a division of 64 bits is a call of a subroutine.
+        # Contiguous planes fit 32 bits (as_matrix checks it), and a division of 64 bits is a call of a subroutine.
         plane = block * BLOCK_PLANES + tl.arange(0, BLOCK_PLANES)
         sample = (plane // channels).to(tl.int64)
-        first = plane.to(tl.int64) * pixels
-        return sample, plane % channels, plane.to(tl.int64), plane < samples * channels, first
+        index, exists = plane.to(tl.int64), plane < samples * channels
+        return Planes(sample, plane % channels, index, exists, index * pixels, channels, pixels)
 
 
 @triton.jit
-def tile_of_planes(first, exists, tile, channels, pixels, CHANNELS_LAST: tl.constexpr, BLOCK_PIXELS: tl.constexpr):
+def tile_of_planes(planes, tile, CHANNELS_LAST: tl.constexpr, BLOCK_PIXELS: tl.constexpr):
     """Offsets [planes, pixels] of a tile of a block of planes, and which of its elements exist."""
     pixel = tile * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
-    mask = (pixel < pixels)[None, :]
+    mask = (pixel < planes.pixels)[None, :]
     # A single plane a block always exists.
-    if first.shape[0] > 1:
-        mask = exists[:, None] & mask
+    if planes.first.shape[0] > 1:
+        mask = planes.exists[:, None] & mask
     if CHANNELS_LAST:
-        return first[:, None] + pixel.to(tl.int64)[None, :] * channels, mask
+        return planes.first[:, None] + pixel.to(tl.int64)[None, :] * planes.channels, mask
     else:
-        return first[:, None] + pixel[None, :], mask
+        return planes.first[:, None] + pixel[None, :], mask
 
 
 @triton.jit

@@ -111,7 +111,7 @@ def _backward_kernel(
 ):  # fmt: skip
     """Partial sums: of g * noise for each block of pixels and channel, of g * strength for each split and pixel.
 
-    An output that nobody asked for is None, and so is the operand that it needs.
+    An output that is not needed is None, and so is the operand that it needs.
     """
     channels, pixels, sample, pixel, exists, counter = _block_of_pixels(
         minor_groups, major, pixel_tiles, ALIGN, CHANNELS_LAST, BLOCK_PIXELS
@@ -158,9 +158,7 @@ class _Launch:
             "CHANNELS_LAST": m.channels_last,
             "COMPUTE": triton_compute_dtype(x.dtype),
             "ALIGN": align,
-            "BLOCK_CHANNELS": self.tiling.block_channels,
-            "BLOCK_PIXELS": self.tiling.block_pixels,
-            "num_warps": self.tiling.num_warps,
+            **self.tiling.constants,
         }
 
     def noise(self, x: Tensor, noise: Tensor | None, seed: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
@@ -183,14 +181,13 @@ def _launch_forward(x: Tensor, strength: Tensor, noise: Tensor | None, seed: Ten
 
 
 def noise_gradients(
-    g: Tensor, strength: Tensor | None, noise: Tensor | None, seed: Tensor | None, per_channel: bool,
-    needs_strength: bool, needs_noise: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """B(g, strength, noise): what is not needed is empty, and the operand that it takes may be None."""
-    g = dense(g)
+    g: Tensor, strength: Tensor | None, noise: Tensor | None, seed: Tensor | None, per_channel: bool, needs: list[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """B(g, strength, noise); the operand of a gradient that is not needed may be None."""
+    g, (needs_strength, needs_noise) = dense(g), needs
     if g.numel() == 0:
-        dstrength, dnoise = _empty_gradients(g, per_channel, needs_strength, needs_noise)
-        return dstrength.zero_(), dnoise.zero_()
+        gradients = _new_gradients(g, per_channel)
+        return tuple(t.zero_() if need else None for t, need in zip(gradients, needs, strict=True))
     launch = _Launch(g, per_channel=per_channel, sums=True)
     tiling, channels, dtype = launch.tiling, g.shape[1], compute_dtype(g.dtype)
     dstrength = g.new_empty(tiling.pixel_programs, channels, 1, dtype=dtype) if needs_strength else None
@@ -209,28 +206,24 @@ def noise_gradients(
         dstrength = dstrength if per_channel else sum_partials(dstrength.view(1, 1, channels)).view(())
     if needs_noise:
         dnoise = (sum_partials(dnoise) if tiling.splits > 1 else dnoise).view(g.shape[0], 1, *g.shape[2:])
-    return tuple(g.new_empty(0, dtype=dtype) if t is None else t for t in (dstrength, dnoise))
+    return dstrength, dnoise
 
 
-def _empty_gradients(g: Tensor, per_channel: bool, needs_strength: bool, needs_noise: bool) -> tuple[Tensor, Tensor]:
-    dtype = compute_dtype(g.dtype)
-    strength_shape = (g.shape[1:2] if per_channel else ()) if needs_strength else (0,)
-    noise_shape = (g.shape[0], 1, *g.shape[2:]) if needs_noise else (0,)
-    return g.new_empty(strength_shape, dtype=dtype), g.new_empty(noise_shape, dtype=dtype)
+def _new_gradients(g: Tensor, per_channel: bool) -> tuple[Tensor, Tensor]:
+    shapes = g.shape[1:2] if per_channel else (), (g.shape[0], 1, *g.shape[2:])
+    return tuple(g.new_empty(shape, dtype=compute_dtype(g.dtype)) for shape in shapes)
 
 
-def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.per_channel, ctx.has_strength, ctx.has_noise = inputs
+def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
+    *tensors, ctx.per_channel, _ = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _double_backward(ctx: Any, a: Tensor | None, b: Tensor | None) -> tuple[Tensor | None, ...]:
     """The gradient of <dstrength, a> + <dnoise, b>."""
     g, strength, noise, seed = ctx.saved_tensors
-    # An output that was not asked for is empty, and so is what comes back for it.
-    a, b = a if ctx.has_strength else None, b if ctx.has_noise else None
     needs_g, needs_strength, needs_noise = ctx.needs_input_grad[:3]
-    needs_strength, needs_noise = needs_strength and b is not None, needs_noise and a is not None
+    needs = [needs_strength and b is not None, needs_noise and a is not None]
     dg = dstrength = dnoise = None
     if needs_g:
         with reference.no_autocast(g):
@@ -238,15 +231,10 @@ def _double_backward(ctx: Any, a: Tensor | None, b: Tensor | None) -> tuple[Tens
             if a is not None:
                 noise = normal_noise(seed, g.detach()) if noise is None else noise
                 dg = _across(a, g) * noise.to(dtype)
-            if b is not None:
-                of_noise = _across(strength.to(dtype), g) * b
-                dg = of_noise if dg is None else dg + of_noise
-            dg = None if dg is None else dg.expand(g.shape).to(g.dtype)
-    if needs_strength or needs_noise:
-        gradients = _noise_injection_backward(g, a, b, None, ctx.per_channel, needs_strength, needs_noise)
-        dstrength = gradients[0].to(strength.dtype) if needs_strength else None
-        dnoise = gradients[1].to(noise.dtype) if needs_noise else None
-    return dg, dstrength, dnoise, None, None, None, None
+            dg = reference.sum_of(dg, None if b is None else _across(strength.to(dtype), g) * b).expand(g.shape)
+    if any(needs):
+        dstrength, dnoise = _noise_injection_backward(g, a, b, None, ctx.per_channel, needs)
+    return dg, dstrength, dnoise
 
 
 def _across(strength: Tensor, x: Tensor) -> Tensor:
@@ -258,7 +246,6 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], y: Tensor) -> None:
     _, strength, noise, seed = inputs
     needs_strength, needs_noise = ctx.needs_input_grad[1:3]
     ctx.per_channel = strength.dim() == 1
-    ctx.dtypes = strength.dtype, None if noise is None else noise.dtype
     ctx.save_for_backward(
         strength if needs_noise else None,
         noise if needs_strength else None,
@@ -266,22 +253,19 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], y: Tensor) -> None:
     )
 
 
-def _backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-    if dy is None:
-        return None, None, None, None
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     needs_x, *needs = ctx.needs_input_grad[:3]
-    gradients: list[Tensor | None] = [None, None]
+    dstrength = dnoise = None
     if any(needs):
-        sums = _noise_injection_backward(dy, *ctx.saved_tensors, ctx.per_channel, *needs)
-        gradients = [t.to(d) if need else None for t, d, need in zip(sums, ctx.dtypes, needs, strict=True)]
-    return dy if needs_x else None, *gradients, None
+        dstrength, dnoise = _noise_injection_backward(dy, *ctx.saved_tensors, ctx.per_channel, needs)
+    return dy if needs_x else None, dstrength, dnoise
 
 
 _noise_injection_backward = DifferentiableOp(
-    "noise_injection_backward(Tensor g, Tensor? strength, Tensor? noise, Tensor? seed, bool per_channel,"
-    " bool needs_strength, bool needs_noise) -> (Tensor, Tensor)",
+    "noise_injection_backward(Tensor g, Tensor? strength, Tensor? noise, Tensor? seed, bool per_channel, bool[] needs)"
+    " -> (Tensor, Tensor)",
     launch=noise_gradients,
-    fake=lambda g, strength, noise, seed, *shapes: _empty_gradients(g, *shapes),
+    fake=lambda g, strength, noise, seed, per_channel, needs: _new_gradients(g, per_channel),
     setup_context=_save_for_double_backward,
     backward=_double_backward,
     is_gradient=True,

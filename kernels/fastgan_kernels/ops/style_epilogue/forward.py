@@ -6,9 +6,10 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels.activation import activate
-from fastgan_kernels.layout import block_of_planes, dense, extents, over_pixels, tile_of_planes, tiles_of_span
+from fastgan_kernels.layout import block_of_planes, contiguous, dense, over_pixels, tile_of_planes, tiles_of_span
 from fastgan_kernels.ops.style_epilogue.tile import (
     EpilogueLaunch,
+    Inputs,
     new_statistic,
     noise_rows,
     normalised_tile,
@@ -20,9 +21,8 @@ from fastgan_kernels.tiling import next_power_of_2
 
 @triton.jit
 def _moments(
-    x_ptr, noise_ptr, strength_ptr, bias_ptr, first, exists, sample, channel, start, stop, channels, pixels,
-    ACT_BEFORE: tl.constexpr, SLOPE: tl.constexpr, STRENGTH_STRIDE: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    COMPUTE: tl.constexpr, BLOCK_PLANES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
+    inputs, planes, start, stop, ACT_BEFORE: tl.constexpr, SLOPE: tl.constexpr, STRENGTH_STRIDE: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, BLOCK_PLANES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
     """Mean and sum of squared deviations of z over the tiles start to stop.
 
@@ -33,17 +33,16 @@ def _moments(
     m2 = tl.zeros([BLOCK_PLANES, BLOCK_PIXELS], dtype=COMPUTE)
     seen = tl.zeros((), COMPUTE)
     for tile in range(start, stop):
-        offset, mask = tile_of_planes(first, exists, tile, channels, pixels, CHANNELS_LAST, BLOCK_PIXELS)
+        offset, mask = tile_of_planes(planes, tile, CHANNELS_LAST, BLOCK_PIXELS)
         z = normalised_tile(
-            x_ptr, noise_ptr, strength_ptr, bias_ptr, offset, mask, exists, sample, channel, tile, pixels,
-            ACT_BEFORE, SLOPE, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, BLOCK_PIXELS,
-        )  # fmt: skip
+            inputs, planes, tile, offset, mask, ACT_BEFORE, SLOPE, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, BLOCK_PIXELS
+        )
         delta = tl.where(mask, z - mean, 0.0)
         seen += 1
         mean += delta * (tl.full((), 1.0, COMPUTE) / seen)
         m2 += delta * (z - mean)
     # Lanes past the end of the last tile have seen one pixel less than the others.
-    in_last_tile = (stop - 1) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS) < pixels
+    in_last_tile = (stop - 1) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS) < planes.pixels
     count = seen - tl.where(in_last_tile, 0, 1)
     total = tl.sum(count, axis=0)
     mean_of_all = tl.sum(mean * count[None, :], axis=1) / total
@@ -53,18 +52,16 @@ def _moments(
 
 @triton.jit
 def _normalise(
-    x_ptr, noise_ptr, strength_ptr, bias_ptr, y_ptr, first, exists, sample, channel, start, stop, channels, pixels,
-    mean, factor, shift,
+    inputs, y_ptr, planes, start, stop, mean, factor, shift,
     ACT_BEFORE: tl.constexpr, ACT_AFTER: tl.constexpr, SLOPE: tl.constexpr, STRENGTH_STRIDE: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
     """y = act((z - mean) * factor + shift) over the tiles start to stop."""
     for tile in range(start, stop):
-        offset, mask = tile_of_planes(first, exists, tile, channels, pixels, CHANNELS_LAST, BLOCK_PIXELS)
+        offset, mask = tile_of_planes(planes, tile, CHANNELS_LAST, BLOCK_PIXELS)
         z = normalised_tile(
-            x_ptr, noise_ptr, strength_ptr, bias_ptr, offset, mask, exists, sample, channel, tile, pixels,
-            ACT_BEFORE, SLOPE, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, BLOCK_PIXELS,
-        )  # fmt: skip
+            inputs, planes, tile, offset, mask, ACT_BEFORE, SLOPE, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, BLOCK_PIXELS
+        )
         y = activate((z - over_pixels(mean)) * over_pixels(factor) + shift[:, None], ACT_AFTER, SLOPE, COMPUTE)
         tl.store(y_ptr + offset, y.to(y_ptr.dtype.element_ty), mask=mask)
 
@@ -78,27 +75,24 @@ def _forward_kernel(
     BLOCK_PLANES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
     """Planes that fit into registers: read once, written once."""
-    channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
-    sample, channel, plane, exists, first = block_of_planes(
-        tl.program_id(0), samples, channels, pixels, CHANNELS_LAST, BLOCK_PLANES
-    )
-    offset, mask = tile_of_planes(first, exists, 0, channels, pixels, CHANNELS_LAST, BLOCK_PIXELS)
+    inputs = Inputs(x_ptr, noise_ptr, strength_ptr, bias_ptr)
+    planes = block_of_planes(tl.program_id(0), samples, minor_groups, major, ALIGN, CHANNELS_LAST, BLOCK_PLANES)
+    offset, mask = tile_of_planes(planes, 0, CHANNELS_LAST, BLOCK_PIXELS)
     z = normalised_tile(
-        x_ptr, noise_ptr, strength_ptr, bias_ptr, offset, mask, exists, sample, channel, 0, pixels,
-        ACT_BEFORE, SLOPE, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, BLOCK_PIXELS,
-    )  # fmt: skip
+        inputs, planes, 0, offset, mask, ACT_BEFORE, SLOPE, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, BLOCK_PIXELS
+    )
     if noise_ptr is not None or bias_ptr is not None:
         z = tl.where(mask, z, 0.0)
-    count = tl.zeros((), COMPUTE) + pixels
+    count = tl.zeros((), COMPUTE) + planes.pixels
     mean = tl.sum(z, axis=1) / count
     deviation = tl.where(mask, z - mean[:, None], 0.0)
     rstd = tl.rsqrt(tl.sum(deviation * deviation, axis=1) / count + tl.full((), EPS, COMPUTE))
-    scale = per_plane(scale_ptr, scale_stride, sample, channel, exists, COMPUTE)
-    shift = per_plane(shift_ptr, shift_stride, sample, channel, exists, COMPUTE)
+    scale = per_plane(scale_ptr, scale_stride, planes, COMPUTE)
+    shift = per_plane(shift_ptr, shift_stride, planes, COMPUTE)
     y = activate(deviation * (scale * rstd)[:, None] + shift[:, None], ACT_AFTER, SLOPE, COMPUTE)
     tl.store(y_ptr + offset, y.to(y_ptr.dtype.element_ty), mask=mask)
-    tl.store(mean_ptr + plane, mean, mask=exists)
-    tl.store(rstd_ptr + plane, rstd, mask=exists)
+    tl.store(mean_ptr + planes.index, mean, mask=planes.exists)
+    tl.store(rstd_ptr + planes.index, rstd, mask=planes.exists)
 
 
 @triton.jit(
@@ -112,25 +106,22 @@ def _looping_forward_kernel(
     BLOCK_PLANES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
     """Planes, so few at a time that the second read of each comes from L2."""
-    channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
+    inputs = Inputs(x_ptr, noise_ptr, strength_ptr, bias_ptr)
     for block in range(tl.program_id(0), plane_blocks, tl.num_programs(0)):
-        sample, channel, plane, exists, first = block_of_planes(
-            block, samples, channels, pixels, CHANNELS_LAST, BLOCK_PLANES
-        )
+        planes = block_of_planes(block, samples, minor_groups, major, ALIGN, CHANNELS_LAST, BLOCK_PLANES)
         mean, m2 = _moments(
-            x_ptr, noise_ptr, strength_ptr, bias_ptr, first, exists, sample, channel, 0, tiles, channels, pixels,
+            inputs, planes, 0, tiles,
             ACT_BEFORE, SLOPE, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, BLOCK_PLANES, BLOCK_PIXELS,
         )  # fmt: skip
-        rstd = tl.rsqrt(m2 / (tl.zeros((), COMPUTE) + pixels) + tl.full((), EPS, COMPUTE))
-        scale = per_plane(scale_ptr, scale_stride, sample, channel, exists, COMPUTE)
-        shift = per_plane(shift_ptr, shift_stride, sample, channel, exists, COMPUTE)
+        rstd = tl.rsqrt(m2 / (tl.zeros((), COMPUTE) + planes.pixels) + tl.full((), EPS, COMPUTE))
+        scale = per_plane(scale_ptr, scale_stride, planes, COMPUTE)
+        shift = per_plane(shift_ptr, shift_stride, planes, COMPUTE)
         _normalise(
-            x_ptr, noise_ptr, strength_ptr, bias_ptr, y_ptr, first, exists, sample, channel, 0, tiles, channels, pixels,
-            mean, scale * rstd, shift,
+            inputs, y_ptr, planes, 0, tiles, mean, scale * rstd, shift,
             ACT_BEFORE, ACT_AFTER, SLOPE, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, BLOCK_PIXELS,
         )  # fmt: skip
-        tl.store(mean_ptr + plane, mean, mask=exists)
-        tl.store(rstd_ptr + plane, rstd, mask=exists)
+        tl.store(mean_ptr + planes.index, mean, mask=planes.exists)
+        tl.store(rstd_ptr + planes.index, rstd, mask=planes.exists)
 
 
 @triton.jit(do_not_specialize=["samples", "minor_groups", "major", "tiles"])
@@ -142,18 +133,15 @@ def _span_moments_kernel(
     BLOCK_PLANES: tl.constexpr, BLOCK_PIXELS: tl.constexpr, SPANS: tl.constexpr,
 ):  # fmt: skip
     """The moments of one span of tiles: partials [planes, SPANS]."""
-    channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
-    sample, channel, plane, exists, first = block_of_planes(
-        tl.program_id(0), samples, channels, pixels, CHANNELS_LAST, BLOCK_PLANES
-    )
+    planes = block_of_planes(tl.program_id(0), samples, minor_groups, major, ALIGN, CHANNELS_LAST, BLOCK_PLANES)
     span = tl.program_id(1)
-    start, stop = tiles_of_span(span, tiles, pixels, BLOCK_PIXELS)
+    start, stop = tiles_of_span(span, tiles, planes.pixels, BLOCK_PIXELS)
     mean, m2 = _moments(
-        x_ptr, noise_ptr, strength_ptr, bias_ptr, first, exists, sample, channel, start, stop, channels, pixels,
+        Inputs(x_ptr, noise_ptr, strength_ptr, bias_ptr), planes, start, stop,
         ACT_BEFORE, SLOPE, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, BLOCK_PLANES, BLOCK_PIXELS,
     )  # fmt: skip
-    tl.store(means_ptr + plane * SPANS + span, mean, mask=exists)
-    tl.store(m2s_ptr + plane * SPANS + span, m2, mask=exists)
+    tl.store(means_ptr + planes.index * SPANS + span, mean, mask=planes.exists)
+    tl.store(m2s_ptr + planes.index * SPANS + span, m2, mask=planes.exists)
 
 
 @triton.jit(do_not_specialize=["samples", "minor_groups", "major", "tiles", "scale_stride", "shift_stride"])
@@ -165,34 +153,30 @@ def _span_normalise_kernel(
     BLOCK_PLANES: tl.constexpr, BLOCK_PIXELS: tl.constexpr, SPANS: tl.constexpr, SPANS_POWER_OF_2: tl.constexpr,
 ):  # fmt: skip
     """Combines the moments of all spans and writes the output of one."""
-    channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
-    sample, channel, plane, exists, first = block_of_planes(
-        tl.program_id(0), samples, channels, pixels, CHANNELS_LAST, BLOCK_PLANES
-    )
+    planes = block_of_planes(tl.program_id(0), samples, minor_groups, major, ALIGN, CHANNELS_LAST, BLOCK_PLANES)
     others = tl.arange(0, SPANS_POWER_OF_2)
-    partial = plane[:, None] * SPANS + others[None, :]
-    mask = exists[:, None] & (others < SPANS)[None, :]
+    partial = planes.index[:, None] * SPANS + others[None, :]
+    mask = planes.exists[:, None] & (others < SPANS)[None, :]
     means = tl.load(means_ptr + partial, mask=mask, other=0.0)
     m2s = tl.load(m2s_ptr + partial, mask=mask, other=0.0)
     span_pixels = tiles * BLOCK_PIXELS
-    counts = tl.zeros((), COMPUTE) + tl.maximum(tl.minimum(pixels - others * span_pixels, span_pixels), 0)
-    count = tl.zeros((), COMPUTE) + pixels
+    counts = tl.zeros((), COMPUTE) + tl.maximum(tl.minimum(planes.pixels - others * span_pixels, span_pixels), 0)
+    count = tl.zeros((), COMPUTE) + planes.pixels
     mean = tl.sum(means * counts[None, :], axis=1) / count
     delta = means - mean[:, None]
     m2 = tl.sum(m2s + delta * delta * counts[None, :], axis=1)
     rstd = tl.rsqrt(m2 / count + tl.full((), EPS, COMPUTE))
-    scale = per_plane(scale_ptr, scale_stride, sample, channel, exists, COMPUTE)
-    shift = per_plane(shift_ptr, shift_stride, sample, channel, exists, COMPUTE)
+    scale = per_plane(scale_ptr, scale_stride, planes, COMPUTE)
+    shift = per_plane(shift_ptr, shift_stride, planes, COMPUTE)
     span = tl.program_id(1)
-    start, stop = tiles_of_span(span, tiles, pixels, BLOCK_PIXELS)
+    start, stop = tiles_of_span(span, tiles, planes.pixels, BLOCK_PIXELS)
     _normalise(
-        x_ptr, noise_ptr, strength_ptr, bias_ptr, y_ptr, first, exists, sample, channel, start, stop, channels, pixels,
-        mean, scale * rstd, shift,
+        Inputs(x_ptr, noise_ptr, strength_ptr, bias_ptr), y_ptr, planes, start, stop, mean, scale * rstd, shift,
         ACT_BEFORE, ACT_AFTER, SLOPE, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, BLOCK_PIXELS,
     )  # fmt: skip
     if span == 0:
-        tl.store(mean_ptr + plane, mean, mask=exists)
-        tl.store(rstd_ptr + plane, rstd, mask=exists)
+        tl.store(mean_ptr + planes.index, mean, mask=planes.exists)
+        tl.store(rstd_ptr + planes.index, rstd, mask=planes.exists)
 
 
 def launch_forward(
@@ -208,7 +192,7 @@ def launch_forward(
         return outputs
     launch = EpilogueLaunch(x, strength, act, slope, order, tensors=1)
     tiling = launch.tiling
-    before = x, noise_rows(x, noise, seed), *(None if t is None else t.contiguous() for t in (strength, bias))
+    before = x, noise_rows(x, noise, seed), contiguous(strength), contiguous(bias)
     style = rows(scale), rows(shift)
     strides = tuple(t.stride(0) for t in style)
     if tiling.resident:

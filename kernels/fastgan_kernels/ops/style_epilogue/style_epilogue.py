@@ -23,7 +23,7 @@ from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_activation, check_eps, check_feature_map, check_operand, check_strength
 from fastgan_kernels.layout import empty_dense
 from fastgan_kernels.noise import draw_seed, normal_noise
-from fastgan_kernels.ops.style_epilogue.backward import empty_gradients, launch_backward
+from fastgan_kernels.ops.style_epilogue.backward import launch_backward, new_gradients
 from fastgan_kernels.ops.style_epilogue.forward import launch_forward
 from fastgan_kernels.ops.style_epilogue.tile import new_statistic
 from fastgan_kernels.precision import compute_dtype
@@ -83,9 +83,8 @@ class _Normalisation:
 
 
 def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    tensors, _mean_and_rstd, settings = inputs[:8], inputs[8:10], inputs[10:]
-    ctx.act, ctx.slope, ctx.order, ctx.eps, *ctx.has_gradients = settings
-    ctx.save_for_backward(*tensors)
+    ctx.act, ctx.slope, _, ctx.eps, _ = inputs[10:]
+    ctx.save_for_backward(*inputs[:8])
 
 
 def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -107,20 +106,17 @@ def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | Non
 
     def narrow(t: Tensor | None, like: Tensor | None) -> Tensor | None:
         """The gradient of ``like`` from its summands for every element of x."""
-        return None if t is None or like is None else t.sum_to_size(wide(like).shape).reshape(like.shape).to(like.dtype)
+        return None if t is None or like is None else t.sum_to_size(wide(like).shape).reshape(like.shape)
 
     def through(t: Tensor | None, y: Tensor | None) -> Tensor | None:
         return None if t is None else _through(t, y, ctx.act, ctx.slope)
 
     with reference.no_autocast(x):
-        # An output that was not asked for is empty, and so is what comes back for it.
-        vx, a, b, vnoise, vstrength, vbias = (
-            wide(t) if has else None for t, has in zip(cotangents, ctx.has_gradients, strict=True)
-        )
+        vx, a, b, vnoise, vstrength, vbias = map(wide, cotangents)
         noise = noise if seed is None else normal_noise(seed, x.detach())
         n, s, style = wide(noise), wide(strength), wide(scale)
-        p = _sum(wide(x), _product(s, n), wide(bias))
-        v = _sum(vx, _product(vnoise, s), _product(vstrength, n), vbias)
+        p = reference.sum_of(wide(x), _product(s, n), wide(bias))
+        v = reference.sum_of(vx, _product(vnoise, s), _product(vstrength, n), vbias)
         v = None if v is None else v.expand(x.shape)
         if shift is None:
             norm = _Normalisation(through(p, p), ctx.eps)
@@ -132,21 +128,15 @@ def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | Non
             dg, dp, dscale = norm.second_order(through(wide(g), y), style, v, a, b)
             dg, first = through(dg, y), norm.gradient(through(wide(g), y), style)
         return (
-            dg.to(g.dtype),
-            dp.to(x.dtype),
+            dg,
+            dp,
             narrow(dscale, scale),
             None,
-            narrow(_sum(_product(dp, s), _product(first, vstrength)), noise if seed is None else None),
+            narrow(reference.sum_of(_product(dp, s), _product(first, vstrength)), noise if seed is None else None),
             None,
-            narrow(_sum(_product(dp, n), _product(first, vnoise)), strength),
+            narrow(reference.sum_of(_product(dp, n), _product(first, vnoise)), strength),
             narrow(dp, bias),
-            *(None,) * 12,
         )
-
-
-def _sum(*terms: Tensor | None) -> Tensor | None:
-    present = [t for t in terms if t is not None]
-    return sum(present[1:], present[0]) if present else None
 
 
 def _product(*factors: Tensor | None) -> Tensor | None:
@@ -158,37 +148,25 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     _, mean, rstd = output
     ctx.mark_non_differentiable(mean, rstd)
     ctx.settings = act, slope, order, eps
-    ctx.dtypes = [None if t is None else t.dtype for t in inputs[:7]]
     activated_last = order == "tutorial" and act != "linear"
     ctx.save_for_backward(x, scale, shift if activated_last else None, *tensors, mean, rstd)
 
 
-def _backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    if dy is None:
-        return (None,) * 11
-    needs = [ctx.needs_input_grad[i] for i in _DIFFERENTIABLE]
-    gradients: list[Tensor | None] = [None] * 11
-    computed = _style_epilogue_backward(dy, *ctx.saved_tensors, *ctx.settings, *needs)
-    for i, gradient, need in zip(_DIFFERENTIABLE, computed, needs, strict=True):
-        gradients[i] = gradient.to(ctx.dtypes[i]) if need else None
-    return tuple(gradients)
-
-
-# Of the arguments of the op: x, scale, shift, noise, strength and bias.
-_DIFFERENTIABLE = (0, 1, 2, 3, 5, 6)
-
-
-def _fake_backward(g: Tensor, x: Tensor, *others: Any) -> tuple[Tensor, ...]:
-    return empty_gradients(x, others[4], *others[-6:])
+def _backward(ctx: Any, dy: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    x, scale, shift, noise, _, strength, bias = ctx.needs_input_grad[:7]
+    needs = [x, scale, shift, noise, strength, bias]
+    dx, dscale, dshift, dnoise, dstrength, dbias = _style_epilogue_backward(
+        dy, *ctx.saved_tensors, *ctx.settings, needs
+    )
+    return dx, dscale, dshift, dnoise, None, dstrength, dbias
 
 
 _style_epilogue_backward = DifferentiableOp(
     "style_epilogue_backward(Tensor g, Tensor x, Tensor scale, Tensor? shift, Tensor? noise, Tensor? seed,"
     " Tensor? strength, Tensor? bias, Tensor mean, Tensor rstd, str act, float slope, str order, float eps,"
-    " bool needs_x, bool needs_scale, bool needs_shift, bool needs_noise, bool needs_strength, bool needs_bias)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    " bool[] needs) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     launch=launch_backward,
-    fake=_fake_backward,
+    fake=lambda g, x, scale, shift, noise, seed, strength, *_: new_gradients(x, strength),
     setup_context=_save_for_double_backward,
     backward=_double_backward,
     is_gradient=True,

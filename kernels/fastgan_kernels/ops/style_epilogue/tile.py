@@ -1,10 +1,11 @@
 """What the two passes of adain and style_epilogue share: the tile that is normalised, and the launch.
 
-Normalised is z = act(x + strength * noise + bias), of which every part but x may be absent; an absent operand is None,
+What is normalised is z = act(x + strength * noise + bias). Every part but x may be absent: an absent operand is None,
 an absent activation "linear". z is computed again wherever x is read again.
 """
 
 import math
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -17,45 +18,48 @@ from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
 from fastgan_kernels.tiling import PlaneTiling, alignment, plane_tiling
 
 
+class Inputs(NamedTuple):
+    """In kernels, the pointers of what z is computed from."""
+
+    x_ptr: Any
+    noise_ptr: Any
+    strength_ptr: Any
+    bias_ptr: Any
+
+
 @triton.jit
-def per_plane(ptr, stride, sample, channel, exists, COMPUTE: tl.constexpr):
+def per_plane(ptr, stride, planes, COMPUTE: tl.constexpr):
     """The scale or shift of each plane, from a matrix [N, C] with a row stride."""
-    return tl.load(ptr + (sample * stride + channel), mask=exists, other=0.0).to(COMPUTE)
+    return tl.load(ptr + (planes.sample * stride + planes.channel), mask=planes.exists, other=0.0).to(COMPUTE)
 
 
 @triton.jit
 def noise_of_tile(
-    noise_ptr,
-    sample,
-    tile,
-    pixels,
-    mask,
-    CHANNELS_LAST: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_PIXELS: tl.constexpr,
+    noise_ptr, planes, tile, mask, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, BLOCK_PIXELS: tl.constexpr
 ):
     """The noise [N, pixels] under a tile of a block of planes, ready to broadcast."""
     pixel = tile * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
+    line = noise_ptr + planes.sample * planes.pixels
     if CHANNELS_LAST:
-        return tl.load(noise_ptr + sample * pixels + pixel, mask=pixel < pixels, other=0.0).to(COMPUTE)[None, :]
+        return tl.load(line + pixel, mask=pixel < planes.pixels, other=0.0).to(COMPUTE)[None, :]
     else:
-        return tl.load((noise_ptr + sample * pixels)[:, None] + pixel[None, :], mask=mask, other=0.0).to(COMPUTE)
+        return tl.load(line[:, None] + pixel[None, :], mask=mask, other=0.0).to(COMPUTE)
 
 
 @triton.jit
 def normalised_tile(
-    x_ptr, noise_ptr, strength_ptr, bias_ptr, offset, mask, exists, sample, channel, tile, pixels,
-    ACT: tl.constexpr, SLOPE: tl.constexpr, STRENGTH_STRIDE: tl.constexpr,
+    inputs, planes, tile, offset, mask, ACT: tl.constexpr, SLOPE: tl.constexpr, STRENGTH_STRIDE: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
     """z of a tile of a block of planes; not 0 where there is no element."""
-    z = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-    if noise_ptr is not None:
-        strength = tl.load(strength_ptr + channel * STRENGTH_STRIDE, mask=exists, other=0.0).to(COMPUTE)
-        noise = noise_of_tile(noise_ptr, sample, tile, pixels, mask, CHANNELS_LAST, COMPUTE, BLOCK_PIXELS)
+    z = tl.load(inputs.x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+    if inputs.noise_ptr is not None:
+        strength_ptr = inputs.strength_ptr + planes.channel * STRENGTH_STRIDE
+        strength = tl.load(strength_ptr, mask=planes.exists, other=0.0).to(COMPUTE)
+        noise = noise_of_tile(inputs.noise_ptr, planes, tile, mask, CHANNELS_LAST, COMPUTE, BLOCK_PIXELS)
         z += strength[:, None] * noise
-    if bias_ptr is not None:
-        z += tl.load(bias_ptr + channel, mask=exists, other=0.0).to(COMPUTE)[:, None]
+    if inputs.bias_ptr is not None:
+        z += tl.load(inputs.bias_ptr + planes.channel, mask=planes.exists, other=0.0).to(COMPUTE)[:, None]
     return activate(z, ACT, SLOPE, COMPUTE)
 
 
@@ -80,9 +84,7 @@ class EpilogueLaunch:
             "CHANNELS_LAST": channels_last,
             "COMPUTE": triton_compute_dtype(x.dtype),
             "ALIGN": align,
-            "BLOCK_PLANES": self.tiling.block_planes,
-            "BLOCK_PIXELS": self.tiling.block_pixels,
-            "num_warps": self.tiling.num_warps,
+            **self.tiling.constants,
         }
 
     def new_partials(self, x: Tensor) -> Tensor:
