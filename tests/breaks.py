@@ -59,8 +59,8 @@ statistics: the last span is left out
 + (others < SPANS - 1)
 @ ops/style_epilogue/tile.py test_adain.py
 stride: every sample takes the style of the first
-- sample * stride + channel
-+ sample * 0 + channel
+- planes.sample * stride + planes.channel
++ planes.sample * 0 + planes.channel
 @ layout.py test_bias_act.py bias_act
 layout: any strides are read as if contiguous
 - return x if x.is_contiguous() or x.movedim(1, -1).is_contiguous() else x.contiguous()
@@ -121,11 +121,11 @@ mask: lanes past the end enter the gradients of bias and strength
 - dx = tl.where(mask, dx, 0.0)
 + dx = dx
 tutorial's order: the sign of the activation's input without the shift
-- y = (z - mean[:, None]) * factor[:, None] + shift[:, None]
-+ y = (z - mean[:, None]) * factor[:, None]
+- (norm.scale * norm.rstd)[:, None] + norm.shift[:, None]
++ (norm.scale * norm.rstd)[:, None]
 @ ops/style_epilogue/style_epilogue.py test_style_epilogue.py
 second order: the strength's gradient without the noise's cotangent
-- narrow(_sum(_product(dp, n), _product(first, vnoise)), strength)
+- narrow(reference.sum_of(_product(dp, n), _product(first, vnoise)), strength)
 + narrow(_product(dp, n), strength)
 @ ops/bias_act.py
 output mask: a gradient that nobody asked for
@@ -137,8 +137,8 @@ output mask: the second gradient of a constant dy
 + needs_dy = True
 @ ops/style_epilogue/backward.py test_every_op.py adain
 output mask: the gradient of a constant scale
-- new(needs_scale, n, c)
-+ new(True, n, c)
+- (t if need else None for t, need in zip(new_gradients
++ (t for t, need in zip(new_gradients
 @ autograd.py test_bias_act.py bias_act
 compile: the eager route inside a compiled region
 - if torch.compiler.is_compiling() or _route.registered:
@@ -175,11 +175,11 @@ penalty: rows past the end of the last block count as norms of zero
 + excess * excess
 @ ops/interpolate.py
 stride: shares with strides of their own are read as neighbours
-- alpha_ptr + row * alpha_stride
-+ alpha_ptr + row
+- alpha_ptr + tile.row * alpha_stride
++ alpha_ptr + tile.row
 sum: the share has the gradient of its last tile alone
-- return dreal, dfake, dalpha if partials is None else sum_partials(partials)
-+ return dreal, dfake, dalpha if partials is None else partials[0, :, -1].clone()
+- return dreal, dfake, None if partials is None else sum_partials(partials)
++ return dreal, dfake, None if partials is None else partials[0, :, -1].clone()
 second order: cotangents of the images exchange their shares
 - dg = _interpolate(u, w, alpha)
 + dg = _interpolate(w, u, alpha)
@@ -209,24 +209,24 @@ noise: the second order takes the strength for its cotangent
 + _noise_injection_backward(g, strength, b, None,
 @ ops/minibatch_stddev.py
 stddev: the members of a group are neighbours
-- sample = member.to(tl.int64) * groups + group
-+ sample = group.to(tl.int64) * MEMBERS + member
+- member.to(tl.int64) * place.groups + place.group
++ place.group.to(tl.int64) * MEMBERS + member
 stddev: members that a group does not have enter its variance
-- tl.where(mask, x - (tl.sum(x, axis=0) / count)[None, :, :], 0.0)
-+ x - (tl.sum(x, axis=0) / count)[None, :, :]
+- tl.where(mask, x - mean[None, :, :], 0.0)
++ x - mean[None, :, :]
 stddev: the first gradient forgets to divide by the members
 - (features.to(COMPUTE) * MEMBERS)
 + features.to(COMPUTE)
 stddev: the second order without the mean of its cotangent
-- (v - mean_v[None, :, :] - xh
-+ (v - xh
+- (w - mean_v[None, :, :] - xh
++ (w - xh
 @ ops/pixel_norm.py
 pixel norm: divided by the tile, not by the channels
-- count, eps = channels.to(COMPUTE)
-+ count, eps = tl.full((), BLOCK_CHANNELS, COMPUTE)
+- shape[1].to(COMPUTE)
++ tl.full((), values.shape[1], COMPUTE)
 pixel norm: the mean square is a constant to the first gradient
-- dx = (g - xh * mean_gxh[:, None, :])
-+ dx = (g + 0 * xh)
+- dx = (g - x * (r * mean_gxh)[:, None, :])
++ dx = (g + 0 * x)
 pixel norm: chunks of channels from the first one only
 - channel = start + tl.arange
 + channel = 0 * start + tl.arange

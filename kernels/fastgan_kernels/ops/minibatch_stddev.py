@@ -14,12 +14,10 @@ and for a cotangent v of dx the gradients of <dx, v> are
 
     ddy[:, :C] = v,    ddy[:, C + f] = mean over the J features of mean_g(v * xh),
     ddx = a / (G J sigma) * (v - mean_g(v) - xh * mean_g(v * xh)).
-
-Saved for backward: x alone; for the second order x and a.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -41,17 +39,25 @@ _EPS = tl.constexpr(1e-8)
 # too, at an offset inside y.
 
 
-@triton.jit
-def _tile(
-    rows, col_groups, y_groups, tiles, col_tiles,
-    SETS: tl.constexpr, ALIGN: tl.constexpr, Y_ALIGN: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
-):  # fmt: skip
-    """This program's group and set of columns, offsets of its tile within a sample of x and of y, which elements exist,
-    and the lengths of the two samples.
+class Place(NamedTuple):
+    """In kernels, where a program's tile lies: its group of how many, offsets within a sample of x and of y, which
+    elements exist, and the lengths of the two samples."""
 
-    The widths are products with constants, from which the compiler knows how rows are aligned.
-    """
+    group: Any
+    groups: Any
+    in_x: Any
+    in_y: Any
+    exists: Any
+    length: Any
+    y_length: Any
+
+
+@triton.jit
+def _place(
+    groups, rows, col_groups, y_groups, tiles, col_tiles, SETS: tl.constexpr, ALIGN: tl.constexpr,
+    Y_ALIGN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+):  # fmt: skip
+    """The widths are products with constants, from which the compiler knows how rows are aligned."""
     cols = col_groups.to(tl.int64) * ALIGN
     y_cols = y_groups.to(tl.int64) * Y_ALIGN
     group_and_set = tl.program_id(0) // tiles
@@ -62,48 +68,48 @@ def _tile(
     col_of_sample = group_and_set % SETS * cols + col
     in_x = row[:, None] * (cols * SETS) + col_of_sample[None, :]
     in_y = row[:, None] * y_cols + col_of_sample[None, :]
-    return group_and_set // SETS, in_x, in_y, exists, cols * SETS * rows, y_cols * rows
+    return Place(group_and_set // SETS, groups, in_x, in_y, exists, cols * SETS * rows, y_cols * rows)
 
 
 @triton.jit
-def _members(start, group, groups, exists, MEMBERS: tl.constexpr, BLOCK_MEMBERS: tl.constexpr):
-    """The samples that are a group's members from ``start`` on, and which elements of a tile of them exist."""
+def _members(start, place, MEMBERS: tl.constexpr, BLOCK_MEMBERS: tl.constexpr):
+    """Offsets in x and in y of the members of a group from ``start`` on, and which elements exist."""
     member = start + tl.arange(0, BLOCK_MEMBERS)
-    sample = member.to(tl.int64) * groups + group
-    return sample[:, None, None], (member < MEMBERS)[:, None, None] & exists[None, :, :]
+    sample = (member.to(tl.int64) * place.groups + place.group)[:, None, None]
+    mask = (member < MEMBERS)[:, None, None] & place.exists[None, :, :]
+    return sample * place.length + place.in_x[None, :, :], sample * place.y_length + place.in_y[None, :, :], mask
 
 
 # More members than a program holds are read once for the mean, again for what the mean enters, and again for gradients.
-# A few kilobytes a program: all but the first read come from L2.
+# A few kilobytes a program: all but the first read come from L2. Fewer are read once: x is then their tile, else None.
 
 
 @triton.jit
-def _mean(
-    x_ptr, group, groups, length, in_x, exists,
-    MEMBERS: tl.constexpr, COMPUTE: tl.constexpr,
+def _moments(
+    x, x_ptr, place, MEMBERS: tl.constexpr, COMPUTE: tl.constexpr,
     BLOCK_MEMBERS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    total = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
-    for start in range(0, MEMBERS, BLOCK_MEMBERS):
-        sample, mask = _members(start, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
-        total += tl.load(x_ptr + (sample * length + in_x[None, :, :]), mask=mask, other=0.0).to(COMPUTE)
-    return tl.sum(total, axis=0) / tl.full((), MEMBERS, COMPUTE)
-
-
-@triton.jit
-def _variance(
-    x_ptr, mean, group, groups, length, in_x, exists,
-    MEMBERS: tl.constexpr, COMPUTE: tl.constexpr,
-    BLOCK_MEMBERS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
-):  # fmt: skip
-    """The variance plus epsilon."""
-    total = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
-    for start in range(0, MEMBERS, BLOCK_MEMBERS):
-        sample, mask = _members(start, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
-        x = tl.load(x_ptr + (sample * length + in_x[None, :, :]), mask=mask, other=0.0).to(COMPUTE)
+    """The mean, and the variance plus epsilon."""
+    count = tl.full((), MEMBERS, COMPUTE)
+    if x is not None:
+        _, _, mask = _members(0, place, MEMBERS, BLOCK_MEMBERS)
+        mean = tl.sum(x, axis=0) / count
         deviation = tl.where(mask, x - mean[None, :, :], 0.0)
-        total += deviation * deviation
-    return tl.sum(total, axis=0) / tl.full((), MEMBERS, COMPUTE) + tl.full((), _EPS, COMPUTE)
+        squares = tl.sum(deviation * deviation, axis=0)
+    else:
+        total = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
+        for start in range(0, MEMBERS, BLOCK_MEMBERS):
+            offset, _, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
+            total += tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+        mean = tl.sum(total, axis=0) / count
+        total = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
+        for start in range(0, MEMBERS, BLOCK_MEMBERS):
+            offset, _, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
+            z = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+            deviation = tl.where(mask, z - mean[None, :, :], 0.0)
+            total += deviation * deviation
+        squares = tl.sum(total, axis=0)
+    return mean, squares / count + tl.full((), _EPS, COMPUTE)
 
 
 @triton.jit
@@ -120,29 +126,19 @@ def _forward_kernel(
     BLOCK_MEMBERS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """Copies x into y; the sum of sigma over each tile."""
-    group, in_x, in_y, exists, length, y_length = _tile(
-        rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS
-    )
-    count = tl.full((), MEMBERS, COMPUTE)
+    place = _place(groups, rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS)
+    x = None
     if MEMBERS <= BLOCK_MEMBERS:
-        sample, mask = _members(0, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
-        x = tl.load(x_ptr + (sample * length + in_x[None, :, :]), mask=mask, other=0.0)
-        tl.store(y_ptr + (sample * y_length + in_y[None, :, :]), x, mask=mask)
+        offset, in_y, mask = _members(0, place, MEMBERS, BLOCK_MEMBERS)
+        x = tl.load(x_ptr + offset, mask=mask, other=0.0)
+        tl.store(y_ptr + in_y, x, mask=mask)
         x = x.to(COMPUTE)
-        deviation = tl.where(mask, x - (tl.sum(x, axis=0) / count)[None, :, :], 0.0)
-        variance = tl.sum(deviation * deviation, axis=0) / count + tl.full((), _EPS, COMPUTE)
-    else:
-        mean = _mean(
-            x_ptr, group, groups, length, in_x, exists, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS
-        )
-        variance = _variance(
-            x_ptr, mean, group, groups, length, in_x, exists, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS
-        )
+    _, variance = _moments(x, x_ptr, place, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS)
+    if x is None:
         for start in range(0, MEMBERS, BLOCK_MEMBERS):
-            sample, mask = _members(start, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
-            x = tl.load(x_ptr + (sample * length + in_x[None, :, :]), mask=mask, other=0.0)
-            tl.store(y_ptr + (sample * y_length + in_y[None, :, :]), x, mask=mask)
-    _store_sum(partials_ptr, tl.sqrt(variance), exists)
+            offset, in_y, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
+            tl.store(y_ptr + in_y, tl.load(x_ptr + offset, mask=mask, other=0.0), mask=mask)
+    _store_sum(partials_ptr, tl.sqrt(variance), place.exists)
 
 
 @triton.jit(
@@ -163,14 +159,12 @@ def _fill_kernel(
         partial = start + tl.arange(0, BLOCK_PARTIALS)
         total += tl.load(partials_ptr + (first + partial), mask=partial < partials, other=0.0)
     value = tl.sum(total, axis=0) / features.to(COMPUTE)
-    group, _, in_y, exists, _, y_length = _tile(
-        rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS
-    )
-    in_y += start_groups.to(tl.int64) * ALIGN
+    place = _place(groups, rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS)
+    y_ptr += start_groups.to(tl.int64) * ALIGN
     filled = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE) + value
     for start in range(0, MEMBERS, BLOCK_MEMBERS):
-        sample, mask = _members(start, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
-        tl.store(y_ptr + (sample * y_length + in_y[None, :, :]), filled.to(y_ptr.dtype.element_ty), mask=mask)
+        _, in_y, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
+        tl.store(y_ptr + in_y, filled.to(y_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["start_groups", "groups", "rows", "col_groups", "y_groups", "tiles", "col_tiles"])
@@ -181,15 +175,13 @@ def _sums_kernel(
     BLOCK_MEMBERS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """Sums of dy over the members and the pixels of a tile of the appended channels."""
-    group, _, in_y, exists, _, y_length = _tile(
-        rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS
-    )
-    in_y += start_groups.to(tl.int64) * ALIGN
+    place = _place(groups, rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS)
+    dy_ptr += start_groups.to(tl.int64) * ALIGN
     total = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
     for start in range(0, MEMBERS, BLOCK_MEMBERS):
-        sample, mask = _members(start, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
-        total += tl.load(dy_ptr + (sample * y_length + in_y[None, :, :]), mask=mask, other=0.0).to(COMPUTE)
-    _store_sum(sums_ptr, tl.sum(total, axis=0), exists)
+        _, in_y, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
+        total += tl.load(dy_ptr + in_y, mask=mask, other=0.0).to(COMPUTE)
+    _store_sum(sums_ptr, tl.sum(total, axis=0), place.exists)
 
 
 @triton.jit(do_not_specialize=["features", "groups", "rows", "col_groups", "y_groups", "tiles", "col_tiles"])
@@ -200,35 +192,24 @@ def _backward_kernel(
     BLOCK_MEMBERS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """dx = dy[:, :C] + a / (G J) * xh."""
-    group, in_x, in_y, exists, length, y_length = _tile(
-        rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS
-    )
+    place = _place(groups, rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS)
     factor = tl.load(sums_ptr + tl.program_id(0) // tiles) / (features.to(COMPUTE) * MEMBERS)
-    count = tl.full((), MEMBERS, COMPUTE)
+    x, dy = None, None
     if MEMBERS <= BLOCK_MEMBERS:
-        sample, mask = _members(0, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
-        offset = sample * length + in_x[None, :, :]
+        offset, in_y, mask = _members(0, place, MEMBERS, BLOCK_MEMBERS)
         x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-        dy = tl.load(dy_ptr + (sample * y_length + in_y[None, :, :]), mask=mask, other=0.0).to(COMPUTE)
-        deviation = tl.where(mask, x - (tl.sum(x, axis=0) / count)[None, :, :], 0.0)
-        variance = tl.sum(deviation * deviation, axis=0) / count + tl.full((), _EPS, COMPUTE)
-        dx = dy + deviation * (factor * tl.rsqrt(variance))[None, :, :]
+        dy = tl.load(dy_ptr + in_y, mask=mask, other=0.0).to(COMPUTE)
+    mean, variance = _moments(x, x_ptr, place, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS)
+    factors = factor * tl.rsqrt(variance)
+    for start in range(0, MEMBERS, BLOCK_MEMBERS):
+        offset, in_y, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
+        if MEMBERS > BLOCK_MEMBERS:
+            z = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+            dx = tl.load(dy_ptr + in_y, mask=mask, other=0.0).to(COMPUTE)
+        else:
+            z, dx = x, dy
+        dx += (z - mean[None, :, :]) * factors[None, :, :]
         tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
-    else:
-        mean = _mean(
-            x_ptr, group, groups, length, in_x, exists, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS
-        )
-        variance = _variance(
-            x_ptr, mean, group, groups, length, in_x, exists, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS
-        )
-        factors = factor * tl.rsqrt(variance)
-        for start in range(0, MEMBERS, BLOCK_MEMBERS):
-            sample, mask = _members(start, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
-            offset = sample * length + in_x[None, :, :]
-            x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            dy = tl.load(dy_ptr + (sample * y_length + in_y[None, :, :]), mask=mask, other=0.0).to(COMPUTE)
-            dx = dy + (x - mean[None, :, :]) * factors[None, :, :]
-            tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["features", "groups", "rows", "col_groups", "y_groups", "tiles", "col_tiles"])
@@ -240,60 +221,48 @@ def _double_backward_kernel(
 ):  # fmt: skip
     """ddy without its appended channels, the sums of mean_g(v * xh) over each tile, and ddx.
 
-    Where nobody asked for ddy it is None, and so are the sums.
+    Where ddy is not needed it is None, and so are the sums.
     """
-    group, in_x, in_y, exists, length, y_length = _tile(
-        rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS
-    )
+    place = _place(groups, rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS)
     factor = tl.load(sums_ptr + tl.program_id(0) // tiles) / (features.to(COMPUTE) * MEMBERS)
     count = tl.full((), MEMBERS, COMPUTE)
+    x, v = None, None
     if MEMBERS <= BLOCK_MEMBERS:
-        sample, mask = _members(0, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
-        offset = sample * length + in_x[None, :, :]
+        offset, in_y, mask = _members(0, place, MEMBERS, BLOCK_MEMBERS)
         x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
         v = tl.load(v_ptr + offset, mask=mask, other=0.0)
         if ddy_ptr is not None:
-            tl.store(ddy_ptr + (sample * y_length + in_y[None, :, :]), v, mask=mask)
+            tl.store(ddy_ptr + in_y, v, mask=mask)
         v = v.to(COMPUTE)
-        deviation = tl.where(mask, x - (tl.sum(x, axis=0) / count)[None, :, :], 0.0)
-        variance = tl.sum(deviation * deviation, axis=0) / count + tl.full((), _EPS, COMPUTE)
-        rstd = tl.rsqrt(variance)
-        xh = deviation * rstd[None, :, :]
-        mean_vxh = tl.sum(v * xh, axis=0) / count
-        mean_v = tl.sum(v, axis=0) / count
-        ddx = (v - mean_v[None, :, :] - xh * mean_vxh[None, :, :]) * (factor * rstd)[None, :, :]
-        tl.store(ddx_ptr + offset, ddx.to(ddx_ptr.dtype.element_ty), mask=mask)
+    mean, variance = _moments(x, x_ptr, place, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS)
+    rstd = tl.rsqrt(variance)
+    if MEMBERS <= BLOCK_MEMBERS:
+        sum_v, sum_vxh = v, v * (x - mean[None, :, :]) * rstd[None, :, :]
     else:
-        mean = _mean(
-            x_ptr, group, groups, length, in_x, exists, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS
-        )
-        variance = _variance(
-            x_ptr, mean, group, groups, length, in_x, exists, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS
-        )
-        rstd = tl.rsqrt(variance)
         sum_v = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
         sum_vxh = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
         for start in range(0, MEMBERS, BLOCK_MEMBERS):
-            sample, mask = _members(start, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
-            offset = sample * length + in_x[None, :, :]
-            x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            v = tl.load(v_ptr + offset, mask=mask, other=0.0)
+            offset, in_y, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
+            z = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+            w = tl.load(v_ptr + offset, mask=mask, other=0.0)
             if ddy_ptr is not None:
-                tl.store(ddy_ptr + (sample * y_length + in_y[None, :, :]), v, mask=mask)
-            sum_v += v.to(COMPUTE)
-            sum_vxh += v.to(COMPUTE) * (x - mean[None, :, :]) * rstd[None, :, :]
-        mean_vxh = tl.sum(sum_vxh, axis=0) / count
-        mean_v = tl.sum(sum_v, axis=0) / count
-        for start in range(0, MEMBERS, BLOCK_MEMBERS):
-            sample, mask = _members(start, group, groups, exists, MEMBERS, BLOCK_MEMBERS)
-            offset = sample * length + in_x[None, :, :]
-            x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            v = tl.load(v_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            xh = (x - mean[None, :, :]) * rstd[None, :, :]
-            ddx = (v - mean_v[None, :, :] - xh * mean_vxh[None, :, :]) * (factor * rstd)[None, :, :]
-            tl.store(ddx_ptr + offset, ddx.to(ddx_ptr.dtype.element_ty), mask=mask)
+                tl.store(ddy_ptr + in_y, w, mask=mask)
+            sum_v += w.to(COMPUTE)
+            sum_vxh += w.to(COMPUTE) * (z - mean[None, :, :]) * rstd[None, :, :]
+    mean_vxh = tl.sum(sum_vxh, axis=0) / count
+    mean_v = tl.sum(sum_v, axis=0) / count
+    for start in range(0, MEMBERS, BLOCK_MEMBERS):
+        offset, _, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
+        if MEMBERS > BLOCK_MEMBERS:
+            z = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+            w = tl.load(v_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+        else:
+            z, w = x, v
+        xh = (z - mean[None, :, :]) * rstd[None, :, :]
+        ddx = (w - mean_v[None, :, :] - xh * mean_vxh[None, :, :]) * (factor * rstd)[None, :, :]
+        tl.store(ddx_ptr + offset, ddx.to(ddx_ptr.dtype.element_ty), mask=mask)
     if partials_ptr is not None:
-        _store_sum(partials_ptr, mean_vxh, exists)
+        _store_sum(partials_ptr, mean_vxh, place.exists)
 
 
 class _Launch:
@@ -333,10 +302,7 @@ class _Launch:
             "COMPUTE": triton_compute_dtype(x.dtype),
             "ALIGN": align,
             "Y_ALIGN": y_align,
-            "BLOCK_MEMBERS": tiling.block_members,
-            "BLOCK_ROWS": tiling.block_rows,
-            "BLOCK_COLS": tiling.block_cols,
-            "num_warps": tiling.num_warps,
+            **tiling.constants,
         }
         return tiling, extents, constants
 
@@ -391,24 +357,25 @@ def _launch_backward(dy: Tensor, x: Tensor, group_size: int, sets: int) -> tuple
     return dx, sums
 
 
-def _new_second_gradients(x: Tensor, sets: int, needs_dy: bool) -> tuple[Tensor, Tensor]:
-    return empty_dense(x, channels=x.shape[1] + sets) if needs_dy else x.new_empty(0), empty_dense(x)
+def _new_second_gradients(x: Tensor, sets: int) -> tuple[Tensor, Tensor]:
+    return empty_dense(x, channels=x.shape[1] + sets), empty_dense(x)
 
 
 def _launch_double_backward(
-    v: Tensor, x: Tensor, sums: Tensor, group_size: int, sets: int, needs_dy: bool
-) -> tuple[Tensor, Tensor]:
+    v: Tensor, x: Tensor, sums: Tensor, group_size: int, sets: int, needs: list[bool]
+) -> tuple[Tensor | None, Tensor]:
+    """The gradients in dy, where needed, and in x, which always is: only for its sake is dx computed."""
     x = dense(x)
-    ddy, ddx = _new_second_gradients(x, sets, needs_dy)
+    ddy, ddx = _new_second_gradients(x, sets)
+    ddy = ddy if needs[0] else None
     if x.numel() == 0:
-        return ddy.zero_(), ddx
+        return None if ddy is None else ddy.zero_(), ddx
     launch = _Launch(x, group_size, sets)
-    partials = launch.new_partials(x, launch.x_tiling) if needs_dy else None
+    partials = launch.new_partials(x, launch.x_tiling) if needs[0] else None
     _double_backward_kernel[launch.grid(launch.x_tiling)](
-        dense(v, like=x), x, sums, ddy if needs_dy else None, partials, ddx,
-        launch.features, *launch.of_x, **launch.x_constants,
-    )  # fmt: skip
-    if needs_dy:
+        dense(v, like=x), x, sums, ddy, partials, ddx, launch.features, *launch.of_x, **launch.x_constants
+    )
+    if needs[0]:
         launch.fill(ddy, partials)
     return ddy, ddx
 
@@ -418,36 +385,29 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], y: Tensor) -> None:
     ctx.save_for_backward(x)
 
 
-def _backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, None, None]:
-    if dy is None:
-        return None, None, None
-    (x,) = ctx.saved_tensors
-    dx, _ = _minibatch_stddev_backward(dy, x, *ctx.settings)
-    return dx, None, None
+def _backward(ctx: Any, dy: Tensor) -> Tensor:
+    return _minibatch_stddev_backward(dy, *ctx.saved_tensors, *ctx.settings)[0]
 
 
 def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     _, x, *ctx.settings = inputs
-    # The sums stay differentiable, though nobody asks for their gradient: so a third order that comes by way of dy
+    # The sums stay differentiable, though their gradient is never needed: so a third order that comes by way of dy
     # meets the op that refuses it.
     ctx.save_for_backward(x, output[1])
 
 
 def _double_backward(ctx: Any, v: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     if v is None:
-        return None, None, None, None
-    # x needs a gradient, or dx would not have been asked for.
+        return ()
     needs_dy = ctx.needs_input_grad[0]
-    ddy, ddx = _minibatch_stddev_double_backward(v, *ctx.saved_tensors, *ctx.settings, needs_dy)
-    return ddy if needs_dy else None, ddx, None, None
+    return _minibatch_stddev_double_backward(v, *ctx.saved_tensors, *ctx.settings, [needs_dy, True])
 
 
 _minibatch_stddev_double_backward = DifferentiableOp(
-    "minibatch_stddev_double_backward(Tensor v, Tensor x, Tensor sums, int group_size, int num_channels, bool needs_dy)"
+    "minibatch_stddev_double_backward(Tensor v, Tensor x, Tensor sums, int group_size, int num_channels, bool[] needs)"
     " -> (Tensor, Tensor)",
     launch=_launch_double_backward,
-    fake=lambda v, x, sums, group_size, *arguments: _new_second_gradients(x, *arguments),
-    setup_context=lambda ctx, inputs, output: None,
+    fake=lambda v, x, sums, group_size, num_channels, needs: _new_second_gradients(x, num_channels),
     backward=refuse_third_order("minibatch_stddev"),
     is_gradient=True,
 )

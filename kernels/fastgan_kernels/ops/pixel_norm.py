@@ -11,8 +11,6 @@ and the first gradient is
 D is symmetric, so the gradient of <D(g), v> in g is D(v), the same pass again; that in x is
 
     -r^2 * (xh * (M(g * v) - 3 a b) + g * b + v * a),    a = M(g * xh),  b = M(v * xh).
-
-Saved for backward: x alone, from which r is computed anew; for the second order g too.
 """
 
 import math
@@ -26,7 +24,7 @@ from torch import Tensor
 from fastgan_kernels import reference
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order
 from fastgan_kernels.backend import runs_triton
-from fastgan_kernels.checks import check_feature_map
+from fastgan_kernels.checks import check_eps, check_feature_map
 from fastgan_kernels.layout import as_matrix, dense, empty_dense, extents
 from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
 from fastgan_kernels.tiling import alignment, channel_tiling
@@ -34,11 +32,14 @@ from fastgan_kernels.tiling import alignment, channel_tiling
 
 @triton.jit
 def _tile(
-    start, samples, channels, pixels, pixel_tiles,
-    CHANNELS_LAST: tl.constexpr,
+    start, shape, CHANNELS_LAST: tl.constexpr,
     BLOCK_SAMPLES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """Offsets [samples, channels, pixels] of this program's tile from channel ``start`` on, and what of it exists."""
+    """Offsets [samples, channels, pixels] of this program's tile from channel ``start`` on, and what of it exists.
+
+    ``shape`` is of the samples, channels, pixels, and tiles of the pixels.
+    """
+    samples, channels, pixels, pixel_tiles = shape
     sample = (tl.program_id(0) // pixel_tiles).to(tl.int64) * BLOCK_SAMPLES + tl.arange(0, BLOCK_SAMPLES)
     channel = start + tl.arange(0, BLOCK_CHANNELS)
     pixel = (tl.program_id(0) % pixel_tiles).to(tl.int64) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
@@ -51,6 +52,12 @@ def _tile(
     return (sample * channels * pixels)[:, None, None] + inside[None, :, :], mask
 
 
+@triton.jit
+def _mean(values, shape, COMPUTE: tl.constexpr):
+    """The mean over all channels of a tile, or of sums over several tiles."""
+    return tl.sum(values, axis=1) / shape[1].to(COMPUTE)
+
+
 @triton.jit(do_not_specialize=["samples", "minor_groups", "major", "pixel_tiles"])
 def _forward_kernel(
     x_ptr, y_ptr,
@@ -59,31 +66,29 @@ def _forward_kernel(
     BLOCK_SAMPLES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
     channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
-    count, eps = channels.to(COMPUTE), tl.full((), EPS, COMPUTE)
+    shape, eps = (samples, channels, pixels, pixel_tiles), tl.full((), EPS, COMPUTE)
     if RESIDENT:
-        offset, mask = _tile(
-            0, samples, channels, pixels, pixel_tiles, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS
-        )
+        offset, mask = _tile(0, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
         x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-        r = tl.rsqrt(tl.sum(x * x, axis=1) / count + eps)
+        r = tl.rsqrt(_mean(x * x, shape, COMPUTE) + eps)
         tl.store(y_ptr + offset, (x * r[:, None, :]).to(y_ptr.dtype.element_ty), mask=mask)
     else:
         squares = tl.zeros([BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS], dtype=COMPUTE)
         for start in range(0, channels, BLOCK_CHANNELS):
-            offset, mask = _tile(
-                start, samples, channels, pixels, pixel_tiles,
-                CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS,
-            )  # fmt: skip
+            offset, mask = _tile(start, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
             x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
             squares += x * x
-        r = tl.rsqrt(tl.sum(squares, axis=1) / count + eps)
+        r = tl.rsqrt(_mean(squares, shape, COMPUTE) + eps)
         for start in range(0, channels, BLOCK_CHANNELS):
-            offset, mask = _tile(
-                start, samples, channels, pixels, pixel_tiles,
-                CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS,
-            )  # fmt: skip
+            offset, mask = _tile(start, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
             x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
             tl.store(y_ptr + offset, (x * r[:, None, :]).to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _store_gradient(dx_ptr, offset, mask, g, x, r, mean_gxh):
+    dx = (g - x * (r * mean_gxh)[:, None, :]) * r[:, None, :]
+    tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["samples", "minor_groups", "major", "pixel_tiles"])
@@ -95,40 +100,28 @@ def _backward_kernel(
 ):  # fmt: skip
     """dx = D(g)."""
     channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
-    count, eps = channels.to(COMPUTE), tl.full((), EPS, COMPUTE)
+    shape, eps = (samples, channels, pixels, pixel_tiles), tl.full((), EPS, COMPUTE)
     if RESIDENT:
-        offset, mask = _tile(
-            0, samples, channels, pixels, pixel_tiles, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS
-        )
+        offset, mask = _tile(0, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
         x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
         g = tl.load(g_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-        r = tl.rsqrt(tl.sum(x * x, axis=1) / count + eps)
-        xh = x * r[:, None, :]
-        mean_gxh = tl.sum(g * xh, axis=1) / count
-        dx = (g - xh * mean_gxh[:, None, :]) * r[:, None, :]
-        tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
+        r = tl.rsqrt(_mean(x * x, shape, COMPUTE) + eps)
+        _store_gradient(dx_ptr, offset, mask, g, x, r, _mean(g * x, shape, COMPUTE) * r)
     else:
         squares = tl.zeros([BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS], dtype=COMPUTE)
         products = tl.zeros([BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS], dtype=COMPUTE)
         for start in range(0, channels, BLOCK_CHANNELS):
-            offset, mask = _tile(
-                start, samples, channels, pixels, pixel_tiles,
-                CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS,
-            )  # fmt: skip
+            offset, mask = _tile(start, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
             x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
             squares += x * x
             products += x * tl.load(g_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-        r = tl.rsqrt(tl.sum(squares, axis=1) / count + eps)
-        mean_gxh = tl.sum(products, axis=1) * r / count
+        r = tl.rsqrt(_mean(squares, shape, COMPUTE) + eps)
+        mean_gxh = _mean(products, shape, COMPUTE) * r
         for start in range(0, channels, BLOCK_CHANNELS):
-            offset, mask = _tile(
-                start, samples, channels, pixels, pixel_tiles,
-                CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS,
-            )  # fmt: skip
+            offset, mask = _tile(start, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
             x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
             g = tl.load(g_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            dx = (g - x * (r * mean_gxh)[:, None, :]) * r[:, None, :]
-            tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
+            _store_gradient(dx_ptr, offset, mask, g, x, r, mean_gxh)
 
 
 def _launch(kernel: Any, x: Tensor, tensors: tuple[Tensor, ...], eps: float) -> None:
@@ -137,7 +130,7 @@ def _launch(kernel: Any, x: Tensor, tensors: tuple[Tensor, ...], eps: float) -> 
     pixels = math.prod(x.shape[2:])
     channels_last = as_matrix(x).channels_last
     if channels_last:
-        # A row of channels for each pixel of each sample: the samples need not be told apart.
+        # A row of channels for each pixel: all pixels count as one sample's.
         samples, pixels = 1, samples * pixels
     minor, major = (channels, pixels) if channels_last else (pixels, channels)
     align = alignment(minor)
@@ -153,10 +146,7 @@ def _launch(kernel: Any, x: Tensor, tensors: tuple[Tensor, ...], eps: float) -> 
         COMPUTE=triton_compute_dtype(x.dtype),
         ALIGN=align,
         RESIDENT=tiling.resident,
-        BLOCK_SAMPLES=tiling.block_samples,
-        BLOCK_CHANNELS=tiling.block_channels,
-        BLOCK_PIXELS=tiling.block_pixels,
-        num_warps=tiling.num_warps,
+        **tiling.constants,
     )
 
 
@@ -181,22 +171,19 @@ def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor)
     ctx.save_for_backward(g, x)
 
 
-def _double_backward(ctx: Any, v: Tensor | None) -> tuple[Tensor | None, ...]:
+def _double_backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
     """The gradients of <D(g), v>: in g by the op itself, in x in differentiable torch operations."""
-    if v is None:
-        return None, None, None
     g, x = ctx.saved_tensors
     needs_g, needs_x, _ = ctx.needs_input_grad
     dg = _pixel_norm_backward(v, x, ctx.eps) if needs_g else None
     if not needs_x:
-        return dg, None, None
+        return dg, None
     with reference.no_autocast(x):
         wide_g, wide_v, wide_x = (t.to(compute_dtype(x.dtype)) for t in (g, v, x))
         r = torch.rsqrt(wide_x.square().mean(1, keepdim=True) + ctx.eps)
         xh = wide_x * r
         a, b, c = ((s * t).mean(1, keepdim=True) for s, t in ((wide_g, xh), (wide_v, xh), (wide_g, wide_v)))
-        dx = -r.square() * (xh * (c - 3 * a * b) + wide_g * b + wide_v * a)
-    return dg, dx.to(x.dtype), None
+        return dg, -r.square() * (xh * (c - 3 * a * b) + wide_g * b + wide_v * a)
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], y: Tensor) -> None:
@@ -204,11 +191,8 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], y: Tensor) -> None:
     ctx.save_for_backward(x)
 
 
-def _backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, None]:
-    if dy is None:
-        return None, None
-    (x,) = ctx.saved_tensors
-    return _pixel_norm_backward(dy, x, ctx.eps), None
+def _backward(ctx: Any, dy: Tensor) -> Tensor:
+    return _pixel_norm_backward(dy, *ctx.saved_tensors, ctx.eps)
 
 
 _pixel_norm_backward = DifferentiableOp(
@@ -246,8 +230,7 @@ def pixel_norm(x: Tensor, *, eps: float = 1e-8) -> Tensor:
         TypeError: for an integer or complex tensor.
     """
     check_feature_map("pixel_norm", x)
-    if not 0 <= eps < math.inf:
-        raise ValueError(f"pixel_norm: eps is {eps}, expected a finite number of at least 0")
+    check_eps("pixel_norm", eps)
     if not runs_triton(x):
         return reference.pixel_norm(guard_second_order(x), eps=eps)
     return _pixel_norm(x, float(eps))
