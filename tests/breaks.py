@@ -218,8 +218,8 @@ stddev: the first gradient forgets to divide by the members
 - (features.to(COMPUTE) * MEMBERS)
 + features.to(COMPUTE)
 stddev: the second order without the mean of its cotangent
-- (w - mean_v[None, :, :] - xh
-+ (w - xh
+- (of_v - mean_v[None, :, :] - xh
++ (of_v - xh
 @ ops/pixel_norm.py
 pixel norm: divided by the tile, not by the channels
 - shape[1].to(COMPUTE)

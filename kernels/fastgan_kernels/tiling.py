@@ -28,7 +28,9 @@ def alignment(cols: int) -> int:
     return math.gcd(cols, 16)
 
 
-class _Tiling:
+class Tiling:
+    """What the tilings of all ops have in common."""
+
     @functools.cached_property
     def constants(self) -> dict[str, int]:
         """The extents of a tile (``BLOCK_...``) and ``num_warps``, as kernels take them."""
@@ -38,7 +40,7 @@ class _Tiling:
 
 
 @dataclass(frozen=True)
-class MatrixTiling(_Tiling):
+class MatrixTiling(Tiling):
     """Tiles of a row-major matrix, a program each."""
 
     block_rows: int
@@ -78,7 +80,7 @@ def matrix_tiling(rows: int, cols: int, element_size: int, *, column_sums: bool 
 
 
 @dataclass(frozen=True)
-class RowTiling(_Tiling):
+class RowTiling(Tiling):
     """How the rows of a row-major matrix are shared among programs that reduce them.
 
     Attributes:
@@ -130,7 +132,7 @@ def row_tiling(rows: int, cols: int, element_size: int) -> RowTiling:
 
 
 @dataclass(frozen=True)
-class SumTiling(_Tiling):
+class SumTiling(Tiling):
     """How [outer, channels, inner] is summed to [channels].
 
     Attributes:
@@ -174,7 +176,7 @@ def sum_tiling(channels: int, outer: int, inner: int) -> SumTiling:
 
 
 @dataclass(frozen=True)
-class PlaneTiling(_Tiling):
+class PlaneTiling(Tiling):
     """How the planes (the pixels of one sample and channel) of a feature map are shared among programs.
 
     Attributes:
@@ -266,7 +268,7 @@ def _spans(
 
 
 @dataclass(frozen=True)
-class NoiseTiling(_Tiling):
+class NoiseTiling(Tiling):
     """How a feature map is shared among programs that each hold a value for every pixel of a block.
 
     Attributes:
@@ -331,7 +333,7 @@ def noise_tiling(
 
 
 @dataclass(frozen=True)
-class GroupTiling(_Tiling):
+class GroupTiling(Tiling):
     """Tiles of groups of samples: a tile has some features (rows and columns) of the members of one group.
 
     Attributes:
@@ -387,7 +389,7 @@ def group_tiling(
 
 
 @dataclass(frozen=True)
-class ChannelTiling(_Tiling):
+class ChannelTiling(Tiling):
     """How a feature map is shared among programs that each reduce over the channels of some pixels.
 
     Attributes:
@@ -457,7 +459,7 @@ def channel_tiling(
 
 
 @dataclass(frozen=True)
-class StripTiling(_Tiling):
+class StripTiling(Tiling):
     """How the output of a resampling is shared among programs: tiles of strips of neighbouring rows.
 
     Attributes:
@@ -540,7 +542,7 @@ def _fewest_loads(height: int, candidates: tuple[int, ...], around: int) -> int:
 
 
 @dataclass(frozen=True)
-class BandTiling(_Tiling):
+class BandTiling(Tiling):
     """How the output of a resampling by a long filter is shared among programs, each with a matrix for its columns.
 
     Attributes:

@@ -4,20 +4,18 @@ With s_n the L2 norm of sample n of G [N, ...] and u_n = G_n / s_n, where s_n = 
 
     gradient_norms(G) = s,    gradient_penalty(G) = 1/N sum_n (s_n - target)^2  or, one-sided,  max(0, s_n - target)^2.
 
-Both are sums of functions f of the norm, so for an incoming gradient that f contains already
+Both are sums of a function f of the norm. With the incoming gradient as a factor of f, the first gradient is
 
     dG_n = f' u_n,
 
-and for v, an incoming gradient of dG, the second order is made of the curvature of f along u_n and of its slope across:
+and for a cotangent v of dG the second order has the slope of f across u_n and its curvature along u_n:
 
     d<dG, v>/dG_n = f'/s_n (v_n - <u_n, v_n> u_n) + f'' <u_n, v_n> u_n.
 
-With target 0, the zero-centred penalty, f'/s_n = f'' is a constant, and at a zero gradient too: there dG = f'' G.
+With target 0, the zero-centred penalty, f'/s_n = f'' is a constant, at a zero gradient too: dG = f'' G.
 
 Gulrajani et al. 2017, eq. 3 (target 1); Petzka et al. 2018, eq. 8 (one-sided); Mescheder et al. 2018, eq. 9 and 10
 (zero-centred: R1, R2); Kodali et al. 2017 (DRAGAN).
-
-Saved for backward: G, and s in the type of the arithmetic.
 """
 
 import math
@@ -32,9 +30,17 @@ from fastgan_kernels import reference
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_samples
-from fastgan_kernels.layout import dense, empty_dense, sample_rows, tile_of_matrix, tiles_of_span
+from fastgan_kernels.layout import (
+    dense,
+    empty_dense,
+    matrix_launch,
+    program_tile,
+    sample_rows,
+    tile_of_matrix,
+    tiles_of_span,
+)
 from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
-from fastgan_kernels.tiling import RowTiling, alignment, cdiv, matrix_tiling, next_power_of_2, row_tiling
+from fastgan_kernels.tiling import RowTiling, alignment, cdiv, next_power_of_2, row_tiling
 
 # In all kernels TARGET is None where f is the norm itself.
 
@@ -52,10 +58,10 @@ def _dot_kernel(
     # Every lane keeps a sum of its own, so that nothing is summed across threads before the end.
     of_lane = tl.zeros([BLOCK_ROWS, BLOCK_COLS], dtype=COMPUTE)
     for tile in range(start, stop):
-        _, _, offset, mask = tile_of_matrix(row_tile, tile, rows, col_groups, COL_ALIGN, BLOCK_ROWS, BLOCK_COLS)
-        a = tl.load(a_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+        place = tile_of_matrix(row_tile, tile, rows, col_groups, COL_ALIGN, BLOCK_ROWS, BLOCK_COLS)
+        a = tl.load(a_ptr + place.offset, mask=place.mask, other=0.0).to(COMPUTE)
         if b_ptr is not None:
-            of_lane += a * tl.load(b_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+            of_lane += a * tl.load(b_ptr + place.offset, mask=place.mask, other=0.0).to(COMPUTE)
         else:
             of_lane += a * a
     dot = tl.sum(of_lane, axis=1)
@@ -140,18 +146,14 @@ def _products_kernel(
 
 
 @triton.jit(do_not_specialize=["rows", "col_groups", "d_stride"])
-def _gradient_kernel(
+def _backward_kernel(
     d_ptr, gradients_ptr, norms_ptr, v_ptr, dots_ptr, out_ptr, rows, col_groups, d_stride,
     TARGET: tl.constexpr, ONE_SIDED: tl.constexpr, COMPUTE: tl.constexpr, COL_ALIGN: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """The first gradient, dG; with v, the gradient of <dG, v> in G."""
-    col_tiles = tl.cdiv(col_groups * COL_ALIGN, BLOCK_COLS)
-    pid = tl.program_id(0)
-    row, _, offset, mask = tile_of_matrix(
-        pid // col_tiles, pid % col_tiles, rows, col_groups, COL_ALIGN, BLOCK_ROWS, BLOCK_COLS
-    )
-    exists = row < rows
+    tile, _, _, _ = program_tile(rows, col_groups, COL_ALIGN, BLOCK_ROWS, BLOCK_COLS)
+    row, exists = tile.row, tile.row < rows
     norm = tl.load(norms_ptr + row, mask=exists, other=0.0)
     # The first two derivatives of f, times the incoming gradient d.
     slope = tl.load(d_ptr + row * d_stride, mask=exists, other=0.0).to(COMPUTE)
@@ -164,18 +166,18 @@ def _gradient_kernel(
             curvature = tl.where(excess == 0, 0.0, curvature)
     if TARGET == 0.0:
         source_ptr = gradients_ptr if v_ptr is None else v_ptr
-        out = tl.load(source_ptr + offset, mask=mask, other=0.0).to(COMPUTE) * curvature[:, None]
+        out = tl.load(source_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE) * curvature[:, None]
     else:
         inverse = _inverse(norm)
-        unit = tl.load(gradients_ptr + offset, mask=mask, other=0.0).to(COMPUTE) * inverse[:, None]
+        unit = tl.load(gradients_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE) * inverse[:, None]
         if v_ptr is None:
             out = slope[:, None] * unit
         else:
             across = slope * inverse
             along = (curvature - across) * (tl.load(dots_ptr + row, mask=exists, other=0.0) * inverse)
-            v = tl.load(v_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+            v = tl.load(v_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)
             out = across[:, None] * v + along[:, None] * unit
-    tl.store(out_ptr + offset, out.to(out_ptr.dtype.element_ty), mask=mask)
+    tl.store(out_ptr + tile.offset, out.to(out_ptr.dtype.element_ty), mask=tile.mask)
 
 
 def _function(dtype: torch.dtype, target: float | None, one_sided: bool) -> dict[str, Any]:
@@ -190,8 +192,7 @@ def _launch_dots(a: Tensor, b: Tensor | None, tiling: RowTiling, *, square_root:
     partials = a.new_empty(rows, tiling.spans, dtype=compute_dtype(a.dtype))
     _dot_kernel[tiling.grid](
         a, b, partials, rows, cols // align, tiling.tiles,
-        SQUARE_ROOT=square_root, COMPUTE=triton_compute_dtype(a.dtype), COL_ALIGN=align,
-        BLOCK_ROWS=tiling.block_rows, BLOCK_COLS=tiling.block_cols, num_warps=tiling.num_warps,
+        SQUARE_ROOT=square_root, COMPUTE=triton_compute_dtype(a.dtype), COL_ALIGN=align, **tiling.constants,
     )  # fmt: skip
     return partials
 
@@ -237,54 +238,42 @@ def _launch_penalty(gradients: Tensor, target: float, one_sided: bool) -> tuple[
     return penalty, norms
 
 
-def _launch_gradient(
+def _launch_backward(
     d: Tensor, gradients: Tensor, norms: Tensor, target: float | None = None, one_sided: bool = False
 ) -> Tensor:
-    return _scale(d, dense(gradients), norms, None, None, target, one_sided)
+    return _run_backward(d, dense(gradients), norms, None, None, target, one_sided)
 
 
-def _launch_second_gradient(
-    v: Tensor, d: Tensor, gradients: Tensor, norms: Tensor, needs_d: bool, needs_gradients: bool,
-    target: float | None = None, one_sided: bool = False,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def _launch_double_backward(
+    v: Tensor, d: Tensor, gradients: Tensor, norms: Tensor, *settings: Any
+) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of <dG, v> in the incoming gradient d and in G."""
+    target, one_sided, (needs_d, needs_gradients) = settings if len(settings) == 3 else (None, False, *settings)
     gradients = dense(gradients)
     v = dense(v, like=gradients)
-    dd = d.new_empty(d.shape if needs_d else 0)
+    dd = torch.empty_like(d) if needs_d else None
     if gradients.numel() == 0:
-        return dd.zero_(), gradients.new_empty(gradients.shape if needs_gradients else 0)
+        return None if dd is None else dd.zero_(), torch.empty_like(gradients)
     partials = _launch_dots(v, gradients, row_tiling(*sample_rows(gradients), gradients.element_size()))
     dots = torch.empty_like(norms)
     blocks = _blocks_of_partials(partials)
     _products_kernel[(cdiv(len(norms), blocks["BLOCK_ROWS"]) if target is None else 1,)](
-        partials,
-        norms,
-        dots,
-        dd if needs_d else None,
-        *partials.shape,
-        **_function(gradients.dtype, target, one_sided),
-        **blocks,
+        partials, norms, dots, dd, *partials.shape, **_function(gradients.dtype, target, one_sided), **blocks
     )
-    if not needs_gradients:
-        return dd, gradients.new_empty(0)
-    return dd, _scale(d, gradients, norms, v, dots, target, one_sided)
+    return dd, _run_backward(d, gradients, norms, v, dots, target, one_sided) if needs_gradients else None
 
 
-def _scale(
+def _run_backward(
     d: Tensor, gradients: Tensor, norms: Tensor, v: Tensor | None, dots: Tensor | None,
     target: float | None, one_sided: bool,
 ) -> Tensor:  # fmt: skip
     out = torch.empty_like(gradients)
-    if out.numel() == 0:
-        return out
-    rows, cols = sample_rows(gradients)
-    align = alignment(cols)
-    tiling = matrix_tiling(rows, cols, gradients.element_size())
-    _gradient_kernel[tiling.grid](
-        d, gradients, norms, v, dots, out, rows, cols // align, d.stride(0) if d.dim() else 0,
-        **_function(gradients.dtype, target, one_sided),
-        COL_ALIGN=align, BLOCK_ROWS=tiling.block_rows, BLOCK_COLS=tiling.block_cols, num_warps=tiling.num_warps,
-    )  # fmt: skip
+    if out.numel():
+        launch = matrix_launch(*sample_rows(gradients), gradients.dtype)
+        _backward_kernel[launch.tiling.grid](
+            d, gradients, norms, v, dots, out, *launch.extents, d.stride(0) if d.dim() else 0,
+            TARGET=target, ONE_SIDED=one_sided, **launch.constants,
+        )  # fmt: skip
     return out
 
 
@@ -293,24 +282,13 @@ def _new_norms(gradients: Tensor) -> Tensor:
     return gradients.new_empty(len(gradients), dtype=compute_dtype(gradients.dtype))
 
 
-def _fake_second_gradient(
-    v: Tensor, d: Tensor, gradients: Tensor, norms: Tensor, needs_d: bool, needs_gradients: bool, *settings: Any
-) -> tuple[Tensor, Tensor]:
-    return (
-        d.new_empty(d.shape if needs_d else 0),
-        empty_dense(gradients) if needs_gradients else gradients.new_empty(0),
-    )
-
-
-def _gradient_op(op_name: str, settings: str) -> DifferentiableOp:
+def _backward_op(op_name: str, settings: str) -> DifferentiableOp:
     """The first gradient of ``op_name``, with a second order and no third. ``settings`` are those of its schema."""
-
-    second_gradient = DifferentiableOp(
-        f"{op_name}_double_backward(Tensor v, Tensor d, Tensor gradients, Tensor norms, bool needs_d,"
-        f" bool needs_gradients{settings}) -> (Tensor, Tensor)",
-        launch=_launch_second_gradient,
-        fake=_fake_second_gradient,
-        setup_context=lambda ctx, inputs, output: None,
+    double_backward = DifferentiableOp(
+        f"{op_name}_double_backward(Tensor v, Tensor d, Tensor gradients, Tensor norms{settings}, bool[] needs)"
+        " -> (Tensor, Tensor)",
+        launch=_launch_double_backward,
+        fake=lambda v, d, gradients, *_: (torch.empty_like(d), empty_dense(gradients)),
         backward=refuse_third_order(op_name),
         is_gradient=True,
     )
@@ -319,18 +297,13 @@ def _gradient_op(op_name: str, settings: str) -> DifferentiableOp:
         ctx.save_for_backward(*inputs[:3])
         ctx.settings = inputs[3:]
 
-    def backward(ctx: Any, v: Tensor | None) -> tuple[Tensor | None, ...]:
-        constants = (None for _ in ctx.settings)
-        if v is None:
-            return None, None, None, *constants
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
         # The norms are functions of G: their share is in its gradient.
-        needs = ctx.needs_input_grad[:2]
-        dd, dgradients = second_gradient(v, *ctx.saved_tensors, *needs, *ctx.settings)
-        return dd if needs[0] else None, dgradients if needs[1] else None, None, *constants
+        return double_backward(v, *ctx.saved_tensors, *ctx.settings, list(ctx.needs_input_grad[:2]))
 
     return DifferentiableOp(
         f"{op_name}_backward(Tensor d, Tensor gradients, Tensor norms{settings}) -> Tensor",
-        launch=_launch_gradient,
+        launch=_launch_backward,
         fake=lambda d, gradients, *_: empty_dense(gradients),
         setup_context=save,
         backward=backward,
@@ -338,8 +311,8 @@ def _gradient_op(op_name: str, settings: str) -> DifferentiableOp:
     )
 
 
-_norms_backward = _gradient_op("gradient_norms", "")
-_penalty_backward = _gradient_op("gradient_penalty", ", float target, bool one_sided")
+_norms_backward = _backward_op("gradient_norms", "")
+_penalty_backward = _backward_op("gradient_penalty", ", float target, bool one_sided")
 
 
 def _save_norms(ctx: Any, inputs: tuple[Any, ...], norms: Tensor) -> None:
@@ -352,16 +325,12 @@ def _save_penalty(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tenso
     ctx.save_for_backward(gradients, output[1])
 
 
-def _backward_of_penalty(ctx: Any, d: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    return None if d is None else _penalty_backward(d, *ctx.saved_tensors, *ctx.settings), None, None
-
-
 _gradient_norms = DifferentiableOp(
     "gradient_norms(Tensor gradients) -> Tensor",
     launch=_launch_norms,
     fake=_new_norms,
     setup_context=_save_norms,
-    backward=lambda ctx, d: None if d is None else _norms_backward(d, *ctx.saved_tensors),
+    backward=lambda ctx, d: _norms_backward(d, *ctx.saved_tensors),
 )
 
 _gradient_penalty = DifferentiableOp(
@@ -369,7 +338,7 @@ _gradient_penalty = DifferentiableOp(
     launch=_launch_penalty,
     fake=lambda gradients, *_: (gradients.new_empty((), dtype=compute_dtype(gradients.dtype)), _new_norms(gradients)),
     setup_context=_save_penalty,
-    backward=_backward_of_penalty,
+    backward=lambda ctx, d, _: _penalty_backward(d, *ctx.saved_tensors, *ctx.settings),
 )
 
 
@@ -388,7 +357,7 @@ def gradient_norms(gradients: Tensor) -> Tensor:
     Raises:
         ValueError: for another shape.
         TypeError: for an integer or complex tensor.
-        RuntimeError: where a third order is asked for.
+        RuntimeError: for a third order.
     """
     check_samples("gradient_norms", "gradients", gradients)
     if not runs_triton(gradients):
@@ -416,7 +385,7 @@ def gradient_penalty(gradients: Tensor, *, target: float = 1.0, one_sided: bool 
     Raises:
         ValueError: for a shape or target other than those above.
         TypeError: for an integer or complex tensor.
-        RuntimeError: where a third order is asked for.
+        RuntimeError: for a third order.
     """
     check_samples("gradient_penalty", "gradients", gradients)
     if not 0 <= target < math.inf:

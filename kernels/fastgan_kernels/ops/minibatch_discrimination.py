@@ -31,7 +31,7 @@ from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refus
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_float
 from fastgan_kernels.precision import triton_compute_dtype
-from fastgan_kernels.tiling import alignment, cdiv, next_power_of_2
+from fastgan_kernels.tiling import Tiling, alignment, cdiv, next_power_of_2
 
 
 @triton.jit
@@ -186,7 +186,7 @@ def _double_backward_kernel(
 
 
 @dataclass(frozen=True)
-class PairTiling:
+class PairTiling(Tiling):
     """How [N, B, C] is shared among programs: tiles of samples, kernels and components.
 
     ``chunks`` is the number of tiles along the components: 1 where a program holds all of them.
@@ -197,9 +197,7 @@ class PairTiling:
     block_c: int
     tiles: int
     chunks: int
-
-
-NUM_WARPS = 8
+    num_warps: int = 8
 
 
 def pair_tiling(samples: int, kernels: int, components: int) -> PairTiling:
@@ -230,10 +228,7 @@ class _Launch:
             "RESIDENT": self.tiling.chunks == 1,
             "COMPUTE": triton_compute_dtype(m.dtype),
             "ALIGN": align,
-            "BLOCK_I": self.tiling.block_i,
-            "BLOCK_B": self.tiling.block_b,
-            "BLOCK_C": self.tiling.block_c,
-            "num_warps": NUM_WARPS,
+            **self.tiling.constants,
         }
 
     def grid(self, *, all_components: bool) -> tuple[int]:
@@ -260,59 +255,41 @@ def _launch_backward(g: Tensor, m: Tensor) -> Tensor:
     return dm
 
 
-def _launch_double_backward(v: Tensor, g: Tensor, m: Tensor, needs_g: bool) -> tuple[Tensor, Tensor]:
-    dg, dm = outputs = _empty_gradients(v, g, m, needs_g)
+def _launch_double_backward(v: Tensor, g: Tensor, m: Tensor, needs: list[bool]) -> tuple[Tensor | None, Tensor]:
+    """The gradients of <v, dm> in g, where needed, and in m, which always is: only for its sake is dm computed."""
+    dg, dm = g.new_empty(g.shape) if needs[0] else None, m.new_empty(m.shape)
     if m.numel() == 0:
-        return dg.zero_(), dm
+        return None if dg is None else dg.zero_(), dm
     launch = _Launch(m)
     _double_backward_kernel[launch.grid(all_components=True)](
-        v.contiguous(),
-        g.contiguous(),
-        m.contiguous(),
-        dg if needs_g else None,
-        dm,
-        *launch.extents,
-        **launch.constants,
+        v.contiguous(), g.contiguous(), m.contiguous(), dg, dm, *launch.extents, **launch.constants
     )
-    return outputs
-
-
-def _empty_gradients(v: Tensor, g: Tensor, m: Tensor, needs_g: bool) -> tuple[Tensor, Tensor]:
-    return g.new_empty(g.shape if needs_g else 0), m.new_empty(m.shape)
+    return dg, dm
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward_of_backward(ctx: Any, v: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    if v is None:
-        return None, None
-    # m always needs one: only for its sake is the first gradient computed.
+def _double_backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
     needs_g = ctx.needs_input_grad[0]
-    dg, dm = _double_backward(v, *ctx.saved_tensors, needs_g)
-    return dg if needs_g else None, dm
+    return _minibatch_discrimination_double_backward(v, *ctx.saved_tensors, [needs_g, True])
 
 
-def _backward_of_forward(ctx: Any, g: Tensor | None) -> Tensor | None:
-    return None if g is None else _backward(g, *ctx.saved_tensors)
-
-
-_double_backward = DifferentiableOp(
-    "minibatch_discrimination_double_backward(Tensor v, Tensor g, Tensor m, bool needs_g) -> (Tensor, Tensor)",
+_minibatch_discrimination_double_backward = DifferentiableOp(
+    "minibatch_discrimination_double_backward(Tensor v, Tensor g, Tensor m, bool[] needs) -> (Tensor, Tensor)",
     launch=_launch_double_backward,
-    fake=_empty_gradients,
-    setup_context=lambda ctx, inputs, output: None,
+    fake=lambda v, g, m, needs: (g.new_empty(g.shape), m.new_empty(m.shape)),
     backward=refuse_third_order("minibatch_discrimination"),
     is_gradient=True,
 )
 
-_backward = DifferentiableOp(
+_minibatch_discrimination_backward = DifferentiableOp(
     "minibatch_discrimination_backward(Tensor g, Tensor m) -> Tensor",
     launch=_launch_backward,
     fake=lambda g, m: m.new_empty(m.shape),
     setup_context=_save_inputs,
-    backward=_backward_of_backward,
+    backward=_double_backward,
     is_gradient=True,
 )
 
@@ -321,7 +298,7 @@ _minibatch_discrimination = DifferentiableOp(
     launch=_launch_forward,
     fake=lambda m: m.new_empty(m.shape[:2]),
     setup_context=_save_inputs,
-    backward=_backward_of_forward,
+    backward=lambda ctx, g: _minibatch_discrimination_backward(g, *ctx.saved_tensors),
 )
 
 
@@ -340,7 +317,7 @@ def minibatch_discrimination(m: Tensor) -> Tensor:
     Raises:
         ValueError: for an ``m`` without three axes.
         TypeError: for an integer or complex tensor.
-        RuntimeError: from the kernels, where a third order is asked for.
+        RuntimeError: from the kernels, for a third order.
     """
     if m.dim() != 3:
         raise ValueError(f"minibatch_discrimination: m has shape {list(m.shape)}, expected [N, B, C]")

@@ -106,8 +106,8 @@ def _moments(
         for start in range(0, MEMBERS, BLOCK_MEMBERS):
             offset, _, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
             z = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            deviation = tl.where(mask, z - mean[None, :, :], 0.0)
-            total += deviation * deviation
+            of_tile = tl.where(mask, z - mean[None, :, :], 0.0)
+            total += of_tile * of_tile
         squares = tl.sum(total, axis=0)
     return mean, squares / count + tl.full((), _EPS, COMPUTE)
 
@@ -204,11 +204,11 @@ def _backward_kernel(
     for start in range(0, MEMBERS, BLOCK_MEMBERS):
         offset, in_y, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
         if MEMBERS > BLOCK_MEMBERS:
-            z = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            dx = tl.load(dy_ptr + in_y, mask=mask, other=0.0).to(COMPUTE)
+            of_x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE) - mean[None, :, :]
+            of_y = tl.load(dy_ptr + in_y, mask=mask, other=0.0).to(COMPUTE)
         else:
-            z, dx = x, dy
-        dx += (z - mean[None, :, :]) * factors[None, :, :]
+            of_x, of_y = tl.where(mask, x - mean[None, :, :], 0.0), dy
+        dx = of_y + of_x * factors[None, :, :]
         tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
 
 
@@ -237,7 +237,7 @@ def _double_backward_kernel(
     mean, variance = _moments(x, x_ptr, place, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS)
     rstd = tl.rsqrt(variance)
     if MEMBERS <= BLOCK_MEMBERS:
-        sum_v, sum_vxh = v, v * (x - mean[None, :, :]) * rstd[None, :, :]
+        sum_v, sum_vxh = v, v * (tl.where(mask, x - mean[None, :, :], 0.0) * rstd[None, :, :])
     else:
         sum_v = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
         sum_vxh = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
@@ -254,12 +254,12 @@ def _double_backward_kernel(
     for start in range(0, MEMBERS, BLOCK_MEMBERS):
         offset, _, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
         if MEMBERS > BLOCK_MEMBERS:
-            z = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            w = tl.load(v_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+            of_x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE) - mean[None, :, :]
+            of_v = tl.load(v_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
         else:
-            z, w = x, v
-        xh = (z - mean[None, :, :]) * rstd[None, :, :]
-        ddx = (w - mean_v[None, :, :] - xh * mean_vxh[None, :, :]) * (factor * rstd)[None, :, :]
+            of_x, of_v = tl.where(mask, x - mean[None, :, :], 0.0), v
+        xh = of_x * rstd[None, :, :]
+        ddx = (of_v - mean_v[None, :, :] - xh * mean_vxh[None, :, :]) * (factor * rstd)[None, :, :]
         tl.store(ddx_ptr + offset, ddx.to(ddx_ptr.dtype.element_ty), mask=mask)
     if partials_ptr is not None:
         _store_sum(partials_ptr, mean_vxh, place.exists)
