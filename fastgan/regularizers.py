@@ -231,6 +231,9 @@ class _WithoutBatchNorm(TorchFunctionMode):
             is_training = kwargs["training"] if "training" in kwargs else args[5:6] == (True,)
             if is_training and len(args[0]) > 1:
                 _refuse_batch_norm("batch_norm")
+        # Its statistics are of one group: the whole batch.
+        if function is torch.ops.fastgan.norm_act.default and len(args[0]) > 1 and args[6] == 1:
+            _refuse_batch_norm("norm_act")
         return function(*args, **kwargs)
 
 
@@ -276,6 +279,8 @@ def _reached_from(start: Node, edges: dict[Node, list[Node]]) -> Iterable[Node]:
 
 def _couples_samples(node: Node) -> bool:
     """Whether a node is a batch normalization with statistics of this batch."""
+    if getattr(node, "couples_samples", False):  # a kernel of norm_act
+        return True
     if "batchnorm" not in node.name().lower():
         return False
     # The nodes of SyncBatchNorm and of other libraries have no such attribute, and exist only in training.

@@ -13,7 +13,14 @@ from itertools import pairwise
 from torch import nn
 
 from fastgan.models.sequential import Discriminator, Generator
-from fastgan.nn import BiasAct, ConditionalBatchNorm2d, MinibatchDiscrimination, MinibatchStdDev, ProjectionHead
+from fastgan.nn import (
+    BatchNormAct2d,
+    BiasAct,
+    ConditionalBatchNormAct2d,
+    MinibatchDiscrimination,
+    MinibatchStdDev,
+    ProjectionHead,
+)
 
 RESOLUTIONS = (16, 28, 32, 64, 128, 256)
 _LINEAR = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Embedding)
@@ -94,14 +101,12 @@ def _generator(channels: list[int], num_channels: int, latent_dim: int, num_clas
     layers: list[nn.Module] = [
         nn.Linear(latent_dim, channels[0] * 16, bias=False),
         nn.Unflatten(1, (channels[0], 4, 4)),
-        _batch_norm(channels[0], num_classes),
-        nn.ReLU(),
+        *_batch_norm_relu(channels[0], num_classes),
     ]
     for c_in, c_out in pairwise(channels):
         layers += [
             nn.ConvTranspose2d(c_in, c_out, 4, stride=2, padding=1, bias=False),
-            _batch_norm(c_out, num_classes),
-            nn.ReLU(),
+            *_batch_norm_relu(c_out, num_classes),
         ]
     return [*layers, nn.ConvTranspose2d(channels[-1], num_channels, 4, stride=2, padding=1), nn.Tanh()]
 
@@ -112,15 +117,13 @@ def _generator_28(channels: list[int], num_channels: int, latent_dim: int, num_c
     return [
         nn.Linear(latent_dim, wide * 7 * 7),
         nn.Unflatten(1, (wide, 7, 7)),
-        _batch_norm(wide, num_classes),
+        _batch_norm(wide, num_classes, act="linear"),
         nn.Upsample(scale_factor=2, mode="nearest"),
         nn.Conv2d(wide, wide, 3, padding=1),
-        _batch_norm(wide, num_classes),
-        nn.ReLU(),
+        *_batch_norm_relu(wide, num_classes),
         nn.Upsample(scale_factor=2, mode="nearest"),
         nn.Conv2d(wide, narrow, 3, padding=1),
-        _batch_norm(narrow, num_classes),
-        nn.ReLU(),
+        *_batch_norm_relu(narrow, num_classes),
         nn.Conv2d(narrow, num_channels, 3, padding=1),
         nn.Tanh(),
     ]
@@ -160,8 +163,9 @@ def _discriminator(channels: list[int], norm: str) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for i, (c_in, c_out) in enumerate(pairwise(channels)):
         layers.append(nn.Conv2d(c_in, c_out, 4, stride=2, padding=1, bias=False))
-        normalization = _norm(norm, c_out) if i > 0 else []
-        layers += [*normalization, nn.LeakyReLU(0.2)] if normalization else [BiasAct(c_out, negative_slope=0.2)]
+        normalization = _norm(norm, c_out, act="lrelu") if i > 0 else []
+        behind = nn.Identity() if norm == "batch" else nn.LeakyReLU(0.2)
+        layers += [*normalization, behind] if normalization else [BiasAct(c_out, negative_slope=0.2)]
     return layers
 
 
@@ -196,15 +200,21 @@ def last_layer(num_features: int, num_classes: int | None) -> nn.Module:
     return nn.Linear(num_features, 1) if num_classes is None else ProjectionHead(num_features, num_classes)
 
 
-def _batch_norm(num_channels: int, num_classes: int | None) -> nn.Module:
+def _batch_norm(num_channels: int, num_classes: int | None, *, act: str) -> nn.Module:
     if num_classes is None:
-        return nn.BatchNorm2d(num_channels)
-    return ConditionalBatchNorm2d(num_channels, num_classes)
+        return BatchNormAct2d(num_channels, act=act)
+    return ConditionalBatchNormAct2d(num_channels, num_classes, act=act)
 
 
-def _norm(norm: str, num_channels: int) -> list[nn.Module]:
-    """The layer, if any."""
-    return {"none": [], "layer": [nn.GroupNorm(1, num_channels)], "batch": [nn.BatchNorm2d(num_channels)]}[norm]
+def _batch_norm_relu(num_channels: int, num_classes: int | None) -> list[nn.Module]:
+    """With a layer where a ReLU was: the numbers of layers are keys of checkpoints."""
+    return [_batch_norm(num_channels, num_classes, act="relu"), nn.Identity()]
+
+
+def _norm(norm: str, num_channels: int, *, act: str = "linear") -> list[nn.Module]:
+    """The layer, if any; that of the batch with the activation."""
+    batch_norm = BatchNormAct2d(num_channels, act=act, negative_slope=0.2)
+    return {"none": [], "layer": [nn.GroupNorm(1, num_channels)], "batch": [batch_norm]}[norm]
 
 
 def init_weights(module: nn.Module) -> None:

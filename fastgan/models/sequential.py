@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from fastgan.nn import ConditionalBatchNorm2d, ProjectionHead
+from fastgan.nn import ConditionalBatchNormAct2d, ProjectionHead
 
-_TAKE_LABELS = (ConditionalBatchNorm2d, ProjectionHead)
+_TAKE_LABELS = (ConditionalBatchNormAct2d, ProjectionHead)
 
 
 class Generator(nn.Module):

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fastgan.nn import convert_sync_batchnorm
 from fastgan.nn.spectral_norm import SpectralNorm
 from fastgan.training.config import SettingsError
 
@@ -96,7 +97,7 @@ class Distributed:
         """
         if self.world_size == 1 or not next(network.parameters()).is_cuda:
             return network
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network, self.device_group)
+        return convert_sync_batchnorm(network, self.device_group)
 
     def batch_statistics(self, *networks: nn.Module) -> list[Tensor]:
         """Buffers that depend on each rank's shards, such as running means; none in a single process.

@@ -12,6 +12,7 @@ from fastgan_kernels.ops.interpolate import interpolate
 from fastgan_kernels.ops.minibatch_discrimination import minibatch_discrimination
 from fastgan_kernels.ops.minibatch_stddev import minibatch_stddev
 from fastgan_kernels.ops.noise_injection import noise_injection
+from fastgan_kernels.ops.norm_act import norm_act
 from fastgan_kernels.ops.pixel_norm import pixel_norm
 from fastgan_kernels.ops.spectral.normalize import spectral_normalize
 from fastgan_kernels.ops.spectral.power_iteration import power_iteration
@@ -30,6 +31,7 @@ __all__ = [
     "minibatch_discrimination",
     "minibatch_stddev",
     "noise_injection",
+    "norm_act",
     "pixel_norm",
     "power_iteration",
     "spectral_normalize",

@@ -83,6 +83,60 @@ def adain(x: Tensor, scale: Tensor, shift: Tensor, *, eps: float = 1e-5) -> Tens
         return y.to(x.dtype)
 
 
+def norm_act(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    norm: str = "batch",
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    num_batches_tracked: Tensor | None = None,
+    training: bool = True,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    act: str = "linear",
+    negative_slope: float = 0.2,
+) -> Tensor:
+    with no_autocast(x):
+        dtype = compute_dtype(x.dtype)
+        y = x.to(dtype)
+        of_x = training or running_mean is None
+        moves = training and running_mean is not None
+        if moves and num_batches_tracked is not None:
+            num_batches_tracked += 1
+        mean, var, share = running_mean, running_var, momentum
+        torch_moves_them = momentum is not None and (mean is None or mean.dtype == var.dtype == dtype)
+        if moves and not torch_moves_them:
+            # With a momentum of 1 torch leaves the mean and the unbiased variance of this batch.
+            (mean, var), share = x.new_zeros(2, x.shape[1], dtype=dtype), 1.0
+        elif mean is not None:
+            mean, var = mean.to(dtype), var.to(dtype)
+        affine = [None if t is None or t.dim() == 2 else t.to(dtype) for t in (weight, bias)]
+        if norm == "instance" and of_x:
+            y = torch.nn.functional.instance_norm(y, mean, var, *affine, momentum=share, eps=eps)
+        else:
+            y = torch.nn.functional.batch_norm(y, mean, var, *affine, training=of_x, momentum=share or 0.0, eps=eps)
+        if moves and not torch_moves_them and x.numel():
+            move_running_statistics(running_mean, running_var, num_batches_tracked, momentum, mean, var)
+        if weight is not None and weight.dim() == 2:
+            y = y * _per_channel(weight, x)
+        if bias is not None and bias.dim() == 2:
+            y = y + _per_channel(bias, x)
+        return bias_act(y, act=act, negative_slope=negative_slope).to(x.dtype)
+
+
+def move_running_statistics(
+    running_mean: Tensor, running_var: Tensor, num_batches_tracked: Tensor | None, momentum: float | None,
+    mean: Tensor, var: Tensor,
+) -> None:  # fmt: skip
+    """Moves running statistics [C] in place towards ``mean`` and the unbiased ``var`` of a batch."""
+    share = 1 / num_batches_tracked if momentum is None else momentum
+    with torch.no_grad():
+        for running, of_batch in ((running_mean, mean), (running_var, var)):
+            running += (of_batch - running) * share
+
+
 def normal_noise(seed: Tensor, x: Tensor) -> Tensor:
     """The noise that kernels draw for ``x`` [N, C, *spatial] from an int64 ``seed``: [N, 1, *spatial] in float32."""
     shape = x.shape[0], 1, *x.shape[2:]

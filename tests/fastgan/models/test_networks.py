@@ -8,7 +8,7 @@ from torch import nn
 
 from fastgan.models import build_networks
 from fastgan.models.dcgan import RESOLUTIONS, widths
-from fastgan.nn import BiasAct, ConditionalBatchNorm2d
+from fastgan.nn import BiasAct, ConditionalBatchNormAct2d
 
 CONVOLUTIONAL = ["dcgan", "sngan", "wgan-gp"]
 # Each resolution with one color and three, with classes and without.
@@ -160,7 +160,7 @@ def test_embeddings_start_like_linear_layers_and_scales_as_published(model, devi
     torch.manual_seed(3)
     network, discriminator = build_networks(model, resolution=28, num_channels=1, num_classes=50)
     assert_normal(discriminator.layers[-1].embedding.weight, 0, deviation)
-    for norm in (m for m in network.modules() if isinstance(m, ConditionalBatchNorm2d)):
+    for norm in (m for m in network.modules() if isinstance(m, ConditionalBatchNormAct2d)):
         assert (norm.weight == 1).all()
         assert (norm.bias == 0).all()
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastgan.nn import (
     AdaIN,
     BiasAct,
-    ConditionalBatchNorm2d,
+    ConditionalBatchNormAct2d,
     EqualizedConv2d,
     EqualizedLinear,
     MinibatchDiscrimination,
@@ -260,7 +260,7 @@ LABELS = torch.tensor([2, 0, 2, 1, 0])
 
 def test_conditional_batch_norm_starts_as_batch_norm():
     x = torch.randn(5, 3, 6, 6)
-    layer = ConditionalBatchNorm2d(3, 4, eps=1e-3, momentum=0.3)
+    layer = ConditionalBatchNormAct2d(3, 4, eps=1e-3, momentum=0.3, act="linear")
     plain = nn.BatchNorm2d(3, eps=1e-3, momentum=0.3)
     assert torch.equal(layer(x, LABELS), plain(x))
     assert torch.equal(layer.norm.running_var, plain.running_var)
@@ -268,7 +268,7 @@ def test_conditional_batch_norm_starts_as_batch_norm():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_output_of_conditional_batch_norm_has_the_type_of_x(dtype):
-    assert ConditionalBatchNorm2d(3, 4).eval()(torch.randn(5, 3, 2, 2, dtype=dtype), LABELS).dtype == dtype
+    assert ConditionalBatchNormAct2d(3, 4).eval()(torch.randn(5, 3, 2, 2, dtype=dtype), LABELS).dtype == dtype
 
 
 @pytest.mark.parametrize("bias", [True, False])

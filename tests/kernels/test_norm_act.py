@@ -1,0 +1,204 @@
+"""What is particular to norm_act; the rest of its tests are in test_every_op.py."""
+
+import pytest
+import torch
+from torch import nn
+
+from fastgan_kernels import norm_act, use_backend
+from fastgan_kernels.ops.norm_act.tile import norm_tiling
+from tests.kernels.harness import derivatives, lay_out, random
+
+ACTIVATIONS = {"linear": nn.Identity(), "relu": nn.ReLU(), "lrelu": nn.LeakyReLU(0.2)}
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 4, 6), (9, 3, 20, 21)], ids=["registers", "spans"])
+@pytest.mark.parametrize(
+    ("norm", "act", "training", "momentum"),
+    [
+        ("batch", "relu", True, 0.1),
+        ("batch", "lrelu", True, None),
+        ("batch", "lrelu", False, 0.1),
+        ("instance", "lrelu", True, 0.3),
+        ("instance", "linear", False, 0.1),
+    ],
+)
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_is_torchs_module(shape, norm: str, act: str, training: bool, momentum: float | None, backend: str):
+    """Two steps: outputs, gradients of both orders and running statistics, to 1e-10 in float64."""
+    cls = nn.BatchNorm2d if norm == "batch" else nn.InstanceNorm2d
+    module = cls(3, momentum=momentum, affine=True, track_running_stats=True).double()
+    running = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    if norm == "instance":
+        del running["num_batches_tracked"]  # torch's module does not count
+    weight, bias = random((3,), 1), random((3,), 2)
+    module.weight.data, module.bias.data = weight, bias
+    module.train(training)
+    for step in range(2):
+        x = random(shape, 3 + step) * 2 + 1
+
+        def ours(x, weight, bias):
+            with use_backend(backend):
+                return norm_act(
+                    x, weight, bias, norm=norm, training=training, momentum=momentum, act=act, **running
+                )  # fmt: skip
+
+        def theirs(x, weight, bias):
+            parameters = {"weight": weight, "bias": bias}
+            return ACTIVATIONS[act](torch.func.functional_call(module, parameters, (x,)))
+
+        cotangents = [random(t.shape, 5 + i) for i, t in enumerate((x, x, weight, bias))]
+        found, expected = (derivatives(f, (x, weight, bias), cotangents) for f in (ours, theirs))
+        for f, e in zip(found, expected, strict=True):
+            torch.testing.assert_close(f, e, rtol=1e-10, atol=1e-10 * (1 + e.abs().max().item()))
+    for name, buffer in running.items():
+        torch.testing.assert_close(buffer, module.get_buffer(name), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("shape", [(9, 2, 7, 9), (5, 2, 65, 70)], ids=["registers", "spans"])
+def test_variance_of_values_far_from_zero(layout: str, shape: tuple[int, ...]):
+    """With E[x^2] - E[x]^2 in float32, 1e6 - 1e6 would leave nothing of a variance of 1."""
+    x = lay_out(random(shape, 0, torch.float32) + 1e3, layout)
+    running = torch.zeros(2), torch.zeros(2)
+    y = norm_act(x, running_mean=running[0], running_var=running[1], momentum=1.0)
+    var, mean = torch.var_mean(x.double(), (0, 2, 3))
+    # The mean is rounded near 1e3, by 3e-5 and a few times that.
+    torch.testing.assert_close(running[0].double(), mean, rtol=1e-6, atol=0)
+    torch.testing.assert_close(running[1].double(), var, rtol=1e-5, atol=0)
+    torch.testing.assert_close(y.double().std((0, 2, 3)), torch.ones(2).double(), rtol=1e-3, atol=0)
+
+
+def test_a_constant_channel_in_spans_has_a_variance_of_zero():
+    """Rounding of the moments must not leave it below: with an eps of 0 the result would be NaN."""
+    x = torch.full((9, 1, 40, 50), 0.1)
+    running = torch.zeros(1), torch.zeros(1)
+    norm_act(x, running_mean=running[0], running_var=running[1], momentum=1.0)
+    assert 0 <= running[1].item() < 1e-12
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_few_values_are_as_torch_has_them(norm: str, backend: str):
+    module = (nn.BatchNorm2d if norm == "batch" else nn.InstanceNorm2d)(3)
+    with use_backend(backend):
+        for shape in ((1, 3, 1, 1), (4, 3, 1, 1)):
+            x = random(shape, 0, torch.float32)
+            if norm == "batch" and shape[0] > 1:
+                torch.testing.assert_close(norm_act(x, norm=norm), module(x), rtol=1e-5, atol=1e-5)
+                continue
+            with pytest.raises(ValueError) as theirs:
+                module(x)
+            with pytest.raises(ValueError) as ours:
+                norm_act(x, norm=norm)
+            assert str(ours.value) == str(theirs.value)
+        running = {"running_mean": torch.zeros(3), "running_var": torch.ones(3)}
+        y = norm_act(torch.zeros(1, 3, 1, 1), norm=norm, training=False, **running)
+        assert torch.equal(y, torch.zeros(1, 3, 1, 1))
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_an_empty_batch_is_counted_and_moves_nothing(backend: str):
+    module = nn.BatchNorm2d(3)
+    running = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    for momentum in (0.1, None):
+        with use_backend(backend):
+            assert norm_act(torch.zeros(0, 3, 4, 4), momentum=momentum, **running).shape == (0, 3, 4, 4)
+        module(torch.zeros(0, 3, 4, 4))
+        for name, buffer in running.items():
+            assert torch.equal(buffer, module.get_buffer(name))
+
+
+def test_types_of_parameters_and_statistics_are_their_own():
+    x, weight = random((4, 3, 5, 5), 0, torch.bfloat16), random((3,), 1, torch.float32)
+    running = torch.zeros(3), torch.ones(3, dtype=torch.float16)
+    y = norm_act(x, weight, running_mean=running[0], running_var=running[1])
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(running[0], 0.1 * x.float().mean((0, 2, 3)), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(running[1].float(), 0.9 + 0.1 * x.float().var((0, 2, 3)), rtol=2e-3, atol=0)
+
+
+def test_autograd_notices_that_running_statistics_change():
+    running = {"running_mean": torch.zeros(3), "running_var": torch.ones(3)}
+    x = random((4, 3, 5), 0, torch.float32).requires_grad_()
+    y = norm_act(x, training=False, **running)
+    norm_act(x, **running)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_a_compiled_region_moves_the_running_statistics(backend: str):
+    x = random((4, 3, 5, 5), 0, torch.float32)
+    results = []
+    for compiled in (False, True):
+        running = {"running_mean": torch.zeros(3), "running_var": torch.ones(3)}
+        running["num_batches_tracked"] = torch.tensor(2)
+        function = torch.compile(norm_act, fullgraph=True, backend="aot_eager") if compiled else norm_act
+        with use_backend(backend):
+            results.append([function(x, **running), *running.values()])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_one_of_scale_and_shift_for_each_sample():
+    x, weight, bias = (random(shape, i) for i, shape in enumerate([(4, 3, 5, 5), (4, 3), (3,)]))
+    torch.testing.assert_close(norm_act(x, weight, bias), norm_act(x, weight, bias.expand(4, 3)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"x": torch.zeros(3)}, r"x has shape \[3\]"),
+        ({"weight": torch.zeros(4)}, r"weight has shape \[4\], expected \[3\] for x of shape \[2, 3, 4, 4\]"),
+        ({"bias": torch.zeros(1, 3)}, r"bias has shape \[1, 3\], expected \[2, 3\]"),
+        ({"x": torch.zeros(2, 3, 4, dtype=torch.int64)}, "x is torch.int64"),
+        ({"norm": "layer"}, "norm is 'layer', expected 'batch' or 'instance'"),
+        ({"running_mean": torch.zeros(3)}, "only one of running_mean and running_var is given"),
+        ({"running_mean": torch.zeros(2), "running_var": torch.zeros(2)}, r"running_mean has shape \[2\]"),
+        (
+            {"running_mean": torch.zeros(3), "running_var": torch.ones(3), "momentum": None},
+            "momentum is None without num_batches_tracked",
+        ),
+        ({"act": "tanh"}, "act is 'tanh'"),
+        ({"eps": -1e-5}, "eps is -1e-05"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_bad_input_is_refused_in_one_sentence(arguments: dict, message: str, backend: str):
+    with use_backend(backend), pytest.raises((ValueError, TypeError), match=message):
+        norm_act(**{"x": torch.zeros(2, 3, 4, 4), **arguments})
+
+
+@pytest.mark.parametrize("element_size", [2, 4, 8])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("reduces", [False, True])
+def test_tiles_cover_every_problem_and_fit_the_registers(element_size: int, channels_last: bool, reduces: bool):
+    for groups, samples in ((1, 1), (1, 64), (1, 300), (64, 1)):
+        for channels, pixels in ((1, 2), (3, 16384), (64, 65536), (513, 49), (1024, 16)):
+            t = norm_tiling(
+                groups, samples, channels, pixels, element_size, channels_last=channels_last, reduces=reduces
+            )
+            elements = t.block_channels * t.block_samples * t.block_pixels
+            assert elements <= (16384 if t.resident else 4096)
+            assert t.channel_programs * t.block_channels >= groups * channels
+            assert t.spans * t.tiles >= t.all_tiles > (t.spans - 1) * t.tiles
+            assert t.pixel_tiles * t.block_pixels >= pixels
+            assert t.all_tiles // t.pixel_tiles * t.block_samples >= samples
+            if t.resident:
+                assert reduces
+                assert t.all_tiles == 1
+
+
+@pytest.mark.parametrize(
+    ("samples", "channels", "pixels", "programs", "spans"),
+    [
+        (64, 1024, 16, 256, 1),  # four channels a tile
+        (64, 256, 256, 256, 1),  # the registers of 16 warps
+        (64, 128, 1024, 128, 8),  # cut in spans: 1,024 programs
+        (1, 64, 65536, 64, 8),
+    ],
+)
+def test_channels_of_generators(samples: int, channels: int, pixels: int, programs: int, spans: int):
+    tiling = norm_tiling(1, samples, channels, pixels, 4, channels_last=False, reduces=True)
+    assert tiling.grid == (programs, spans)
+    assert tiling.resident == (spans == 1)
