@@ -16,15 +16,14 @@ import torch
 from torch import Tensor
 
 from fastgan_kernels import reference
+from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_activation, check_eps, check_feature_map, check_operand
-from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.layout import empty_dense
 from fastgan_kernels.ops.norm_act.backward import (
-    empty_gradients,
-    empty_second_gradients,
     launch_backward,
     launch_double_backward,
+    new_gradients,
 )
 from fastgan_kernels.ops.norm_act.forward import launch_fixed, launch_forward
 from fastgan_kernels.precision import compute_dtype
@@ -33,54 +32,36 @@ NORMS = ("batch", "instance")
 
 
 def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, given, eps, act, slope, needs_x, needs_weight, needs_bias = inputs
+    *tensors, given, eps, act, slope, _needs = inputs
     ctx.settings = given, eps, act, slope
-    ctx.has_gradients = needs_x, needs_weight, needs_bias
     ctx.save_for_backward(*tensors)
 
 
 def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-    # An output that was not asked for is empty, and so is what comes back for it.
-    v, a, b = (t if has else None for t, has in zip(cotangents, ctx.has_gradients, strict=True))
-    tensors = dy, x, _, _, weight, _ = ctx.saved_tensors
     needs = [ctx.needs_input_grad[i] for i in (0, 1, 4)]
-    if v is None and a is None and b is None:
-        return (None,) * 13
-    computed = _norm_act_double_backward(v, a, b, *tensors, *ctx.settings, *needs)
-    ddy, ddx, ddweight = (
-        t.to(like.dtype) if need else None for t, like, need in zip(computed, (dy, x, weight), needs, strict=True)
-    )
-    return ddy, ddx, None, None, ddweight, *(None,) * 8
+    ddy, ddx, ddweight = _norm_act_double_backward(*cotangents, *ctx.saved_tensors, *ctx.settings, needs)
+    return ddy, ddx, None, None, ddweight
 
 
 _norm_act_double_backward = DifferentiableOp(
     "norm_act_double_backward(Tensor? v, Tensor? a, Tensor? b, Tensor dy, Tensor x, Tensor mean, Tensor var,"
-    " Tensor? weight, Tensor? bias, bool given, float eps, str act, float slope,"
-    " bool needs_dy, bool needs_x, bool needs_weight) -> (Tensor, Tensor, Tensor)",
+    " Tensor? weight, Tensor? bias, bool given, float eps, str act, float slope, bool[] needs)"
+    " -> (Tensor, Tensor, Tensor)",
     launch=launch_double_backward,
-    fake=lambda v, a, b, dy, x, mean, var, weight, *others: empty_second_gradients(x, weight, *others[-3:]),
-    setup_context=lambda ctx, inputs, output: None,
+    fake=lambda v, a, b, dy, x, mean, var, weight, *_: (empty_dense(x), *new_gradients(x, weight, None)[:2]),
     backward=refuse_third_order("norm_act"),
     is_gradient=True,
 )
 
 _norm_act_backward = DifferentiableOp(
     "norm_act_backward(Tensor dy, Tensor x, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, bool given,"
-    " float eps, str act, float slope, bool needs_x, bool needs_weight, bool needs_bias) -> (Tensor, Tensor, Tensor)",
+    " float eps, str act, float slope, bool[] needs) -> (Tensor, Tensor, Tensor)",
     launch=launch_backward,
-    fake=lambda dy, x, mean, var, weight, bias, *others: empty_gradients(x, weight, bias, *others[-3:]),
+    fake=lambda dy, x, mean, var, weight, bias, *_: new_gradients(x, weight, bias),
     setup_context=_save_for_double_backward,
     backward=_double_backward,
     is_gradient=True,
 )
-
-
-def _gradients(ctx: Any, dy: Tensor, needs: tuple[bool, bool, bool]) -> tuple[Tensor | None, ...]:
-    tensors = x, _, _, weight, bias = ctx.saved_tensors
-    computed = _norm_act_backward(dy, *tensors, *ctx.settings, *needs)
-    return tuple(
-        t.to(like.dtype) if need else None for t, like, need in zip(computed, (x, weight, bias), needs, strict=True)
-    )
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -93,10 +74,8 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     ctx.save_for_backward(x, mean, var, weight, bias)
 
 
-def _backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    if dy is None:
-        return (None,) * 11
-    return *_gradients(ctx, dy, ctx.needs_input_grad[:3]), *(None,) * 8
+def _backward(ctx: Any, dy: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    return _norm_act_backward(dy, *ctx.saved_tensors, *ctx.settings, list(ctx.needs_input_grad[:3]))
 
 
 def _fake(x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, batches: Any, groups: int, *_: Any) -> Any:
@@ -125,12 +104,10 @@ def _save_for_fixed_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) 
     ctx.save_for_backward(*tensors)
 
 
-def _fixed_backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-    if dy is None:
-        return (None,) * 8
+def _fixed_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     needs = [ctx.needs_input_grad[i] for i in (0, 3, 4)]
-    dx, dweight, dbias = _gradients(ctx, dy, needs)
-    return dx, None, None, dweight, dbias, None, None, None
+    dx, dweight, dbias = _norm_act_backward(dy, *ctx.saved_tensors, *ctx.settings, needs)
+    return dx, None, None, dweight, dbias
 
 
 _fixed_norm_act = DifferentiableOp(

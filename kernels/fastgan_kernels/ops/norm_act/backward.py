@@ -13,6 +13,7 @@ For cotangents v of dx, a of dweight and b of dbias, with G = a * g - r * (h * M
 Where the statistics are given, P(t) = t, G = a * g, and nothing comes by way of r.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -211,7 +212,7 @@ def _second_sums_kernel(
 
 @triton.jit(do_not_specialize=[*_EXTENTS, *_TILES, "a_stride", "b_stride"])
 def _second_kernel(
-    v_ptr, a_ptr, b_ptr, dy_ptr, x_ptr, mean_ptr, var_ptr, weight_ptr, bias_ptr, sums_ptr,
+    v_ptr, b_ptr, a_ptr, dy_ptr, x_ptr, mean_ptr, var_ptr, weight_ptr, bias_ptr, sums_ptr,
     ddy_ptr, ddx_ptr, ddweight_ptr,
     samples, minor_groups, major, pixel_tiles, all_tiles, tiles, statistics, weight_stride, bias_stride,
     a_stride, b_stride,
@@ -282,47 +283,43 @@ def _second_kernel(
 
 def launch_backward(
     dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None,
-    given: bool, eps: float, act: str, slope: float, needs_x: bool, needs_weight: bool, needs_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradients of x, weight and bias; those that are not needed are empty."""
+    given: bool, eps: float, act: str, slope: float, needs: list[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    """The gradients of x, weight and bias, where they are needed."""
     x = dense(x)
-    gradients = empty_gradients(x, weight, bias, needs_x, needs_weight, needs_bias)
+    needs_x, *needs_affine = needs
+    dx = torch.empty_like(x) if needs_x else None
+    affine = weight, bias
     if x.numel() == 0:
-        return gradients[0], *(t.zero_() for t in gradients[1:])
-    groups, (weight, bias), strides, per_sample = _affine(mean, weight, bias)
+        _, *zeros = new_gradients(x, *affine)
+        return dx, *(t.zero_() if need else None for t, need in zip(zeros, needs_affine, strict=True))
+    groups, (weight, bias), strides, per_sample = _affine(mean, *affine)
     launch = NormLaunch(x, groups, per_sample, act, slope, eps, reduces=not given)
     tiling = launch.tiling
     operands = dense(dy, like=x), x, mean.contiguous(), var.contiguous(), weight, bias
-    dx = gradients[0] if needs_x else None
     if per_sample and not tiling.resident:
-        of_scale, of_shift = (launch.new_plane_sums(x) if need else None for need in (needs_weight, needs_bias))
+        shape = 1, x.shape[0] * x.shape[1], tiling.pixel_tiles
     else:
-        shape = x.shape[:2] if per_sample else mean.shape
-        of_scale, of_shift = (
-            x.new_empty(shape, dtype=compute_dtype(x.dtype)) if need else None for need in (needs_weight, needs_bias)
-        )
+        shape = (*(x.shape[:2] if per_sample else mean.view(groups, -1).shape), 1)
+    # Of dweight and dbias.
+    sums = [x.new_empty(shape, dtype=compute_dtype(x.dtype)) if need else None for need in needs_affine]
     if tiling.resident:
-        _backward_kernel[tiling.grid](*operands, dx, of_scale, of_shift, *launch.extents, *strides, **launch.constants)
+        _backward_kernel[tiling.grid](*operands, dx, *sums, *launch.extents, *strides, **launch.constants)
     else:
         geometry = *launch.extents, *launch.of_tiles, mean.numel()
-        uses_sums = (needs_x and not given) or (not per_sample and (needs_weight or needs_bias))
-        sums = launch.new_partials(x, 2 * mean.numel()) if uses_sums else None
-        of_planes_ = (of_scale, of_shift) if per_sample else (None, None)
-        if uses_sums or needs_weight or needs_bias:
+        of_planes, of_channels = (sums, (None, None)) if per_sample else ((None, None), sums)
+        reduces = (needs_x and not given) or (not per_sample and any(needs_affine))
+        of_spans = launch.new_partials(x, 2 * mean.numel()) if reduces else None
+        if reduces or any(needs_affine):
             _sums_kernel[tiling.grid](
-                *operands, sums, *of_planes_, *geometry, *strides, SPANS=tiling.spans, **launch.constants
+                *operands, of_spans, *of_planes, *geometry, *strides, SPANS=tiling.spans, **launch.constants
             )
         if needs_x or not per_sample:
-            of_channels = (None, None) if per_sample else (of_scale, of_shift)
             _project_kernel[tiling.grid if needs_x else (tiling.channel_programs, 1)](
-                *operands, sums, dx, *of_channels, *geometry, *strides,
+                *operands, of_spans, dx, *of_channels, *geometry, *strides,
                 GIVEN=given, **launch.constants, **launch.of_spans,
             )  # fmt: skip
-    sums_of = (
-        empty if needed is None else _over_groups(needed, like)
-        for empty, needed, like in zip(gradients[1:], (of_scale, of_shift), (weight, bias), strict=True)
-    )
-    return gradients[0], *sums_of
+    return dx, *(None if t is None else _summed(t, like) for t, like in zip(sums, affine, strict=True))
 
 
 def _affine(
@@ -333,65 +330,48 @@ def _affine(
     return groups, *affine_rows(weight, bias), is_per_sample(weight, bias)
 
 
-def _over_groups(sums: Tensor, like: Tensor) -> Tensor:
-    """Partial sums of a gradient, to the shape of ``like``."""
-    if sums.numel() == like.numel():
-        return sums.view(like.shape)
-    return sum_partials(sums.view(-1, like.numel(), 1) if sums.dim() == 2 else sums).view(like.shape)
+def _summed(partials: Tensor, like: Tensor) -> Tensor:
+    """The gradient of ``like`` from its partials, [A, its channels or planes, B]."""
+    return (partials if partials.numel() == like.numel() else sum_partials(partials)).view(like.shape)
 
 
-def empty_gradients(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, needs_x: bool, needs_weight: bool, needs_bias: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Uninitialized, without elements where none is needed; those of weight and bias in the type of the arithmetic."""
-    dtype = compute_dtype(x.dtype)
-    return (
-        empty_dense(x) if needs_x else x.new_empty(0),
-        x.new_empty(weight.shape if needs_weight else 0, dtype=dtype),
-        x.new_empty(bias.shape if needs_bias else 0, dtype=dtype),
+def new_gradients(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Uninitialized; those of weight and bias in the type of the arithmetic, and empty where there is none."""
+    return empty_dense(x), *(
+        x.new_empty(0 if t is None else t.shape, dtype=compute_dtype(x.dtype)) for t in (weight, bias)
     )
 
 
 def launch_double_backward(
     v: Tensor | None, a: Tensor | None, b: Tensor | None, dy: Tensor, x: Tensor, mean: Tensor, var: Tensor,
-    weight: Tensor | None, bias: Tensor | None, given: bool, eps: float, act: str, slope: float,
-    needs_dy: bool, needs_x: bool, needs_weight: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradients of dy, x and weight; those that are not needed are empty."""
+    weight: Tensor | None, bias: Tensor | None, given: bool, eps: float, act: str, slope: float, needs: list[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    """The gradients of dy, x and weight, where they are needed."""
     x = dense(x)
-    ddy, ddx, ddweight = empty_second_gradients(x, weight, needs_dy, needs_x, needs_weight)
+    ddy, ddx = (torch.empty_like(x) if need else None for need in needs[:2])
+    # The gradients of weight and bias do not depend on weight.
+    needs_weight = needs[2] and v is not None
+    if x.numel() == 0 or not needs_weight:
+        ddweight = new_gradients(x, weight, None)[1].zero_() if needs[2] else None
     if x.numel() == 0:
-        return ddy, ddx, ddweight.zero_()
+        return ddy, ddx, ddweight
+    like = weight
     groups, (weight, bias), strides, per_sample = _affine(mean, weight, bias)
     (a, b), (a_stride, b_stride) = affine_rows(a, b)
     # Three tensors and seven sums: tiles as large as the other passes have spill.
     launch = NormLaunch(x, groups, per_sample, act, slope, eps, reduces=False, tile=2048)
     tiling = launch.tiling
     geometry = *launch.extents, *launch.of_tiles, mean.numel(), *strides, a_stride
-    v = None if v is None else dense(v, like=x)
-    operands = dense(dy, like=x), x, mean.contiguous(), var.contiguous(), weight, bias
+    operands = a, dense(dy, like=x), x, mean.contiguous(), var.contiguous(), weight, bias
+    v = dense(v, like=x)
     sums = None if given else launch.new_partials(x, 7 * mean.numel())
     if not given:
-        _second_sums_kernel[tiling.grid](v, a, *operands, sums, *geometry, SPANS=tiling.spans, **launch.constants)
+        _second_sums_kernel[tiling.grid](v, *operands, sums, *geometry, SPANS=tiling.spans, **launch.constants)
     partials = None
-    if needs_weight and v is not None:
-        partials = launch.new_plane_sums(x) if per_sample else launch.new_partials(x, mean.numel())
+    if needs_weight:
+        shape = (1, like.numel(), tiling.pixel_tiles) if per_sample else (groups, x.shape[1], tiling.spans)
+        partials = x.new_empty(shape, dtype=compute_dtype(x.dtype))
     _second_kernel[tiling.grid](
-        v, a, b, *operands, sums, ddy if needs_dy else None, ddx if needs_x else None, partials, *geometry, b_stride,
-        **launch.constants, **launch.of_spans,
-    )  # fmt: skip
-    if partials is None:
-        return ddy, ddx, ddweight.zero_()
-    partials = partials if per_sample else partials.view(groups, -1, tiling.spans)
-    return ddy, ddx, sum_partials(partials).view(weight.shape)
-
-
-def empty_second_gradients(
-    x: Tensor, weight: Tensor | None, needs_dy: bool, needs_x: bool, needs_weight: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Uninitialized, without elements where none is needed; that of weight in the type of the arithmetic."""
-    return (
-        empty_dense(x) if needs_dy else x.new_empty(0),
-        empty_dense(x) if needs_x else x.new_empty(0),
-        x.new_empty(weight.shape if needs_weight else 0, dtype=compute_dtype(x.dtype)),
+        v, b, *operands, sums, ddy, ddx, partials, *geometry, b_stride, **launch.constants, **launch.of_spans
     )
+    return ddy, ddx, _summed(partials, like) if needs_weight else ddweight

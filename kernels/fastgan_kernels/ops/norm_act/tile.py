@@ -143,11 +143,6 @@ class NormLaunch:
         """Memory for ``count`` numbers of each span."""
         return x.new_empty(count, self.tiling.spans, dtype=compute_dtype(x.dtype))
 
-    def new_plane_sums(self, x: Tensor) -> Tensor:
-        """Memory for a number of each plane and tile of its pixels: [1, N * C, pixel_tiles]."""
-        n, c = x.shape[:2]
-        return x.new_empty(1, n * c, self.tiling.pixel_tiles, dtype=compute_dtype(x.dtype))
-
 
 @triton.jit
 def channels_of_program(channels, BLOCK_CHANNELS: tl.constexpr):
