@@ -17,9 +17,10 @@ from fastgan.acceleration.activation import (
 )
 from fastgan.acceleration.fixed import is_candidate, recognize_fixed
 from fastgan.acceleration.measuring import difference, measure
+from fastgan.acceleration.norm import INSTANCE_NORMS, counts_batches, norm_recipe
 from fastgan.acceleration.report import Left, Report, Swapped
 from fastgan.acceleration.spectral import find_groups, find_spectral_norm, group_step
-from fastgan.acceleration.style import INSTANCE_NORMS, recognize_adain
+from fastgan.acceleration.style import recognize_adain
 from fastgan.acceleration.swaps import (
     Converter,
     Recipe,
@@ -51,6 +52,8 @@ def accelerate(
 
     - a convolution or linear layer with a bias and the ``nn.ReLU`` or ``nn.LeakyReLU`` module behind it
       (:func:`fastgan_kernels.bias_act`);
+    - a batch or instance norm and such a module behind it, and a batch norm by itself
+      (:func:`fastgan_kernels.norm_act`);
     - torch's two spectral norms of a ``weight``; those that each forward of the model calls once share their launches
       (:func:`fastgan_kernels.power_iteration`, :func:`~fastgan_kernels.spectral_normalize`);
     - a module that normalizes each plane and then scales and shifts it by a style (:func:`fastgan_kernels.adain`);
@@ -123,6 +126,7 @@ class _Plan:
         normalized = self._find_spectral_norms()
         flow = trace_model(model, self._closed | set(normalized))
         self._find_activations(flow)
+        self._find_norms()
         for root, layers in find_groups(normalized, flow).items():
             self._swap(root, "one group", [group_step(root, layers)], f"{len(layers)} spectral norms")
 
@@ -186,9 +190,6 @@ class _Plan:
                 self._closed.add(module)
             # The report on the module covers a norm inside.
             self._closed.update(m for m in module.modules() if isinstance(m, INSTANCE_NORMS))
-        for module in self._open_modules():
-            if isinstance(module, INSTANCE_NORMS):
-                self.leave(module, _why_unstyled(module))
 
     def _find_spectral_norms(self) -> list[nn.Module]:
         normalized = []
@@ -216,15 +217,28 @@ class _Plan:
             except Refusal as why:
                 self.leave(activation, str(why))
                 continue
-            recipe = layer_recipe(activation)
+            recipes = [layer_recipe(layer, activation) for layer in layers]
             # An activation that several layers share passes for all of them or for none.
             first, path = layers[0], self._paths[activation]
             names = ", ".join(f"`{self._paths[layer]}`" for layer in layers)
-            steps = [partial(rewrite, layer, recipe) for layer in layers]
+            steps = [partial(rewrite, *pair) for pair in zip(layers, recipes, strict=True)]
             steps.append(partial(rewrite, activation, activation_recipe(names)))
             also = f" and {names.split(', ', 1)[1]}" if len(layers) > 1 else ""
             what = f"{_class_name(first)}{also} + {type(activation).__name__} `{path}`"
-            self._swap(first, recipe.name, steps, what)
+            self._swap(first, " and ".join(dict.fromkeys(recipe.name for recipe in recipes)), steps, what)
+            self._closed.update(layers)
+
+    def _find_norms(self) -> None:
+        """Those that no activation took."""
+        for module in self._open_modules():
+            if isinstance(module, INSTANCE_NORMS):
+                self.leave(module, _why_unstyled(module))
+            try:
+                if counts_batches(module):
+                    recipe = norm_recipe("linear")
+                    self._swap(module, recipe.name, [partial(rewrite, module, recipe)])
+            except Refusal as why:
+                self.leave(module, str(why))
 
 
 def _class_name(module: nn.Module) -> str:

@@ -1,7 +1,7 @@
-"""A convolution or linear layer and the leaky ReLU behind it: bias and activation in one op.
+"""A layer and the leaky ReLU behind it: bias and activation in one op, or normalization and activation.
 
-The layer computes ``bias_act(conv_without_bias(x), bias)``, and the activation module returns its input. So the bias
-stays in its module, and no module refers to another.
+A convolution or linear layer computes ``bias_act(conv_without_bias(x), bias)``, a norm ``norm_act(x, ...)``, and the
+activation module returns its input. So the parameters stay in their module, and no module refers to another.
 """
 
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastgan.acceleration.norm import NORMS, norm_recipe
 from fastgan.acceleration.swaps import Recipe, Refusal, is_rewritten, require_rewritable
 from fastgan.acceleration.tracing import Call, Dataflow, called_name, reads_shape
 from fastgan_kernels import bias_act
@@ -19,8 +20,10 @@ _TRANSPOSED = {
     nn.ConvTranspose2d: F.conv_transpose2d,
     nn.ConvTranspose3d: F.conv_transpose3d,
 }
-_LAYERS = (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)
+_LAYERS = (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED, *NORMS)
 _FUNCTIONS = ("relu", "leaky_relu")
+# What a subclass may override of a forward.
+_PARTS = ("_conv_forward", "_apply_instance_norm")
 
 
 def _with_activation(act: str, slope: float) -> Callable[..., Tensor]:
@@ -60,12 +63,13 @@ def is_activation(module: nn.Module) -> bool:
     return isinstance(module, nn.ReLU | nn.LeakyReLU) and not is_rewritten(module)
 
 
-def layer_recipe(activation: nn.Module) -> Recipe:
-    """For the layers before ``activation``."""
-    if isinstance(activation, nn.LeakyReLU):
-        slope = float(activation.negative_slope)
-        return Recipe(_with_activation, ("lrelu", slope), f"bias_act(lrelu, {slope})")
-    return Recipe(_with_activation, ("relu", 0.0), "bias_act(relu)")
+def layer_recipe(layer: nn.Module, activation: nn.Module) -> Recipe:
+    """For a layer before ``activation``."""
+    leaky = isinstance(activation, nn.LeakyReLU)
+    act, slope = ("lrelu", float(activation.negative_slope)) if leaky else ("relu", 0.0)
+    if isinstance(layer, NORMS):
+        return norm_recipe(act, slope)
+    return Recipe(_with_activation, (act, slope), f"bias_act({act}, {slope})" if leaky else "bias_act(relu)")
 
 
 def activation_recipe(layers: str) -> Recipe:
@@ -113,7 +117,7 @@ def _require_plain_activation(activation: nn.Module) -> None:
     if type(activation).forward is not cls.forward:
         raise Refusal(f"{type(activation).__name__} overrides forward")
     if cls is nn.LeakyReLU and not 0 <= activation.negative_slope < float("inf"):
-        raise Refusal(f"its slope is {activation.negative_slope}, and bias_act takes finite ones from 0 on")
+        raise Refusal(f"its slope is {activation.negative_slope}, and the ops take finite ones from 0 on")
     if _hooked(activation, "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"):
         raise Refusal("it has a hook, which would see another input")
     require_rewritable(activation)
@@ -123,11 +127,11 @@ def _require_plain_layer(
     layer: nn.Module, activation: nn.Module, flow: Dataflow, path_of: Callable[[nn.Module], str]
 ) -> None:
     cls, own = next(cls for cls in _LAYERS if isinstance(layer, cls)), type(layer)
-    if any(getattr(own, name, None) is not getattr(cls, name, None) for name in ("forward", "_conv_forward")):
+    if any(getattr(own, name, None) is not getattr(cls, name, None) for name in ("forward", *_PARTS)):
         raise Refusal(f"{own.__name__} overrides forward")
     if any(map(nn.parameter.is_lazy, layer.parameters())):
         raise Refusal("its parameters are not initialized")
-    if layer.bias is None:
+    if layer.bias is None and not isinstance(layer, NORMS):
         raise Refusal("it has no bias; an unfused activation is one pass in torch too")
     if _hooked(layer, "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"):
         raise Refusal("it has a hook, which would see another output")

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from fastgan.acceleration.measuring import changed_by, fixed_random_state, in_mode, scratch_values, unobserved
+from fastgan.acceleration.norm import INSTANCE_NORMS
 from fastgan.acceleration.swaps import Recipe, Refusal, require_rewritable, rewrite
 from fastgan.acceleration.tracing import Tracer, called_name, reads_shape
 from fastgan_kernels import adain
 
-INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 # The operations of a normalization: analytic, deterministic and without side effects.
 _STATISTICS = ("mean", "var", "std", "var_mean", "std_mean", "instance_norm", "sum")
 _ELEMENTWISE = ("add", "sub", "mul", "truediv", "div", "pow", "square", "sqrt", "rsqrt", "neg", "reciprocal")

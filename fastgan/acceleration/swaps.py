@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from fastgan.acceleration.measuring import HOOKS
 from fastgan.acceleration.report import Swapped
+from fastgan.nn.norm_act import RefusesTorchsConversion
 
 Undo = Callable[[], None]
 Step = Callable[[], Undo]
@@ -123,6 +125,8 @@ def _rewritten(cls: type[nn.Module], recipe: Recipe, settings: Settings) -> type
         "__module__": cls.__module__,
         "__doc__": cls.__doc__,
     }
+    if issubclass(cls, _BatchNorm):
+        namespace["qconfig"] = RefusesTorchsConversion()
     made = type(cls.__name__, (cls,), namespace)
     return made
 

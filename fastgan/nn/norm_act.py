@@ -10,7 +10,7 @@ from torch.nn.functional import embedding
 from fastgan_kernels import bias_act, norm_act
 
 
-class _RefusesTorchsConversion:
+class RefusesTorchsConversion:
     """Stands for the ``qconfig`` that ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` asks every layer for.
 
     It makes a torch.nn.SyncBatchNorm of any batch normalization, and would lose the activation without a word.
@@ -37,7 +37,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
         [N, C, H, W] to [N, C, H, W], in the type and layout of the input.
     """
 
-    qconfig = _RefusesTorchsConversion()
+    qconfig = RefusesTorchsConversion()
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ def batch_norm_act(
 class SyncBatchNormAct(nn.SyncBatchNorm):
     """:class:`BatchNormAct2d` over the batch of all ranks: torch's layer, and the activation behind it."""
 
-    qconfig = _RefusesTorchsConversion()
+    qconfig = RefusesTorchsConversion()
     act: str
     negative_slope: float
 

@@ -216,7 +216,7 @@ class Critic(nn.Module):
         self.other = nn.Conv2d(4, 4, 1)
         self.act = nn.LeakyReLU(0.2)
         self.same = nn.LeakyReLU(0.2)
-        self.bn = nn.BatchNorm2d(4)
+        self.drop = nn.Dropout2d()
         for name, module in modules.items():
             setattr(self, name, module)
 
@@ -238,7 +238,7 @@ def test_the_frame_of_the_activations_is_recognized():
         (lambda m, x: (lambda h: m.act(h) - m.same(h))(m.conv(x)), "same", "its output has 2 uses"),
         (lambda m, x: m.act(m.conv(x)) + m.same(m.conv(-x)), "act", "not always followed by this activation"),
         (lambda m, x: m.act(m.conv(x)) + m.conv(-x), "act", "not always followed by this activation"),
-        (lambda m, x: m.act(m.bn(m.act(m.conv(x)))), "act", "the output of BatchNorm2d `bn`"),
+        (lambda m, x: m.act(m.drop(m.act(m.conv(x)))), "act", "the output of Dropout2d `drop`"),
         (lambda m, x: m.act(m.conv(x) + 1), "act", "computed in the forward of `(model)`"),
         (lambda m, x: m.act(x), "act", "computed in the forward of `(model)`"),
         (lambda m, x: m.conv(x).relu(), "conv", "a function call"),
