@@ -2,20 +2,23 @@
 
 ``torch.utils.checkpoint`` runs a part of a forward again inside the backward pass. A layer whose state changes at every
 forward must then use the state of the forward that is repeated, which need not be the latest: a discriminator sees real
-and generated images before one backward. Autograd numbers the nodes of its graph in the order of their creation, so the
-number of the node that is being differentiated identifies the forward.
+and generated images before one backward. Each checkpoint is an object of torch, which its functions on the Python stack
+hold, in the forward and when they repeat it.
 """
 
+import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import GeneratorType
+from weakref import WeakKeyDictionary
 
 import torch
-import torch.utils.checkpoint
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.checkpoint import CheckpointFunction
 
-KEPT_FORWARDS = 16
+_RECORD, _REPEAT = CheckpointFunction.forward.__code__, CheckpointFunction.backward.__code__
 
 
 def recomputing() -> bool:
@@ -23,47 +26,61 @@ def recomputing() -> bool:
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
-class Forward:
-    """One forward: the numbers of the autograd nodes made in it, and whether a checkpoint surrounds it.
+def checkpoints() -> tuple[list[object], object | None]:
+    """The checkpoints that record this code, innermost first; and, around them, the one that repeats it, if any.
 
-    Args:
-        whole: ``True`` for the forward of a root, ending with :meth:`finish`; ``False`` for one reading of a weight.
+    Raises:
+        RuntimeError: in a checkpoint of a torch whose functions are others.
     """
+    recording = []
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename == _RECORD.co_filename:
+            if code is _RECORD:  # the reentrant form
+                recording.append(frame.f_locals["ctx"])
+            elif code is _REPEAT:
+                return recording, frame.f_locals["ctx"]
+            elif isinstance(running := frame.f_locals.get("gen"), GeneratorType):
+                recording.append(running.gi_frame.f_locals["new_frame"])
+            elif code.co_name == "unpack_hook":
+                return recording, frame.f_locals["frame"]
+        frame = frame.f_back
+    if not recording and _are_of_checkpoint(_saved_tensor_hooks()):
+        raise RuntimeError(
+            f"spectral_norm: the checkpoints of torch {torch.__version__} are not known; expected use_reentrant=True"
+        )
+    return recording, None
+
+
+class Forward:
+    """One forward of a root (``whole``), or one reading of a weight."""
 
     def __init__(self, *, whole: bool) -> None:
         self.whole = whole
-        self.start = torch.autograd._get_sequence_nr()
-        self.end: int | None = None
-        self.grad = torch.is_grad_enabled()
-        self.hooks = _checkpoint_hooks()
+        self._grad, self._hooks = torch.is_grad_enabled(), _saved_tensor_hooks()
 
-    def finish(self) -> None:
-        self.end = torch.autograd._get_sequence_nr()
-
-    def in_nested_checkpoints_of_both_forms(self) -> bool:
-        return not self.grad and self.hooks is not None
-
-    def may_be_checkpointed(self) -> bool:
-        """A checkpoint runs what it covers without gradients, or under hooks that drop what autograd saves."""
-        return (not self.grad or self.hooks is not None) and not torch.is_inference_mode_enabled()
-
-    def may_be_repeated_by(self, number: int) -> bool:
-        """Whether a node that is older than every later forward may repeat this one."""
-        return self.start > number or self.hooks is not None or (self.end is not None and number < self.end)
+    def recording(self) -> list[object]:
+        """The checkpoints that record this forward, where it begins."""
+        # They run what they cover without gradients, or under hooks that drop what autograd saves.
+        may_record = (not self._grad or self._hooks is not None) and not torch.is_inference_mode_enabled()
+        return checkpoints()[0] if may_record else []
 
     def may_contain_checkpoint_here(self) -> bool:
         """Whether the code that runs now may be covered by a checkpoint that began inside this forward."""
         if torch.compiler.is_compiling():
             return False
-        return torch.is_grad_enabled() != self.grad or _checkpoint_hooks() is not self.hooks
+        return torch.is_grad_enabled() != self._grad or _saved_tensor_hooks() is not self._hooks
 
 
-def _checkpoint_hooks() -> "weakref.ref[object] | None":
-    """The saved-tensor hooks of the checkpoint that surrounds this; weakly, because they hold its inputs."""
+def _saved_tensor_hooks() -> "weakref.ref[object] | None":
+    """The innermost hooks for saved tensors; weakly, because those of a checkpoint hold its inputs."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
-    if hooks is None or hooks[0].__module__ != torch.utils.checkpoint.__name__:
-        return None
-    return weakref.ref(hooks[0])
+    return None if hooks is None else weakref.ref(hooks[0])
+
+
+def _are_of_checkpoint(hooks: "weakref.ref[object] | None") -> bool:
+    return hooks is not None and hooks().__module__ == torch.utils.checkpoint.__name__
 
 
 @contextmanager
@@ -74,7 +91,7 @@ def outside_checkpoint() -> Iterator[None]:
     repetition by their order. But u and v move only in the forward, and a weight that the root normalized before the
     checkpoint began is normalized inside the repetition.
     """
-    if torch.compiler.is_compiling() or _checkpoint_hooks() is None:
+    if torch.compiler.is_compiling() or not _are_of_checkpoint(_saved_tensor_hooks()):
         yield
         return
     save = torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
@@ -83,56 +100,40 @@ def outside_checkpoint() -> Iterator[None]:
 
 
 class PastVectors:
-    """The vectors of the latest forwards that a backward pass may have to repeat."""
+    """The u and v of the forwards that checkpoints may repeat, in their order; kept while these checkpoints live."""
 
     def __init__(self) -> None:
-        self._kept: list[tuple[Forward, Tensor, Tensor]] = []
-        self._dropped: Forward | None = None
-        self._repeated: tuple[int, int] | None = None
-        self._position = 0
+        self._kept: WeakKeyDictionary[object, list[tuple[Forward, Tensor, Tensor]]] = WeakKeyDictionary()
+        # Of each repetition its backward pass, and the forward that comes next.
+        self._next: WeakKeyDictionary[object, tuple[int, int]] = WeakKeyDictionary()
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def keep(self, forward: Forward, u: Tensor, v: Tensor) -> None:
-        """``u`` and ``v`` must be copies that never change."""
-        self._kept.append((forward, u, v))
-        if len(self._kept) > KEPT_FORWARDS:
-            self._dropped = self._kept.pop(0)[0]
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return PastVectors, ()  # no checkpoint repeats a copy
 
-    def has(self, forward: Forward) -> bool:
-        return bool(self._kept) and self._kept[-1][0] is forward
+    def keep(self, recording: Sequence[object], forward: Forward, u: Tensor, v: Tensor) -> None:
+        """Keeps copies for the checkpoints that record this forward."""
+        kept = [self._kept.setdefault(checkpoint, []) for checkpoint in recording]
+        missing = [of_checkpoint for of_checkpoint in kept if not of_checkpoint or of_checkpoint[-1][0] is not forward]
+        if missing:
+            with outside_checkpoint():
+                copies = forward, u.clone(), v.clone()
+            for of_checkpoint in missing:
+                of_checkpoint.append(copies)
 
     def find(self, *, root_runs_again: bool) -> tuple[Tensor, Tensor] | None:
-        """The vectors of the forward that this backward pass repeats; ``None`` where no forward had a checkpoint.
-
-        Raises:
-            RuntimeError: the forward cannot be identified: it is too long ago, or reentrant checkpoints are nested.
-        """
-        node = torch._C._current_autograd_node()
-        if not self._kept or node is None:
+        """The vectors of the forward that is repeated; ``None`` where no checkpoint of torch repeats one."""
+        _, repeated = checkpoints()
+        kept = None if repeated is None else self._kept.get(repeated)
+        if not kept:
             return None
-        number = node._sequence_nr()
-        before = [i for i, (forward, _, _) in enumerate(self._kept) if forward.start <= number]
-        latest = self._kept[before[-1]][0] if before else None
-        if latest and latest.whole and not root_runs_again and (latest.end is None or number < latest.end):
-            # The checkpoint covers a part of that forward.
-            _, u, v = self._kept[before[-1]]
-            return u, v
-        # The checkpoint covers whole forwards: they are repeated in their order.
-        if latest and latest.hooks is not None:
-            covered = [i for i, (forward, _, _) in enumerate(self._kept) if forward.hooks is latest.hooks]
-        elif self._dropped is not None and latest is None and self._dropped.may_be_repeated_by(number):
-            covered = []
-        else:  # the reentrant form: its node is older than the forwards that it covers, which ran without gradients
-            covered = [i for i, (forward, _, _) in enumerate(self._kept) if forward.start > number and not forward.grad]
-        task = torch._C._current_graph_task_id()
-        position = self._position + 1 if self._repeated == (task, number) else 0
-        self._repeated, self._position = (task, number), position
-        if position >= len(covered) or self._kept[covered[position]][0].in_nested_checkpoints_of_both_forms():
-            raise RuntimeError(
-                "spectral_norm: the forward that a checkpoint recomputes cannot be identified: it is more than"
-                f" {KEPT_FORWARDS} forwards ago, or reentrant checkpoints are nested; expected use_reentrant=False"
-            )
-        _, u, v = self._kept[covered[position]]
-        return u, v
+        task, position = self._next.get(repeated, (-1, 0))
+        if task != torch._C._current_graph_task_id():
+            if kept[0][0].whole and not root_runs_again:
+                # The checkpoint covers a part of that forward.
+                return kept[0][1:]
+            position = 0
+        self._next[repeated] = torch._C._current_graph_task_id(), position + 1
+        return kept[position][1:]

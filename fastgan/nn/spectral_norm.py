@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from fastgan.nn.recomputation import Forward, PastVectors, outside_checkpoint, recomputing
+from fastgan.nn.recomputation import Forward, PastVectors, checkpoints, outside_checkpoint, recomputing
 from fastgan_kernels import power_iteration, spectral_normalize
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -183,6 +183,7 @@ class SpectralNorm(nn.Module):
         self.grouped = False
         self.running: _Running | None = None
         self.normalized: Tensor | None = None
+        self.used: tuple[Tensor, Tensor] | None = None  # the u and v of the running forward
         self.past = PastVectors()
 
     def start(self, weight: Tensor) -> None:
@@ -203,20 +204,20 @@ class SpectralNorm(nn.Module):
         u, v, sigma = self._u, self._v, None
         if self.is_running():
             forward = self.running.forward
+            u, v = self.used
             if forward is not None and forward.may_contain_checkpoint_here():
-                self.keep_vectors(forward)
+                self.past.keep(checkpoints()[0], forward, u, v)
             # A part of the forward may enable gradients where the root ran without.
             if self.normalized.requires_grad or not (weight.requires_grad and torch.is_grad_enabled()):
                 return self.normalized
-        elif recomputing():
-            u, v = self.past.find(root_runs_again=False) or (u, v)
         else:
-            if self.moves_when_read():
+            if recomputing():
+                u, v = self.past.find(root_runs_again=False) or (u, v)
+            elif self.moves_when_read():
                 sigma = self.iterate(weight, self.n_power_iterations)
             if not torch.compiler.is_compiling():
                 forward = Forward(whole=False)
-                if forward.may_be_checkpointed():
-                    self.keep_vectors(forward)
+                self.past.keep(forward.recording(), forward, u, v)
         with outside_checkpoint():
             operand, dim = self.operand(weight)
             (normalized,) = spectral_normalize([operand], [u], [v], sigma, dims=[dim])
@@ -237,11 +238,6 @@ class SpectralNorm(nn.Module):
             operand, dim = self.operand(weight)
             return power_iteration([operand], [self._u], [self._v], n_iterations=n_iterations, eps=self.eps, dims=[dim])
 
-    def keep_vectors(self, forward: Forward) -> None:
-        if not self.past.has(forward):
-            with outside_checkpoint():
-                self.past.keep(forward, self._u.clone(), self._v.clone())
-
     def is_running(self) -> bool:
         """Whether a forward of the root is running, which has normalized the weight."""
         return self.running is not None and self.running.is_on_the_stack()
@@ -259,7 +255,7 @@ class SpectralNorm(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies start outside of any forward."""
-        return {**self.__dict__, "running": None, "normalized": None, "past": PastVectors()}
+        return {**self.__dict__, "running": None, "normalized": None, "used": None}
 
 
 class _Running:
@@ -297,15 +293,16 @@ class _Group:
             running.inner_forwards += 1
             return
         compiling = torch.compiler.is_compiling()
-        forward = None if compiling or recomputing() else Forward(whole=True)
+        forward = None if compiling else Forward(whole=True)
         running = _Running(forward, None if compiling else sys._getframe(1))
         alike: dict[Any, list[tuple[SpectralNorm, Tensor]]] = {}
         for norm, weight in weights:
             key = (weight.device, weight.dtype, norm.n_power_iterations, norm.eps)
             alike.setdefault(key, []).append((norm, weight))
+        recording = [] if forward is None else forward.recording()
         with outside_checkpoint():
             for some in alike.values():
-                self._normalize(some, running)
+                self._normalize(some, running, recording)
 
     def end(self, root: nn.Module, args: Any, output: Any) -> None:
         running = next((norm.running for norm, _ in self._weights(root)), None)
@@ -314,10 +311,8 @@ class _Group:
         if running.inner_forwards:
             running.inner_forwards -= 1
             return
-        if running.forward is not None:
-            running.forward.finish()
         for norm in running.norms:
-            norm.running = norm.normalized = None
+            norm.running = norm.normalized = norm.used = None
 
     def _weights(self, root: nn.Module) -> Iterator[tuple["SpectralNorm", Tensor]]:
         for path in self.layers:
@@ -329,7 +324,9 @@ class _Group:
             if norm is not None and norm.grouped:
                 yield norm, norm.weight_in(layer)
 
-    def _normalize(self, weights: list[tuple["SpectralNorm", Tensor]], running: "_Running") -> None:
+    def _normalize(
+        self, weights: list[tuple[SpectralNorm, Tensor]], running: _Running, recording: list[object]
+    ) -> None:
         norms = [norm for norm, _ in weights]
         operands = [norm.operand(weight) for norm, weight in weights]
         tensors, dims = [operand for operand, _ in operands], [dim for _, dim in operands]
@@ -346,15 +343,12 @@ class _Group:
                     eps=norms[0].eps,
                     dims=[dims[i] for i in moving],
                 )
-            if running.forward is not None and running.forward.may_be_checkpointed():
-                copies = torch.cat(us + vs).split([vector.numel() for vector in us + vs])
-                for norm, u, v in zip(norms, copies[: len(norms)], copies[len(norms) :], strict=True):
-                    norm.past.keep(running.forward, u, v)
             if len(moving) < len(norms):
                 sigma = None
         normalized = spectral_normalize(tensors, us, vs, sigma, dims=dims)
-        for (norm, weight), of_norm in zip(weights, normalized, strict=True):
-            norm.running, norm.normalized = running, norm.like_weight(of_norm, weight)
+        for (norm, weight), of_norm, u, v in zip(weights, normalized, us, vs, strict=True):
+            norm.running, norm.normalized, norm.used = running, norm.like_weight(of_norm, weight), (u, v)
+            norm.past.keep(recording, running.forward, u, v)
             running.norms.append(norm)
 
 
