@@ -92,7 +92,7 @@ def test_wall_time_is_what_the_host_or_the_device_takes_whichever_is_longer(gpu:
     assert device.wall([lambda: gpu.launch(200e-6)] * 10) == pytest.approx(200e-6, rel=0.2)
 
 
-def test_work_of_before_is_not_charged_to_a_call(gpu: _Gpu):
+def test_earlier_work_is_not_counted(gpu: _Gpu):
     device = devices.CudaDevice()
     gpu.launch(5.0)
     assert device.wall([lambda: gpu.launch(2e-6)]) < 1e-3

@@ -88,7 +88,7 @@ def test_every_implementation_of_every_op_and_pass_is_right_and_timed(name: str)
         assert "graph_us_median" not in row  # not measured, not zero
 
 
-def test_a_kernel_in_the_interpreter_passes_and_is_the_one_that_is_asked_for():
+def test_a_kernel_in_the_interpreter_is_right():
     with use_backend("triton"):
         rows, refusals = measure(CASES["noise_injection/toy/bfloat16/channels_last/backward"], CpuDevice(), TOY)
     assert refusals == []
@@ -116,7 +116,7 @@ def test_the_tolerance_stands_between_rounding_and_a_mistake(dtype: torch.dtype)
     assert error((exact.to(dtype) * (1 + 3 * torch.finfo(dtype).eps),), (exact,)) > allowed or dtype == torch.float32
 
 
-def test_what_lies_below_the_steps_of_a_type_is_no_error_and_what_is_lost_is_one():
+def test_differences_below_the_smallest_step_of_a_type_are_no_error():
     """Gradients of a mean over many samples are small: in float16 they are rounded to multiples of 6e-8."""
     exact = torch.linspace(1e-6, 3e-6, 100, dtype=torch.float64)
     assert error((exact.half(),), (exact,)) == 0
@@ -157,7 +157,7 @@ class RecordingDevice(CpuDevice):
         return 123
 
 
-def test_a_timed_call_with_a_cold_cache_finds_operands_that_nobody_has_touched_for_long():
+def test_a_timed_call_has_a_cold_cache():
     device = RecordingDevice()
 
     def recording(x: Tensor, bias: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ def test_a_timed_call_with_a_cold_cache_finds_operands_that_nobody_has_touched_f
         assert len(set(operands)) == len(operands), "a set of buffers came back before the others were through"
 
 
-def test_what_keeps_much_has_few_sets_of_buffers_of_its_own():
+def test_an_implementation_that_keeps_much_has_few_buffers():
     """Memory has no room for as many as a small problem needs: eager minibatch discrimination would fill 80 GB."""
     kept, captured = iter((0, 6000)), []
 
@@ -207,7 +207,7 @@ def test_wall_time_of_a_long_call_is_taken_of_few():
     assert set(counts) == {1, 2}  # one measures the call, and 50 ms have two
 
 
-def test_a_replayed_graph_is_charged_per_call_and_compared_with_the_copys():
+def test_the_time_of_a_graph_is_divided_by_its_calls():
     device = RecordingDevice()
     rows, _ = measure(replace(CASE, pass_="backward"), device, TOY)
     for row in rows:

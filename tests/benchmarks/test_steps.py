@@ -12,7 +12,7 @@ from benchmarks.steps import Step, error, measure, steps
 DCGAN, WGAN_GP, SNGAN, STYLEGAN = steps(toy=True)
 
 
-def test_the_engine_trains_alike_on_the_kernels_and_on_plain_torch():
+def test_the_trainer_trains_alike_on_the_kernels_and_on_plain_torch():
     rows, refusals = measure(DCGAN, CpuDevice(), TOY)
     assert refusals == []
     # A CPU has no graphs.

@@ -241,7 +241,7 @@ def test_after_an_error_the_model_is_as_it_was(check, monkeypatch):
     assert_same(derivatives(model, x), derivatives(plain, x), 0)
 
 
-def test_hooks_fire_with_the_values_they_saw_before():
+def test_hooks_see_the_same_values_as_before():
     model, plain, x = build(style_generator)
     seen = {}
     for m in (model, plain):
@@ -334,7 +334,7 @@ def test_every_layer_with_every_activation(layer, shape, act):
     assert_same(derivatives(model, x), derivatives(plain, x))
 
 
-def test_a_transposed_convolution_goes_on_taking_the_size_of_its_output():
+def test_a_transposed_convolution_still_takes_output_size():
     class Sized(nn.Sequential):
         def forward(self, x):
             return self[1](self[0](x, output_size=[8, 8]))
@@ -346,7 +346,7 @@ def test_a_transposed_convolution_goes_on_taking_the_size_of_its_output():
     torch.testing.assert_close(model(x), plain(x))
 
 
-def test_a_parametrized_layer_takes_its_activation_along_and_its_parametrization_comes_off():
+def test_a_parametrized_layer_is_fused_and_its_parametrization_can_be_removed():
     layer = nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 3))
     model = nn.Sequential(layer, nn.ReLU()).double()
     twin = copy.deepcopy(model)
@@ -399,7 +399,7 @@ def test_mapping_replaces_by_class_and_keeps_hooks_and_mode():
         (lambda m: nn.Identity(), ValueError, "other parameters"),
     ],
 )
-def test_a_replacement_that_optimisers_and_checkpoints_cannot_go_on_with_is_refused(converter, error, message):
+def test_a_replacement_with_other_parameters_is_refused(converter, error, message):
     model, plain, _ = build(style_generator)
     with pytest.raises(error, match=message):
         fastgan.accelerate(model, mapping={plain_models.EqualLinear: converter})

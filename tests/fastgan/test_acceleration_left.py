@@ -45,7 +45,7 @@ def standardize(x, axes=(2, 3), eps=1e-5, unbiased=False):
     return (x - mean) / torch.sqrt(var + eps)
 
 
-def test_the_frame_of_the_near_misses_is_recognized():
+def test_the_unmodified_adain_is_recognized():
     assert len(fastgan.accelerate(Styled(lambda m, x: standardize(x))).swapped) == 1
     assert len(fastgan.accelerate(Styled(lambda m, x: m.norm(x), nn.InstanceNorm2d(4))).swapped) == 1
 
@@ -64,7 +64,7 @@ def test_the_frame_of_the_near_misses_is_recognized():
         (lambda m, x: m.norm(x), nn.InstanceNorm2d(4, track_running_stats=True), "`norm` keeps running statistics"),
     ],
 )
-def test_styled_normalisations_that_are_not_instance_norm(normalize, norm, why):
+def test_styled_normalizations_that_are_not_instance_norm(normalize, norm, why):
     assert_left(Styled(normalize, norm), "(model)", why)
 
 
@@ -160,7 +160,7 @@ SKEWED = BLUR * torch.tensor([1.0, 2.0, 3.0])
         (lambda m, x: grouped(x, len(x)), "minibatch_stddev(group_size=the batch, num_channels=1)"),
     ],
 )
-def test_the_frame_of_the_functions_is_recognized(function, by):
+def test_the_unmodified_functions_are_recognized(function, by):
     assert [s.by for s in fastgan.accelerate(Function(function)).swapped] == [by]
 
 
@@ -224,7 +224,7 @@ class Critic(nn.Module):
         return self.run(self, x)
 
 
-def test_the_frame_of_the_activations_is_recognized():
+def test_the_unmodified_critic_is_recognized():
     report = fastgan.accelerate(Critic(lambda m, x: m.same(m.other(m.act(m.conv(x))))))
     assert len(report.swapped) == 2
     assert not report.left
@@ -248,11 +248,11 @@ def test_the_frame_of_the_activations_is_recognized():
         (lambda m, x: m.act(m.conv(x)) if x.mean() > 0 else x, "act", "the forward of `(model)` cannot be traced"),
     ],
 )
-def test_activations_whose_layer_is_used_otherwise_too(run, path, why):
+def test_activations_whose_layer_has_other_uses(run, path, why):
     assert_left(Critic(run), path, why)
 
 
-def test_an_argument_that_asks_for_what_lies_ahead_of_the_activation():
+def test_an_argument_that_returns_features_before_the_activation():
     class Labelled(Critic):
         def forward(self, x, with_features=False, label=None):
             h = self.conv(x)
@@ -282,7 +282,7 @@ def test_a_hook_on_the_layer_or_on_its_activation(layer, kind):
     assert_left(model, "act", SEEN.get(layer, "it has a hook, which would see another input"))
 
 
-def test_a_hook_on_the_module_whose_last_layer_it_is():
+def test_a_hook_on_the_module_that_ends_with_the_layer():
     model = nn.Sequential(nn.Sequential(nn.Dropout(0.1), nn.Conv2d(3, 4, 3)), nn.ReLU())
     assert len(fastgan.accelerate(copy.deepcopy(model)).swapped) == 1
     model[0].register_forward_hook(lambda *_: None)

@@ -84,7 +84,7 @@ def test_report(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_forward_after_forward_outputs_gradients_and_vectors_are_torchs(form, sizes):
+def test_outputs_gradients_u_and_v_are_torchs_in_every_forward(form, sizes):
     model, plain = build(form)
     parameters = list(model.parameters())
     fastgan.accelerate(model)
@@ -99,7 +99,7 @@ def test_forward_after_forward_outputs_gradients_and_vectors_are_torchs(form, si
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_part_called_by_itself_moves_its_own_vectors(form, sizes):
+def test_a_part_called_by_itself_moves_its_own_u_and_v(form, sizes):
     model, plain = build(form)
     fastgan.accelerate(model)
     for m in (model, plain):
@@ -190,7 +190,7 @@ def test_a_layer_that_is_not_called_once_in_each_forward_stays_outside_of_the_gr
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_check_sees_vectors_that_move_otherwise(form, monkeypatch):
+def test_the_check_notices_wrong_u_and_v(form, monkeypatch):
     model, plain = build(form, Sometimes)
     swaps = importlib.import_module("fastgan.acceleration.accelerate")
     monkeypatch.setattr(swaps, "find_groups", lambda layers, flow: {model: layers})
@@ -206,7 +206,7 @@ def test_the_check_sees_vectors_that_move_otherwise(form, monkeypatch):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("part", ["features", ""])
-def test_vectors_of_layers_in_evaluation_mode_stay(form, part):
+def test_u_and_v_of_layers_in_evaluation_mode_stay(form, part):
     model, plain = build(form)
     for m in (model, plain):
         m.get_submodule(part).eval()
@@ -216,7 +216,7 @@ def test_vectors_of_layers_in_evaluation_mode_stay(form, part):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_norm_comes_off_as_torchs_does(form):
+def test_the_norm_is_removed_as_torchs_is(form):
     model, plain = build(form)
     fastgan.accelerate(model)
     for m in (model, plain):

@@ -209,7 +209,7 @@ def test_what_a_table_points_to_is_counted():
         assert traffic.over_minimum(torch.empty(1), inputs=sources, outputs=targets).ratio == 1.0
 
 
-def test_a_pointer_that_no_table_was_asked_for_is_refused():
+def test_a_pointer_outside_of_the_tables_is_refused():
     x, y = torch.randn(256), torch.empty(256)
     tables = [torch.tensor([t.data_ptr()]) for t in (x, y)]
     with pytest.raises(Exception, match="outside any one of its tensors"), count_traffic():

@@ -28,7 +28,7 @@ def test_the_plain_gan_has_no_remedy_in_it(bench):
     assert plain.model == "mlp"
 
 
-def test_none_comes_first_whatever_is_asked_for():
+def test_none_always_comes_first():
     bench = BENCHES["gaussians"]
     assert choose_remedies([], bench) == list(bench.remedies())
     assert choose_remedies(["wgan-gp", "r1", "r1"], bench) == [NONE, "r1", "wgan-gp"]

@@ -66,7 +66,7 @@ def test_points_are_drawn_as_points():
     assert count(tile[:, 20:, :-20], BLUE) == 0
 
 
-def test_a_trial_that_left_the_finite_numbers_has_a_row_too():
+def test_a_trial_with_non_finite_values_has_a_row_too():
     ended, never = trial(steps=(1, 2), collapse=False), trial(steps=(), collapse=False)
     drawn = remedies_picture([trial(), ended, never], 2)
     assert drawn.shape[1] == 30 + 3 * 176

@@ -85,7 +85,7 @@ def test_every_remedy_trains_and_is_measured(references, few_samples, data, reme
     assert trial.failure is None
 
 
-def test_what_is_measured_is_the_averaged_generator_of_an_engine_with_these_settings(references, few_samples):
+def test_the_ema_of_the_generator_is_measured(references, few_samples):
     bench, reference = small("gaussians"), references["gaussians"]
     trial = run_trial(bench, "r1", reference, steps=12, seed=4)
     cpu = torch.device("cpu")
@@ -110,7 +110,7 @@ def test_the_same_seed_gives_the_same_report_and_another_does_not(references, fe
     assert report(1)["trials"][0]["moments"] != report(2)["trials"][0]["moments"]
 
 
-def test_training_that_leaves_the_finite_numbers_is_an_outcome(references, few_samples, monkeypatch):
+def test_non_finite_training_is_an_outcome(references, few_samples, monkeypatch):
     bad = NonFinite("generator_loss", 2)
     monkeypatch.setattr(Trainer, "first_non_finite", lambda trainer: bad if trainer.step_count == 2 else None)
     bench, reference = small("gaussians"), references["gaussians"]
@@ -149,13 +149,13 @@ def test_what_a_remedy_does_is_said(lost, captured, said):
     assert none.against(none) == ""
 
 
-def test_a_remedy_does_not_work_where_one_answer_of_three_says_collapsed():
+def test_a_remedy_fails_if_one_of_three_answers_is_collapsed():
     trial = outcome("r1", 0.1, 7, by_score=0.3)
     assert trial.verdict == "not collapsed"
     assert trial.against(outcome("none", 0.75, 2)) == "helps, not enough"
 
 
-def test_a_remedy_does_not_work_where_nothing_has_collapsed():
+def test_a_remedy_is_not_needed_without_collapse():
     assert outcome("r1", 0.0, 8).against(outcome("none", 0.0, 8)) == "not needed"
 
 

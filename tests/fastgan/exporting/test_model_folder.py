@@ -45,7 +45,7 @@ def change(folder, **changes):
     (folder / "config.json").write_text(json.dumps(config | changes))
 
 
-def test_a_size_that_the_weights_do_not_have_gets_no_memory(folder):
+def test_a_wrong_size_allocates_no_memory(folder):
     change(folder, architecture={"latent_dim": 2**45})
     with pytest.raises(ModelFolderError, match=r"do not fit together: .* has shape \[128, 6\], expected \[128, 3518"):
         fastgan.load_generator(folder)
@@ -101,7 +101,7 @@ def test_a_missing_file_is_one_sentence(folder, file):
         fastgan.load_generator(folder)
 
 
-def test_the_card_tells_what_it_is_and_what_is_left_to_say(make_generator):
+def test_the_card_describes_the_generator_and_what_is_missing(make_generator):
     generator = make_generator("conditional")
     card = card_of(
         generator, name="my-run", step=12000, settings={"data": "photos", "lr": 2e-4}, programs=["`a.pt2`: x"]
@@ -151,7 +151,7 @@ def of_another_shape():
         (lambda: {"weight": 1}, TypeError, "save_generator: generator is a dict, expected a torch.nn.Module"),
     ],
 )
-def test_what_no_folder_could_build_again_is_refused_in_one_sentence(tmp_path, make, error, sentence):
+def test_foreign_generators_are_refused_in_one_sentence(tmp_path, make, error, sentence):
     with pytest.raises(error) as caught:
         fastgan.save_generator(make(), tmp_path / "model")
     assert sentence in str(caught.value)
@@ -170,7 +170,7 @@ def test_folders_and_steps_of_the_wrong_kind(make_generator, tmp_path):
 
 
 @pytest.mark.exhaustive
-def test_a_compiled_generator_is_saved_as_the_one_it_is_of(make_generator, tmp_path):
+def test_a_compiled_generator_is_saved_like_the_original(make_generator, tmp_path):
     generator = make_generator("vanilla")
     fastgan.save_generator(torch.compile(generator), tmp_path)
     assert torch.equal(generate(fastgan.load_generator(tmp_path), 2), generate(generator, 2))

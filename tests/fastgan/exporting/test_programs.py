@@ -65,7 +65,7 @@ def test_an_op_of_ours_in_a_program_is_noticed(make_generator, monkeypatch):
         export_program(generator)
 
 
-def test_a_program_that_makes_other_images_is_not_kept(make_generator, tmp_path, monkeypatch):
+def test_a_program_with_other_images_is_deleted(make_generator, tmp_path, monkeypatch):
     generator = make_generator("vanilla")
     other = export_program(make_generator("vanilla"))
     monkeypatch.setattr(programs, "export_program", lambda _: other)

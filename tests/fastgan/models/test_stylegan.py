@@ -40,7 +40,7 @@ def test_the_paper_counts_26_2_and_23_1_millions():
 
 
 @pytest.mark.parametrize(("style_dim", "expected"), [(None, BASE), (5, 5)])
-def test_styles_are_as_long_as_the_maps_are_wide_unless_asked(style_dim, expected):
+def test_styles_are_as_long_as_the_maps_are_wide_by_default(style_dim, expected):
     generator = make_networks(style_dim=style_dim).generator
     w = generator.mapping(latents())
     assert w.shape == (4, expected)
@@ -142,7 +142,7 @@ def test_the_fade_is_read_on_the_device():
         (4, 0.5, "fade is 0.5 at resolution 4, the lowest; expected 1"),
     ],
 )
-def test_growth_that_is_not_there_is_refused(resolution, fade, message):
+def test_impossible_resolutions_and_fades_are_refused(resolution, fade, message):
     for network in make_networks():
         network.grow(8, 0.5)
         with pytest.raises(ValueError, match=message):

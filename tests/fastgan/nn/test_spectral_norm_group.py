@@ -247,7 +247,7 @@ def a_part_that_is_called_by_itself(model: nn.Module) -> None:
         a_part_that_switches_gradients_on,
     ],
 )
-def test_whatever_is_run_does_as_with_torchs(how: str, run: Callable):
+def test_every_use_is_as_with_torchs(how: str, run: Callable):
     model, reference = normalized(how), normalized("torch")
     run(model), run(reference)
     assert_same(reference, model)
@@ -380,7 +380,7 @@ TAKEN = "is normalized or parametrized already"
         ),
     ],
 )
-def test_what_is_refused_leaves_the_model_as_it_was(change: Callable, error: type[Exception], message: str):
+def test_a_refusal_leaves_the_model_as_it_was(change: Callable, error: type[Exception], message: str):
     model = Critic()
     change(model)
     kinds = [type(each) for each in model.modules()]
@@ -389,7 +389,7 @@ def test_what_is_refused_leaves_the_model_as_it_was(change: Callable, error: typ
     assert [type(each) for each in model.modules()] == kinds
 
 
-def test_what_has_nothing_to_normalise_is_refused():
+def test_a_model_without_layers_to_normalize_is_refused():
     with pytest.raises(ValueError, match="Sequential has no convolution, linear layer or embedding"):
         spectral_norm_(nn.Sequential(nn.ReLU()))
     with pytest.raises(TypeError, match="model is a list, expected"):

@@ -149,7 +149,7 @@ def test_settings_are_those_of_torch():
     assert "eps=0.1" in repr(ours)
 
 
-def test_removal_leaves_the_normalised_weight():
+def test_removal_leaves_the_normalized_weight():
     layer = spectral_norm(nn.Linear(5, 7).double())
     x = torch.randn(3, 5, dtype=torch.float64)
     for _ in range(3):
@@ -182,7 +182,7 @@ def test_an_assigned_weight_is_the_original():
     torch.testing.assert_close(layer.weight, torch.eye(3, dtype=torch.float64))
 
 
-def test_bad_arguments_are_told_in_a_sentence():
+def test_bad_arguments_of_spectral_norm_are_refused_in_a_sentence():
     layer = nn.Linear(3, 4)
     complex_layer = nn.Linear(3, 4, dtype=torch.complex64)
     for arguments, error, message in [

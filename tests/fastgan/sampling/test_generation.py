@@ -53,7 +53,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_an_image_has_the_same_bits_however_many_are_made_and_wherever_it_stands(name):
+def test_the_bits_of_an_image_do_not_depend_on_the_others(name):
     torch.manual_seed(0)
     model = "dcgan" if name == "conditional" else name
     network = build_networks(model, **{"num_channels": 1, "latent_dim": 8} | MODELS[name]).generator

@@ -9,7 +9,7 @@ UNIT_A, UNIT_B = (v.double() / v.double().norm(dim=1, keepdim=True) for v in (A,
 
 @pytest.mark.parametrize("way", [linear, spherical])
 @pytest.mark.parametrize("frames", [2, 3, 8])
-def test_a_path_begins_and_ends_where_it_is_to(way, frames):
+def test_a_path_has_the_given_ends(way, frames):
     path = way(A, B, frames)
     assert path.shape == (3, frames, 50)
     assert path.dtype == torch.float32

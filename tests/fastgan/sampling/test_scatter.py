@@ -23,7 +23,7 @@ def test_a_point_is_drawn_where_it_is(point, row, column):
     assert where.tolist() == [[r, c] for r in (row - 1, row) for c in (column - 1, column)]
 
 
-def test_the_data_lie_behind_and_the_centres_are_marked():
+def test_the_data_lie_behind_and_the_centers_are_marked():
     empty = scatter(torch.zeros(0, 2))
     assert empty.shape == (3, 400, 400)
     assert empty.dtype == torch.uint8

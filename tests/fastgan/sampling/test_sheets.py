@@ -60,7 +60,7 @@ def test_an_animation_goes_there_and_back_with_the_rows_side_by_side(tmp_path):
         assert np.array_equal(small[2:42, 44:84], pixels[3 + column])
 
 
-def test_an_mp4_has_all_frames_in_colour_of_even_size(tmp_path):
+def test_an_mp4_has_all_frames_in_color_of_even_size(tmp_path):
     imageio = pytest.importorskip("imageio.v2")
     pytest.importorskip("imageio_ffmpeg")
     frames = [torch.full((1, 31, 257), value, dtype=torch.uint8) for value in (20, 220, 120)]
