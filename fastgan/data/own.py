@@ -11,6 +11,7 @@ else is refused, and so is a later value outside the range. They are rounded to 
 
 import functools
 import itertools
+import logging
 import math
 import random
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,7 @@ from fastgan.data.errors import DataError
 from fastgan.data.pixels import to_uint8
 from fastgan.random_state import preserved_random_state
 
+_logger = logging.getLogger(__name__)
 _PROBED = 64
 # Of a value that rounding puts outside its range.
 _TOLERANCE = 1e-3
@@ -82,6 +84,7 @@ class DatasetImages:
                 return class_numbers(targets, len(self), self._name)
         except (AttributeError, ValueError, TypeError):
             pass
+        _logger.warning("%s has no targets that agree with its items; each is read once for its label", self._name)
         with drawing_from(0):
             labels = [_split(self._dataset[index])[1] for index in range(len(self))]
         return None if None in labels else class_numbers(np.array(labels), len(self), self._name)
