@@ -18,7 +18,7 @@ from PIL import Image
 from fastgan.data.archive import SafeZip
 from fastgan.data.decode import SUFFIXES, decode_image, read_header
 from fastgan.data.errors import DataError, quoted, reason, skipped
-from fastgan.data.kinds import START_BYTES, refusal
+from fastgan.data.kinds import START_BYTES, UNREAD_SUFFIXES, refusal
 from fastgan.data.limits import MAX_FILE_BYTES
 
 LABELS_FILE = "dataset.json"
@@ -118,6 +118,11 @@ class ImageFiles:
                 broken.append(error)
                 found.append(None)
         self.notes = [skipped(broken, len(self.names), whole=skip_broken)] if broken else []
+        if unread := [name for name in visible if name.lower().endswith(UNREAD_SUFFIXES)]:
+            self.notes.append(
+                f"{len(unread):,} images in formats that are not read are left out, such as "
+                f"{container.where(unread[0])}; convert them to JPEG or PNG"
+            )
         kept = [index for index, header in enumerate(found) if header is not None]
         self.names = [self.names[index] for index in kept]
         self.labels = None if self.labels is None else self.labels[kept]

@@ -15,6 +15,7 @@ _TAR = ("a tar archive", f"unpack it, or pass webdataset's Dataset {_TO_TRAINER}
 _PARQUET = ("a Parquet file", f"load it with Hugging Face's datasets and pass that Dataset {_TO_TRAINER}")
 _LMDB = ("an LMDB database", f"pass a Dataset that reads it, such as torchvision.datasets.LSUN, {_TO_TRAINER}")
 _HDF5 = ("an HDF5 file", f"pass a Dataset that reads it {_TO_TRAINER}, or save its images as .npz")
+_HEIC = ("an image in HEIC or AVIF, which Pillow does not read everywhere", "convert it to JPEG or PNG")
 _IMAGE = ("a single image", "give the folder that it is in")
 _KINDS = (
     (0, b"\x80\x02\x8a\x0al\xfc\x9cF", _TORCH),  # torch's files before 1.6, which begin with a pickle
@@ -28,8 +29,12 @@ _KINDS = (
         ("an HDF5 file", f"pass a Dataset that reads it {_TO_TRAINER}, or save its images as .npz"),
     ),
     *((0, magic, ("a compressed archive", "unpack it")) for magic in (b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ")),
+    *((4, b"ftyp" + brand, _HEIC) for brand in (b"hei", b"hev", b"mif1", b"msf1", b"avif")),
     *((0, magic, _IMAGE) for magic in (b"\x89PNG", b"\xff\xd8\xff", b"GIF8")),
 )
+
+
+UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".psd")
 
 
 def refusal(where: str, start: bytes) -> str | None:

@@ -41,6 +41,7 @@ KINDS = {
     "b.pt": (saved(_use_new_zipfile_serialization=False), "a file of torch.save; pass its tensor"),
     "a.h5": (b"\x89HDF\r\n\x1a\n" + bytes(20), "an HDF5 file; pass a Dataset that reads it"),
     "a.7z": (b"7z\xbc\xaf\x27\x1c", "a compressed archive; unpack it"),
+    "0.heic": (bytes([0, 0, 0, 24]) + b"ftypheic" + bytes(20), "an image in HEIC or AVIF, which Pillow does not read"),
     "0.png": (encode(IMAGE), "a single image; give the folder that it is in"),
     "0.jpg": (encode(IMAGE, "jpg"), "a single image; give the folder that it is in"),
 }
@@ -58,7 +59,7 @@ def test_a_file_of_a_known_kind_is_named_with_what_to_do(tmp_path, name):
     assert str(caught.value).endswith(".")
 
 
-@pytest.mark.parametrize("name", ["data_batch_1", "data.mdb", "a.tar"])
+@pytest.mark.parametrize("name", ["data_batch_1", "data.mdb", "a.tar", "0.heic"])
 def test_a_folder_of_such_files_too(tmp_path, name):
     data, sentence = KINDS[name]
     (tmp_path / "0 readme.txt").write_text("hello")
@@ -67,6 +68,14 @@ def test_a_folder_of_such_files_too(tmp_path, name):
         open_dataset(tmp_path)
     assert f"'{tmp_path}' holds no images, and '{tmp_path / name}' is " in str(caught.value)
     assert sentence in str(caught.value)
+
+
+def test_images_that_are_not_read_are_counted_beside_others(tmp_path):
+    (tmp_path / "0.png").write_bytes(encode(IMAGE))
+    for name in ("1.HEIC", "2.heic"):
+        (tmp_path / name).write_bytes(b"")
+    (note,) = open_dataset(tmp_path).notes
+    assert note.startswith(f"2 images in formats that are not read are left out, such as '{tmp_path / '1.HEIC'}'; ")
 
 
 def test_no_refusal_has_the_address_of_an_object(tmp_path):
