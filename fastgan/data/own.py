@@ -1,8 +1,8 @@
 """Data that a program passes: torch Datasets of any kind, arrays and tensors.
 
-Items are images, pairs of an image and its class number, or mappings with ``image`` and perhaps ``label``. An image is
-a Pillow image, or an array or tensor of shape [H, W], [C, H, W] or [H, W, C] with 1 or 3 channels, of uint8 or of a
-floating-point type.
+Items are images, pairs of an image and its class number, or mappings with ``image`` (or ``img``) and perhaps ``label``,
+as Hugging Face's datasets have. An image is a Pillow image, or an array or tensor of shape [H, W], [C, H, W] or
+[H, W, C] with 1 or 3 channels, of uint8 or of a floating-point type.
 
 Floating-point values are in [0, 1], as torchvision's ``ToTensor`` makes them, or in [-1, 1], as ``Normalize(0.5, 0.5)``
 does. The least value of up to 64 images, spread over the data, decides for all: 0 or more, or -0.5 or less. Anything
@@ -161,6 +161,8 @@ def images_of(data: Any) -> ArrayImages | DatasetImages | IterableImages:
         return _array_images(*(*data.tensors, None)[:2], name)
     if isinstance(data, DataLoader):
         raise DataError(f"{name} makes batches itself; expected its dataset, which is its attribute 'dataset'.")
+    if isinstance(data, Mapping):
+        raise DataError(f"{name} holds {', '.join(map(repr, data))}; expected one of them, such as the split 'train'.")
     if isinstance(data, Iterator):
         raise DataError(f"{name} can be read only once; expected a torch IterableDataset, which can be read again.")
     if not isinstance(data, IterableDataset) and hasattr(data, "__len__") and hasattr(data, "__getitem__"):
@@ -204,7 +206,7 @@ def _split(item: Any) -> tuple[Any, int | None]:
     """An item's image, and its class number or None."""
     label = None
     if isinstance(item, Mapping):
-        item, label = item.get("image"), item.get("label")
+        item, label = item.get("image", item.get("img")), item.get("label")
     elif isinstance(item, tuple | list) and item:
         item, label = item[0], item[1] if len(item) > 1 else None
     if isinstance(label, Tensor | np.ndarray | np.generic) and math.prod(label.shape) == 1:

@@ -63,6 +63,7 @@ FORMS = {
     "float64 array": lambda image: image / 255.0,
     "half": lambda image: (torch.from_numpy(image).permute(2, 0, 1) / 255).half(),
     "a pair": lambda image: (Image.fromarray(image), 1),
+    "another mapping": lambda image: {"img": image, "fine_label": 1},
     "a mapping": lambda image: {"image": Image.fromarray(image), "label": 1},
 }
 
@@ -107,6 +108,7 @@ def test_gray_items_among_colored_ones_and_items_of_other_shapes(rgb):
         (torch.zeros(5, 4, 4, 4, dtype=torch.uint8), ["[5, 4, 4, 4]", "1 or 3 channels"]),
         (Items([]), ["Items is empty"]),
         (Items(["a.png"]), ["is of type str", "Pillow"]),
+        ({"train": [], "test": []}, ["dict holds 'train', 'test'; expected one of them"]),
         (iter([1]), ["read only once", "IterableDataset"]),
         (DataLoader(Items([0])), ["its attribute 'dataset'"]),
         (3, ["The data are int", "expected a path"]),
