@@ -109,23 +109,22 @@ class LazyImages:
             labels = [self._read_whole(index, image) for index, image in zip(indices, images, strict=True)]
         return torch.from_numpy(images), labels
 
-    def load(self, *, with_labels: bool = True) -> ImageDataset:
+    def load(self) -> ImageDataset:
         """Reads all images into memory, without the broken ones where these are skipped."""
         require_memory(self.num_bytes, f"{quoted(self.name)} ({len(self):,} images of {self.image_shape[-1]} pixels)")
         images = np.empty((len(self), *self.image_shape), np.uint8)
+        labels: list[int | None] = []
         broken: dict[int, DataError] = {}
         with drawing_from(0) if self.is_random else contextlib.nullcontext():
             for index in range(len(self)):
                 try:
-                    self._read(index, images[index])
+                    labels.append(self._read(index, images[index]))
                 except DataError as error:
                     broken[index] = error
-        labels = self.labels if with_labels else None
         if broken:
             self.notes.append(skipped(list(broken.values()), len(self), whole=self._skip_broken))
-            whole = [index for index in range(len(self)) if index not in broken]
-            images, labels = images[whole], None if labels is None else labels[whole]
-        return ImageDataset(self.name, torch.from_numpy(images), labels)
+            images = images[[index not in broken for index in range(len(self))]]
+        return ImageDataset(self.name, torch.from_numpy(images), None if None in labels else torch.tensor(labels))
 
     def _read(self, index: int, image: np.ndarray) -> int | None:
         pixels, label = self._reader.read(index, self.image_shape[-1])

@@ -170,10 +170,9 @@ def open_source(
             )
         fitting = not dataset.is_random and fits(dataset.num_bytes, device)
         if on_device == "yes" or (on_device == "auto" and fitting):
-            whole = dataset.load(with_labels=with_labels)
-            resident = ResidentImages(
-                whole.images, whole.labels, device, name=dataset.name, rank=rank, world_size=world_size
-            )
+            whole = dataset.load()
+            labels = whole.labels if with_labels else None
+            resident = ResidentImages(whole.images, labels, device, name=dataset.name, rank=rank, world_size=world_size)
             resident.note = f"The images are kept on {device}: {needed}, and {_size(free)} were free"
             resident.class_names, resident.notes = dataset.class_names, dataset.notes
             return resident
