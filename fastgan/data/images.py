@@ -5,7 +5,7 @@ import functools
 import logging
 import math
 import mmap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -128,7 +128,7 @@ class LazyImages:
 
     def _read(self, index: int, image: np.ndarray) -> int | None:
         pixels, label = self._reader.read(index, self.image_shape[-1])
-        self._fitting.into(image, pixels, lambda: self._reader.where(index))
+        self._fitting.into(image, pixels, index)
         return label
 
     def _read_whole(self, index: int, image: np.ndarray) -> int | None:
@@ -163,7 +163,7 @@ class ImageStream:
         for size in sizes:
             images, labels = np.empty((size, *self.image_shape), np.uint8), []
             for image, (index, (pixels, label)) in zip(images, items, strict=False):
-                self._fitting.into(image, pixels, lambda index=index: self._reader.where(index))
+                self._fitting.into(image, pixels, index)
                 labels.append(label)
             yield torch.from_numpy(images), labels
 
@@ -187,30 +187,31 @@ class Fitting:
         sizes = reader.sizes
         resolution = resolution or min(map(min, sizes))
         self.image_shape = reader.channels, resolution, resolution
-        self._fit, self._first, self._where = fit, sizes[0], reader.where(0)
+        self._fit, self._first, self._where = fit, sizes[0], reader.where
         others = sum(width != height for width, height in sizes)
         looked_at = "" if len(sizes) == getattr(reader, "__len__", lambda: -1)() else " that were looked at"
         share = f"{others:,} of {len(sizes):,} images{looked_at} are not square"
         self.notes = [f"{share}, and {_FITTED.get(fit)}"] if others else []
         if fit == "refuse":
             for index, size in enumerate(sizes):
-                self._require(size, lambda index=index: reader.where(index))
+                self._require(size, index)
 
-    def into(self, image: np.ndarray, pixels: Pixels, where: Callable[[], str]) -> None:
-        """Writes pixels, a Pillow image or an array [C, H, W], into ``image``; gray ones into three channels too."""
+    def into(self, image: np.ndarray, pixels: Pixels, index: int) -> None:
+        """Writes a Pillow image or an array [C, H, W] into ``image``; a gray one into three channels too."""
         is_array = isinstance(pixels, np.ndarray)
         if self._fit == "refuse":
-            self._require(pixels.shape[:0:-1] if is_array else pixels.size, where)
+            self._require(pixels.shape[:0:-1] if is_array else pixels.size, index)
         if not is_array or pixels.shape[1:] != image.shape[1:]:
             pixels = to_array(fit_image(to_pillow(pixels) if is_array else pixels, image.shape[-1], self._fit))
         image[:] = pixels
 
-    def _require(self, size: tuple[int, int], where: Callable[[], str]) -> None:
-        width, height = size
-        if width != height:
-            raise DataError(f"{where()} is {width}x{height}; expected a square image, or another fit than 'refuse'.")
-        if size != self._first:
-            raise DataError(
-                f"{where()} is {width}x{height} while {self._where} is {self._first[0]}x{self._first[1]}; expected "
-                "images of one size, or another fit than 'refuse'."
-            )
+    def _require(self, size: tuple[int, int], index: int) -> None:
+        if size == self._first and size[0] == size[1]:
+            return
+        found = f"{self._where(index)} is {size[0]}x{size[1]}"
+        if size[0] != size[1]:
+            raise DataError(f"{found}; expected a square image, or another fit than 'refuse'.")
+        raise DataError(
+            f"{found} while {self._where(0)} is {self._first[0]}x{self._first[1]}; expected images of one size, or "
+            "another fit than 'refuse'."
+        )

@@ -61,20 +61,11 @@ def assert_the_same(lazy, whole):
         assert [label for _, label in items] == whole.labels.tolist()
 
 
-@pytest.mark.parametrize("resolution", [None, 6, 4, 9])
+@pytest.mark.parametrize("resolution", [None, 9])
 @pytest.mark.parametrize("source", SOURCES)
 def test_images_are_those_of_the_loaded_data_set(tmp_path, grey, rgb, source, resolution):
     path = str(SOURCES[source](tmp_path / "source", grey, rgb))
     assert_the_same(open_dataset(path, resolution=resolution), load_dataset(path, resolution=resolution))
-
-
-def test_bundled_sets_too():
-    for name, resolution in (("gaussians", 1), ("digits", None)):
-        lazy, whole = open_dataset(name, resolution=resolution), load_dataset(name, resolution=resolution)
-        assert lazy.image_shape == whole.images.shape[1:]
-        assert torch.equal(lazy.labels, whole.labels)
-        for index in (0, 1, len(lazy) - 1):
-            assert torch.equal(lazy[index][0], whole.images[index])
 
 
 def test_nothing_is_decoded_before_it_is_asked_for(tmp_path, rgb, monkeypatch):
