@@ -31,13 +31,15 @@ WANDB_ID_FILE = "wandb_id"
 
 _CPU = torch.device("cpu")
 _SECONDS_BETWEEN_REFRESHES = 0.5
+_SECONDS_TO_FIRST_LINE = 10
 _NOT_HEALTH = ("discriminator_loss", "generator_loss", "penalty", "fid", "images_per_second", "peak_memory_mib")
 
 
 class Reporter:
     """Writes ``metrics.jsonl``, ``samples/`` and the logs of loggers in a run's folder, and shows progress.
 
-    A terminal gets a progress bar, a pipe or file one line at each report.
+    Each report is a line, and a terminal also gets a progress bar. Where the first report comes after more than ten
+    seconds, a line before it says how long steps take.
 
     Args:
         run: the run's folder.
@@ -87,20 +89,17 @@ class Reporter:
         (run / "samples").mkdir(exist_ok=True)
         # Refreshed from the loop: a thread of its own would take time from it ten times a second.
         self._progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[losses]}"),
-            TimeRemainingColumn(),
+            *(TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()),
             console=console,
             auto_refresh=False,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task("", total=config.steps, completed=step, losses="")
+        self._task = self._progress.add_task("", total=config.steps, completed=step)
 
     def __enter__(self) -> Self:
         self._progress.start()
         self._last_time = time.perf_counter()
+        self._first_line_is_due = True
         return self
 
     @preserved_random_state()
@@ -132,6 +131,17 @@ class Reporter:
     def advance(self, step: int) -> None:
         """Called after every step; shows it now and then."""
         now = time.perf_counter()
+        if self._first_line_is_due:
+            steps, every, seconds = self._config.steps, self._config.log_every, now - self._last_time
+            per_step = seconds / max(step - self._last_step, 1)
+            # The next step would end too late.
+            if seconds + per_step > _SECONDS_TO_FIRST_LINE and step % every and step < steps:
+                self._first_line_is_due = False
+                losses_at = min(step - step % every + every, steps)
+                self._console.print(
+                    f"step {step}/{steps}  {per_step:.1f} seconds per step; losses come at step {losses_at}",
+                    highlight=False,
+                )
         if now >= self._next_refresh:
             self._next_refresh = now + _SECONDS_BETWEEN_REFRESHES
             self._progress.update(self._task, completed=step, refresh=True)
@@ -148,6 +158,7 @@ class Reporter:
             findings: of training health; each is reported when it begins and when it ends.
             num_images: how many images the steps so far have trained on.
         """
+        self._first_line_is_due = False
         now = time.perf_counter()
         seconds = now - self._last_time
         images_per_second = (num_images - self._last_num_images) / seconds
@@ -175,12 +186,9 @@ class Reporter:
         if "fid" in figures:
             text += f"FID {figures['fid']:.4g}  "
         text += f"{images_per_second:,.0f} img/s"
-        self._progress.update(self._task, completed=step, losses=text, refresh=True)
-        if not self._console.is_terminal:
-            minutes, seconds = divmod(round(left), 60)
-            self._console.print(
-                f"step {step}/{self._config.steps}  {text}  {minutes}:{seconds:02d} left", highlight=False
-            )
+        minutes, seconds = divmod(round(left), 60)
+        self._console.print(f"step {step}/{self._config.steps}  {text}  {minutes}:{seconds:02d} left", highlight=False)
+        self._progress.update(self._task, completed=step, refresh=True)
         self._report_health(step, findings)
 
     def _report_health(self, step: int, findings: Sequence[Finding]) -> None:

@@ -68,7 +68,7 @@ def test_it_gets_the_figures_findings_and_grids_that_tensorboard_gets(tmp_path, 
     assert {tag: events.Scalars(tag)[0].value for tag in scalars} == pytest.approx(scalars)
     assert text == {"step": 5, "health": "mode collapse: two differ by 4.0%. Try regularizer [r1]."}
     kind, pixels = picture["samples"]
-    assert (picture["step"], kind, pixels.shape, str(pixels.dtype)) == (8, "image", (38, 38, 1), "uint8")
+    assert (picture["step"], kind, pixels.shape, str(pixels.dtype)) == (8, "image", (70, 70, 1), "uint8")
     assert run.exit_code == 0
 
 
@@ -107,7 +107,7 @@ def test_without_the_setting_it_is_not_asked(tmp_path, tiny, console, wandb):
 def test_a_missing_package_is_told_before_anything_is_written(tmp_path, tiny, console, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(
-        SettingsError, match=r"package wandb is not installed; expected it from pip install 'fastgan\[wandb\]'"
+        SettingsError, match=r"package wandb is not installed; expected it from pip install -e '.\[wandb\]'"
     ):
         start_run(tiny(wandb="tests"), tmp_path / "run", console=console)
     assert not (tmp_path / "run").exists()

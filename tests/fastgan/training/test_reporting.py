@@ -30,15 +30,27 @@ def test_a_pipe_gets_a_line_a_report_with_losses_speed_and_time_left(tmp_path, t
     assert line.endswith("left")
 
 
-def test_a_terminal_gets_a_progress_bar(tmp_path, tiny):
-    console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    with Reporter(tmp_path, tiny(steps=100), step=0, num_images=0, console=console) as reporter:
-        reporter.report(5, LOSSES, num_images=30)
+def test_a_terminal_of_80_columns_gets_the_lines_and_a_progress_bar_whole(tmp_path, tiny):
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with Reporter(tmp_path, tiny(steps=2000), step=0, num_images=0, console=console) as reporter:
+        reporter.report(1050, FIGURES, num_images=67200)
     shown = console.file.getvalue()
-    assert "5/100" in shown
-    assert "D 1.250  G 0.500" in shown
-    assert "img/s" in shown
-    assert "step 5/100" not in shown
+    assert "step 1050/2000  D 1.250  G 0.500" in shown
+    assert re.search(r"training .*1050/2000", shown)
+    assert "…" not in shown
+
+
+def test_a_line_comes_within_ten_seconds_of_the_first_step(tmp_path, tiny, console, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    with Reporter(tmp_path, tiny(steps=100, log_every=50), step=20, num_images=0, console=console) as reporter:
+        for step in range(21, 26):
+            now += 3
+            reporter.advance(step)
+            assert bool(console.file.getvalue()) == (step >= 23)
+    line = "step 23/100  3.0 seconds per step; losses come at step 50"
+    assert console.file.getvalue().splitlines() == [line]
+    assert not (tmp_path / "metrics.jsonl").read_text()
 
 
 def test_throughput_counts_images_over_time(tmp_path, tiny, console, monkeypatch):
@@ -75,7 +87,7 @@ def test_tensorboard_gets_scalars_and_grids(tmp_path, tiny, console):
     (scalar,) = events.Scalars("discriminator/loss")
     assert (scalar.step, scalar.value) == (5, 1.25)
     (image,) = events.Images("samples")
-    assert (image.step, image.width, image.height) == (8, 2 * 18 + 2, 2 * 18 + 2)
+    assert (image.step, image.width, image.height) == (8, 2 * 34 + 2, 2 * 34 + 2)
 
 
 @pytest.mark.parametrize(
