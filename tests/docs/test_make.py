@@ -176,7 +176,7 @@ def test_the_more_layers_b_has_the_more_of_b_there_is(generator, monkeypatch):
     # From 4 on nothing is left of A.
     assert found[-1][1:] == ["0%", "100%", "100%", "100%"]
     # A row for A and one for each crossover.
-    assert digits.mixed_grid(generator).shape[-2:] == (4 * 18 + 2, 8 * 18 + 2)
+    assert digits.mixed_grid(generator).shape[-2:] == (4 * 34 + 2, 8 * 34 + 2)  # enlarged to twice the size
 
 
 def test_the_table_of_the_digits_counts_classes_from_a_fifth_of_their_share_on():
