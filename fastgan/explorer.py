@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fastgan import sampling
+from fastgan.data import to_uint8
 from fastgan.data.gaussians import are_points
 from fastgan.extras import require_gradio
 
@@ -263,7 +264,7 @@ def serve(page: Any, host: str, port: int) -> str:
 
 
 def _pixels(images: Tensor, edge: int) -> np.ndarray:
-    pixels = sampling.picture(images, padding=0)
+    pixels = sampling.picture(images) if are_points(images) else to_uint8(images[0])
     factor = 1 if are_points(images) else max(1, edge // pixels.shape[2])
     large = pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     return np.ascontiguousarray(large.permute(1, 2, 0).squeeze(2).numpy())
