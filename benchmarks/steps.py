@@ -94,9 +94,7 @@ class Step:
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         # The first power iterations of a spectral norm are no part of a step, and Triton's interpreter is slow.
         with use_backend("reference"):
-            trainer = Trainer.from_config(
-                config, ResidentImages(images, None, device), device, compile_backend=compile_backend
-            )
+            trainer = Trainer.from_config(config, ResidentImages(images, None, device), compile_backend=compile_backend)
         called = False
 
         def gradients() -> list[Tensor]:

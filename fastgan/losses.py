@@ -5,9 +5,11 @@ sigmoid rounds to zero its logarithm is infinite and the gradient not a number, 
 logit.
 """
 
+import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 from torch.nn.functional import relu, softplus
@@ -16,10 +18,12 @@ from fastgan.errors import unknown
 
 
 class Loss(Protocol):
-    """An adversarial loss: a scalar for the discriminator and one for the generator, from logits [N]."""
+    """An adversarial loss: a scalar for the discriminator and one for the generator, from logits [N, ...]."""
 
     relativistic: ClassVar[bool]
     """Whether the generator's loss needs the logits of real images as well."""
+    takes_logits: ClassVar[bool] = True
+    """Whether outputs of a sigmoid are surely a mistake."""
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor: ...
 
@@ -82,6 +86,8 @@ class Minimax(NonSaturating):
 
 class LeastSquares(_Labeled):
     """LSGAN (Mao et al. 2017, https://arxiv.org/abs/1611.04076, eq. 2 with the labels of eq. 9: a = 0, b = c = 1)."""
+
+    takes_logits: ClassVar[bool] = False
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """``mean (real - real_label)^2 / 2 + mean (fake - fake_label)^2 / 2``."""
@@ -155,17 +161,47 @@ LOSSES: dict[str, type[Loss]] = {
 }
 
 
-def get_loss(name: str, *, real_label: float = 1.0, fake_label: float = 0.0) -> Loss:
-    """Makes a loss by its name in ``LOSSES``.
+class _Own(Loss):
+    """A loss of the user: two functions, whatever they take for an output of the discriminator."""
+
+    takes_logits: ClassVar[bool] = False
+
+    def __init__(self, discriminator: Callable[..., Tensor], generator: Callable[..., Tensor], relativistic: bool):
+        self.discriminator, self._generator, self.relativistic = discriminator, generator, relativistic
+
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+        return self._generator(fake_logits, real_logits) if self.relativistic else self._generator(fake_logits)
+
+
+def get_loss(name: Any, *, real_label: float = 1.0, fake_label: float = 0.0) -> Loss:
+    """Makes a loss by its name in ``LOSSES``, or of functions.
 
     Args:
-        name: of the loss.
+        name: of the loss; or the discriminator's loss and the generator's: functions of (real, fake) and of (fake) or
+            (fake, real), outputs [N, ...] of the discriminator, to a scalar. They are a pair, or methods
+            ``discriminator`` and ``generator`` of an object.
         real_label, fake_label: targets of the discriminator for real and generated images (label smoothing); the
             generator's loss does not depend on them.
 
     Raises:
-        ValueError: an unknown name, or smoothed labels for a loss without labels; one sentence.
+        ValueError: an unknown name, no such functions, or smoothed labels for a loss without labels; one sentence.
     """
+    if not isinstance(name, str):
+        pair = (
+            name if isinstance(name, tuple | list) else [getattr(name, m, None) for m in ("discriminator", "generator")]
+        )
+        if len(pair) != 2 or not all(map(callable, pair)):
+            raise ValueError(
+                f"the loss is {name!r}, expected a name, a pair of functions (the discriminator's, of real and fake "
+                "logits, and the generator's, of fake ones), or an object with methods discriminator and generator"
+            )
+        if (real_label, fake_label) != (1.0, 0.0):
+            raise ValueError(
+                "a loss of your own has no labels to smooth with real_label and fake_label; expected 1 and 0"
+            )
+        takes = inspect.signature(pair[1]).parameters.values()
+        required = [p for p in takes if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        return _Own(*pair, relativistic=getattr(name, "relativistic", len(required) > 1))
     if name not in LOSSES:
         raise ValueError(unknown("loss", name, LOSSES))
     loss = LOSSES[name]

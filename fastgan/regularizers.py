@@ -134,17 +134,22 @@ REGULARIZERS: dict[str, Regularizer | None] = {
 }
 
 
-def get_regularizer(name: str) -> Regularizer | None:
-    """The penalty of that name in ``REGULARIZERS``, None for "none".
+def get_regularizer(name: str | Callable[[Critic, Tensor, Tensor], Tensor]) -> Regularizer | None:
+    """The penalty of that name in ``REGULARIZERS``, None for "none"; or one of a function of your own.
 
     A penalty is a function of critic, real images, fake images and weight (its lambda or gamma), and optionally
     ``alpha`` and ``scaler`` as in :func:`wgan_gp`; only WGAN-GP uses ``alpha``.
 
+    Args:
+        name: a name; or a function of critic, real images and fake images to a scalar, which the weight multiplies.
+
     Raises:
-        ValueError: an unknown name; one sentence.
+        ValueError: an unknown name, or what is no function; one sentence.
     """
-    if name not in REGULARIZERS:
-        raise ValueError(unknown("regularizer", name, REGULARIZERS))
+    if callable(name):
+        return lambda critic, real, fake, weight, **_: weight * name(critic, real, fake)
+    if not isinstance(name, str) or name not in REGULARIZERS:
+        raise ValueError(unknown("regularizer", str(name), REGULARIZERS))
     return REGULARIZERS[name]
 
 

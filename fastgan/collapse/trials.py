@@ -160,7 +160,7 @@ def run_trial(
         progress: called after each step with its number and the latest moment.
     """
     config = bench.config(remedy, steps=steps, seed=seed)
-    trainer = Trainer.from_config(config, ResidentImages(reference.images, None, _CPU, name=bench.data), _CPU)
+    trainer = Trainer.from_config(config, ResidentImages(reference.images, None, _CPU, name=bench.data))
     when = moments_of(config.steps)
     moments: list[Moment] = []
     for step in range(1, config.steps + 1):

@@ -13,27 +13,42 @@ from fastgan.data.augment import check_policy, diff_augment, parse_policy
 from fastgan.data.dataset import BUNDLED
 from fastgan.data.sources import ImageSource, open_source
 from fastgan.losses import Loss, get_loss
+from fastgan.models.own import Build, build_own, is_own
 from fastgan.nn import MinibatchStdDev, spectral_norm_
 from fastgan.nn.spectral_norm import SpectralNorm
-from fastgan.regularizers import Regularizer, find_batch_norm, get_regularizer
-from fastgan.training.config import SettingsError, TrainingConfig
+from fastgan.regularizers import find_batch_norm, get_regularizer
+from fastgan.training.config import SettingsError, TrainingConfig, is_scheduled
 from fastgan.training.distributed import Distributed
 from fastgan.training.progressive import GrowingSchedule
-from fastgan.training.step import Augment
+from fastgan.training.step import Augment, Penalty
 from fastgan_kernels.reference import group_of
 
 
-def build_networks(config: TrainingConfig, images: ImageSource) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
+def build_networks(
+    config: TrainingConfig, images: ImageSource, build: Build | None = None
+) -> tuple[nn.Module, nn.Module, dict[str, Any] | None]:
     """Builds the networks that the settings describe, for the given images, from torch's global random state.
 
+    Args:
+        config: the settings.
+        images: what the networks are for.
+        build: the user's function for networks of their own.
+
     Returns:
-        Generator, discriminator, and what :func:`fastgan.models.build_networks` was called with, as JSON types.
+        Generator, discriminator, and what :func:`fastgan.models.build_networks` was called with, as JSON types; None
+        for networks of ``build``.
 
     Raises:
         SettingsError: for a model that does not exist or does not take these images or settings, or labels that a
             conditional run cannot learn from; one sentence.
     """
     num_channels, _, resolution = images.image_shape
+    if build is not None:
+        return *build_own(build, own_architecture(config, images)), None
+    if is_own(config.model):
+        raise SettingsError(
+            f"setting 'model' is {config.model!r}, code of your own; give it with --model MODULE:FUNCTION"
+        )
     # Only some models have these; they get them where they are set.
     options = {"minibatch": config.minibatch, "style_mixing": config.style_mixing}
     architecture = {
@@ -57,10 +72,18 @@ def build_networks(config: TrainingConfig, images: ImageSource) -> tuple[nn.Modu
     return generator, discriminator, architecture
 
 
+def own_architecture(config: TrainingConfig, images: ImageSource) -> dict[str, Any]:
+    """What the networks of the user are for, as JSON types: resolution, num_channels, latent_dim and num_classes."""
+    num_channels, _, resolution = images.image_shape
+    num_classes = _count_classes(images.labels, config.data) if config.conditional else None
+    shape = {"resolution": resolution, "num_channels": num_channels, "latent_dim": config.latent_dim}
+    return shape | {"num_classes": num_classes}
+
+
 def build_objective(
     config: TrainingConfig, discriminator: nn.Module, image_shape: tuple[int, int, int]
-) -> tuple[Loss, Regularizer | None, Augment]:
-    """Loss, regularizer and augmentation by the settings, for a discriminator of images [C, H, W].
+) -> tuple[Loss, list[Penalty], Augment]:
+    """Loss, penalties and augmentation by the settings, for a discriminator of images [C, H, W].
 
     Raises:
         SettingsError: for a loss, regularizer or augmentation that does not exist or does not fit; one sentence.
@@ -68,30 +91,45 @@ def build_objective(
     num_channels, _, resolution = image_shape
     try:
         loss = get_loss(config.loss, real_label=config.real_label, fake_label=config.fake_label)
-        regularizer = get_regularizer(config.regularizer)
+        penalties = [
+            Penalty(get_regularizer(name), weight, interval)
+            for name, weight, interval in config.penalties
+            if name != "none"
+        ]
         policy = parse_policy(config.diff_augment)
         check_policy(policy, (num_channels, *[config.grow_from or resolution] * 2))
     except ValueError as error:
         raise SettingsError(str(error)) from None
     layer = find_batch_norm(discriminator)
-    if regularizer is not None and layer is not None:
+    named = [name for name, *_ in config.penalties if isinstance(name, str)]
+    if named and layer is not None:
+        whose = "which" if is_own(config.model) else f"of model {config.model!r}, which"
         raise SettingsError(
-            f"regularizer {config.regularizer!r} cannot penalize the discriminator of model {config.model!r}, which "
-            f"has batch normalization ({layer}) and so couples the samples of a batch; choose another model, or "
-            "regularizer 'none'"
+            f"regularizer {named[0]!r} cannot penalize the discriminator {whose} has batch normalization ({layer}) and "
+            "so couples the samples of a batch; choose another model, or regularizer 'none'"
         )
-    return loss, regularizer, partial(diff_augment, policy=policy) if policy else _no_augmentation
+    return loss, penalties, partial(diff_augment, policy=policy) if policy else _no_augmentation
 
 
-def open_images(config: TrainingConfig, device: torch.device, distributed: Distributed) -> ImageSource:
-    """The images that the settings name, for this rank.
+def open_images(
+    config: TrainingConfig, device: torch.device, distributed: Distributed, data: Any = None
+) -> ImageSource:
+    """The images of a run, for this rank.
+
+    Args:
+        config: the settings.
+        device: of the run.
+        distributed: the processes that share it.
+        data: a path, Dataset, array or tensor, or the source of images itself; those that the settings name by default.
 
     Raises:
         DataError, SettingsError: one sentence.
     """
+    if hasattr(data, "next_batch"):
+        return data
     schedule = GrowingSchedule.from_config(config)
     return open_source(
-        config.data,
+        config.data if data is None else data,
         resolution=config.resolution,
         device=device,
         seed=config.seed,
@@ -110,6 +148,11 @@ def require_data(run: Path, data: str) -> None:
     Raises:
         SettingsError: one sentence that says where the path is from, and where it was looked for.
     """
+    if data.startswith("<"):
+        raise SettingsError(
+            f"the data of run {str(run)!r} are {data}, which only the script that began it has; resume it by that "
+            "script, and give --data to commands that compare with real images"
+        )
     if data not in BUNDLED and not os.path.exists(data):
         here = "" if os.path.isabs(data) else f" in {os.getcwd()!r}, where this command runs"
         raise SettingsError(
@@ -125,7 +168,11 @@ def choose_mode(config: TrainingConfig, device: torch.device, world_size: int, c
         SettingsError: for a mode that does not exist here; one sentence.
     """
     mode = config.engine
+    # torch's fused Adam takes beta2 as a number, and only that one takes scaled gradients without waiting for them.
+    unrecordable = is_scheduled(config.beta2) and config.precision == "float16"
     if mode == "auto":
+        if unrecordable:
+            return "eager", "float16 with a schedule of beta2 is not captured"
         if not can_record:
             return "eager", f"{device.type} has no CUDA graphs"
         if world_size > 1:
@@ -133,6 +180,10 @@ def choose_mode(config: TrainingConfig, device: torch.device, world_size: int, c
         return "graph", "CUDA graphs: one launch per step"
     if mode == "graph" and not can_record:
         raise SettingsError(f"engine is 'graph', which needs a CUDA device, and the run is on {device.type}")
+    if mode == "graph" and unrecordable:
+        raise SettingsError(
+            "engine is 'graph' with precision 'float16' and a schedule of beta2; expected another of each"
+        )
     if mode != "eager" and world_size > 1:
         raise SettingsError(f"engine is {mode!r} on {world_size} ranks, where only 'eager' works")
     if mode == "compiled" and config.precision == "float16":

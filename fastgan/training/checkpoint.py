@@ -28,11 +28,13 @@ from torch import Tensor, nn
 from fastgan.errors import InputError, first_line
 from fastgan.exporting import ModelFolderError, is_model_folder, load_model_folder
 from fastgan.models import build_networks
+from fastgan.models.own import Build, build_own, import_build, require_build
 from fastgan.random_state import preserved_random_state
 from fastgan.training.device import resolve_device
 
 Tensors = dict[str, dict[str, Tensor]]
 Warn = Callable[[str], None]
+Model = str | Build | nn.Module
 
 _FORMAT = 2
 _STATE_FILE = "state.json"
@@ -202,12 +204,15 @@ def load_tensors(checkpoint: Path, group: str, *, most_bytes: int | None = None)
 
 
 @preserved_random_state()
-def load_generator_ema(run: Path, device: torch.device, *, warn: Warn = warnings.warn) -> tuple[nn.Module, int]:
+def load_generator_ema(
+    run: Path, device: torch.device, *, model: Model | None = None, warn: Warn = warnings.warn
+) -> tuple[nn.Module, int]:
     """Loads the generator's EMA from a run's latest whole checkpoint, in evaluation mode, and the step it is from.
 
     Args:
         run: the run's folder.
         device: where the generator is to be.
+        model: of a run of the user's own networks; see :func:`load_generator`.
         warn: as in :func:`find_checkpoint`.
 
     Raises:
@@ -215,27 +220,43 @@ def load_generator_ema(run: Path, device: torch.device, *, warn: Warn = warnings
     """
     checkpoint, state = find_checkpoint(run, warn=warn)
     try:
-        generator = build_networks(**state["architecture"]).generator
+        architecture = state["architecture"]
+        require_build(run, architecture["model"], model)
+        generator = build_networks(**architecture).generator if model is None else _own_generator(model, architecture)
         num_bytes = sum(tensor.nbytes for tensor in generator.state_dict().values())
         tensors = load_tensors(checkpoint, "averaged_generator", most_bytes=num_bytes)
         generator.load_state_dict(tensors)
         require_layout(generator.state_dict(), tensors)
         if growth := state.get("growth"):
             generator.grow(**growth)
-    except CheckpointError:
+    except InputError:
         raise
     except (OSError, *MISFITS) as error:
         raise misfit(checkpoint, error) from None
     return generator.eval().requires_grad_(False).to(device), state["step"]
 
 
-def load_generator(folder: str | os.PathLike[str], device: torch.device | str = "cpu") -> nn.Module:
+def _own_generator(model: Model, architecture: dict[str, Any]) -> nn.Module:
+    shape = {name: value for name, value in architecture.items() if name != "model"}
+    if isinstance(model, nn.Module):
+        generator = model
+    else:
+        generator = build_own(import_build(model) if isinstance(model, str) else model, shape).generator
+    generator.latent_dim, generator.num_classes = shape["latent_dim"], shape["num_classes"]
+    return generator
+
+
+def load_generator(
+    folder: str | os.PathLike[str], device: torch.device | str = "cpu", model: Model | None = None
+) -> nn.Module:
     """Loads a trained generator; nothing in its folder is ever executed.
 
     Args:
         folder: a run, whose latest whole checkpoint is taken, or what :func:`fastgan.save_generator` or ``fastgan
             export`` has written.
         device: where the generator is to be: a device, or ``auto``, ``cpu``, ``cuda`` or ``cuda:INDEX``.
+        model: for a run of networks of your own, what they come from: the function that builds them, its name
+            ``package.module:function``, or a generator, which takes the weights and is returned.
 
     Returns:
         The generator, of a run the EMA, in evaluation mode, its parameters without gradients, with
@@ -249,11 +270,11 @@ def load_generator(folder: str | os.PathLike[str], device: torch.device | str = 
     if not isinstance(folder, str | os.PathLike):
         raise TypeError(f"load_generator: folder is a {type(folder).__name__}, expected a path")
     where = device if isinstance(device, torch.device) else resolve_device(device)
-    return load_trained_generator(Path(folder), where)[0]
+    return load_trained_generator(Path(folder), where, model=model)[0]
 
 
 def load_trained_generator(
-    folder: Path, device: torch.device, *, warn: Warn = warnings.warn
+    folder: Path, device: torch.device, *, model: Model | None = None, warn: Warn = warnings.warn
 ) -> tuple[nn.Module, int | None]:
     """As :func:`load_generator`, and the number of steps that it was trained for, where that is known.
 
@@ -267,7 +288,7 @@ def load_trained_generator(
         raise ModelFolderError(
             f"{str(folder)!r} {what}; expected a folder that 'fastgan train' or 'fastgan export' has written"
         )
-    return load_generator_ema(folder, device, warn=warn)
+    return load_generator_ema(folder, device, model=model, warn=warn)
 
 
 def drop_checkpoints(run: Path, *, keep_last: int, keep_every: int, protected: Collection[int] = ()) -> list[int]:

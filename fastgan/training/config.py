@@ -8,7 +8,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -51,8 +51,24 @@ class Range(NamedTuple):
 _BY_RESOLUTION = re.compile(r"(\d{1,4}:[\d.e-]{1,20}(, *\d{1,4}:[\d.e-]{1,20})*)?")
 
 
-def _setting(default: Any, help: str, valid: Range | re.Pattern[str] | list[str] | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "valid": valid})
+Schedule = float | str | Callable[[int], float]
+"""A number, ``cosine(START, END, STEPS)``, or a function of the number of steps so far."""
+
+_COSINE = re.compile(r"cosine\( *([\d.e+-]+) *, *([\d.e+-]+) *, *(\d+) *\)")
+# Stands in config.toml and in checkpoints for what only a script has, such as a function.
+_OF_A_SCRIPT = re.compile("<.*>")
+
+
+def _setting(
+    default: Any,
+    help: str,
+    valid: Range | re.Pattern[str] | list[str] | None = None,
+    *,
+    scheduled: bool = False,
+    code: bool = False,
+) -> Any:
+    """A field: ``scheduled`` ones may be a :data:`Schedule`; those with ``code`` may be functions and objects."""
+    return field(default=default, metadata={"help": help, "valid": valid, "scheduled": scheduled, "code": code})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +125,14 @@ class TrainingConfig:
     conditional: bool = _setting(
         False, "class-conditional networks (dcgan, wgan-gp and sngan); the data must have labels"
     )
-    loss: str = _setting(
+    loss: Any = _setting(
         "non-saturating",
         "adversarial loss",
         [
             *("minimax", "non-saturating", "logistic", "wasserstein", "hinge", "least-squares"),
             *("relativistic-pairing", "relativistic-average"),
         ],
+        code=True,
     )
     real_label: float = _setting(
         1.0, "label smoothing: target for real images, such as 0.9", Range(0.5, 1, above_low=True)
@@ -123,16 +140,23 @@ class TrainingConfig:
     fake_label: float = _setting(
         0.0, "label smoothing: target for generated images, such as 0.1", Range(0, 0.5, below_high=True)
     )
-    regularizer: str = _setting(
+    regularizer: Any = _setting(
         "none",
         "gradient penalty of the discriminator, which must not have batch normalization",
         ["none", "wgan-gp", "wgan-gp-one-sided", "r1", "r2", "dragan"],
+        code=True,
     )
-    regularizer_weight: float = _setting(
-        10.0, "lambda of wgan-gp and dragan, gamma of r1 and r2 (gamma / 2 times the square)", Range(0, above_low=True)
+    regularizer_weight: Schedule = _setting(
+        10.0,
+        "lambda of wgan-gp and dragan, gamma of r1 and r2 (gamma / 2 times the square), or cosine(START, END, STEPS)",
+        Range(0, above_low=True),
+        scheduled=True,
     )
     regularizer_interval: int = _setting(
         1, "lazy regularization: discriminator updates per penalty, whose weight is multiplied by as many", Range(1)
+    )
+    regularizers: tuple[tuple[Any, Schedule, int], ...] = _setting(
+        (), "several penalties, each a table [[regularizers]] of --config with name, weight and interval", code=True
     )
     spectral_norm: bool = _setting(False, "spectral normalization of the discriminator's weights")
     steps: int = _setting(2000, "steps to train in all; a step updates the generator once", Range(1))
@@ -143,14 +167,26 @@ class TrainingConfig:
     discriminator_steps: int = _setting(
         1, "updates of the discriminator in a step, each on a batch of its own", Range(1, 1000)
     )
-    lr: float = _setting(2e-4, "learning rate of both Adam optimizers", Range(0, 1, above_low=True))
+    lr: Schedule = _setting(
+        2e-4,
+        "learning rate of both Adam optimizers, or cosine(START, END, STEPS)",
+        Range(0, 1, above_low=True),
+        scheduled=True,
+    )
     lrs: str = _setting(
         "", "learning rates of single resolutions, such as '128:0.0015, 256:0.002'; lr at the others", _BY_RESOLUTION
     )
-    generator_lr: float = _setting(0.0, "learning rate of the generator; 0 for lr", Range(0, 1))
-    discriminator_lr: float = _setting(0.0, "learning rate of the discriminator; 0 for lr", Range(0, 1))
+    generator_lr: Schedule = _setting(0.0, "learning rate of the generator; 0 for lr", Range(0, 1), scheduled=True)
+    discriminator_lr: Schedule = _setting(
+        0.0, "learning rate of the discriminator; 0 for lr", Range(0, 1), scheduled=True
+    )
     beta1: float = _setting(0.5, "Adam's decay of the mean gradient", Range(0, 1, below_high=True))
-    beta2: float = _setting(0.999, "Adam's decay of the mean squared gradient", Range(0, 1, below_high=True))
+    beta2: Schedule = _setting(
+        0.999,
+        "Adam's decay of the mean squared gradient, or cosine(START, END, STEPS)",
+        Range(0, 1, below_high=True),
+        scheduled=True,
+    )
     ema_decay: float = _setting(
         0.999,
         "decay of the generator's EMA per step",
@@ -161,6 +197,12 @@ class TrainingConfig:
         "EMA ramp-up: half-life as a share of the steps so far, at most, such as 0.05; 0 for a decay of at most "
         "(1 + t) / (10 + t) at step t",
         Range(0, 1),
+    )
+    ema_half_life: Schedule = _setting(
+        0.0,
+        "EMA half-life in steps, or cosine(START, END, STEPS), in place of ema_decay and ema_ramp_up; 0 for these",
+        Range(0),
+        scheduled=True,
     )
     seed: int = _setting(0, "seed of all random numbers in training", Range(0, 2**63 - 1))
     engine: str = _setting(
@@ -220,6 +262,16 @@ class TrainingConfig:
         check_names(settings, source=source)
         return cls(**settings)
 
+    def as_plain(self) -> dict[str, Any]:
+        """The settings by name, as JSON types: code by its name, in angle brackets."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    @property
+    def penalties(self) -> tuple[tuple[Any, Schedule, int], ...]:
+        """Name or function, weight and interval of every penalty: that of the three settings, then the others."""
+        first = self.regularizer, self.regularizer_weight, self.regularizer_interval
+        return self.regularizers if self.regularizer == "none" else (first, *self.regularizers)
+
 
 def check_names(settings: Mapping[str, Any], *, source: str = "") -> None:
     """Refuses names that are no settings, with the nearest that is.
@@ -242,11 +294,14 @@ def parse_assignment(assignment: str) -> tuple[str, Any]:
     if not equals:
         raise SettingsError(f"--set takes key=value, not {assignment!r}")
     f = _field(name, "--set")
-    if f.type is str:
+    kind = type(f.default)
+    if kind is str:
         return name, text
     try:
-        return name, _BOOLEANS[text] if f.type is bool else f.type(text)
+        return name, _BOOLEANS[text] if kind is bool else kind(text)
     except (ValueError, KeyError):
+        if f.metadata["scheduled"] and text.startswith("cosine("):
+            return name, text
         raise SettingsError(f"setting {name!r} is {text!r}, expected {_expected(f)}") from None
 
 
@@ -270,9 +325,28 @@ def load_settings(path: Path) -> dict[str, Any]:
 
 
 def to_toml(config: TrainingConfig) -> str:
-    """Writes a config as TOML that :func:`load_settings` reads back to an equal one."""
-    lines = [f"{f.name} = {_toml_value(getattr(config, f.name))}" for f in dataclasses.fields(config)]
-    return "\n".join(lines) + "\n"
+    """Writes a config as TOML. :func:`load_settings` reads it back to an equal one, except for what only a script has:
+    of that it holds the names."""
+    values = config.as_plain()
+    penalties = values.pop("regularizers")
+    lines = [f"{name} = {_toml_value(value)}\n" for name, value in values.items()]
+    for penalty in penalties:
+        lines.append("\n[[regularizers]]\n")
+        lines += [f"{name} = {_toml_value(value)}\n" for name, value in zip(_OF_PENALTY, penalty, strict=True)]
+    return "".join(lines)
+
+
+def at_step(value: Schedule, step: int) -> float:
+    """A setting that may have a schedule, after ``step`` steps."""
+    if isinstance(value, str):
+        start, end, steps = (float(number) for number in _COSINE.fullmatch(value).groups())
+        return end + (start - end) * (1 + math.cos(math.pi * min(step / steps, 1))) / 2
+    return float(value(step)) if callable(value) else value
+
+
+def is_scheduled(value: Schedule) -> bool:
+    """Whether a setting changes from step to step."""
+    return not isinstance(value, int | float)
 
 
 def preset_names() -> list[str]:
@@ -300,7 +374,7 @@ def describe_settings(config: TrainingConfig) -> list[tuple[str, str, str]]:
         limits = f" ({valid})" if isinstance(valid, Range) else ""
         if isinstance(valid, list):
             limits = f": {', '.join(valid)}"
-        rows.append((f.name, _toml_value(getattr(config, f.name)), f.metadata["help"] + limits))
+        rows.append((f.name, _toml_value(_plain(getattr(config, f.name))), f.metadata["help"] + limits))
     return rows
 
 
@@ -317,20 +391,74 @@ def _field(name: str, source: str) -> dataclasses.Field[Any]:
 
 
 def _checked(f: dataclasses.Field[Any], value: Any) -> Any:
-    valid = f.metadata["valid"]
+    valid, kind = f.metadata["valid"], type(f.default)
+    scheduled, code = f.metadata["scheduled"], f.metadata["code"]
+    if isinstance(value, str) and (scheduled or code) and _OF_A_SCRIPT.fullmatch(value):
+        raise SettingsError(
+            f"setting {f.name!r} is {value}, which only the script that began the run has; run it again"
+        )
+    if kind is tuple:
+        return _checked_penalties(value)
+    if (scheduled and callable(value)) or (code and not isinstance(value, str | int | float | None)):
+        return value
+    if scheduled and isinstance(value, str):
+        match = _COSINE.fullmatch(value)
+        try:
+            ok = match is not None and int(match[3]) > 0 and all(valid.includes(float(match[i])) for i in (1, 2))
+        except ValueError:
+            ok = False
+        if not ok:
+            raise SettingsError(
+                f"setting {f.name!r} is {value!r}, expected {_expected(f)}, or 'cosine(START, END, STEPS)' of such"
+            )
+        return value
     # bool is an int to isinstance; an integer may stand where a float belongs.
-    ok = type(value) is f.type or (f.type is float and type(value) is int)
+    ok = type(value) is kind or (kind is float and type(value) is int)
     if ok and isinstance(valid, list):
         if value not in valid:
             raise SettingsError(unknown(f.name, value, valid))
         return value
     if ok and isinstance(valid, Range):
         ok = valid.includes(value)
-    elif ok and f.type is str:
+    elif ok and kind is str:
         ok = _is_text(value) and (valid is None or valid.fullmatch(value) is not None)
     if not ok:
         raise SettingsError(f"setting {f.name!r} is {value!r}, expected {_expected(f)}")
-    return f.type(value)
+    return kind(value)
+
+
+def _checked_penalties(entries: Any) -> tuple[tuple[Any, Schedule, int], ...]:
+    """Penalties as (name or function, weight, interval), from such tuples or from TOML's tables."""
+    checked = []
+    for entry in entries if isinstance(entries, list | tuple) else [entries]:
+        values = entry
+        if isinstance(entry, Mapping) and "name" in entry and entry.keys() <= set(_OF_PENALTY):
+            values = entry["name"], *(entry.get(name, f.default) for name, f in _PENALTY_FIELDS.items())
+        if (
+            not isinstance(values, list | tuple)
+            or not 1 <= len(values) <= 3
+            or isinstance(values[0], int | float | None)
+        ):
+            raise SettingsError(
+                f"setting 'regularizers' has {entry!r}, expected (name or function, weight, interval), in TOML a table "
+                "[[regularizers]] with name, weight and interval"
+            )
+        if isinstance(values[0], str) and _OF_A_SCRIPT.fullmatch(values[0]):
+            raise SettingsError(
+                f"setting 'regularizers' has {values[0]}, which only the script that began the run has; run it again"
+            )
+        given = dict(zip(_PENALTY_FIELDS.values(), values[1:], strict=False))
+        checked.append((values[0], *(_checked(f, given.get(f, f.default)) for f in _PENALTY_FIELDS.values())))
+    return tuple(checked)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str | bool | int | float):
+        return value
+    if (isinstance(value, tuple) and not all(map(callable, value))) or value == ():
+        return [_plain(part) for part in value]
+    parts = value if isinstance(value, tuple) else (value,)
+    return f"<{', '.join(getattr(part, '__name__', type(part).__name__).strip('<>') for part in parts)}>"
 
 
 def _is_text(value: str) -> bool:
@@ -344,16 +472,22 @@ def _is_text(value: str) -> bool:
 
 def _expected(f: dataclasses.Field[Any]) -> str:
     valid = f.metadata["valid"]
-    kind = {int: "an integer", float: "a number", str: "text", bool: "true or false"}[f.type]
+    kind = {int: "an integer", float: "a number", str: "text", bool: "true or false", tuple: "tables in a TOML file"}[
+        type(f.default)
+    ]
     if isinstance(valid, re.Pattern):
         return str(f.metadata["help"])
     return kind if valid is None else f"{kind} {valid}"
 
 
-def _toml_value(value: str | int | float | bool) -> str:
+def _toml_value(value: str | int | float | bool | list[Any]) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         # JSON's escapes are TOML's; TOML alone forbids a bare DEL.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
+
+
+_OF_PENALTY = ("name", "weight", "interval")
+_PENALTY_FIELDS = {name: _field(f"regularizer_{name}", "") for name in _OF_PENALTY[1:]}

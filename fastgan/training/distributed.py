@@ -48,7 +48,9 @@ class Distributed:
         messages must not wait for a GPU.
         """
         distributed = cls()
-        if was_launched():
+        if dist.is_initialized():
+            distributed.rank, distributed.world_size = dist.get_rank(), dist.get_world_size()
+        elif was_launched():
             store, distributed.rank, distributed.world_size = next(dist.rendezvous("env://"))
             # torchrun keeps one store over its restarts, and with it the addresses of ranks that have died.
             store = dist.PrefixStore(f"attempt {_restarts()}", store)
@@ -65,6 +67,10 @@ class Distributed:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the other processes."""
         if dist.is_initialized():
             dist.destroy_process_group()
 

@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class EMA:
@@ -16,37 +16,63 @@ class EMA:
     statistics of batch norm are averaged with the weights that they belong to; whole numbers are copied.
 
     torch's AveragedModel keeps its counter in a tensor and waits for the device to read it at every update; here the
-    decay is set from the number of steps, without waiting.
+    decay is set from the number of updates, without waiting.
 
     Args:
-        network: the network to average. ``module`` begins as its copy, in evaluation mode and without gradients.
+        network: the network to average. ``module`` begins as its copy, in evaluation mode and without gradients. It is
+            averaged into where it is, so its parameters and buffers must stay the same tensors.
         decay: from 0, no averaging, to less than 1.
-        ramp_up: see above; 0 for the first of the two rules.
+        ramp_up: see above; None for the first of the two rules.
+
+    Attributes:
+        module: the average.
+        num_updates: t; a script that saves ``module`` saves this too, and sets it again.
     """
 
-    def __init__(self, network: nn.Module, decay: float, ramp_up: float = 0.0) -> None:
+    def __init__(self, network: nn.Module, decay: float = 0.999, ramp_up: float | None = None) -> None:
         self.decay = decay
         self.ramp_up = ramp_up
-        self.module = copy.deepcopy(network).eval().requires_grad_(False)
+        self.num_updates = 0
+        self.module = copied(network).eval().requires_grad_(False)
         pairs = list(zip(_tensors(self.module), _tensors(network), strict=True))
         self._averages = [a for a, _ in pairs if a.is_floating_point()]
         self._sources = [s for _, s in pairs if s.is_floating_point()]
         self._copies = [(a, s) for a, s in pairs if not a.is_floating_point()]
         self._share = torch.zeros((), device=self._averages[0].device, dtype=self._averages[0].dtype)
 
-    def set_step(self, step: int) -> None:
-        """Sets the decay of the next :meth:`update`, after ``step`` steps (1 or more)."""
-        ramp = 0.5 ** (1 / (self.ramp_up * step)) if self.ramp_up else (1 + step) / (10 + step)
-        self._share.fill_(1 - min(self.decay, ramp))
+    def update(self) -> None:
+        """Averages in the present weights; call it after each step of the optimizer."""
+        self.set_step(self.num_updates + 1)
+        self.average()
+
+    def set_step(self, step: int, *, half_life: float | None = None) -> None:
+        """Sets the decay of the next :meth:`average`, the ``step``-th from 1: that of a half-life in steps if given."""
+        self.num_updates = step
+        if half_life is not None:
+            decay = 0.5 ** (1 / half_life) if half_life else 0.0
+        else:
+            decay = min(self.decay, 0.5 ** (1 / (self.ramp_up * step)) if self.ramp_up else (1 + step) / (10 + step))
+        self._share.fill_(1 - decay)
 
     @torch.no_grad()
-    def update(self) -> None:
+    def average(self) -> None:
         """Averages in the present weights. The decay is a tensor on the device, so a captured graph follows it."""
         differences = torch._foreach_sub(self._sources, self._averages)
         torch._foreach_mul_(differences, self._share)
         torch._foreach_add_(self._averages, differences)
         for average, source in self._copies:
             average.copy_(source)
+
+
+def copied(network: nn.Module) -> nn.Module:
+    """A deep copy, also of networks that keep results of autograd, as torch's older spectral norm does its weight."""
+    memo = {
+        id(value): value.detach().clone()
+        for module in network.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(network, memo)
 
 
 def _tensors(network: nn.Module) -> list[torch.Tensor]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -221,14 +221,18 @@ class FidTracker:
         config: the settings of the run; nothing is loaded where ``evaluate_every`` is 0.
         device: where the feature network runs.
         best: from the checkpoint that the run is resumed from, or None.
+        data: real images, as :func:`fastgan.data.open_dataset` takes them; those of the settings by default.
 
     Raises:
         SettingsError, DataError, MetricsError: for settings that do not go together, or images that the features do not
             take; one sentence.
     """
 
-    def __init__(self, config: TrainingConfig, device: torch.device, best: Best | None = None) -> None:
+    def __init__(
+        self, config: TrainingConfig, device: torch.device, best: Best | None = None, *, data: Any = None
+    ) -> None:
         self.best = best
+        self._data = config.data if data is None else data
         self._config = config
         self._real: dict[int, tuple[Features, str]] = {}
         if not config.evaluate_every:
@@ -275,7 +279,7 @@ class FidTracker:
     def _features_of_real(self, size: int) -> tuple[Features, str]:
         """Of the real images at the size of the generated ones, which grows where networks grow, with their digest."""
         if size not in self._real:
-            data = open_dataset(self._config.data, resolution=size)
+            data = open_dataset(self._data, resolution=size)
             images, _ = choose_real(data, self._config.evaluate_count, seed=self._config.seed)
             self._real = {size: (measure(real_batches(images), self._network, None).features, digest_of(images))}
         return self._real[size]

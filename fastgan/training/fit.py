@@ -1,34 +1,39 @@
 """Fitting: a trainer runs to its last step, and a run's folder gets its metrics, samples and checkpoints."""
 
-import dataclasses
 import errno
 import shlex
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from fastgan.training.checkpoint import drop_checkpoints, latest_checkpoint, save_checkpoint
-from fastgan.training.config import TrainingConfig
+from fastgan.models.own import OWN
+from fastgan.random_state import preserved_random_state
+from fastgan.training.checkpoint import (
+    CheckpointError,
+    latest_checkpoint,
+    replace_file,
+    save_checkpoint,
+    set_aside_after,
+)
+from fastgan.training.config import TrainingConfig, to_toml
 from fastgan.training.evaluate import FidTracker
 from fastgan.training.health import diagnose, non_finite_values
-from fastgan.training.logging import Reporter, SilentReporter
-from fastgan.training.signals import StopSignals
-from fastgan.training.trainer import Trainer
+from fastgan.training.logging import WANDB_ID_FILE, Reporter, SilentReporter, import_wandb
+from fastgan.training.signals import StopSignals, exiting_on_sigterm
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from fastgan.training.trainer import Trainer
 
+CONFIG_FILE = "config.toml"
 NON_FINITE_FOLDER = "non_finite"
 # The disk is full, or the quota, or the file is too large.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Settings that no weight depends on, or that are refused or given anew when a run is resumed.
 _NOT_OF_THE_STATE = {
-    *("steps", "device", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "keep_every", "wandb"),
-    *("evaluate_every", "evaluate_count", "evaluate_features"),
+    *("model", "steps", "device", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "keep_every"),
+    *("wandb", "evaluate_every", "evaluate_count", "evaluate_features"),
 }
 
 
@@ -44,88 +49,144 @@ class WriteError(EndedError):
     """The run's folder cannot be written, for example because the disk is full."""
 
 
-class Fit:
-    """A trainer and the folder that it trains into.
+def fit(trainer: "Trainer") -> signal.Signals | None:
+    """Trains to the last step, into the trainer's folder, from where the trainer is.
 
-    Args:
-        folder: the run's folder.
-        trainer: at its first step, or where a checkpoint left off.
-        tracker: measures the FID; on the first rank.
-        console: shows progress.
+    Returns:
+        The signal that stopped training before its last step or its samples, after saving, or None.
+
+    Raises:
+        SettingsError, DataError, MetricsError, EndedError: one sentence.
     """
+    config = trainer.config
+    with exiting_on_sigterm():
+        if config.wandb:
+            import_wandb(config)
+        tracker = trainer.distributed.only_on_first(
+            lambda: FidTracker(config, trainer.device, trainer.best, data=trainer.data)
+        )
+    if trainer.saved_step is None:
+        trainer.open_folder()
+    elif trainer.on_first(lambda: _prepare_to_resume(trainer)):
+        _print(trainer, f"The run is at its last step, {config.steps}; train on with --steps and a larger number.")
+        return None
+    try:
+        return _Fit(trainer, tracker).run()
+    except OSError as error:
+        raise write_error(error, trainer.folder, config) from error
+    finally:
+        trainer.images.close()
 
-    def __init__(self, folder: Path, trainer: Trainer, tracker: FidTracker | None, console: Console) -> None:
-        self.folder = folder
+
+def prepare_folder(folder: Path, config: TrainingConfig) -> None:
+    """Makes the folder of a new run; files of an earlier start there are deleted.
+
+    Raises:
+        WriteError, CheckpointError: where it cannot be written; one sentence.
+    """
+    try:
+        (folder / "samples").mkdir(parents=True, exist_ok=True)
+        logs = ("samples/*.png", "tensorboard/events.*", "metrics.jsonl", WANDB_ID_FILE)
+        for stale in [path for pattern in logs for path in folder.glob(pattern)]:
+            stale.unlink()
+        shutil.rmtree(folder / NON_FINITE_FOLDER, ignore_errors=True)
+        replace_file(folder / CONFIG_FILE, to_toml(config).encode())
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise write_error(error, folder, config) from None
+        raise CheckpointError(f"run folder {str(folder)!r} cannot be written: {error.strerror}") from None
+
+
+def _prepare_to_resume(trainer: "Trainer") -> bool:
+    """Cleans up what an interruption left; returns whether there is nothing to do."""
+    folder, step = trainer.folder, trainer.step_count
+    finished = step == trainer.config.steps and not _lacks_samples(trainer)
+    for damaged in set_aside_after(folder, step):
+        trainer.console.print(f"The damaged checkpoint is kept as {damaged}", highlight=False)
+    trainer.drop_checkpoints()
+    if not finished:
+        replace_file(folder / CONFIG_FILE, to_toml(trainer.config).encode())
+    return finished
+
+
+def _lacks_samples(trainer: "Trainer") -> bool:
+    """Whether the samples of the present step are due and missing."""
+    step, config = trainer.step_count, trainer.config
+    due = step > 0 and (step % config.sample_every == 0 or step == config.steps)
+    return due and not (trainer.folder / "samples" / f"{step}.png").exists()
+
+
+class _Fit:
+    """One call of :func:`fit`."""
+
+    def __init__(self, trainer: "Trainer", tracker: FidTracker | None) -> None:
         self.trainer = trainer
-        self.config = trainer.config
         self.tracker = tracker
-        self._console = console
+        self.config = trainer.config
+        self.on_step, self.on_end = (
+            [getattr(callback, name) for callback in trainer.callbacks if hasattr(callback, name)]
+            for name in ("on_step", "on_end")
+        )
 
-    def run(self, *, saved: int | None) -> signal.Signals | None:
-        """Trains to the last step, and reports, samples and saves on the way.
-
-        Args:
-            saved: the step of the latest checkpoint, or None.
-
-        Returns:
-            The signal that stopped training before its last step or its samples, after saving, or None.
-        """
+    def run(self) -> signal.Signals | None:
         trainer, config = self.trainer, self.config
         self._describe()
         began = time.perf_counter()
-        try:
-            # Loggers may wait for a network when they begin and end; nothing is to be saved then, and signals do as
-            # usual.
-            with self._reporter() as reporter, StopSignals() as stop:
-                # A signal may have cut them short.
-                sampled = not self.on_first(self.lacks_samples) or self._sample(stop, reporter)
-                # Ranks that did not stop at the same step would wait for each other forever.
-                while trainer.step_count < config.steps and not trainer.distributed.any(stop.received is not None):
-                    trainer.step()
-                    step = trainer.step_count
-                    last = step == config.steps
-                    reporter.advance(step)
-                    if step % config.log_every == 0 or last:
-                        self._require_finite()
-                        if self._report(reporter):
-                            self._save(reporter)
-                            saved = step
-                    if step % config.sample_every == 0 or last:
-                        sampled = self._sample(stop, reporter)
-                    if step % config.checkpoint_every == 0 and saved != step:
+        ended = False
+        # Loggers may wait for a network when they begin and end; nothing is to be saved then, and signals do as usual.
+        with self._reporter() as reporter, StopSignals() as stop:
+            # A signal may have cut them short.
+            sampled = not trainer.on_first(lambda: _lacks_samples(trainer)) or self._sample(stop, reporter)
+            # Ranks that did not stop at the same step would wait for each other forever.
+            while trainer.step_count < config.steps and not trainer.distributed.any(ended or stop.received is not None):
+                trainer.step()
+                step = trainer.step_count
+                last = step == config.steps
+                reporter.advance(step)
+                figures: dict[str, float] = {}
+                if step % config.log_every == 0 or last:
+                    require_finite(trainer)
+                    figures, improved = self._report(reporter)
+                    if improved:
                         self._save(reporter)
-                        saved = step
-                if saved != trainer.step_count:
+                if step % config.sample_every == 0 or last:
+                    sampled = self._sample(stop, reporter)
+                if step % config.checkpoint_every == 0:
                     self._save(reporter)
-        except OSError as error:
-            raise write_error(error, self.folder) from error
+                if self.on_step:
+                    with preserved_random_state():
+                        answers = [function(trainer, step, figures) for function in self.on_step]
+                        ended = True in answers
+            self._save(reporter)
         step = trainer.step_count
-        if step < config.steps or not sampled:
+        by_callback = trainer.distributed.any(ended)
+        if (step < config.steps or not sampled) and (stop.received is not None or not by_callback):
             before = "" if sampled else ", before its samples,"
-            self._print(
-                f"Stopped at step {step} of {config.steps}{before} and saved. Resume with:\n  "
-                f"{resume_command(self.folder)}"
-            )
+            self._print(f"Stopped at step {step} of {config.steps}{before} and saved. {self._how_to_resume()}")
             return stop.received or signal.SIGTERM  # which another rank received
-        if self.tracker is not None and (best := self.tracker.best) is not None:
+        if (best := trainer.best) is not None:
             self._print(f"The best FID was {best.fid:.4g} at step {best.step}, whose checkpoint is kept")
+        for function in self.on_end:
+            with preserved_random_state():
+                function(trainer)
         seconds = round(time.perf_counter() - began)
-        self._print(
-            f"Trained to step {step} in {seconds // 60}:{seconds % 60:02d}. Samples are in {self.folder / 'samples'}; "
-            f"make more with:\n  fastgan generate {shlex.quote(str(self.folder))}"
-        )
+        samples = f"Samples are in {trainer.folder / 'samples'}"
+        self._print(f"Trained to step {step} in {seconds // 60}:{seconds % 60:02d}. {samples}{self._how_to_generate()}")
         return None
 
     def _print(self, text: str, style: str | None = None) -> None:
-        self._console.print(text, style=style, highlight=False, markup=False)
+        _print(self.trainer, text, style)
 
     def _describe(self) -> None:
         trainer, config = self.trainer, self.config
         world_size = trainer.distributed.world_size
         together = f", {world_size} ranks" if world_size > 1 else ""
+        model = config.model
+        if model == OWN:
+            model = f"{type(trainer.generator).__name__} and {type(trainer.discriminator).__name__}"
         self._print(
-            f"Training {config.model} at {config.resolution}x{config.resolution} on {trainer.device}{together} with "
-            f"{len(trainer.images):,} images of {config.data}, into {self.folder}"
+            f"Training {model} at {config.resolution}x{config.resolution} on {trainer.device}{together} with "
+            f"{len(trainer.images):,} images of {config.data}, into {trainer.folder}"
         )
         for note in (trainer.images.note, f"Steps run in mode {trainer.mode!r}: {trainer.mode_reason}"):
             self._print(note, "dim")
@@ -150,70 +211,44 @@ class Fit:
             "grow_fade_steps"
         ]
 
-    def on_first(self, function: Callable[[], T]) -> T:
-        """As :meth:`Distributed.on_first`, of what writes in the run's folder.
-
-        Raises:
-            WriteError: where it cannot be written.
-        """
-
-        def writing() -> T:
-            try:
-                return function()
-            except OSError as error:
-                raise write_error(error, self.folder) from error
-
-        return self.trainer.distributed.on_first(writing)
-
-    def lacks_samples(self) -> bool:
-        """Whether the samples of the present step are due and missing."""
-        step = self.trainer.step_count
-        due = step > 0 and (step % self.config.sample_every == 0 or step == self.config.steps)
-        return due and not (self.folder / "samples" / f"{step}.png").exists()
-
-    def drop_checkpoints(self) -> None:
-        """Deletes the checkpoints that are not to be kept."""
-        protected = [] if self.tracker.best is None else [self.tracker.best.step]
-        keep_last, keep_every = self.config.keep_checkpoints, self.config.keep_every
-        drop_checkpoints(self.folder, keep_last=keep_last, keep_every=keep_every, protected=protected)
-
     def _reporter(self) -> Reporter | SilentReporter:
         reporters: list[Reporter] = []
 
         def begin() -> None:
             reporter = Reporter(
-                self.folder,
+                self.trainer.folder,
                 self.config,
                 step=self.trainer.step_count,
                 num_images=self.trainer.num_images,
                 ongoing=self.trainer.history.going_on,
                 device=self.trainer.device,
-                console=self._console,
+                console=self.trainer.console,
             )
             reporters.append(reporter)
 
-        self.on_first(begin)
+        self.trainer.on_first(begin)
         return reporters[0] if reporters else SilentReporter()
 
     def _sample(self, stop: StopSignals, reporter: Reporter | SilentReporter) -> bool:
         """Draws samples on the first rank; returns on all ranks whether no signal came first."""
 
         def draw() -> bool:
-            sample = stop.cut_short(self.trainer.sample)
+            sample = stop.cut_short(self.trainer.sample_grid)
             if sample is not None:
                 images, columns = sample
                 reporter.samples(self.trainer.step_count, images, columns=columns)
             return sample is not None
 
-        return self.on_first(draw)
+        return self.trainer.on_first(draw)
 
-    def _report(self, reporter: Reporter | SilentReporter) -> bool:
-        """Reports the figures; returns on all ranks whether the FID was measured and is the best so far."""
+    def _report(self, reporter: Reporter | SilentReporter) -> tuple[dict[str, float], bool]:
+        """Reports the figures; returns them, and on all ranks whether the FID was measured and is the best so far."""
         trainer = self.trainer
         step = trainer.step_count
         trainer.all_reduce_figures_()
         reading = trainer.statistics.read(step)
-        history, findings = diagnose(trainer.history, reading, self.config.loss)
+        loss = self.config.loss if isinstance(self.config.loss, str) else ""
+        history, findings = diagnose(trainer.history, reading, loss)
         figures = trainer.mean_losses() | trainer.health_figures(reading)
         every = self.config.evaluate_every
 
@@ -221,70 +256,84 @@ class Fit:
             improved = False
             if every and step % every == 0:
                 figures["fid"], improved = self.tracker.measure(trainer.ema.module, step)
+                trainer.best = self.tracker.best
             reporter.report(step, figures, findings, num_images=trainer.num_images)
             return improved
 
-        improved = self.on_first(report)
+        improved = trainer.on_first(report)
         # The last report may cut an interval short; its sums stay, for a run that is resumed with more steps.
         if step % self.config.log_every == 0:
             trainer.reset_figures()
             trainer.history = history
-        return improved
+        return figures, improved
 
     def _save(self, reporter: Reporter | SilentReporter) -> None:
-        self._require_finite()
-        self.trainer.all_reduce_figures_()
-        tensors = self.trainer.tensors()
+        if self.trainer.saved_step != self.trainer.step_count:
+            self.trainer.on_first(reporter.sync)
+            self.trainer.save()
 
-        def save() -> None:
-            reporter.sync()
-            state = self.trainer.state() | {"settings": kept_settings(self.config)}
-            if self.tracker.best is not None:
-                state["best"] = self.tracker.best._asdict()
-            save_checkpoint(self.folder, self.trainer.step_count, tensors, state)
-            self.drop_checkpoints()
+    def _how_to_resume(self) -> str:
+        command = resume_command(self.trainer.folder, self.config)
+        return f"Resume with:\n  {command}" if command else "Run the script again to resume"
 
-        self.on_first(save)
-
-    def _require_finite(self) -> None:
-        trainer = self.trainer
-        bad = trainer.first_non_finite()
-        if bad is None:
-            return
-        tensors = trainer.tensors()
-
-        def end() -> None:
-            checkpoint = latest_checkpoint(self.folder)
-            kept = f"the latest checkpoint, {checkpoint}, is from before" if checkpoint else "no checkpoint was written"
-            saved = self.folder / NON_FINITE_FOLDER / str(trainer.step_count)
-            shutil.rmtree(saved, ignore_errors=True)
-            state = trainer.state() | {"first_non_finite": bad._asdict()}
-            save_checkpoint(self.folder, trainer.step_count, tensors, state, folder=NON_FINITE_FOLDER)
-            finding = non_finite_values(*bad)
-            raise NonFiniteError(
-                f"{finding.name}: {finding.evidence}; the state at step {trainer.step_count} is in {saved}, for "
-                f"inspection; {kept}; try {finding.remedy}"
-            )
-
-        self.on_first(end)
+    def _how_to_generate(self) -> str:
+        if self.config.model == OWN:
+            return ""
+        model = f" --model {self.config.model}" if ":" in self.config.model else ""
+        return f"; make more with:\n  fastgan generate {shlex.quote(str(self.trainer.folder))}{model}"
 
 
-def write_error(error: OSError, run: Path) -> WriteError:
+def require_finite(trainer: "Trainer") -> None:
+    """Ends a run with a loss or a tensor that is infinite or NaN; its state is saved where nobody resumes it.
+
+    Raises:
+        NonFiniteError: one sentence.
+    """
+    bad = trainer.first_non_finite()
+    if bad is None:
+        return
+    tensors = trainer.tensors()
+
+    def end() -> None:
+        checkpoint = latest_checkpoint(trainer.folder)
+        kept = f"the latest checkpoint, {checkpoint}, is from before" if checkpoint else "no checkpoint was written"
+        saved = trainer.folder / NON_FINITE_FOLDER / str(trainer.step_count)
+        shutil.rmtree(saved, ignore_errors=True)
+        state = trainer.state() | {"first_non_finite": bad._asdict()}
+        save_checkpoint(trainer.folder, trainer.step_count, tensors, state, folder=NON_FINITE_FOLDER)
+        finding = non_finite_values(*bad)
+        raise NonFiniteError(
+            f"{finding.name}: {finding.evidence}; the state at step {trainer.step_count} is in {saved}, for "
+            f"inspection; {kept}; try {finding.remedy}"
+        )
+
+    trainer.on_first(end)
+
+
+def write_error(error: OSError, run: Path, config: TrainingConfig) -> WriteError:
     """The error for a folder that cannot be written, with what is whole and what to do."""
     checkpoint = latest_checkpoint(run)
     kept = f"the latest checkpoint, {checkpoint}, is whole" if checkpoint else "no checkpoint was written"
-    cure = "make room" if error.errno in NO_ROOM else "put that right"
-    again = f"resume with {resume_command(run)!r}" if checkpoint else "start again"
+    cure = "make room" if error.errno in _NO_ROOM else "put that right"
+    command = resume_command(run, config)
+    again = (f"resume with {command!r}" if command else "run the script again") if checkpoint else "start again"
     return WriteError(
         f"run folder {str(run)!r} cannot be written: {error.strerror or error}; {kept}; {cure} and {again}"
     )
 
 
-def resume_command(run: Path) -> str:
-    """The command that resumes a run."""
-    return f"fastgan train --resume {shlex.quote(str(run))}"
+def resume_command(run: Path, config: TrainingConfig) -> str:
+    """The command that resumes a run; empty where only its script can."""
+    if config.model == OWN or config.data.startswith("<"):
+        return ""
+    model = f" --model {config.model}" if ":" in config.model else ""
+    return f"fastgan train --resume {shlex.quote(str(run))}{model}"
 
 
 def kept_settings(config: TrainingConfig) -> dict[str, Any]:
     """The settings that the weights depend on, for a checkpoint to keep."""
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in _NOT_OF_THE_STATE}
+    return {name: value for name, value in config.as_plain().items() if name not in _NOT_OF_THE_STATE}
+
+
+def _print(trainer: "Trainer", text: str, style: str | None = None) -> None:
+    trainer.console.print(text, style=style, highlight=False, markup=False)

@@ -7,7 +7,7 @@ Karras et al. 2019, StyleGAN (https://arxiv.org/abs/1812.04948, appendix C).
 from dataclasses import dataclass, replace
 from typing import Self
 
-from fastgan.training.config import Range, SettingsError, TrainingConfig
+from fastgan.training.config import Range, Schedule, SettingsError, TrainingConfig
 
 _BATCH_SIZES = Range(2, 2**20)
 _LRS = Range(0, 1, above_low=True)
@@ -27,8 +27,8 @@ class Stage:
     resolution: int
     fade: float
     batch_size: int
-    generator_lr: float
-    discriminator_lr: float
+    generator_lr: Schedule
+    discriminator_lr: Schedule
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,10 @@ class HealthStatistics:
 
     @torch.no_grad()
     def add_scores(self, real_logits: Tensor, fake_logits: Tensor) -> None:
-        """Takes in what the discriminator said of real and generated images [N] before it was updated, and the
+        """Takes in what the discriminator said of real and generated images [N, ...] before it was updated, and the
         gradients of the generator; never waits for the device."""
+        if real_logits.dim() > 1:
+            real_logits, fake_logits = real_logits.flatten(1).mean(1), fake_logits.flatten(1).mean(1)
         self._score_sums += self._scores(real_logits, fake_logits)
 
     @torch.no_grad()
@@ -92,7 +94,7 @@ class HealthStatistics:
         self._batch_size = batch_size
 
     def _scores(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        logits = torch.stack([real_logits.flatten(), fake_logits.flatten()]).float()
+        logits = torch.stack([real_logits, fake_logits]).float()
         ranked_right = (logits[0] - logits[1]).sign().mean() / 2 + 0.5
         gradients = [p.grad for p in self._generator.parameters() if p.grad is not None]
         others = torch.stack([ranked_right, ranked_right.square(), torch.nn.utils.get_total_norm(gradients).float()])

@@ -8,6 +8,7 @@ which the host fills beforehand.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -18,7 +19,7 @@ from fastgan.data import normalize
 from fastgan.data.augment import random_flip
 from fastgan.losses import Loss
 from fastgan.regularizers import Regularizer
-from fastgan.training.config import TrainingConfig
+from fastgan.training.config import Schedule, TrainingConfig, at_step, is_scheduled
 from fastgan.training.distributed import Distributed, GradientSync
 from fastgan.training.ema import EMA
 from fastgan.training.precision import Precision
@@ -39,8 +40,8 @@ class Plan(NamedTuple):
     """Whether that resolution is being faded in."""
     batch_size: int
     """Batch size of all ranks together."""
-    penalize: tuple[bool, ...]
-    """For each discriminator update, whether it includes the penalty."""
+    penalize: tuple[tuple[int, ...], ...]
+    """For each discriminator update, the numbers of the penalties that it includes."""
     add_scores: bool
     """Whether the health statistics take in the logits and gradients of this step."""
     add_distances: bool
@@ -63,6 +64,20 @@ class Batch(NamedTuple):
         """The batch as ``count`` micro-batches."""
         columns = [[None] * count if tensor is None else tensor.chunk(count) for tensor in self]
         return [Batch(*rows) for rows in zip(*columns, strict=True)]
+
+
+class Penalty(NamedTuple):
+    """A gradient penalty of the discriminator, or another term of its loss.
+
+    Applied in one of every ``interval`` updates with that many times the weight, a lazy penalty has the same mean
+    gradient (Karras et al. 2020, StyleGAN2, https://arxiv.org/abs/1912.04958, section 3.1 and appendix B). There the
+    penalty has updates of its own and Adam's settings are adapted; here one update takes both gradients, and the
+    settings stay.
+    """
+
+    function: Regularizer
+    weight: Schedule
+    interval: int
 
 
 class Mode(Protocol):
@@ -110,9 +125,9 @@ class GanStep:
 
     Args:
         generator: maps latents [N, latent_dim], and labels in a conditional run, to images in [-1, 1].
-        discriminator: maps images, and labels in a conditional run, to logits [N].
+        discriminator: maps images, and labels in a conditional run, to logits [N, ...].
         loss: adversarial loss.
-        regularizer: gradient penalty of the discriminator, or None.
+        penalties: of the discriminator.
         augment: applied to all images that the discriminator sees.
         optimizers: the generator's and the discriminator's.
         ema: moving average of the generator.
@@ -120,10 +135,9 @@ class GanStep:
         random: draws latents and interpolates.
         distributed: the processes that share each batch.
         mode: how the functions of a step run.
-        config: the settings; those used are ``accumulate``, ``flips``, ``regularizer_weight`` and
-            ``regularizer_interval``.
+        config: the settings; those used are ``latent_dim``, ``accumulate``, ``flips`` and ``ema_half_life``.
         draw_images: draws this rank's part of a batch of a given size; None where :meth:`run` gets the images.
-        grows: whether some layers have no gradients at times.
+        some_unused: whether some parameters have no gradients at times.
     """
 
     def __init__(
@@ -131,7 +145,7 @@ class GanStep:
         generator: nn.Module,
         discriminator: nn.Module,
         loss: Loss,
-        regularizer: Regularizer | None,
+        penalties: Sequence[Penalty],
         augment: Augment,
         *,
         optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer],
@@ -142,43 +156,49 @@ class GanStep:
         mode: Mode,
         config: TrainingConfig,
         draw_images: Callable[[int], Images] | None,
-        grows: bool,
+        some_unused: bool,
     ) -> None:
         self.generator, self.discriminator = generator, discriminator
-        self.loss, self.regularizer, self.augment = loss, regularizer, augment
+        self.loss, self.penalties, self.augment = loss, penalties, augment
         self.mode = mode
-        # Applied in one of every ``regularizer_interval`` updates with that many times the weight, a lazy penalty has
-        # the same mean gradient (Karras et al. 2020, StyleGAN2, https://arxiv.org/abs/1912.04958, section 3.1 and
-        # appendix B). There the penalty has updates of its own and Adam's settings are adapted; here one update takes
-        # both gradients, and the settings stay.
-        self.penalty_weight = config.regularizer_weight * config.regularizer_interval
+        # A weight with a schedule is a tensor, so that a captured graph follows it.
+        self._weights: list[float | Tensor] = [
+            torch.zeros((), device=random.device) if is_scheduled(p.weight) else p.weight * p.interval
+            for p in penalties
+        ]
+        self._penalties = [partial(self.penalty, number) for number in range(len(penalties))]
         self.fade = torch.ones((), device=random.device)
-        # Of the discriminator's loss, the generator's, and the penalty where there is one.
-        self.loss_sums = torch.zeros(3 if regularizer else 2, device=random.device)
+        # Of the discriminator's loss, the generator's, and all penalties together where there are any.
+        self.loss_sums = torch.zeros(3 if penalties else 2, device=random.device)
         self.statistics = HealthStatistics(generator, random.device)
         losses = ["discriminator_loss", "generator_loss", "penalty"][: len(self.loss_sums)]
         self.watch = FiniteWatch((losses, self.loss_sums), discriminator, generator)
         self._generator_optimizer, self._discriminator_optimizer = optimizers
-        self._generator_parameters = list(generator.parameters())
-        self._discriminator_parameters = list(discriminator.parameters())
+        self._generator_parameters, self._discriminator_parameters = (
+            [p for p in network.parameters() if p.requires_grad] for network in (generator, discriminator)
+        )
         self._ema = ema
         self._precision = precision
         self._random = random
         self._distributed = distributed
         self._draw_images = draw_images
+        self._latent_dim = config.latent_dim
+        self._half_life = config.ema_half_life
         self._micro_batches = config.accumulate
         self._flips = config.flips
         self._batch_statistics = distributed.batch_statistics(generator, discriminator)
-        self._generator_sync = GradientSync(generator, distributed, some_unused=grows)
-        # The penalty does not depend on the last bias.
-        self._discriminator_sync = GradientSync(
-            discriminator, distributed, some_unused=grows or regularizer is not None
-        )
+        self._generator_sync = GradientSync(generator, distributed, some_unused=some_unused)
+        # A penalty does not depend on the last bias.
+        self._discriminator_sync = GradientSync(discriminator, distributed, some_unused=some_unused or bool(penalties))
 
     def prepare(self, step: int) -> None:
         """Fills the tensors on the device that depend on the number of steps so far."""
         self.watch.set_step(step)
-        self._ema.set_step(step + 1)
+        half_life = at_step(self._half_life, step) if self._half_life else None
+        self._ema.set_step(step + 1, half_life=half_life)
+        for weight, penalty in zip(self._weights, self.penalties, strict=True):
+            if isinstance(weight, Tensor):
+                weight.fill_(at_step(penalty.weight, step) * penalty.interval)
 
     def run(self, plan: Plan, images: Sequence[Images] = ()) -> None:
         """Runs one step.
@@ -189,7 +209,7 @@ class GanStep:
         """
         self.watch.between_steps()
         for update, penalize in enumerate(plan.penalize):
-            batch = self.draw(plan, images[update] if images else None, penalize)
+            batch = self.draw(plan, images[update] if images else None, bool(penalize))
             micro_batches = batch.split(self._micro_batches)
             last = update == len(plan.penalize) - 1
             reuse_fake = last and self._micro_batches == 1 and self.mode.reuses_fakes
@@ -201,7 +221,7 @@ class GanStep:
         if plan.add_distances:
             self.statistics.add_distances(micro_batches[-1].real, fake)
         self._distributed.all_reduce_mean_(self._batch_statistics)
-        self._ema.update()
+        self._ema.average()
 
     def draw(self, plan: Plan, images: Images | None, penalize: bool) -> Batch:
         """Draws a batch: real images with their labels, latents and, for a penalty, interpolation shares."""
@@ -215,7 +235,7 @@ class GanStep:
 
     def draw_latents(self, batch_size: int) -> Tensor:
         """This rank's latents of a batch."""
-        return self._draw(torch.randn, batch_size, self.generator.latent_dim)
+        return self._draw(torch.randn, batch_size, self._latent_dim)
 
     def _draw(self, draw: Callable[..., Tensor], *shape: int) -> Tensor:
         # All ranks draw the numbers of the whole batch, and each takes its shard.
@@ -223,7 +243,7 @@ class GanStep:
         return self._distributed.shard(whole)
 
     def update_discriminator(
-        self, micro_batches: list[Batch], penalize: bool, *, keep_graph: bool
+        self, micro_batches: list[Batch], penalize: tuple[int, ...], *, keep_graph: bool
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Updates the discriminator once.
 
@@ -236,13 +256,13 @@ class GanStep:
         for batch in micro_batches:
             with torch.set_grad_enabled(keep_graph):
                 fake = self.mode.forward(self._generator_sync.of(self.generate), batch.latents, batch.labels)
-            # Loss and penalty have a backward pass each: the memory of the first is free before the second begins.
+            # Loss and penalties have a backward pass each: the memory of one is free before the next begins.
             with sync.skipped_unless(batch is micro_batches[-1]):
                 inputs = self._discriminator_parameters, scaler, batch.real, fake.detach(), batch.labels
                 loss, *logits = self.mode.backward(sync.of(self.discriminator_loss), *inputs)
                 self.loss_sums[0] += loss
-                if penalize:
-                    (penalty,) = self.mode.backward(sync.of(self.penalty), *inputs, batch.alpha)
+                for number in penalize:
+                    (penalty,) = self.mode.backward(sync.of(self._penalties[number]), *inputs, batch.alpha)
                     if self._precision.scales:
                         # Its inner gradients overflow while the scale is being found; that update is skipped.
                         penalty = penalty.nan_to_num(nan=0.0, posinf=0.0)
@@ -291,7 +311,7 @@ class GanStep:
         return images.to(self._precision.dtype)
 
     def logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """The discriminator's logits [N] of augmented images."""
+        """The discriminator's logits [N, ...] of augmented images."""
         with self._precision.autocast():
             logits = self.discriminator(self.augment(images), *_given(labels))
         return logits.to(self._precision.dtype)
@@ -302,13 +322,15 @@ class GanStep:
         loss = self._share(self.loss.discriminator(real_logits, fake_logits))
         return loss, real_logits.detach(), fake_logits.detach()
 
-    def penalty(self, real: Tensor, fake: Tensor, labels: Tensor | None, alpha: Tensor) -> tuple[Tensor, ...]:
-        """The gradient penalty, such as WGAN-GP's at interpolates of real and fake images."""
+    def penalty(
+        self, number: int, real: Tensor, fake: Tensor, labels: Tensor | None, alpha: Tensor
+    ) -> tuple[Tensor, ...]:
+        """One of the penalties, such as WGAN-GP's at interpolates of real and fake images."""
         scaler = self._precision.discriminator_scaler if self._precision.scales else None
         with self._precision.autocast():
-            penalty = self.regularizer(
+            penalty = self.penalties[number].function(
                 lambda images: self.discriminator(self.augment(images), *_given(labels)),
-                *(real, fake, self.penalty_weight),
+                *(real, fake, self._weights[number]),
                 alpha=alpha,
                 scaler=scaler,
             )

@@ -1,88 +1,195 @@
-"""The trainer: networks, data, optimizers and the whole state of training, and what a step is on the host."""
+"""The trainer: networks, data, optimizers and the whole state of training; steps, samples, checkpoints and runs."""
 
+import atexit
 import dataclasses
 import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
+from fastgan.console import warner
+from fastgan.data import absolute_source
 from fastgan.data.gaussians import has_points
-from fastgan.data.sources import ImageSource
 from fastgan.errors import first_line
-from fastgan.sampling import columns_by_class, draw_latents, labels_in_turn, render
+from fastgan.models.own import OWN, Build, is_own
+from fastgan.sampling import columns_by_class, draw_latents, generate, labels_in_turn, render
 from fastgan.seeds import Stream, seed_of
-from fastgan.training.build import build_networks, build_objective, check_group_sizes, choose_mode
-from fastgan.training.checkpoint import MISFITS, CheckpointError, load_tensors, misfit, require_layout
+from fastgan.training.build import (
+    build_networks,
+    build_objective,
+    check_group_sizes,
+    choose_mode,
+    open_images,
+    own_architecture,
+)
+from fastgan.training.check import Tryout, check_placement
+from fastgan.training.checkpoint import (
+    MISFITS,
+    CheckpointError,
+    drop_checkpoints,
+    find_checkpoint,
+    list_checkpoints,
+    load_tensors,
+    misfit,
+    require_layout,
+    save_checkpoint,
+)
 from fastgan.training.compiled import Compiled
-from fastgan.training.config import SettingsError, TrainingConfig
+from fastgan.training.config import (
+    SettingsError,
+    TrainingConfig,
+    at_step,
+    is_scheduled,
+    load_settings,
+)
 from fastgan.training.cuda_graph import CudaRecorder, Graphs, Recorder
+from fastgan.training.device import resolve_device
 from fastgan.training.distributed import Distributed
 from fastgan.training.ema import EMA
+from fastgan.training.evaluate import Best
+from fastgan.training.fit import fit, kept_settings, prepare_folder, require_finite, write_error
 from fastgan.training.health import History
 from fastgan.training.precision import Precision, laid_out_as
 from fastgan.training.progressive import GrowingSchedule, Stage
 from fastgan.training.statistics import NonFinite, Reading, first_non_finite
 from fastgan.training.step import Eager, GanStep, Images, Mode, Plan
 
+T = TypeVar("T")
+
 _NUM_SAMPLES = 64
 _NUM_POINTS = 1000
 _OF_OTHER_RANKS = re.compile(r"random\.(cpu|cuda)\.[1-9][0-9]*")
 
 
+class Callback(Protocol):
+    """What a trainer calls while it fits. Either function may be missing; neither moves the random state."""
+
+    def on_step(self, trainer: "Trainer", step: int, metrics: dict[str, float]) -> bool | None:
+        """Called after each step with the number of steps so far; a step that is reported has its figures in
+        ``metrics``, the others an empty one. Training ends where this returns True."""
+
+    def on_end(self, trainer: "Trainer") -> None:
+        """Called once the last step is saved."""
+
+
 class Trainer:
-    """Trains two networks on images. Steps never wait for the device: losses add up there until they are read.
+    """Trains two networks on images, into a run's folder. ``fastgan train`` is this class.
+
+    Steps never wait for the device: losses add up there until they are read. Under torchrun each process makes one
+    trainer, and they train together. The global random state is seeded from the setting ``seed``.
 
     Args:
-        generator, discriminator: the networks, on the CPU; see :class:`GanStep`.
-        images: images, and the labels that a conditional run learns from.
-        config: the settings.
-        device: where to train.
-        architecture: what :func:`fastgan.models.build_networks` was called with, as JSON types; checkpoints keep it.
-        distributed: the processes that share the run; this process by default.
+        generator: any module that maps latents, standard normal [N, latent_dim], and in a conditional run labels, int64
+            [N], to images [N, C, S, S], meant to be in [-1, 1].
+        discriminator: any module that maps such images, and labels, to logits [N], [N, 1] or [N, 1, h, w]. Both
+            networks are trained in place, on the run's device.
+        data: a path or the name of bundled data, as ``--data`` takes them; a Dataset of images or of pairs (image,
+            label); an array or tensor of images. The setting ``data`` by default.
+        out: the run's folder; a trainer without one can neither save nor fit.
+        config: settings, or a TOML file of them, to start from; :class:`TrainingConfig`'s defaults otherwise.
+        callbacks: see :class:`Callback`.
+        console: where progress and notes are shown; the standard output by default.
+        architecture: what :func:`fastgan.models.build_networks` built the networks from; None for networks of the user,
+            which are tried out first.
+        distributed: the processes that share the run; those of torchrun by default.
         recorder: records steps; CUDA graphs by default.
         compile_backend: backend of ``torch.compile``.
+        settings: single settings, such as ``latent_dim=128`` or ``batch_size=64``. ``loss`` may also be a pair of
+            functions, a regularizer a function of critic, real and fake images, and a rate, ``beta2``,
+            ``ema_half_life`` or a penalty's weight a function of the number of steps so far. ``resolution`` is by
+            default that of the generator's images.
 
     Attributes:
         mode: how steps run: ``eager``, ``graph`` or ``compiled``; ``mode_reason`` says why.
         notes: what works otherwise than set, one sentence each.
         ema: moving average of the generator.
+        step_count: how many steps have been trained.
+        saved_step: the step of the latest checkpoint that this trainer has written or resumed, or None.
 
     Raises:
-        SettingsError: for a loss or regularizer that does not exist, or settings that exclude each other.
+        SettingsError, DataError: for settings, networks or data that cannot be used; one sentence.
     """
 
     def __init__(
         self,
         generator: nn.Module,
         discriminator: nn.Module,
-        images: ImageSource,
-        config: TrainingConfig,
-        device: torch.device,
+        data: Any = None,
         *,
-        architecture: dict[str, Any],
+        out: str | Path | None = None,
+        config: TrainingConfig | str | Path | None = None,
+        callbacks: Sequence[Callback] = (),
+        console: Console | None = None,
+        architecture: dict[str, Any] | None = None,
         distributed: Distributed | None = None,
         recorder: Recorder | None = None,
         compile_backend: str = "inductor",
+        **settings: Any,
     ) -> None:
-        self.config, self.device, self.images, self.architecture = config, device, images, architecture
-        self.distributed = distributed = distributed or Distributed()
+        config, resolution_given = _merged(config, settings)
+        if distributed is None:
+            distributed = Distributed.from_environment()
+            atexit.register(distributed.close)
+            distributed.use(resolve_device(config.device))
+        device = resolve_device(config.device)
+        self.distributed, self.device = distributed, device
+        self.folder = None if out is None else Path(out)
+        self.callbacks = callbacks
+        # Of torchrun's processes only the first one reports.
+        self.console = console or Console(soft_wrap=True, quiet=not distributed.is_first)
+
+        self.precision = Precision(config, device)
+        own = architecture is None
+        if own:
+            config = config if is_own(config.model) else dataclasses.replace(config, model=OWN)
+            check_placement(generator, discriminator, device)
+        self.generator, self.discriminator = (
+            distributed.sync_batch_norm(self.precision.prepare(network)) for network in (generator, discriminator)
+        )
+        self.notes: list[str] = []
+        if own:
+            tryout = Tryout(
+                self.generator,
+                self.discriminator,
+                self.precision,
+                latent_dim=config.latent_dim,
+                batch_size=config.batch_size // (distributed.world_size * config.accumulate),
+                conditional=config.conditional,
+            )
+            if not resolution_given:
+                config = dataclasses.replace(config, resolution=tryout.image_shape()[-1])
+        if isinstance(data, str | Path):
+            config, data = dataclasses.replace(config, data=absolute_source(str(data))), None
+        self.images = open_images(config, device, distributed, data)
+        self.data = config.data
+        if data is not None and data is not self.images:
+            self.data, config = data, dataclasses.replace(config, data=f"<{self.images.name}>")
+        self.config = config
+        self.architecture = architecture or {"model": OWN, **own_architecture(config, self.images)}
+        self.num_classes: int | None = self.architecture.get("num_classes")
+
         can_record = recorder is not None or device.type == "cuda"
         self.mode, self.mode_reason = choose_mode(config, device, distributed.world_size, can_record)
         self.schedule = GrowingSchedule.from_config(config)
         batch_sizes = [stage.batch_size for stage in self.schedule.stages.values()]
         for batch_size in batch_sizes:
             distributed.check_batch_size(batch_size, config.accumulate)
-        self.notes = check_group_sizes(discriminator, batch_sizes, distributed.world_size * config.accumulate)
-        loss, regularizer, augment = build_objective(config, discriminator, images.image_shape)
-
-        self.precision = Precision(config, device)
-        self.generator, self.discriminator = (
-            distributed.sync_batch_norm(self.precision.prepare(network)) for network in (generator, discriminator)
-        )
-        self.ema = EMA(self.generator, config.ema_decay, config.ema_ramp_up)
+        self.notes += check_group_sizes(discriminator, batch_sizes, distributed.world_size * config.accumulate)
+        loss, penalties, augment = build_objective(config, discriminator, self.images.image_shape)
+        self.ema = EMA(self.generator, config.ema_decay, config.ema_ramp_up or None)
+        # What sampling asks a generator for.
+        self.ema.module.latent_dim, self.ema.module.num_classes = config.latent_dim, self.num_classes
+        unused = []
+        if own:
+            unused = tryout.check(self.images.image_shape, self.images.name, self.num_classes, loss)
+            self.notes += unused
         self.generator_optimizer = self._adam(self.generator)
         self.discriminator_optimizer = self._adam(self.discriminator)
         self.random = torch.Generator(device).manual_seed(seed_of(config.seed, Stream.LATENTS))
@@ -91,13 +198,16 @@ class Trainer:
         self.num_images = 0
         self.num_summed = 0
         self.history = History()
+        self.best: Best | None = None
+        self.saved_step: int | None = None
+        self._is_open = False
 
         mode: Mode = Eager()
         if self.mode == "compiled":
             networks = self.generator, self.discriminator
             mode = Compiled(networks, self.precision.rounding, backend=compile_backend)
         self.gan_step = GanStep(
-            *(self.generator, self.discriminator, loss, regularizer, augment),
+            *(self.generator, self.discriminator, loss, penalties, augment),
             optimizers=(self.generator_optimizer, self.discriminator_optimizer),
             ema=self.ema,
             precision=self.precision,
@@ -106,8 +216,8 @@ class Trainer:
             mode=mode,
             config=config,
             # Images drawn on the device do not depend on the number of the update.
-            draw_images=partial(self._draw_images, 0) if images.capturable else None,
-            grows=len(self.schedule.resolutions) > 1,
+            draw_images=partial(self._draw_images, 0) if self.images.capturable else None,
+            some_unused=len(self.schedule.resolutions) > 1 or bool(unused),
         )
         self.statistics = self.gan_step.statistics
         self.loss_sums = self.gan_step.loss_sums
@@ -119,26 +229,39 @@ class Trainer:
         torch.manual_seed(seed_of(config.seed, Stream.NOISE, distributed.rank))
 
     @classmethod
-    def from_config(cls, config: TrainingConfig, images: ImageSource, device: torch.device, **options: Any) -> Self:
+    def from_config(
+        cls, config: TrainingConfig, data: Any = None, *, build: Build | None = None, **options: Any
+    ) -> Self:
         """A trainer of the networks that the settings describe.
 
         Args:
-            config, images, device, options: see :class:`Trainer`.
+            config, data, options: see :class:`Trainer`.
+            build: a function that returns generator and discriminator, in place of the setting ``model``. It is called
+                by keyword with those of resolution, num_channels, latent_dim and num_classes that it names.
 
         Raises:
-            SettingsError: as :class:`Trainer`, and for a model that does not exist or does not take the images, or
-                labels that a conditional run cannot learn from; one sentence.
+            SettingsError, DataError: as :class:`Trainer`, and for a model that does not exist or does not take the
+                images, or labels that a conditional run cannot learn from; one sentence.
         """
+        distributed = options.setdefault("distributed", Distributed())
+        images = open_images(config, resolve_device(config.device), distributed, data)
         # Weights and noise are drawn from torch's global state, one after the other.
         torch.manual_seed(seed_of(config.seed, Stream.WEIGHTS))
-        generator, discriminator, architecture = build_networks(config, images)
-        return cls(generator, discriminator, images, config, device, architecture=architecture, **options)
+        generator, discriminator, architecture = build_networks(config, images, build)
+        return cls(generator, discriminator, images, config=config, architecture=architecture, **options)
 
     def _adam(self, network: nn.Module) -> torch.optim.Adam:
-        betas = self.config.beta1, self.config.beta2
-        # The learning rate is set with the stage, and no graph outlives its stage.
-        on_gpu = self.mode == "graph" and self.device.type == "cuda"
-        return torch.optim.Adam(network.parameters(), lr=0.0, betas=betas, fused=True, capturable=on_gpu)
+        config, device = self.config, self.device
+        # A tensor, so that a captured graph follows the schedule. Other rates change with the stage, as graphs do.
+        rates = config.lr, config.generator_lr, config.discriminator_lr
+        lr = torch.zeros((), device=device) if any(map(is_scheduled, rates)) else 0.0
+        betas = config.beta1, at_step(config.beta2, 0)
+        if self.mode == "graph" and is_scheduled(config.beta2):
+            # Of torch's kinds of Adam, the fused one takes betas as numbers only.
+            betas = tuple(torch.tensor(beta, device=device) for beta in betas)
+            return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, foreach=True, capturable=True)
+        capturable = self.mode == "graph" and device.type == "cuda"
+        return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, fused=True, capturable=capturable)
 
     def step(self) -> None:
         """Updates the discriminator ``discriminator_steps`` times, each on a fresh batch, then the generator once."""
@@ -149,10 +272,11 @@ class Trainer:
         updates = range(first_update, first_update + self.config.discriminator_steps)
         images = [] if self.images.capturable else [self._draw_images(u, stage.batch_size) for u in updates]
         # Counted from the first update of the run, so that a resumed run has the same penalties.
-        interval = self.config.regularizer_interval if self.config.regularizer != "none" else None
-        penalize = tuple(interval is not None and update % interval == 0 for update in updates)
+        intervals = [penalty.interval for penalty in self.gan_step.penalties]
+        penalize = tuple(tuple(i for i, every in enumerate(intervals) if update % every == 0) for update in updates)
         plan = Plan(stage.resolution, stage.fade < 1, stage.batch_size, penalize, *self.statistics.due())
         self.gan_step.prepare(self.step_count)
+        self._follow_schedules()
         self._run_step(plan, images)
         self.statistics.count(stage.batch_size // (self.distributed.world_size * self.config.accumulate))
         self.step_count += 1
@@ -170,11 +294,48 @@ class Trainer:
         if len(self.schedule.resolutions) > 1:
             for network in (self.generator, self.discriminator, self.ema.module):
                 network.grow(stage.resolution, stage.fade)
-        self.generator_optimizer.param_groups[0]["lr"] = stage.generator_lr
-        self.discriminator_optimizer.param_groups[0]["lr"] = stage.discriminator_lr
+        self._follow_schedules()
 
-    def sample(self) -> tuple[Tensor, int | None]:
-        """Samples of the generator's EMA, from the same latents each time.
+    def _follow_schedules(self) -> None:
+        beta2 = at_step(self.config.beta2, self.step_count)
+        for optimizer, lr in (
+            (self.generator_optimizer, self.stage.generator_lr),
+            (self.discriminator_optimizer, self.stage.discriminator_lr),
+        ):
+            group = optimizer.param_groups[0]
+            group["lr"] = _filled(group["lr"], at_step(lr, self.step_count))
+            group["betas"] = group["betas"][0], _filled(group["betas"][1], beta2)
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        labels: Tensor | Sequence[int] | int | None = None,
+        truncation: float | None = None,
+    ) -> Tensor:
+        """Images of the generator's EMA.
+
+        Args:
+            n: how many, at least 1.
+            seed: of the latents; the first images of a seed are the same for every ``n``.
+            labels: of a conditional run: a class number for each image, or one for all; the classes in turn by default.
+            truncation: psi, from 0 to 1, of a generator that has it.
+
+        Returns:
+            float32 [n, C, H, W] in [-1, 1], on the CPU.
+
+        Raises:
+            SamplingError: labels or a truncation that the generator does not take; one sentence.
+        """
+        if labels is not None:
+            labels = torch.as_tensor(labels)
+            labels = labels if labels.dim() else labels.expand(n)
+        psi = 1.0 if truncation is None else truncation
+        return generate(self.ema.module, n, labels=labels, truncation=psi, seed=seed)
+
+    def sample_grid(self) -> tuple[Tensor, int | None]:
+        """The samples that a run draws now and then, from the same latents each time.
 
         Returns:
             Images [N, C, H, W] in [-1, 1] on the CPU, and the columns of their grid, where classes have one each.
@@ -182,11 +343,102 @@ class Trainer:
         count = _NUM_POINTS if has_points(self.images.image_shape) else _NUM_SAMPLES
         weights = next(self.ema.module.parameters())
         latents = draw_latents(count, self.config.latent_dim, seed=self.config.seed).to(weights.dtype)
-        if not self.config.conditional:
+        if self.num_classes is None:
             return render(self.ema.module, latents, None), None
-        num_classes = self.architecture["num_classes"]
-        images = render(self.ema.module, latents, labels_in_turn(count, num_classes))
-        return images, columns_by_class(count, num_classes)
+        images = render(self.ema.module, latents, labels_in_turn(count, self.num_classes))
+        return images, columns_by_class(count, self.num_classes)
+
+    # Runs
+
+    def fit(self) -> None:
+        """Trains to the last step, and reports, samples and saves on the way.
+
+        A folder that has a checkpoint is resumed, as if training had never been interrupted.
+
+        Raises:
+            SettingsError, CheckpointError, WriteError: where there is no folder, it cannot be written, or it holds a
+                run of other networks or settings; one sentence.
+            NonFiniteError: see :func:`fastgan.training.run.resume_run`.
+            KeyboardInterrupt, SystemExit: after Ctrl-C and SIGTERM, once the step at hand is finished and saved.
+        """
+        folder = self._require_folder()
+        if self.step_count == 0 and self.saved_step is None and self.on_first(lambda: bool(list_checkpoints(folder))):
+            self.resume(strict=True)
+        received = fit(self)
+        if received == signal.SIGINT:
+            raise KeyboardInterrupt
+        if received is not None:
+            sys.exit(128 + received)
+
+    def save(self) -> Path:
+        """Writes a checkpoint of the present step, where there is none yet, and deletes those that are not to be kept.
+
+        Returns:
+            Its folder.
+
+        Raises:
+            SettingsError, WriteError, NonFiniteError: as :meth:`fit`.
+        """
+        if self.saved_step != self.step_count:
+            self.open_folder()
+            require_finite(self)
+            self.all_reduce_figures_()
+            tensors = self.tensors()
+
+            def save() -> None:
+                state = self.state() | {"settings": kept_settings(self.config)}
+                if self.best is not None:
+                    state["best"] = self.best._asdict()
+                save_checkpoint(self.folder, self.step_count, tensors, state)
+                self.drop_checkpoints()
+
+            self.on_first(save)
+            self.saved_step = self.step_count
+        return self.folder / "checkpoints" / str(self.step_count)
+
+    def open_folder(self) -> None:
+        """Makes the run's folder, once; what an earlier run without a checkpoint left there is deleted.
+
+        Raises:
+            SettingsError, WriteError, CheckpointError: for no folder, one that cannot be written, or another run's.
+        """
+        if self._is_open:
+            return
+        folder = self._require_folder()
+
+        def prepare() -> None:
+            if list_checkpoints(folder):
+                raise CheckpointError(f"run {str(folder)!r} has a checkpoint already; resume it, or give another out")
+            prepare_folder(folder, self.config)
+
+        self.distributed.on_first(prepare)
+        self._is_open = True
+
+    def drop_checkpoints(self) -> None:
+        """Deletes the checkpoints that are not to be kept."""
+        protected = [] if self.best is None else [self.best.step]
+        keep_last, keep_every = self.config.keep_checkpoints, self.config.keep_every
+        drop_checkpoints(self.folder, keep_last=keep_last, keep_every=keep_every, protected=protected)
+
+    def on_first(self, function: Callable[[], T]) -> T:
+        """As :meth:`Distributed.on_first`, of what writes in the run's folder.
+
+        Raises:
+            WriteError: where it cannot be written.
+        """
+
+        def writing() -> T:
+            try:
+                return function()
+            except OSError as error:
+                raise write_error(error, self.folder, self.config) from error
+
+        return self.distributed.on_first(writing)
+
+    def _require_folder(self) -> Path:
+        if self.folder is None:
+            raise SettingsError("the trainer has no folder to write to; give it one with out=")
+        return self.folder
 
     # Figures
 
@@ -323,38 +575,63 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(training[f"random.cuda.{rank}"], self.device)
 
-    def resume(self, checkpoint: Path, state: dict[str, Any]) -> None:
-        """Continues from a checkpoint whose digests have been verified; the first rank reads it.
+    def resume(self, *, strict: bool = False) -> None:
+        """Continues from the latest whole checkpoint of the run's folder, with the settings of this trainer.
+
+        A damaged checkpoint is skipped with a warning.
 
         Args:
-            checkpoint: its folder.
-            state: its state, from :func:`find_checkpoint`.
+            strict: refuse other settings than the checkpoint was trained with; they are followed with a warning
+                otherwise. Those that no weight depends on, such as ``steps``, may always differ.
 
         Raises:
-            SettingsError: see :meth:`load`.
-            CheckpointError: for a checkpoint that does not fit the networks; one sentence.
+            SettingsError: for a run of other networks, device or settings; one sentence.
+            CheckpointError: where there is no checkpoint that fits the networks; one sentence.
         """
+        folder, warn = self._require_folder(), warner(self.console)
+        checkpoint, state = self.distributed.on_first(partial(find_checkpoint, folder, warn=warn))
+        before, now = state.get("settings", {}), kept_settings(self.config)
+        changed = [name for name in now if before.get(name, now[name]) != now[name]]
+        if changed and strict:
+            name = changed[0]
+            raise SettingsError(
+                f"run {str(folder)!r} was trained with {name} {before[name]!r}, and this trainer has {now[name]!r}; "
+                "give the same, another out, or call resume() before fit(), which follows new settings"
+            )
+        if state["step"] > self.config.steps:
+            raise SettingsError(
+                f"run {str(folder)!r} is at step {state['step']} already, past {self.config.steps} steps"
+            )
         try:
-            self._require_same(state)
-            expected = self.tensors()
-            # Adam keeps two averages for each weight of both networks, all of which are in here with the EMA.
-            most_bytes = 3 * sum(tensor.nbytes for members in expected.values() for tensor in members.values())
-            tensors = {
-                group: self.distributed.on_first(partial(load_tensors, checkpoint, group, most_bytes=most_bytes))
-                for group in expected
-            }
-            # Older checkpoints have one stream for images and latents: latents continue it, images begin their own.
-            tensors["training"].setdefault("random.data", expected["training"]["random.data"])
-            self.load(tensors, state)
-            # Loading converts types and broadcasts scalars: what comes out must be what went in.
-            for group, members in self.tensors().items():
-                require_layout(_of_any_world_size(members), _of_any_world_size(tensors[group]))
+            self._load_checkpoint(checkpoint, state)
+            self.best = Best(**state["best"]) if "best" in state else None
         except CheckpointError:
             raise
         except SettingsError as error:
             raise SettingsError(first_line(error)) from None
         except MISFITS as error:
             raise misfit(checkpoint, error) from None
+        self.saved_step, self._is_open = self.step_count, True
+        if changed:
+            differences = ", ".join(f"{name} {now[name]!r} (was {before[name]!r})" for name in changed)
+            warn(f"{folder / 'config.toml'} was altered and is followed from here on: {differences}")
+
+    def _load_checkpoint(self, checkpoint: Path, state: dict[str, Any]) -> None:
+        """The first rank reads it. Its digests have been verified."""
+        self._require_same(state)
+        expected = self.tensors()
+        # Adam keeps two averages for each weight of both networks, all of which are in here with the EMA.
+        most_bytes = 3 * sum(tensor.nbytes for members in expected.values() for tensor in members.values())
+        tensors = {
+            group: self.distributed.on_first(partial(load_tensors, checkpoint, group, most_bytes=most_bytes))
+            for group in expected
+        }
+        # Older checkpoints have one stream for images and latents: latents continue it, images begin their own.
+        tensors["training"].setdefault("random.data", expected["training"]["random.data"])
+        self.load(tensors, state)
+        # Loading converts types and broadcasts scalars: what comes out must be what went in.
+        for group, members in self.tensors().items():
+            require_layout(_of_any_world_size(members), _of_any_world_size(tensors[group]))
 
     def _require_same(self, state: dict[str, Any]) -> None:
         for key in self.architecture.keys() | state["architecture"].keys():
@@ -381,3 +658,16 @@ def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor
 def _of_any_world_size(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors that exist however many ranks there are: only the first rank's random states."""
     return {name: tensor for name, tensor in tensors.items() if not _OF_OTHER_RANKS.fullmatch(name)}
+
+
+def _merged(config: TrainingConfig | str | Path | None, settings: dict[str, Any]) -> tuple[TrainingConfig, bool]:
+    """The settings of a trainer, and whether the resolution is among those given."""
+    if isinstance(config, TrainingConfig):
+        return dataclasses.replace(config, **settings), True
+    given = ({} if config is None else load_settings(Path(config))) | settings
+    return TrainingConfig.from_mapping(given), "resolution" in given
+
+
+def _filled(place: float | Tensor, value: float) -> float | Tensor:
+    """A number where there was one; a tensor that a graph may hold keeps its place."""
+    return place.fill_(value) if isinstance(place, Tensor) else value

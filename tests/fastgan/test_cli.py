@@ -219,7 +219,7 @@ def test_values_that_are_not_finite_end_with_exit_code_1(fastgan, tmp_path, monk
     from fastgan.training.statistics import NonFinite
     from fastgan.training.trainer import Trainer
 
-    monkeypatch.setattr(Trainer, "first_non_finite", lambda engine: NonFinite("penalty", 1))
+    monkeypatch.setattr(Trainer, "first_non_finite", lambda trainer: NonFinite("penalty", 1))
     code, _, err = fastgan("train", "--out", tmp_path, "--steps", 3, *TINY)
     assert code == 1
     assert re.fullmatch(
@@ -334,7 +334,7 @@ def start(run, *args):
 def test_the_exit_code_tells_the_signal(fastgan, tmp_path, monkeypatch, number, code):
     from fastgan.training.trainer import Trainer
 
-    monkeypatch.setattr(Trainer, "step", lambda engine: os.kill(os.getpid(), number))
+    monkeypatch.setattr(Trainer, "step", lambda trainer: os.kill(os.getpid(), number))
     found, out, err = fastgan("train", "--out", tmp_path, "--steps", 3, *TINY)
     assert (found, err) == (code, "")
     assert "and saved" in out

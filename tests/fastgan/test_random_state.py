@@ -27,7 +27,8 @@ from fastgan.training.config import TrainingConfig
 from fastgan.training.distributed import Distributed
 from fastgan.training.evaluate import FidTracker, evaluate_run, load_subject
 from fastgan.training.logging import Reporter
-from fastgan.training.run import find_largest_batch, make_trainer, start_run
+from fastgan.training.run import find_largest_batch, start_run
+from fastgan.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 SETTINGS = {"base_channels": 4, "latent_dim": 8, "batch_size": 6, "steps": 2, "log_every": 1, "device": "cpu"}
@@ -96,7 +97,7 @@ def report(folder):
 
 
 def looked_at(_):
-    trainer = make_trainer(CONFIG)
+    trainer = Trainer.from_config(CONFIG)
     trainer.step()
 
     def run():
@@ -118,7 +119,7 @@ def largest_batch(_):
         # On the CPU in the place of a GPU.
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(run_module, "fits_on_gpu", tried)
-            patch.setattr(run_module.Trainer, "from_config", lambda *_: SimpleNamespace(step=draw))
+            patch.setattr(run_module.Trainer, "from_config", lambda *_, **__: SimpleNamespace(step=draw))
             patch.setattr(run_module, "open_images", lambda *_: None)
             with pytest.raises(ZeroDivisionError):
                 find_largest_batch(CONFIG, torch.device("cuda"), Distributed())

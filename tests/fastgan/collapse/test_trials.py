@@ -89,9 +89,7 @@ def test_the_ema_of_the_generator_is_measured(references, few_samples):
     bench, reference = small("gaussians"), references["gaussians"]
     trial = run_trial(bench, "r1", reference, steps=12, seed=4)
     cpu = torch.device("cpu")
-    trainer = Trainer.from_config(
-        bench.config("r1", steps=12, seed=4), ResidentImages(reference.images, None, cpu), cpu
-    )
+    trainer = Trainer.from_config(bench.config("r1", steps=12, seed=4), ResidentImages(reference.images, None, cpu))
     for _ in range(12):
         trainer.step()
     expected = torch.cat(list(generated_batches(trainer.ema.module, 60, seed=4, labels=None)))

@@ -1,4 +1,4 @@
-"""The graph engine, with a tape in place of CUDA graphs: replayed steps are the eager ones, bit for bit."""
+"""The graph trainer, with a tape in place of CUDA graphs: replayed steps are the eager ones, bit for bit."""
 
 import pytest
 import torch
@@ -10,37 +10,39 @@ from fastgan.training.trainer import Trainer
 CPU = torch.device("cpu")
 
 
-def state_of(engine):
+def state_of(trainer):
     """Everything that a step may change."""
-    tensors = [t for group, members in engine.tensors().items() if group != "training" for t in members.values()]
-    for optimizer in (engine.generator_optimizer, engine.discriminator_optimizer):
+    tensors = [t for group, members in trainer.tensors().items() if group != "training" for t in members.values()]
+    for optimizer in (trainer.generator_optimizer, trainer.discriminator_optimizer):
         tensors += [t for state in optimizer.state.values() for t in state.values()]
-    for scaler in engine.precision.scalers().values():
+    for scaler in trainer.precision.scalers().values():
         scaler.scale(torch.ones(()))  # makes what it keeps
         tensors += [scaler._scale, scaler._growth_tracker]
-    sums = [engine.loss_sums, *engine.statistics.tensors().values(), engine.gan_step.watch.moments()]
-    return tensors + sums, [engine.random, engine.data_random, torch.default_generator]
+    sums = [trainer.loss_sums, *trainer.statistics.tensors().values(), trainer.gan_step.watch.moments()]
+    return tensors + sums, [trainer.random, trainer.data_random, torch.default_generator]
 
 
 def both(config, images, labels=None):
-    """An eager engine, and one of graphs whose recorder is a tape."""
+    """An eager trainer, and one of graphs whose recorder is a tape."""
     source = ResidentImages(images, labels, CPU)
     tape = Tape(lambda: state_of(graphed))
-    graphed = Trainer.from_config(config(engine="graph"), source, CPU, recorder=tape)
-    return Trainer.from_config(config(engine="eager"), source, CPU), graphed, tape
+    graphed = Trainer.from_config(config(engine="graph"), source, recorder=tape)
+    return Trainer.from_config(config(engine="eager"), source), graphed, tape
 
 
-def train(engine, steps, log_every=5):
+def train(trainer, steps, log_every=5):
     """The losses, and the state at the end, of a run that reports now and then."""
     losses = []
     torch.manual_seed(1)
     for step in range(1, steps + 1):
-        engine.step()
+        trainer.step()
         if step % log_every == 0:
-            losses.append((engine.mean_losses(), engine.statistics.read(step)))
-            engine.reset_figures()
-    state = {f"{group} {name}": t.clone() for group, members in engine.tensors().items() for name, t in members.items()}
-    return losses, state, engine.state()
+            losses.append((trainer.mean_losses(), trainer.statistics.read(step)))
+            trainer.reset_figures()
+    state = {
+        f"{group} {name}": t.clone() for group, members in trainer.tensors().items() for name, t in members.items()
+    }
+    return losses, state, trainer.state()
 
 
 def assert_equal_runs(eager, graphed, steps):
@@ -76,11 +78,11 @@ def test_settings_that_change_a_step_are_captured(tiny, images, settings):
 def test_a_replayed_step_tells_when_a_weight_stopped_being_finite(tiny, images, optimizer):
     """Adam's mean gradient is spoiled between two steps, so that it is the step after that spoils the weights."""
     found = []
-    for engine in both(lambda **form: tiny(model="plain", **form), images)[:2]:
+    for trainer in both(lambda **form: tiny(model="plain", **form), images)[:2]:
         for step in range(14):
             if step == 11:
-                next(iter(getattr(engine, optimizer).state.values()))["exp_avg"].fill_(float("nan"))
-            engine.step()
-        found.append(engine.first_non_finite())
+                next(iter(getattr(trainer, optimizer).state.values()))["exp_avg"].fill_(float("nan"))
+            trainer.step()
+        found.append(trainer.first_non_finite())
     assert found[0] == found[1]
     assert found[0].step == 12

@@ -17,7 +17,6 @@ def test_the_average_is_the_formula_with_its_ramp():
     expected = 0.0
     for step in range(1, 6):
         source.load_state_dict(network(float(step)).state_dict())
-        averaged.set_step(step)
         averaged.update()
         # (1 + t) / (10 + t) is 2/11, 3/12 = 0.25, 4/13 ...: the ramp ends at step 2.
         decay = 2 / 11 if step == 1 else 0.25
@@ -31,7 +30,6 @@ def test_no_decay_is_a_copy():
     source = network(1.0)
     averaged = EMA(source, 0.0)
     source.load_state_dict(network(7.0).state_dict())
-    averaged.set_step(1000)
     averaged.update()
     for a, b in zip(averaged.module.state_dict().values(), source.state_dict().values(), strict=True):
         assert torch.equal(a, b)
@@ -53,7 +51,6 @@ def test_with_a_share_the_half_life_is_at_most_that_share_of_the_steps():
     averaged.module.load_state_dict(network(0.0).state_dict())
     expected = 0.0
     for step in range(1, 15):
-        averaged.set_step(step)
         averaged.update()
         decay = 0.5 ** (1 / (0.1 * step)) if step < 10 else 0.5  # a half-life of one step is reached at 10
         expected = decay * expected + (1 - decay)

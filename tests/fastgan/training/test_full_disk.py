@@ -12,7 +12,7 @@ from tensorboard.compat.tensorflow_stub.io import gfile
 
 from fastgan import cli
 from fastgan.training import checkpoint as checkpoint_module
-from fastgan.training import fit, logging
+from fastgan.training import fit, logging, trainer
 from fastgan.training.checkpoint import check_checkpoint, list_checkpoints
 from fastgan.training.config import to_toml
 from fastgan.training.run import start_run
@@ -74,7 +74,7 @@ SITES = {
     "samples": (logging, "save_png"),
     "log": (logging.Reporter, "sync"),
     "TensorBoard": (gfile.LocalFileSystem, "append"),
-    "deletion": (fit, "drop_checkpoints"),
+    "deletion": (trainer, "drop_checkpoints"),
 }
 
 
@@ -149,9 +149,9 @@ def test_a_small_disk_fills_up(small_disk, tmp_path, tiny, console, fastgan, exp
     run = small_disk / "run"
     real = Trainer.step
 
-    def step(engine):
-        real(engine)
-        if engine.step_count == 6 and not (small_disk / "others").exists():
+    def step(trainer):
+        real(trainer)
+        if trainer.step_count == 6 and not (small_disk / "others").exists():
             free = os.statvfs(small_disk).f_bavail
             (small_disk / "others").write_bytes(bytes(4096 * max(free - left, 0)))
 
@@ -169,6 +169,6 @@ def test_what_is_no_lack_of_room_is_told_as_it_is(tmp_path, tiny, console, monke
     def fail(*args):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(fit, "save_checkpoint", fail)
+    monkeypatch.setattr(trainer, "save_checkpoint", fail)
     with pytest.raises(fit.WriteError, match="Input/output error; no checkpoint was written; put that right and start"):
         start_run(tiny(), tmp_path, console=console)

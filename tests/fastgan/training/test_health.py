@@ -165,7 +165,7 @@ EIGHT = [(1.0, 1), (1, -1), (-1, 1), (-1, -1), (2, 0), (-2, 0), (0, 2), (0, -2)]
 
 
 def take_in(statistics, real, fake, real_logits, fake_logits):
-    """A step, as the engine takes it in."""
+    """A step, as the trainer takes it in."""
     scored, compared = statistics.due()
     if scored:
         statistics.add_scores(real_logits, fake_logits)
@@ -269,19 +269,19 @@ def test_balance_is_where_the_loss_of_the_discriminator_is_least_on_equal_images
 
 
 def test_figures_of_a_step_are_of_the_last_batch(tiny, images):
-    engine = Trainer.from_config(tiny(discriminator_steps=2), ResidentImages(images, None, CPU), CPU)
+    trainer = Trainer.from_config(tiny(discriminator_steps=2), ResidentImages(images, None, CPU))
     seen, compared, scored = [], [], []
-    loss = engine.gan_step.discriminator_loss
+    loss = trainer.gan_step.discriminator_loss
 
     def noting(real, fake, labels):
         value, *logits = loss(real, fake, labels)
         seen.append((real, fake, tuple(logits)))
         return value, *logits
 
-    engine.gan_step.discriminator_loss = noting
-    engine.statistics.add_distances = lambda *given: compared.append(given)
-    engine.statistics.add_scores = lambda *given: scored.append(given)
-    engine.step()
+    trainer.gan_step.discriminator_loss = noting
+    trainer.statistics.add_distances = lambda *given: compared.append(given)
+    trainer.statistics.add_scores = lambda *given: scored.append(given)
+    trainer.step()
     ((real, fake),) = compared
     assert torch.equal(real, seen[1][0])
     assert torch.equal(fake, seen[1][1])

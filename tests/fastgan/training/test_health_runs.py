@@ -38,17 +38,17 @@ def findings_of(images, steps, *, change=None, **settings):
     """Names of what is told at any report, and of what is told at the last."""
     small = {"model": "mlp", "base_channels": 32, "latent_dim": 8, "batch_size": 32, "lr": 2e-4, "device": "cpu"}
     config = TrainingConfig(**small | {"resolution": images.shape[-1]} | settings)
-    engine = Trainer.from_config(config, ResidentImages(images, None, torch.device("cpu")), torch.device("cpu"))
+    trainer = Trainer.from_config(config, ResidentImages(images, None, torch.device("cpu")))
     if change:
-        change(engine)
+        change(trainer)
     ever = set()
     for step in range(1, steps + 1):
-        engine.step()
+        trainer.step()
         if step % 50 == 0:
-            engine.history, _ = diagnose(engine.history, engine.statistics.read(step), config.loss)
-            engine.reset_figures()
-            ever.update(engine.history.going_on)
-    return ever, set(engine.history.going_on)
+            trainer.history, _ = diagnose(trainer.history, trainer.statistics.read(step), config.loss)
+            trainer.reset_figures()
+            ever.update(trainer.history.going_on)
+    return ever, set(trainer.history.going_on)
 
 
 @pytest.mark.exhaustive
@@ -76,13 +76,13 @@ def test_gradients_vanish_behind_a_saturated_sigmoid(digits):
     assert ever == last == {DISCRIMINATOR_TOO_STRONG, VANISHING_GRADIENTS}
 
 
-def one_latent(engine):
-    engine.gan_step.draw_latents = lambda size: torch.ones(size, engine.config.latent_dim)
+def one_latent(trainer):
+    trainer.gan_step.draw_latents = lambda size: torch.ones(size, trainer.config.latent_dim)
 
 
-def two_latents(engine):
-    random, shape = engine.random, (engine.config.batch_size, engine.config.latent_dim)
-    engine.gan_step.draw_latents = lambda _: (
+def two_latents(trainer):
+    random, shape = trainer.random, (trainer.config.batch_size, trainer.config.latent_dim)
+    trainer.gan_step.draw_latents = lambda _: (
         torch.randint(2, (shape[0], 1), generator=random) * 2 - 1 + 0.05 * torch.randn(shape, generator=random)
     )
 

@@ -18,7 +18,6 @@ from fastgan.data import load_dataset
 from fastgan.data.sources import ResidentImages
 from fastgan.training.checkpoint import (
     CheckpointError,
-    find_checkpoint,
     load_generator_ema,
     save_checkpoint,
 )
@@ -150,14 +149,15 @@ def test_damaged_checkpoints_are_refused_and_harm_nobody(tmp_path, tiny, monkeyp
         raise AssertionError("something was unpickled")
 
     def use(run):
-        engine.resume(*find_checkpoint(run))
+        trainer.folder = run
+        trainer.resume()
 
     source = ResidentImages(load_dataset("digits", resolution=16).images, None, CPU)
-    engine = Trainer.from_config(tiny(), source, CPU)
+    trainer = Trainer.from_config(tiny(), source)
     for _ in range(8):
-        engine.step()
+        trainer.step()
     good = tmp_path / "good"
-    save_checkpoint(good, 8, engine.tensors(), engine.state() | {"settings": kept_settings(engine.config)})
+    save_checkpoint(good, 8, trainer.tensors(), trainer.state() | {"settings": kept_settings(trainer.config)})
     use(good)
     load_generator_ema(good, CPU)
     for target in ("load", "loads", "Unpickler", "_Unpickler"):

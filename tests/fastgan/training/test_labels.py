@@ -25,18 +25,18 @@ def labelled():
 def conditional(tiny, labelled):
     def make(**settings):
         images, labels = labelled
-        return Trainer.from_config(tiny(conditional=True, **settings), ResidentImages(images, labels, CPU), CPU)
+        return Trainer.from_config(tiny(conditional=True, **settings), ResidentImages(images, labels, CPU))
 
     return make
 
 
-def updates_of(engine, num_steps):
+def updates_of(trainer, num_steps):
     """What the networks are called with, update by update: the generator's call, then the discriminator's."""
     updates = []
-    engine.generator.register_forward_pre_hook(lambda _, args: updates.append([args]))
-    engine.discriminator.register_forward_pre_hook(lambda _, args: updates[-1].append(args))
+    trainer.generator.register_forward_pre_hook(lambda _, args: updates.append([args]))
+    trainer.discriminator.register_forward_pre_hook(lambda _, args: updates[-1].append(args))
     for _ in range(num_steps):
-        engine.step()
+        trainer.step()
     return updates
 
 
@@ -54,8 +54,8 @@ def updates_of(engine, num_steps):
     ids=str,
 )
 def test_every_call_of_an_update_has_the_labels_of_its_real_images(conditional, settings, calls):
-    engine = conditional(**settings)
-    updates = updates_of(engine, 2)
+    trainer = conditional(**settings)
+    updates = updates_of(trainer, 2)
     assert [len(of_discriminator) for _, *of_discriminator in updates] == calls * 2
     for (latents, labels), *of_discriminator in updates:
         assert latents.shape == (6, 8)
@@ -68,9 +68,9 @@ def test_every_call_of_an_update_has_the_labels_of_its_real_images(conditional, 
 
 def test_labels_of_an_unconditional_run_are_passed_over(tiny, labelled):
     images, labels = labelled
-    engine = Trainer.from_config(tiny(), ResidentImages(images, labels, CPU), CPU)
-    assert "num_classes" not in engine.architecture
-    assert all(len(args) == 1 for update in updates_of(engine, 1) for args in update)
+    trainer = Trainer.from_config(tiny(), ResidentImages(images, labels, CPU))
+    assert "num_classes" not in trainer.architecture
+    assert all(len(args) == 1 for update in updates_of(trainer, 1) for args in update)
 
 
 @pytest.mark.parametrize(
@@ -86,15 +86,15 @@ def test_labels_that_cannot_be_learned_are_refused(tiny, labelled, labels, messa
     images = labelled[0][:2]
     with pytest.raises(SettingsError, match=f"^conditional is true and .*{message}"):
         Trainer.from_config(
-            tiny(conditional=True), ResidentImages(images, None if labels is None else torch.tensor(labels), CPU), CPU
+            tiny(conditional=True), ResidentImages(images, None if labels is None else torch.tensor(labels), CPU)
         )
 
 
 def test_a_state_of_other_classes_is_refused(conditional):
-    engine = conditional()
-    assert engine.architecture["num_classes"] == 5
+    trainer = conditional()
+    assert trainer.architecture["num_classes"] == 5
     with pytest.raises(SettingsError, match="the checkpoint has num_classes 9, the run 5"):
-        engine.load(engine.tensors(), engine.state() | {"architecture": engine.architecture | {"num_classes": 9}})
+        trainer.load(trainer.tensors(), trainer.state() | {"architecture": trainer.architecture | {"num_classes": 9}})
 
 
 def test_the_samples_of_a_conditional_run_have_a_class_a_column(tmp_path, tiny, console):

@@ -1,4 +1,4 @@
-"""The forms of the engine against each other where graphs are CUDA's own.
+"""The forms of the trainer against each other where graphs are CUDA's own.
 
 Each body takes a device and runs once on a CPU too, with a tape in place of CUDA graphs, for fewer steps: what only a
 chip can tell is whether CUDA's graphs do what the tape does, whether anything waits, and what memory really holds.
@@ -58,16 +58,16 @@ def workspace(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-def state_of(engine):
+def state_of(trainer):
     """Everything that a step may change."""
-    tensors = [t for group, members in engine.tensors().items() if group != "training" for t in members.values()]
-    for optimizer in (engine.generator_optimizer, engine.discriminator_optimizer):
+    tensors = [t for group, members in trainer.tensors().items() if group != "training" for t in members.values()]
+    for optimizer in (trainer.generator_optimizer, trainer.discriminator_optimizer):
         tensors += [t for state in optimizer.state.values() for t in state.values()]
-    for scaler in engine.precision.scalers().values():
-        scaler.scale(torch.ones((), device=engine.device))  # makes what it keeps
+    for scaler in trainer.precision.scalers().values():
+        scaler.scale(torch.ones((), device=trainer.device))  # makes what it keeps
         tensors += [scaler._scale, scaler._growth_tracker]
-    sums = [engine.loss_sums, *engine.statistics.tensors().values(), engine.gan_step.watch.moments()]
-    return tensors + sums, [engine.random, engine.data_random, torch.default_generator]
+    sums = [trainer.loss_sums, *trainer.statistics.tensors().values(), trainer.gan_step.watch.moments()]
+    return tensors + sums, [trainer.random, trainer.data_random, torch.default_generator]
 
 
 class Streamed(ResidentImages):
@@ -82,15 +82,15 @@ class Streamed(ResidentImages):
 
 @pytest.fixture
 def engine_of(tiny, images):
-    """An engine of ``tiny`` settings; one of graphs has CUDA's on a chip, and a tape on a CPU."""
+    """An trainer of ``tiny`` settings; one of graphs has CUDA's on a chip, and a tape on a CPU."""
 
     def make(device, source=ResidentImages, data=images, **settings):
         settings = {"model": "plain", "device": str(device)} | settings
         recorder = None
         if device.type == "cpu" and settings["engine"] == "graph":
-            recorder = Tape(lambda: state_of(engine))
-        engine = Trainer.from_config(tiny(**settings), source(data, LABELS, device), device, recorder=recorder)
-        return engine
+            recorder = Tape(lambda: state_of(trainer))
+        trainer = Trainer.from_config(tiny(**settings), source(data, LABELS, device), recorder=recorder)
+        return trainer
 
     return make
 
@@ -105,11 +105,11 @@ def preset_of(name, images):
     return settings, images
 
 
-def weights_after(engine, steps):
+def weights_after(trainer, steps):
     torch.manual_seed(2)
     for _ in range(steps):
-        engine.step()
-    networks = engine.generator, engine.discriminator, engine.ema.module
+        trainer.step()
+    networks = trainer.generator, trainer.discriminator, trainer.ema.module
     return [t.double() for network in networks for t in network.state_dict().values() if t.is_floating_point()]
 
 
@@ -153,7 +153,7 @@ def assert_compiled_is_eager(engine_of, device, settings, data):
     assert made["compiled"].mode == "compiled"
     made["eager"].gan_step.mode.reuses_fakes = False  # images are made again, with new noise
     with deterministic(device):
-        found, expected = (weights_after(engine, 4) for engine in made.values())
+        found, expected = (weights_after(trainer, 4) for trainer in made.values())
     assert largest_difference(found, expected) < CLOSE_AT_FIRST
 
 
@@ -193,18 +193,18 @@ def test_a_wait_for_the_chip_would_be_seen():
 def test_no_step_between_reports_waits(engine_of, device, settings):
     if settings["engine"] == "compiled" and device == CPU:
         pytest.skip("on a CPU nothing waits, and compiling is tested above")
-    engine = engine_of(device, **settings, log_every=10**6)
+    trainer = engine_of(device, **settings, log_every=10**6)
     # Each plan once as it is and once captured: with what health looks at every so often.
     for _ in range(60 if device == CUDA else 6):
-        engine.step()
-    engine.mean_losses()
-    engine.reset_figures()
-    before = engine.step_count
+        trainer.step()
+    trainer.mean_losses()
+    trainer.reset_figures()
+    before = trainer.step_count
     with nothing_waits(device):
         for _ in range(30 if device == CUDA else 3):
-            engine.step()
-    assert engine.step_count - before == (30 if device == CUDA else 3)
-    assert all(loss == loss for loss in engine.mean_losses().values())
+            trainer.step()
+    assert trainer.step_count - before == (30 if device == CUDA else 3)
+    assert all(loss == loss for loss in trainer.mean_losses().values())
 
 
 @on()
@@ -220,7 +220,7 @@ def test_streamed_images_are_taken_into_graphs(engine_of, device):
 @on()
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_a_run_of_graphs_goes_on_bit_for_bit(engine_of, device, precision):
-    """The engine that goes on has graphs already; the one that resumes captures them anew."""
+    """The trainer that goes on has graphs already; the one that resumes captures them anew."""
     settings = {"engine": "graph", "precision": precision, "regularizer": "r1", "regularizer_interval": 3}
     with deterministic(device):
         whole = engine_of(device, **settings)
@@ -242,23 +242,23 @@ def test_a_run_of_graphs_goes_on_bit_for_bit(engine_of, device, precision):
 
 @on()
 def test_overflow_in_a_graph_skips_updates_and_the_scale_falls(engine_of, device):
-    engine = engine_of(device, engine="graph", precision="float16", regularizer="r1")
-    scaler = engine.precision.discriminator_scaler
+    trainer = engine_of(device, engine="graph", precision="float16", regularizer="r1")
+    scaler = trainer.precision.discriminator_scaler
     scaler.scale(torch.ones((), device=device))  # makes what holds it
     scaler.update(2.0**40)
-    before = [p.detach().clone() for p in engine.discriminator.parameters()]
+    before = [p.detach().clone() for p in trainer.discriminator.parameters()]
     scales = []
     for _ in range(4):
-        engine.step()
+        trainer.step()
         scales.append(scaler.get_scale())
     # The first step is eager, what follows is captured and replayed.
     assert scales == [2.0**39, 2.0**38, 2.0**37, 2.0**36]
-    assert all(torch.equal(a, b) for a, b in zip(before, engine.discriminator.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.discriminator.parameters(), strict=True))
     for _ in range(30):
-        engine.step()
+        trainer.step()
     assert scaler.get_scale() < 2.0**20
-    assert not all(torch.equal(a, b) for a, b in zip(before, engine.discriminator.parameters(), strict=True))
-    assert engine.first_non_finite() is None
+    assert not all(torch.equal(a, b) for a, b in zip(before, trainer.discriminator.parameters(), strict=True))
+    assert trainer.first_non_finite() is None
 
 
 @pytest.mark.gpu
@@ -288,7 +288,7 @@ def test_the_largest_batch_is_found_by_running_out_of_memory():
 
 @pytest.mark.gpu
 def test_running_out_of_memory_in_a_step_says_that_it_does_not_fit(engine_of):
-    """A whole step of an engine that is thrown away, as `--batch auto` tries it."""
+    """A whole step of an trainer that is thrown away, as `--batch auto` tries it."""
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(CUDA).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(CUDA) + 256 * 2**20) / total, CUDA)
@@ -296,9 +296,9 @@ def test_running_out_of_memory_in_a_step_says_that_it_does_not_fit(engine_of):
         for size, fits in ((4, True), (2**18, False), (4, True)):
             # 2**18 images of 16x16 take 256 MiB as floats before any map of them.
             def trial(size=size):
-                engine = engine_of(CUDA, engine="eager", batch_size=size)
+                trainer = engine_of(CUDA, engine="eager", batch_size=size)
                 for _ in range(2):
-                    engine.step()
+                    trainer.step()
 
             assert fits_on_gpu(trial, CUDA) == fits
     finally:

@@ -12,13 +12,13 @@ SETTINGS = {"model": "plain", "regularizer": "r1", "discriminator_steps": 2}
 
 
 @pytest.fixture
-def engine(tiny, images):
-    return Trainer.from_config(tiny(**SETTINGS), ResidentImages(images, None, CPU), CPU)
+def trainer(tiny, images):
+    return Trainer.from_config(tiny(**SETTINGS), ResidentImages(images, None, CPU))
 
 
-def train(engine, until):
-    while engine.step_count < until:
-        engine.step()
+def train(trainer, until):
+    while trainer.step_count < until:
+        trainer.step()
 
 
 def spoiled(function):
@@ -34,60 +34,61 @@ class _Spoiled:
 
 
 @pytest.mark.parametrize("name", ["discriminator_loss", "penalty", "generator_loss"])
-def test_a_loss_is_named(engine, name):
-    train(engine, 3)
-    assert engine.first_non_finite() is None
+def test_a_loss_is_named(trainer, name):
+    train(trainer, 3)
+    assert trainer.first_non_finite() is None
     if name == "penalty":
-        engine.gan_step.regularizer = spoiled(engine.gan_step.regularizer)
+        (penalty,) = trainer.gan_step.penalties
+        trainer.gan_step.penalties = [penalty._replace(function=spoiled(penalty.function))]
     else:
-        engine.gan_step.loss = _Spoiled(engine.gan_step.loss, name.removesuffix("_loss"))
-    train(engine, 4)
-    assert engine.first_non_finite() == NonFinite(name, 4)
-    train(engine, 8)
-    assert engine.first_non_finite() == NonFinite(name, 4)
+        trainer.gan_step.loss = _Spoiled(trainer.gan_step.loss, name.removesuffix("_loss"))
+    train(trainer, 4)
+    assert trainer.first_non_finite() == NonFinite(name, 4)
+    train(trainer, 8)
+    assert trainer.first_non_finite() == NonFinite(name, 4)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize(("network", "tensor"), [("discriminator", "3.weight"), ("generator", "0.bias")])
-def test_a_weight_is_named_that_a_gradient_spoiled(engine, network, tensor, value):
+def test_a_weight_is_named_that_a_gradient_spoiled(trainer, network, tensor, value):
     """The losses of that step are still finite, except the generator's behind a spoiled discriminator."""
-    train(engine, 3)
-    parameter = getattr(engine, network).get_parameter(tensor)
+    train(trainer, 3)
+    parameter = getattr(trainer, network).get_parameter(tensor)
 
     def spoil(*given):
         parameter.grad.view(-1)[0] = value
 
-    hook = getattr(engine, f"{network}_optimizer").register_step_pre_hook(spoil)
-    train(engine, 4)
+    hook = getattr(trainer, f"{network}_optimizer").register_step_pre_hook(spoil)
+    train(trainer, 4)
     hook.remove()
-    train(engine, 7)
-    found = engine.first_non_finite()
+    train(trainer, 7)
+    found = trainer.first_non_finite()
     assert found.name == f"{network}.{tensor}"
     assert found.step == 4
 
 
-def test_a_weight_is_named_that_is_spoiled_between_steps(engine):
-    train(engine, 3)
+def test_a_weight_is_named_that_is_spoiled_between_steps(trainer):
+    train(trainer, 3)
     with torch.no_grad():
-        engine.discriminator[0].bias[1] = float("nan")
-    train(engine, 5)
-    assert engine.first_non_finite() == NonFinite("discriminator.0.bias", 3)
+        trainer.discriminator[0].bias[1] = float("nan")
+    train(trainer, 5)
+    assert trainer.first_non_finite() == NonFinite("discriminator.0.bias", 3)
 
 
 def test_a_running_statistic_is_named(tiny, images):
-    engine = Trainer.from_config(tiny(), ResidentImages(images, None, CPU), CPU)
-    train(engine, 2)
-    name = next(name for name, _ in engine.generator.named_buffers() if name.endswith("running_var"))
-    engine.generator.get_buffer(name).fill_(float("inf"))
-    train(engine, 4)
-    assert engine.first_non_finite() == NonFinite(f"generator.{name}", 2)
+    trainer = Trainer.from_config(tiny(), ResidentImages(images, None, CPU))
+    train(trainer, 2)
+    name = next(name for name, _ in trainer.generator.named_buffers() if name.endswith("running_var"))
+    trainer.generator.get_buffer(name).fill_(float("inf"))
+    train(trainer, 4)
+    assert trainer.first_non_finite() == NonFinite(f"generator.{name}", 2)
 
 
-def test_what_no_step_watches_is_found_at_the_report(engine):
-    train(engine, 2)
-    engine.generator[0].weight.grad[0, 0] = float("nan")
-    assert engine.first_non_finite() == NonFinite("gradient of generator.0.weight", 2)
-    train(engine, 3)
-    assert engine.first_non_finite() is None
-    engine.ema.module[0].bias[0] = float("inf")
-    assert engine.first_non_finite() == NonFinite("averaged_generator.0.bias", 3)
+def test_what_no_step_watches_is_found_at_the_report(trainer):
+    train(trainer, 2)
+    trainer.generator[0].weight.grad[0, 0] = float("nan")
+    assert trainer.first_non_finite() == NonFinite("gradient of generator.0.weight", 2)
+    train(trainer, 3)
+    assert trainer.first_non_finite() is None
+    trainer.ema.module[0].bias[0] = float("inf")
+    assert trainer.first_non_finite() == NonFinite("averaged_generator.0.bias", 3)

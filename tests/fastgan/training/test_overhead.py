@@ -44,9 +44,9 @@ def measure(run, config, images, console, monkeypatch):
         for i, (a, b) in enumerate(zip(since, now(), strict=True)):
             total[i] += b - a
 
-    def step(engine):
+    def step(trainer):
         nonlocal started
-        if engine.step_count % _BLOCK == 0:
+        if trainer.step_count % _BLOCK == 0:
             if started is not None:
                 add(loop_seconds, started)
             begun = now()
@@ -54,7 +54,7 @@ def measure(run, config, images, console, monkeypatch):
                 bare.step()
             add(bare_seconds, begun)
             started = now()
-        real_step(engine)
+        real_step(trainer)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", step)
@@ -75,7 +75,7 @@ def test_the_loop_costs_at_most_three_percent(tmp_path, console, monkeypatch, on
     images = load_dataset(config.data, resolution=config.resolution).images
     for module in (
         BareTraining(config, images),
-        Trainer.from_config(config, ResidentImages(images, None, torch.device("cpu")), torch.device("cpu")),
+        Trainer.from_config(config, ResidentImages(images, None, torch.device("cpu"))),
     ):
         for _ in range(5):
             module.step()  # the first steps choose and compile convolutions

@@ -71,26 +71,26 @@ def test_a_schedule_that_cannot_be_is_refused(tiny, settings, sentence):
 
 def test_networks_that_do_not_grow_are_refused(tiny, images):
     with pytest.raises(SettingsError, match=r"^grow_from is 4, and the networks of model 'plain' do not grow$"):
-        Trainer.from_config(tiny(**GROWING | {"model": "plain"}), ResidentImages(images, None, CPU), CPU)
+        Trainer.from_config(tiny(**GROWING | {"model": "plain"}), ResidentImages(images, None, CPU))
 
 
 def test_a_step_trains_the_resolution_fade_batch_and_rate_of_its_stage(tiny, images):
-    engine = Trainer.from_config(
-        tiny(**GROWING, batch_sizes="4:8, 8:5", lrs="8:0.25"), ResidentImages(images, None, CPU), CPU
+    trainer = Trainer.from_config(
+        tiny(**GROWING, batch_sizes="4:8, 8:5", lrs="8:0.25"), ResidentImages(images, None, CPU)
     )
     rates = []
-    for optimizer in (engine.generator_optimizer, engine.discriminator_optimizer):
+    for optimizer in (trainer.generator_optimizer, trainer.discriminator_optimizer):
         optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
     for step in range(12):
-        stage = engine.schedule.at(step)
-        engine.discriminator.seen.clear()
-        engine.step()
+        stage = trainer.schedule.at(step)
+        trainer.discriminator.seen.clear()
+        trainer.step()
         # Real and fake in the discriminator's phase, fake in the generator's.
-        assert engine.discriminator.seen == [(stage.resolution, pytest.approx(stage.fade), stage.batch_size)] * 3
+        assert trainer.discriminator.seen == [(stage.resolution, pytest.approx(stage.fade), stage.batch_size)] * 3
         assert rates[-2:] == [stage.generator_lr, stage.discriminator_lr]
-        assert engine.ema.module.resolution == stage.resolution
-        assert engine.ema.module.fade.item() == pytest.approx(stage.fade)
-    assert engine.num_images == 2 * 8 + 5 * 5 + 5 * 6
+        assert trainer.ema.module.resolution == stage.resolution
+        assert trainer.ema.module.fade.item() == pytest.approx(stage.fade)
+    assert trainer.num_images == 2 * 8 + 5 * 5 + 5 * 6
 
 
 def test_real_images_are_averaged_and_blended_as_the_networks_blend(images):
@@ -113,9 +113,9 @@ def test_a_run_that_ends_before_it_has_grown_up_says_so(tmp_path, tiny, console,
 
 
 def test_a_saved_generator_is_as_far_as_it_had_grown(tmp_path, tiny, images):
-    engine = Trainer.from_config(tiny(**GROWING), ResidentImages(images, None, CPU), CPU)
+    trainer = Trainer.from_config(tiny(**GROWING), ResidentImages(images, None, CPU))
     for _ in range(4):
-        engine.step()
-    save_checkpoint(tmp_path, 4, engine.tensors(), engine.state())
+        trainer.step()
+    save_checkpoint(tmp_path, 4, trainer.tensors(), trainer.state())
     generator, _ = load_generator_ema(tmp_path, CPU)
     assert (generator.resolution, generator.fade.item()) == (8, 0.5)

@@ -24,24 +24,24 @@ R1 = {"model": "plain", "regularizer": "r1", "regularizer_interval": 2, "spectra
 
 def trained(ranks, config, images, steps):
     """Gradients of the discriminator's first update, weights and averages at the end, and losses of the run."""
-    engine = Trainer.from_config(config, images_of(images, ranks), CPU, distributed=ranks)
+    trainer = Trainer.from_config(config, images_of(images, ranks), distributed=ranks)
     if config.conditional:
-        engine.generator.eval()  # every generator by class has batch normalisation, which looks at a rank's part alone
+        trainer.generator.eval()  # every generator by class has batch normalisation, which looks at a rank's part alone
     first = []
-    handle = engine.discriminator_optimizer.register_step_pre_hook(
-        lambda *_: first.extend(p.grad.clone() for p in engine.discriminator.parameters() if p.grad is not None)
+    handle = trainer.discriminator_optimizer.register_step_pre_hook(
+        lambda *_: first.extend(p.grad.clone() for p in trainer.discriminator.parameters() if p.grad is not None)
     )
     for _ in range(steps):
-        engine.step()
+        trainer.step()
         handle.remove()
-    engine.all_reduce_figures_()
-    networks = engine.generator, engine.discriminator, engine.ema.module
+    trainer.all_reduce_figures_()
+    networks = trainer.generator, trainer.discriminator, trainer.ema.module
     weights = [t.numpy() for network in networks for t in network.state_dict().values()]
     return (
         [t.numpy() for t in first],
         weights,
-        engine.mean_losses(),
-        engine.health_figures(engine.statistics.read(steps)),
+        trainer.mean_losses(),
+        trainer.health_figures(trainer.statistics.read(steps)),
     )
 
 
@@ -91,8 +91,8 @@ def test_networks_that_grow_and_follow_batches_stay_equal_on_all_ranks(tiny, ima
 
 
 def noise(ranks, config, images):
-    engine = Trainer.from_config(config, images_of(images, ranks), CPU, distributed=ranks)
-    return torch.rand(3).tolist(), torch.rand(3, generator=engine.random).tolist()
+    trainer = Trainer.from_config(config, images_of(images, ranks), distributed=ranks)
+    return torch.rand(3).tolist(), torch.rand(3, generator=trainer.random).tolist()
 
 
 def test_ranks_draw_the_same_batches_and_noise_of_their_own(tiny, images):
@@ -103,18 +103,18 @@ def test_ranks_draw_the_same_batches_and_noise_of_their_own(tiny, images):
 
 def saved_and_loaded(ranks, config, images):
     """A run in one go and one that is loaded in the middle: its weights, and the files of each rank."""
-    engine = Trainer.from_config(config, images_of(images, ranks), CPU, distributed=ranks)
+    trainer = Trainer.from_config(config, images_of(images, ranks), distributed=ranks)
     for _ in range(3):
-        engine.step()
-    engine.all_reduce_figures_()
-    state = copy.deepcopy(engine.tensors()), engine.state()
+        trainer.step()
+    trainer.all_reduce_figures_()
+    state = copy.deepcopy(trainer.tensors()), trainer.state()
     for _ in range(3):
-        engine.step()
-    other = Trainer.from_config(config, images_of(images, ranks), CPU, distributed=ranks)
+        trainer.step()
+    other = Trainer.from_config(config, images_of(images, ranks), distributed=ranks)
     other.load(*state)
     for _ in range(3):
         other.step()
-    weights = [[t.numpy() for t in e.generator.state_dict().values()] for e in (engine, other)]
+    weights = [[t.numpy() for t in e.generator.state_dict().values()] for e in (trainer, other)]
     return weights, sorted(name for name in state[0]["training"] if name.startswith("random."))
 
 
@@ -135,7 +135,7 @@ def test_ranks_agree(tiny):
 
 def refused(ranks, config, images):
     with pytest.raises(SettingsError) as refusal:
-        Trainer.from_config(config, images_of(images, ranks), CPU, distributed=ranks)
+        Trainer.from_config(config, images_of(images, ranks), distributed=ranks)
     return str(refusal.value)
 
 

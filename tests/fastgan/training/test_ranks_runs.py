@@ -30,7 +30,7 @@ def run_of(config, run, action=None):
     console = Console(file=io.StringIO(), width=200)
     step = Trainer.step
     if action is not None:
-        Trainer.step = lambda engine: (step(engine), action(engine))
+        Trainer.step = lambda trainer: (step(trainer), action(trainer))
     received = start_run(config, run, console=console)
     return received, console.file.getvalue()
 
@@ -148,8 +148,8 @@ def test_what_fails_on_the_first_rank_ends_all_with_its_sentence(config, tmp_pat
     assert "No space left" in results[0][1] or "is not there" in results[0][1]
 
 
-def interrupt_second(engine):
-    if engine.distributed.rank == 1 and engine.step_count == 7:
+def interrupt_second(trainer):
+    if trainer.distributed.rank == 1 and trainer.step_count == 7:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -183,14 +183,14 @@ def test_a_run_goes_on_with_another_number_of_ranks(config, tmp_path, before, af
             assert (found[tensor] - expected[tensor]).norm() <= 1e-9 * expected[tensor].norm()
 
 
-def interrupt_last(engine):
-    if engine.distributed.rank == engine.distributed.world_size - 1 and engine.step_count == 7:
+def interrupt_last(trainer):
+    if trainer.distributed.rank == trainer.distributed.world_size - 1 and trainer.step_count == 7:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def die_in_the_middle(engine):
-    if engine.step_count == 8:
-        os._exit(9) if engine.distributed.rank else time.sleep(0.1)
+def die_in_the_middle(trainer):
+    if trainer.step_count == 8:
+        os._exit(9) if trainer.distributed.rank else time.sleep(0.1)
 
 
 def test_ranks_that_are_started_again_go_on_from_the_last_checkpoint(config, tmp_path):
@@ -203,10 +203,10 @@ def test_ranks_that_are_started_again_go_on_from_the_last_checkpoint(config, tmp
     assert content(run) == content(tmp_path / "straight")
 
 
-def spoil(engine):
-    if engine.distributed.rank == 1 and engine.step_count == 4:
+def spoil(trainer):
+    if trainer.distributed.rank == 1 and trainer.step_count == 4:
         with torch.no_grad():
-            next(engine.discriminator.parameters()).view(-1)[0] = float("nan")
+            next(trainer.discriminator.parameters()).view(-1)[0] = float("nan")
 
 
 def fails(config, run):

@@ -83,7 +83,7 @@ def test_nothing_goes_before_the_new_checkpoint_is_whole(tmp_path, tiny, console
         seen.append((before, gone))
         return gone
 
-    monkeypatch.setattr("fastgan.training.fit.drop_checkpoints", look)
+    monkeypatch.setattr("fastgan.training.trainer.drop_checkpoints", look)
     start_run(tiny(steps=12, checkpoint_every=2, keep_checkpoints=2, keep_every=4), tmp_path, console=console)
     assert seen == [
         ([2], []),

@@ -14,7 +14,7 @@ from fastgan.training import health, trainer
 from fastgan.training.checkpoint import CheckpointError, latest_checkpoint, load_generator_ema, save_checkpoint
 from fastgan.training.config import SettingsError, TrainingConfig, load_preset, load_settings, preset_names, to_toml
 from fastgan.training.fit import NonFiniteError
-from fastgan.training.run import make_trainer, resume_run, start_run
+from fastgan.training.run import resume_run, start_run
 from fastgan.training.trainer import Trainer
 
 
@@ -40,11 +40,11 @@ def at_step(monkeypatch):
         real = Trainer.step
         calls = []
 
-        def instrumented(engine):
-            real(engine)
-            if engine.step_count == step and not calls:
+        def instrumented(trainer):
+            real(trainer)
+            if trainer.step_count == step and not calls:
                 calls.append(step)
-                action(engine)
+                action(trainer)
 
         monkeypatch.setattr(Trainer, "step", instrumented)
 
@@ -55,11 +55,11 @@ class PowerCut(BaseException):
     """Ends a run without giving it a chance to save, as SIGKILL would."""
 
 
-def cut_power(engine):
+def cut_power(trainer):
     raise PowerCut
 
 
-def interrupt(engine):
+def interrupt(trainer):
     os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -204,7 +204,7 @@ def test_samples_are_drawn_by_the_averaged_generator_from_fixed_latents(straight
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, tiny, console, at_step, number):
     run = tmp_path / "a run"
-    at_step(3, lambda engine: os.kill(os.getpid(), number))
+    at_step(3, lambda trainer: os.kill(os.getpid(), number))
     assert start_run(tiny(), run, console=console) == number
     assert latest_checkpoint(run).name == "3"
     said = console.file.getvalue()
@@ -254,9 +254,9 @@ def test_a_signal_cuts_the_rendering_of_samples_short(tmp_path, straight, tiny, 
 def test_a_value_that_is_not_finite_stops_the_run_and_harms_no_checkpoint(
     tmp_path, straight, tiny, console, at_step, step, good
 ):
-    def poison(engine):
+    def poison(trainer):
         with torch.no_grad():
-            next(engine.generator.parameters())[0] = float("nan")
+            next(trainer.generator.parameters())[0] = float("nan")
 
     at_step(step, poison)
     with pytest.raises(NonFiniteError) as caught:
@@ -286,8 +286,8 @@ def test_a_run_that_left_the_finite_numbers_goes_on_from_its_last_checkpoint(
 ):
     for _ in range(2):  # what is there from the first time gives way
 
-        def poison(engine):
-            engine.discriminator_optimizer.state_dict()["state"][0]["exp_avg_sq"].fill_(float("inf"))
+        def poison(trainer):
+            trainer.discriminator_optimizer.state_dict()["state"][0]["exp_avg_sq"].fill_(float("inf"))
 
         at_step(8 if latest_checkpoint(tmp_path) else 6, poison)
         run = resume_run if latest_checkpoint(tmp_path) else functools.partial(start_run, tiny())
@@ -368,7 +368,7 @@ def test_what_cannot_be_resumed_is_refused(tmp_path, straight, tiny, console):
     with pytest.raises(CheckpointError, match="has no checkpoint"):
         resume_run(tmp_path, console=console)
     run = straight(tiny(), console)
-    with pytest.raises(SettingsError, match="is at step 12 already, past --steps 11"):
+    with pytest.raises(SettingsError, match="is at step 12 already, past 11"):
         resume_run(run, steps=11, console=console)
     assert resume_run(run, console=console) is None
     assert "at its last step, 12" in console.file.getvalue()
@@ -393,7 +393,7 @@ def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(tmp_path, 
 
 def test_a_checkpoint_from_before_images_had_a_stream_of_their_own_goes_on(tmp_path, tiny, console):
     """It has one stream for images and latents, in which the run goes on drawing latents."""
-    engine = make_trainer(tiny())
+    engine = Trainer.from_config(tiny())
     tensors = engine.tensors()
     del tensors["training"]["random.data"]
     (tmp_path / "config.toml").write_text(to_toml(tiny()))

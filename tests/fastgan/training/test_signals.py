@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from fastgan.training import run as run_module
+from fastgan.training import trainer as trainer_module
 from fastgan.training.signals import StopSignals, exiting_on_sigterm
 
 
@@ -55,7 +55,7 @@ def test_before_there_is_anything_to_save_sigterm_exits_at_once(fastgan, tmp_pat
         send(signal.SIGTERM)
         time.sleep(60)
 
-    monkeypatch.setattr(run_module, "open_images", load)
+    monkeypatch.setattr(trainer_module, "open_images", load)
     assert fastgan("train", "--out", tmp_path / "run") == (143, "", "")
     assert not (tmp_path / "run").exists()
 

@@ -26,20 +26,20 @@ def engine_of(tiny, images):
     def make(**settings):
         config = tiny(**settings)
         own = images if config.resolution == 16 else nn.functional.pad(images, [(config.resolution - 16) // 2] * 4)
-        return Trainer.from_config(config, ResidentImages(own, LABELS, CPU), CPU, compile_backend="aot_eager")
+        return Trainer.from_config(config, ResidentImages(own, LABELS, CPU), compile_backend="aot_eager")
 
     return make
 
 
-def train(engine, steps):
+def train(trainer, steps):
     for _ in range(steps):
-        engine.step()
+        trainer.step()
 
 
-def weights_after(engine, steps):
+def weights_after(trainer, steps):
     torch.manual_seed(2)
-    train(engine, steps)
-    networks = engine.generator, engine.discriminator, engine.ema.module
+    train(trainer, steps)
+    networks = trainer.generator, trainer.discriminator, trainer.ema.module
     return [t for network in networks for t in network.state_dict().values() if t.is_floating_point()]
 
 
@@ -93,16 +93,16 @@ def test_a_compiled_step_that_differs_is_refused(engine_of, monkeypatch):
         return wrong
 
     monkeypatch.setattr(compiled_module, "compile_step", without_second_order)
-    engine = engine_of(**PENALISED, engine="compiled")
+    trainer = engine_of(**PENALISED, engine="compiled")
     with pytest.raises(SettingsError, match=r"^engine 'compiled' is refused: .* differs from the eager one by 0\.1"):
-        engine.step()
+        trainer.step()
 
 
 def test_what_torch_cannot_compile_is_refused(engine_of):
-    engine = engine_of(**PENALISED, engine="compiled")
-    engine.discriminator.register_forward_hook(lambda *_: print())
+    trainer = engine_of(**PENALISED, engine="compiled")
+    trainer.discriminator.register_forward_hook(lambda *_: print())
     with pytest.raises(SettingsError, match=r"^engine 'compiled' is refused: torch.compile fails on a step"):
-        engine.step()
+        trainer.step()
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,8 @@ def test_a_form_that_there_is_not_is_refused(engine_of, settings, sentence):
 
 
 def test_the_default_on_the_cpu_is_eager_and_says_why(engine_of):
-    engine = engine_of()
-    assert (engine.mode, engine.mode_reason) == ("eager", "cpu has no CUDA graphs")
+    trainer = engine_of()
+    assert (trainer.mode, trainer.mode_reason) == ("eager", "cpu has no CUDA graphs")
 
 
 @pytest.mark.parametrize("settings", [PENALISED, {"model": "plain", "regularizer": "r1", "loss": "hinge"}])
@@ -146,28 +146,28 @@ def test_a_batch_in_parts_is_the_whole_batch(engine_of, settings):
 def test_parts_have_the_labels_of_their_images(tiny):
     images = (torch.arange(20) % 3 * 60).to(torch.uint8)[:, None, None, None].expand(20, 1, 16, 16)
     config = tiny(model="wgan-gp", conditional=True, regularizer="wgan-gp", accumulate=3)
-    engine = Trainer.from_config(config, ResidentImages(images.contiguous(), LABELS, CPU), CPU)
+    trainer = Trainer.from_config(config, ResidentImages(images.contiguous(), LABELS, CPU))
     pairs = []
-    loss = engine.gan_step.discriminator_loss
-    engine.gan_step.discriminator_loss = lambda *given: (pairs.append(given), loss(*given))[1]
-    engine.step()
+    loss = trainer.gan_step.discriminator_loss
+    trainer.gan_step.discriminator_loss = lambda *given: (pairs.append(given), loss(*given))[1]
+    trainer.step()
     assert len(pairs) == 3
     for real, _, labels in pairs:
         assert torch.equal(((real[:, 0, 0, 0] + 1) * 127.5 / 60).round().long(), labels)
 
 
-def gradients_of(engine):
+def gradients_of(trainer):
     """Of the discriminator before its update, and of the generator before its."""
     found = []
     for optimizer, network in (
-        (engine.discriminator_optimizer, engine.discriminator),
-        (engine.generator_optimizer, engine.generator),
+        (trainer.discriminator_optimizer, trainer.discriminator),
+        (trainer.generator_optimizer, trainer.generator),
     ):
         # An optimizer that takes the scale of the gradients in hand finds them unscaled when it is done.
         optimizer.register_step_post_hook(
             lambda *_, network=network: found.append([p.grad.clone() for p in network.parameters()])
         )
-    engine.step()
+    trainer.step()
     return found
 
 
@@ -187,12 +187,12 @@ def test_gradients_in_reduced_precision_are_those_of_float32(engine_of, precisio
 
 
 def test_weights_and_images_stay_float32_under_autocast(engine_of):
-    engine = engine_of(model="plain", precision="bfloat16")
+    trainer = engine_of(model="plain", precision="bfloat16")
     seen = []
-    engine.discriminator[0].register_forward_hook(lambda _, args, out: seen.append((args[0].dtype, out.dtype)))
-    engine.step()
+    trainer.discriminator[0].register_forward_hook(lambda _, args, out: seen.append((args[0].dtype, out.dtype)))
+    trainer.step()
     assert set(seen) == {(torch.float32, torch.bfloat16)}
-    assert {p.dtype for p in engine.generator.parameters()} == {torch.float32}
+    assert {p.dtype for p in trainer.generator.parameters()} == {torch.float32}
 
 
 def test_float16_gradients_too_small_for_the_type_survive(engine_of):
@@ -209,9 +209,9 @@ def test_float16_gradients_too_small_for_the_type_survive(engine_of):
 
     results = []
     for precision in ("float16", "float32"):
-        engine = engine_of(model="plain", precision=precision)
-        engine.gan_step.loss = Small()
-        results.append(gradients_of(engine))
+        trainer = engine_of(model="plain", precision=precision)
+        trainer.gan_step.loss = Small()
+        results.append(gradients_of(trainer))
     for found, expected in zip(results[0][1], results[1][1], strict=True):
         assert (found - expected).norm() <= 0.2 * expected.norm()
         assert found.norm() > 0
@@ -220,10 +220,10 @@ def test_float16_gradients_too_small_for_the_type_survive(engine_of):
 def test_a_float16_penalty_sees_gradients_too_small_for_the_type(engine_of):
     penalties = []
     for precision in ("float16", "float32"):
-        engine = engine_of(model="plain", regularizer="r1", regularizer_weight=1e12, precision=precision)
-        engine.discriminator.register_forward_hook(lambda _, args, logits: logits.float() * 1e-7)
-        engine.step()
-        penalties.append(engine.mean_losses()["penalty"])
+        trainer = engine_of(model="plain", regularizer="r1", regularizer_weight=1e12, precision=precision)
+        trainer.discriminator.register_forward_hook(lambda _, args, logits: logits.float() * 1e-7)
+        trainer.step()
+        penalties.append(trainer.mean_losses()["penalty"])
     assert penalties[0] == pytest.approx(penalties[1], rel=0.05)
     assert penalties[1] > 1e-4
 
@@ -235,24 +235,24 @@ def set_scale(scaler, scale):
 
 
 def test_an_overflow_skips_the_update_and_halves_the_scale(engine_of):
-    engine = engine_of(model="plain", precision="float16", regularizer="r1")
-    scaler = set_scale(engine.precision.discriminator_scaler, 2.0**40)
-    before = [p.clone() for p in engine.discriminator.parameters()]
-    engine.step()
+    trainer = engine_of(model="plain", precision="float16", regularizer="r1")
+    scaler = set_scale(trainer.precision.discriminator_scaler, 2.0**40)
+    before = [p.clone() for p in trainer.discriminator.parameters()]
+    trainer.step()
     assert scaler.get_scale() == 2.0**39
-    assert all(torch.equal(a, b) for a, b in zip(before, engine.discriminator.parameters(), strict=True))
-    assert engine.first_non_finite() is None
-    assert all(torch.isfinite(torch.tensor(list(engine.mean_losses().values()))))
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.discriminator.parameters(), strict=True))
+    assert trainer.first_non_finite() is None
+    assert all(torch.isfinite(torch.tensor(list(trainer.mean_losses().values()))))
     for _ in range(30):
-        engine.step()
+        trainer.step()
     assert scaler.get_scale() < 2.0**20
-    assert not torch.equal(before[0], next(engine.discriminator.parameters()))
+    assert not torch.equal(before[0], next(trainer.discriminator.parameters()))
 
 
 def test_a_scale_that_falls_for_good_is_told(engine_of):
-    engine = engine_of(model="plain", precision="float16")
-    set_scale(engine.precision.generator_scaler, 0.5)
-    assert engine.first_non_finite().name == "gradient under generator_scaler"
+    trainer = engine_of(model="plain", precision="float16")
+    set_scale(trainer.precision.generator_scaler, 0.5)
+    assert trainer.first_non_finite().name == "gradient under generator_scaler"
 
 
 def test_scales_are_saved_and_go_on(engine_of):

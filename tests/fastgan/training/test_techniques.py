@@ -29,18 +29,18 @@ PENALTIES = {
 
 @pytest.fixture
 def engine_of(tiny, images):
-    """An engine of the model without batch normalisation."""
+    """An trainer of the model without batch normalisation."""
 
     def make(**settings):
-        return Trainer.from_config(tiny(**{"model": "plain"} | settings), ResidentImages(images, None, CPU), CPU)
+        return Trainer.from_config(tiny(**{"model": "plain"} | settings), ResidentImages(images, None, CPU))
 
     return make
 
 
-def at_updates(engine, name, look):
+def at_updates(trainer, name, look):
     """What ``look`` sees right before each update of a network."""
     seen = []
-    getattr(engine, f"{name}_optimizer").register_step_pre_hook(lambda *_: seen.append(look()))
+    getattr(trainer, f"{name}_optimizer").register_step_pre_hook(lambda *_: seen.append(look()))
     return seen
 
 
@@ -57,22 +57,22 @@ def gradients(network):
 
 @pytest.mark.parametrize("name", PENALTIES)
 def test_a_penalty_adds_its_gradient_to_the_discriminators_and_nothing_to_the_generators(engine_of, images, name):
-    engine = engine_of(regularizer=name, regularizer_weight=3.0)
-    steepen(engine.discriminator)
-    generator, discriminator = copy.deepcopy(engine.generator), copy.deepcopy(engine.discriminator)
+    trainer = engine_of(regularizer=name, regularizer_weight=3.0)
+    steepen(trainer.discriminator)
+    generator, discriminator = copy.deepcopy(trainer.generator), copy.deepcopy(trainer.discriminator)
     drawn = torch.get_rng_state()
-    of_discriminator = at_updates(engine, "discriminator", lambda: gradients(engine.discriminator))
-    of_generator = at_updates(engine, "discriminator", lambda: [p.grad for p in engine.generator.parameters()])
-    engine.step()
+    of_discriminator = at_updates(trainer, "discriminator", lambda: gradients(trainer.discriminator))
+    of_generator = at_updates(trainer, "discriminator", lambda: [p.grad for p in trainer.generator.parameters()])
+    trainer.step()
 
     # The same step by hand: what it draws, the loss, and the penalty of the same points.
     random, of_data = (
-        torch.Generator().manual_seed(seed_of(engine.config.seed, stream)) for stream in (Stream.LATENTS, Stream.DATA)
+        torch.Generator().manual_seed(seed_of(trainer.config.seed, stream)) for stream in (Stream.LATENTS, Stream.DATA)
     )
     real = images[torch.randint(len(images), (6,), generator=of_data)].float() / 127.5 - 1
     fake = generator(torch.randn(6, 8, generator=random)).detach()
     torch.set_rng_state(drawn)
-    engine.gan_step.loss.discriminator(discriminator(real), discriminator(fake)).backward()
+    trainer.gan_step.loss.discriminator(discriminator(real), discriminator(fake)).backward()
     plain = gradients(discriminator)
     penalty = PENALTIES[name](discriminator, real, fake, torch.rand(6, 1, 1, 1, generator=random))
     penalty.backward()
@@ -81,33 +81,34 @@ def test_a_penalty_adds_its_gradient_to_the_discriminators_and_nothing_to_the_ge
         if found.dim() > 1:
             assert not torch.allclose(found, without, rtol=1e-3)
     assert of_generator == [[None] * len(of_generator[0])]
-    assert engine.mean_losses()["penalty"] == pytest.approx(penalty.item(), rel=1e-5)
+    assert trainer.mean_losses()["penalty"] == pytest.approx(penalty.item(), rel=1e-5)
 
 
 def test_every_regularizer_is_looked_at_and_no_two_are_one(engine_of):
     assert PENALTIES.keys() == REGULARIZERS.keys() - {"none"}
     penalties = []
     for name in PENALTIES:
-        engine = engine_of(regularizer=name)
-        engine.step()
-        penalties.append(engine.mean_losses()["penalty"])
+        trainer = engine_of(regularizer=name)
+        trainer.step()
+        penalties.append(trainer.mean_losses()["penalty"])
     assert len({round(p, 5) for p in penalties}) == len(PENALTIES)
     assert "penalty" not in engine_of().mean_losses()
 
 
 def test_a_lazy_penalty_is_taken_every_so_many_updates_with_so_many_times_the_weight(engine_of):
-    def penalised_updates(engine, num_steps):
+    def penalised_updates(trainer, num_steps):
         """Which of the updates to come are penalised, and with which weight."""
-        updates = at_updates(engine, "discriminator", lambda: None)
+        updates = at_updates(trainer, "discriminator", lambda: None)
         real, found = regularizers.r1, []
 
         def noting(critic, images, fake, weight, **_):
             found.append((len(updates), weight))
             return real(critic, images, gamma=weight)
 
-        engine.gan_step.regularizer = noting
+        (penalty,) = trainer.gan_step.penalties
+        trainer.gan_step.penalties = [penalty._replace(function=noting)]
         for _ in range(num_steps):
-            engine.step()
+            trainer.step()
         return found
 
     settings = {"regularizer": "r1", "regularizer_weight": 2.0, "regularizer_interval": 3, "discriminator_steps": 2}
@@ -119,19 +120,19 @@ def test_a_lazy_penalty_is_taken_every_so_many_updates_with_so_many_times_the_we
 
 
 def test_each_update_of_the_discriminator_has_a_batch_of_its_own(engine_of):
-    engine = engine_of(discriminator_steps=3)
+    trainer = engine_of(discriminator_steps=3)
     batches, discriminator_updates, generator_updates = [], [], []
-    loss = engine.gan_step.discriminator_loss
-    engine.gan_step.discriminator_loss = lambda *given: (batches.append(given[:2]), loss(*given))[1]
-    discriminator_updates = at_updates(engine, "discriminator", lambda: len(batches))
-    generator_updates = at_updates(engine, "generator", lambda: len(batches))
+    loss = trainer.gan_step.discriminator_loss
+    trainer.gan_step.discriminator_loss = lambda *given: (batches.append(given[:2]), loss(*given))[1]
+    discriminator_updates = at_updates(trainer, "discriminator", lambda: len(batches))
+    generator_updates = at_updates(trainer, "generator", lambda: len(batches))
     for _ in range(2):
-        engine.step()
+        trainer.step()
     assert discriminator_updates == [1, 2, 3, 4, 5, 6]
     assert generator_updates == [3, 6]
     for kind in zip(*batches, strict=True):
         assert len({tuple(batch.flatten().tolist()) for batch in kind}) == 6
-    assert engine.step_count == 2
+    assert trainer.step_count == 2
 
 
 @pytest.mark.parametrize(
@@ -145,12 +146,12 @@ def test_each_update_of_the_discriminator_has_a_batch_of_its_own(engine_of):
 )
 def test_each_network_learns_at_its_own_rate(engine_of, settings, of_generator, of_discriminator):
     """Adam's first update moves a weight by the learning rate, wherever the gradient is far above its epsilon."""
-    engine = engine_of(lr=2.0**-8, **settings)
-    networks = {of_generator: [engine.generator], of_discriminator: [engine.discriminator]}
+    trainer = engine_of(lr=2.0**-8, **settings)
+    networks = {of_generator: [trainer.generator], of_discriminator: [trainer.discriminator]}
     if of_generator == of_discriminator:
-        networks = {of_generator: [engine.generator, engine.discriminator]}
+        networks = {of_generator: [trainer.generator, trainer.discriminator]}
     before = copy.deepcopy(networks)
-    engine.step()
+    trainer.step()
     for rate, of_rate in networks.items():
         for network, old in zip(of_rate, before[rate], strict=True):
             moved = [(a - b).abs().max() for a, b in zip(network.parameters(), old.parameters(), strict=True)]
@@ -163,31 +164,31 @@ def spectral_norms(network):
 
 
 def test_spectral_norm_holds_the_discriminator_and_leaves_the_generator(engine_of):
-    engine, free = engine_of(spectral_norm=True), engine_of()
-    for each in (engine, free):
+    trainer, free = engine_of(spectral_norm=True), engine_of()
+    for each in (trainer, free):
         for _ in range(20):
             each.step()
-    assert spectral_norms(engine.discriminator) == pytest.approx([1, 1], abs=0.01)
+    assert spectral_norms(trainer.discriminator) == pytest.approx([1, 1], abs=0.01)
     assert all(abs(norm - 1) > 0.1 for norm in spectral_norms(free.discriminator))
-    assert not any("parametrizations" in name for name in engine.generator.state_dict())
+    assert not any("parametrizations" in name for name in trainer.generator.state_dict())
 
 
 @pytest.mark.parametrize(
     ("setting", "layer"), [("stddev", MinibatchStdDev), ("discrimination", MinibatchDiscrimination)]
 )
 def test_a_minibatch_layer_is_in_the_discriminator_alone(tiny, images, setting, layer):
-    engine = Trainer.from_config(tiny(minibatch=setting), ResidentImages(images, None, CPU), CPU)
-    kinds = [[type(m) for m in network.modules()] for network in (engine.discriminator, engine.generator)]
+    trainer = Trainer.from_config(tiny(minibatch=setting), ResidentImages(images, None, CPU))
+    kinds = [[type(m) for m in network.modules()] for network in (trainer.discriminator, trainer.generator)]
     assert kinds[0].count(layer) == 1
     assert layer not in kinds[1]
-    assert engine.architecture["minibatch"] == setting
-    plain = Trainer.from_config(tiny(), ResidentImages(images, None, CPU), CPU)
+    assert trainer.architecture["minibatch"] == setting
+    plain = Trainer.from_config(tiny(), ResidentImages(images, None, CPU))
     assert not {MinibatchStdDev, MinibatchDiscrimination} & {type(m) for m in plain.discriminator.modules()}
     assert "minibatch" not in plain.architecture
     with pytest.raises(SettingsError, match=f"the checkpoint has minibatch None, the run '{setting}'"):
-        engine.load(plain.tensors(), plain.state())
+        trainer.load(plain.tensors(), plain.state())
     with pytest.raises(SettingsError, match=f"the checkpoint has minibatch '{setting}', the run None"):
-        plain.load(engine.tensors(), engine.state())
+        plain.load(trainer.tensors(), trainer.state())
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,7 @@ def test_a_minibatch_layer_is_in_the_discriminator_alone(tiny, images, setting, 
 def test_groups_of_one_are_refused(tiny, images, settings, part, divisor, cure):
     """Their deviation is constant, where the layer is to show the discriminator a collapsed batch."""
     with pytest.raises(SettingsError) as refusal:
-        Trainer.from_config(tiny(**settings), ResidentImages(images, None, CPU), CPU)
+        Trainer.from_config(tiny(**settings), ResidentImages(images, None, CPU))
     sentence = str(refusal.value)
     assert sentence.startswith(f"the minibatch standard deviation of {part}")
     assert f"no number from 2 to 4 divides {divisor}; a multiple of {cure} gives groups of 4" in sentence
@@ -217,9 +218,9 @@ def test_groups_of_one_are_refused(tiny, images, settings, part, divisor, cure):
     ],
 )
 def test_smaller_groups_than_set_are_told(tiny, images, settings, found):
-    engine = Trainer.from_config(tiny(minibatch="stddev", **settings), ResidentImages(images, None, CPU), CPU)
-    assert [f"is of groups of {found}; a multiple of" in note for note in engine.notes] == ([True] if found else [])
-    assert Trainer.from_config(tiny(**settings), ResidentImages(images, None, CPU), CPU).notes == []
+    trainer = Trainer.from_config(tiny(minibatch="stddev", **settings), ResidentImages(images, None, CPU))
+    assert [f"is of groups of {found}; a multiple of" in note for note in trainer.notes] == ([True] if found else [])
+    assert Trainer.from_config(tiny(**settings), ResidentImages(images, None, CPU)).notes == []
 
 
 def test_a_model_with_spectral_norms_of_its_own_keeps_them(engine_of, monkeypatch):
@@ -238,11 +239,11 @@ def test_a_model_with_spectral_norms_of_its_own_keeps_them(engine_of, monkeypatc
 
 @pytest.mark.parametrize(("ramp_up", "decay"), [(0.0, 2 / 11), (0.5, 0.25), (0.25, 0.0625)])
 def test_the_average_ramps_up_as_set(engine_of, ramp_up, decay):
-    engine = engine_of(ema_ramp_up=ramp_up)
-    before = engine.generator[0].weight.detach().clone()
-    engine.step()
-    expected = decay * before + (1 - decay) * engine.generator[0].weight
-    torch.testing.assert_close(engine.ema.module[0].weight, expected, rtol=1e-5, atol=1e-7)
+    trainer = engine_of(ema_ramp_up=ramp_up)
+    before = trainer.generator[0].weight.detach().clone()
+    trainer.step()
+    expected = decay * before + (1 - decay) * trainer.generator[0].weight
+    torch.testing.assert_close(trainer.ema.module[0].weight, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_flips_are_of_real_images_alone(engine_of, monkeypatch):
@@ -250,10 +251,10 @@ def test_flips_are_of_real_images_alone(engine_of, monkeypatch):
     monkeypatch.setattr(step, "random_flip", lambda images: (flipped.append(images), images.flip(3))[1])
     seen = {}
     for flips in (False, True):
-        engine = engine_of(flips=flips)
+        trainer = engine_of(flips=flips)
         batches = []
-        engine.discriminator.register_forward_pre_hook(lambda _, args, batches=batches: batches.append(args[0]))
-        engine.step()
+        trainer.discriminator.register_forward_pre_hook(lambda _, args, batches=batches: batches.append(args[0]))
+        trainer.step()
         seen[flips] = batches[:2]  # real, fake
     assert len(flipped) == 1
     assert torch.equal(seen[True][0], seen[False][0].flip(3))
@@ -263,12 +264,12 @@ def test_flips_are_of_real_images_alone(engine_of, monkeypatch):
 def test_the_discriminator_sees_augmented_images_only_and_the_generator_learns_through_them(engine_of, monkeypatch):
     """With an augmentation that leaves the left half: the other half of the generator's images gets no gradient."""
     monkeypatch.setattr(build, "diff_augment", lambda images, policy: images * (torch.arange(16) < 8))
-    engine = engine_of(diff_augment="cutout", regularizer="r1", loss="relativistic-pairing")
+    trainer = engine_of(diff_augment="cutout", regularizer="r1", loss="relativistic-pairing")
     seen = []
-    engine.discriminator.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    trainer.discriminator.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     fakes = []
-    engine.generator.register_forward_hook(lambda *given: fakes.append(given[2]) or given[2].retain_grad())
-    engine.step()
+    trainer.generator.register_forward_hook(lambda *given: fakes.append(given[2]) or given[2].retain_grad())
+    trainer.step()
     assert len(seen) == 5  # real and fake, the penalty, fake and real for the generator
     assert all((images[..., 8:] == 0).all() and (images[..., :8] != 0).any() for images in seen)
     (fake,) = fakes

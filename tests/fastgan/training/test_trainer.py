@@ -22,19 +22,19 @@ def test_steps_equal_bare_torch(tiny, resolution, updates, conditional):
     labels = torch.arange(20) * 7 % 5
     bare = BareTraining(config, images, labels if conditional else None)
     losses = [bare.step() for _ in range(8)]
-    engine = Trainer.from_config(config, ResidentImages(images, labels, CPU), CPU)
+    trainer = Trainer.from_config(config, ResidentImages(images, labels, CPU))
     for expected in losses:
-        engine.step()
-        found = list(engine.mean_losses().values())
+        trainer.step()
+        found = list(trainer.mean_losses().values())
         if updates == 1:
             assert found == [loss.item() for loss in expected]
         assert found == pytest.approx([loss.mean().item() for loss in expected], rel=1e-6)
-        engine.reset_figures()
-    for ours, theirs in ((engine.generator, bare.generator), (engine.discriminator, bare.discriminator)):
+        trainer.reset_figures()
+    for ours, theirs in ((trainer.generator, bare.generator), (trainer.discriminator, bare.discriminator)):
         for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
             assert torch.equal(a, b), name
     # The average is rounded in another order: a few units in the last place a step, of values up to the largest.
-    averages = zip(engine.ema.module.state_dict().items(), bare.average.state_dict().values(), strict=True)
+    averages = zip(trainer.ema.module.state_dict().items(), bare.average.state_dict().values(), strict=True)
     for (name, a), b in averages:
         bound = 8 * 4 * torch.finfo(torch.float32).eps * b.abs().max().item()
         torch.testing.assert_close(a, b, rtol=0, atol=bound, msg=lambda m, name=name: f"{name}: {m}")
@@ -71,50 +71,50 @@ class _CountReads(TorchDispatchMode):
 def test_a_step_reads_nothing_back(tiny, settings):
     config = tiny(**settings)
     images = torch.randint(0, 256, (20, 1, config.resolution, config.resolution), dtype=torch.uint8)
-    engine = Trainer.from_config(config, ResidentImages(images, torch.arange(20) % 3, CPU), CPU)
+    trainer = Trainer.from_config(config, ResidentImages(images, torch.arange(20) % 3, CPU))
     with _CountReads() as counter:
         for _ in range(3):
-            engine.step()
+            trainer.step()
     assert counter.reads == 0
     with _CountReads() as counter:
-        engine.loss_sums[0].item()
+        trainer.loss_sums[0].item()
     assert counter.reads == 1  # the counter does see a read
 
 
 def test_losses_are_means_since_the_last_report(tiny, images):
-    engine = Trainer.from_config(tiny(), ResidentImages(images, None, CPU), CPU)
+    trainer = Trainer.from_config(tiny(), ResidentImages(images, None, CPU))
     each = []
     for _ in range(3):
-        before = engine.loss_sums.clone()
-        engine.step()
-        each.append(engine.loss_sums - before)
+        before = trainer.loss_sums.clone()
+        trainer.step()
+        each.append(trainer.loss_sums - before)
     mean = torch.stack(each).mean(0)
-    assert list(engine.mean_losses().values()) == pytest.approx(mean.tolist(), rel=1e-6)
-    engine.reset_figures()
-    engine.step()
-    assert engine.num_summed == 1
+    assert list(trainer.mean_losses().values()) == pytest.approx(mean.tolist(), rel=1e-6)
+    trainer.reset_figures()
+    trainer.step()
+    assert trainer.num_summed == 1
 
 
 def test_the_generator_step_leaves_the_discriminator_alone(tiny, images):
-    engine = Trainer.from_config(tiny(), ResidentImages(images, None, CPU), CPU)
+    trainer = Trainer.from_config(tiny(), ResidentImages(images, None, CPU))
     gradients = []
-    engine.generator_optimizer.register_step_pre_hook(
-        lambda *_: gradients.append([p.grad.clone() for p in engine.discriminator.parameters()])
+    trainer.generator_optimizer.register_step_pre_hook(
+        lambda *_: gradients.append([p.grad.clone() for p in trainer.discriminator.parameters()])
     )
     weights = []
-    engine.generator_optimizer.register_step_pre_hook(
-        lambda *_: weights.append([p.clone() for p in engine.discriminator.parameters()])
+    trainer.generator_optimizer.register_step_pre_hook(
+        lambda *_: weights.append([p.clone() for p in trainer.discriminator.parameters()])
     )
-    engine.discriminator_optimizer.register_step_pre_hook(
-        lambda *_: gradients.append([p.grad.clone() for p in engine.discriminator.parameters()])
+    trainer.discriminator_optimizer.register_step_pre_hook(
+        lambda *_: gradients.append([p.grad.clone() for p in trainer.discriminator.parameters()])
     )
-    engine.step()
+    trainer.step()
     at_discriminator_step, at_generator_step = gradients
     for a, b in zip(at_discriminator_step, at_generator_step, strict=True):
         assert torch.equal(a, b)  # no gradient of the generator's loss has been added
-    for a, b in zip(weights[0], engine.discriminator.parameters(), strict=True):
+    for a, b in zip(weights[0], trainer.discriminator.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert all(p.requires_grad for p in engine.discriminator.parameters())
+    assert all(p.requires_grad for p in trainer.discriminator.parameters())
 
 
 def test_weights_images_latents_and_noise_have_streams_of_their_own(tiny, images, monkeypatch):
@@ -125,8 +125,8 @@ def test_weights_images_latents_and_noise_have_streams_of_their_own(tiny, images
         trainer_module, "build_networks", lambda *args: (seeds.append(torch.initial_seed()), build(*args))[1]
     )
     for seed in (3, 4):
-        engine = Trainer.from_config(tiny(seed=seed), ResidentImages(images, None, CPU), CPU)
-        seeds += [engine.random.initial_seed(), engine.data_random.initial_seed(), torch.initial_seed()]
+        trainer = Trainer.from_config(tiny(seed=seed), ResidentImages(images, None, CPU))
+        seeds += [trainer.random.initial_seed(), trainer.data_random.initial_seed(), torch.initial_seed()]
     seeds += [3, 4, seed_of(3, Stream.SAMPLES), seed_of(4, Stream.SAMPLES)]
     assert len(set(seeds)) == len(seeds) == 12
 
@@ -144,15 +144,15 @@ def test_weights_images_latents_and_noise_have_streams_of_their_own(tiny, images
 )
 def test_what_cannot_be_built_is_a_settings_error(tiny, images, changes, message):
     with pytest.raises(SettingsError, match=message):
-        Trainer.from_config(tiny(**changes), ResidentImages(images, None, CPU), CPU)
+        Trainer.from_config(tiny(**changes), ResidentImages(images, None, CPU))
 
 
 def test_a_state_of_another_device_or_shape_is_refused(tiny, images):
-    engine = Trainer.from_config(tiny(), ResidentImages(images, None, CPU), CPU)
+    trainer = Trainer.from_config(tiny(), ResidentImages(images, None, CPU))
     with pytest.raises(SettingsError, match=r"written on cuda.*resume it with device 'cuda'"):
-        engine.load(engine.tensors(), engine.state() | {"device": "cuda"})
+        trainer.load(trainer.tensors(), trainer.state() | {"device": "cuda"})
     with pytest.raises(SettingsError, match="the checkpoint has latent_dim 9, the run 8"):
-        engine.load(engine.tensors(), engine.state() | {"architecture": engine.architecture | {"latent_dim": 9}})
+        trainer.load(trainer.tensors(), trainer.state() | {"architecture": trainer.architecture | {"latent_dim": 9}})
 
 
 class _Recording:
@@ -173,21 +173,21 @@ class _Recording:
         return value
 
 
-def loss_of_each_side(engine):
+def loss_of_each_side(trainer):
     """What a step hands to the losses, and what they say of it: of the discriminator, then of the generator."""
-    engine.gan_step.loss = _Recording(engine.gan_step.loss)
-    engine.step()
-    (discriminator,), (generator,) = engine.gan_step.loss.calls.values()
+    trainer.gan_step.loss = _Recording(trainer.gan_step.loss)
+    trainer.step()
+    (discriminator,), (generator,) = trainer.gan_step.loss.calls.values()
     return discriminator, generator
 
 
 @pytest.mark.parametrize("loss", ["non-saturating", "minimax", "least-squares"])
 def test_smoothing_reaches_the_discriminators_loss_and_not_the_generators(tiny, images, loss):
-    engines = [
-        Trainer.from_config(tiny(loss=loss, **labels), ResidentImages(images, None, CPU), CPU)
+    trainers = [
+        Trainer.from_config(tiny(loss=loss, **labels), ResidentImages(images, None, CPU))
         for labels in ({}, {"real_label": 0.9, "fake_label": 0.1})
     ]
-    plain, smoothed = (loss_of_each_side(engine) for engine in engines)
+    plain, smoothed = (loss_of_each_side(trainer) for trainer in trainers)
     for a, b in zip(plain[0][0], smoothed[0][0], strict=True):
         assert torch.equal(a, b)  # the same logits
     assert plain[0][1] != smoothed[0][1]
@@ -197,13 +197,13 @@ def test_smoothing_reaches_the_discriminators_loss_and_not_the_generators(tiny, 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_each_side_is_trained_by_the_loss_that_is_set(tiny, images, name):
-    engine = Trainer.from_config(tiny(loss=name), ResidentImages(images, None, CPU), CPU)
-    discriminator, generator = loss_of_each_side(engine)
+    trainer = Trainer.from_config(tiny(loss=name), ResidentImages(images, None, CPU))
+    discriminator, generator = loss_of_each_side(trainer)
     expected = get_loss(name)
     assert discriminator[1] == expected.discriminator(*discriminator[0])
     assert generator[1] == expected.generator(*generator[0])
     assert (generator[0][1] is None) != expected.relativistic
-    assert engine.mean_losses() == {
+    assert trainer.mean_losses() == {
         "discriminator_loss": discriminator[1].item(),
         "generator_loss": generator[1].item(),
     }

@@ -1,0 +1,212 @@
+"""What networks of the user must be: they are tried out before the first step, without a trace of it."""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastgan.errors import first_line
+from fastgan.losses import Loss
+from fastgan.random_state import preserved_random_state
+from fastgan.sampling import render
+from fastgan.training.config import SettingsError
+from fastgan.training.precision import Precision
+
+# Packages whose lines are not the user's.
+_NOT_THEIRS = tuple(str(Path(path).parent) for path in (torch.__file__, Path(__file__).parent))
+_LIKE_A_VIEW = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze")
+
+
+def line_of(error: BaseException) -> str:
+    """The last line of the user that an error came through, as `` (FILE:LINE)``; empty where there is none."""
+    theirs = [
+        f" ({Path(frame.filename).name}:{frame.lineno})"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((*_NOT_THEIRS, "<"))
+    ]
+    return theirs[-1] if theirs else ""
+
+
+def check_placement(generator: nn.Module, discriminator: nn.Module, device: torch.device) -> None:
+    """Refuses networks without parameters to train, and those that are neither on the CPU nor on the run's device.
+
+    Raises:
+        SettingsError: one sentence.
+    """
+    for name, network in (("generator", generator), ("discriminator", discriminator)):
+        if not any(p.requires_grad for p in network.parameters()):
+            raise SettingsError(f"the {name} has no parameter that requires gradients, expected some to train")
+        for tensor_name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+            if tensor.device not in (torch.device("cpu"), device):
+                raise SettingsError(
+                    f"{tensor_name} of the {name} is on {tensor.device}, and the run on {device}; expected networks on "
+                    "the CPU or on the device of the run, which the setting device chooses"
+                )
+
+
+class Tryout:
+    """Runs networks of the user on one batch, in float32 or what the settings say, with gradients but no update.
+
+    Random state and buffers are as before at the end of each call.
+
+    Args:
+        generator, discriminator: on the device of the run.
+        precision: of the computation.
+        latent_dim: of the latents.
+        batch_size: images that the networks get at a time.
+        conditional: whether they get labels.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        precision: Precision,
+        *,
+        latent_dim: int,
+        batch_size: int,
+        conditional: bool,
+    ) -> None:
+        self._generator, self._discriminator = generator.train(), discriminator.train()
+        self._precision = precision
+        device = next(generator.parameters()).device
+        self._latents = torch.zeros(batch_size, latent_dim, device=device, dtype=precision.dtype)
+        self._labels = torch.zeros(batch_size, dtype=torch.int64, device=device) if conditional else None
+
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape [C, S, S] of the generator's images.
+
+        Raises:
+            SettingsError: where it makes none of the kind; one sentence.
+        """
+        with self._without_a_trace(), torch.no_grad():
+            images = self._generate()
+        return tuple(images.shape[1:])
+
+    def check(self, image_shape: tuple[int, int, int], data: str, num_classes: int | None, loss: Loss) -> list[str]:
+        """Checks the networks on images like those of the data.
+
+        Args:
+            image_shape: [C, S, S] of the data.
+            data: its name.
+            num_classes: of the labels; None for unconditional networks.
+            loss: of the run.
+
+        Returns:
+            A sentence for each thing that may be meant, such as parameters that nothing depends on.
+
+        Raises:
+            SettingsError: for what cannot be trained; one sentence.
+        """
+        count = len(self._latents)
+        self._latents.normal_(generator=torch.Generator(self._latents.device).manual_seed(0))
+        if num_classes is not None:
+            self._labels = torch.arange(count, device=self._latents.device) % num_classes
+        with self._without_a_trace():
+            fake = self._generate()
+            if fake.shape[1:] != image_shape:
+                raise SettingsError(
+                    f"the generator makes images {list(fake.shape[1:])}, and those of {data} are {list(image_shape)}; "
+                    "expected both as [C, S, S]"
+                )
+            real = self._precision.images(torch.rand_like(fake) * 2 - 1)
+            real_logits, fake_logits = self._logits(real), self._logits(fake)
+            if loss.takes_logits and _is_of_sigmoid(fake_logits):
+                layers = [n for n, module in self._discriminator.named_modules() if isinstance(module, nn.Sigmoid)]
+                raise SettingsError(
+                    f"the discriminator ends in a sigmoid{f' ({layers[-1]})' if layers else ''}, and the loss takes "
+                    "logits; remove the sigmoid, or give functions of your own as the loss"
+                )
+            total = fake_logits.float().sum() + real_logits.float().sum()
+            notes = [
+                note
+                for name, network in (("generator", self._generator), ("discriminator", self._discriminator))
+                for note in _without_gradient(name, network, total)
+            ]
+            labels = None if self._labels is None else self._labels[:1]
+            sample = partial(render, self._generator, self._latents[:1], labels)
+            self._call("generator", "16 latents in evaluation mode, in which samples are drawn,", sample)
+        return notes
+
+    def _generate(self) -> Tensor:
+        count = len(self._latents)
+        given = f"{count} latents {list(self._latents.shape)}"
+        images = self._call("generator", given, self._generator, self._latents, self._labels)
+        square = isinstance(images, Tensor) and images.dim() == 4 and images.shape[2] == images.shape[3]
+        if not square or len(images) != count or not images.is_floating_point():
+            raise SettingsError(
+                f"the generator maps {given} to {_description(images)}, expected images [{count}, C, S, S]"
+            )
+        return images.to(self._precision.dtype)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        given = f"{len(images)} images {list(images.shape)}"
+        logits = self._call("discriminator", given, self._discriminator, images, self._labels)
+        if not isinstance(logits, Tensor) or logits.dim() == 0 or len(logits) != len(images):
+            raise SettingsError(
+                f"the discriminator maps {given} to {_description(logits)}, expected logits of each image: "
+                f"[{len(images)}], [{len(images)}, 1] or maps [{len(images)}, 1, h, w]"
+            )
+        return logits
+
+    def _call(self, name: str, given: str, function: Any, *inputs: Tensor | None) -> Any:
+        with_labels = "" if self._labels is None else " with labels"
+        try:
+            with self._precision.autocast():
+                return function(*(tensor for tensor in inputs if tensor is not None))
+        except Exception as error:
+            raise SettingsError(
+                f"the {name} cannot take {given}{with_labels}: {first_line(error)}{line_of(error)}"
+            ) from error
+
+    @contextmanager
+    def _without_a_trace(self) -> Iterator[None]:
+        networks = {"generator": self._generator, "discriminator": self._discriminator}
+        buffers = {(kind, name): b for kind, network in networks.items() for name, b in network.named_buffers()}
+        before = {key: buffer.clone() for key, buffer in buffers.items()}
+        with preserved_random_state():
+            yield
+        for kind, network in networks.items():
+            for name, buffer in network.named_buffers():
+                if buffer is not buffers.get((kind, name)):
+                    raise SettingsError(
+                        f"the {kind} replaces its buffer {name} when it runs; expected it to be written in place"
+                    )
+        with torch.no_grad():
+            for key, value in before.items():
+                buffers[key].copy_(value)
+
+
+def _without_gradient(name: str, network: nn.Module, total: Tensor) -> list[str]:
+    trained = {key: p for key, p in network.named_parameters() if p.requires_grad}
+    gradients = [None] * len(trained)
+    if total.requires_grad:
+        gradients = torch.autograd.grad(total, list(trained.values()), retain_graph=True, allow_unused=True)
+    unused = [key for key, gradient in zip(trained, gradients, strict=True) if gradient is None]
+    if len(unused) == len(trained):
+        raise SettingsError(
+            f"no parameter of the {name} gets a gradient from the discriminator's output; do not detach anything, nor "
+            "run the networks under torch.no_grad"
+        )
+    if not unused:
+        return []
+    return [f"{len(unused)} of {len(trained)} parameters of the {name} get no gradient, the first of them {unused[0]}"]
+
+
+def _is_of_sigmoid(logits: Tensor) -> bool:
+    """Whether a sigmoid made this very output: its values do not show that, as logits may lie in [0, 1] too."""
+    node = logits.grad_fn
+    while node is not None and node.name().startswith(_LIKE_A_VIEW):
+        node = node.next_functions[0][0]
+    return node is not None and node.name().startswith("Sigmoid")
+
+
+def _description(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"{str(output.dtype).removeprefix('torch.')} {list(output.shape)}"
+    return f"a {type(output).__name__}"
