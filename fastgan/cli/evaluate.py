@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fastgan.cli.options import with_generator
+from fastgan.cli.options import Model, with_generator
 from fastgan.console import show_log, warner
 from fastgan.training.config import SettingsError
 
@@ -56,6 +56,7 @@ def evaluate(
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The weights of inception, instead of a download.")
     ] = None,
+    model: Model = None,
     device: Annotated[str, typer.Option(metavar="D", help="auto, cpu, cuda or cuda:INDEX.")] = "auto",
     out: Annotated[
         Path | None,
@@ -95,7 +96,7 @@ def evaluate(
     if len(set(runs)) < len(runs):
         raise SettingsError("a run is given twice")
     earlier = {path: read_report(path) for path in reports}
-    subjects = [load_subject(run, data=data, device=device, warn=warn, **options) for run in folders]
+    subjects = [load_subject(run, data=data, model=model, device=device, warn=warn, **options) for run in folders]
     # Before the work.
     require_comparable(
         {str(subject.run): subject.basis for subject in subjects}

@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from fastgan.cli.options import Device, Run
+from fastgan.cli.options import Device, Model, Run
 from fastgan.extras import require_gradio
 from fastgan.training.config import SettingsError
 
 
 def explore(
     run: Run,
+    model: Model = None,
     host: Annotated[
         str, typer.Option(help="Address to serve on; by default only this machine can open the page.")
     ] = "127.0.0.1",
@@ -24,7 +25,7 @@ def explore(
     from fastgan import explorer
     from fastgan.cli.trained import load_trained
 
-    trained = load_trained(run, device)
+    trained = load_trained(run, device, model)
     title = f"{run.resolve().name}, step {trained.step}"
     page = explorer.build_page(explorer.Explorer(trained.generator), title, str(run))
     try:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fastgan.cli.options import Run
+from fastgan.cli.options import Model, Run
 from fastgan.extras import require_onnx
 from fastgan.training.config import SettingsError, load_settings
 
@@ -21,6 +21,7 @@ class Format(StrEnum):
 
 def export(
     run: Run,
+    model: Model = None,
     format: Annotated[
         list[Format] | None,
         typer.Option(help="A program to write next to the weights, torch.export's or ONNX; may be repeated."),
@@ -41,7 +42,7 @@ def export(
     from fastgan import exporting
     from fastgan.cli.trained import load_trained
 
-    trained = load_trained(run, "cpu")
+    trained = load_trained(run, "cpu", model)
     generator = trained.generator
     folder = out or run / "export"
     settings = load_settings(run / "config.toml") if (run / "config.toml").is_file() else None

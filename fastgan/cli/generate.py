@@ -4,11 +4,12 @@ from typing import Annotated
 
 import typer
 
-from fastgan.cli.options import Class, Device, PictureOut, Run, Seed, Truncation
+from fastgan.cli.options import Class, Device, Model, PictureOut, Run, Seed, Truncation
 
 
 def generate(
     run: Run,
+    model: Model = None,
     count: Annotated[int, typer.Option(min=1, metavar="N", help="Number of images.")] = 64,
     seed: Seed = 0,
     class_: Class = None,
@@ -24,7 +25,7 @@ def generate(
     from fastgan import sampling
     from fastgan.cli.trained import load_trained
 
-    trained = load_trained(run, device)
+    trained = load_trained(run, device, model)
     labels = trained.labels(count, class_)
     sampling.check_truncation(trained.generator, truncation)
     path = out or run / "generated"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fastgan.cli.options import Class, Device, Frames, Rows, Run, Seed, SequenceOut, Truncation
+from fastgan.cli.options import Class, Device, Frames, Model, Rows, Run, Seed, SequenceOut, Truncation
 from fastgan.training.config import SettingsError
 
 
@@ -21,6 +21,7 @@ class Way(StrEnum):
 
 def interpolate(
     run: Run,
+    model: Model = None,
     count: Rows = 4,
     frames: Frames = None,
     space: Annotated[
@@ -49,7 +50,7 @@ def interpolate(
     from fastgan import sampling
     from fastgan.cli.trained import frames_of, load_trained, rendered, sequences
 
-    trained = load_trained(run, device)
+    trained = load_trained(run, device, model)
     generator = trained.generator
     labels = trained.labels(count, class_)
     sampling.check_truncation(generator, truncation)

@@ -4,11 +4,12 @@ from typing import Annotated
 
 import typer
 
-from fastgan.cli.options import Device, PictureOut, Run, Seed, Truncation
+from fastgan.cli.options import Device, Model, PictureOut, Run, Seed, Truncation
 
 
 def mix(
     run: Run,
+    model: Model = None,
     crossover: Annotated[
         str,
         typer.Option(
@@ -31,7 +32,7 @@ def mix(
     from fastgan import sampling
     from fastgan.cli.trained import load_trained
 
-    trained = load_trained(run, device)
+    trained = load_trained(run, device, model)
     generator = sampling.require_styles(trained.generator, "mixing styles")
     layers = sampling.layers_of(generator, crossover)
     sampling.check_truncation(generator, truncation)

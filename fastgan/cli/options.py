@@ -22,6 +22,10 @@ Run = Annotated[
     Path,
     typer.Argument(metavar="RUN", callback=with_generator, help="Folder of 'fastgan train' or 'fastgan export'."),
 ]
+Model = Annotated[
+    str | None,
+    typer.Option(metavar="MODULE:FUNCTION", help="What builds the networks of a run of your own; it is imported."),
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, metavar="S", help="The same seed gives the same images.")]
 Class = Annotated[
     int | None,

@@ -86,6 +86,15 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated.", rich_help_panel=_SETTINGS),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="Networks of your own: a function that returns generator and discriminator, called by keyword with "
+            "those of resolution, num_channels, latent_dim and num_classes that it names.",
+            rich_help_panel=_SETTINGS,
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(metavar="D", help=f"{_SOURCES}.", rich_help_panel=_SETTINGS),
@@ -136,6 +145,8 @@ def train(
         if config is not None:
             settings |= load_settings(config)
         settings |= dict(parse_assignment(assignment) for assignment in set_ or [])
+        if model is not None:
+            given["model"] = model
         chosen = TrainingConfig.from_mapping(settings | given)
     # Before torch is imported, which takes seconds. Of torchrun's processes only the first reports, and needs the run.
     first = os.environ.get("RANK", "0") == "0"
@@ -145,14 +156,17 @@ def train(
         raise SettingsError(f"there is no file or folder {chosen.data!r}; expected {_SOURCES}")
 
     from fastgan.data import absolute_source
+    from fastgan.models.own import import_build
     from fastgan.training.run import resume_run, start_run
 
     console = Console(soft_wrap=True, quiet=not first)
     show_log(console)
+    build = None if model is None else import_build(model)
     if resume is not None:
-        received = resume_run(resume, steps=given.get("steps"), console=console)
+        received = resume_run(resume, steps=given.get("steps"), build=build, console=console)
     else:
         # A run may be resumed from another folder.
         chosen = dataclasses.replace(chosen, data=absolute_source(chosen.data))
-        received = start_run(chosen, out or Path("runs") / preset, largest_batch=batch == "auto", console=console)
+        out = out or Path("runs") / preset
+        received = start_run(chosen, out, build=build, largest_batch=batch == "auto", console=console)
     return 0 if received is None else 128 + received

@@ -71,15 +71,22 @@ class Trained:
         return 0
 
 
-def load_trained(source: Path, device: str) -> Trained:
-    """Loads the EMA generator of a run's latest checkpoint, or the generator of a model folder."""
+def load_trained(source: Path, device: str, model: str | None) -> Trained:
+    """Loads the EMA generator of a run's latest checkpoint, or the generator of a model folder.
+
+    Args:
+        source: the folder.
+        device: as ``--device`` takes it.
+        model: ``package.module:function``, for a run of networks of the user's own.
+    """
     from fastgan.training.checkpoint import load_trained_generator
     from fastgan.training.device import resolve_device
 
     console = Console(soft_wrap=True)
     show_log(console)
 
-    return Trained(source, *load_trained_generator(source, resolve_device(device), warn=warner(console)), console)
+    where = resolve_device(device)
+    return Trained(source, *load_trained_generator(source, where, model=model, warn=warner(console)), console)
 
 
 def frames_of(frames: int | None, out: Path) -> int:

@@ -1,10 +1,16 @@
 """``fastgan truncation``."""
 
-from fastgan.cli.options import Device, Frames, Rows, Run, Seed, SequenceOut
+from fastgan.cli.options import Device, Frames, Model, Rows, Run, Seed, SequenceOut
 
 
 def truncation(
-    run: Run, count: Rows = 4, frames: Frames = None, seed: Seed = 0, out: SequenceOut = None, device: Device = "auto"
+    run: Run,
+    model: Model = None,
+    count: Rows = 4,
+    frames: Frames = None,
+    seed: Seed = 0,
+    out: SequenceOut = None,
+    device: Device = "auto",
 ) -> int:
     """Show truncation in model stylegan: from the average image (psi 0) to each image itself (1), a row each."""
     import torch
@@ -12,7 +18,7 @@ def truncation(
     from fastgan import sampling
     from fastgan.cli.trained import frames_of, load_trained, sequences
 
-    trained = load_trained(run, device)
+    trained = load_trained(run, device, model)
     generator = sampling.require_styles(trained.generator, "truncation")
     to = out or run / "truncation.png"
     sampling.check_output(to, animation=True)

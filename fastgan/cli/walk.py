@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
-from fastgan.cli.options import Class, Device, Frames, Rows, Run, Seed, SequenceOut, Truncation
+from fastgan.cli.options import Class, Device, Frames, Model, Rows, Run, Seed, SequenceOut, Truncation
 from fastgan.training.config import SettingsError
 
 
 def walk(
     run: Run,
+    model: Model = None,
     dimension: Annotated[
         int | None, typer.Option(metavar="I", help="The dimension of the latent that changes; 0 by default.")
     ] = None,
@@ -42,7 +43,7 @@ def walk(
     from fastgan import sampling
     from fastgan.cli.trained import frames_of, load_trained, rendered, sequences
 
-    trained = load_trained(run, device)
+    trained = load_trained(run, device, model)
     generator = trained.generator
     labels = trained.labels(count, class_)
     sampling.check_truncation(generator, truncation)

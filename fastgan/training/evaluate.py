@@ -32,7 +32,7 @@ from fastgan.metrics.report import Basis, Evaluation
 from fastgan.metrics.scores import REPLICATES, require_count
 from fastgan.sampling import draw_latents, render
 from fastgan.training.build import require_data
-from fastgan.training.checkpoint import load_trained_generator
+from fastgan.training.checkpoint import Model, load_trained_generator
 from fastgan.training.config import SettingsError, TrainingConfig, load_settings
 from fastgan.training.device import resolve_device
 
@@ -70,6 +70,7 @@ def load_subject(
     count: int | None = None,
     features: str | None = None,
     weights: Path | None = None,
+    model: Model | None = None,
     device: str = "auto",
     seed: int = 0,
     warn: Callable[[str], None] = warnings.warn,
@@ -83,6 +84,7 @@ def load_subject(
         features: as in :func:`fastgan.metrics.features.load_features`; by default those of the bundled data, and
             ``inception`` for others.
         weights: of ``inception``.
+        model: as in :func:`fastgan.load_generator`.
         device: as in :func:`fastgan.training.device.resolve_device`.
         seed: of the choice of real images.
         warn: called with a sentence for each damaged checkpoint that is skipped.
@@ -91,7 +93,7 @@ def load_subject(
         SettingsError, DataError, CheckpointError, MetricsError: one sentence.
     """
     where = resolve_device(device)
-    generator, step = load_trained_generator(run, where, warn=warn)
+    generator, step = load_trained_generator(run, where, model=model, warn=warn)
     if data is None:
         if is_model_folder(run):
             raise SettingsError(f"export {str(run)!r} does not say what it was trained on; give images with --data")

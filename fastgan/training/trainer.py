@@ -600,7 +600,7 @@ class Trainer:
             )
         if state["step"] > self.config.steps:
             raise SettingsError(
-                f"run {str(folder)!r} is at step {state['step']} already, past {self.config.steps} steps"
+                f"run {str(folder)!r} is at step {state['step']} already, past its last, {self.config.steps} steps"
             )
         try:
             self._load_checkpoint(checkpoint, state)

@@ -168,7 +168,7 @@ def test_classes_are_generated_in_turn_or_one_alone(fastgan, trained_by_class, t
         (["train", "--resume", "/nowhere"], "run '/nowhere' is not there"),
         (["train", "--resume", "RUN", "--seed", "3"], "so --seed cannot be given with it; only --steps can"),
         (["train", "--resume", "RUN", "--set", "lr=1"], "so --set cannot be given with it"),
-        (["train", "--resume", "RUN", "--steps", "2"], "is at step 3 already, past --steps 2"),
+        (["train", "--resume", "RUN", "--steps", "2"], "is at step 3 already, past its last, 2"),
         (["train", "--out", "RUN"], "has a checkpoint already; resume it with 'fastgan train --resume "),
         (["generate", "/nowhere"], "'/nowhere' is not there"),
         (["generate", "."], "'.' is neither a run with a checkpoint nor an export"),

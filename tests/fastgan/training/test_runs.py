@@ -368,7 +368,7 @@ def test_what_cannot_be_resumed_is_refused(tmp_path, straight, tiny, console):
     with pytest.raises(CheckpointError, match="has no checkpoint"):
         resume_run(tmp_path, console=console)
     run = straight(tiny(), console)
-    with pytest.raises(SettingsError, match="is at step 12 already, past 11"):
+    with pytest.raises(SettingsError, match="is at step 12 already, past its last, 11"):
         resume_run(run, steps=11, console=console)
     assert resume_run(run, console=console) is None
     assert "at its last step, 12" in console.file.getvalue()
