@@ -137,6 +137,8 @@ def open_images(
         with_labels=config.conditional,
         on_device=config.data_on_device,
         workers=config.workers,
+        fit=config.fit,
+        skip_broken=config.skip_broken,
         rank=distributed.rank,
         world_size=distributed.world_size,
     )

@@ -83,11 +83,14 @@ class TrainingConfig:
         "digits", "images: 'digits', 'photos' or 'gaussians' (bundled), a folder, a zip, an IDX file, .npy or .npz"
     )
     resolution: int = _setting(
-        32,
-        "height and width of the images in pixels; data of another size are resized to it, but must be square and all "
-        "of one size",
-        Range(1, 4096),
+        32, "height and width of the images in pixels; data of another size are fitted to it", Range(1, 4096)
     )
+    fit: str = _setting(
+        "crop",
+        "images that are not square: crop keeps the middle, pad adds black edges, stretch distorts, refuse is an error",
+        ["crop", "pad", "stretch", "refuse"],
+    )
+    skip_broken: bool = _setting(False, "leave out image files that cannot be read")
     data_on_device: str = _setting(
         "auto",
         "keep all images on the device: yes, no or auto (where they take at most a quarter of the free memory, there "

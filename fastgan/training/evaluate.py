@@ -281,7 +281,7 @@ class FidTracker:
     def _features_of_real(self, size: int) -> tuple[Features, str]:
         """Of the real images at the size of the generated ones, which grows where networks grow, with their digest."""
         if size not in self._real:
-            data = open_dataset(self._data, resolution=size)
+            data = open_dataset(self._data, resolution=size, fit=self._config.fit, skip_broken=self._config.skip_broken)
             images, _ = choose_real(data, self._config.evaluate_count, seed=self._config.seed)
             self._real = {size: (measure(real_batches(images), self._network, None).features, digest_of(images))}
         return self._real[size]

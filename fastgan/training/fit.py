@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastgan.data.sources import ImageSource
 from fastgan.models.own import OWN
 from fastgan.random_state import preserved_random_state
 from fastgan.training.checkpoint import (
@@ -186,11 +187,12 @@ class _Fit:
             model = f"{type(trainer.generator).__name__} and {type(trainer.discriminator).__name__}"
         self._print(
             f"Training {model} at {config.resolution}x{config.resolution} on {trainer.device}{together} with "
-            f"{len(trainer.images):,} images of {config.data}, into {trainer.folder}"
+            f"{_count(trainer.images)}images of {config.data}, into {trainer.folder}"
         )
         for note in (trainer.images.note, f"Steps run in mode {trainer.mode!r}: {trainer.mode_reason}"):
             self._print(note, "dim")
-        for note in [*trainer.notes, *self._early_end()]:
+        of_data = [*trainer.images.notes, *filter(None, [trainer.images.resume_note])]
+        for note in [*of_data, *trainer.notes, *self._early_end()]:
             self._print(f"note: {note}", "dim")
         if balance := trainer.gan_step.loss.balance():
             self._print(
@@ -281,6 +283,13 @@ class _Fit:
             return ""
         model = f" --model {self.config.model}" if ":" in self.config.model else ""
         return f"; make more with:\n  fastgan generate {shlex.quote(str(self.trainer.folder))}{model}"
+
+
+def _count(images: ImageSource) -> str:
+    try:
+        return f"{len(images):,} "
+    except TypeError:  # of an iterable Dataset
+        return ""
 
 
 def require_finite(trainer: "Trainer") -> None:
