@@ -170,11 +170,11 @@ def choose_mode(config: TrainingConfig, device: torch.device, world_size: int, c
         SettingsError: for a mode that does not exist here; one sentence.
     """
     mode = config.engine
-    # torch's fused Adam takes beta2 as a number, and only that one takes scaled gradients without waiting for them.
-    unrecordable = is_scheduled(config.beta2) and config.precision == "float16"
+    # All of torch's kinds of Adam read beta2 as a number, which a graph would keep.
+    unrecordable = is_scheduled(config.beta2)
     if mode == "auto":
         if unrecordable:
-            return "eager", "float16 with a schedule of beta2 is not captured"
+            return "eager", "a schedule of beta2 cannot be captured"
         if not can_record:
             return "eager", f"{device.type} has no CUDA graphs"
         if world_size > 1:
@@ -184,7 +184,7 @@ def choose_mode(config: TrainingConfig, device: torch.device, world_size: int, c
         raise SettingsError(f"engine is 'graph', which needs a CUDA device, and the run is on {device.type}")
     if mode == "graph" and unrecordable:
         raise SettingsError(
-            "engine is 'graph' with precision 'float16' and a schedule of beta2; expected another of each"
+            "engine is 'graph' with a schedule of beta2, which a graph cannot follow; expected a number"
         )
     if mode != "eager" and world_size > 1:
         raise SettingsError(f"engine is {mode!r} on {world_size} ranks, where only 'eager' works")

@@ -1,5 +1,6 @@
 """What networks of the user must be: they are tried out before the first step, without a trace of it."""
 
+import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import fastgan
+import fastgan_kernels
 from fastgan.errors import first_line
 from fastgan.losses import Loss
 from fastgan.random_state import preserved_random_state
@@ -18,17 +21,22 @@ from fastgan.training.config import SettingsError
 from fastgan.training.precision import Precision
 
 # Packages whose lines are not the user's.
-_NOT_THEIRS = tuple(str(Path(path).parent) for path in (torch.__file__, Path(__file__).parent))
+_NOT_THEIRS = tuple(
+    f"{Path(path).parent}{os.sep}" for path in (torch.__file__, fastgan.__file__, fastgan_kernels.__file__)
+)
 _LIKE_A_VIEW = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze")
+
+
+def is_theirs(filename: str) -> bool:
+    """Whether a file is the user's: neither torch's nor fastgan's."""
+    return not filename.startswith((*_NOT_THEIRS, "<"))
 
 
 def line_of(error: BaseException) -> str:
     """The last line of the user that an error came through, as `` (FILE:LINE)``; empty where there is none."""
-    theirs = [
-        f" ({Path(frame.filename).name}:{frame.lineno})"
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((*_NOT_THEIRS, "<"))
-    ]
+    # What torch.compile refuses has the stack of the code that it traced.
+    frames = getattr(error, "real_stack", None) or traceback.extract_tb(error.__traceback__)
+    theirs = [f" ({Path(frame.filename).name}:{frame.lineno})" for frame in frames if is_theirs(frame.filename)]
     return theirs[-1] if theirs else ""
 
 

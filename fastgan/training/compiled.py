@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from fastgan.errors import first_line
 from fastgan.regularizers import compile_step
-from fastgan.training.config import SettingsError
+from fastgan.training.check import line_of
 from fastgan.training.precision import laid_out_as
+from fastgan.training.step import Eager
 
 Function = Callable[..., tuple[Tensor, ...]]
 
@@ -22,23 +23,26 @@ _MOST_GRAPHS = 64
 class Compiled:
     """Compiles each function together with its backward pass, the inner derivative of a penalty included.
 
-    The first result for each shape is compared with autograd's on the same inputs and random state. A difference is an
-    error: several ways to compile a penalty lose its second order silently.
+    The first result for each shape is compared with autograd's on the same inputs and random state: several ways to
+    compile a penalty lose its second order silently. Where torch cannot compile a function, or its result differs, all
+    functions run eagerly from then on.
 
     Args:
         networks: their buffers are restored after that comparison.
         rounding: the relative error of one rounding in the type that the networks compute in.
+        refused: called once with a sentence on why nothing is compiled.
         options: of ``torch.compile``.
-
-    Raises:
-        SettingsError: by a call, where torch cannot compile the function or its result differs; one sentence.
     """
 
     reuses_fakes = False
 
-    def __init__(self, networks: Iterable[nn.Module], rounding: float, **options: Any) -> None:
+    def __init__(
+        self, networks: Iterable[nn.Module], rounding: float, refused: Callable[[str], None], **options: Any
+    ) -> None:
         self._networks = list(networks)
         self._rounding = rounding
+        self._refused = refused
+        self._is_refused = False
         self._options = options
         self._forwards: dict[Callable[..., Tensor], Callable[..., Tensor]] = {}
         self._steps: dict[Function, Callable[..., Any]] = {}
@@ -48,8 +52,13 @@ class Compiled:
         """``function(*args)``, compiled."""
         if function not in self._forwards:
             self._forwards[function] = torch.compile(function, fullgraph=True, **self._options)
-        with _our_options():
-            return self._forwards[function](*args)
+        if not self._is_refused:
+            try:
+                with _our_options():
+                    return self._forwards[function](*args)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                self._refuse(f"torch.compile fails on a step of this run: {first_line(error)}{line_of(error)}")
+        return function(*args)
 
     def backward(
         self, function: Function, parameters: list[nn.Parameter], scaler: torch.amp.GradScaler, *args: Any
@@ -60,9 +69,11 @@ class Compiled:
         if function not in self._steps:
             self._steps[function] = compile_step(step, **self._options)
         key = function, tuple(None if tensor is None else tensor.shape for tensor in args)
-        if key not in self._checked:
+        if key not in self._checked and not self._is_refused:
             self._check(step, self._steps[function], args)
             self._checked.add(key)
+        if self._is_refused:
+            return Eager().backward(function, parameters, scaler, *args)
         with _our_options():
             outputs, gradients = self._steps[function](*args)
         for parameter, gradient in zip(trained, gradients, strict=True):
@@ -79,30 +90,34 @@ class Compiled:
         try:
             found = self._untraced(compiled, args)
         except Exception as error:  # of many kinds: all of torch's compiler may be behind it
-            raise SettingsError(
-                f"engine 'compiled' is refused: torch.compile fails on a step of this run ({first_line(error)})"
-            ) from error
+            self._refuse(f"torch.compile fails on a step of this run: {first_line(error)}{line_of(error)}")
+            return
         difference = _difference(found, expected)
         # Half of the digits: an activation near its kink may go either way. A lost second order is of the size of the
         # gradient itself.
         allowed = self._rounding**0.5
         if not difference <= allowed:
-            raise SettingsError(
-                f"engine 'compiled' is refused: a compiled step of this run differs from the eager one by "
-                f"{difference:.2g} of its size, of which rounding explains {allowed:.2g}"
+            self._refuse(
+                f"a compiled step of this run differs from the eager one by {difference:.2g} of its size, of which "
+                f"rounding explains {allowed:.2g}"
             )
+
+    def _refuse(self, why: str) -> None:
+        self._is_refused = True
+        self._refused(f"{why}, so steps run without torch.compile")
 
     def _untraced(self, step: Callable[..., Any], args: tuple[Any, ...]) -> list[Tensor]:
         """What a step returns and what it leaves in the buffers, which are put back as they were."""
         buffers = [buffer for network in self._networks for buffer in network.buffers()]
         before = [buffer.clone() for buffer in buffers]
         on_gpu = [args[0].device] if args[0].is_cuda else []
-        with torch.random.fork_rng(on_gpu), _our_options():
-            outputs, gradients = step(*args)
-        results = [*outputs, *(g for g in gradients if g is not None), *(b.clone() for b in buffers)]
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer.copy_(value)
-        return results
+        try:
+            with torch.random.fork_rng(on_gpu), _our_options():
+                outputs, gradients = step(*args)
+            return [*outputs, *(g for g in gradients if g is not None), *(b.clone() for b in buffers)]
+        finally:
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
 
 
 def _step(

@@ -5,12 +5,15 @@ NVIDIA, "CUDA Graphs" (https://developer.nvidia.com/blog/cuda-graphs/); torch.cu
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from fastgan.errors import first_line
+from fastgan.training.check import is_theirs, line_of
 from fastgan.training.step import GanStep, Images, Plan
 
 Replay = Callable[[], None]
@@ -21,6 +24,9 @@ class Recorder(Protocol):
 
     def aside(self) -> Any:
         """The context in which steps run and are recorded."""
+
+    def waits(self) -> AbstractContextManager[list[str]]:
+        """A context that lists the lines of the user, as `` (FILE:LINE)``, which make the host wait for the device."""
 
     def record(self, function: Callable[[], None]) -> Replay:
         """Records ``function`` without running it."""
@@ -52,14 +58,36 @@ class CudaRecorder:
             yield
         outside.wait_stream(self._stream)
 
+    @contextmanager
+    def waits(self) -> Iterator[list[str]]:
+        lines: list[str] = []
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                yield lines
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        for warning in caught:
+            if "synchronizing CUDA operation" in str(warning.message) and is_theirs(warning.filename):
+                lines.append(f" ({Path(warning.filename).name}:{warning.lineno})")
+
     def record(self, function: Callable[[], None]) -> Replay:
         graph = torch.cuda.CUDAGraph()
         # Replays and eager draws between them continue one stream of random numbers.
         for generator in self._random:
             graph.register_generator_state(generator)
-        # Other threads, such as one that pins memory, may call CUDA meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            function()
+        # A capture that fails leaves its generators waiting for its end: they get other states of the same numbers.
+        generators = [*self._random, torch.cuda.default_generators[self._device.index]]
+        before = [generator.clone_state() for generator in generators]
+        try:
+            # Other threads, such as one that pins memory, may call CUDA meanwhile.
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                function()
+        except BaseException:
+            for generator, state in zip(generators, before, strict=True):
+                generator.graphsafe_set_state(state)
+            raise
         return graph.replay
 
     def forget(self) -> None:
@@ -70,16 +98,20 @@ class Graphs:
     """Runs the first step of each plan eagerly, and replays a graph of it from the second on.
 
     The first step compiles and loads kernels and makes the optimizers' state, which cannot be captured; and a plan that
-    occurs once is not worth a graph.
+    occurs once is not worth a graph. Networks that wait for the device, or cannot be captured otherwise, run eagerly
+    from then on.
 
     Args:
         step: what to run.
         recorder: of the device.
+        refused: called once with a sentence on why there are no graphs.
     """
 
-    def __init__(self, step: GanStep, recorder: Recorder) -> None:
+    def __init__(self, step: GanStep, recorder: Recorder, refused: Callable[[str], None]) -> None:
         self._step = step
         self._recorder = recorder
+        self._refused = refused
+        self._is_refused = False
         self._parameters = [*step.generator.parameters(), *step.discriminator.parameters()]
         self._stage: tuple[int, bool, int] | None = None
         self._seen: set[Plan] = set()
@@ -88,22 +120,35 @@ class Graphs:
 
     def run(self, plan: Plan, given: Sequence[Images] = ()) -> None:
         """As :meth:`GanStep.run`."""
+        if self._is_refused:
+            self._step.run(plan, given)
+            return
         stage = plan.resolution, plan.fading, plan.batch_size
         if stage != self._stage:
             # The plans of a stage do not come again after it.
             self.forget()
             self._stage = stage
         with self._recorder.aside():
-            inputs = self._take_in(given)
+            inputs = [*self._take_in(given)]
             if plan not in self._seen:
                 self._seen.add(plan)
-                with warnings.catch_warnings():
-                    # torch notes that an optimizer which can be captured is not.
-                    warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
+                # torch notes, too, that an optimizer which can be captured is not.
+                with self._recorder.waits() as lines:
                     self._step.run(plan, inputs)
+                if lines:
+                    self._refuse(f"a step waits for the device{lines[0]}")
                 return
             if plan not in self._graphs:
-                replay = self._recorder.record(lambda: self._step.run(plan, inputs))
+                trained = [parameter.requires_grad for parameter in self._parameters]
+                try:
+                    replay = self._recorder.record(lambda: self._step.run(plan, inputs))
+                except Exception as error:  # of many kinds: anything may be in a network
+                    for parameter, requires_grad in zip(self._parameters, trained, strict=True):
+                        parameter.grad = None
+                        parameter.requires_grad_(requires_grad)
+                    self._refuse(f"a step cannot be captured: {first_line(error)}{line_of(error)}")
+                    self._step.run(plan, inputs)
+                    return
                 self._graphs[plan] = replay, [parameter.grad for parameter in self._parameters]
             replay, gradients = self._graphs[plan]
             replay()
@@ -117,6 +162,11 @@ class Graphs:
         self._graphs.clear()
         self._inputs.clear()
         self._recorder.forget()
+
+    def _refuse(self, why: str) -> None:
+        self.forget()
+        self._is_refused = True
+        self._refused(f"{why}, so steps run without CUDA graphs")
 
     def _take_in(self, given: Sequence[Images]) -> list[Images]:
         """Copies images into the tensors that graphs read."""

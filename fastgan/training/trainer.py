@@ -2,6 +2,7 @@
 
 import atexit
 import dataclasses
+import logging
 import re
 import signal
 import sys
@@ -62,6 +63,7 @@ from fastgan.training.statistics import NonFinite, Reading, first_non_finite
 from fastgan.training.step import Eager, GanStep, Images, Mode, Plan
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 _NUM_SAMPLES = 64
 _NUM_POINTS = 1000
@@ -205,7 +207,7 @@ class Trainer:
         mode: Mode = Eager()
         if self.mode == "compiled":
             networks = self.generator, self.discriminator
-            mode = Compiled(networks, self.precision.rounding, backend=compile_backend)
+            mode = Compiled(networks, self.precision.rounding, self._run_eagerly, backend=compile_backend)
         self.gan_step = GanStep(
             *(self.generator, self.discriminator, loss, penalties, augment),
             optimizers=(self.generator_optimizer, self.discriminator_optimizer),
@@ -223,7 +225,8 @@ class Trainer:
         self.loss_sums = self.gan_step.loss_sums
         self._graphs = None
         if self.mode == "graph":
-            self._graphs = Graphs(self.gan_step, recorder or CudaRecorder(device, [self.random, self.data_random]))
+            recorder = recorder or CudaRecorder(device, [self.random, self.data_random])
+            self._graphs = Graphs(self.gan_step, recorder, self._run_eagerly)
         self._run_step = (self._graphs or self.gan_step).run
         self._enter(self.schedule.at(0))
         torch.manual_seed(seed_of(config.seed, Stream.NOISE, distributed.rank))
@@ -256,12 +259,12 @@ class Trainer:
         rates = config.lr, config.generator_lr, config.discriminator_lr
         lr = torch.zeros((), device=device) if any(map(is_scheduled, rates)) else 0.0
         betas = config.beta1, at_step(config.beta2, 0)
-        if self.mode == "graph" and is_scheduled(config.beta2):
-            # Of torch's kinds of Adam, the fused one takes betas as numbers only.
-            betas = tuple(torch.tensor(beta, device=device) for beta in betas)
-            return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, foreach=True, capturable=True)
         capturable = self.mode == "graph" and device.type == "cuda"
         return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, fused=True, capturable=capturable)
+
+    def _run_eagerly(self, why: str) -> None:
+        self.mode, self.mode_reason = "eager", why
+        _log.warning(why)
 
     def step(self) -> None:
         """Updates the discriminator ``discriminator_steps`` times, each on a fresh batch, then the generator once."""
@@ -303,8 +306,10 @@ class Trainer:
             (self.discriminator_optimizer, self.stage.discriminator_lr),
         ):
             group = optimizer.param_groups[0]
-            group["lr"] = _filled(group["lr"], at_step(lr, self.step_count))
-            group["betas"] = group["betas"][0], _filled(group["betas"][1], beta2)
+            lr = at_step(lr, self.step_count)
+            # A graph may hold the tensor.
+            group["lr"] = group["lr"].fill_(lr) if isinstance(group["lr"], Tensor) else lr
+            group["betas"] = self.config.beta1, beta2
 
     def sample(
         self,
@@ -666,8 +671,3 @@ def _merged(config: TrainingConfig | str | Path | None, settings: dict[str, Any]
         return dataclasses.replace(config, **settings), True
     given = ({} if config is None else load_settings(Path(config))) | settings
     return TrainingConfig.from_mapping(given), "resolution" in given
-
-
-def _filled(place: float | Tensor, value: float) -> float | Tensor:
-    """A number where there was one; a tensor that a graph may hold keeps its place."""
-    return place.fill_(value) if isinstance(place, Tensor) else value

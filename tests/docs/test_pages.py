@@ -16,6 +16,7 @@ from torch import nn
 import fastgan.nn
 import fastgan_kernels
 from docs.make.site import PAGES, ROOT, gather
+from fastgan import cli
 from fastgan.cli import app
 from fastgan.exporting import save_generator
 from fastgan.models import build_networks
@@ -67,7 +68,7 @@ SNIPPETS = [
     pytest.param(code, id=f"{page.stem}-{index}")
     for page in SOURCES
     for index, (language, code) in enumerate(FENCED.findall(page.read_text(encoding="utf-8")))
-    if language == "python" and page.stem != "dropin"
+    if language == "python" and page.stem not in ("dropin", "training")
 ]
 
 
@@ -78,6 +79,27 @@ def test_every_snippet_runs(code: str, tmp_path: Path, monkeypatch):
     small = build_networks("stylegan", resolution=32, num_channels=1, latent_dim=8, base_channels=8)
     save_generator(small.generator, "runs/stylegan/export")
     exec(compile(code, "snippet", "exec"), {"__name__": "__main__"})
+
+
+def test_the_snippets_of_training_run_one_after_the_other(tmp_path: Path, monkeypatch):
+    """Five short trainings, the longest made shorter, and two evaluations: six seconds."""
+    languages = FENCED.findall((DOCS / "training.md").read_text(encoding="utf-8").replace("300", "10"))
+    module, *snippets = [code for language, code in languages if language == "python"]
+    (tmp_path / "mine.py").write_text(module)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for code in snippets:
+        exec(compile(code, "snippet", "exec"), names)
+    assert names["images"].shape == (16, 1, 16, 16)
+    commands = [
+        line for language, code in languages if not language for line in code.splitlines() if "mine:build" in line
+    ]
+    assert len(commands) == 4
+    for command in (commands[0], commands[2]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(shlex.split(command)[1:])
+        assert ended.value.code == 0
 
 
 def test_the_snippets_of_dropin_run(tmp_path: Path):

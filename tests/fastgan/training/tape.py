@@ -1,7 +1,7 @@
 """What a CUDA graph does, on the CPU: operations are recorded with the tensors and Python numbers that they were given,
 and done again on the same memory, whatever Python would have decided by then."""
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -29,21 +29,31 @@ class Tape:
     def __init__(self, state):
         self._state = state
         self.recorded = 0
+        self.recording = False
+        self.waiting = []
         self.replayed = 0
 
     def aside(self):
         return nullcontext()
 
+    @contextmanager
+    def waits(self):
+        yield self.waiting
+
     def record(self, function):
         tensors, generators = self._state()
         before = [t.clone() for t in tensors], [g.get_state() for g in generators]
-        with _Recording() as tape:
-            function()
-        with torch.no_grad():
-            for tensor, value in zip(tensors, before[0], strict=True):
-                tensor.copy_(value)
-        for generator, value in zip(generators, before[1], strict=True):
-            generator.set_state(value)
+        self.recording = True
+        try:
+            with _Recording() as tape:
+                function()
+        finally:
+            self.recording = False
+            with torch.no_grad():
+                for tensor, value in zip(tensors, before[0], strict=True):
+                    tensor.copy_(value)
+            for generator, value in zip(generators, before[1], strict=True):
+                generator.set_state(value)
         self.recorded += 1
         return lambda: self._replay(tape.operations)
 

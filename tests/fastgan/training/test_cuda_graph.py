@@ -5,6 +5,7 @@ import torch
 from tape import Tape
 
 from fastgan.data.sources import ResidentImages
+from fastgan.training.config import SettingsError
 from fastgan.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -86,3 +87,72 @@ def test_a_replayed_step_tells_when_a_weight_stopped_being_finite(tiny, images, 
         found.append(trainer.first_non_finite())
     assert found[0] == found[1]
     assert found[0].step == 12
+
+
+def sentences(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == "fastgan.training.trainer"]
+
+
+LAZY = {"model": "plain", "regularizer": "r1", "regularizer_interval": 3, "loss": "relativistic-pairing"}
+
+
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+def test_networks_that_cannot_be_captured_run_eagerly_and_the_line_is_named(tiny, images, caplog, network):
+    eager, graphed, tape = both(lambda **form: tiny(**LAZY | form), images)
+
+    def refuse(*_):
+        if tape.recording:
+            raise RuntimeError("operation not permitted when stream is capturing")  # the line
+
+    getattr(graphed, network).register_forward_hook(refuse)
+    assert_equal_runs(eager, graphed, 12)
+    assert graphed.mode == "eager"
+    (sentence,) = sentences(caplog)
+    assert sentence == graphed.mode_reason
+    line = refuse.__code__.co_firstlineno + 2
+    assert sentence == (
+        "a step cannot be captured: operation not permitted when stream is capturing "
+        f"(test_cuda_graph.py:{line}), so steps run without CUDA graphs"
+    )
+    assert tape.replayed == 0
+
+
+def test_networks_that_wait_for_the_device_are_never_captured(tiny, images, caplog):
+    eager, graphed, tape = both(lambda **form: tiny(**LAZY | form), images)
+    tape.waiting.append(" (networks.py:42)")
+    assert_equal_runs(eager, graphed, 12)
+    assert tape.recorded == 0
+    assert sentences(caplog) == ["a step waits for the device (networks.py:42), so steps run without CUDA graphs"]
+
+
+SCHEDULES = {
+    **{"model": "plain", "lr": "cosine(1e-2, 1e-3, 8)", "ema_half_life": "cosine(0, 4, 6)"},
+    "regularizers": [
+        ("r1", "cosine(3, 0.3, 8)", 2),
+        ("r2", 1.0, 1),
+        (lambda critic, real, fake: critic(real).mean(), 0.1, 1),
+    ],
+}
+
+
+def test_a_graph_follows_schedules(tiny, images):
+    eager, graphed, tape = both(lambda **form: tiny(**SCHEDULES | form), images)
+    assert_equal_runs(eager, graphed, 12)
+    assert tape.replayed > 3
+    # And a step without the last values is another one.
+    other = Trainer.from_config(tiny(**SCHEDULES | {"lr": "cosine(1e-2, 1e-3, 9)"}), ResidentImages(images, None, CPU))
+    assert not torch.equal(*(train(t, 12)[1]["generator 0.weight"] for t in (eager, other)))
+
+
+def test_no_graph_follows_a_schedule_of_beta2(tiny, images):
+    settings = {"model": "plain", "beta2": "cosine(0.5, 0.9, 8)"}
+    tape = Tape(None)
+    trainer = Trainer.from_config(tiny(**settings), ResidentImages(images, None, CPU), recorder=tape)
+    assert (trainer.mode, trainer.mode_reason) == ("eager", "a schedule of beta2 cannot be captured")
+    with pytest.raises(SettingsError, match="engine is 'graph' with a schedule of beta2, which a graph cannot follow"):
+        Trainer.from_config(tiny(**settings, engine="graph"), ResidentImages(images, None, CPU), recorder=tape)
+    seen = []
+    trainer.generator_optimizer.register_step_pre_hook(lambda adam, *_: seen.append(adam.param_groups[0]["betas"][1]))
+    for _ in range(9):
+        trainer.step()
+    assert [seen[0], seen[4], seen[8]] == pytest.approx([0.5, 0.7, 0.9])

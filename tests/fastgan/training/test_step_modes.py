@@ -1,6 +1,7 @@
 """Compiled steps, steps in parts, and steps in other types: each against the eager step in float64 or float32."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -77,14 +78,23 @@ def test_a_compiled_gradient_lies_in_memory_as_its_parameter():
     torch._dynamo.reset()
     parameter = nn.Parameter(torch.randn(1, 4, 3, 3).to(memory_format=torch.channels_last))
     factor = torch.randn(1, 4, 3, 3)
-    compiled = Compiled([], 1e-7, backend="aot_eager")
+    compiled = Compiled([], 1e-7, pytest.fail, backend="aot_eager")
     for count in (1, 2):  # the gradient as it comes, and one that is added
         compiled.backward(lambda x: ((parameter.contiguous() * x).sum(),), [parameter], None, factor)
         assert parameter.grad.stride() == parameter.stride()
         assert torch.equal(parameter.grad, count * factor)
 
 
-def test_a_compiled_step_that_differs_is_refused(engine_of, monkeypatch):
+def assert_eager_from_now_on(trainer, eager, sentence, caplog):
+    """After steps that were to be compiled: weights of the eager ones, and one sentence."""
+    eager.gan_step.mode.reuses_fakes = False
+    assert largest_difference(weights_after(trainer, 3), weights_after(eager, 3)) == 0
+    assert trainer.mode == "eager"
+    assert [r.getMessage() for r in caplog.records if r.name.startswith("fastgan.")] == [trainer.mode_reason]
+    assert re.fullmatch(sentence, trainer.mode_reason)
+
+
+def test_a_compiled_step_that_differs_is_run_eagerly(engine_of, monkeypatch, caplog):
     def without_second_order(step, **options):
         def wrong(*batch):
             outputs, gradients = step(*batch)
@@ -93,16 +103,21 @@ def test_a_compiled_step_that_differs_is_refused(engine_of, monkeypatch):
         return wrong
 
     monkeypatch.setattr(compiled_module, "compile_step", without_second_order)
-    trainer = engine_of(**PENALISED, engine="compiled")
-    with pytest.raises(SettingsError, match=r"^engine 'compiled' is refused: .* differs from the eager one by 0\.1"):
-        trainer.step()
+    trainer, eager = engine_of(**PENALISED, engine="compiled"), engine_of(**PENALISED)
+    sentence = r"a compiled step of this run differs from the eager one by 0\.1 .*, so steps run without torch\.compile"
+    assert_eager_from_now_on(trainer, eager, sentence, caplog)
 
 
-def test_what_torch_cannot_compile_is_refused(engine_of):
-    trainer = engine_of(**PENALISED, engine="compiled")
-    trainer.discriminator.register_forward_hook(lambda *_: print())
-    with pytest.raises(SettingsError, match=r"^engine 'compiled' is refused: torch.compile fails on a step"):
-        trainer.step()
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+def test_what_torch_cannot_compile_is_run_eagerly_and_the_line_is_named(engine_of, caplog, network):
+    def hook(*_):
+        print()
+
+    trainer, eager = engine_of(**PENALISED, engine="compiled"), engine_of(**PENALISED)
+    getattr(trainer, network).register_forward_hook(hook)
+    line = rf"\(test_step_modes\.py:{hook.__code__.co_firstlineno + 1}\)"
+    sentence = rf"torch\.compile fails on a step of this run: .* {line}, so steps run without torch\.compile"
+    assert_eager_from_now_on(trainer, eager, sentence, caplog)
 
 
 @pytest.mark.parametrize(
