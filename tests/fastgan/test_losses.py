@@ -141,3 +141,40 @@ def test_an_unknown_loss_is_refused_with_the_nearest():
 
 def test_logistic_is_a_name_of_the_non_saturating_loss():
     assert LOSSES["logistic"] is LOSSES["non-saturating"] is NonSaturating
+
+
+class OfThree:
+    relativistic = True
+
+    def discriminator(self, real, fake):
+        return (fake - real).mean()
+
+    def generator(self, fake, real=None):
+        return (real - fake).mean()
+
+
+def test_functions_are_a_loss():
+    real, fake = logits(1), logits(2)
+    pair = get_loss((lambda real, fake: real.mean() - fake.mean(), lambda fake: fake.sum()))
+    assert pair.discriminator(real, fake) == real.mean() - fake.mean()
+    assert pair.generator(fake, real) == fake.sum()
+    assert not pair.relativistic
+    assert not pair.takes_logits
+    assert pair.balance() is None
+    both = get_loss((lambda real, fake: real.mean(), lambda fake, real: (fake - real).sum()))
+    assert both.relativistic
+    assert both.generator(fake, real) == (fake - real).sum()
+    methods = get_loss(OfThree())
+    assert methods.relativistic
+    assert methods.generator(fake, real) == (real - fake).mean()
+
+
+@pytest.mark.parametrize("loss", [torch.mean, (torch.mean,), (torch.mean, 3), object()])
+def test_what_is_no_loss_is_refused(loss):
+    with pytest.raises(ValueError, match=r"the loss is .*, expected a name, a pair of functions \(the discriminator's"):
+        get_loss(loss)
+
+
+def test_a_loss_of_functions_has_no_labels():
+    with pytest.raises(ValueError, match="a loss of your own has no labels to smooth"):
+        get_loss(OfThree(), real_label=0.9)

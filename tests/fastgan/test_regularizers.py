@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fastgan import regularizers
-from fastgan.regularizers import compile_step, dragan, r1, r2, wgan_gp
+from fastgan.regularizers import compile_step, dragan, get_regularizer, r1, r2, wgan_gp
 
 
 def images(seed: int, n: int = 4) -> torch.Tensor:
@@ -344,3 +344,10 @@ def test_a_torch_that_cannot_trace_autograd_is_named(monkeypatch: pytest.MonkeyP
 def fresh_compiler():
     yield
     torch.compiler.reset()
+
+
+def test_a_function_is_a_regularizer():
+    real, fake = torch.randn(2, 3, 4)
+    regularizer = get_regularizer(lambda critic, real, fake: (critic(real) - critic(fake)).square().mean())
+    found = regularizer(lambda x: 2 * x, real, fake, 3.0, alpha=None, scaler=None)
+    torch.testing.assert_close(found, 12 * (real - fake).square().mean())

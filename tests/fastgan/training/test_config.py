@@ -15,6 +15,7 @@ from fastgan.regularizers import REGULARIZERS
 from fastgan.training.config import (
     SettingsError,
     TrainingConfig,
+    at_step,
     describe_settings,
     load_preset,
     load_settings,
@@ -183,3 +184,64 @@ def test_what_the_help_says_of_models_and_names_is_so():
 def test_settings_are_read_without_torch():
     code = "import sys, fastgan.training.config, fastgan.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+SCHEDULED = {
+    "lr": "cosine(2e-4, 5e-5, 1000)",
+    "regularizers": [("r1", 5.0, 16), {"name": "r2", "weight": "cosine(5, 0.5, 10)"}, ["dragan"]],
+}
+
+
+def test_schedules_and_penalties_are_read_back(tmp_path):
+    config = TrainingConfig(regularizer="r2", regularizer_interval=4, **SCHEDULED)
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(config))
+    assert TrainingConfig.from_mapping(load_settings(path)) == config
+    assert config.penalties == (
+        ("r2", 10.0, 4),
+        ("r1", 5.0, 16),
+        ("r2", "cosine(5, 0.5, 10)", 1),
+        ("dragan", 10.0, 1),
+    )
+    assert parse_assignment("lr=cosine(1e-3, 0.1, 5)") == ("lr", "cosine(1e-3, 0.1, 5)")
+    assert [at_step(config.lr, step) for step in (0, 500, 1000, 9999)] == pytest.approx([2e-4, 1.25e-4, 5e-5, 5e-5])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"lr": "cosine(2, 1e-4, 10)"},
+            "setting 'lr' is 'cosine(2, 1e-4, 10)', expected a number above 0 and at most 1",
+        ),
+        ({"beta2": "cosine(0.9, 1, 10)"}, "setting 'beta2' is 'cosine(0.9, 1, 10)', expected a number at least 0 and"),
+        ({"lr": "cosine(1e-3, 1e-4, 0)"}, "or 'cosine(START, END, STEPS)' of such"),
+        ({"regularizers": ["r1"]}, "setting 'regularizers' has 'r1', expected (name or function, weight, interval)"),
+        (
+            {"regularizers": [{"name": "r1", "wait": 3}]},
+            "setting 'regularizers' has {'name': 'r1', 'wait': 3}, expected",
+        ),
+        ({"regularizers": [("r1", -1.0)]}, "setting 'regularizer_weight' is -1.0, expected a number above 0"),
+        ({"loss": 3}, "setting 'loss' is 3, expected text"),
+    ],
+)
+def test_a_bad_schedule_or_penalty_is_refused(settings, message):
+    with pytest.raises(SettingsError) as caught:
+        TrainingConfig(**settings)
+    assert message in str(caught.value)
+
+
+def test_code_is_written_by_its_name_and_not_read_back(tmp_path):
+    def warm_up(step):
+        return 1e-3
+
+    path = tmp_path / "config.toml"
+    for with_code, name in (
+        ({"lr": warm_up}, "<warm_up>"),
+        ({"loss": (warm_up, print)}, "<warm_up, print>"),
+        ({"regularizers": [(warm_up, 1.0)]}, "<warm_up>"),
+    ):
+        path.write_text(to_toml(TrainingConfig(**with_code)))
+        assert name in path.read_text()
+        with pytest.raises(SettingsError, match=f"{name}, which only the script that began the run has; run it again"):
+            TrainingConfig.from_mapping(load_settings(path))

@@ -55,3 +55,41 @@ def test_with_a_share_the_half_life_is_at_most_that_share_of_the_steps():
         decay = 0.5 ** (1 / (0.1 * step)) if step < 10 else 0.5  # a half-life of one step is reached at 10
         expected = decay * expected + (1 - decay)
         assert torch.allclose(averaged.module.weight, torch.tensor(expected), rtol=1e-6, atol=0)
+
+
+def test_a_half_life_takes_the_place_of_decay_and_ramp():
+    source = network(1.0)
+    averaged = EMA(source, 0.999)
+    averaged.module.load_state_dict(network(0.0).state_dict())
+    averaged.set_step(1, half_life=2.0)
+    averaged.average()
+    averaged.set_step(2, half_life=2.0)
+    averaged.average()
+    assert torch.allclose(averaged.module.weight, torch.tensor(0.5))
+    averaged.set_step(3, half_life=0.0)  # no averaging
+    averaged.average()
+    assert torch.equal(averaged.module.weight, source.weight)
+
+
+def test_updates_count_themselves_and_a_count_is_taken_over():
+    source = network(1.0)
+    averages = EMA(source), EMA(source)
+    for averaged in averages:
+        averaged.module.load_state_dict(network(0.0).state_dict())
+    for _ in range(3):
+        averages[0].update()
+    averages[1].module.load_state_dict(averages[0].module.state_dict())
+    averages[1].num_updates = averages[0].num_updates
+    for averaged in averages:
+        averaged.update()
+    assert torch.equal(averages[0].module.weight, averages[1].module.weight)
+    assert averages[1].num_updates == 4
+
+
+def test_networks_that_keep_graphs_are_copied():
+    layer = nn.utils.spectral_norm(nn.Linear(3, 3))
+    layer(torch.ones(1, 3))
+    averaged = EMA(layer)
+    assert torch.equal(averaged.module.weight, layer.weight)
+    assert averaged.module.weight.grad_fn is None
+    assert layer.weight.grad_fn is not None

@@ -119,6 +119,42 @@ def test_a_lazy_penalty_is_taken_every_so_many_updates_with_so_many_times_the_we
     assert penalised_updates(second, 2) == [(1, 6.0)]  # the ninth and the tenth of all are 8 and 9
 
 
+def test_several_penalties_add_up_each_in_its_own_updates(engine_of):
+    several = engine_of(regularizers=[("r1", 3.0, 2), {"name": "r2", "weight": "cosine(4, 2, 2)"}])
+    r1 = engine_of(regularizer="r1", regularizer_weight=3.0, regularizer_interval=2)
+    r2 = engine_of(regularizer="r2", regularizer_weight=4.0)
+    of_updates = []
+    for trainer in (several, r1, r2, engine_of()):
+        of_updates.append(at_updates(trainer, "discriminator", lambda t=trainer: gradients(t.discriminator)))
+        trainer.step()
+    all_three, of_r1, of_r2 = (trainer.mean_losses()["penalty"] for trainer in (several, r1, r2))
+    assert all_three == pytest.approx(of_r1 + of_r2, rel=1e-6)
+    for both, first, second, loss in zip(*(updates[0] for updates in of_updates), strict=True):
+        torch.testing.assert_close(both - loss, first + second - 2 * loss, rtol=1e-4, atol=1e-6)
+
+    # The second update has r2 only, whose weight is halfway between 4 and 2.
+    r2.load(copy.deepcopy(several.tensors()), several.state())
+    for trainer in (several, r2):
+        trainer.reset_figures()
+        trainer.step()
+    assert several.mean_losses()["penalty"] == pytest.approx(r2.mean_losses()["penalty"] * 3 / 4, rel=1e-6)
+
+
+def test_rates_follow_their_schedules(engine_of):
+    trainer = engine_of(lr="cosine(4e-3, 0.001, 4)", discriminator_lr=lambda step: 1e-3 * (step + 1), beta2=0.9)
+    seen = [
+        at_updates(trainer, name, lambda o=optimizer: float(o.param_groups[0]["lr"]))
+        for name, optimizer in (
+            ("generator", trainer.generator_optimizer),
+            ("discriminator", trainer.discriminator_optimizer),
+        )
+    ]
+    for _ in range(6):
+        trainer.step()
+    assert seen[0] == pytest.approx([4e-3, 3.560660e-3, 2.5e-3, 1.439340e-3, 1e-3, 1e-3], rel=1e-5)
+    assert seen[1] == pytest.approx([1e-3 * (step + 1) for step in range(6)])
+
+
 def test_each_update_of_the_discriminator_has_a_batch_of_its_own(engine_of):
     trainer = engine_of(discriminator_steps=3)
     batches, discriminator_updates, generator_updates = [], [], []
