@@ -167,6 +167,6 @@ def train(
     else:
         # A run may be resumed from another folder.
         chosen = dataclasses.replace(chosen, data=absolute_source(chosen.data))
-        out = out or Path("runs") / preset
+        out = out or Path("runs") / (preset if model is None else model.partition(":")[2])
         received = start_run(chosen, out, build=build, largest_batch=batch == "auto", console=console)
     return 0 if received is None else 128 + received

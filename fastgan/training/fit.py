@@ -271,7 +271,7 @@ class _Fit:
 
     def _save(self, reporter: Reporter | SilentReporter) -> None:
         if self.trainer.saved_step != self.trainer.step_count:
-            self.trainer.on_first(reporter.sync)
+            self.trainer.on_first(lambda: reporter.sync())  # which other ranks do not have
             self.trainer.save()
 
     def _how_to_resume(self) -> str:

@@ -1,5 +1,8 @@
 """In which type the networks compute, what keeps float16 gradients from vanishing, and how maps lie in memory."""
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -54,9 +57,9 @@ class Precision:
         """Images [N, C, H, W] in the type and the memory format that the networks have."""
         return images.to(self.dtype).contiguous(memory_format=self._format)
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager[Any]:
         """The context of every forward pass."""
-        return torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None)
+        return nullcontext() if self._autocast is None else torch.autocast(self._device.type, self._autocast)
 
     def scalers(self) -> dict[str, torch.amp.GradScaler]:
         """By the names under which a checkpoint keeps them; empty where nothing is scaled."""

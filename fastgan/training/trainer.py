@@ -152,6 +152,7 @@ class Trainer:
         if own:
             config = config if is_own(config.model) else dataclasses.replace(config, model=OWN)
             check_placement(generator, discriminator, device)
+            distributed.check_batch_size(config.batch_size, config.accumulate)
         self.generator, self.discriminator = (
             distributed.sync_batch_norm(self.precision.prepare(network)) for network in (generator, discriminator)
         )
@@ -483,7 +484,7 @@ class Trainer:
         """
         watch = self.gan_step.watch
         watch.set_step(self.step_count)
-        watch.between_steps()
+        watch.between_steps(all=True)
         self.distributed.all_reduce_min_(watch.moments())
         if found := watch.first():
             return found

@@ -68,10 +68,18 @@ def test_a_weight_is_named_that_a_gradient_spoiled(trainer, network, tensor, val
 
 
 def test_a_weight_is_named_that_is_spoiled_between_steps(trainer):
+    """One of the discriminator, which is looked at when it is updated, only if that is at a report."""
+    train(trainer, 3)
+    with torch.no_grad():
+        trainer.generator[0].bias[1] = float("nan")
+    train(trainer, 5)
+    assert trainer.first_non_finite() == NonFinite("generator.0.bias", 3)
+
+
+def test_a_weight_of_the_discriminator_is_named_that_is_spoiled_before_a_report(trainer):
     train(trainer, 3)
     with torch.no_grad():
         trainer.discriminator[0].bias[1] = float("nan")
-    train(trainer, 5)
     assert trainer.first_non_finite() == NonFinite("discriminator.0.bias", 3)
 
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import own_networks
 import pytest
 import torch
 from processes import in_processes
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from fastgan.errors import InputError
 from fastgan.training import fit
+from fastgan.training import trainer as trainer_module
 from fastgan.training.checkpoint import latest_checkpoint, load_tensors, save_checkpoint
 from fastgan.training.fit import EndedError
 from fastgan.training.run import resume_run, start_run
@@ -127,7 +129,7 @@ def slow_save(*args, **options):
 )
 def test_the_last_step_is_saved_once_however_long_that_takes(config, tmp_path, monkeypatch, settings):
     """Another rank that looked for the checkpoint, and did not find it yet, saved it again."""
-    monkeypatch.setattr(fit, "save_checkpoint", slow_save)
+    monkeypatch.setattr(trainer_module, "save_checkpoint", slow_save)
     (received, _), _ = in_processes(2, run_of, config(**{"checkpoint_every": 6} | settings), tmp_path / "run")
     assert received is None
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["6"]
@@ -142,7 +144,7 @@ def test_what_fails_on_the_first_rank_ends_all_with_its_sentence(config, tmp_pat
     if name == "find_checkpoint":
         results = in_processes(2, on_own_disk, sentence_of, resumed, tmp_path / "no-run")
     else:
-        monkeypatch.setattr(fit, name, full_disk)
+        monkeypatch.setattr(fit if name == "Reporter" else trainer_module, name, full_disk)
         results = in_processes(2, on_own_disk, sentence_of, run_of, config(), tmp_path / "run")
     assert results[0] == results[1]
     assert "No space left" in results[0][1] or "is not there" in results[0][1]
@@ -261,3 +263,37 @@ def test_torchrun_starts_a_killed_rank_again(config, tmp_path):
     assert "Trained to step 400" in out
     subprocess.run(command(tmp_path / "straight", 0), env=environment, check=True, capture_output=True)
     assert content(run) == content(tmp_path / "straight")
+
+
+class Stop:
+    def __init__(self, rank):
+        self.rank = rank
+
+    def on_step(self, trainer, step, metrics):
+        return step == 4 and trainer.distributed.rank == self.rank
+
+
+def own_run(out, rank, resumes=False):
+    torch.manual_seed(0)
+    settings = {"latent_dim": 8, "batch_size": 6, "steps": 8, "device": "cpu", "loss": "hinge", "precision": "float64"}
+    images = torch.randint(0, 256, (20, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    networks = own_networks.r3gan()
+    penalties = [("r1", "cosine(1, 0.1, 8)", 2), ("r2", 1.0, 1)]
+    callbacks = [Stop(None if resumes else rank)]
+    console = Console(file=io.StringIO())
+    trainer = Trainer(
+        *networks, images, out=out, regularizers=penalties, callbacks=callbacks, console=console, **settings
+    )
+    trainer.fit()
+    return trainer.step_count, [p.detach() for network in networks for p in network.parameters()]
+
+
+def test_a_script_trains_networks_of_the_user_on_two_ranks(tmp_path):
+    """A callback of any rank ends all; the script that is run again resumes all."""
+    expected = own_run(tmp_path / "one", 0), own_run(tmp_path / "one", 0, True)
+    for resumes, (steps, parameters) in enumerate(expected):
+        results = in_processes(2, own_run, tmp_path / "two", 1, bool(resumes))
+        assert [step for step, _ in results] == [steps, steps] == [8 if resumes else 4] * 2
+        for _, found in results:
+            for a, b in zip(found, parameters, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
