@@ -246,8 +246,8 @@ spectral norm: sigma without eps
 + norm
 @ ops/spectral/normalize.py test_spectral_norm.py
 spectral norm: u and v are not copied for backward
-- mask=exists & (row_tile == 0)
-+ mask=exists & (row_tile < 0)
+- mask=exists & (item.tile == 0)
++ mask=exists & (item.tile < 0)
 @ ops/spectral/pointers.py test_spectral_norm.py
 spectral norm: pointers of weights that have moved
 - key = device, tuple([tensor.data_ptr() for tensor in tensors])

@@ -317,7 +317,7 @@ def test_gradients_of_a_part_of_the_group(monkeypatch: pytest.MonkeyPatch):
     """Some weights are constant, some outputs unused; what is asked for is right, and what is not costs nothing."""
     group = group_of([(3, 4), (2, 5), (4, 2), (2, 2)])
     asked = []
-    inner = normalize_module._gradient
+    inner = normalize_module._spectral_normalize_backward
 
     def results(function):
         weights = [w.clone().requires_grad_(i != 1) for i, w in enumerate(group.weights)]
@@ -331,7 +331,9 @@ def test_gradients_of_a_part_of_the_group(monkeypatch: pytest.MonkeyPatch):
         assert second[0] is None
         return [first[0], first[2], second[2]]
 
-    monkeypatch.setattr(normalize_module, "_gradient", lambda *args: asked.append(args[-2]) or inner(*args))
+    monkeypatch.setattr(
+        normalize_module, "_spectral_normalize_backward", lambda *args: asked.append(args[-2]) or inner(*args)
+    )
     found = results(spectral_normalize)
     assert asked == [[0, 3], [3]]  # the second for dy, which depends on the weight too
     torch.testing.assert_close(found, results(reference.spectral_normalize), rtol=1e-12, atol=1e-12)
@@ -419,10 +421,10 @@ def test_registered_lists_pass_opcheck():
     gs, hs = ([random(w.shape, s + i, F32) for i, w in enumerate(group.weights)][::2] for s in (1, 9))
     opcheck(torch.ops.fastgan.spectral_normalize.default, (*group[:3], None, group.dims))
     arguments = (group.weights, copies, sigma, [0, 2], group.dims)
-    opcheck(torch.ops.fastgan.spectral_normalize_gradient.default, ([g.requires_grad_() for g in gs], *arguments))
+    opcheck(torch.ops.fastgan.spectral_normalize_backward.default, ([g.requires_grad_() for g in gs], *arguments))
     with torch.no_grad():
         second = ([h.detach() for h in hs], [g.detach() for g in gs], [w.detach() for w in group.weights])
-        opcheck(torch.ops.fastgan.spectral_normalize_second.default, (*second, *arguments[1:], True, False))
+        opcheck(torch.ops.fastgan.spectral_normalize_double_backward.default, (*second, *arguments[1:], [True, False]))
 
 
 @pytest.mark.parametrize(

@@ -70,44 +70,43 @@ def _copies_of(vectors_ptr, layer_ptr):
 
 
 @triton.jit
-def _vectors_of(us_ptr, vs_ptr, vectors_ptr, layer, layer_ptr, STORED: tl.constexpr):
+def _vectors_of(us_ptr, vs_ptr, vectors_ptr, item, STORED: tl.constexpr):
     """u and v of a layer: the caller's, or, without ``us_ptr``, the copies."""
     if us_ptr is not None:
-        u_ptr = tl.load(us_ptr + layer).to(tl.pointer_type(STORED))
-        v_ptr = tl.load(vs_ptr + layer).to(tl.pointer_type(STORED))
+        u_ptr = tl.load(us_ptr + item.layer).to(tl.pointer_type(STORED))
+        v_ptr = tl.load(vs_ptr + item.layer).to(tl.pointer_type(STORED))
     else:
-        u_ptr, v_ptr = _copies_of(vectors_ptr, layer_ptr)
+        u_ptr, v_ptr = _copies_of(vectors_ptr, item.layer_ptr)
     return u_ptr, v_ptr
 
 
 @triton.jit
 def _add_products(
-    hs_ptr, gs_ptr, weights_ptr, u_ptr, v_ptr, copies_ptr, products_ptr, programs,
-    layer, layer_ptr, row_tile, start, stop,
+    hs_ptr, gs_ptr, weights_ptr, u_ptr, v_ptr, copies_ptr, products_ptr, programs, item,
     GIVEN: tl.constexpr, LAYER_KIND: tl.constexpr, WEIGHT: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """The products over the column tiles start to stop of a block of rows."""
     BLOCK_ROWS: tl.constexpr = BLOCKS[LAYER_KIND][0]
-    geometry = geometry_of(layer_ptr, LAYER_KIND, 128 // WEIGHT.primitive_bitwidth)
-    row = row_tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    geometry = geometry_of(item.layer_ptr, LAYER_KIND, 128 // WEIGHT.primitive_bitwidth)
+    row = item.tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     if hs_ptr is not None:
-        h_ptr = weight_pointer(hs_ptr, layer, WEIGHT, LAYER_KIND)
+        h_ptr = weight_pointer(hs_ptr, item.layer, WEIGHT, LAYER_KIND)
         hv = tl.full([BLOCK_ROWS, BLOCKS[LAYER_KIND][1]], 0.0, COMPUTE)
     if copies_ptr is not None:
-        u_copy_ptr, v_copy_ptr = _copies_of(copies_ptr, layer_ptr)
+        u_copy_ptr, v_copy_ptr = _copies_of(copies_ptr, item.layer_ptr)
     if gs_ptr is not None:
-        g_ptr = weight_pointer(gs_ptr, layer, WEIGHT, LAYER_KIND)
-        w_ptr = weight_pointer(weights_ptr, layer, WEIGHT, LAYER_KIND)
+        g_ptr = weight_pointer(gs_ptr, item.layer, WEIGHT, LAYER_KIND)
+        w_ptr = weight_pointer(weights_ptr, item.layer, WEIGHT, LAYER_KIND)
         gw = tl.full([BLOCK_ROWS, BLOCKS[LAYER_KIND][1]], 0.0, COMPUTE)
         hg = tl.full([BLOCK_ROWS, BLOCKS[LAYER_KIND][1]], 0.0, COMPUTE)
-    for tile in range(start, stop):
-        offset, mask, col, place, exists = tile_of_weight(row, tile, *geometry, LAYER_KIND)
+    for tile in range(item.start, item.stop):
+        offset, mask, col, place, exists = tile_of_weight(row, tile, geometry, LAYER_KIND)
         if hs_ptr is not None:
             h = tl.load(h_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
             v = tl.load(v_ptr + (col if GIVEN else place), mask=exists, other=0.0).to(COMPUTE)
             hv += h * v[None, :]
             if copies_ptr is not None:
-                tl.store(v_copy_ptr + place, v, mask=exists & (row_tile == 0))
+                tl.store(v_copy_ptr + place, v, mask=exists & (item.tile == 0))
         if gs_ptr is not None:
             g = tl.load(g_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
             gw += g * tl.load(w_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
@@ -117,7 +116,7 @@ def _add_products(
     if hs_ptr is not None:
         u = tl.load(u_ptr + row, mask=row < geometry[0], other=0.0).to(COMPUTE)
         if copies_ptr is not None:
-            tl.store(u_copy_ptr + row, u, mask=(row < geometry[0]) & (start == 0))
+            tl.store(u_copy_ptr + row, u, mask=(row < geometry[0]) & (item.start == 0))
         tl.store(product_ptr + _H * programs, tl.sum(hv * u[:, None]))
     if gs_ptr is not None:
         tl.store(product_ptr + _GW * programs, tl.sum(gw))
@@ -135,15 +134,15 @@ def _products_kernel(
 
     u and v are the caller's, which COPY copies to ``vectors_ptr``, or, without ``us_ptr``, the copies.
     """
-    layer, layer_ptr, row_tile, start, stop, _ = work_item(items_ptr, layers_ptr, True)
-    u_ptr, v_ptr = _vectors_of(us_ptr, vs_ptr, vectors_ptr, layer, layer_ptr, STORED)
-    kind = tl.load(layer_ptr + KIND)
+    item = work_item(items_ptr, layers_ptr, True)
+    u_ptr, v_ptr = _vectors_of(us_ptr, vs_ptr, vectors_ptr, item, STORED)
+    kind = tl.load(item.layer_ptr + KIND)
     for K in tl.static_range(KINDS):
         if OCCURRING & (1 << K):  # noqa: SIM102 - at compile time
             if kind == K:
                 _add_products(
                     hs_ptr, gs_ptr, weights_ptr, u_ptr, v_ptr, vectors_ptr if COPY else None, products_ptr, programs,
-                    layer, layer_ptr, row_tile, start, stop, us_ptr is not None, K, WEIGHT, COMPUTE,
+                    item, us_ptr is not None, K, WEIGHT, COMPUTE,
                 )  # fmt: skip
 
 
@@ -163,32 +162,31 @@ def sum_of_items(products_ptr, layer_ptr, COMPUTE: tl.constexpr):
 
 @triton.jit
 def _add_terms(
-    as_ptr, bs_ptr, outs_ptr, u_ptr, v_ptr, copies_ptr, alpha, beta, gamma,
-    layer, layer_ptr, row_tile, start, stop,
+    as_ptr, bs_ptr, outs_ptr, u_ptr, v_ptr, copies_ptr, alpha, beta, gamma, item,
     OUTER: tl.constexpr, GIVEN: tl.constexpr, LAYER_KIND: tl.constexpr, WEIGHT: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """alpha A + beta B + gamma u v^T over the column tiles start to stop of a block of rows."""
     BLOCK_ROWS: tl.constexpr = BLOCKS[LAYER_KIND][0]
-    geometry = geometry_of(layer_ptr, LAYER_KIND, 128 // WEIGHT.primitive_bitwidth)
-    row = row_tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    geometry = geometry_of(item.layer_ptr, LAYER_KIND, 128 // WEIGHT.primitive_bitwidth)
+    row = item.tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     if OUTER or copies_ptr is not None:
         u = tl.load(u_ptr + row, mask=row < geometry[0], other=0.0).to(COMPUTE)
     if copies_ptr is not None:
-        u_copy_ptr, v_copy_ptr = _copies_of(copies_ptr, layer_ptr)
-        tl.store(u_copy_ptr + row, u, mask=(row < geometry[0]) & (start == 0))
-    a_ptr = weight_pointer(as_ptr, layer, WEIGHT, LAYER_KIND)
-    out_ptr = weight_pointer(outs_ptr, layer, WEIGHT, LAYER_KIND)
+        u_copy_ptr, v_copy_ptr = _copies_of(copies_ptr, item.layer_ptr)
+        tl.store(u_copy_ptr + row, u, mask=(row < geometry[0]) & (item.start == 0))
+    a_ptr = weight_pointer(as_ptr, item.layer, WEIGHT, LAYER_KIND)
+    out_ptr = weight_pointer(outs_ptr, item.layer, WEIGHT, LAYER_KIND)
     if bs_ptr is not None:
-        b_ptr = weight_pointer(bs_ptr, layer, WEIGHT, LAYER_KIND)
-    for tile in range(start, stop):
-        offset, mask, col, place, exists = tile_of_weight(row, tile, *geometry, LAYER_KIND)
+        b_ptr = weight_pointer(bs_ptr, item.layer, WEIGHT, LAYER_KIND)
+    for tile in range(item.start, item.stop):
+        offset, mask, col, place, exists = tile_of_weight(row, tile, geometry, LAYER_KIND)
         y = alpha * tl.load(a_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
         if bs_ptr is not None:
             y += beta * tl.load(b_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
         if OUTER or copies_ptr is not None:
             v = tl.load(v_ptr + (col if GIVEN else place), mask=exists, other=0.0).to(COMPUTE)
             if copies_ptr is not None:
-                tl.store(v_copy_ptr + place, v, mask=exists & (row_tile == 0))
+                tl.store(v_copy_ptr + place, v, mask=exists & (item.tile == 0))
             if OUTER:
                 y += (gamma * u)[:, None] * v[None, :]
         tl.store(out_ptr + offset, y.to(WEIGHT), mask=mask)
@@ -205,7 +203,8 @@ def _terms_kernel(
 
     For y, sigma is given or the sum of the products, and kept in ``sigma_ptr``. Where it is given, u and v are copied.
     """
-    layer, layer_ptr, row_tile, start, stop, _ = work_item(items_ptr, layers_ptr, True)
+    item = work_item(items_ptr, layers_ptr, True)
+    layer_ptr = item.layer_ptr
     ordinal = tl.load(layer_ptr + ORDINAL)
     tl.assume((ordinal >= 0) & (ordinal < 2**20))
     if RESULT == "y":
@@ -231,14 +230,14 @@ def _terms_kernel(
         gamma = -(gw * alpha + gw * alpha + hg * inverse)
         alpha = tl.where(sigma == 0, zero, alpha)
     beta, gamma = tl.where(sigma == 0, zero, beta), tl.where(sigma == 0, zero, gamma)
-    u_ptr, v_ptr = _vectors_of(us_ptr, vs_ptr, vectors_ptr, layer, layer_ptr, STORED)
+    u_ptr, v_ptr = _vectors_of(us_ptr, vs_ptr, vectors_ptr, item, STORED)
     kind = tl.load(layer_ptr + KIND)
     for K in tl.static_range(KINDS):
         if OCCURRING & (1 << K):  # noqa: SIM102 - at compile time
             if kind == K:
                 _add_terms(
                     as_ptr, bs_ptr, outs_ptr, u_ptr, v_ptr, vectors_ptr if given_ptr is not None else None,
-                    alpha, beta, gamma, layer, layer_ptr, row_tile, start, stop,
+                    alpha, beta, gamma, item,
                     RESULT == "dw" or RESULT == "ddw", us_ptr is not None, K, WEIGHT, COMPUTE,
                 )  # fmt: skip
 
@@ -330,7 +329,7 @@ def _empty_outputs(
     return outputs, vectors, first.new_empty(len(weights), dtype=dtype)
 
 
-def _launch_gradient(
+def _launch_backward(
     gs: list[Tensor], weights: list[Tensor], vectors: Tensor, sigma: Tensor, layers: list[int], dims: list[int]
 ) -> list[Tensor]:
     weights = [dense_weight(weight, dim) for weight, dim in zip(weights, dims, strict=True)]
@@ -343,48 +342,30 @@ def _launch_gradient(
     return dws
 
 
-def _fake_gradient(
-    gs: list[Tensor], weights: list[Tensor], vectors: Tensor, sigma: Tensor, layers: list[int], dims: list[int]
-) -> list[Tensor]:
-    return [empty_weight(weights[i], dims[i]) for i in layers]
-
-
-def _launch_second(
-    hs: list[Tensor],
-    gs: list[Tensor],
-    weights: list[Tensor],
-    vectors: Tensor,
-    sigma: Tensor,
-    layers: list[int],
-    dims: list[int],
-    needs_ddy: bool,
-    needs_ddw: bool,
-) -> tuple[list[Tensor], list[Tensor]]:
+def _launch_double_backward(
+    hs: list[Tensor], gs: list[Tensor], weights: list[Tensor], vectors: Tensor, sigma: Tensor, layers: list[int],
+    dims: list[int], needs: list[bool],
+) -> tuple[list[Tensor] | None, list[Tensor] | None]:  # fmt: skip
     weights = [dense_weight(weight, dim) for weight, dim in zip(weights, dims, strict=True)]
     hs, gs = ([dense_weight(t, dims[i], like=weights[i]) for t, i in zip(ts, layers, strict=True)] for ts in (hs, gs))
-    ddys = [torch.empty_like(weights[i]) for i in layers] if needs_ddy else []
-    ddws = [torch.empty_like(weights[i]) for i in layers] if needs_ddw else []
+    ddys, ddws = ([torch.empty_like(weights[i]) for i in layers] if need else None for need in needs)
     launch = _Launch(weights, dims, layers, vectors, [tensors for tensors in (hs, gs, ddys, ddws) if tensors])
     h_table, g_table, *tables = launch.tables
-    launch.products(h_table, g_table if needs_ddw else None)
-    if needs_ddy:
+    launch.products(h_table, g_table if ddws else None)
+    if ddys:
         launch.terms("ddy", h_table, launch.weights, tables[0], sigma)
-    if needs_ddw:
+    if ddws:
         launch.terms("ddw", g_table, None, tables[-1], sigma)
     return ddys, ddws
 
 
-def _fake_second(
-    hs: list[Tensor], gs: list[Tensor], weights: list[Tensor], vectors: Tensor, sigma: Tensor, layers: list[int],
-    dims: list[int], needs_ddy: bool, needs_ddw: bool,
-) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
-    empty = [[empty_weight(weights[i], dims[i]) for i in layers] if needed else [] for needed in (needs_ddy, needs_ddw)]
-    return empty[0], empty[1]
+def _new_gradients(weights: list[Tensor], layers: list[int], dims: list[int]) -> list[Tensor]:
+    return [empty_weight(weights[i], dims[i]) for i in layers]
 
 
-def _at(layers: Sequence[int], gradients: Sequence[Tensor], count: int) -> list[Tensor | None]:
+def _at(layers: Sequence[int], gradients: Sequence[Tensor] | None, count: int) -> list[Tensor | None]:
     """A gradient for each of ``count`` layers; ``None`` but for ``layers``."""
-    by_layer = dict(zip(layers, gradients, strict=True)) if gradients else {}
+    by_layer = dict(zip(layers, gradients or (), strict=bool(gradients)))
     return [by_layer.get(i) for i in range(count)]
 
 
@@ -394,51 +375,49 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[list[Ten
     ctx.save_for_backward(*weights, vectors, sigma)
 
 
-def _backward(ctx: Any, gs: list[Tensor | None], *_: Tensor | None) -> tuple[Any, ...]:
+def _backward(ctx: Any, gs: list[Tensor | None], *_: Tensor | None) -> list[Tensor | None]:
     *weights, vectors, sigma = ctx.saved_tensors
-    n = len(weights)
-    layers = [i for i in range(n) if gs[i] is not None and ctx.needs_input_grad[0][i]]
-    dws = _gradient([gs[i] for i in layers], weights, vectors, sigma, layers, ctx.dims) if layers else []
-    return _at(layers, dws, n), [None] * n, [None] * n, None, None
+    layers = [i for i, g in enumerate(gs) if g is not None and ctx.needs_input_grad[0][i]]
+    given = [gs[i] for i in layers]
+    dws = _spectral_normalize_backward(given, weights, vectors, sigma, layers, ctx.dims) if layers else []
+    return _at(layers, dws, len(weights))
 
 
-def _save_for_second(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     gs, weights, vectors, sigma, ctx.layers, ctx.dims = inputs
     ctx.save_for_backward(*gs, *weights, vectors, sigma)
 
 
-def _backward_of_gradient(ctx: Any, hs: list[Tensor | None]) -> tuple[Any, ...]:
+def _double_backward(ctx: Any, hs: list[Tensor | None]) -> tuple[list[Tensor | None], list[Tensor | None]]:
     *tensors, vectors, sigma = ctx.saved_tensors
     gs, weights = tensors[: len(hs)], tensors[len(hs) :]
-    needs_ddy, needs_ddw = any(ctx.needs_input_grad[0]), any(ctx.needs_input_grad[1])
+    needs = [any(ctx.needs_input_grad[0]), any(ctx.needs_input_grad[1])]
     given = [j for j, h in enumerate(hs) if h is not None]
-    ddys = ddws = []
     layers = [ctx.layers[j] for j in given]
-    if given and (needs_ddy or needs_ddw):
-        ddys, ddws = _second(
-            [hs[j] for j in given], [gs[j] for j in given], weights, vectors, sigma, layers, ctx.dims,
-            needs_ddy, needs_ddw,
-        )  # fmt: skip
-    return _at(given, ddys, len(hs)), _at(layers, ddws, len(weights)), None, None, None, None
+    ddys, ddws = _spectral_normalize_double_backward(
+        [hs[j] for j in given], [gs[j] for j in given], weights, vectors, sigma, layers, ctx.dims, needs
+    )
+    return _at(given, ddys, len(hs)), _at(layers, ddws, len(weights))
 
 
-_second = DifferentiableOp(
-    "spectral_normalize_second(Tensor[] hs, Tensor[] gs, Tensor[] weights, Tensor vectors, Tensor sigma, int[] layers,"
-    " int[] dims, bool needs_ddy, bool needs_ddw) -> (Tensor[], Tensor[])",
-    launch=_launch_second,
-    fake=_fake_second,
-    setup_context=lambda ctx, inputs, output: None,
+_spectral_normalize_double_backward = DifferentiableOp(
+    "spectral_normalize_double_backward(Tensor[] hs, Tensor[] gs, Tensor[] weights, Tensor vectors, Tensor sigma,"
+    " int[] layers, int[] dims, bool[] needs) -> (Tensor[], Tensor[])",
+    launch=_launch_double_backward,
+    fake=lambda hs, gs, weights, vectors, sigma, layers, dims, needs: [
+        _new_gradients(weights, layers, dims) for _ in needs
+    ],
     backward=refuse_third_order("spectral_normalize"),
     is_gradient=True,
 )
 
-_gradient = DifferentiableOp(
-    "spectral_normalize_gradient(Tensor[] gs, Tensor[] weights, Tensor vectors, Tensor sigma, int[] layers,"
+_spectral_normalize_backward = DifferentiableOp(
+    "spectral_normalize_backward(Tensor[] gs, Tensor[] weights, Tensor vectors, Tensor sigma, int[] layers,"
     " int[] dims) -> Tensor[]",
-    launch=_launch_gradient,
-    fake=_fake_gradient,
-    setup_context=_save_for_second,
-    backward=_backward_of_gradient,
+    launch=_launch_backward,
+    fake=lambda gs, weights, vectors, sigma, layers, dims: _new_gradients(weights, layers, dims),
+    setup_context=_save_for_double_backward,
+    backward=_double_backward,
     is_gradient=True,
 )
 

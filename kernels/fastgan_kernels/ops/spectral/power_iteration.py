@@ -11,7 +11,6 @@ An iteration is four launches for any number of layers: sums over parts of W v; 
 W^T u; their norm, v and sigma.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 from fastgan_kernels import reference
 from fastgan_kernels.autograd import on_the_device_of_its_tensors
 from fastgan_kernels.backend import runs_triton
+from fastgan_kernels.checks import check_eps
 from fastgan_kernels.ops.spectral import pointers
 from fastgan_kernels.ops.spectral.normalize import parts_of_sigma, sum_of_items
 from fastgan_kernels.ops.spectral.weight_group import (
@@ -54,23 +54,23 @@ from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
 
 @triton.jit
 def _add_columns(
-    weights_ptr, v_ptr, partials_ptr, layer, layer_ptr, row_tile, start, stop, chunk,
+    weights_ptr, v_ptr, partials_ptr, item,
     GIVEN: tl.constexpr, LAYER_KIND: tl.constexpr, WEIGHT: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """W v over the column tiles start to stop of a block of rows."""
     BLOCK_ROWS: tl.constexpr = BLOCKS[LAYER_KIND][0]
-    geometry = geometry_of(layer_ptr, LAYER_KIND, 128 // WEIGHT.primitive_bitwidth)
-    w_ptr = weight_pointer(weights_ptr, layer, WEIGHT, LAYER_KIND)
-    row = row_tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    geometry = geometry_of(item.layer_ptr, LAYER_KIND, 128 // WEIGHT.primitive_bitwidth)
+    w_ptr = weight_pointer(weights_ptr, item.layer, WEIGHT, LAYER_KIND)
+    row = item.tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     of_lane = tl.full([BLOCK_ROWS, BLOCKS[LAYER_KIND][1]], 0.0, COMPUTE)
-    for tile in range(start, stop):
-        offset, mask, col, place, exists = tile_of_weight(row, tile, *geometry, LAYER_KIND)
+    for tile in range(item.start, item.stop):
+        offset, mask, col, place, exists = tile_of_weight(row, tile, geometry, LAYER_KIND)
         v = tl.load(v_ptr + (col if GIVEN else place), mask=exists, other=0.0).to(COMPUTE)
         of_lane += tl.load(w_ptr + offset, mask=mask, other=0.0).to(COMPUTE) * v[None, :]
     rows = geometry[0]
-    first = tl.load(layer_ptr + ROW_PARTIALS)
+    first = tl.load(item.layer_ptr + ROW_PARTIALS)
     tl.assume((first >= 0) & (first < 2**60))
-    tl.store(partials_ptr + (first + chunk * rows + row), tl.sum(of_lane, axis=1), mask=row < rows)
+    tl.store(partials_ptr + (first + item.chunk * rows + row), tl.sum(of_lane, axis=1), mask=row < rows)
 
 
 @triton.jit
@@ -79,44 +79,41 @@ def _times_v_kernel(
     OCCURRING: tl.constexpr, WEIGHT: tl.constexpr, STORED: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """Parts of W v. v is the caller's, or, without ``vs_ptr``, that of the iteration before."""
-    layer, layer_ptr, row_tile, start, stop, chunk = work_item(items_ptr, layers_ptr, True)
+    item = work_item(items_ptr, layers_ptr, True)
     if vs_ptr is not None:
-        v_ptr = tl.load(vs_ptr + layer).to(tl.pointer_type(STORED))
+        v_ptr = tl.load(vs_ptr + item.layer).to(tl.pointer_type(STORED))
     else:
-        v_start = tl.load(layer_ptr + V_START)
+        v_start = tl.load(item.layer_ptr + V_START)
         tl.assume((v_start >= 0) & (v_start < 2**60))
         v_ptr = vectors_ptr + v_start
-    kind = tl.load(layer_ptr + KIND)
+    kind = tl.load(item.layer_ptr + KIND)
     for K in tl.static_range(KINDS):
         if OCCURRING & (1 << K):  # noqa: SIM102 - at compile time
             if kind == K:
-                _add_columns(
-                    weights_ptr, v_ptr, partials_ptr, layer, layer_ptr, row_tile, start, stop, chunk,
-                    vs_ptr is not None, K, WEIGHT, COMPUTE,
-                )  # fmt: skip
+                _add_columns(weights_ptr, v_ptr, partials_ptr, item, vs_ptr is not None, K, WEIGHT, COMPUTE)
 
 
 @triton.jit
 def _add_rows(
-    weights_ptr, u_ptr, partials_ptr, layer, layer_ptr, tile, start, stop, chunk,
+    weights_ptr, u_ptr, partials_ptr, item,
     LAYER_KIND: tl.constexpr, WEIGHT: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """W^T u over the row tiles start to stop of a tile of columns."""
     BLOCK_ROWS: tl.constexpr = BLOCKS[LAYER_KIND][0]
-    geometry = geometry_of(layer_ptr, LAYER_KIND, 128 // WEIGHT.primitive_bitwidth)
-    w_ptr = weight_pointer(weights_ptr, layer, WEIGHT, LAYER_KIND)
+    geometry = geometry_of(item.layer_ptr, LAYER_KIND, 128 // WEIGHT.primitive_bitwidth)
+    w_ptr = weight_pointer(weights_ptr, item.layer, WEIGHT, LAYER_KIND)
     of_lane = tl.full([BLOCK_ROWS, BLOCKS[LAYER_KIND][1]], 0.0, COMPUTE)
-    for row_tile in range(start, stop):
+    for row_tile in range(item.start, item.stop):
         row = row_tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-        offset, mask, _, _, _ = tile_of_weight(row, tile, *geometry, LAYER_KIND)
+        offset, mask, _, _, _ = tile_of_weight(row, item.tile, geometry, LAYER_KIND)
         u = tl.load(u_ptr + row, mask=row < geometry[0], other=0.0)
         of_lane += tl.load(w_ptr + offset, mask=mask, other=0.0).to(COMPUTE) * u[:, None]
-    _, _, _, place, exists = tile_of_weight(tl.arange(0, BLOCK_ROWS), tile, *geometry, LAYER_KIND)
-    first = tl.load(layer_ptr + COL_PARTIALS)
-    cols = tl.load(layer_ptr + COLS)
+    _, _, _, place, exists = tile_of_weight(tl.arange(0, BLOCK_ROWS), item.tile, geometry, LAYER_KIND)
+    first = tl.load(item.layer_ptr + COL_PARTIALS)
+    cols = tl.load(item.layer_ptr + COLS)
     tl.assume((first >= 0) & (first < 2**60))
     tl.assume((cols >= 0) & (cols < 2**30))
-    tl.store(partials_ptr + (first + chunk * cols + place), tl.sum(of_lane, axis=0), mask=exists)
+    tl.store(partials_ptr + (first + item.chunk * cols + place), tl.sum(of_lane, axis=0), mask=exists)
 
 
 @triton.jit
@@ -125,17 +122,14 @@ def _times_u_kernel(
     OCCURRING: tl.constexpr, WEIGHT: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """Parts of W^T u."""
-    layer, layer_ptr, tile, start, stop, chunk = work_item(items_ptr, layers_ptr, False)
-    u_start = tl.load(layer_ptr + U_START)
+    item = work_item(items_ptr, layers_ptr, False)
+    u_start = tl.load(item.layer_ptr + U_START)
     tl.assume((u_start >= 0) & (u_start < 2**60))
-    kind = tl.load(layer_ptr + KIND)
+    kind = tl.load(item.layer_ptr + KIND)
     for K in tl.static_range(KINDS):
         if OCCURRING & (1 << K):  # noqa: SIM102 - at compile time
             if kind == K:
-                _add_rows(
-                    weights_ptr, vectors_ptr + u_start, partials_ptr, layer, layer_ptr, tile, start, stop, chunk,
-                    K, WEIGHT, COMPUTE,
-                )  # fmt: skip
+                _add_rows(weights_ptr, vectors_ptr + u_start, partials_ptr, item, K, WEIGHT, COMPUTE)
 
 
 @triton.jit
@@ -299,8 +293,7 @@ def power_iteration(
                 raise ValueError(f"power_iteration: {name}[{i}] is {name}[{same}], expected one for each weight")
     if n_iterations < 0:
         raise ValueError(f"power_iteration: n_iterations is {n_iterations}, expected at least 0")
-    if not 0 <= eps < math.inf:
-        raise ValueError(f"power_iteration: eps is {eps}, expected a finite number of at least 0")
+    check_eps("power_iteration", eps)
     if not runs_triton(weights[0]):
         return reference.power_iteration(weights, us, vs, n_iterations=n_iterations, eps=eps, dims=dims)
     weights, us, vs = list(weights), list(us), list(vs)

@@ -14,7 +14,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -279,9 +279,21 @@ def triton_dtype(tensor: Tensor) -> tl.dtype:
     return _TRITON_TYPES[tensor.dtype]
 
 
+class Item(NamedTuple):
+    """In kernels, the work item of a program: a layer, where its row of the table of layers is, a tile across the pass,
+    the first tile along it and the one after the last, and the chunk that these are."""
+
+    layer: Any
+    layer_ptr: Any
+    tile: Any
+    start: Any
+    stop: Any
+    chunk: Any
+
+
 @triton.jit
 def work_item(items_ptr, layers_ptr, OF_ROWS: tl.constexpr):
-    """The layer of this program, its row of the table of layers, and the rest of the program's work item."""
+    """The work item of this program."""
     MOST_FIRST: tl.constexpr = 2**22 if OF_ROWS else 2**30
     MOST_STEPS: tl.constexpr = 2**30 if OF_ROWS else 2**22
     item_ptr = items_ptr + tl.program_id(0) * _ITEM_FIELDS
@@ -290,14 +302,14 @@ def work_item(items_ptr, layers_ptr, OF_ROWS: tl.constexpr):
     start = tl.load(item_ptr + 2)
     stop = tl.load(item_ptr + 3)
     chunk = tl.load(item_ptr + 4)
-    # What the host sees to: rows fit 27 bits, columns 30, strides 31; so offsets fit 64.
+    # The host checks that rows fit 27 bits, columns 30 and strides 31; so offsets fit 64.
     tl.assume((layer >= 0) & (layer < 2**20))
     tl.assume((first >= 0) & (first < MOST_FIRST))
     tl.assume((start >= 0) & (start < MOST_STEPS))
     tl.assume((stop >= 0) & (stop < MOST_STEPS))
     tl.assume((chunk >= 0) & (chunk < 2**30))
     layer = layer.to(tl.int32)
-    return layer, layers_ptr + layer * FIELDS, first.to(tl.int32), start.to(tl.int32), stop.to(tl.int32), chunk
+    return Item(layer, layers_ptr + layer * FIELDS, first.to(tl.int32), start.to(tl.int32), stop.to(tl.int32), chunk)
 
 
 @triton.jit
@@ -328,9 +340,10 @@ def geometry_of(layer_ptr, LAYER_KIND: tl.constexpr, VECTOR: tl.constexpr):
 
 
 @triton.jit
-def tile_of_weight(row, tile, rows, run, stride_a, stride_row, stride_b, col_a, col_b, LAYER_KIND: tl.constexpr):
+def tile_of_weight(row, tile, geometry, LAYER_KIND: tl.constexpr):
     """Offsets of a tile and which of its elements exist; of its columns the numbers, the places in memory order, and
     which exist."""
+    rows, run, stride_a, stride_row, stride_b, col_a, col_b = geometry
     BLOCK_COLS: tl.constexpr = BLOCKS[LAYER_KIND][1]
     tiles_of_run = (run + BLOCK_COLS - 1) // BLOCK_COLS
     a = (tile // tiles_of_run).to(tl.int64)
