@@ -164,7 +164,7 @@ def test_registered_operators_pass_opcheck():
     ops = torch.ops.fastgan
     opcheck(ops.filtered_lrelu.default, (x, bias, *filters, *settings, 0.9, True))
     _, signs = ops.filtered_lrelu(x.detach(), bias.detach(), *filters, *settings, 0.9, True)
-    opcheck(ops.filtered_lrelu_linear.default, (x, bias, signs, *filters, *settings, True, True))
+    opcheck(ops.filtered_lrelu_backward.default, (x, bias, signs, *filters, *settings, [True, True]))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import importlib
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -110,7 +110,7 @@ def test_every_tile_computes_the_same(
     def tile(
         images: int, channels: int, height: int, width: int, *_: int, channels_last: bool, **__: int
     ) -> StripTiling:
-        rows, strips, cols, block_channels, _, warps = vars(tiling).values()
+        rows, strips, cols, block_channels, _, warps = astuple(tiling)
         block_channels = block_channels if channels_last else 1
         programs = cdiv(images * cdiv(cdiv(height, up), rows), strips) * cdiv(width, cols)
         return StripTiling(rows, strips, cols, block_channels, programs * cdiv(channels, block_channels), warps)
@@ -461,7 +461,7 @@ def test_tiles_cover_the_output(element_size: int, channels_last: bool):
             assert t.programs == tiles[0] * tiles[1] * tiles[2]
             sums = t.rows * t.block_strips * t.block_cols * t.block_channels
             assert sums * max(element_size, 4) <= (32768 if element_size == 2 else 16384)
-            for n in (*vars(t).values(),):
+            for n in astuple(t):
                 assert n == t.programs or n & (n - 1) == 0
             # On AMD 64 threads a warp, 1024 a program.
             assert t.num_warps <= 8

@@ -29,6 +29,7 @@ from fastgan_kernels import reference
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_activation, check_fir_kernel, check_images, check_operand, factors, paddings
+from fastgan_kernels.layout import contiguous
 from fastgan_kernels.ops.bias_act import bias_act
 from fastgan_kernels.ops.upfirdn2d import band, extents_of_kernel, upfirdn2d
 from fastgan_kernels.precision import compute_dtype, dot_precision, runs_on_amd
@@ -212,84 +213,40 @@ _FILTERS = "Tensor? a, Tensor? b, int[] up, int[] down, int[] pad_a, int[] pad_b
 
 
 def _run(
-    x: Tensor,
-    bias: Tensor | None,
-    filters: _Filters,
-    signs: Tensor | None,
-    mid: Sequence[int],
-    size: Sequence[int],
-    scale: float,
-    slope: float,
-    clamp: float | None,
-    *,
-    linear: bool,
-    needs_y: bool = True,
-    needs_sums: bool = False,
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, bias: Tensor | None, filters: _Filters, signs: Tensor | None, mid: Sequence[int], size: Sequence[int],
+    scale: float, slope: float, clamp: float | None = None, *, linear: bool, needs: Sequence[bool] = (True, False),
+) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
     """One launch: where needed y [N, C, *size], and the sums of each of its channels, in float32."""
-    x = x.contiguous()
+    x, (needs_y, needs_sums) = x.contiguous(), needs
     n, c = x.shape[:2]
-    y = x.new_empty((n, c, *size) if needs_y else 0)
+    y = x.new_empty(n, c, *size) if needs_y else None
     if n * c * math.prod(size) == 0:
-        return y, x.new_zeros(c if needs_sums else 0, dtype=torch.float32)
+        return y, x.new_zeros(c, dtype=torch.float32) if needs_sums else None
     tiling = filters.tiling(n * c, size, x.element_size())
     wide = 16 // x.element_size()
     in_align, out_align = math.gcd(x.shape[3], wide), math.gcd(size[1], wide)
     programs = cdiv(cdiv(size[0], tiling.tile_y), tiling.turns) * cdiv(size[1], tiling.tile_x)
     partials = x.new_empty(n, c, programs * tiling.turns, dtype=torch.float32) if needs_sums else None
-    a, b = (None if kernel is None else kernel.contiguous() for kernel in (filters.a, filters.b))
+    a, b = contiguous(filters.a), contiguous(filters.b)
     _kernel[(n * c * programs,)](
-        x,
-        None if bias is None else bias.contiguous(),
-        a,
-        b,
-        signs,
-        y if needs_y else None,
-        partials,
-        c,
-        x.shape[2],
-        x.shape[3] // in_align,
-        *mid,
-        size[0],
-        size[1] // out_align,
-        *extents_of_kernel(a),
-        *extents_of_kernel(b),
-        *filters.up,
-        *filters.down,
-        *filters.pad_a,
-        *filters.pad_b,
-        tiling.tile_y,
-        tiling.tile_x // wide,
-        tiling.turns,
-        -1 if filters.flip else 1,
-        scale,
-        slope,
-        0.0 if clamp is None else clamp,
-        LINEAR=linear,
-        CLAMPS=clamp is not None and not linear,
-        SEPARABLE_A=a is None or a.dim() == 1,
-        SEPARABLE_B=b is None or b.dim() == 1,
-        PRECISION=dot_precision(),
-        WIDE=wide,
-        IN_ALIGN=in_align,
-        OUT_ALIGN=out_align,
-        IN_X=tiling.in_x,
-        MID_Y=tiling.mid_y,
-        MID_X=tiling.mid_x,
-        OUT_Y=tiling.out_y,
-        OUT_X=tiling.out_x,
-        num_warps=8,
-        num_stages=1,
-    )
-    return y, x.new_empty(0, dtype=torch.float32) if partials is None else sum_partials(partials)
+        x, contiguous(bias), a, b, signs, y, partials,
+        c, x.shape[2], x.shape[3] // in_align, *mid, size[0], size[1] // out_align,
+        *extents_of_kernel(a), *extents_of_kernel(b), *filters.up, *filters.down, *filters.pad_a, *filters.pad_b,
+        tiling.tile_y, tiling.tile_x // wide, tiling.turns, -1 if filters.flip else 1,
+        scale, slope, 0.0 if clamp is None else clamp,
+        LINEAR=linear, CLAMPS=clamp is not None, SEPARABLE_A=a is None or a.dim() == 1,
+        SEPARABLE_B=b is None or b.dim() == 1, PRECISION=dot_precision(), WIDE=wide, IN_ALIGN=in_align,
+        OUT_ALIGN=out_align, IN_X=tiling.in_x, MID_Y=tiling.mid_y, MID_X=tiling.mid_x, OUT_Y=tiling.out_y,
+        OUT_X=tiling.out_x, num_warps=8, num_stages=1,
+    )  # fmt: skip
+    return y, None if partials is None else sum_partials(partials)
 
 
 def _launch_forward(x: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, Tensor]:
     *filters, mid, size, scale, slope, clamp, keeps_signs = args
-    y, signs = _fake_forward(x, bias, *args)
-    y, _ = _run(
-        x, bias, _Filters(*filters), signs if keeps_signs else None, mid, size, scale, slope, clamp, linear=False
-    )
+    _, signs = _fake_forward(x, bias, *args)
+    kept = signs if keeps_signs else None
+    y, _ = _run(x, bias, _Filters(*filters), kept, mid, size, scale, slope, clamp, linear=False)
     return y, signs
 
 
@@ -300,71 +257,52 @@ def _fake_forward(x: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, T
     return x.new_empty(n, c, *size), x.new_empty(signs, dtype=torch.uint8)
 
 
-def _launch_linear(g: Tensor, bias: Tensor | None, signs: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    *filters, mid, size, scale, slope, needs_y, needs_sums = args
-    return _run(
-        g, bias, _Filters(*filters), signs, mid, size, scale, slope, None, linear=True, needs_y=needs_y,
-        needs_sums=needs_sums,
-    )  # fmt: skip
+def _launch_backward(g: Tensor, bias: Tensor | None, signs: Tensor, *args: Any) -> tuple[Tensor | None, Tensor | None]:
+    *filters, mid, size, scale, slope, needs = args
+    return _run(g, bias, _Filters(*filters), signs, mid, size, scale, slope, linear=True, needs=needs)
 
 
-def _fake_linear(g: Tensor, bias: Tensor | None, signs: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    *_, size, _, _, needs_y, needs_sums = args
+def _fake_backward(g: Tensor, bias: Tensor | None, signs: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    *_, size, _, _, _ = args
     n, c = g.shape[:2]
-    return g.new_empty((n, c, *size) if needs_y else 0), g.new_empty(c if needs_sums else 0, dtype=torch.float32)
+    return g.new_empty(n, c, *size), g.new_empty(c, dtype=torch.float32)
 
 
-def _save(ctx: Any, x: Tensor, bias: Tensor | None, signs: Tensor, args: Sequence[Any]) -> None:
-    *filters, ctx.mid, _, ctx.scale, ctx.slope = args
+def _save(ctx: Any, x: Tensor, signs: Tensor, args: Sequence[Any]) -> None:
+    *filters, ctx.mid, ctx.size, ctx.scale, ctx.slope = args
     filters = _Filters(*filters)
     ctx.of_filters = filters[2:]
     ctx.shape, ctx.image_dtype = x.shape, x.dtype
-    ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.save_for_backward(signs, filters.a, filters.b)
 
 
-def _transpose(ctx: Any, g: Tensor, b: Tensor | None, count: int) -> tuple[Tensor | None, ...]:
-    """The gradients of the image and the bias, and ``None`` for ``count`` other arguments."""
-    signs, *kernels = ctx.saved_tensors
-    needs_image, needs_bias = ctx.needs_input_grad[:2]
-    filters = _Filters(*kernels, *ctx.of_filters).transposed()
-    size = list(ctx.shape[2:])
-    dx, dbias = _linear(g, b, signs, *filters, ctx.mid, size, ctx.scale, ctx.slope, needs_image, needs_bias)
-    return dx if needs_image else None, dbias.to(ctx.bias_dtype) if needs_bias else None, *(None,) * count
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, _, *args, _, _ = inputs
+    _save(ctx, x, output[1], args)
 
 
-def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, bias, *args, _, _ = inputs
-    _save(ctx, x, bias, output[1], args)
+def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
+    g, _, signs, *args, _ = inputs
+    _save(ctx, g, signs, args)
 
 
-def _backward(ctx: Any, dy: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    return (None,) * 15 if dy is None else _transpose(ctx, dy, None, 13)
-
-
-def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    g, bias, signs, *args, ctx.has_y, ctx.has_sums = inputs
-    ctx.size = args[-3]
-    _save(ctx, g, bias, signs, args)
-
-
-def _backward_of_linear(ctx: Any, g: Tensor | None, b: Tensor | None) -> tuple[Tensor | None, ...]:
-    # What was not needed is empty, and so is what comes back for it.
-    g, b = g if ctx.has_y else None, b if ctx.has_sums else None
-    if g is None and b is None:
-        return (None,) * 16
+def _backward(ctx: Any, g: Tensor | None, b: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    """The gradients of the image and the bias, of the forward pass as of D."""
     if g is None:
         g = b.new_zeros(*ctx.shape[:2], *ctx.size, dtype=ctx.image_dtype)
-    return _transpose(ctx, g, b, 14)
+    signs, *kernels = ctx.saved_tensors
+    filters, size = _Filters(*kernels, *ctx.of_filters).transposed(), list(ctx.shape[2:])
+    needs = list(ctx.needs_input_grad[:2])
+    return _filtered_lrelu_backward(g, b, signs, *filters, ctx.mid, size, ctx.scale, ctx.slope, needs)
 
 
-_linear = DifferentiableOp(
-    f"filtered_lrelu_linear(Tensor g, Tensor? bias, Tensor signs, {_FILTERS}, SymInt[] mid, SymInt[] size, float scale,"
-    " float slope, bool needs_y, bool needs_sums) -> (Tensor, Tensor)",
-    launch=_launch_linear,
-    fake=_fake_linear,
-    setup_context=_save_linear,
-    backward=_backward_of_linear,
+_filtered_lrelu_backward = DifferentiableOp(
+    f"filtered_lrelu_backward(Tensor g, Tensor? bias, Tensor signs, {_FILTERS}, SymInt[] mid, SymInt[] size,"
+    " float scale, float slope, bool[] needs) -> (Tensor, Tensor)",
+    launch=_launch_backward,
+    fake=_fake_backward,
+    setup_context=_save_for_double_backward,
+    backward=_backward,
     is_gradient=True,
 )
 
@@ -373,8 +311,8 @@ _filtered_lrelu = DifferentiableOp(
     " float? clamp, bool keeps_signs) -> (Tensor, Tensor)",
     launch=_launch_forward,
     fake=_fake_forward,
-    setup_context=_save_forward,
-    backward=_backward,
+    setup_context=_save_for_backward,
+    backward=lambda ctx, dy, _: _backward(ctx, dy),
 )
 
 
@@ -391,18 +329,9 @@ def _fits(x: Tensor, filters: _Filters, size: Sequence[int]) -> bool:
 
 
 def _composed(
-    x: Tensor,
-    up_kernel: Tensor | None,
-    down_kernel: Tensor | None,
-    bias: Tensor | None,
-    up: tuple[int, int],
-    down: tuple[int, int],
-    padding: Sequence[int],
-    gain: float,
-    slope: float,
-    clamp: float | None,
-    flip: bool,
-) -> Tensor:
+    x: Tensor, up_kernel: Tensor | None, down_kernel: Tensor | None, bias: Tensor | None, up: tuple[int, int],
+    down: tuple[int, int], padding: Sequence[int], gain: float, slope: float, clamp: float | None, flip: bool,
+) -> Tensor:  # fmt: skip
     """The same by other ops, in the type of the arithmetic from end to end."""
     y = x.to(compute_dtype(x.dtype))
     y = y if bias is None else bias_act(y, bias, act="linear")

@@ -14,7 +14,7 @@ undoes itself); the size of the output stands for the zeros after it. Gradients 
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -25,7 +25,7 @@ from fastgan_kernels import reference
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_fir_kernel, check_images, factors, paddings
-from fastgan_kernels.layout import dense
+from fastgan_kernels.layout import contiguous, dense
 from fastgan_kernels.precision import dot_precision, runs_on_amd, triton_compute_dtype
 from fastgan_kernels.tiling import BandTiling, alignment, band_tiling, cdiv, next_power_of_2, strip_tiling
 
@@ -92,37 +92,15 @@ def _window_sums(
 
 
 @triton.jit(do_not_specialize=["images", "channel_groups", "in_h", "in_w", "out_h", "out_w", "origin_y", "origin_x"])
-def _kernel(
-    x_ptr,
-    taps_ptr,
-    y_ptr,
-    images,
-    channel_groups,
-    in_h,
-    in_w,
-    out_h,
-    out_w,
-    origin_y,
-    origin_x,
-    UP_Y: tl.constexpr,
-    UP_X: tl.constexpr,
-    DOWN_Y: tl.constexpr,
-    DOWN_X: tl.constexpr,
-    LEAD_Y: tl.constexpr,
-    LEAD_X: tl.constexpr,
-    KH: tl.constexpr,
-    KW: tl.constexpr,
-    FLIP: tl.constexpr,
-    OUTER: tl.constexpr,
-    GAIN: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    CHANNEL_ALIGN: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK_STRIPS: tl.constexpr,
-    BLOCK_COLS: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr,
-):
+def _strip_kernel(
+    x_ptr, taps_ptr, y_ptr,
+    images, channel_groups, in_h, in_w, out_h, out_w, origin_y, origin_x,
+    UP_Y: tl.constexpr, UP_X: tl.constexpr, DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr,
+    LEAD_Y: tl.constexpr, LEAD_X: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, FLIP: tl.constexpr,
+    OUTER: tl.constexpr, GAIN: tl.constexpr, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr,
+    CHANNEL_ALIGN: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK_STRIPS: tl.constexpr, BLOCK_COLS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+):  # fmt: skip
     """Strips of ROWS output rows of one phase, a thread each: an input row is loaded once for all rows that it meets.
 
     An image is a sample in channels-last and a plane, of one channel, in contiguous layout.
@@ -219,43 +197,14 @@ def _exists(row, rows):
     ]
 )  # fmt: skip
 def _band_kernel(
-    x_ptr,
-    row_taps_ptr,
-    taps_ptr,
-    y_ptr,
-    images,
-    channel_groups,
-    in_h,
-    in_groups,
-    out_h,
-    out_groups,
-    up_y,
-    up_x,
-    down_y,
-    down_x,
-    origin_y,
-    origin_x,
-    lead_y,
-    lead_x,
-    kh,
-    kw,
-    step_groups,
-    direction,
-    gain,
-    SEPARABLE: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    CHANNEL_ALIGN: tl.constexpr,
-    IN_ALIGN: tl.constexpr,
-    OUT_ALIGN: tl.constexpr,
-    STEP_ALIGN: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_IN: tl.constexpr,
-    BLOCK_OUT: tl.constexpr,
+    x_ptr, row_taps_ptr, taps_ptr, y_ptr,
+    images, channel_groups, in_h, in_groups, out_h, out_groups, up_y, up_x, down_y, down_x,
+    origin_y, origin_x, lead_y, lead_x, kh, kw, step_groups, direction, gain,
+    SEPARABLE: tl.constexpr, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, PRECISION: tl.constexpr,
+    CHANNEL_ALIGN: tl.constexpr, IN_ALIGN: tl.constexpr, OUT_ALIGN: tl.constexpr, STEP_ALIGN: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_IN: tl.constexpr, BLOCK_OUT: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
-):
+):  # fmt: skip
     """Tiles of ROWS output rows of each phase: a sum over the rows of taps, and a band matrix over the columns.
 
     BLOCK_ROWS of a phase are taken at once; in channels-last one row, of BLOCK_CHANNELS channels, at a time. Nothing
@@ -296,19 +245,9 @@ def _band_kernel(
         writes = writes[:, None] & (channel < channels)[None, :]
     if SEPARABLE:
         kept = band(
-            taps_ptr,
-            first_in,
-            first_out,
-            up_x,
-            down_x,
-            pad_x,
-            kw,
-            direction,
-            COMPUTE,
-            BLOCK_IN,
-            BLOCK_OUT,
+            taps_ptr, first_in, first_out, up_x, down_x, pad_x, kw, direction, COMPUTE, BLOCK_IN, BLOCK_OUT,
             CHANNELS_LAST,
-        )
+        )  # fmt: skip
     for turn in tl.range(up_y * (ROWS // BLOCK_ROWS), disable_licm=True):
         phase, start = turn % up_y, turn // up_y * BLOCK_ROWS
         lead = phase * down_y + lead_y
@@ -367,30 +306,10 @@ def _band_kernel(
     ]
 )  # fmt: skip
 def _loop_kernel(
-    x_ptr,
-    taps_ptr,
-    y_ptr,
-    channels,
-    in_h,
-    in_w,
-    out_h,
-    out_w,
-    up_y,
-    up_x,
-    down_y,
-    down_x,
-    origin_y,
-    origin_x,
-    lead_y,
-    lead_x,
-    kh,
-    kw,
-    FLIP: tl.constexpr,
-    OUTER: tl.constexpr,
-    GAIN: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    x_ptr, taps_ptr, y_ptr,
+    channels, in_h, in_w, out_h, out_w, up_y, up_x, down_y, down_x, origin_y, origin_x, lead_y, lead_x, kh, kw,
+    FLIP: tl.constexpr, OUTER: tl.constexpr, GAIN: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """A block of a row of the output: for each tap that a pixel meets, a load and a product. For any filter."""
     tiles = tl.cdiv(out_w * channels, BLOCK)
     line = tl.program_id(0) // tiles
@@ -435,53 +354,60 @@ def extents_of_kernel(kernel: Tensor | None) -> tuple[int, int]:
     return (1, 1) if kernel is None else (kernel.shape[0], kernel.shape[-1])
 
 
-def _launch(
-    x: Tensor,
-    kernel: Tensor | None,
-    up: Sequence[int],
-    down: Sequence[int],
-    pad: Sequence[int],
-    size: Sequence[int],
-    gain: float,
-    flip: bool,
-) -> Tensor:
-    y = _new_output(x, *size)
-    if y.numel() == 0:
-        return y
-    if x.numel() == 0:
-        return y.zero_()
-    x = dense(x)
-    kernel = None if kernel is None else kernel.contiguous()
-    kh, kw = extents_of_kernel(kernel)
-    if kh * kw <= _MOST_UNROLLED:
-        _launch_strips(x, kernel, y, up, down, pad, gain, flip)
-        return y
-    tiling = None
-    # Offsets within a plane are of 32 bits in the kernel of bands.
-    if x.dtype != torch.float64 and max(math.prod(x.shape[2:]), math.prod(y.shape[2:])) < 2**31:
-        tiling = band_tiling(
-            *y.shape[2:],
-            x.element_size(),
-            kw,
-            separable=_is_separable(kernel),
-            up=up,
-            down=down,
-            channels_last=not x.is_contiguous(),
-            widest=64 if runs_on_amd() else 128,
-        )
-    if tiling is None:
-        _launch_loop(x, kernel, y, up, down, pad, gain, flip)
-    else:
-        _launch_bands(x, kernel, y, up, down, pad, gain, flip, tiling)
-    return y
+class _Resampling(NamedTuple):
+    """A kernel, factors and padding as (y, x), gain, and whether the kernel is turned around."""
+
+    kernel: Tensor | None
+    up: Sequence[int]
+    down: Sequence[int]
+    pad: Sequence[int]
+    gain: float
+    flip: bool
+
+    @property
+    def origins(self) -> tuple[int, int, int, int]:
+        """For each axis q, and up - 1 - r, of the padding up * q + r."""
+        (origin_y, rest_y), (origin_x, rest_x) = (divmod(p, u) for p, u in zip(self.pad, self.up, strict=True))
+        return origin_y, origin_x, self.up[0] - 1 - rest_y, self.up[1] - 1 - rest_x
+
+    @property
+    def is_separable(self) -> bool:
+        return self.kernel.dim() == 1 or min(self.kernel.shape) == 1
 
 
 # Taps that a compiler may be given one by one: four by four, as StyleGAN's blurs have them.
 _MOST_UNROLLED = 16
 
 
-def _is_separable(kernel: Tensor) -> bool:
-    return kernel.dim() == 1 or min(kernel.shape) == 1
+def _launch(
+    x: Tensor, kernel: Tensor | None, up: list[int], down: list[int], pad: list[int], size: Sequence[int], gain: float,
+    flip: bool,
+) -> Tensor:  # fmt: skip
+    y = _new_output(x, *size)
+    if y.numel() == 0:
+        return y
+    if x.numel() == 0:
+        return y.zero_()
+    x = dense(x)
+    fir = _Resampling(contiguous(kernel), up, down, pad, gain, flip)
+    if math.prod(extents_of_kernel(kernel)) <= _MOST_UNROLLED:
+        _launch_strips(x, y, fir)
+    elif (tiling := _bands(x, y, fir)) is not None:
+        _launch_bands(x, y, fir, tiling)
+    else:
+        _launch_loop(x, y, fir)
+    return y
+
+
+def _bands(x: Tensor, y: Tensor, fir: _Resampling) -> BandTiling | None:
+    """The tiles of the kernel of bands; ``None`` where it does not take the problem."""
+    # Offsets within a plane are of 32 bits there.
+    if x.dtype == torch.float64 or max(math.prod(x.shape[2:]), math.prod(y.shape[2:])) >= 2**31:
+        return None
+    return band_tiling(
+        *y.shape[2:], x.element_size(), extents_of_kernel(fir.kernel)[1], separable=fir.is_separable, up=fir.up,
+        down=fir.down, channels_last=not x.is_contiguous(), widest=64 if runs_on_amd() else 128,
+    )  # fmt: skip
 
 
 def _geometry(x: Tensor) -> tuple[int, int]:
@@ -490,147 +416,69 @@ def _geometry(x: Tensor) -> tuple[int, int]:
     return (n * c, 1) if x.is_contiguous() else (n, c)
 
 
-def _origins(up: Sequence[int], pad: Sequence[int]) -> tuple[int, int, int, int]:
-    """Per axis q, and up - 1 - r, of the padding up * q + r."""
-    (origin_y, rest_y), (origin_x, rest_x) = (divmod(p, u) for p, u in zip(pad, up, strict=True))
-    return origin_y, origin_x, up[0] - 1 - rest_y, up[1] - 1 - rest_x
-
-
-def _launch_strips(
-    x: Tensor, kernel: Tensor | None, y: Tensor, up: Sequence[int], down: Sequence[int], pad: Sequence[int],
-    gain: float, flip: bool,
-) -> None:  # fmt: skip
+def _launch_strips(x: Tensor, y: Tensor, fir: _Resampling) -> None:
     images, channels = _geometry(x)
     channels_last = not x.is_contiguous()
     tiling = strip_tiling(
-        images, channels, *y.shape[2:], x.element_size(), up=up[0], down=down[0], channels_last=channels_last
+        images, channels, *y.shape[2:], x.element_size(), up=fir.up[0], down=fir.down[0], channels_last=channels_last
     )
-    origin_y, origin_x, lead_y, lead_x = _origins(up, pad)
-    kh, kw = extents_of_kernel(kernel)
-    _kernel[tiling.grid](
-        x,
-        kernel,
-        y,
-        images,
-        channels // alignment(channels),
-        *x.shape[2:],
-        *y.shape[2:],
-        origin_y,
-        origin_x,
-        UP_Y=up[0],
-        UP_X=up[1],
-        DOWN_Y=down[0],
-        DOWN_X=down[1],
-        LEAD_Y=lead_y,
-        LEAD_X=lead_x,
-        KH=kh,
-        KW=kw,
-        FLIP=flip,
-        OUTER=kernel is not None and kernel.dim() == 1,
-        GAIN=gain,
-        CHANNELS_LAST=channels_last,
-        COMPUTE=triton_compute_dtype(x.dtype),
-        CHANNEL_ALIGN=alignment(channels),
-        ROWS=tiling.rows,
-        BLOCK_STRIPS=tiling.block_strips,
-        BLOCK_COLS=tiling.block_cols,
-        BLOCK_CHANNELS=tiling.block_channels,
-        num_warps=tiling.num_warps,
-    )
+    origin_y, origin_x, lead_y, lead_x = fir.origins
+    kh, kw = extents_of_kernel(fir.kernel)
+    _strip_kernel[tiling.grid](
+        x, fir.kernel, y, images, channels // alignment(channels), *x.shape[2:], *y.shape[2:], origin_y, origin_x,
+        UP_Y=fir.up[0], UP_X=fir.up[1], DOWN_Y=fir.down[0], DOWN_X=fir.down[1], LEAD_Y=lead_y, LEAD_X=lead_x,
+        KH=kh, KW=kw, FLIP=fir.flip, OUTER=fir.kernel is not None and fir.kernel.dim() == 1, GAIN=fir.gain,
+        CHANNELS_LAST=channels_last, COMPUTE=triton_compute_dtype(x.dtype), CHANNEL_ALIGN=alignment(channels),
+        ROWS=tiling.rows, **tiling.constants,
+    )  # fmt: skip
 
 
-def _launch_bands(
-    x: Tensor, kernel: Tensor, y: Tensor, up: Sequence[int], down: Sequence[int], pad: Sequence[int], gain: float,
-    flip: bool, tiling: BandTiling,
-) -> None:  # fmt: skip
+def _launch_bands(x: Tensor, y: Tensor, fir: _Resampling, tiling: BandTiling) -> None:
     images, channels = _geometry(x)
-    kh, kw = extents_of_kernel(kernel)
+    kernel, (kh, kw) = fir.kernel, extents_of_kernel(fir.kernel)
     (in_h, in_w), (out_h, out_w) = x.shape[2:], y.shape[2:]
-    separable = _is_separable(kernel)
-    row_taps = kernel if kernel.dim() == 1 or kw == 1 else None
-    taps = kernel if kernel.dim() == 1 or kh == 1 else None
+    if fir.is_separable:
+        row_taps = kernel if kernel.dim() == 1 or kw == 1 else None
+        taps = kernel if kernel.dim() == 1 or kh == 1 else None
+    else:
+        row_taps, taps = None, kernel
     # Channels-last, columns need no alignment: their channels have it.
     wide = 1 if channels > 1 else 16 // x.element_size()
     in_align, out_align = math.gcd(in_w, wide), math.gcd(out_w, wide)
-    _band_kernel[(tiling.programs(images, channels, out_h, out_w, up[0]),)](
-        x,
-        row_taps if separable else None,
-        taps if separable else kernel,
-        y,
-        images,
-        channels // alignment(channels),
-        in_h,
-        in_w // in_align,
-        out_h,
-        out_w // out_align,
-        *up,
-        *down,
-        *_origins(up, pad),
-        kh,
-        kw,
-        tiling.step // tiling.align,
-        -1 if flip else 1,
-        gain,
-        SEPARABLE=separable,
-        CHANNELS_LAST=not x.is_contiguous(),
-        COMPUTE=triton_compute_dtype(x.dtype),
-        PRECISION=dot_precision(),
-        CHANNEL_ALIGN=alignment(channels),
-        IN_ALIGN=in_align,
-        OUT_ALIGN=out_align,
-        STEP_ALIGN=tiling.align,
-        ROWS=tiling.rows,
-        BLOCK_ROWS=tiling.block_rows,
-        BLOCK_IN=tiling.block_in,
-        BLOCK_OUT=tiling.block_out,
-        BLOCK_CHANNELS=tiling.block_channels,
-        num_warps=8,
+    _band_kernel[(tiling.programs(images, channels, out_h, out_w, fir.up[0]),)](
+        x, row_taps, taps, y,
+        images, channels // alignment(channels), in_h, in_w // in_align, out_h, out_w // out_align, *fir.up, *fir.down,
+        *fir.origins, kh, kw, tiling.step // tiling.align, -1 if fir.flip else 1, fir.gain,
+        SEPARABLE=fir.is_separable, CHANNELS_LAST=not x.is_contiguous(), COMPUTE=triton_compute_dtype(x.dtype),
+        PRECISION=dot_precision(), CHANNEL_ALIGN=alignment(channels), IN_ALIGN=in_align, OUT_ALIGN=out_align,
+        STEP_ALIGN=tiling.align, ROWS=tiling.rows, **tiling.constants,
         # A pipeline would copy the tiles of several turns to shared memory.
         num_stages=1,
-    )
+    )  # fmt: skip
 
 
-def _launch_loop(
-    x: Tensor, kernel: Tensor, y: Tensor, up: Sequence[int], down: Sequence[int], pad: Sequence[int], gain: float,
-    flip: bool,
-) -> None:  # fmt: skip
+def _launch_loop(x: Tensor, y: Tensor, fir: _Resampling) -> None:
     images, channels = _geometry(x)
     out_h, out_w = y.shape[2:]
     block = min(256, next_power_of_2(out_w * channels))
     _loop_kernel[(images * out_h * cdiv(out_w * channels, block),)](
-        x,
-        kernel,
-        y,
-        channels,
-        *x.shape[2:],
-        out_h,
-        out_w,
-        *up,
-        *down,
-        *_origins(up, pad),
-        *extents_of_kernel(kernel),
-        FLIP=flip,
-        OUTER=kernel.dim() == 1,
-        GAIN=gain,
-        COMPUTE=triton_compute_dtype(x.dtype),
-        BLOCK=block,
-        num_warps=max(1, block // 32),
-    )
+        x, fir.kernel, y, channels, *x.shape[2:], out_h, out_w, *fir.up, *fir.down, *fir.origins,
+        *extents_of_kernel(fir.kernel), FLIP=fir.flip, OUTER=fir.kernel.dim() == 1, GAIN=fir.gain,
+        COMPUTE=triton_compute_dtype(x.dtype), BLOCK=block, num_warps=max(1, block // 32),
+    )  # fmt: skip
 
 
-def _save_for_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, kernel, ctx.up, ctx.down, ctx.pad, _, ctx.gain, ctx.flip = inputs
     ctx.size = list(x.shape[2:])
     ctx.save_for_backward(kernel)
 
 
-def _adjoint(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-    if dy is None:
-        return (None,) * 8
+def _backward(ctx: Any, dy: Tensor) -> Tensor:
+    """The adjoint."""
     (kernel,) = ctx.saved_tensors
     pad = [k - 1 - p for k, p in zip(extents_of_kernel(kernel), ctx.pad, strict=True)]
-    dx = _gradient(dy, kernel, ctx.down, ctx.up, pad, ctx.size, ctx.gain, not ctx.flip)
-    return dx, *(None,) * 7
+    return _upfirdn2d_backward(dy, kernel, ctx.down, ctx.up, pad, ctx.size, ctx.gain, not ctx.flip)
 
 
 def _op(name: str, *, is_gradient: bool) -> DifferentiableOp:
@@ -639,13 +487,13 @@ def _op(name: str, *, is_gradient: bool) -> DifferentiableOp:
         " -> Tensor",
         launch=_launch,
         fake=lambda x, kernel, up, down, pad, size, gain, flip: _new_output(x, *size),
-        setup_context=_save_for_gradient,
-        backward=_adjoint,
+        setup_context=_save_for_backward,
+        backward=_backward,
         is_gradient=is_gradient,
     )
 
 
-_gradient = _op("upfirdn2d_gradient", is_gradient=True)
+_upfirdn2d_backward = _op("upfirdn2d_backward", is_gradient=True)
 _upfirdn2d = _op("upfirdn2d", is_gradient=False)
 
 
@@ -674,7 +522,7 @@ def upfirdn2d(
 
     Returns:
         [N, C, (up_y * H + top + bottom - kh) // down_y + 1, (up_x * W + left + right - kw) // down_x + 1] in the type
-        and layout of ``x``. Differentiable to any order in ``x``, each by the same kernel. Saves ``kernel`` alone.
+        and layout of ``x``. Differentiable to any order in ``x``, each by the same kernel. Saves only ``kernel``.
 
     Raises:
         ValueError: for a shape, device or value other than those above; for a kernel larger than the padded image, or
