@@ -4,6 +4,8 @@ Every op is a function on tensors. On a GPU it runs a Triton kernel, elsewhere i
 :func:`backend_of` says which and why, :func:`use_backend` chooses.
 """
 
+from triton import knobs
+
 from fastgan_kernels.backend import backend_of, use_backend
 from fastgan_kernels.ops.bias_act import bias_act
 from fastgan_kernels.ops.filtered_lrelu import filtered_lrelu
@@ -19,6 +21,9 @@ from fastgan_kernels.ops.spectral.power_iteration import power_iteration
 from fastgan_kernels.ops.style_epilogue.adain import adain
 from fastgan_kernels.ops.style_epilogue.style_epilogue import style_epilogue
 from fastgan_kernels.ops.upfirdn2d import upfirdn2d
+
+if knobs.runtime.interpret:
+    import fastgan_kernels.interpreter  # noqa: F401
 
 __all__ = [
     "adain",

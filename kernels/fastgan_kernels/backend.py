@@ -8,7 +8,7 @@ import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import triton
@@ -58,7 +58,7 @@ def use_backend(backend: Literal["auto", "triton", "reference"]) -> Iterator[Non
 
 
 def backend_of(op_name: str, tensor: Tensor) -> BackendChoice:
-    """Tells which implementation the op ``op_name`` runs on ``tensor``, and why.
+    """Which implementation the op ``op_name`` runs on ``tensor``, and why.
 
     Raises:
         ValueError: if there is no op of that name.
@@ -78,7 +78,7 @@ def op_names() -> list[str]:
 
 
 def runs_triton(tensor: Tensor) -> bool:
-    """True where an op on ``tensor`` runs its Triton kernel; says once, in the log, why it does not."""
+    """Whether an op on ``tensor`` runs its Triton kernel; logs once why it does not."""
     return _decide(_requested, tensor.device.type, tensor.device.index)
 
 
@@ -110,7 +110,7 @@ def is_transformed() -> bool:
 @functools.cache
 def _choose(requested: str, device_type: str, device_index: int | None, transformed: bool) -> BackendChoice:
     if requested == "reference":
-        return BackendChoice("reference", "plain torch was asked for by use_backend")
+        return BackendChoice("reference", "use_backend chose plain torch")
     refusal = _why_not_triton(device_type, device_index, interpret=requested == "triton")
     if refusal is None and transformed:
         refusal = _TRANSFORMED
@@ -145,7 +145,7 @@ def lacking_for_launches(
     which: Callable[[str], str | None] = shutil.which,
     headers: Path = _HEADERS,
 ) -> str | None:
-    """Says which of the tools is missing with which Triton builds its launcher, in C, at the first launch on a machine.
+    """What is missing for Triton to build its launcher, in C, at the first launch on a machine.
 
     Args:
         environment: its variable CC names the compiler; without it Triton takes gcc or clang.
@@ -153,7 +153,7 @@ def lacking_for_launches(
         headers: the folder of Python's headers.
 
     Returns:
-        A sentence with the remedy; None where all is there.
+        A sentence with the remedy; ``None`` where nothing is missing.
     """
     cc = environment.get("CC")
     if cc is not None and which(cc) is None:
@@ -169,8 +169,8 @@ def lacking_for_launches(
 
 
 def _why_triton_cannot_start(lacking: str | None) -> str | None:
-    """Starts Triton's driver; says why not where it fails, as the first launch would."""
-    # Triton 3.6 compiles for every new signature; from 3.7 on what was compiled once, into its cache, serves them all.
+    """Starts Triton's driver; the reason where that fails, as it would at the first launch."""
+    # Triton 3.6 compiles a launcher for every new signature; later versions compile one, once, into their cache.
     if lacking and triton.__version__.startswith("3.6."):
         return lacking
     try:
@@ -182,23 +182,3 @@ def _why_triton_cannot_start(lacking: str | None) -> str | None:
 
 def _gpu_name(device_index: int | None) -> str:
     return torch.cuda.get_device_name(device_index)
-
-
-def _let_the_interpreter_count() -> None:
-    """Lets kernels loop up to a number from memory where Triton 3.6 meets numpy 2.5.
-
-    That interpreter converts it by ``int(array)``, which numpy 2.5 takes of arrays without a dimension only.
-    """
-    from triton.runtime import interpreter
-
-    patch = interpreter._patch_lang_tensor
-
-    def patch_tensor(tensor: Any, scope: Any) -> None:
-        patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
-
-    interpreter._patch_lang_tensor = patch_tensor
-
-
-if knobs.runtime.interpret and triton.__version__.startswith("3.6."):
-    _let_the_interpreter_count()

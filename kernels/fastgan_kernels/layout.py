@@ -20,7 +20,7 @@ from fastgan_kernels.tiling import MatrixTiling, alignment, matrix_tiling
 class Matrix(NamedTuple):
     """A dense tensor [N, C, *spatial] seen as a row-major matrix.
 
-    ``channels_last`` tells whether the channels are its columns; else row r belongs to channel r % C.
+    With ``channels_last`` the channels are its columns; else row r belongs to channel r % C.
     """
 
     rows: int

@@ -225,7 +225,7 @@ def upfirdn2d(
             # Each pixel is followed by up - 1 zeros along each axis.
             wide = torch.nn.functional.pad(wide.reshape(n, c, h, 1, w, 1), (0, up_x - 1, 0, 0, 0, up_y - 1))
             wide = wide.reshape(n, c, h * up_y, w * up_x)
-        # Grown before it is cropped: a crop may take more than the image alone has.
+        # Padded before it is cropped: a crop may take more than the image has.
         x0, x1, y0, y1 = padding
         wide = torch.nn.functional.pad(wide, [max(p, 0) for p in padding])
         wide = wide[:, :, max(-y0, 0) : wide.shape[2] - max(-y1, 0), max(-x0, 0) : wide.shape[3] - max(-x1, 0)]

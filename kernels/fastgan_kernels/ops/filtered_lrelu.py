@@ -2,18 +2,17 @@
 
     y = down_fd(clamp(gain * lrelu(up_fu(x + bias))))
 
-A program takes a tile of y: the tile of x that it comes from, filtered to a tile u of the upsampled image by products
-with band matrices (see upfirdn2d), the activation, and products with band matrices again. u is never in memory. What
-the derivative needs of it are two bits each, packed by four: whether u was negative, whether it was clamped. (To
-compute u again would take x once more with what lies around a tile; at a factor of 2 the bits are a byte for a pixel of
-x.)
+A program computes a tile of y. It filters the tile of x below it to a tile u of the upsampled image, by products with
+band matrices (see upfirdn2d), applies the activation, and filters again. u is never in memory. The derivative needs two
+bits of each element of u, packed by four: whether it was negative, whether it was clamped. (Computing u again would
+read x once more with what lies around a tile; at a factor of 2 the bits are a byte for a pixel of x.)
 
 Given these bits the op is linear, and its transpose is the same kernel with the kernels exchanged and turned around:
 the gradient is D(dy, 0) with D(g, b) = (dx, sums of dx), whose own transpose is the forward pass of (g + b) under the
 bits. So gradients of every order are this kernel.
 
-The kernel takes contiguous planes, in types up to float32, and filters that fit its tiles, on NVIDIA's GPUs (on AMD's
-its compiler spills). Anything else is composed of upfirdn2d and bias_act.
+The kernel takes contiguous planes in types up to float32, and filters that fit its tiles, on NVIDIA's GPUs; for AMD's
+the compiler spills. Anything else is composed of upfirdn2d and bias_act.
 """
 
 import math

@@ -15,8 +15,7 @@ s_ijb = sum_c t_ijbc (v_ibc - v_jbc) is symmetric in i and j; so the second orde
     dg_ib = -sum_j k_ijb s_ijb,    dm_ibc = sum_j (g_ib + g_jb) k_ijb s_ijb t_ijbc.
 
 Nothing that belongs to a pair of samples is ever in memory: a program holds a tile of samples in registers, reads the
-others one by one and computes their distances, in the gradients anew. Saved for backward: m; for the second order g
-too.
+others one by one and computes their distances; so do the gradients again.
 """
 
 from dataclasses import dataclass
@@ -208,7 +207,7 @@ def pair_tiling(samples: int, kernels: int, components: int) -> PairTiling:
     """
     block_c = min(next_power_of_2(components), 2048)
     # Of the sample that passes a tile takes what one warp reads by 16 bytes a thread in float32: so Triton lets every
-    # warp read it for itself, and warps differ by their samples i alone. A wider one would pass through shared memory.
+    # warp read it for itself, and warps differ only by their samples i. A wider one would pass through shared memory.
     block_b = min(next_power_of_2(kernels), max(1, 128 // block_c))
     # For the same reason the numbers [I, B] of a tile are half as many as its threads.
     block_i = min(next_power_of_2(samples), 16, 128 // block_b, 2048 // (block_b * block_c))

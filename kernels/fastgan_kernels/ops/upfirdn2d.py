@@ -35,7 +35,7 @@ def _tap(
     taps_ptr, a, b, KH: tl.constexpr, KW: tl.constexpr, FLIP: tl.constexpr, OUTER: tl.constexpr,
     GAIN: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """The tap that meets row a and column b of the window; the kernel turned around is what FLIP asks for."""
+    """The tap that meets row a and column b of the window, of the kernel turned around where FLIP."""
     tap = tl.full((), GAIN, COMPUTE)
     row = KH - 1 - a if FLIP else a
     col = KW - 1 - b if FLIP else b

@@ -11,11 +11,11 @@ and for a cotangent H of dW, with h = u^T H v, the second order is
     ddy = H / sigma - h / sigma^2 W,
     dW  = (2 h <dy, W> / sigma^3 - <H, dy> / sigma^2) u v^T - h / sigma^2 dy.
 
-Where sigma is 0, as it is of a weight of zeros, the weight is returned as it is: sigma is the constant 1, so that its
+Where sigma is 0, as for a weight of zeros, the weight is returned as it is: sigma counts as the constant 1, so that the
 gradient dy leads training away from zero.
 
-Two kernels do all of it: one sums the products h, <dy, W> and <H, dy>, one adds the terms. Saved for backward: the
-weights, which are parameters, and copies of u, v and sigma, so that later power iterations change nothing.
+Two kernels do all of it: one sums the products h, <dy, W> and <H, dy>, one adds the terms. u, v and sigma are copied
+for the backward pass, so that later power iterations change nothing.
 """
 
 from collections.abc import Sequence

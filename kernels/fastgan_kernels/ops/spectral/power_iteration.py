@@ -4,8 +4,8 @@ For every weight, as a matrix W, and its vectors u and v, n times in the order o
 
     u = W v / |W v|,    v = W^T u / |W^T u|,    sigma = u^T W v = |W^T u|
 
-where a norm below eps is replaced by eps; then sigma is |W^T u|^2 / eps. Where a norm is 0, as it is of a weight of
-zeros, the vector stays as it was: a vector of zeros would stay one when the weight is no longer zero.
+where a norm below eps is replaced by eps; then sigma is |W^T u|^2 / eps. Where a norm is 0, as for a weight of zeros,
+the vector stays as it was: a vector of zeros would remain zero when the weight no longer is.
 
 An iteration is four launches for any number of layers: sums over parts of W v; their norm and u; sums over parts of
 W^T u; their norm, v and sigma.
@@ -268,7 +268,7 @@ def power_iteration(
 
     Args:
         weights: tensors of two or more dimensions, of one floating-point type and on one device. Contiguous weights,
-            channels-last ones and transposed matrices are read as they are; what else there is is copied once a call.
+            channels-last ones and transposed matrices are read as they are; others are copied once a call.
         us, vs: for each weight u [rows] and v [columns], contiguous, all of one floating-point type; changed in place.
         n_iterations: at least 0. Four launches each, for any number of weights; 0 only computes sigma, in two.
         eps: what a norm below it is replaced by; finite, at least 0. A vector whose norm would be 0 stays as it was.

@@ -8,8 +8,7 @@ and with M the mean over the plane and P(t) = t - M(t) - xh * M(t * xh), the fir
 
     dx = scale * r * P(dy),    dscale = sum(dy * xh),    dshift = sum(dy).
 
-Its kernels are those of style_epilogue, with nothing before or after the normalisation. Saved for backward: x, scale,
-and mean and r in the type of the arithmetic.
+Its kernels are those of style_epilogue, with nothing before or after the normalisation.
 """
 
 from torch import Tensor

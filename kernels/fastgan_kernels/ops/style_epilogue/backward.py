@@ -173,9 +173,9 @@ def _backward_kernel(
         count = tl.zeros((), COMPUTE) + planes.pixels
         dx = (g - (sum_g / count)[:, None] - xh * (sum_gxh / count)[:, None]) * (norm.scale * norm.rstd)[:, None]
         dx = through_activation(dx, z, ACT_BEFORE, SLOPE, COMPUTE)
-        # Addressed anew, by a tile index that the compiler cannot tell from 0: kept since the loads, the pointers and
-        # masks of all elements of a thread would not fit its registers. Small planes without noise have few of them,
-        # and in float64 need the registers (benchmarks/static/compiled.csv, on Triton 3.6 too).
+        # Addressed again, by a tile index that the compiler does not know to be 0: kept since the loads, the pointers
+        # and masks of all elements of a thread would not fit its registers. Small planes without noise have few of
+        # them, and in float64 need the registers (benchmarks/static/compiled.csv, on Triton 3.6 too).
         tile = tl.program_id(1)
         if noise_ptr is not None or BLOCK_PLANES == 1:
             offset, mask = tile_of_planes(planes, tile, CHANNELS_LAST, BLOCK_PIXELS)

@@ -1,4 +1,4 @@
-"""What follows each convolution of a StyleGAN block in one op (Karras et al. 2019, figure 1b).
+"""What follows each convolution of a StyleGAN block, in one op (Karras et al. 2019, figure 1b).
 
 With p = x + strength * noise + bias, and instance normalisation IN by the mean and the biased variance of each plane,
 
@@ -6,9 +6,6 @@ With p = x + strength * noise + bias, and instance normalisation IN by the mean 
     tutorial:   y = act(scale * IN(p) + shift)
 
 The kernels are in forward.py and backward.py. adain is this op with nothing before or after it.
-
-Saved for backward: x, scale, noise or its seed, strength, bias, mean and r = 1 / sqrt(var + eps) in the type of the
-arithmetic, and in the tutorial's order the shift, with which the sign of the activation's input is computed again.
 """
 
 import math
@@ -41,7 +38,7 @@ def _through(g: Tensor, y: Tensor | None, act: str, slope: float) -> Tensor:
 class _Normalisation:
     """Instance normalisation and its gradients in differentiable torch operations, of z in the type of arithmetic.
 
-    Mean and r are computed anew from z: as the forward pass saved them they would be constants, and the third order
+    Mean and r are computed from z again: as the forward pass saved them they would be constants, and the third order
     wrong.
     """
 
@@ -214,7 +211,7 @@ def style_epilogue(
     Returns:
         y in the shape, type and layout of ``x``. Differentiable to any order in ``x``, ``scale``, ``shift``, ``noise``,
         ``strength`` and ``bias``; the first gradient is fused, higher ones are torch operations. Saves its inputs (the
-        shift in the tutorial's order alone, a seed where noise is drawn) and two numbers a plane.
+        shift only in the tutorial's order, a seed where noise is drawn) and two numbers a plane.
 
     Raises:
         ValueError: for a shape, device or value other than those above, and for noise without strength.
