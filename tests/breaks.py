@@ -273,6 +273,20 @@ resampling: a lane without a tap reads a pixel all the same
 mask: the rows of the image above enter the first windows
 - exists = (row + r >= 0) & (row + r < in_h)
 + exists = row + r < in_h
+@ ops/norm_act/forward.py test_norm_act.py norm_act
+norm_act: the running variance is the biased one
+- var * (count / (count - 1)) - before
++ var - before
+norm_act: spans combined without the shift of their means
+- m2s + delta * delta * counts
++ m2s
+@ ops/norm_act/backward.py test_norm_act.py norm_act
+norm_act: the second order without what comes by way of 1/std
+- mean_Gxh += rstd * (mean_vh - mean_v * mean_h - 3 * mean_vxh * mean_hxh)
++ mean_Gxh -= rstd * 2 * mean_vxh * mean_hxh
+norm_act: samples without the scales of their own in the projection
+- sum_g, sum_gxh = weight * sum_g, weight * sum_gxh
++ sum_g, sum_gxh = sum_g, sum_gxh
 @ tiling.py test_upfirdn2d.py
 traffic: strips of single rows
 - return min(reversed(candidates), key=

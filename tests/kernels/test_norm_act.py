@@ -142,6 +142,24 @@ def test_a_compiled_region_moves_the_running_statistics(backend: str):
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize(("layout", "training"), [("contiguous", True), ("channels_last", True), ("contiguous", False)])
+def test_scales_of_each_sample_in_spans(layout: str, training: bool):
+    x = lay_out(random((9, 3, 20, 21), 0), layout)
+    inputs = x, random((9, 3), 1), random((9, 3), 2)
+    settings = {"running_mean": random((3,), 3), "running_var": random((3,), 4).abs(), "training": training}
+
+    def f(*inputs: torch.Tensor) -> torch.Tensor:
+        running = {name: value.clone() if name != "training" else value for name, value in settings.items()}
+        return norm_act(*inputs, act="lrelu", **running)
+
+    cotangents = [random(t.shape, 5 + i) for i, t in enumerate((x, *inputs))]
+    found = derivatives(f, inputs, cotangents)
+    with use_backend("reference"):
+        expected = derivatives(f, inputs, cotangents)
+    for a, e in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-10, atol=1e-10 * e.abs().max().item())
+
+
 def test_one_of_scale_and_shift_for_each_sample():
     x, weight, bias = (random(shape, i) for i, shape in enumerate([(4, 3, 5, 5), (4, 3), (3,)]))
     torch.testing.assert_close(norm_act(x, weight, bias), norm_act(x, weight, bias.expand(4, 3)))
