@@ -128,7 +128,7 @@ second order: the strength's gradient without the noise's cotangent
 - narrow(reference.sum_of(_product(dp, n), _product(first, vnoise)), strength)
 + narrow(_product(dp, n), strength)
 @ ops/bias_act.py
-output mask: a gradient that nobody asked for
+output mask: a gradient that is not needed
 - dx = torch.empty_like(like) if needs_dx else None
 + dx = torch.empty_like(like)
 @ ops/minibatch_stddev.py
