@@ -126,7 +126,8 @@ class Explorer:
             options = {"class": inputs.get("label"), "truncation": inputs.get("truncation")}
             more = "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
             return f"fastgan generate {shlex.quote(run)} --seed {seed} --count 1{more} --out image"
-        arguments = ["'image.png'", str(seed), *([f"{offsets}"] if any(offsets) else [])]
+        last = max((i for i, offset in enumerate(offsets) if offset), default=-1)
+        arguments = ["'image.png'", str(seed), *([str(offsets[: last + 1])] if last >= 0 else [])]
         arguments += [f"{name}={value!r}" for name, value in inputs.items()]
         program = (
             "import fastgan; from fastgan.explorer import Explorer; "

@@ -104,9 +104,9 @@ def draw(out: Path, docs: Path) -> None:
 
     run = Path("runs/stylegan")
     generator, step = load_generator_ema(run, torch.device("cpu"))
-    page = build_page(Explorer(generator), f"{run.name}, step {step}")
+    page = build_page(Explorer(generator), f"{run.name}, step {step}", str(run))
     try:
-        with visit(serve(page, "127.0.0.1", 7890)) as found:
+        with visit(serve(page, "127.0.0.1", 7890), 1100, 1120) as found:
             found.set_number("Seed", 2)
             found.set_number("Component 0 of w", 1.5)
             found.choose("Take from B", "coarse: 4, 8")
