@@ -1,7 +1,6 @@
 """What the ops of both families compute, in plain torch: the oracle of the tests."""
 
 import math
-from types import SimpleNamespace
 
 import torch
 from torch.nn import functional
@@ -101,22 +100,6 @@ def fused_leaky_relu(input, bias=None, negative_slope=0.2, scale=2**0.5):
 
 def upfirdn2d_of_op(input, kernel, up=1, down=1, pad=(0, 0)):
     return upfirdn2d(input, kernel, up, down, pad if len(pad) == 4 else (pad[0], pad[1], pad[0], pad[1]))
-
-
-_CONVOLUTIONS = SimpleNamespace(conv2d=functional.conv2d, conv_transpose2d=functional.conv_transpose2d)
-NVIDIA = SimpleNamespace(
-    bias_act=SimpleNamespace(bias_act=bias_act),
-    upfirdn2d=SimpleNamespace(upfirdn2d=upfirdn2d, filter2d=filter2d, upsample2d=upsample2d, downsample2d=downsample2d),
-    filtered_lrelu=SimpleNamespace(filtered_lrelu=filtered_lrelu),
-    conv2d_resample=SimpleNamespace(conv2d_resample=conv2d_resample),
-    conv2d_gradfix=_CONVOLUTIONS,
-    fma=SimpleNamespace(fma=lambda a, b, c: a * b + c),
-)
-ROSINALITY = SimpleNamespace(
-    fused_act=SimpleNamespace(fused_leaky_relu=fused_leaky_relu),
-    upfirdn2d=SimpleNamespace(upfirdn2d=upfirdn2d_of_op),
-    conv2d_gradfix=_CONVOLUTIONS,
-)
 
 
 def orders(function, leaves):

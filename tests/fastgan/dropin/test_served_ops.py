@@ -371,6 +371,40 @@ def test_ref_is_plain_torch_where_kernels_run(monkeypatch):
             call("opencl")
 
 
+SHORT, LONG = fir.setup_filter([1, 3, 3, 1]), torch.hann_window(14)[1:-1] / 6.5
+# As networks of both families call them: the leaves, and other arguments.
+CALLS = [
+    (bias.bias_act, "x b", {"act": "lrelu", "gain": 1.3, "clamp": 0.9}),
+    (bias.bias_act, "x b", {"act": "swish", "clamp": 1.0}),
+    (fir.upsample2d, "x", {"f": SHORT}),
+    (fir.downsample2d, "x", {"f": SHORT}),
+    (conv2d_resample.conv2d_resample, "x w", {"f": SHORT, "up": 2, "padding": 1, "flip_weight": False}),
+    (conv2d_resample.conv2d_resample, "x w", {"f": SHORT, "down": 2, "padding": 1}),
+    (
+        filtered_lrelu.filtered_lrelu,
+        "x b",
+        {"fu": LONG, "fd": torch.outer(LONG, LONG), "up": 2, "down": 2, "padding": [10, 9, -2, 20], "clamp": 0.8},
+    ),
+    (fused_act.fused_leaky_relu, "input bias", {"negative_slope": 0.3, "scale": 1.5}),
+    (fir_of_op.upfirdn2d, "input", {"kernel": SHORT, "up": 2, "pad": (2, 1)}),
+]
+
+
+@pytest.mark.parametrize(("function", "names", "settings"), CALLS)
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_calls_of_networks_in_float32(function, names, settings, backend):
+    drawn = {"x": images(2, 3, 6, 6), "w": images(3, 3, 3, 3, seed=1), "b": images(3, seed=2)}
+    leaves = [drawn[{"input": "x", "bias": "b"}.get(name, name)] for name in names.split()]
+
+    def orders(function, leaves):
+        return plain_ops.orders(lambda *t: function(**dict(zip(names.split(), t, strict=True)), **settings), leaves)
+
+    is_of_op = function is fir_of_op.upfirdn2d
+    expected = orders(plain_ops.upfirdn2d_of_op if is_of_op else getattr(plain_ops, function.__name__), leaves)
+    with use_backend(backend):
+        plain_ops.assert_close(orders(function, [t.float() for t in leaves]), expected, 1e-5)
+
+
 def test_compiled_they_compute_the_same_in_one_graph():
     f = fir.setup_filter([1, 3, 3, 1])
 
