@@ -40,19 +40,10 @@ class TorchOperators(TorchDispatchMode):
         elif "empty" in name or name == "_efficientzerotensor" or _shares_memory(returned, given):
             return result
         else:
-            read, written = _read(name, given, args), returned
+            read, written = [] if name in _MADE_LIKE else given, returned
         if any(tensor.numel() for tensor in written):
             self._note(str(func), read, written)
         return result
-
-
-def _read(name: str, given: Sequence[Tensor], args: Sequence[Any]) -> Sequence[Tensor]:
-    if name in _MADE_LIKE:
-        return []
-    if name == "convolution_backward":  # dy, x, window, and towards which of the last two
-        towards_x, towards_window, _ = args[-1]
-        return [given[0], *given[1:2][: bool(towards_window)], *given[2:3][: bool(towards_x)]]
-    return given
 
 
 def extent(tensor: Tensor) -> tuple[int, int]:

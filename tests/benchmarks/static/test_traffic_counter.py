@@ -154,19 +154,6 @@ def test_what_torch_copies_and_writes_is_counted_but_not_views_and_allocations(w
     assert (traffic.loaded, traffic.stored) == (loaded * x.nbytes, stored * x.nbytes)
 
 
-@pytest.mark.parametrize(
-    ("needed", "read"), [((True, False), "dy window"), ((False, True), "dy x"), ((True, True), "dy x window")]
-)
-def test_the_gradient_of_a_convolution_reads_what_it_needs(needed: tuple[bool, bool], read: str):
-    tensors = {"dy": torch.randn(2, 4, 8, 8), "x": torch.randn(2, 3, 8, 8), "window": torch.randn(4, 3, 1, 1)}
-    x, window = (tensors[name].requires_grad_(by) for name, by in zip(("x", "window"), needed, strict=True))
-    y = torch.nn.functional.conv2d(x, window)
-    with count_traffic() as traffic:
-        gradients = torch.autograd.grad(y, [t for t in (x, window) if t.requires_grad], tensors["dy"])
-    assert traffic.loaded == sum(tensors[name].nbytes for name in read.split())
-    assert traffic.stored == sum(gradient.nbytes for gradient in gradients)
-
-
 def test_atomics_are_refused():
     x = torch.ones(1)
     with pytest.raises(Exception, match="atomics"), count_traffic():
