@@ -69,20 +69,14 @@ def test_modules_that_are_not_served_stay(tree):
     assert not is_ours(torch_utils.ops.palette)
 
 
-def test_a_package_that_is_only_called_op_is_left(tree):
+@pytest.mark.parametrize("imported_before", [False, True])
+def test_a_package_that_is_only_called_op_is_left(tree, imported_before):
     trees.write(tree, {"op/__init__.py": "", "op/upfirdn2d.py": "mine = 1\n"})
+    if imported_before:
+        importlib.import_module("op.upfirdn2d")
     fastgan.dropin.install()
-    from op import upfirdn2d
-
-    assert upfirdn2d.mine == 1
-
-
-def test_a_module_that_is_only_called_op_is_left_where_it_was_imported_before(tree):
-    trees.write(tree, {"op/__init__.py": "", "op/upfirdn2d.py": "mine = 1\n"})
-    from op import upfirdn2d
-
-    fastgan.dropin.install()
-    assert not is_ours(upfirdn2d)
+    assert importlib.import_module("op.upfirdn2d").mine == 1
+    assert not is_ours(sys.modules["op.upfirdn2d"])
 
 
 def test_modules_that_were_imported_before_are_changed_in_place_and_copies_replaced(tree, capsys):
@@ -157,19 +151,20 @@ def test_a_package_with_neither_is_an_error(tree):
     assert finder._finder.packages == {}
 
 
-@pytest.mark.parametrize(("package", "missing"), [("nowhere", "nowhere"), ("models.nowhere.op", "models.nowhere")])
-def test_a_package_that_is_not_there_is_an_error(tree, package, missing):
-    trees.write(tree, {"models/__init__.py": "", "models/plain.py": ""})
-    with pytest.raises(ModuleNotFoundError, match=f"no package is called {missing}; expected"):
-        fastgan.dropin.install(package=package)
-
-
-def test_a_module_is_no_package(tree):
+@pytest.mark.parametrize(
+    ("package", "missing"),
+    [
+        ("nowhere", "nowhere"),
+        ("models.nowhere.op", "models.nowhere"),
+        ("models.plain", "models.plain"),
+        ("models_imported", "models_imported"),
+    ],
+)
+def test_a_module_or_a_package_that_is_not_there_is_an_error(tree, package, missing):
     trees.write(tree, {"models/__init__.py": "", "models/plain.py": ""})
     sys.modules["models_imported"] = types.ModuleType("models_imported")
-    for package in ("models.plain", "models_imported"):
-        with pytest.raises(ModuleNotFoundError, match="no package is called"):
-            fastgan.dropin.install(package=package)
+    with pytest.raises(ModuleNotFoundError, match=f"no package is called {missing}; expected"):
+        fastgan.dropin.install(package=package)
 
 
 def test_it_says_once_what_was_replaced_and_on_what_it_runs(tree, capsys):
