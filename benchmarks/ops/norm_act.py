@@ -60,7 +60,8 @@ def _clear_of_the_kink(
     return {**t, "x": x, "weight": weight, "bias": best}
 
 
-def _batch_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *, act: str) -> Tensor:
+    assert act == "relu"
     return F.relu(F.batch_norm(x, None, None, weight, bias, training=True))
 
 
