@@ -127,7 +127,7 @@ OP = Op(
         *in_layouts([(64, 64, 7, 7), (16, 64, 16, 16)], [(4, 64, 4, 4)], F64),
         Call((8, 32, 64, 64), F64),
         Call((64, 256, 16, 16), F16, absent=("weight", "bias"), settings={"act": "lrelu", "negative_slope": 0.1}),
-        Call((2, 16, 8192, 8200), BF16, absent=("bias",), settings={"act": "linear"}),
+        Call((2, 16, 8192, 8200), BF16, absent=("bias",), settings={"act": "linear", "norm": "instance"}),
         # Each sample on its own, and with a scale and shift of its own.
         Call((16, 256, 64, 64), BF16, settings={"norm": "instance"}),
         Call((2, 64, 256, 256), F32, settings={"norm": "instance"}),

@@ -33,7 +33,7 @@ def huge_calls(op: Op) -> list[Call]:
     """
     calls = [replace(call, dtype=BF16) for call in op.compiled]
     huge = [call for call in calls if MANY < max(t.numel() for _, t in flat(op.meta(call))) <= 2 * MANY]
-    if op.name in ("adain", "style_epilogue"):
+    if op.name in ("adain", "norm_act", "style_epilogue"):
         huge = [replace(huge[0], shape=(2**11, 2**10, 32, 33), channels_last=last) for last in (False, True)]
     return [call for i, call in enumerate(huge) if call not in huge[:i]]
 

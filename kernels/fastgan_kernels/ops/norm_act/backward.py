@@ -198,7 +198,7 @@ def _second_sums_kernel(
             only_v += sum_of_channels(v)
             vxh += sum_of_channels(v * xh)
             vh += tl.sum(weight * tl.sum(v * g, axis=2), axis=1)
-    size = statistics * SPANS
+    size = statistics.to(tl.int64) * SPANS
     partial = index * SPANS + span
     tl.store(sums_ptr + partial, h, mask=exists)
     tl.store(sums_ptr + size + partial, hxh, mask=exists)

@@ -252,7 +252,7 @@ def means_over_spans(
 ):
     """The mean of the ``k``-th sum of each channel, from the partials [k, statistics, SPANS]: [channels, 1]."""
     span = tl.arange(0, SPANS_POWER_OF_2)
-    offset = (k * statistics + index)[:, None] * SPANS + span[None, :]
+    offset = (k * statistics.to(tl.int64) + index)[:, None] * SPANS + span[None, :]
     mask = exists[:, None] & (span < SPANS)[None, :]
     sums = tl.sum(tl.load(sums_ptr + offset, mask=mask, other=0.0), axis=1)
     if sums.shape[0] == 1:
