@@ -1,5 +1,7 @@
 """Networks of the user: what is refused before the first step, and that a refusal leaves no trace."""
 
+import dataclasses
+
 import numpy as np
 import own_networks
 import pytest
@@ -8,6 +10,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import fastgan
+from fastgan.sampling import SamplingError
+from fastgan.training.checkpoint import CheckpointError
 from fastgan.training.config import SettingsError
 
 TINY = {"latent_dim": 8, "batch_size": 6, "device": "cpu", "steps": 12, "seed": 3}
@@ -174,3 +178,49 @@ def test_frozen_layers_stay_frozen():
     assert torch.equal(discriminator.from_rgb.weight, before)
     assert not discriminator.from_rgb.weight.requires_grad
     assert all(p.requires_grad for p in discriminator.blocks.parameters())
+
+
+def test_settings_come_from_a_file_and_from_keywords(tmp_path):
+    (tmp_path / "mine.toml").write_text("lr = 0.01\nloss = 'hinge'\n[[regularizers]]\nname = 'r1'\nweight = 2\n")
+    trainer = trainer_of(*own_networks.r3gan(), config=tmp_path / "mine.toml", lr=0.02)
+    assert (trainer.config.lr, trainer.config.loss, trainer.config.penalties) == (0.02, "hinge", (("r1", 2.0, 1),))
+    assert trainer.config.resolution == 16  # that of the generator
+    config = dataclasses.replace(trainer.config, loss="wasserstein")
+    assert trainer_of(*own_networks.r3gan(), config=config).config.loss == "wasserstein"
+
+
+def test_a_trainer_without_a_folder_samples_but_does_not_fit():
+    trainer = trainer_of(*own_networks.conditional(8, 3), conditional=True)
+    trainer.step()
+    assert torch.equal(trainer.sample(3, seed=1, labels=2), trainer.sample(3, seed=1, labels=[2, 2, 2]))
+    assert not torch.equal(trainer.sample(3, seed=1), trainer.sample(3, seed=1, labels=2))
+    with pytest.raises(SamplingError, match="labels are from 3 to 3, expected class numbers from 0 to 2"):
+        trainer.sample(2, labels=3)
+    with pytest.raises(SamplingError, match=r"truncation is 0\.5; expected 1"):
+        trainer.sample(2, truncation=0.5)
+    for use in (trainer.fit, trainer.save, trainer.resume):
+        with pytest.raises(SettingsError, match="the trainer has no folder to write to; give it one with out="):
+            use()
+
+
+def test_steps_by_hand_are_saved_and_resumed(tmp_path, console):
+    def make():
+        torch.manual_seed(0)
+        return trainer_of(*own_networks.r3gan(), out=tmp_path / "run", console=console, steps=6, keep_checkpoints=0)
+
+    by_hand = make()
+    for _ in range(3):
+        by_hand.step()
+    assert by_hand.save() == by_hand.save() == tmp_path / "run" / "checkpoints" / "3"
+    trainer = make()
+    trainer.fit()
+    assert trainer.step_count == 6
+    for _ in range(3):
+        by_hand.step()
+    assert all(map(torch.equal, by_hand.generator.parameters(), trainer.generator.parameters()))
+    late = make()
+    late.step()
+    with pytest.raises(CheckpointError, match="has a checkpoint already; resume it, or give another out"):
+        late.fit()
+    trainer.fit()  # which has nothing to do
+    assert trainer.step_count == 6
