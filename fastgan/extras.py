@@ -16,10 +16,9 @@ def install_command(extra: str) -> str:
 
 
 def import_from_here(module: str) -> ModuleType:
-    """Imports a user's module; the current folder is searched last. ``python -m`` searches it, the console script does
-    not."""
+    """Imports a user's module, from the current folder first, as under ``python -m``; a console script lacks it."""
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+        sys.path.insert(0, os.getcwd())
     return import_module(module)
 
 

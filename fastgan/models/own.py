@@ -1,9 +1,6 @@
 """Networks of the user: built by a function of theirs, which is named as ``package.module:function``."""
 
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from fastgan.errors import InputError, first_line
+from fastgan.extras import import_from_here
 from fastgan.models import Networks
 
 OWN = "own"
@@ -36,10 +34,8 @@ def import_build(name: str) -> Build:
     module, colon, function = name.partition(":")
     if not (module and colon and function):
         raise InputError(f"model {name!r} names no function; expected package.module:function")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
-        imported = importlib.import_module(module)
+        imported = import_from_here(module)
     except Exception as error:
         raise InputError(
             f"model {name!r}: module {module!r} cannot be imported: {type(error).__name__}: {first_line(error)}"

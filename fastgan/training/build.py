@@ -23,6 +23,9 @@ from fastgan.training.progressive import GrowingSchedule
 from fastgan.training.step import Augment, Penalty
 from fastgan_kernels.reference import group_of
 
+PENALIZED_PRESETS = "wgan-gp, conditional-dcgan, sngan, stylegan, photos, vanilla and gaussians"
+"""Those whose discriminator has no batch norm, which a gradient penalty does not take."""
+
 
 def build_networks(
     config: TrainingConfig, images: ImageSource, build: Build | None = None
@@ -103,10 +106,12 @@ def build_objective(
     layer = find_batch_norm(discriminator)
     named = [name for name, *_ in config.penalties if isinstance(name, str)]
     if named and layer is not None:
-        whose = "which" if is_own(config.model) else f"of model {config.model!r}, which"
+        own = is_own(config.model)
+        whose = "which" if own else f"of model {config.model!r}, which"
+        others = "" if own else f"choose another model (the presets {PENALIZED_PRESETS} take it), or "
         raise SettingsError(
             f"regularizer {named[0]!r} cannot penalize the discriminator {whose} has batch normalization ({layer}) and "
-            "so couples the samples of a batch; choose another model, or regularizer 'none'"
+            f"so couples the samples of a batch; {others}set regularizer 'none'"
         )
     return loss, penalties, partial(diff_augment, policy=policy) if policy else _no_augmentation
 
@@ -176,7 +181,7 @@ def choose_mode(config: TrainingConfig, device: torch.device, world_size: int, c
         if unrecordable:
             return "eager", "a schedule of beta2 cannot be captured"
         if not can_record:
-            return "eager", f"{device.type} has no CUDA graphs"
+            return "eager", "CUDA graphs need a GPU"
         if world_size > 1:
             return "eager", "messages between ranks are not captured"
         return "graph", "CUDA graphs: one launch per step"

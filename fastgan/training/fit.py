@@ -189,7 +189,7 @@ class _Fit:
             f"Training {model} at {config.resolution}x{config.resolution} on {trainer.device}{together} with "
             f"{_count(trainer.images)}images of {config.data}, into {trainer.folder}"
         )
-        for note in (trainer.images.note, f"Steps run in mode {trainer.mode!r}: {trainer.mode_reason}"):
+        for note in (trainer.images.note, f"Engine: {trainer.mode} ({trainer.mode_reason})"):
             self._print(note, "dim")
         of_data = [*trainer.images.notes, *filter(None, [trainer.images.resume_note])]
         for note in [*of_data, *trainer.notes, *self._early_end()]:
