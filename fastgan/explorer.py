@@ -115,15 +115,23 @@ class Explorer:
         """Writes :meth:`image` to a file, with one pixel for each of the generator's unless ``edge`` is given."""
         Image.fromarray(self.image(seed, offsets, **{"edge": 0} | inputs)).save(path)
 
-    def command(self, run: str, seed: int, offsets: Sequence[float] = (), **inputs: Any) -> str:
-        """The shell command that writes :meth:`image` of these inputs: ``fastgan generate`` where it can."""
+    def command(
+        self, run: str, seed: int, offsets: Sequence[float] = (), *, model: str | None = None, **inputs: Any
+    ) -> str:
+        """The shell command that writes :meth:`image` of these inputs: ``fastgan generate`` where it can.
+
+        Args:
+            run: the folder of the generator.
+            seed, offsets, inputs: as in :meth:`image`.
+            model: what builds a generator of the user, as in ``--model``.
+        """
         defaults = {"truncation": 1, "noise": True, "crossover": _UNMIXED}
         inputs = {name: value for name, value in inputs.items() if name not in defaults or value != defaults[name]}
         if "crossover" not in inputs:
             inputs.pop("other_seed", None)
         offsets = [round(offset, 2) for offset in offsets]
         if not any(offsets) and inputs.keys() <= {"label", "truncation"}:
-            options = {"class": inputs.get("label"), "truncation": inputs.get("truncation")}
+            options = {"class": inputs.get("label"), "truncation": inputs.get("truncation"), "model": model}
             more = "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
             return f"fastgan generate {shlex.quote(run)} --seed {seed} --count 1{more} --out image"
         last = max((i for i, offset in enumerate(offsets) if offset), default=-1)
@@ -131,7 +139,8 @@ class Explorer:
         arguments += [f"{name}={value!r}" for name, value in inputs.items()]
         program = (
             "import fastgan; from fastgan.explorer import Explorer; "
-            f"Explorer(fastgan.load_generator({run!r})).save({', '.join(arguments)})"
+            f"Explorer(fastgan.load_generator({run!r}{'' if model is None else f', model={model!r}'}))"
+            f".save({', '.join(arguments)})"
         )
         plain = not set(run) & set("\"\\$`!'")  # what means something between double quotes
         return f'python -c "{program}"' if plain else f"python -c {shlex.quote(program)}"
@@ -140,8 +149,8 @@ class Explorer:
         return self._directions.vectors[:count], self._directions.deviations[:count]
 
 
-def build_page(explorer: Explorer, title: str, run: str = "RUN") -> Any:
-    """The page, a ``gradio.Blocks``; ``run`` is the folder that the shown command names."""
+def build_page(explorer: Explorer, title: str, run: str = "RUN", model: str | None = None) -> Any:
+    """The page, a ``gradio.Blocks``; ``run`` and ``model`` are what the shown command names."""
     gradio = require_gradio()
 
     def picture(label: str, name: str, **more: Any) -> Any:
@@ -156,7 +165,7 @@ def build_page(explorer: Explorer, title: str, run: str = "RUN") -> Any:
                 with gradio.Row(elem_id="pair", visible=False) as pair:
                     a, b = picture("A", "a"), picture("B", "b")
                 command = gradio.Textbox(
-                    explorer.command(run, 0),
+                    explorer.command(run, 0, model=model),
                     label="The command that makes this image",
                     elem_id="command",
                     lines=1,
@@ -202,7 +211,10 @@ def build_page(explorer: Explorer, title: str, run: str = "RUN") -> Any:
 
         def show(*values: Any) -> list[Any]:
             given, offsets = named_inputs(values), values[len(names) :]
-            shown = [explorer.image(offsets=offsets, **given), explorer.command(run, offsets=offsets, **given)]
+            shown = [
+                explorer.image(offsets=offsets, **given),
+                explorer.command(run, offsets=offsets, model=model, **given),
+            ]
             if not explorer.has_styles:
                 return shown
             if given["crossover"] == _UNMIXED:

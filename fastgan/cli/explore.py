@@ -27,7 +27,7 @@ def explore(
 
     trained = load_trained(run, device, model)
     title = f"{run.resolve().name}, step {trained.step}"
-    page = explorer.build_page(explorer.Explorer(trained.generator), title, str(run))
+    page = explorer.build_page(explorer.Explorer(trained.generator), title, str(run), model)
     try:
         address = explorer.serve(page, host, port)
     except OSError:

@@ -120,6 +120,11 @@ def test_the_command_of_a_folder_with_a_strange_name_is_one_of_the_shell(styles)
     assert (len(command), 'load_generator("it\'s $5")' in command[2]) == (3, True)
 
 
+def test_the_command_of_a_users_own_networks_names_them(by_class):
+    assert "--model mine:build " in by_class.command("run", 0, model="mine:build")
+    assert "load_generator('run', model='mine:build')" in by_class.command("run", 0, [1.0], model="mine:build")
+
+
 @pytest.mark.exhaustive
 def test_the_page_works_in_a_browser_and_asks_nobody_else():
     pytest.importorskip("gradio")
