@@ -98,7 +98,7 @@ clamp: compared before it is rounded to the type of x
 NaN: stopped by the activation
 - y = tl.where(y <= 0, 0.0, y)
 + y = tl.where(y > 0, y, 0.0)
-@ ops/style_epilogue/style_epilogue.py test_adain.py
+@ ops/style_epilogue/__init__.py test_adain.py
 second order: the derivative of 1/std left out
 - dz = dz + r * self._project(dxh) - scale * r.square() * mean_vpg * xh
 + dz = dz + r * self._project(dxh)
@@ -106,7 +106,7 @@ second order: the derivative of 1/std left out
 second order: no path through the bias gradient
 - _bias_act_backward(g, b,
 + _bias_act_backward(g, None,
-@ ops/style_epilogue/style_epilogue.py test_every_op.py adain
+@ ops/style_epilogue/__init__.py test_every_op.py adain
 third order: the saved 1/std taken as a constant
 - self._r = torch.rsqrt(self._mean(deviation.square()) + eps)
 + self._r = torch.rsqrt(self._mean(deviation.square()) + eps).detach()
@@ -123,7 +123,7 @@ mask: lanes past the end enter the gradients of bias and strength
 tutorial's order: the sign of the activation's input without the shift
 - (norm.scale * norm.rstd)[:, None] + norm.shift[:, None]
 + (norm.scale * norm.rstd)[:, None]
-@ ops/style_epilogue/style_epilogue.py test_style_epilogue.py
+@ ops/style_epilogue/__init__.py test_style_epilogue.py
 second order: the strength's gradient without the noise's cotangent
 - narrow(reference.sum_of(_product(dp, n), _product(first, vnoise)), strength)
 + narrow(_product(dp, n), strength)

@@ -18,8 +18,8 @@ from fastgan_kernels.ops.norm_act import norm_act
 from fastgan_kernels.ops.pixel_norm import pixel_norm
 from fastgan_kernels.ops.spectral.normalize import spectral_normalize
 from fastgan_kernels.ops.spectral.power_iteration import power_iteration
+from fastgan_kernels.ops.style_epilogue import style_epilogue
 from fastgan_kernels.ops.style_epilogue.adain import adain
-from fastgan_kernels.ops.style_epilogue.style_epilogue import style_epilogue
 from fastgan_kernels.ops.upfirdn2d import upfirdn2d
 
 if knobs.runtime.interpret:

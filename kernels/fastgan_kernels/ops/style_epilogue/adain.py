@@ -17,7 +17,7 @@ from fastgan_kernels import reference
 from fastgan_kernels.autograd import guard_second_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_eps, check_feature_map, check_operand
-from fastgan_kernels.ops.style_epilogue.style_epilogue import epilogue
+from fastgan_kernels.ops.style_epilogue import epilogue
 
 
 def adain(x: Tensor, scale: Tensor, shift: Tensor, *, eps: float = 1e-5) -> Tensor:
