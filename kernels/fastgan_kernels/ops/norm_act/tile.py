@@ -4,6 +4,7 @@ The samples that a statistic spans are a group: all N of them, or one for instan
 pixels in ``samples`` rows of memory, contiguous or channels-last, and a tile is [channels, samples, pixels] of a group.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -48,6 +49,7 @@ class NormTiling:
         return (self.channel_programs, self.spans)
 
 
+@functools.lru_cache(maxsize=1024)
 def norm_tiling(
     groups: int, samples: int, channels: int, pixels: int, element_size: int, *, channels_last: bool, reduces: bool,
     tile: int = 4096,
