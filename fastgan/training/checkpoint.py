@@ -229,6 +229,9 @@ def load_generator_ema(
         require_layout(generator.state_dict(), tensors)
         if growth := state.get("growth"):
             generator.grow(**growth)
+        names, num_classes = state.get("class_names"), generator.num_classes
+        named = isinstance(names, list) and num_classes is not None and len(names) >= num_classes
+        generator.class_names = list(map(str, names)) if named else None
     except InputError:
         raise
     except (OSError, *MISFITS) as error:

@@ -237,8 +237,7 @@ class _Fit:
         def draw() -> bool:
             sample = stop.cut_short(self.trainer.sample_grid)
             if sample is not None:
-                images, columns = sample
-                reporter.samples(self.trainer.step_count, images, columns=columns)
+                reporter.samples(self.trainer.step_count, sample.images, **sample.layout)
             return sample is not None
 
         return self.trainer.on_first(draw)

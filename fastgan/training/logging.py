@@ -202,9 +202,10 @@ class Reporter:
         self._ongoing = names
 
     @preserved_random_state()
-    def samples(self, step: int, images: Tensor, *, columns: int | None = None) -> Path:
-        """Writes a picture of images [N, C, H, W] in [-1, 1] to ``samples/STEP.png``, whole or not, and to loggers."""
-        grid = picture(images, columns=columns)
+    def samples(self, step: int, images: Tensor, **layout: Any) -> Path:
+        """Writes a picture of images [N, C, H, W] in [-1, 1] to ``samples/STEP.png``, whole or not, and to loggers;
+        ``layout`` as in :func:`fastgan.sampling.picture`."""
+        grid = picture(images, **layout)
         path = self._run / "samples" / f"{step}.png"
         partial = path.with_name(f".{step}.partial.png")
         try:

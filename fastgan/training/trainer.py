@@ -20,7 +20,7 @@ from fastgan.data import absolute_source
 from fastgan.data.gaussians import has_points
 from fastgan.errors import first_line
 from fastgan.models.own import OWN, Build, is_own
-from fastgan.sampling import columns_by_class, draw_latents, generate, labels_in_turn, render
+from fastgan.sampling import Sheet, columns_by_class, draw_latents, generate, labels_in_turn, render
 from fastgan.seeds import Stream, seed_of
 from fastgan.training.build import (
     build_networks,
@@ -340,19 +340,18 @@ class Trainer:
         psi = 1.0 if truncation is None else truncation
         return generate(self.ema.module, n, labels=labels, truncation=psi, seed=seed)
 
-    def sample_grid(self) -> tuple[Tensor, int | None]:
-        """The samples that a run draws now and then, from the same latents each time.
-
-        Returns:
-            Images [N, C, H, W] in [-1, 1] on the CPU, and the columns of their grid, where classes have one each.
-        """
+    def sample_grid(self) -> Sheet:
+        """The samples that a run draws now and then, from the same latents each time; a column for each class where a
+        grid has room, with its name where the data has names."""
         count = _NUM_POINTS if has_points(self.images.image_shape) else _NUM_SAMPLES
         weights = next(self.ema.module.parameters())
         latents = draw_latents(count, self.config.latent_dim, seed=self.config.seed).to(weights.dtype)
         if self.num_classes is None:
-            return render(self.ema.module, latents, None), None
-        images = render(self.ema.module, latents, labels_in_turn(count, self.num_classes))
-        return images, columns_by_class(count, self.num_classes)
+            return Sheet(render(self.ema.module, latents, None))
+        labels = labels_in_turn(count, self.num_classes)
+        columns, names = columns_by_class(count, self.num_classes), self.images.class_names
+        named = [names[label] for label in labels[:columns].tolist()] if columns and names else ()
+        return Sheet(render(self.ema.module, latents, labels), columns, column_names=named)
 
     # Runs
 
@@ -529,6 +528,7 @@ class Trainer:
         growth = {"resolution": self.stage.resolution, "fade": self.stage.fade}
         return {
             "architecture": self.architecture,
+            "class_names": self.images.class_names,
             "device": self.device.type,
             "growth": growth if len(self.schedule.resolutions) > 1 else None,
             "history": self.history.to_json(),

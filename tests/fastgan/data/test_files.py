@@ -11,6 +11,7 @@ import torch
 from image_sources import encode, write_stylegan_zip
 from PIL import Image
 
+from fastgan import load_generator
 from fastgan.data import DataError, archive, files, load_dataset, open_dataset
 from fastgan.data.decode import decode_image
 from fastgan.data.pixels import fit_image
@@ -372,3 +373,5 @@ def test_a_folder_of_photographs_trains_as_it_is(tmp_path, fastgan, conditional)
     assert "with 60 images of" in " ".join(out.split())
     with Image.open(tmp_path / "run" / "samples" / "1.png") as grid:
         assert grid.mode == "RGB"
+        assert (grid.height > 8 * 34 + 2) is conditional, "names of the classes"
+    assert load_generator(tmp_path / "run").class_names == (["cats", "dogs"] if conditional else None)
