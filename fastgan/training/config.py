@@ -376,7 +376,7 @@ def describe_settings(config: TrainingConfig) -> list[tuple[str, str, str]]:
         valid = f.metadata["valid"]
         limits = f" ({valid})" if isinstance(valid, Range) else ""
         if isinstance(valid, list):
-            limits = f": {', '.join(valid)}"
+            limits = f"; one of {', '.join(valid)}"
         rows.append((f.name, _toml_value(_plain(getattr(config, f.name))), f.metadata["help"] + limits))
     return rows
 
