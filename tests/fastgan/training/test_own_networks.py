@@ -10,9 +10,12 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import fastgan
+from fastgan.losses import get_loss
 from fastgan.sampling import SamplingError
+from fastgan.training.check import Tryout
 from fastgan.training.checkpoint import CheckpointError
-from fastgan.training.config import SettingsError
+from fastgan.training.config import SettingsError, TrainingConfig
+from fastgan.training.precision import Precision
 
 TINY = {"latent_dim": 8, "batch_size": 6, "device": "cpu", "steps": 12, "seed": 3}
 
@@ -158,6 +161,17 @@ def test_trying_networks_out_changes_neither_buffers_nor_random_state():
     again = trainer_of(*own_networks.r3gan())
     assert torch.equal(first[0], again.random.get_state())
     assert torch.equal(first[1], torch.get_rng_state())
+
+
+def test_trying_networks_out_with_dropout_draws_nothing():
+    networks = own_networks.conditional(8, 3)
+    config = TrainingConfig(latent_dim=8, device="cpu")
+    precision = Precision(config, torch.device("cpu"))
+    tryout = Tryout(*networks, precision, latent_dim=8, batch_size=6, conditional=True)
+    before = torch.get_rng_state()
+    assert tryout.image_shape() == (1, 16, 16)
+    assert tryout.check((1, 16, 16), "photos", 3, get_loss("hinge")) == []
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_parameters_that_nothing_depends_on_are_noted():
