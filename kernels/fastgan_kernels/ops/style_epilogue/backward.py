@@ -64,7 +64,8 @@ def _normalisation(mean_ptr, rstd_ptr, scale_ptr, shift_ptr, scale_stride, shift
     mean = tl.load(mean_ptr + planes.index, mask=planes.exists, other=0.0)
     rstd = tl.load(rstd_ptr + planes.index, mask=planes.exists, other=0.0)
     scale = per_plane(scale_ptr, scale_stride, planes, COMPUTE)
-    shift = None
+    # Triton 3.6 returns no None from a function: where there is no shift, nothing reads what stands for it.
+    shift = scale
     if shift_ptr is not None:
         shift = per_plane(shift_ptr, shift_stride, planes, COMPUTE)
     return Normalisation(mean, rstd, scale, shift)
@@ -73,7 +74,7 @@ def _normalisation(mean_ptr, rstd_ptr, scale_ptr, shift_ptr, scale_stride, shift
 @triton.jit
 def _before_activation(g, z, norm, ACT_AFTER: tl.constexpr, SLOPE: tl.constexpr, COMPUTE: tl.constexpr):
     """g, the gradient of y, taken back through the activation that comes after the shift, if one does."""
-    if norm.shift is not None:
+    if ACT_AFTER != "linear":
         y = (z - norm.mean[:, None]) * (norm.scale * norm.rstd)[:, None] + norm.shift[:, None]
         g = through_activation(g, y, ACT_AFTER, SLOPE, COMPUTE)
     return g
