@@ -63,7 +63,7 @@ def on_ranks(world_size, function, *args):
 
 
 def _joined(function, args):
-    with Distributed.from_environment() as ranks:
-        result = function(ranks, *args)
+    with Distributed.from_environment() as distributed:
+        result = function(distributed, *args)
         torch.distributed.barrier()
     return result

@@ -81,8 +81,8 @@ class Streamed(ResidentImages):
 
 
 @pytest.fixture
-def engine_of(tiny, images):
-    """An trainer of ``tiny`` settings; one of graphs has CUDA's on a chip, and a tape on a CPU."""
+def trainer_of(tiny, images):
+    """A trainer of ``tiny`` settings; one of graphs has CUDA's on a chip, and a tape on a CPU."""
 
     def make(device, source=ResidentImages, data=images, **settings):
         settings = {"model": "plain", "device": str(device)} | settings
@@ -124,12 +124,12 @@ def largest_difference(found, expected):
     + [pytest.param(CPU, name, marks=[] if name == "stylegan" else pytest.mark.exhaustive) for name in preset_names()],
     ids=str,
 )
-def test_graphs_train_every_preset_as_eager_steps_do(engine_of, images, device, preset):
+def test_graphs_train_every_preset_as_eager_steps_do(trainer_of, images, device, preset):
     settings, data = preset_of(preset, images)
     steps = 50 if device == CUDA else 16
     with deterministic(device):
         found, expected = (
-            weights_after(engine_of(device, data=data, **settings, engine=form, precision="float64"), steps)
+            weights_after(trainer_of(device, data=data, **settings, engine=form, precision="float64"), steps)
             for form in ("graph", "eager")
         )
     assert largest_difference(found, expected) < CLOSE_AFTER_50
@@ -141,13 +141,13 @@ def test_graphs_train_every_preset_as_eager_steps_do(engine_of, images, device, 
     "preset",
     [name if name == "wgan-gp" else pytest.param(name, marks=pytest.mark.exhaustive) for name in preset_names()],
 )
-def test_compiled_steps_are_the_eager_ones_of_every_preset(engine_of, images, preset):
-    assert_compiled_is_eager(engine_of, CUDA, *preset_of(preset, images))
+def test_compiled_steps_are_the_eager_ones_of_every_preset(trainer_of, images, preset):
+    assert_compiled_is_eager(trainer_of, CUDA, *preset_of(preset, images))
 
 
-def assert_compiled_is_eager(engine_of, device, settings, data):
+def assert_compiled_is_eager(trainer_of, device, settings, data):
     made = {
-        form: engine_of(device, data=data, **settings, engine=form, precision="float64")
+        form: trainer_of(device, data=data, **settings, engine=form, precision="float64")
         for form in ("compiled", "eager")
     }
     assert made["compiled"].mode == "compiled"
@@ -190,10 +190,10 @@ def test_a_wait_for_the_chip_would_be_seen():
     ],
     ids=lambda s: "-".join(map(str, s.values())),
 )
-def test_no_step_between_reports_waits(engine_of, device, settings):
+def test_no_step_between_reports_waits(trainer_of, device, settings):
     if settings["engine"] == "compiled" and device == CPU:
         pytest.skip("on a CPU nothing waits, and compiling is tested above")
-    trainer = engine_of(device, **settings, log_every=10**6)
+    trainer = trainer_of(device, **settings, log_every=10**6)
     # Each plan once as it is and once captured: with what health looks at every so often.
     for _ in range(60 if device == CUDA else 6):
         trainer.step()
@@ -208,29 +208,29 @@ def test_no_step_between_reports_waits(engine_of, device, settings):
 
 
 @on()
-def test_streamed_images_are_taken_into_graphs(engine_of, device):
+def test_streamed_images_are_taken_into_graphs(trainer_of, device):
     settings = {"regularizer": "wgan-gp", "discriminator_steps": 2, "precision": "float64"}
     with deterministic(device):
         found, expected = (
-            weights_after(engine_of(device, Streamed, **settings, engine=form), 12) for form in ("graph", "eager")
+            weights_after(trainer_of(device, Streamed, **settings, engine=form), 12) for form in ("graph", "eager")
         )
     assert largest_difference(found, expected) < CLOSE_AFTER_50
 
 
 @on()
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_a_run_of_graphs_goes_on_bit_for_bit(engine_of, device, precision):
+def test_a_run_of_graphs_goes_on_bit_for_bit(trainer_of, device, precision):
     """The trainer that goes on has graphs already; the one that resumes captures them anew."""
     settings = {"engine": "graph", "precision": precision, "regularizer": "r1", "regularizer_interval": 3}
     with deterministic(device):
-        whole = engine_of(device, **settings)
+        whole = trainer_of(device, **settings)
         for _ in range(7):
             whole.step()
         saved = copy.deepcopy(whole.tensors()), copy.deepcopy(whole.state())
         for _ in range(8):
             whole.step()
         expected = copy.deepcopy(whole.tensors())
-        resumed = engine_of(device, **settings)
+        resumed = trainer_of(device, **settings)
         resumed.load(*saved)
         for _ in range(8):
             resumed.step()
@@ -241,8 +241,8 @@ def test_a_run_of_graphs_goes_on_bit_for_bit(engine_of, device, precision):
 
 
 @on()
-def test_overflow_in_a_graph_skips_updates_and_the_scale_falls(engine_of, device):
-    trainer = engine_of(device, engine="graph", precision="float16", regularizer="r1")
+def test_overflow_in_a_graph_skips_updates_and_the_scale_falls(trainer_of, device):
+    trainer = trainer_of(device, engine="graph", precision="float16", regularizer="r1")
     scaler = trainer.precision.discriminator_scaler
     scaler.scale(torch.ones((), device=device))  # makes what holds it
     scaler.update(2.0**40)
@@ -287,7 +287,7 @@ def test_the_largest_batch_is_found_by_running_out_of_memory():
 
 
 @pytest.mark.gpu
-def test_running_out_of_memory_in_a_step_says_that_it_does_not_fit(engine_of):
+def test_running_out_of_memory_in_a_step_says_that_it_does_not_fit(trainer_of):
     """A whole step of an trainer that is thrown away, as `--batch auto` tries it."""
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(CUDA).total_memory
@@ -296,7 +296,7 @@ def test_running_out_of_memory_in_a_step_says_that_it_does_not_fit(engine_of):
         for size, fits in ((4, True), (2**18, False), (4, True)):
             # 2**18 images of 16x16 take 256 MiB as floats before any map of them.
             def trial(size=size):
-                trainer = engine_of(CUDA, engine="eager", batch_size=size)
+                trainer = trainer_of(CUDA, engine="eager", batch_size=size)
                 for _ in range(2):
                     trainer.step()
 

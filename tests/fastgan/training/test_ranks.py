@@ -22,9 +22,9 @@ WGAN_GP = {"model": "plain", "loss": "wasserstein", "regularizer": "wgan-gp", "d
 R1 = {"model": "plain", "regularizer": "r1", "regularizer_interval": 2, "spectral_norm": True, "loss": "logistic"}
 
 
-def trained(ranks, config, images, steps):
+def trained(distributed, config, images, steps):
     """Gradients of the discriminator's first update, weights and averages at the end, and losses of the run."""
-    trainer = Trainer.from_config(config, images_of(images, ranks), distributed=ranks)
+    trainer = Trainer.from_config(config, images_of(images, distributed), distributed=distributed)
     if config.conditional:
         trainer.generator.eval()  # every generator by class has batch normalisation, which looks at a rank's part alone
     first = []
@@ -45,8 +45,8 @@ def trained(ranks, config, images, steps):
     )
 
 
-def images_of(images, ranks):
-    return ResidentImages(images, LABELS, CPU, rank=ranks.rank, world_size=ranks.world_size)
+def images_of(images, distributed):
+    return ResidentImages(images, LABELS, CPU, rank=distributed.rank, world_size=distributed.world_size)
 
 
 def difference(found, expected):
@@ -90,8 +90,8 @@ def test_networks_that_grow_and_follow_batches_stay_equal_on_all_ranks(tiny, ima
             assert (a == b).all()
 
 
-def noise(ranks, config, images):
-    trainer = Trainer.from_config(config, images_of(images, ranks), distributed=ranks)
+def noise(distributed, config, images):
+    trainer = Trainer.from_config(config, images_of(images, distributed), distributed=distributed)
     return torch.rand(3).tolist(), torch.rand(3, generator=trainer.random).tolist()
 
 
@@ -101,16 +101,16 @@ def test_ranks_draw_the_same_batches_and_noise_of_their_own(tiny, images):
     assert noise_of_first != noise_of_second
 
 
-def saved_and_loaded(ranks, config, images):
+def saved_and_loaded(distributed, config, images):
     """A run in one go and one that is loaded in the middle: its weights, and the files of each rank."""
-    trainer = Trainer.from_config(config, images_of(images, ranks), distributed=ranks)
+    trainer = Trainer.from_config(config, images_of(images, distributed), distributed=distributed)
     for _ in range(3):
         trainer.step()
     trainer.all_reduce_figures_()
     state = copy.deepcopy(trainer.tensors()), trainer.state()
     for _ in range(3):
         trainer.step()
-    other = Trainer.from_config(config, images_of(images, ranks), distributed=ranks)
+    other = Trainer.from_config(config, images_of(images, distributed), distributed=distributed)
     other.load(*state)
     for _ in range(3):
         other.step()
@@ -125,17 +125,17 @@ def test_a_state_of_two_ranks_goes_on_exactly(tiny):
         assert all((a == b).all() for a, b in zip(*weights, strict=True))
 
 
-def asked(ranks, *_):
-    return ranks.any(ranks.rank == 1), ranks.any(False), ranks.world_size
+def asked(distributed, *_):
+    return distributed.any(distributed.rank == 1), distributed.any(False), distributed.world_size
 
 
 def test_ranks_agree(tiny):
     assert on_ranks(2, asked) == [(True, False, 2)] * 2
 
 
-def refused(ranks, config, images):
+def refused(distributed, config, images):
     with pytest.raises(SettingsError) as refusal:
-        Trainer.from_config(config, images_of(images, ranks), distributed=ranks)
+        Trainer.from_config(config, images_of(images, distributed), distributed=distributed)
     return str(refusal.value)
 
 
@@ -171,9 +171,9 @@ def sum_after_the_first_has_slept(seconds):
     """The sum over the ranks, of which the first enters its address late."""
     if os.environ["RANK"] == "0":
         time.sleep(seconds)
-    with Distributed.from_environment() as ranks:
+    with Distributed.from_environment() as distributed:
         total = torch.ones(1)
-        ranks.all_reduce_mean_([total])
+        distributed.all_reduce_mean_([total])
         return total.item()
 
 

@@ -393,11 +393,11 @@ def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(tmp_path, 
 
 def test_a_checkpoint_from_before_images_had_a_stream_of_their_own_goes_on(tmp_path, tiny, console):
     """It has one stream for images and latents, in which the run goes on drawing latents."""
-    engine = Trainer.from_config(tiny())
-    tensors = engine.tensors()
+    trainer = Trainer.from_config(tiny())
+    tensors = trainer.tensors()
     del tensors["training"]["random.data"]
     (tmp_path / "config.toml").write_text(to_toml(tiny()))
-    save_checkpoint(tmp_path, 0, tensors, engine.state())
+    save_checkpoint(tmp_path, 0, tensors, trainer.state())
     assert resume_run(tmp_path, console=console) is None
     run = tmp_path / "straight"
     start_run(tiny(), run, console=console)

@@ -20,7 +20,7 @@ LABELS = torch.arange(20) % 3
 
 
 @pytest.fixture
-def engine_of(tiny, images):
+def trainer_of(tiny, images):
     """Engines whose compiler is torch's without its code generator, which takes most of the time."""
     torch._dynamo.reset()
 
@@ -65,9 +65,9 @@ CLOSE = 1e-9
     ],
     ids=lambda s: s.get("model", "dcgan"),
 )
-def test_a_compiled_step_is_the_eager_step(engine_of, settings):
-    compiled = engine_of(**settings, engine="compiled", precision="float64")
-    eager = engine_of(**settings, engine="eager", precision="float64")
+def test_a_compiled_step_is_the_eager_step(trainer_of, settings):
+    compiled = trainer_of(**settings, engine="compiled", precision="float64")
+    eager = trainer_of(**settings, engine="eager", precision="float64")
     eager.gan_step.mode.reuses_fakes = False  # images are made again, with new noise, as compiled steps do
     assert compiled.mode == "compiled"
     assert largest_difference(weights_after(compiled, 4), weights_after(eager, 4)) < CLOSE
@@ -94,7 +94,7 @@ def assert_eager_from_now_on(trainer, eager, sentence, caplog):
     assert re.fullmatch(sentence, trainer.mode_reason)
 
 
-def test_a_compiled_step_that_differs_is_run_eagerly(engine_of, monkeypatch, caplog):
+def test_a_compiled_step_that_differs_is_run_eagerly(trainer_of, monkeypatch, caplog):
     def without_second_order(step, **options):
         def wrong(*batch):
             outputs, gradients = step(*batch)
@@ -103,17 +103,17 @@ def test_a_compiled_step_that_differs_is_run_eagerly(engine_of, monkeypatch, cap
         return wrong
 
     monkeypatch.setattr(compiled_module, "compile_step", without_second_order)
-    trainer, eager = engine_of(**PENALISED, engine="compiled"), engine_of(**PENALISED)
+    trainer, eager = trainer_of(**PENALISED, engine="compiled"), trainer_of(**PENALISED)
     sentence = r"a compiled step of this run differs from the eager one by 0\.1 .*, so steps run without torch\.compile"
     assert_eager_from_now_on(trainer, eager, sentence, caplog)
 
 
 @pytest.mark.parametrize("network", ["generator", "discriminator"])
-def test_what_torch_cannot_compile_is_run_eagerly_and_the_line_is_named(engine_of, caplog, network):
+def test_what_torch_cannot_compile_is_run_eagerly_and_the_line_is_named(trainer_of, caplog, network):
     def hook(*_):
         print()
 
-    trainer, eager = engine_of(**PENALISED, engine="compiled"), engine_of(**PENALISED)
+    trainer, eager = trainer_of(**PENALISED, engine="compiled"), trainer_of(**PENALISED)
     getattr(trainer, network).register_forward_hook(hook)
     line = rf"\(test_step_modes\.py:{hook.__code__.co_firstlineno + 1}\)"
     sentence = rf"torch\.compile fails on a step of this run: .* {line}, so steps run without torch\.compile"
@@ -136,21 +136,21 @@ def test_what_torch_cannot_compile_is_run_eagerly_and_the_line_is_named(engine_o
     ],
     ids=str,
 )
-def test_a_form_that_there_is_not_is_refused(engine_of, settings, sentence):
+def test_a_form_that_there_is_not_is_refused(trainer_of, settings, sentence):
     with pytest.raises(SettingsError) as refusal:
-        engine_of(**settings)
+        trainer_of(**settings)
     assert str(refusal.value).startswith(sentence)
 
 
-def test_the_default_on_the_cpu_is_eager_and_says_why(engine_of):
-    trainer = engine_of()
+def test_the_default_on_the_cpu_is_eager_and_says_why(trainer_of):
+    trainer = trainer_of()
     assert (trainer.mode, trainer.mode_reason) == ("eager", "CUDA graphs need a GPU")
 
 
 @pytest.mark.parametrize("settings", [PENALISED, {"model": "plain", "regularizer": "r1", "loss": "hinge"}])
-def test_a_batch_in_parts_is_the_whole_batch(engine_of, settings):
+def test_a_batch_in_parts_is_the_whole_batch(trainer_of, settings):
     """Of networks that look at one sample at a time."""
-    whole, parts = (engine_of(**settings, precision="float64", accumulate=n) for n in (1, 3))
+    whole, parts = (trainer_of(**settings, precision="float64", accumulate=n) for n in (1, 3))
     seen = []
     parts.discriminator.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     assert largest_difference(weights_after(parts, 4), weights_after(whole, 4)) < CLOSE
@@ -188,10 +188,10 @@ def gradients_of(trainer):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("regularizer", ["wgan-gp", "r1"])
-def test_gradients_in_reduced_precision_are_those_of_float32(engine_of, precision, regularizer):
+def test_gradients_in_reduced_precision_are_those_of_float32(trainer_of, precision, regularizer):
     """As far as the type has digits: a gradient is a chain of a few roundings, the second order of twice as many."""
     settings = {"model": "plain", "regularizer": regularizer, "discriminator_lr": 1e-30}
-    reduced, full = (engine_of(**settings, precision=p) for p in (precision, "float32"))
+    reduced, full = (trainer_of(**settings, precision=p) for p in (precision, "float32"))
     for scaler in reduced.precision.scalers().values():
         set_scale(scaler, 2.0**8)  # from where nothing overflows, so that no update is left out
     eps = torch.finfo(getattr(torch, precision)).eps
@@ -201,8 +201,8 @@ def test_gradients_in_reduced_precision_are_those_of_float32(engine_of, precisio
         assert (a - b).norm() <= 8 * eps * b.norm()
 
 
-def test_weights_and_images_stay_float32_under_autocast(engine_of):
-    trainer = engine_of(model="plain", precision="bfloat16")
+def test_weights_and_images_stay_float32_under_autocast(trainer_of):
+    trainer = trainer_of(model="plain", precision="bfloat16")
     seen = []
     trainer.discriminator[0].register_forward_hook(lambda _, args, out: seen.append((args[0].dtype, out.dtype)))
     trainer.step()
@@ -210,7 +210,7 @@ def test_weights_and_images_stay_float32_under_autocast(engine_of):
     assert {p.dtype for p in trainer.generator.parameters()} == {torch.float32}
 
 
-def test_float16_gradients_too_small_for_the_type_survive(engine_of):
+def test_float16_gradients_too_small_for_the_type_survive(trainer_of):
     """At 1e-9 of its size the loss has gradients below the 6e-8 that float16 holds."""
 
     class Small:
@@ -224,7 +224,7 @@ def test_float16_gradients_too_small_for_the_type_survive(engine_of):
 
     results = []
     for precision in ("float16", "float32"):
-        trainer = engine_of(model="plain", precision=precision)
+        trainer = trainer_of(model="plain", precision=precision)
         trainer.gan_step.loss = Small()
         results.append(gradients_of(trainer))
     for found, expected in zip(results[0][1], results[1][1], strict=True):
@@ -232,10 +232,10 @@ def test_float16_gradients_too_small_for_the_type_survive(engine_of):
         assert found.norm() > 0
 
 
-def test_a_float16_penalty_sees_gradients_too_small_for_the_type(engine_of):
+def test_a_float16_penalty_sees_gradients_too_small_for_the_type(trainer_of):
     penalties = []
     for precision in ("float16", "float32"):
-        trainer = engine_of(model="plain", regularizer="r1", regularizer_weight=1e12, precision=precision)
+        trainer = trainer_of(model="plain", regularizer="r1", regularizer_weight=1e12, precision=precision)
         trainer.discriminator.register_forward_hook(lambda _, args, logits: logits.float() * 1e-7)
         trainer.step()
         penalties.append(trainer.mean_losses()["penalty"])
@@ -249,8 +249,8 @@ def set_scale(scaler, scale):
     return scaler
 
 
-def test_an_overflow_skips_the_update_and_halves_the_scale(engine_of):
-    trainer = engine_of(model="plain", precision="float16", regularizer="r1")
+def test_an_overflow_skips_the_update_and_halves_the_scale(trainer_of):
+    trainer = trainer_of(model="plain", precision="float16", regularizer="r1")
     scaler = set_scale(trainer.precision.discriminator_scaler, 2.0**40)
     before = [p.clone() for p in trainer.discriminator.parameters()]
     trainer.step()
@@ -264,14 +264,14 @@ def test_an_overflow_skips_the_update_and_halves_the_scale(engine_of):
     assert not torch.equal(before[0], next(trainer.discriminator.parameters()))
 
 
-def test_a_scale_that_falls_for_good_is_told(engine_of):
-    trainer = engine_of(model="plain", precision="float16")
+def test_a_scale_that_falls_for_good_is_told(trainer_of):
+    trainer = trainer_of(model="plain", precision="float16")
     set_scale(trainer.precision.generator_scaler, 0.5)
     assert trainer.first_non_finite().name == "gradient under generator_scaler"
 
 
-def test_scales_are_saved_and_go_on(engine_of):
-    first, second = (engine_of(model="plain", precision="float16") for _ in range(2))
+def test_scales_are_saved_and_go_on(trainer_of):
+    first, second = (trainer_of(model="plain", precision="float16") for _ in range(2))
     set_scale(first.precision.discriminator_scaler, 2.0**9)
     first.step()
     second.load(copy.deepcopy(first.tensors()), first.state())
@@ -284,15 +284,15 @@ def test_scales_are_saved_and_go_on(engine_of):
 
 
 @pytest.mark.parametrize(("before", "after"), [(True, True), (False, True), (True, False)])
-def test_a_layout_is_not_lost_on_the_way_through_a_file(engine_of, tmp_path, before, after):
+def test_a_layout_is_not_lost_on_the_way_through_a_file(trainer_of, tmp_path, before, after):
     """Switched on or off at a checkpoint, or left on; a file holds every tensor row by row."""
     settings = {"resolution": 16, "model": "sngan", "precision": "float64"}
-    straight = engine_of(**settings, channels_last=before)
+    straight = trainer_of(**settings, channels_last=before)
     torch.manual_seed(2)
     train(straight, 2)
     folder, state = save_checkpoint(tmp_path, 2, straight.tensors(), {}), straight.state()
     train(straight, 3)
-    resumed = engine_of(**settings, channels_last=after)
+    resumed = trainer_of(**settings, channels_last=after)
     resumed.load({group: load_tensors(folder, group) for group in straight.tensors()}, state)
     train(resumed, 3)
     for group in ("generator", "discriminator", "averaged_generator", "training"):
@@ -308,9 +308,9 @@ def test_a_layout_is_not_lost_on_the_way_through_a_file(engine_of, tmp_path, bef
             assert {averages[name].stride() for name in ("exp_avg", "exp_avg_sq")} == {parameter.stride()}
 
 
-def test_channels_last_is_a_layout_and_nothing_else(engine_of):
+def test_channels_last_is_a_layout_and_nothing_else(trainer_of):
     settings = {"resolution": 16, "precision": "float64"}
-    plain, last = engine_of(**settings), engine_of(**settings, channels_last=True)
+    plain, last = trainer_of(**settings), trainer_of(**settings, channels_last=True)
     assert largest_difference(weights_after(last, 3), weights_after(plain, 3)) < CLOSE
     kernels = [p for p in last.discriminator.parameters() if p.dim() == 4]
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)

@@ -28,8 +28,8 @@ PENALTIES = {
 
 
 @pytest.fixture
-def engine_of(tiny, images):
-    """An trainer of the model without batch normalisation."""
+def trainer_of(tiny, images):
+    """A trainer of the model without batch normalisation."""
 
     def make(**settings):
         return Trainer.from_config(tiny(**{"model": "plain"} | settings), ResidentImages(images, None, CPU))
@@ -56,8 +56,8 @@ def gradients(network):
 
 
 @pytest.mark.parametrize("name", PENALTIES)
-def test_a_penalty_adds_its_gradient_to_the_discriminators_and_nothing_to_the_generators(engine_of, images, name):
-    trainer = engine_of(regularizer=name, regularizer_weight=3.0)
+def test_a_penalty_adds_its_gradient_to_the_discriminators_and_nothing_to_the_generators(trainer_of, images, name):
+    trainer = trainer_of(regularizer=name, regularizer_weight=3.0)
     steepen(trainer.discriminator)
     generator, discriminator = copy.deepcopy(trainer.generator), copy.deepcopy(trainer.discriminator)
     drawn = torch.get_rng_state()
@@ -84,18 +84,18 @@ def test_a_penalty_adds_its_gradient_to_the_discriminators_and_nothing_to_the_ge
     assert trainer.mean_losses()["penalty"] == pytest.approx(penalty.item(), rel=1e-5)
 
 
-def test_every_regularizer_is_looked_at_and_no_two_are_one(engine_of):
+def test_every_regularizer_is_looked_at_and_no_two_are_one(trainer_of):
     assert PENALTIES.keys() == REGULARIZERS.keys() - {"none"}
     penalties = []
     for name in PENALTIES:
-        trainer = engine_of(regularizer=name)
+        trainer = trainer_of(regularizer=name)
         trainer.step()
         penalties.append(trainer.mean_losses()["penalty"])
     assert len({round(p, 5) for p in penalties}) == len(PENALTIES)
-    assert "penalty" not in engine_of().mean_losses()
+    assert "penalty" not in trainer_of().mean_losses()
 
 
-def test_a_lazy_penalty_is_taken_every_so_many_updates_with_so_many_times_the_weight(engine_of):
+def test_a_lazy_penalty_is_taken_every_so_many_updates_with_so_many_times_the_weight(trainer_of):
     def penalised_updates(trainer, num_steps):
         """Which of the updates to come are penalised, and with which weight."""
         updates = at_updates(trainer, "discriminator", lambda: None)
@@ -112,19 +112,19 @@ def test_a_lazy_penalty_is_taken_every_so_many_updates_with_so_many_times_the_we
         return found
 
     settings = {"regularizer": "r1", "regularizer_weight": 2.0, "regularizer_interval": 3, "discriminator_steps": 2}
-    first = engine_of(**settings)
+    first = trainer_of(**settings)
     assert penalised_updates(first, 4) == [(0, 6.0), (3, 6.0), (6, 6.0)]
-    second = engine_of(**settings)
+    second = trainer_of(**settings)
     second.load(first.tensors(), first.state())
     assert penalised_updates(second, 2) == [(1, 6.0)]  # the ninth and the tenth of all are 8 and 9
 
 
-def test_several_penalties_add_up_each_in_its_own_updates(engine_of):
-    several = engine_of(regularizers=[("r1", 3.0, 2), {"name": "r2", "weight": "cosine(4, 2, 2)"}])
-    r1 = engine_of(regularizer="r1", regularizer_weight=3.0, regularizer_interval=2)
-    r2 = engine_of(regularizer="r2", regularizer_weight=4.0)
+def test_several_penalties_add_up_each_in_its_own_updates(trainer_of):
+    several = trainer_of(regularizers=[("r1", 3.0, 2), {"name": "r2", "weight": "cosine(4, 2, 2)"}])
+    r1 = trainer_of(regularizer="r1", regularizer_weight=3.0, regularizer_interval=2)
+    r2 = trainer_of(regularizer="r2", regularizer_weight=4.0)
     of_updates = []
-    for trainer in (several, r1, r2, engine_of()):
+    for trainer in (several, r1, r2, trainer_of()):
         of_updates.append(at_updates(trainer, "discriminator", lambda t=trainer: gradients(t.discriminator)))
         trainer.step()
     all_three, of_r1, of_r2 = (trainer.mean_losses()["penalty"] for trainer in (several, r1, r2))
@@ -140,8 +140,8 @@ def test_several_penalties_add_up_each_in_its_own_updates(engine_of):
     assert several.mean_losses()["penalty"] == pytest.approx(r2.mean_losses()["penalty"] * 3 / 4, rel=1e-6)
 
 
-def test_rates_follow_their_schedules(engine_of):
-    trainer = engine_of(lr="cosine(4e-3, 0.001, 4)", discriminator_lr=lambda step: 1e-3 * (step + 1), beta2=0.9)
+def test_rates_follow_their_schedules(trainer_of):
+    trainer = trainer_of(lr="cosine(4e-3, 0.001, 4)", discriminator_lr=lambda step: 1e-3 * (step + 1), beta2=0.9)
     seen = [
         at_updates(trainer, name, lambda o=optimizer: float(o.param_groups[0]["lr"]))
         for name, optimizer in (
@@ -155,8 +155,8 @@ def test_rates_follow_their_schedules(engine_of):
     assert seen[1] == pytest.approx([1e-3 * (step + 1) for step in range(6)])
 
 
-def test_each_update_of_the_discriminator_has_a_batch_of_its_own(engine_of):
-    trainer = engine_of(discriminator_steps=3)
+def test_each_update_of_the_discriminator_has_a_batch_of_its_own(trainer_of):
+    trainer = trainer_of(discriminator_steps=3)
     batches, discriminator_updates, generator_updates = [], [], []
     loss = trainer.gan_step.discriminator_loss
     trainer.gan_step.discriminator_loss = lambda *given: (batches.append(given[:2]), loss(*given))[1]
@@ -180,9 +180,9 @@ def test_each_update_of_the_discriminator_has_a_batch_of_its_own(engine_of):
         ({"generator_lr": 2.0**-12, "discriminator_lr": 2.0**-5}, 2.0**-12, 2.0**-5),
     ],
 )
-def test_each_network_learns_at_its_own_rate(engine_of, settings, of_generator, of_discriminator):
+def test_each_network_learns_at_its_own_rate(trainer_of, settings, of_generator, of_discriminator):
     """Adam's first update moves a weight by the learning rate, wherever the gradient is far above its epsilon."""
-    trainer = engine_of(lr=2.0**-8, **settings)
+    trainer = trainer_of(lr=2.0**-8, **settings)
     networks = {of_generator: [trainer.generator], of_discriminator: [trainer.discriminator]}
     if of_generator == of_discriminator:
         networks = {of_generator: [trainer.generator, trainer.discriminator]}
@@ -199,8 +199,8 @@ def spectral_norms(network):
     return [torch.linalg.matrix_norm(weight, 2).item() for weight in weights]
 
 
-def test_spectral_norm_holds_the_discriminator_and_leaves_the_generator(engine_of):
-    trainer, free = engine_of(spectral_norm=True), engine_of()
+def test_spectral_norm_holds_the_discriminator_and_leaves_the_generator(trainer_of):
+    trainer, free = trainer_of(spectral_norm=True), trainer_of()
     for each in (trainer, free):
         for _ in range(20):
             each.step()
@@ -259,7 +259,7 @@ def test_smaller_groups_than_set_are_told(tiny, images, settings, found):
     assert Trainer.from_config(tiny(**settings), ResidentImages(images, None, CPU)).notes == []
 
 
-def test_a_model_with_spectral_norms_of_its_own_keeps_them(engine_of, monkeypatch):
+def test_a_model_with_spectral_norms_of_its_own_keeps_them(trainer_of, monkeypatch):
     from fastgan.models import MODELS
 
     build = MODELS["plain"]
@@ -269,25 +269,25 @@ def test_a_model_with_spectral_norms_of_its_own_keeps_them(engine_of, monkeypatc
         return generator, spectral_norm_(discriminator)
 
     monkeypatch.setitem(MODELS, "plain", normalised)
-    names = [list(engine_of(spectral_norm=on).discriminator.state_dict()) for on in (False, True)]
+    names = [list(trainer_of(spectral_norm=on).discriminator.state_dict()) for on in (False, True)]
     assert names[0] == names[1]
 
 
 @pytest.mark.parametrize(("ramp_up", "decay"), [(0.0, 2 / 11), (0.5, 0.25), (0.25, 0.0625)])
-def test_the_average_ramps_up_as_set(engine_of, ramp_up, decay):
-    trainer = engine_of(ema_ramp_up=ramp_up)
+def test_the_average_ramps_up_as_set(trainer_of, ramp_up, decay):
+    trainer = trainer_of(ema_ramp_up=ramp_up)
     before = trainer.generator[0].weight.detach().clone()
     trainer.step()
     expected = decay * before + (1 - decay) * trainer.generator[0].weight
     torch.testing.assert_close(trainer.ema.module[0].weight, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_flips_are_of_real_images_alone(engine_of, monkeypatch):
+def test_flips_are_of_real_images_alone(trainer_of, monkeypatch):
     flipped = []
     monkeypatch.setattr(step, "random_flip", lambda images: (flipped.append(images), images.flip(3))[1])
     seen = {}
     for flips in (False, True):
-        trainer = engine_of(flips=flips)
+        trainer = trainer_of(flips=flips)
         batches = []
         trainer.discriminator.register_forward_pre_hook(lambda _, args, batches=batches: batches.append(args[0]))
         trainer.step()
@@ -297,10 +297,10 @@ def test_flips_are_of_real_images_alone(engine_of, monkeypatch):
     assert torch.equal(seen[True][1], seen[False][1])
 
 
-def test_the_discriminator_sees_augmented_images_only_and_the_generator_learns_through_them(engine_of, monkeypatch):
+def test_the_discriminator_sees_augmented_images_only_and_the_generator_learns_through_them(trainer_of, monkeypatch):
     """With an augmentation that leaves the left half: the other half of the generator's images gets no gradient."""
     monkeypatch.setattr(build, "diff_augment", lambda images, policy: images * (torch.arange(16) < 8))
-    trainer = engine_of(diff_augment="cutout", regularizer="r1", loss="relativistic-pairing")
+    trainer = trainer_of(diff_augment="cutout", regularizer="r1", loss="relativistic-pairing")
     seen = []
     trainer.discriminator.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     fakes = []
