@@ -160,3 +160,17 @@ def test_callbacks_see_each_step_and_may_end_training(tmp_path, console):
     plain.fit()
     a, b = ((tmp_path / run / "checkpoints" / "5" / "generator.safetensors").read_bytes() for run in "ab")
     assert a == b
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_ends_the_script_once_its_step_is_saved(tmp_path, console, number, error):
+    class Send:
+        def on_step(self, trainer, step, metrics):
+            if step == 2:
+                os.kill(os.getpid(), number)
+
+    with pytest.raises(error) as ended:
+        trainer_of("patch", tmp_path, console, evaluate_every=0, callbacks=[Send()]).fit()
+    assert number == signal.SIGINT or ended.value.code == 143
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
+    assert "Stopped at step 2 of 10 and saved. Run the script again to resume" in console.file.getvalue()
