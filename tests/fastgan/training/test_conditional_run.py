@@ -38,7 +38,7 @@ def test_the_class_that_is_asked_for_is_generated_with_variety(tmp_path, seed):
     assert min(of_class) >= 90
     assert variety >= 0.85
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
-    assert last["findings"] == []
+    assert "findings" not in last
 
 
 def deviation(pixels, classes):
