@@ -7,7 +7,6 @@ _STARTED = time.time()  # importing torch belongs to the time of a run
 import argparse  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
-import signal  # noqa: E402
 import sys  # noqa: E402
 from datetime import datetime  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -83,6 +82,7 @@ def _run(given: argparse.Namespace) -> int:
     import torch
 
     from benchmarks import compare, evidence, report, results, run, without_gpu
+    from fastgan.training.signals import exiting_on_sigterm
 
     if given.command == "evidence":
         if not given.minutes > 0:
@@ -92,10 +92,9 @@ def _run(given: argparse.Namespace) -> int:
             print(
                 "no GPU here: toy sizes on the CPU, which prove that the run works and nothing about speed", flush=True
             )
-        # So that the stage in progress ends too.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         until = _STARTED + 60 * given.minutes
-        return evidence.collect(_folder(given.out), until=until, toy=toy, commit=given.commit)
+        with exiting_on_sigterm():  # so that the stage in progress ends too
+            return evidence.collect(_folder(given.out), until=until, toy=toy, commit=given.commit)
     if given.command == "static":
         from benchmarks.static import compiled
 
