@@ -97,7 +97,9 @@ class HealthStatistics:
         logits = torch.stack([real_logits, fake_logits]).float()
         ranked_right = (logits[0] - logits[1]).sign().mean() / 2 + 0.5
         gradients = [p.grad for p in self._generator.parameters() if p.grad is not None]
-        others = torch.stack([ranked_right, ranked_right.square(), torch.nn.utils.get_total_norm(gradients).float()])
+        others = torch.stack(
+            [ranked_right, ranked_right.square(), torch.stack(torch._foreach_norm(gradients)).norm().float()]
+        )
         return torch.cat([logits.mean(1), logits.sigmoid().mean(1), others])
 
     def read(self, step: int) -> Reading:
@@ -249,6 +251,9 @@ class FiniteWatch:
 def first_non_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """The name of the first tensor with an infinity or a NaN in it; waits for the device."""
     floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    # A finite norm proves finite values, in a thirteenth of the time (see FiniteWatch).
+    if torch.stack([norm.double() for norm in torch._foreach_norm(list(floats.values()))]).isfinite().all():
+        return None
     finite = torch.stack([tensor.isfinite().all() for tensor in floats.values()]).tolist()
     return next((name for name, good in zip(floats, finite, strict=True) if not good), None)
 
