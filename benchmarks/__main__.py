@@ -1,8 +1,8 @@
-"""python -m benchmarks: measures the ops on this GPU; without one, says what is known of them."""
+"""python -m benchmarks: measures the ops on this GPU; without a GPU, lists launches and minimum bytes."""
 
 import time
 
-_STARTED = time.time()  # importing torch belongs to the time of a run
+_STARTED = time.time()  # before torch is imported, which counts as time of a run
 
 import argparse  # noqa: E402
 import json  # noqa: E402
@@ -25,33 +25,35 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--all", action="store_true", help="every size, type and layout, not only the key problems")
     run.add_argument("--steps", action="store_true", help="whole steps instead of ops")
     run.add_argument("--compiled", action="store_true", help="torch.compile instead of plain torch beside the fused op")
-    run.add_argument("--details", action="store_true", help="without a GPU: a line for each case")
-    run.add_argument("--chip", default="H200", help="without a GPU: the chip that the bound is of (default: H200)")
+    run.add_argument("--details", action="store_true", help="without a GPU: one line per case")
+    run.add_argument("--chip", default="H200", help="without a GPU: the chip of the bound (default: H200)")
 
     check = commands.add_parser("check", help="compare every op and pass with its float64 reference")
 
     run_all = commands.add_parser("evidence", help="correctness, chip tests, ops, steps, torch.compile; stage by stage")
     run_all.add_argument("--minutes", type=float, default=10, help="the whole run ends within this time (default: 10)")
-    run_all.add_argument("--commit", help="the commit that is measured, where the sources are not a git checkout")
+    run_all.add_argument("--commit", help="the measured commit, where the sources are not a git checkout")
 
     for command in (run, check, run_all):
         needed = command is run_all
         command.add_argument(
-            "--out", type=Path, required=needed, help="folder for the results; made if it is not there"
+            "--out", type=Path, required=needed, help="folder for the results; created if it does not exist"
         )
         command.add_argument("--toy", action="store_true", help="toy sizes on the CPU, in Triton's interpreter")
 
     static = commands.add_parser("static", help="compile every kernel for five targets, check it, compare the table")
-    static.add_argument("--op", action="append", metavar="NAME", help="the kernels of this op; the table stays")
-    static.add_argument("--target", action="append", metavar="NAME", help="compile for this target: sm_90")
+    static.add_argument(
+        "--op", action="append", metavar="NAME", help="compile only this op's kernels, without the table"
+    )
+    static.add_argument("--target", action="append", metavar="NAME", help="compile only for this target, such as sm_90")
     static.add_argument("--write", action="store_true", help="write benchmarks/static/compiled.csv anew")
 
     diff = commands.add_parser(
-        "compare", help="what moved beyond the quartiles from run A to B; 1 if something is slower"
+        "compare", help="times that left their quartiles from run A to B; exit code 1 if slower or missing"
     )
     diff.add_argument("before", metavar="A", type=Path, help="a results.csv, or a folder that holds one")
     diff.add_argument("after", metavar="B", type=Path)
-    merge = commands.add_parser("merge", help="append the rows that a GPU gave to benchmarks/results.csv")
+    merge = commands.add_parser("merge", help="append rows measured on a GPU to benchmarks/results.csv")
     merge.add_argument("source", type=Path, help="a results.csv, or a folder that holds one")
     draw = commands.add_parser("readme", help="draw the results in the READMEs from benchmarks/results.csv")
     draw.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a file differs")
@@ -64,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments = ["run", *arguments]
     given = _parser().parse_args(arguments)
     if getattr(given, "toy", False):
-        # Read when the kernels are imported.
+        # Set before the kernels are imported, which read it.
         os.environ |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     try:
         return _run(given)
@@ -89,9 +91,7 @@ def _run(given: argparse.Namespace) -> int:
             raise ValueError(f"--minutes is {given.minutes:g}, expected more than 0")
         toy = given.toy or not torch.cuda.is_available()
         if toy and not given.toy:
-            print(
-                "no GPU here: toy sizes on the CPU, which prove that the run works and nothing about speed", flush=True
-            )
+            print("no GPU: toy sizes on the CPU, which show that the run works and nothing about speed", flush=True)
         until = _STARTED + 60 * given.minutes
         with exiting_on_sigterm():  # so that the stage in progress ends too
             return evidence.collect(_folder(given.out), until=until, toy=toy, commit=given.commit)
@@ -119,7 +119,7 @@ def _run(given: argparse.Namespace) -> int:
         if not measurable:
             if given.steps:
                 raise ValueError(
-                    "torch sees no GPU, and of whole steps nothing is known without one; --toy runs small ones"
+                    "torch sees no GPU, and whole steps need one to be measured; --toy runs small ones on the CPU"
                 )
             for line in without_gpu.lines(chosen, given.chip, details=given.details):
                 print(line, flush=True)
@@ -129,7 +129,7 @@ def _run(given: argparse.Namespace) -> int:
     out = _folder(given.out or Path("bench") / datetime.now().strftime("%Y-%m-%dT%H%M%S"))
     if given.command == "check":
         return int(run.check_all(out, toy=given.toy) > 0)
-    # Of the evidence run that the folder belongs to, if it does, so that its rows are those of one.
+    # In the folder of an evidence run the rows get that run's identity.
     state = out / evidence.STATE
     identity = json.loads(state.read_text())["identity"] if state.exists() else results.identity()
     wrong = run.measure_all(chosen, out, identity, compiled=given.compiled, toy=given.toy)
@@ -140,7 +140,7 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _folder(out: Path) -> Path:
-    """``out``, made and found writable before there is something to lose."""
+    """Creates ``out`` and tests that it is writable, before there are results to lose."""
     out.mkdir(parents=True, exist_ok=True)
     probe = out / f".writable-{time.time_ns()}"
     probe.touch()

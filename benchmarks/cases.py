@@ -1,4 +1,4 @@
-"""What is measured: an op at a problem, in a type and a layout, one pass at a time; and that pass as a call."""
+"""Cases, each one pass of an op at a problem, type and layout; and the calls that run them."""
 
 import itertools
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from benchmarks.ops import OPS
 DTYPES = {"float32": F32, "bfloat16": BF16, "float16": F16}
 LAYOUTS = ("contiguous", "channels_last")
 
-# What discriminators and generators are trained in most.
+# The types and layouts in which most networks are trained.
 _COMMON = {("float32", "contiguous"), ("bfloat16", "contiguous"), ("bfloat16", "channels_last")}
 _TOY = (("float32", "contiguous"), ("bfloat16", "channels_last"))
 _FIRST = ("adain", "upfirdn2d", "noise_injection")  # those whose speed is least certain
@@ -29,7 +29,7 @@ Implementation = Callable[["Given"], Call]
 
 @dataclass(frozen=True)
 class Case:
-    """Everything that a row of results is about, but the implementation."""
+    """Everything that identifies a row of results, except the implementation."""
 
     op: Op
     problem: Problem
@@ -69,7 +69,7 @@ class Case:
 
 
 def cases(*, toy: bool = False) -> list[Case]:
-    """All cases, those first whose loss would hurt most; the ops take turns, so that a cut spares none of them."""
+    """All cases, most important first. The ops take turns, so a run that is cut off has measured something of each."""
     turns = []
     for op in sorted(OPS.values(), key=lambda op: (op.name not in _FIRST, op.name)):
         problems = (Problem("toy", op.toy, "none: a size for a CPU", key=True),) if toy else op.problems
@@ -91,19 +91,19 @@ def shape_text(shape: Any) -> str:
 
 
 class Given(NamedTuple):
-    """What a pass reads: the operands, the incoming gradients ``dys``, and ``hs`` towards the first gradients."""
+    """The inputs of a pass: operands, incoming gradients ``dys``, and cotangents ``hs`` of the first gradients."""
 
     operands: Operands
     dys: list[Tensor]
     hs: list[Tensor]
 
     def to(self, dtype: torch.dtype) -> "Given":
-        """A copy in a type; an op that works in place must not touch the original."""
+        """A copy in ``dtype``; always a copy, since an op may work in place."""
         return Given(*tree_map(lambda t: t.detach().to(dtype, copy=True).requires_grad_(t.requires_grad), tuple(self)))
 
 
 def draw(case: Case, device: torch.device) -> Given:
-    """Operands from standard normal values: zeros would hide unwritten outputs and draw less power than real data."""
+    """Draws operands from normal values: zeros would hide unwritten outputs, and the chip would draw less power."""
     op = case.op
 
     def arranged(t: Tensor) -> Tensor:
@@ -123,9 +123,9 @@ def draw(case: Case, device: torch.device) -> Given:
 
 
 def bind(function: Callable[..., Any], case: Case, given: Given) -> Call:
-    """The case's pass of ``function``: what is not the pass itself is done here, once.
+    """A call that runs only the case's pass of ``function``; everything before the pass runs here, once.
 
-    A forward pass records its graph, as it does in training; backward passes keep a graph that is built here.
+    A forward pass records its autograd graph, as in training; backward passes reuse a graph that is built here.
     """
     op, (operands, dys, hs) = case.op, given
 
@@ -145,16 +145,17 @@ def bind(function: Callable[..., Any], case: Case, given: Given) -> Call:
 
 
 def implementations(case: Case, *, compile_backend: str | None = None) -> dict[str, Implementation]:
-    """By name: the fused op, its reference in plain torch, what else torch has; and with a backend, torch.compile.
+    """Implementations by name: the fused op, its reference in plain torch, and torch functions that compute the same.
 
-    A compiled function cannot be differentiated twice from outside, so there is none of a double backward.
+    With ``compile_backend`` also the compiled reference, except for double backward: torch cannot differentiate a
+    compiled function twice from outside.
     """
     op = case.op
-    functions = {"fused": op.op, "eager": op.reference, **op.vendors}
+    functions = {"fused": op.op, "eager": op.reference, **op.torch_functions}
     if compile_backend is not None:
         if case.pass_ == "double_backward":
             return {}
-        # A compiled backward may otherwise reuse saved buffers for its outputs: this one runs many times on one graph.
+        # Otherwise a compiled backward pass may write its outputs into saved buffers; here it runs many times.
         torch._functorch.config.donated_buffer = False
         compiled = torch.compile(op.reference, backend=compile_backend, fullgraph=True, dynamic=False)
         functions = {"fused": op.op, "compile": compiled}

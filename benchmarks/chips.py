@@ -1,4 +1,4 @@
-"""Chips by their datasheets, and the bound that bytes and occupancy set where none can be measured."""
+"""Chips by their data sheets, and the least time that bytes and occupancy allow on them."""
 
 import math
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ KIB = 1024
 
 @dataclass(frozen=True)
 class Chip:
-    """What a bound needs to know of a chip.
+    """The figures of a chip that the bound needs.
 
     Attributes:
-        target: the kernels' compilation target.
-        multiprocessors: of the whole chip; compute units on AMD.
-        registers: 32-bit registers of a multiprocessor.
-        shared_bytes: shared memory of a multiprocessor that kernels can use.
-        threads, programs: the most that a multiprocessor runs at a time.
-        register_unit: registers are handed to a warp in multiples of this many a thread.
-        bandwidth: of the memory, bytes a second.
-        latency: seconds from a load to its data, under load: an assumption, the same for all.
+        target: the compilation target of its kernels.
+        multiprocessors: how many the chip has; compute units on AMD.
+        registers: 32-bit registers per multiprocessor.
+        shared_bytes: shared memory per multiprocessor that kernels can use.
+        threads, programs: how many a multiprocessor runs at a time, at most.
+        register_unit: registers per thread are allocated in multiples of this number.
+        bandwidth: memory bandwidth in bytes per second.
+        latency: seconds from a load to its data on a busy chip; assumed to be the same for all chips.
     """
 
     target: str
@@ -53,8 +53,8 @@ def resident_programs(chip: Chip, *, registers: int, threads: int, shared_bytes:
     """How many programs a multiprocessor runs at a time.
 
     Args:
-        registers: of a thread.
-        threads, shared_bytes: of a program.
+        registers: registers per thread.
+        threads, shared_bytes: threads and shared memory per program.
     """
     of_thread = math.ceil(registers / chip.register_unit) * chip.register_unit
     limits = [chip.programs, chip.threads // threads, chip.registers // (of_thread * threads)]
@@ -65,14 +65,14 @@ def share_of_bandwidth(chip: Chip, *, programs: int, resident: int, bytes_of_pro
     """The largest share of the memory's bandwidth that a launch can reach, from 0 to 1.
 
     Args:
-        programs: of the launch.
+        programs: programs of the launch.
         resident: programs that a multiprocessor runs at a time.
-        bytes_of_program: that a program has requested at a time.
+        bytes_of_program: bytes that a program has requested from memory at a time.
     """
     at_once = min(resident, programs / chip.multiprocessors)
     return min(1.0, at_once * bytes_of_program / chip.bytes_in_flight)
 
 
 def bound_seconds(chip: Chip, bytes_moved: float, share: float = 1.0) -> float:
-    """The least time in which so many bytes pass the memory, at a share of its bandwidth."""
+    """The seconds that memory needs to move so many bytes, at a share of its bandwidth."""
     return bytes_moved / (chip.bandwidth * share)

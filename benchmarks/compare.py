@@ -1,4 +1,4 @@
-"""What moved between two runs: medians that lie outside each other's quartiles."""
+"""What changed between two runs: medians that lie outside each other's quartiles."""
 
 from collections.abc import Iterable, Mapping
 
@@ -6,14 +6,18 @@ from benchmarks.measure import COPY, MODES
 
 Row = Mapping[str, str]
 
-_LEAST = 0.03  # nobody acts on less than 3%, so it is not reported
+_LEAST = 0.03  # smaller changes are not worth acting on, so they are not reported
 
 
 def compare(before: Iterable[Row], after: Iterable[Row]) -> tuple[list[str], bool]:
-    """Sentences on what became of the fused implementations, most moved first; and whether something became slower.
+    """Compares the fused implementations of two runs.
 
-    A time moved where each median lies outside the other's quartiles. How much the copies moved is said first: what
-    moved along with them is the machine, not the kernel.
+    A time has changed if each median lies outside the other's quartiles and they differ by 3% or more.
+
+    Returns:
+        Sentences, first how much the copies changed (a change that they share is the machine's, not the kernel's), then
+        the changed times, largest change first, then the cases that only one run has; and whether a time became longer
+        or a case is missing from the second run.
 
     Raises:
         ValueError: if the runs are not of the same chip.
@@ -38,7 +42,7 @@ def compare(before: Iterable[Row], after: Iterable[Row]) -> tuple[list[str], boo
     moved.sort(key=lambda change: -max(change[0], 1 / change[0]))
     ours = [{"/".join(key) for key in rows if key[-1] != COPY} for rows in (first, second)]
     lost, new = sorted(ours[0] - ours[1]), sorted(ours[1] - ours[0])
-    said = [sentence for _, sentence in moved] or ["nothing moved beyond the quartiles"]
+    said = [sentence for _, sentence in moved] or ["no time left its quartiles"]
     said += [*(f"only in the first: {case}" for case in lost), *(f"only in the second: {case}" for case in new)]
     if copies:
         said.insert(0, f"copies took {sorted(copies)[len(copies) // 2]:.2f} times as long (median)")
@@ -50,7 +54,7 @@ def _outside(median: float, row: Row, mode: str) -> bool:
 
 
 def _by_case(rows: Iterable[Row]) -> dict[tuple[str, ...], Row]:
-    """Fused implementations and copies; what stands there twice counts as it was measured last."""
+    """The rows of fused implementations and copies, by case; of repeated cases the last one counts."""
     columns = ("op", "problem", "dtype", "layout", "pass", "implementation")
     ours = (row for row in rows if row["implementation"] == COPY or row["implementation"].startswith("fused"))
     return {tuple(row[column] for column in columns): row for row in ours}

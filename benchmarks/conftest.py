@@ -12,7 +12,7 @@ import pytest
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    # pytest-xdist switches pytest-benchmark off, and processes side by side would measure each other.
+    # pytest-xdist disables pytest-benchmark, and parallel processes would disturb each other's timings.
     if getattr(config.option, "numprocesses", None):
         config.option.numprocesses, config.option.dist, config.option.tx = 0, "no", []
 
@@ -21,4 +21,4 @@ def pytest_report_header() -> str:
     where = (
         torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU, toy sizes: this says nothing of speed"
     )
-    return f"benchmarks: {where}; wall time of a call and a synchronization"
+    return f"benchmarks: {where}; wall time of one call and a synchronization"

@@ -13,11 +13,11 @@ _LONGEST_SPIN = 0.1  # seconds; a training step keeps the host busy for some ten
 
 
 class CpuDevice:
-    """Runs the code path of the benchmark where there is no GPU. Its figures say nothing about the kernels."""
+    """Runs the code of the benchmark where there is no GPU. Its figures say nothing about the kernels."""
 
     kind = "cpu"
     place = torch.device("cpu")
-    cache_bytes = 128  # so that buffers rotate at toy size as well
+    cache_bytes = 128  # so small that buffers rotate at toy size as well
 
     def synchronize(self) -> None:
         pass
@@ -32,23 +32,23 @@ class CpuDevice:
         return (time.perf_counter() - start) / len(calls)
 
     def host_seconds(self, call: AnyCall) -> float:
-        return 0.0  # there is no queue
+        return 0.0  # a CPU has no queue
 
     def capture(self, calls: Sequence[AnyCall]) -> AnyCall | None:
-        return None  # nor graphs
+        return None  # a CPU has no graphs
 
     def held_bytes(self, call: AnyCall) -> int:
-        return 0  # nobody counts
+        return 0  # memory of the CPU is not counted
 
     def peak_bytes(self, call: AnyCall) -> int | None:
         return None
 
 
 class CudaDevice:
-    """NVIDIA, and AMD through the same names. Make one a process, before any tensor.
+    """An NVIDIA GPU, or an AMD GPU, which torch reaches by the same names.
 
-    Everything runs on one stream that is not the default one: autograd runs each backward node on the stream of its
-    forward, and a capture allows no other stream than its own.
+    Create one per process, before any tensor. Everything then runs on one stream that is not the default stream:
+    autograd runs each backward node on the stream of its forward pass, and a capture allows only its own stream.
     """
 
     kind = "rocm" if torch.version.hip else "cuda"
@@ -59,7 +59,7 @@ class CudaDevice:
         torch.cuda.set_stream(self.stream)
         self.cache_bytes = torch.cuda.get_device_properties(self.place).L2_cache_size
         if torch.version.hip:
-            # Behind the L2 of an MI300 stands a memory-side cache of 256 MB, which the properties do not have.
+            # An MI300 has a memory-side cache of 256 MB behind its L2, which the properties do not list.
             self.cache_bytes = max(self.cache_bytes, 256 * 2**20)
         self._cycles_per_second = self._measure_spin()
 
@@ -69,13 +69,13 @@ class CudaDevice:
     def timed(self, call: AnyCall, host_seconds: float) -> float:
         """Seconds between events around one call.
 
-        The stream is kept busy while the host queues the call, so no gap between launches is counted as device time.
+        The stream is kept busy while the host queues the call, so gaps between launches do not count as device time.
         """
         self._spin(2 * host_seconds + 20e-6)
         return self._elapsed(call)
 
     def wall(self, calls: Sequence[AnyCall]) -> float:
-        """Seconds a call, on the host's clock, until the device has finished all of ``calls``."""
+        """Seconds per call, on the host's clock, until the device has finished all of ``calls``."""
         self.synchronize()
         start = time.perf_counter()
         for call in calls:
@@ -84,22 +84,22 @@ class CudaDevice:
         return (time.perf_counter() - start) / len(calls)
 
     def host_seconds(self, call: AnyCall) -> float:
-        """How long the host is busy with queueing a call."""
+        """Seconds that the host needs to queue a call."""
         self.synchronize()
         start = time.perf_counter()
         call()
         return time.perf_counter() - start
 
     def capture(self, calls: Sequence[AnyCall]) -> AnyCall | None:
-        """``calls`` as one replayable graph, ``None`` where they cannot be captured.
+        """Captures ``calls`` as one replayable graph; returns ``None`` where they cannot be captured.
 
-        They must have run before: nothing may be compiled in a capture.
+        Run the calls before: nothing may be compiled during a capture.
         """
         graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         outputs = []
         try:
             with torch.cuda.graph(graph, pool=pool, stream=self.stream):
-                # Outputs live to the end of the capture: else the next call would write to memory still in cache.
+                # Outputs are kept to the end of the capture, else the next call would write to memory still in cache.
                 outputs.extend(call() for call in calls)
         except RuntimeError:
             self.synchronize()
@@ -108,8 +108,9 @@ class CudaDevice:
         return graph.replay
 
     def _end_failed_capture(self, pool: Any) -> None:
-        # torch itself does not (CUDAGraph::capture_end returns at the first error): the generator would refuse to draw
-        # for the rest of the process, and the allocator would not free memory when it runs out of it.
+        # torch itself does not clean up (CUDAGraph::capture_end returns at the first error). Without this the generator
+        # would refuse to draw for the rest of the process, and the allocator would not free cached memory when it runs
+        # out.
         generator = torch.cuda.default_generators[self.place.index]
         generator.graphsafe_set_state(generator.clone_state())
         with contextlib.suppress(RuntimeError):  # the capture had ended, and something after it failed
@@ -117,7 +118,7 @@ class CudaDevice:
             torch._C._cuda_releasePool(self.place.index, pool)
 
     def held_bytes(self, call: AnyCall) -> int:
-        """The memory that what a call returns keeps allocated."""
+        """Bytes of memory held by what a call returns."""
         before = torch.cuda.memory_allocated()
         kept = call()
         held = torch.cuda.memory_allocated() - before
@@ -125,7 +126,7 @@ class CudaDevice:
         return held
 
     def peak_bytes(self, call: AnyCall) -> int | None:
-        """The most memory that a call holds beyond what was allocated before it."""
+        """The most bytes that a call allocates beyond what was allocated before it."""
         self.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -144,12 +145,12 @@ class CudaDevice:
         torch.cuda._sleep(int(min(seconds, _LONGEST_SPIN) * self._cycles_per_second))
 
     def _measure_spin(self) -> float:
-        # At the highest clock: an idle chip takes some milliseconds to raise it, and cycles that were counted before
-        # would make every later spin too short.
+        # The fastest of many runs: an idle chip needs some milliseconds to reach its highest clock, and a rate measured
+        # at a lower clock would make every later spin too short.
         cycles = 1_000_000
         return cycles / min(self._elapsed(lambda: torch.cuda._sleep(cycles)) for _ in range(100))
 
 
 def device() -> CpuDevice | CudaDevice:
-    """The GPU where there is one."""
+    """The current GPU, or the CPU where there is no GPU."""
     return CudaDevice() if torch.cuda.is_available() else CpuDevice()

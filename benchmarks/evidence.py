@@ -1,7 +1,7 @@
-"""Everything that proves the state of the kernels on this machine: stages with a time limit each, one after the other.
+"""Collects the evidence that the kernels are right and fast on this machine, in stages that each have a time limit.
 
-Each stage is a process that is killed past its limit. What it wrote until then stays, and the same command
-resumes there.
+Each stage is a process that is killed when its limit is over. What it has written stays, and the same command resumes
+from there.
 """
 
 import json
@@ -24,7 +24,7 @@ _MAX_CRASHES = 4
 
 @dataclass(frozen=True)
 class Stage:
-    """A command, and its share of the time; ``restart``: whether it is restarted behind a case that killed it."""
+    """A command and its share of the time; ``restart``: whether to run it again after a case that killed it."""
 
     name: str
     command: tuple[str, ...]
@@ -33,7 +33,7 @@ class Stage:
 
 
 def stages(out: Path, *, toy: bool) -> list[Stage]:
-    """In the order of what they prove; what one leaves of its time is for those behind it."""
+    """The stages, most important first; time that one leaves unused is for those after it."""
     here = (sys.executable, "-m", "benchmarks")
     common = (f"--out={out}", *(("--toy",) if toy else ()))
     workers = ("-n", "4") if find_spec("xdist") else ()
@@ -54,25 +54,25 @@ def stages(out: Path, *, toy: bool) -> list[Stage]:
 
 
 def collect(out: Path, *, until: float, toy: bool, commit: str | None, chosen: Sequence[Stage] | None = None) -> int:
-    """Runs or resumes the evidence in ``out``; the summary is printed last, and is in ``out``/summary.txt.
+    """Runs or resumes the stages; prints the summary at the end and writes it to ``out``/summary.txt.
 
     Args:
-        out: the folder, made if it is not there.
-        until: when it is over, in seconds since the epoch.
-        toy: toy sizes on the CPU, in Triton's interpreter.
-        commit: what is measured, where the sources are not a git checkout.
+        out: the folder of the results, created if it does not exist.
+        until: when the run must end, in seconds since the epoch.
+        toy: whether to run toy sizes on the CPU, in Triton's interpreter.
+        commit: the measured commit, needed where the sources are not a git checkout.
 
     Returns:
-        0; 1 if a test failed, an op was wrong, or a process died.
+        The exit code: 1 if a test failed, an op was wrong or a process died, else 0.
 
     Raises:
-        ValueError: if ``out`` holds evidence of another commit, machine or size; if a GPU would be measured and no
-            commit is known.
+        ValueError: if ``out`` holds evidence of another commit, machine or size; if no commit is known for
+            measurements on a GPU.
     """
     until -= _RESERVE_SECONDS
     identity = results.identity(commit)
     if not toy and not identity["commit"]:
-        raise ValueError("the sources are no git checkout, and figures need their commit: name it with --commit")
+        raise ValueError("the sources are not a git checkout, and figures need a commit: give it by --commit")
     state = {"identity": identity, "toy": toy, "stages": {}}
     if (out / STATE).exists():
         state = _resumed(json.loads((out / STATE).read_text()), state, out)
@@ -97,11 +97,11 @@ def _resumed(former: dict, state: dict, out: Path) -> dict:
     ]
     if differs:
         raise ValueError(f"{out} holds evidence of another state ({'; '.join(differs)}); give another folder")
-    return former  # with its date: the rows are those of one run, however often it is resumed
+    return former  # with its date, so that all rows of a resumed run have the same one
 
 
 def _run(stage: Stage, out: Path, limit: float, *, toy: bool) -> dict[str, object]:
-    """Runs a stage to its end or its limit; what it prints goes to ``out``/STAGE.log."""
+    """Runs a stage to its end or its limit; its output goes to ``out``/STAGE.log."""
     paths = [str(results.ROOT), str(results.ROOT / "kernels"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     if toy:
@@ -123,7 +123,7 @@ def _run(stage: Stage, out: Path, limit: float, *, toy: bool) -> dict[str, objec
                     # A session of its own, so that what it started ends with it.
                     os.killpg(child.pid, signal.SIGKILL)
                     child.wait()
-        # 0, 1 and 2 are answers; anything else is a process that died in the midst of a case.
+        # Exit codes 0, 1 and 2 are results; with any other the process died during a case.
         if code in (None, 0, 1, 2) or not stage.restart:
             break
     status = "cut off" if code is None else "done"
@@ -131,7 +131,7 @@ def _run(stage: Stage, out: Path, limit: float, *, toy: bool) -> dict[str, objec
 
 
 def summary(out: Path, state: dict) -> tuple[str, bool]:
-    """What the folder holds, as text, and whether something failed."""
+    """Summarizes the folder as text; also returns whether something failed."""
     lines = [
         "",
         f"{len(state['stages'])} stages on {state['identity']['chip']}, commit {state['identity']['commit'][:12]}",

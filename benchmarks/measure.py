@@ -24,13 +24,19 @@ Device = CpuDevice | CudaDevice
 Row = Mapping[str, object]
 
 _MIN_ROUNDS = 5  # below that, quartiles say nothing
-_WALL_SECONDS = 0.05  # of calls in a row for one sample; the synchronization at their end takes some microseconds
+_WALL_SECONDS = 0.05  # calls of one wall-time sample; long, since the synchronization after them takes microseconds
 
 
 @dataclass(frozen=True)
 class Effort:
-    """Samples a mode, seconds a mode after which fewer are enough, the most calls in a sample of wall time, and
-    torch.compile's backend."""
+    """How long to measure.
+
+    Attributes:
+        rounds: samples per implementation and mode.
+        seconds: time per mode after which fewer samples are enough.
+        wall_calls: the most calls in one sample of wall time.
+        compile_backend: the backend of torch.compile.
+    """
 
     rounds: int = 25
     seconds: float = 0.3
@@ -66,7 +72,7 @@ class Quartiles:
 
 
 def without_tf32() -> None:
-    """float32 convolutions and products as float32 computes them: TF32 is off by 5e-4, and faster."""
+    """Makes convolutions and products compute in float32: TF32 would be faster, with relative errors up to 5e-4."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
@@ -79,12 +85,12 @@ def check(case: Case, named: Mapping[str, Implementation], given: Given, device:
     expected = [t.detach() for t in bind(case.op.reference, case, given.to(torch.float64))()]
     refusals = []
     for name, implementation in named.items():
-        # Freed memory is handed out again: an element that is not written shows as NaN, not as a former result.
+        # Freed memory is allocated again, so an element that is not written shows as NaN, not as an earlier result.
         _ = [torch.full_like(t, torch.nan, dtype=case.dtype) for t in expected]
         del _
         own = name in ("fused", "eager", "compile")
         allowed = tolerance(case.dtype, case.op.reduction(case.problem.shape), 4 if own else case.op.roundings)
-        # Each gets operands of its own: there are ops that work in place.
+        # Each implementation gets its own operands, since some ops work in place.
         refusals += compared(name, partial(implementation, given.to(case.dtype)), expected, allowed, error, device)
     return refusals
 
@@ -97,11 +103,11 @@ def compared(
     error: Callable[[Sequence[Tensor], Sequence[Tensor]], float],
     device: Device,
 ) -> list[Refusal]:
-    """Runs the call that ``make`` makes once, and refuses it if it fails or is off by more than ``allowed``."""
+    """Runs the call that ``make`` returns once, and refuses it if it fails or its error is more than ``allowed``."""
     try:
         found = error(make()(), expected)
     except Exception as failure:
-        device.synchronize()  # after a fault of the device nothing works: this raises again
+        device.synchronize()  # raises again after a fault of the device, when nothing works any more
         first_line = (str(failure).strip().splitlines() or ["no message"])[0]
         return [Refusal(name, f"failed: {type(failure).__name__}: {first_line[:200]}")]
     if not found <= allowed:
@@ -115,7 +121,7 @@ def measure(case: Case, device: Device, effort: Effort, *, compiled: bool = Fals
     Args:
         compiled: measure ``torch.compile`` instead of plain torch.
     """
-    torch._dynamo.reset()  # each case compiles for itself; on disk its kernels are cached
+    torch._dynamo.reset()  # each case compiles anew; its kernels stay cached on disk
     seed(case)
     named = implementations(case, compile_backend=effort.compile_backend if compiled else None)
     if not named:
@@ -127,7 +133,7 @@ def measure(case: Case, device: Device, effort: Effort, *, compiled: bool = Fals
     slots = [given, *(draw(case, device.place) for _ in range(1, slots_for(case.bytes, device.cache_bytes)))]
     calls = {name: _calls(implementation, case, slots, device) for name, implementation in named.items()}
     half = torch.randn(max(1, case.bytes // 2 // case.dtype.itemsize), dtype=case.dtype, device=device.place)
-    # Half the bytes are read and half are written.
+    # The copy reads half of the bytes and writes half.
     calls[COPY] = [partial(lambda source: [source.clone()], half.clone()) for _ in slots]
     figures = time_calls(calls, device, effort, MODES)
     return [
@@ -143,16 +149,16 @@ def measure(case: Case, device: Device, effort: Effort, *, compiled: bool = Fals
 
 
 def slots_for(bytes_moved: int, cache_bytes: int) -> int:
-    """How many sets of buffers a call must rotate through to find none of them in cache: past three times its size."""
+    """How many sets of buffers a call must rotate through to find none in cache: together over three times its size."""
     return max(2, 3 * cache_bytes // bytes_moved + 1)
 
 
 def _calls(implementation: Implementation, case: Case, slots: Sequence[Given], device: Device) -> list[Call]:
-    """The same call on as many sets of buffers as it takes to find none of them in cache.
+    """The same call on as many sets of buffers as it needs to find none of them in cache.
 
-    What keeps more than the problem's bytes needs fewer, and memory has no room for all: plain torch keeps 40 MB of
-    each minibatch discrimination of 128 samples, whose minimum is 0.3 MB. These few are its own, so that no
-    implementation comes back to one that another has just read.
+    An implementation that keeps more than the problem's bytes needs fewer sets, and memory has no room for all of them:
+    for minibatch discrimination of 128 samples plain torch keeps 40 MB per call, and the minimum is 0.3 MB. It then
+    gets sets of its own, so that it does not return to one that another implementation has just read.
     """
 
     def bound() -> tuple[Call, list[Tensor]]:
@@ -167,12 +173,12 @@ def _calls(implementation: Implementation, case: Case, slots: Sequence[Given], d
 def time_calls(
     calls: Mapping[str, Sequence[Callable[[], Any]]], device: Device, effort: Effort, modes: Iterable[str]
 ) -> dict[str, dict[str, Quartiles]]:
-    """Seconds a call: for each mode, for each implementation.
+    """Seconds per call, by mode and implementation.
 
     Args:
-        calls: for each implementation the same call on different buffers, as many as it takes to find none in cache.
-        modes: of ``MODES``: device time of a call with a cold cache; of a call inside a replayed CUDA graph, where one
-            can be captured; wall time of eager calls in a row.
+        calls: by implementation, the same call on different buffers, enough of them to find none in cache.
+        modes: some of ``MODES``. ``"device"``: device time with a cold cache; ``"graph"``: device time inside a
+            replayed CUDA graph, where it can be captured; ``"wall"``: wall time of several eager calls.
     """
     for of_slots in calls.values():
         for call in of_slots:
@@ -182,11 +188,11 @@ def time_calls(
         captured = {name: device.capture(of_slots) for name, of_slots in calls.items()}
         graphs = {name: graph for name, graph in captured.items() if graph is not None}
     host = {name: min(device.host_seconds(of_slots[0]) for _ in range(3)) for name, of_slots in calls.items()}
-    # A graph of a thousand launches keeps the host busy for longer than a launch does.
+    # Replaying a graph of a thousand launches keeps the host busy for longer than one launch does.
     host_of_graph = {name: min(device.host_seconds(replay) for _ in range(3)) for name, replay in graphs.items()}
     of_call = {name: device.wall(of_slots[:1]) for name, of_slots in calls.items()}
 
-    # One cursor for all: implementations share the operands, and none may find what another has just read.
+    # Implementations share the operands, and so one cursor: none may find in cache what another has just read.
     cursor = itertools.count()
     held: dict[tuple[str, int], object] = {}
 
@@ -194,7 +200,7 @@ def time_calls(
         slot = next(cursor) % len(calls[name])
 
         def call() -> None:
-            # The outputs rotate as well: a block that was just freed would still be in cache.
+            # Outputs are kept for a whole rotation: memory that was just freed would still be in cache.
             held[name, slot] = calls[name][slot]()
 
         return device.timed(call, host[name])
@@ -227,10 +233,10 @@ def interleave(
     seconds: float,
     now: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Quartiles]:
-    """Samples every implementation once a round, so that a drifting clock or a busy neighbor meets all of them alike.
+    """Samples every implementation once per round, so that a drifting clock or a busy neighbor affects all alike.
 
-    The first of a round changes from round to round. Ends after ``rounds``, or after ``seconds`` with at least
-    ``_MIN_ROUNDS`` done.
+    Each round starts with another implementation. Ends after ``rounds``, or after ``seconds`` and at least
+    ``_MIN_ROUNDS`` rounds.
     """
     names = list(samplers)
     samples: dict[str, list[float]] = {name: [] for name in names}
@@ -245,7 +251,7 @@ def interleave(
 
 
 def cells(figures: Mapping[str, Mapping[str, Quartiles]], name: str) -> dict[str, object]:
-    """An implementation's figures as cells of a row: microseconds, and shares of a copy timed beside it."""
+    """An implementation's figures as cells of a row: microseconds, and shares of the speed of the copy."""
     row: dict[str, object] = {}
     for mode, by_name in figures.items():
         if (q := by_name.get(name)) is None:

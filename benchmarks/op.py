@@ -1,6 +1,6 @@
-"""The description of an op: the one that the tests, the compile check and the benchmark read.
+"""The description of an op, which the tests, the compile check and the benchmark read.
 
-Each op has one in ``benchmarks/ops``, named after it.
+Each op has its description in ``benchmarks/ops``, in a file of the op's name.
 """
 
 import math
@@ -22,11 +22,11 @@ PASSES: tuple[Pass, ...] = ("forward", "backward", "double_backward")
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape | tuple[Shape, ...]]
-"""The shapes of operands, by the name of the op's argument; those of a list where the op takes one."""
+"""The shape of each operand, by the name of the op's argument; a tuple of shapes where the op takes a list."""
 Operands = dict[str, Tensor | list[Tensor]]
 Settings = Mapping[str, Any]
 Choose = Callable[[Sequence[Any]], Any]
-"""Chooses one of some values."""
+"""Picks one of the given values."""
 
 _MAPS = ((40, 40), (9, 20, 70), (5, 20, 9, 9), (3, 5, 4, 4, 4))
 
@@ -36,10 +36,10 @@ class Problem:
     """A size that a real model has.
 
     Attributes:
-        name: of the problem.
-        shape: of the op's first operand; of an op on a list of weights, their shapes.
-        model: whose size it is.
-        key: whether it is among the problems that are measured first and shown in the READMEs.
+        name: the problem's name.
+        shape: the shape of the op's first operand; for an op on a list of weights, the shapes of all.
+        model: the model that has this size.
+        key: whether the problem is measured first and shown in the READMEs.
     """
 
     name: str
@@ -53,11 +53,11 @@ class Call:
     """A call that is compiled ahead of time, or whose traffic is counted.
 
     Attributes:
-        shape, dtype, channels_last: of the first operand.
-        settings: keyword arguments, beside the op's ``defaults``.
+        shape, dtype, channels_last: shape, type and layout of the first operand.
+        settings: keyword arguments, added to the op's ``defaults``.
         absent: optional operands that are not passed.
-        constant: operands that need no gradient, ``"dy"`` for the incoming one.
-        order: of the derivatives that are run.
+        constant: operands that need no gradient; ``"dy"`` is the incoming gradient.
+        order: the highest derivative that is run.
     """
 
     shape: Any
@@ -71,9 +71,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Calls, and the most that they may move: forward and backward over the minimum bytes; and apart, over the same.
+    """Calls, and the most bytes that they may move, in multiples of the minimum bytes.
 
-    Apart counts what is neither input nor output: partial sums, saved statistics. ``per``: as in ``count_traffic``.
+    ``forward`` and ``backward`` limit the inputs and outputs of each pass; ``apart`` limits everything else (partial
+    sums, saved statistics). ``per`` is that of ``count_traffic``.
     """
 
     forward: float
@@ -89,45 +90,45 @@ def _given(operands: Operands, **settings: Any) -> Operands:
 
 @dataclass(frozen=True, kw_only=True)
 class Op:
-    """An op, its reference, and the problems that it is tested, compiled and measured at.
+    """An op, its reference, and the problems at which it is tested, compiled and measured.
 
     Attributes:
-        name: of the public function.
-        operands: from the shape of x (the first operand) and the settings to the shapes of all operands.
-        arrange: from standard normal operands (and the settings) to those that the op is run on. Where the op has kinks
-            the values keep clear of them and are exact in bfloat16, so that types cannot disagree about the branch.
-        defaults: keyword arguments, where no others are given.
-        shaping: settings that choose the operands' shapes and are no arguments of the op.
-        op, reference: the function and its oracle in plain torch, by default those called ``name``.
+        name: the name of the public function.
+        operands: maps the shape of x (the first operand) and the settings to the shapes of all operands.
+        arrange: maps standard normal operands (and the settings) to those that the op runs on. Where the op has kinks,
+            the values stay away from them and are exact in bfloat16, so that all types take the same branch.
+        defaults: keyword arguments of the op that ``settings`` override.
+        shaping: settings that only choose the operands' shapes; the op has no such arguments.
+        op, reference: the function and its oracle in plain torch; by default the functions called ``name``.
         constants: operands without a derivative.
-        data: operands that are data where models use the op, so that the benchmark computes no gradient of theirs.
-        passes_gradient_on: whether the gradient of x is the incoming one itself, which nobody writes.
-        reads: what the passes must read: ``dy``, operands, the output ``y``. Double backward reads the cotangents of
-            the first gradients besides.
+        data: operands that are data in models, so the benchmark does not compute their gradients.
+        passes_gradient_on: whether the gradient of x is the incoming gradient itself, so no kernel writes it.
+        reads: what each pass must read: ``dy``, operands, the output ``y``. Double backward also reads the cotangents
+            of the first gradients.
         penalized: operands whose first gradient a penalty uses: double backward differentiates these gradients.
-        second: which of the operands and ``dy`` get a gradient from it that is not zero by mathematics.
-        passes: those that training runs, and that the op has kernels for.
-        reduction: from the shape of x to the length of the longest sum, which the tolerance follows.
-        roundings: how often torch's own implementations round to their type on the way.
+        second: those of the operands and ``dy`` whose second gradient is not always zero.
+        passes: the passes that training runs and that have kernels.
+        reduction: maps the shape of x to the length of the longest sum, which sets the tolerance.
+        roundings: how many intermediate results torch's own implementations round to their type.
 
         problems: sizes of real models.
         toy: the shape of x for a CPU.
-        vendors: what torch has that computes the same, by name.
-        compiled: calls that are compiled, beside the problems, so that the kernels meet every specialization.
-        traffic: what may be moved.
+        torch_functions: torch's own functions that compute the same, by name; measured beside the op.
+        compiled: calls that are compiled in addition to the problems, to cover every specialization of the kernels.
+        traffic: limits on the bytes moved.
 
-        fixed: settings of the tests that are not drawn.
-        choices: values of each setting that drawn problems take; or a function that draws the settings.
-        shapes: shapes of x that pass every threshold of the tiling.
-        drawn: largest shapes that drawn problems have; a pair is the range of a size.
-        adapt: from a shape [N, C, *spatial] to the nearest one that this op takes.
+        fixed: settings that the tests always try, beside drawn ones.
+        choices: the values of each setting to draw from; or a function that draws the settings.
+        shapes: shapes of x on both sides of every threshold of the tiling.
+        drawn: the largest shapes of drawn problems; a pair is the range of one size.
+        adapt: maps a shape [N, C, *spatial] to the nearest one that this op takes.
         empty: shapes of x without elements.
-        highest_order: of the gradients; ``None`` for every order. Beyond it the op must raise.
-        windows: whether pixels are read by windows, so that rows of an image, not whole planes, are what is contiguous.
+        highest_order: the highest order of gradients, beyond which the op must raise; ``None`` for every order.
+        windows: whether the op reads windows of pixels; then an image is contiguous by rows, not by whole planes.
         wide_output: whether the output is at least float32; otherwise it has the type of x.
-        sums_gradient_of_x: operands whose gradient is a sum of that of x.
-        saved: from the operands and ``y`` to the tensors, or the numbers of bytes, that forward keeps for backward by
-            the first of ``fixed``; no op may keep more.
+        sums_gradient_of_x: operands whose gradient is a sum of the gradient of x.
+        saved: maps the operands and ``y`` to the tensors, or numbers of bytes, that forward may keep for backward under
+            the first settings of ``fixed``.
     """
 
     name: str
@@ -149,7 +150,7 @@ class Op:
 
     problems: tuple[Problem, ...]
     toy: Any = (4, 4, 4, 4)
-    vendors: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    torch_functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     compiled: tuple[Call, ...] = ()
     traffic: tuple[Traffic, ...] = ()
 
@@ -179,19 +180,19 @@ class Op:
         return {name: value for name, value in {**self.defaults, **settings}.items() if name not in self.shaping}
 
     def make(self, shape: Any, settings: Settings, new: Callable[[Shape], Tensor]) -> Operands:
-        """All operands, made by ``new`` from their shapes."""
+        """All operands; ``new`` makes each one from its shape."""
         shapes = self.operands(shape, **{**self.defaults, **settings})
         return {name: [*map(new, s)] if is_nested(s) else new(s) for name, s in shapes.items()}
 
     def draw(self, shape: Any, settings: Settings, normal: Callable[[Shape], Tensor]) -> Operands:
-        """Operands with values, from standard normal ones that ``normal`` makes."""
+        """Operands with values; ``normal`` makes a standard normal tensor of a shape."""
         return self.arrange(self.make(shape, settings, normal), **{**self.defaults, **settings})
 
     def meta(self, call: Call) -> Operands:
-        """The operands of a call on the meta device, with gradients where it needs them."""
+        """The operands of a call on the meta device; those that need gradients require them."""
 
         def new(shape: Shape) -> Tensor:
-            # x and what has its axes; of the others one layout is as good as another.
+            # The layout matters for x and operands with its axes; for the others any will do.
             return _empty(shape, call.dtype, channels_last=call.channels_last and len(shape) > 2)
 
         tensors = self.make(call.shape, call.settings, new)
@@ -201,7 +202,7 @@ class Op:
         return kept
 
     def run(self, call: Call, operands: Operands) -> None:
-        """Runs the op and its derivatives up to ``call.order``, in the operands that need gradients."""
+        """Runs the op and its derivatives up to ``call.order`` for the operands that need gradients."""
         inputs = [tensor for _, tensor in flat(operands) if tensor.requires_grad]
         ys = tensors_of(self.op(**operands, **self.arguments(call.settings)))
         if call.order < 1 or not inputs:
@@ -214,7 +215,7 @@ class Op:
             torch.autograd.grad(differentiable, targets, list(map(_incoming, differentiable)), allow_unused=True)
 
     def minimum_bytes(self, shape: Any, dtype: torch.dtype, pass_: Pass = "forward") -> int:
-        """What a pass moves at least: each tensor that it needs read once, each that it computes written once."""
+        """The fewest bytes that a pass can move: it reads each tensor that it needs, and writes each result, once."""
         operands = self.make(shape, {}, lambda s: torch.empty(s, dtype=dtype, device="meta"))
         ys = tensors_of(self.reference(**operands, **self.arguments({})))
         sizes = {name: sum(t.nbytes for n, t in flat(operands) if n == name) for name in operands}
@@ -230,25 +231,25 @@ class Op:
 
 
 def in_layouts(contiguous: Sequence[Shape], channels_last: Sequence[Shape], *dtypes: torch.dtype) -> list[Call]:
-    """Calls at shapes of both layouts in some types."""
+    """Calls at contiguous and channels-last shapes, in each of ``dtypes``."""
     shapes = [*((shape, False) for shape in contiguous), *((shape, True) for shape in channels_last)]
     return [Call(shape, dtype, last) for dtype in dtypes for shape, last in shapes]
 
 
 def is_nested(shape: Any) -> bool:
-    """Whether these are the shapes of a list of tensors."""
+    """Whether ``shape`` is a sequence of shapes, for a list of tensors."""
     return bool(shape) and not isinstance(shape[0], int)
 
 
 def flat(operands: Operands) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor with the name of its operand."""
+    """All tensors, each with the name of its operand; lists are taken apart."""
     for name, value in operands.items():
         for tensor in tensors_of(value):
             yield name, tensor
 
 
 def tensors_of(value: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    """A tensor or several, as a list."""
+    """One tensor or a sequence of them, as a list."""
     return [value] if isinstance(value, Tensor) else list(value)
 
 

@@ -1,4 +1,4 @@
-"""Results as tables: on 80 columns, in Markdown for the READMEs, and as a picture. No figure in a README is typed."""
+"""Results as tables of 80 columns, as Markdown for the READMEs, and as a picture. No figure in a README is typed."""
 
 import math
 import re
@@ -44,7 +44,7 @@ python -m benchmarks readme
 
 @dataclass(frozen=True)
 class Measured:
-    """A case, and the row of each implementation that was timed on it."""
+    """A case, and its rows by implementation."""
 
     subject: tuple[str, ...]
     rows: Mapping[str, Row]
@@ -63,7 +63,7 @@ class Measured:
         return float(cell) if cell else None
 
     def times(self, implementation: str, mode: str = "device") -> float | None:
-        """How many times as fast as an implementation the fused one is."""
+        """How many times as fast as ``implementation`` the fused op is."""
         fused, other = self.us("fused", mode), self.us(implementation, mode)
         return other / fused if fused and other else None
 
@@ -73,7 +73,7 @@ class Measured:
 
     @property
     def best(self) -> float | None:
-        """How many times as fast as the fastest of the others."""
+        """How many times as fast as the fastest other implementation the fused op is."""
         return min((t for name in self.rows if name not in ("fused", COPY) and (t := self.times(name))), default=None)
 
     def cells(self) -> list[str]:
@@ -83,13 +83,13 @@ class Measured:
         times = (self.times("eager"), self.best, self.times("eager", "wall"))
         us, graph = ("-" if f is None else f"{f:,.0f}" if f >= 1000 else f"{f:.3g}" for f in figures)
         copy = f"{math.floor(100 * float(share))}%" if share else "-"
-        # Down, never up: 0.999 is slower.
+        # Rounded down: 0.999 is slower and must not show as 1.00.
         xs = ["-" if t is None else f"{math.floor(t * 100) / 100:.2f}" for t in times]
         return [problem, _SHORT[dtype], _SHORT[layout], _SHORT[pass_], us, copy, graph, *xs]
 
 
 def measured(rows: Iterable[Row]) -> list[Measured]:
-    """The cases of ``rows``, ops together; a case that stands there twice counts as it was measured last."""
+    """The cases of ``rows``, grouped by op; of repeated rows the last one counts."""
     by_case: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in rows:
         key = tuple(row[column] for column in ("op", "problem", "dtype", "layout", "pass"))
@@ -112,7 +112,7 @@ def lines(rows: Iterable[Row]) -> list[str]:
                 table.append([case.subject[0], *[""] * (len(_HEAD) - 1)])
             cells = case.cells()
             table.append([f"  {cells[0]}", *cells[1:]])
-        # The name of an op has a line of its own and may be longer than its column.
+        # An op's name has a line of its own, so it may be longer than its column.
         widths = [max(len(row[i]) for row in table if any(row[1:])) for i in range(len(_HEAD))]
         text += [
             " ".join(
@@ -129,7 +129,7 @@ def lines(rows: Iterable[Row]) -> list[str]:
 
 
 def _step_text(case: Measured) -> str:
-    """Images a second of each implementation: the images of a step's batch, whatever updates its discriminator has."""
+    """Images per second of each implementation. A step counts as one batch, however often it updates a network."""
     said = []
     for name, row in case.rows.items():
         if us := case.us(name, "wall"):
@@ -151,10 +151,13 @@ def newest(rows: Iterable[Row]) -> list[list[Row]]:
 
 
 def draw(root: Path = results.ROOT, csv: Path = results.REPOSITORY_CSV, *, check: bool = False) -> list[Path]:
-    """Writes the results between the markers of the READMEs, and a picture of each chip; returns the files that differ.
+    """Writes the results into the READMEs, between their markers, and one picture per chip.
 
     Args:
         check: write nothing.
+
+    Returns:
+        The files whose content changes.
 
     Raises:
         ValueError: if a README lacks its markers, or there is something to draw and matplotlib is not installed.
@@ -179,7 +182,7 @@ def draw(root: Path = results.ROOT, csv: Path = results.REPOSITORY_CSV, *, check
 
 
 def _markdown(run: Sequence[Row], *, every: bool) -> str:
-    """The key problems; without ``every`` only the largest of each op, in float32."""
+    """The key problems as Markdown; without ``every`` only each op's largest one, in float32."""
     cases = [case for case in measured(run) if case.is_key]
     ops, steps = ([case for case in cases if case.is_step == step] for step in (False, True))
     if not every:
@@ -204,7 +207,7 @@ def _file(run: Sequence[Row]) -> str:
 
 
 def picture(run: Sequence[Row], path: Path) -> None:
-    """Draws the share of a copy's speed against the minimum bytes, an op a field, fused and eager, float32 forward."""
+    """Draws the share of a copy's speed over the minimum bytes, float32 forward, fused and eager; one panel per op."""
     try:
         import matplotlib
     except ModuleNotFoundError as missing:

@@ -1,4 +1,4 @@
-"""The table of results: its columns, in this one place, and where its figures come from."""
+"""The table of results: its columns, and the machine and commit behind each row."""
 
 import csv
 import platform
@@ -32,10 +32,10 @@ Row = Mapping[str, object]
 
 
 def append(path: Path, rows: Iterable[Row]) -> None:
-    """Appends ``rows``; a new file gets the header. What a row lacks was not measured: its cell is empty.
+    """Appends ``rows``; a new file gets the header. A column that a row lacks was not measured: its cell is empty.
 
     Raises:
-        ValueError: if the file has another header, or a row a column that the table does not have.
+        ValueError: if the file has another header, or if a row has a column that the table lacks.
     """
     if path.exists() and path.stat().st_size:
         _check_header(path)
@@ -46,7 +46,7 @@ def append(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """All rows, every cell a string. ``path`` is a table or a folder that holds one.
+    """All rows; every cell is a string. ``path`` is a table or a folder that holds one.
 
     Raises:
         ValueError: if there is no such table.
@@ -60,7 +60,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def merge(source: Path, target: Path = REPOSITORY_CSV) -> int:
-    """Appends to ``target`` the rows of ``source`` that were taken on a GPU and are not there yet; returns how many."""
+    """Appends the rows of ``source`` that a GPU measured and ``target`` lacks; returns their number."""
     known = {tuple(row.values()) for row in read(target)} if target.exists() else set()
     new = [row for row in read(source) if row["device"] != "cpu" and tuple(row.values()) not in known]
     append(target, new)
@@ -71,10 +71,10 @@ def identity(commit: str | None = None) -> dict[str, str]:
     """The columns that say where a result comes from.
 
     Args:
-        commit: stated where the sources are not a git checkout; the cell ``dirty`` is then empty.
+        commit: the commit to record where the sources are not a git checkout; ``dirty`` is then empty.
     """
     found = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
-    # The results themselves are what a run writes.
+    # Changed results do not make the sources dirty: a run writes them.
     changes = _output("git", "-C", str(ROOT), "status", "--porcelain", "--", ".", f":!benchmarks/{FILE}")
     hip, gpu = torch.version.hip, torch.cuda.is_available()
     nvidia = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")

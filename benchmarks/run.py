@@ -1,6 +1,6 @@
-"""Checks and measures cases in this process: a line of progress before and after each, rows as soon as they exist.
+"""Checks and measures cases in this process; writes progress before and after each case, and rows when they exist.
 
-What a folder holds already is not measured again, and a case in whose midst a process died is not tried again.
+Cases that the folder already holds are skipped, as is a case during which an earlier process died.
 """
 
 import json
@@ -65,7 +65,7 @@ def measure_all(
 
 
 def check_all(out: Path, *, toy: bool = False) -> int:
-    """Compares every op and pass with its float64 reference, float32 of all ops first; returns how many are wrong."""
+    """Compares every op and pass with its float64 reference, first all in float32; returns how many are wrong."""
     where = device()
     smallest: dict[tuple[object, ...], Case] = {}
     for case in cases.cases(toy=toy):
@@ -88,13 +88,13 @@ def refused(out: Path) -> list[str]:
     """A sentence for each refusal, failure and crash so far."""
     found = []
     for case, event in _last_events(out).items():
-        died = ["the process died, or stood still"] if event["event"] == "begin" else []
+        died = ["the process died or hung"] if event["event"] == "begin" else []
         found += [f"{case}: {reason}" for reason in (*died, *event.get("refused", ()))]
     return found
 
 
 def forgive(out: Path) -> None:
-    """Lets a case that was cut off be tried again, unless it stood still: no case takes as long as a minute or two."""
+    """Marks a case that was cut off to be run again, unless it hung: no case takes as long as ``_STILL_SECONDS``."""
     for case, event in _last_events(out).items():
         if event["event"] == "begin" and time.time() - event["at"] < _STILL_SECONDS:
             _note(out, case=case, event="cut off")
@@ -102,7 +102,7 @@ def forgive(out: Path) -> None:
 
 def _each(named: dict[str, Callable[[], list[Refusal]]], where: Device, out: Path) -> int:
     measure.without_tf32()
-    # Begun is enough: it may have killed its process.
+    # A case that has only begun is done too: it may have killed its process.
     done = {case for case, event in _last_events(out).items() if event["event"] != "cut off"}
     wrong = 0
     with use_backend("triton"):
@@ -126,7 +126,7 @@ def _each(named: dict[str, Callable[[], list[Refusal]]], where: Device, out: Pat
 
 
 def _exit_after_a_fault(where: Device) -> None:
-    """After a fault of the device nothing works in this process any more; another one continues after the case."""
+    """Ends this process if the device has failed, since nothing works any more; a new one continues after the case."""
     try:
         where.synchronize()
     except RuntimeError as fault:
@@ -136,12 +136,12 @@ def _exit_after_a_fault(where: Device) -> None:
 
 def _note(out: Path, **event: object) -> None:
     with (out / PROGRESS).open("a") as file:
-        # The line break first: a line that a kill cut short must not swallow this one.
+        # The line break comes first, so that this line does not continue one that a kill cut short.
         file.write("\n" + json.dumps({**event, "at": time.time()}))
 
 
 def _last_events(out: Path) -> dict[str, dict]:
-    """What is known of each case that was begun."""
+    """The last event of each case that has begun."""
     path = out / PROGRESS
     found = {}
     for line in path.read_text().splitlines() if path.exists() else ():

@@ -1,4 +1,4 @@
-"""Whole steps of training: what a user feels of the ops, against the same trainer on plain torch."""
+"""Whole training steps on the ops, against the same trainer on plain torch."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from fastgan.training.progressive import GrowingSchedule
 from fastgan.training.trainer import Trainer
 from fastgan_kernels import use_backend
 
-# The trainer's mode and the implementation of the ops.
+# Implementation: the trainer's mode, and the backend of the ops.
 _IMPLEMENTATIONS = {
     "fused": ("eager", "triton"),
     "eager": ("eager", "reference"),
@@ -29,19 +29,21 @@ _COMPILED = {
     "fused_compile": ("compiled", "triton"),
     "compile": ("compiled", "reference"),
 }
-_TF32 = 2.0**-10  # the relative error of a rounding in the convolutions of a GPU
+_TF32 = 2.0**-10  # relative rounding error of a GPU's convolutions
 _SMALL = 1e-3
 
 
 @dataclass(frozen=True)
 class Step:
-    """Steps of a preset with the widths of the papers, on random bytes: as many as have one penalty among them.
+    """Steps of a preset with the papers' widths, on random images. One call runs as many as there are per penalty.
 
     Attributes:
-        problem: its name.
+        problem: name of the problem.
+        preset: name of the preset.
+        num_channels: channels of the images.
+        changes: settings that override the preset's.
         dtype_name: the trainer's ``precision``.
-        num_channels: of the images.
-        changes: to the preset's settings.
+        toy: whether to use sizes for a CPU.
     """
 
     problem: str
@@ -70,7 +72,7 @@ class Step:
         return {
             "op": f"train:{self.preset}",
             "problem": f"toy_{self.problem}" if self.toy else self.problem,
-            # Steps of a call, batch, height and width.
+            # Steps per call, batch size, height and width.
             "shape": shape_text((config.regularizer_interval, config.batch_size, config.resolution, config.resolution)),
             "dtype": self.dtype_name,
             "layout": "contiguous",
@@ -82,23 +84,23 @@ class Step:
         return key_of(self.subject)
 
     def call(self, mode: str, kernels: str, device: torch.device, compile_backend: str) -> Call:
-        """The steps of a trainer, which draws the same weights and images in every mode.
+        """A call that runs steps of a trainer, which draws the same weights and images in every mode.
 
-        The first call returns the discriminator's losses and gradients after its first step and, where the mode is not
-        compiled, all losses and the gradients after the last.
+        The first call returns the discriminator's losses and gradients after the first step; unless the mode is
+        ``"compiled"`` it also returns all losses and gradients after the last step.
         """
         config = replace(self.config, device=str(device), engine=mode)
-        # So many that a batch is not found in cache.
+        # So many images that a batch is not found in cache.
         count = (2**18 if self.toy else 2**26) // (self.num_channels * config.resolution**2)
         shape = count, self.num_channels, config.resolution, config.resolution
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        # The first power iterations of a spectral norm are no part of a step, and Triton's interpreter is slow.
+        # The first power iterations of a spectral norm are not part of a step, and slow in Triton's interpreter.
         with use_backend("reference"):
             trainer = Trainer.from_config(config, ResidentImages(images, None, device), compile_backend=compile_backend)
         called = False
 
         def gradients() -> list[Tensor]:
-            # Layers of resolutions that have been grown out of have none.
+            # Layers of resolutions that growing has left behind have no gradient.
             return [p.grad.clone() for p in trainer.discriminator.parameters() if p.grad is not None]
 
         def call() -> list[Tensor]:
@@ -112,7 +114,7 @@ class Step:
             if called:
                 return [trainer.loss_sums]
             called = True
-            # A compiled generator makes its images again for its own step, with new noise.
+            # In compiled mode the generator's own step generates its images again, with new noise.
             return first if mode == "compiled" else [*first, trainer.loss_sums.clone(), *gradients()]
 
         return call
@@ -121,8 +123,8 @@ class Step:
 _WIDE = {"resolution": 28, "batch_size": 64, "base_channels": 64}
 _STYLEGAN = {"resolution": 256, "base_channels": 512, "latent_dim": 512, "batch_size": 16, "style_mixing": 0.9}
 _ITS_GROWTH = {"regularizer_weight": 10.0, "grow_from": 8, "batch_sizes": "", "lrs": ""}
-# 64 channels before the image in DCGAN's 28x28 networks, 64 to 512 in SNGAN's discriminator, 512 up to 32x32 and 64 at
-# 256x256 in StyleGAN's.
+# Channels: DCGAN's 28x28 networks have 64 before the image, SNGAN's discriminator 64 to 512, StyleGAN's networks 512 up
+# to 32x32 and 64 at 256x256.
 _SIZES = (
     Step("dcgan_28", "dcgan", 1, _WIDE),
     Step("wgan-gp_28", "wgan-gp", 1, _WIDE),
@@ -132,7 +134,7 @@ _SIZES = (
 
 
 def steps(*, toy: bool = False) -> list[Step]:
-    """All steps, those first whose loss would hurt most."""
+    """All steps, most important first."""
     if toy:
         return [replace(step, toy=True) for step in _SIZES]
     return [replace(step, dtype_name=dtype) for dtype in ("float32", "bfloat16") for step in _SIZES]
@@ -141,8 +143,8 @@ def steps(*, toy: bool = False) -> list[Step]:
 def measure(step: Step, device: Device, effort: Effort, *, compiled: bool = False) -> tuple[list[Row], list[Refusal]]:
     """The rows of a step (without the identity of the machine), and the implementations that were refused.
 
-    Half the digits of the eager trainer on plain torch must agree: an activation near its kink may go either way. A
-    trainer counts its steps on the host and makes graphs of its own, so only wall time is measured.
+    Half of the digits must agree with the eager trainer on plain torch, not all: an activation near its kink may fall
+    on either side. A trainer counts steps on the host and captures its own graphs, so only wall time is measured.
     """
     torch._dynamo.reset()
     make = partial(step.call, device=device.place, compile_backend=effort.compile_backend)
@@ -171,10 +173,10 @@ def measure(step: Step, device: Device, effort: Effort, *, compiled: bool = Fals
 
 
 def error(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest error of an output in norm, relative to its norm or, if that is more, to 1e-3 of the largest norm.
+    """The largest norm of an output's error, relative to the output's norm, or to 1e-3 of the largest norm if more.
 
-    The gradient of the last bias of a Wasserstein critic, say, is 0 by cancellation. ``outputs`` may be the first of
-    those expected.
+    Some gradients are 0 by cancellation, such as that of the last bias of a Wasserstein critic. ``outputs`` may be
+    fewer than ``expected``; they are compared with the first ones.
     """
     norms = [t.norm().item() for t in expected]
     smallest = _SMALL * max(norms)

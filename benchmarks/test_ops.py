@@ -1,4 +1,4 @@
-"""The cases of the ops through pytest-benchmark, for work on one kernel and from commit to commit."""
+"""Times the cases of the ops with pytest-benchmark, for work on one kernel and for comparing commits."""
 
 from collections.abc import Iterator
 from itertools import cycle
@@ -34,7 +34,7 @@ def test_case(benchmark: BenchmarkFixture, case: Case, name: str, where: Device)
     for refusal in measure.check(case, {name: implementation}, slots[0], where):
         pytest.fail(f"not timed: {refusal.reason}", pytrace=False)
     calls = [implementation(given) for given in slots]
-    for call in calls:  # what is made once for each set of buffers is not timed
+    for call in calls:  # one-time work per set of buffers is not timed
         call()
     in_turn = cycle(calls)
 

@@ -1,4 +1,4 @@
-"""What is known of the ops where there is no GPU: launches, minimum bytes, and the bound that these set."""
+"""Lists what is known of the ops without a GPU: launches, minimum bytes, and the least time that these need."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
@@ -12,7 +12,7 @@ from benchmarks.static.launches import recorded
 
 
 def launches(function: Callable[..., Any], case: Case, target: str) -> int:
-    """How many kernels, and operators of torch that move bytes, a call launches; counted on the meta device."""
+    """The number of kernels and of torch operators that move bytes in one call, counted on the meta device."""
     with recorded(target) as activities:
         call = bind(function, case, draw(case, torch.device("meta")))
         before = len(activities)
@@ -21,7 +21,7 @@ def launches(function: Callable[..., Any], case: Case, target: str) -> int:
 
 
 def lines(chosen: Sequence[Case], chip_name: str, *, details: bool) -> Iterator[str]:
-    """A line an op, of its first case, with the figures of its passes; or with ``details`` a line for every case.
+    """One line per op, with the figures of each pass at its first problem; with ``details`` one line per case.
 
     Raises:
         ValueError: for a chip that is not in the table.
@@ -29,8 +29,8 @@ def lines(chosen: Sequence[Case], chip_name: str, *, details: bool) -> Iterator[
     if chip_name not in CHIPS:
         raise ValueError(f"no chip is called {chip_name!r}; the chips are {', '.join(CHIPS)}")
     chip = CHIPS[chip_name]
-    yield "No GPU, so nothing is timed. Of each op's first problem (all: --details):"
-    yield f"launches, minimum bytes, and the us that these take at least on a {chip_name}."
+    yield "No GPU, so nothing is timed. For each op's first problem (--details: for all):"
+    yield f"launches, minimum bytes, and the least time in us that these need on the {chip_name}."
     yield f"{'op':24} {'launches':8} {'of eager':9} {'MB':14} us"
     done = set()
     for (op, *_), group in groupby(chosen, key=lambda case: (case.op.name, case.problem, case.dtype_name, case.layout)):

@@ -1,4 +1,4 @@
-"""One description of each op: ``benchmarks/ops/NAME.py`` for every function that ``fastgan_kernels`` exports."""
+"""Descriptions of the ops: ``benchmarks/ops/NAME.py`` for every function that ``fastgan_kernels`` exports."""
 
 from importlib import import_module
 

@@ -26,34 +26,34 @@ OP = Op(
     operands=lambda shape, **_: {"x": shape, "bias": shape[1:2]},
     arrange=_on_a_grid,
     reads={"backward": ("dy", "y"), "double_backward": ("y",)},
-    # R1 and WGAN-GP use the gradient in x only. The activation is piecewise linear: only dy gets a second gradient.
+    # R1 and WGAN-GP use only the gradient in x. The activation is piecewise linear, so only dy gets a second gradient.
     penalized=("x",),
     second=("dy",),
     reduction=lambda shape: shape[0] * pixels(shape),
     saved=lambda t: [t["y"]],
     problems=(
         Problem(
-            "stylegan_d_1024", (4, 16, 1024, 1024), "StyleGAN discriminator at 1024 px, four samples a GPU", key=True
+            "stylegan_d_1024", (4, 16, 1024, 1024), "StyleGAN discriminator at 1024 px, 4 samples per GPU", key=True
         ),
         Problem("dcgan64_d_32", (128, 128, 32, 32), "DCGAN 64 discriminator, first layer, batch 128", key=True),
         Problem("sngan28_d_14", (64, 64, 14, 14), "SNGAN discriminator on 28 px, first layer, batch 64", key=True),
-        Problem("stylegan_d_256", (4, 64, 256, 256), "StyleGAN discriminator at 256 px, four samples a GPU"),
+        Problem("stylegan_d_256", (4, 64, 256, 256), "StyleGAN discriminator at 256 px, 4 samples per GPU"),
         Problem("dcgan64_d_8", (128, 512, 8, 8), "DCGAN 64 discriminator, third layer, batch 128"),
         Problem("sngan28_d_3", (64, 256, 3, 3), "SNGAN discriminator on 28 px, third layer, batch 64"),
     ),
-    vendors={"leaky_relu": _leaky_relu},
+    torch_functions={"leaky_relu": _leaky_relu},
     fixed=({"act": "lrelu", "gain": 1.5, "clamp": 1.234}, {"act": "relu"}, {"act": "linear", "gain": 0.5}),
     choices={
         "act": ("linear", "relu", "lrelu"),
         "negative_slope": (0.0, 0.2, 1.0, 1.7),
         "gain": (1.0, 1.5, 0.5),
-        # Far from every value that the grid of inputs can give, in every type.
+        # No output of the grid of inputs is near one of these, in any type.
         "clamp": (None, 1.234, 1e4),
     },
-    # One row, one column, a tile and one more; more columns than a tile has; more rows than one pass of a program.
+    # One element; one pixel; a tile plus one; a tile less one; more columns, then more rows, than a tile has.
     shapes=((1, 1), (2, 3, 1, 1), (1, 1025), (3, 2, 1023), (1, 2, 4099), (700, 5), (520, 3, 2, 3), (2, 37, 13, 11)),
     compiled=(
-        # Channels that are not aligned.
+        # Unaligned channels.
         *in_layouts([], [(16, 513, 8, 8)], F32, BF16),
         *in_layouts([(2, 16, 8192, 8200)], [(2, 16, 8192, 8200)], F32),
         Call((2**20, 2056), BF16),
@@ -66,10 +66,10 @@ OP = Op(
         *(Call(_SHAPE, F32, last, constant=(name,)) for last in (False, True) for name in ("x", "bias")),
     ),
     traffic=(
-        # Rows of pixels, aligned and not (an odd row of 10,403 elements costs a sector more for each of its tiles).
+        # Aligned and unaligned rows of pixels (an odd row of 10,403 elements costs one more sector per tile).
         Traffic(1.02, 1.02, in_layouts([(1, 2, 512, 512), (3, 13, 101, 103)], [(8, 3, 128, 128)], F32)),
         Traffic(1.02, 1.02, in_layouts([(64, 64, 14, 14), (6, 13, 101, 103)], [(16, 3, 128, 128)], BF16)),
-        # Small problems are cut fine, and every program leaves a partial sum of each channel.
+        # A small problem is cut into many programs, each of which leaves one partial sum per channel.
         Traffic(1.02, 1.02, in_layouts([(512, 1024)], [(4, 64, 32, 32)], F32), apart=0.04),
         Traffic(1.02, 1.02, in_layouts([], [(8, 64, 32, 32)], BF16), apart=0.04),
     ),

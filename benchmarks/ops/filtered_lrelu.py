@@ -10,7 +10,7 @@ from benchmarks.op import BF16, F16, F32, Call, Choose, Op, Operands, Problem, S
 
 
 def _eighths(t: Operands, **_: Any) -> Operands:
-    """Images exact in bfloat16, and taps without any symmetry, exact in every type."""
+    """Images that are exact in bfloat16, and taps without symmetry that are exact in every type."""
     kernels = {name: (t[name] * 8).round() / 8 for name in ("up_kernel", "down_kernel")}
     return {name: kernels[name] if name in kernels else value.bfloat16().to(value.dtype) for name, value in t.items()}
 
@@ -27,7 +27,7 @@ def _settings(choose: Choose) -> Settings:
     up_taps, down_taps = taps(), taps()
 
     def pads(axis: int) -> list[int]:
-        # Together they leave a window on an image of one pixel.
+        # Together they leave one window on an image of one pixel.
         size = up_taps[axis] + down_taps[axis] - 1
         one = choose(range(-2, size + 2))
         other = size - 1 - one + choose(range(3))
@@ -47,12 +47,12 @@ def _settings(choose: Choose) -> Settings:
 
 
 def _layer(up: int, padding: int, **settings: Any) -> Settings:
-    """Of StyleGAN3-T: six taps for each factor, and twice the sampling rate between them."""
+    """A layer of StyleGAN3-T: six taps per factor, and twice the sampling rate between the resamplings."""
     return {"up_taps": (6 * up,), "down_taps": (12,), "up": up, "down": 2, "padding": padding} | settings
 
 
 def _bytes_of_signs(t: Operands) -> int:
-    """By the first of ``fixed``: a byte for four pixels of the middle."""
+    """Bytes of the saved signs under the first of ``fixed``: one byte per four upsampled pixels."""
     n, c, h, w = t["x"].shape
     return n * c * (2 * h + 5 - 3) * math.ceil((2 * w + 5 - 3) / 4)
 
@@ -69,15 +69,15 @@ OP = Op(
     defaults={"up_taps": (12,), "down_taps": (12,), "up": 2, "down": 2, "padding": (11, 10, 11, 10)},
     shaping=("up_taps", "down_taps"),
     constants=("up_kernel", "down_kernel"),
-    # The activation is piecewise linear: only dy gets a second gradient.
+    # The activation is piecewise linear, so only dy gets a second gradient.
     reads={"backward": ("dy",), "double_backward": ()},
     penalized=("x",),
     second=("dy",),
     reduction=lambda shape: 16 * math.prod(shape) // shape[1],
     saved=lambda t: [t["up_kernel"], t["down_kernel"], _bytes_of_signs(t)],
     problems=(
-        Problem("stylegan3_t_256", (4, 128, 256, 256), "StyleGAN3 generator at 256 px, four samples a GPU", key=True),
-        Problem("stylegan3_t_52", (4, 512, 52, 52), "StyleGAN3 generator, its layers of 52 px, four samples a GPU"),
+        Problem("stylegan3_t_256", (4, 128, 256, 256), "StyleGAN3 generator at 256 px, 4 samples per GPU", key=True),
+        Problem("stylegan3_t_52", (4, 512, 52, 52), "StyleGAN3 generator, its layers of 52 px, 4 samples per GPU"),
     ),
     fixed=(
         {"up_taps": (4,), "down_taps": (3,), "padding": (3, 2, 2, 3), "gain": 1.5, "clamp": 1.234},
@@ -85,7 +85,7 @@ OP = Op(
         {"up_taps": (4,), "down_taps": (3, 2), "up": 1, "down": 1, "padding": (3, 2, 2, 3)},
     ),
     choices=_settings,
-    # A pixel, a row, a column; tiles that are not full; many channels.
+    # One pixel; one row; one column; partly filled tiles; many channels.
     shapes=((1, 1, 1, 1), (1, 2, 1, 70), (1, 2, 70, 1), (7, 5, 2, 1), (1, 2, 19, 33), (1, 67, 3, 2)),
     drawn=tuple(tuple((1, most) for most in sizes) for sizes in ((2, 4, 9, 9), (1, 2, 30, 3), (1, 2, 3, 70))),
     adapt=_four_axes,
@@ -93,20 +93,20 @@ OP = Op(
     empty=((0, 3, 4, 4), (2, 0, 4, 4)),
     sums_gradient_of_x=("bias",),
     compiled=(
-        # Few: the kernel is long. Layers of StyleGAN3-T: of the same size, and twice that; with and without the clamp.
+        # Only few, since the kernel is long. Layers of StyleGAN3-T that keep or double the size, with a clamp or none.
         Call((8, 512, 36, 36), F32, settings=_layer(2, 10)),
         Call((8, 512, 64, 64), F16, settings=_layer(2, 11, clamp=256.0)),
         Call((4, 128, 256, 256), BF16, settings=_layer(4, 17, clamp=256.0)),
         Call((4, 128, 148, 148), F32, settings=_layer(4, 21)),
-        # Of StyleGAN3-R, whose filter down is radial.
+        # A layer of StyleGAN3-R, whose downsampling filter is radial.
         Call((8, 1024, 64, 64), F16, settings=_layer(2, 11, down_taps=(12, 12), clamp=256.0)),
-        # Rows that are not aligned.
+        # Unaligned rows.
         Call((4, 32, 129, 129), F32, settings=_layer(2, 10)),
     ),
     traffic=(
-        # Counted: 1.25 in both passes, since three programs side by side load 96 columns for 64: (1.5 + 1) / 2. Apart:
-        # the signs of 138 x 138 pixels, 35 bytes a row (0.15 of x and y). Each program touches a sector or two of each
-        # row, of which it uses 12 bytes: 0.44 counted, and 0.46 with the partial sums of backward.
+        # 1.25 is counted in both passes: three programs side by side load 96 columns for 64, so (1.5 + 1) / 2. Apart
+        # are the signs of 138 x 138 pixels, 35 bytes per row (0.15 of x and y). Each program uses 12 bytes of each row
+        # and touches one or two sectors for them, so 0.44 is counted, and 0.46 with the partial sums of backward.
         Traffic(1.27, 1.27, (Call((1, 64, 64, 64), F32),), apart=0.48, per="program"),
     ),
 )

@@ -1,4 +1,4 @@
-"""The norms of a critic's gradients in its input, one a sample: what penalties are made of."""
+"""The norms of a critic's gradients with respect to its input, one per sample, which penalties are computed from."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from benchmarks.op import BF16, F16, F32, F64, Call, Op, Operands, Problem, Shape, Traffic, in_layouts
 
-# Gradients in images, so their sizes are those of batches of images.
+# Gradients have the shape of a batch of images.
 PROBLEMS = (
     Problem("stylegan_d_1024", (16, 3, 1024, 1024), "R1 of the StyleGAN discriminator at 1024 px, batch 16", key=True),
     Problem("dcgan64_d", (128, 3, 64, 64), "WGAN-GP of the DCGAN 64 discriminator, batch 128", key=True),
@@ -15,10 +15,10 @@ PROBLEMS = (
     Problem("stylegan_d_256", (16, 3, 256, 256), "R1 of the StyleGAN discriminator at 256 px, batch 16"),
 )
 
-# One short row, many that share a block, several tiles of a row, two spans.
+# One short row; many rows that share a block; several tiles per row; two spans per row.
 SHAPES = ((1, 1), (300, 3, 2), (3, 2, 4099), (2, 3, 71, 77))
 
-# Whole rows and rows cut in spans, the odd ones too.
+# Whole rows and rows cut into spans, of even and odd length.
 CALLS = (
     *in_layouts([(256, 3, 32, 32)], [(4, 3, 256, 256)], F32),
     *in_layouts([(64, 1, 101, 103), (4, 3, 257, 255)], [(512, 2, 32, 32)], BF16),
@@ -54,14 +54,14 @@ OP = Op(
     highest_order=2,
     saved=lambda t: [t["gradients"], t["y"]],
     problems=PROBLEMS,
-    vendors={"vector_norm": _vector_norm},
+    torch_functions={"vector_norm": _vector_norm},
     shapes=SHAPES,
     compiled=(
-        # Whole rows; rows in spans.
+        # Whole rows; rows cut into spans.
         Call((64, 3, 64, 64), F16),
         Call((16, 3, 257, 255), BF16),
         Call((16, 3, 256, 256), F64),
-        # More than 2^31 elements: long rows, many rows.
+        # More than 2^31 elements, in long rows and in many rows.
         Call((16, 3, 8192, 8192), F32),
         Call((2**22, 3, 16, 16), F32),
     ),

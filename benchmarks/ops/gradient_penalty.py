@@ -1,4 +1,4 @@
-"""The penalty of WGAN-GP on a critic's gradients in its input."""
+"""The penalty of WGAN-GP on a critic's gradients with respect to its input."""
 
 from benchmarks.op import F32, F64, Call, Op, Traffic
 from benchmarks.ops.gradient_norms import CALLS, PROBLEMS, SHAPES, elements_of_a_sample, with_norms
@@ -13,14 +13,14 @@ OP = Op(
     reduction=lambda shape: shape[0] * elements_of_a_sample(shape),
     wide_output=True,
     highest_order=2,
-    # The norms in float32.
+    # The gradients, and their norms in float32.
     saved=lambda t: [t["gradients"], 4 * len(t["gradients"])],
     problems=PROBLEMS,
     fixed=({}, {"one_sided": True}, {"target": 0.0}),
-    # Far from the norms of the operands.
+    # Targets far from the norms of the operands.
     choices={"target": (0.0, 0.1, 1.0, 3.7), "one_sided": (False, True)},
     shapes=SHAPES,
-    # Its sums over rows are those of gradient_norms.
+    # The kernels that sum over rows are compiled for gradient_norms.
     compiled=(
         Call((16, 3, 256, 256), F64),
         *(Call((16, 3, 256, 256), F32, settings=s) for s in ({"one_sided": True}, {"target": 0.0})),

@@ -10,7 +10,7 @@ from benchmarks.ops.gradient_norms import PROBLEMS, elements_of_a_sample
 
 
 def _shares(t: Operands, **_: Any) -> Operands:
-    # From a little below 0 to a little above 1.
+    # alpha from a little below 0 to a little above 1.
     return {**t, "alpha": 0.5 + t["alpha"].tanh() * 0.6}
 
 
@@ -29,15 +29,15 @@ OP = Op(
     reduction=elements_of_a_sample,
     saved=lambda t: [t["real"], t["fake"], t["alpha"]],
     problems=PROBLEMS,
-    vendors={"lerp": _lerp},
-    # A number, short rows that share a tile, the width of a tile and one more, several tiles of a row.
+    torch_functions={"lerp": _lerp},
+    # One element; short rows that share a tile; rows just below and just above a tile's width; several tiles per row.
     shapes=((1, 1), (700, 3, 2), (3, 1, 1023), (5, 5, 205), (2, 3, 47, 31)),
     compiled=(
-        # Odd rows that share a tile, and longer ones.
+        # Odd rows that share a tile; longer rows.
         Call((512, 1, 7, 7), F32),
         *(Call((64, 3, 64, 64), dtype) for dtype in (F16, F64)),
         *(Call((64, 3, 64, 64), F32, constant=constant) for constant in (("alpha",), ("real", "fake"))),
-        # More than 2^31 elements: long rows, many rows.
+        # More than 2^31 elements, in long rows and in many rows.
         Call((16, 3, 8192, 8192), F32),
         Call((2**22, 3, 16, 16), BF16),
     ),

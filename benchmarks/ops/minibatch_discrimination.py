@@ -7,11 +7,14 @@ from benchmarks.op import BF16, F16, F32, F64, Call, Op, Operands, Problem, Traf
 
 
 def _without_ties(t: Operands, **_: Any) -> Operands:
-    """A component takes N different values, so that no two samples tie: small multiples of a power of two, exact in
-    every type, with distances of about 2 in all, so that no kernel vanishes."""
+    """Gives every component N different values, so that no two samples tie.
+
+    The values are small multiples of a power of two, so exact in every type. The distance of two samples is about 2, so
+    that exp(-distance) does not vanish.
+    """
     n, _, components = t["m"].shape
     order = t["m"].argsort(0) - n // 2
-    # Two of n positions are n / 3 apart on average.
+    # On average two of n positions are n / 3 apart.
     step = 2.0 ** round(math.log2(6 / (max(n, 1) * max(components, 1))))
     return {"m": order.to(t["m"].dtype) * step}
 
@@ -32,9 +35,10 @@ OP = Op(
         Problem("batch_64", (64, 50, 5), "50 kernels of 5 components, batch 64"),
     ),
     toy=(4, 3, 4),
-    # A sample; tiles along the kernels, along both, along the samples; components that fill a program, and one more.
+    # One sample; several tiles along the kernels, along both axes, along the samples; as many components as a program
+    # holds, and one more.
     shapes=((1, 1, 1), (2, 3, 1), (3, 130, 1), (5, 9, 20), (9, 17, 8), (17, 1, 65), (3, 2, 2048), (2, 1, 2049)),
-    # The interpreter takes milliseconds for each sample that passes a program.
+    # Small: the interpreter takes milliseconds per sample that passes a program.
     drawn=(((1, 9), 20, 40),),
     adapt=lambda shape: (*shape, 2)[:3],
     empty=((0, 3, 4), (2, 0, 4), (2, 3, 0)),
@@ -42,15 +46,15 @@ OP = Op(
         # Rows that allow 16 bytes; chunks of components.
         *(Call((256, 128, 16), dtype) for dtype in (F16, F64)),
         Call((16, 4, 4100), F32),
-        # More than 2^31 elements, and of the output too.
+        # More than 2^31 elements, in the output too.
         Call((512, 2**22 + 2**16, 1), BF16),
         Call((256, 2**20, 16), F32),
         Call((256, 128, 16), F32, constant=("dy",)),
     ),
     traffic=(
-        # m is read once as the tiles of all programs and N / 16 times as the samples that pass them: here once.
+        # Each element of m is read once in a program's own tile, and N / 16 times (here once) as a sample that passes.
         Traffic(1.95, 1.52, (Call((16, 1024, 16), F32),)),
-        # A tile of 512 components has 4 samples: 8 / 4 times.
+        # With 512 components a tile holds 4 samples, so samples pass 8 / 4 times.
         Traffic(3.0, 2.0, (Call((8, 64, 512), F32),)),
     ),
 )

@@ -1,4 +1,4 @@
-"""Noise after every convolution of the StyleGAN generator: one value for each sample and pixel, given."""
+"""Noise after every convolution of the StyleGAN generator: one value per sample and pixel, given as a tensor."""
 
 import math
 
@@ -27,20 +27,20 @@ OP = Op(
     data=("noise",),
     passes_gradient_on=True,
     reads={"backward": ("dy", "noise")},
-    # Penalties do not differentiate through the generator: its second order is composed, and not measured.
+    # Penalties do not differentiate through the generator, so the second order is composed and not measured.
     passes=("forward", "backward"),
-    # The strength's gradient is a sum over samples and pixels, and over channels where there is one for all.
+    # The strength's gradient is a sum over samples and pixels; with one strength for all channels, over channels too.
     reduction=math.prod,
     saved=lambda t: [t["strength"], t["noise"]],
     problems=PROBLEMS,
-    vendors={"in_its_type": _in_its_type},
+    torch_functions={"in_its_type": _in_its_type},
     choices={"per_channel": (False, True)},
-    # A pixel; only channels; a tile, one more and one less pixel; several blocks of channels and of pixels.
+    # One element; only channels; one pixel; a tile plus one pixel; a tile less one; several blocks along both axes.
     shapes=((1, 1), (300, 37), (2, 3, 1, 1), (1, 2, 1025), (3, 2, 1023), (2, 35, 13, 11)),
-    # The interpreter takes milliseconds for each block of pixels and channels.
+    # Small: the interpreter takes milliseconds per block of pixels and channels.
     drawn=((40, 40), ((1, 3), 20, 70), ((1, 3), 20, 9, 9), ((1, 3), 5, 4, 4, 4)),
     compiled=(
-        # Drawn by each program where it takes all channels.
+        # The noise is drawn by each program if it takes all channels of its pixels, else by a kernel of its own.
         Call(_ODD, BF16, True, absent=_DRAWN),
         *(Call((2, 16, 8192, 8200), F32, last, absent=_DRAWN) for last in (False, True)),
         Call((2**20, 2056), BF16, absent=_DRAWN),
@@ -49,11 +49,11 @@ OP = Op(
         Call(_SMALL, F32, constant=("strength",)),
     ),
     traffic=(
-        # Rows of pixels, aligned and not, and few channels, where the noise is as large as the rest.
+        # Aligned and unaligned rows of pixels; few channels, where the noise is no small part of the bytes.
         Traffic(1.02, 1.02, in_layouts([(1, 2, 512, 512), (3, 13, 101, 103)], [(8, 3, 128, 128)], F32)),
         Traffic(1.02, 1.02, in_layouts([(16, 64, 32, 32), (6, 13, 101, 103)], [(16, 3, 128, 128)], BF16)),
-        # Small problems are cut fine, and every program leaves a partial sum of each channel; backward reads one tensor
-        # and no more, so they weigh more.
+        # A small problem is cut into many programs, each of which leaves one partial sum per channel. Backward reads
+        # only one large tensor, so these sums are a larger share.
         Traffic(1.02, 1.02, in_layouts([(64, 512, 4, 4)], [(4, 64, 32, 32)], F32), apart=0.13),
         Traffic(1.02, 1.02, in_layouts([], [(8, 64, 32, 32)], BF16), apart=0.13),
     ),

@@ -1,4 +1,4 @@
-"""Batch and instance norm with the activation behind them: what most generators are made of."""
+"""Batch and instance norm followed by an activation, the layers of most generators."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from fastgan_kernels import reference
 PROBLEMS = (
     Problem("dcgan_g_32", (64, 128, 32, 32), "DCGAN generator for 64 px, last norm, batch of 64", key=True),
     Problem("dcgan_g_8", (64, 512, 8, 8), "DCGAN generator for 64 px, second norm, batch of 64", key=True),
-    Problem("biggan_g_128", (32, 96, 128, 128), "BigGAN generator at 128 px, thirty-two samples a GPU", key=True),
+    Problem("biggan_g_128", (32, 96, 128, 128), "BigGAN generator at 128 px, 32 samples per GPU", key=True),
     Problem("dcgan_g_4", (64, 1024, 4, 4), "DCGAN generator for 64 px, first norm, batch of 64"),
     Problem("pix2pix_128", (1, 64, 128, 128), "pix2pix generator at 256 px, batch of 1"),
 )
@@ -27,9 +27,9 @@ def _operands(shape: Shape, *, per_sample: bool = False, running: bool = False, 
 def _clear_of_the_kink(
     t: Operands, *, norm: str = "batch", eps: float = 1e-5, training: bool = True, act: str = "relu", **_: Any
 ) -> Operands:
-    """Of some shifts of each plane or channel the one whose activation's input is farthest from 0.
+    """Picks, for each plane or channel, the shift that keeps the activation's input farthest from 0.
 
-    With the first sample for all too.
+    It keeps away from 0 also when every sample is the first one.
     """
     if "running_var" in t:
         t = {**t, "running_var": t["running_var"].abs() + 0.5}
@@ -66,9 +66,9 @@ def _batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *, act: str) -> Tensor:
 
 
 def _exact(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, **settings: Any) -> Tensor:
-    """The reference; in float64, the oracle, by sums of torch's own.
+    """The reference; in float64, where it is the oracle, with torch's means instead of its ``batch_norm``.
 
-    Its batch_norm adds up one by one on the CPU, which at 16,384 elements is 2e-13 off.
+    On the CPU ``batch_norm`` sums sequentially, with an error of 2e-13 at 16,384 elements.
     """
     if x.dtype != F64:
         return reference.norm_act(x, weight, bias, **settings)
@@ -87,7 +87,7 @@ def _exact(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, 
 
 
 def _at_least_two(shape: Shape) -> Shape:
-    """With more pixels than one, as statistics of a single value are refused."""
+    """A shape with more than one pixel: statistics of a single value are refused."""
     return shape if len(shape) > 2 and pixels(shape) != 1 else (*shape[:2], *shape[2:-1], 3)
 
 
@@ -103,10 +103,10 @@ OP = Op(
     penalized=("x", "weight", "bias"),
     second=("x", "weight", "dy"),
     reduction=lambda shape: shape[0] * pixels(shape),
-    # x, weight, bias, and two statistics of each channel in float32.
+    # x, weight, bias, and two float32 statistics per channel.
     saved=lambda t: [t["x"], t["weight"], t["bias"], 8 * t["x"].shape[1]],
     problems=PROBLEMS,
-    vendors={"batch_norm": _batch_norm},
+    torch_functions={"batch_norm": _batch_norm},
     fixed=({}, {"norm": "instance", "act": "lrelu"}, {"per_sample": True, "act": "lrelu"}),
     choices={
         "norm": ("batch", "instance"),
@@ -121,23 +121,23 @@ OP = Op(
     empty=((0, 3, 4), (0, 3, 4, 4), (2, 3, 0)),
     highest_order=2,
     compiled=(
-        # Channels that stay in registers, and that are cut in spans; contiguous, then channels-last.
+        # Channels that stay in registers, and channels cut into spans; contiguous, then channels-last.
         *in_layouts([(64, 512, 8, 8), (64, 256, 16, 16), (8, 64, 101, 103)], [], F32, BF16),
         *in_layouts([], [(32, 512, 4, 4), (32, 513, 8, 8), (64, 128, 32, 32)], F32, BF16),
         *in_layouts([(64, 64, 7, 7), (16, 64, 16, 16)], [(4, 64, 4, 4)], F64),
         Call((8, 32, 64, 64), F64),
         Call((64, 256, 16, 16), F16, absent=("weight", "bias"), settings={"act": "lrelu", "negative_slope": 0.1}),
         Call((2, 16, 8192, 8200), BF16, absent=("bias",), settings={"act": "linear", "norm": "instance"}),
-        # Each sample on its own, and with a scale and shift of its own.
+        # Statistics of each sample; then scale and shift of each sample.
         Call((16, 256, 64, 64), BF16, settings={"norm": "instance"}),
         Call((2, 64, 256, 256), F32, settings={"norm": "instance"}),
         Call((16, 64, 64, 64), F32, True, settings={"norm": "instance"}),
         *(Call((64, 512, 8, 8), F32, last, settings={"per_sample": True}) for last in (False, True)),
         *(Call((64, 128, 32, 32), BF16, last, settings={"per_sample": True}) for last in (False, True)),
-        # Statistics given.
+        # Given statistics.
         *(Call((64, 128, 32, 32), BF16, last, settings={"running": True, "training": False}) for last in (False, True)),
         Call((64, 128, 32, 32), F32, settings={"running": True, "training": False, "per_sample": True}),
-        # What nobody asked for.
+        # Gradients that are not needed.
         *(
             Call(shape, F32, constant=constant)
             for shape in ((64, 512, 8, 8), (64, 128, 32, 32))
@@ -148,10 +148,10 @@ OP = Op(
         # Channels that stay in registers.
         Traffic(1.02, 1.02, in_layouts([(64, 64, 8, 8), (16, 32, 32, 32)], [(16, 256, 8, 8)], F32)),
         Traffic(1.02, 1.02, (Call((64, 128, 8, 8), BF16), Call((64, 128, 8, 8), F32, settings={"per_sample": True}))),
-        # Others are read twice.
+        # Longer channels are read twice.
         Traffic(1.5, 1.67, in_layouts([(32, 16, 32, 32), (1, 4, 256, 256)], [], F32)),
         Traffic(1.5, 1.67, (Call((64, 16, 32, 32), BF16), Call((64, 16, 32, 32), F32, settings={"norm": "instance"}))),
-        # Channels-last a program reads the partials of 16 channels, a few spans each.
+        # Channels-last, a program reads the partials of 16 channels, from a few spans each.
         Traffic(1.5, 1.67, (Call((16, 64, 32, 32), F32, True),), apart=0.09),
     ),
 )

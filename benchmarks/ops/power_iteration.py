@@ -20,7 +20,7 @@ def _with_vectors(function: Any) -> Any:
 OP = Op(
     name="power_iteration",
     operands=operands,
-    # Standard normal u and v: an iteration that did nothing would be seen.
+    # u and v stay standard normal, not of unit length, so an iteration that does nothing is noticed.
     constants=("weights", "us", "vs"),
     op=_with_vectors(fastgan_kernels.power_iteration),
     reference=_with_vectors(reference.power_iteration),
@@ -31,7 +31,8 @@ OP = Op(
     compiled=(
         *(Call((512, 256, 3, 3), F32, settings={"n_iterations": n}) for n in (0, 2)),
         *(Call((512, 256, 3, 3), dtype) for dtype in (F16, F64)),
-        # Short runs beside long ones, aligned and not; none aligned; only short ones; rows as neighbors.
+        # Short runs of columns beside long ones, aligned and not; unaligned weights; only short runs; rows that are
+        # neighbors in memory.
         Call(((64, 64, 4, 4), *BESIDE), F32),
         Call(((64, 513, 3, 3), (32, 3, 3, 3)), BF16),
         Call((256, 128, 4, 4), F32, settings={"dims": (1,)}),

@@ -1,4 +1,4 @@
-"""The normalized weights of a discriminator, all at once. A shape is that of one weight, or those of several."""
+"""All weights of a discriminator, normalized at once. A shape is that of one weight, or a tuple of several."""
 
 import itertools
 import math
@@ -28,11 +28,11 @@ from fastgan_kernels import reference
 from fastgan_kernels.ops.spectral.weight_group import matrix_shape
 
 BESIDE = ((32, 3, 3, 3), (64, 1, 4, 4), (1, 512))
-"""Weights of short runs, to stand beside others in a group."""
+"""Weights with short runs of columns, to be grouped with others."""
 
 
 def _discriminator(*channels: int) -> tuple[Shape, ...]:
-    """Convolutions 4x4 between ``channels``, those of the image first, behind which stands one logit."""
+    """Weights of 4x4 convolutions between ``channels`` (from the image on), and of a linear layer to one logit."""
     return *((out, into, 4, 4) for into, out in itertools.pairwise(channels)), (1, channels[-1])
 
 
@@ -56,7 +56,7 @@ def longest(shape: Any) -> int:
 
 
 def _positive(t: Operands, **_: Any) -> Operands:
-    """u and v positive and exact in every type, so that sigma of weights that are mostly positive is not near 0."""
+    """Makes u and v positive and exact in every type, and most weights positive, so that sigma is not near 0."""
 
     def vector(v: Tensor, step: int) -> Tensor:
         values = 0.5 + torch.arange(len(v), device=v.device, dtype=v.dtype) * step % 11 / 16
@@ -70,7 +70,7 @@ def _positive(t: Operands, **_: Any) -> Operands:
 
 
 def _with_sigma(function: Any) -> Any:
-    """The op, where ``given`` with the sigma that a power iteration returns."""
+    """The op; with the setting ``given`` it gets the sigma that a power iteration returns."""
 
     def call(
         weights: list[Tensor],
@@ -100,21 +100,21 @@ OP = Op(
     second=("weights", "dy"),
     reduction=longest,
     highest_order=2,
-    # The weight, which is a parameter; copies of u, v and sigma.
+    # The weights, which are parameters, and copies of u, v and sigma.
     saved=lambda t: [*t["weights"], *(4 * (sum(matrix_shape(w, 0)) + 1) for w in t["weights"])],
     problems=PROBLEMS,
     toy=TOY,
     fixed=({}, {"given": True, "dims": (1,)}),
     choices={"given": (False, True), "dims": ((0,), (1,))},
-    # One element; short runs of columns, past a tile of rows and of columns; long ones, past a tile and a chunk.
+    # One element; short runs of columns, beyond a tile of rows and beyond one of columns; a long run, beyond a chunk.
     shapes=((1, 1), (260, 2, 3, 3), (33, 64), (3, 2081)),
-    # Small: every tile of every launch costs the interpreter milliseconds.
+    # Small: the interpreter takes milliseconds per tile and launch.
     drawn=((40, 20), (9, 140), (9, 7, 5), (9, 5, 4, 4), (3, 3, 2, 2, 2)),
     empty=(),
     compiled=(
         *(Call((512, 256, 3, 3), dtype, settings=_GIVEN) for dtype in (F32, F64)),
         Call((512, 256, 3, 3), F16, settings=_GIVEN, order=0),
-        # As for power_iteration.
+        # The same weights as for power_iteration.
         Call(((64, 64, 4, 4), *BESIDE), F32, settings=_GIVEN),
         Call(((64, 513, 3, 3), (32, 3, 3, 3)), BF16, settings=_GIVEN, order=1),
         Call((256, 128, 4, 4), F32, settings={**_GIVEN, "dims": (1,)}, order=1),
@@ -123,11 +123,11 @@ OP = Op(
         Call((2**16, 2**15 + 64), BF16, order=1),
     ),
     traffic=(
-        # sigma first: W is read twice, as dy is in backward. Apart: each program reads its line of the tables, u and v
-        # of its tiles and the partial sums of its layer, all from cache.
+        # W is read twice, since sigma comes first, as is dy in backward. Apart: each program reads its line of the
+        # tables, u and v of its tiles, and the partial sums of its layer, all from cache.
         Traffic(1.51, 1.35, in_layouts([(256, 128, 3, 3)], [(256, 64, 4, 4)], F32), apart=0.12),
         Traffic(1.51, 1.35, (Call((512, 1024), BF16),), apart=0.12),
-        # Rows that start within a sector.
+        # Rows that start inside a sector.
         Traffic(1.6, 1.42, (Call((260, 1031), F32),), apart=0.12),
     ),
 )

@@ -1,4 +1,4 @@
-"""What follows each convolution of a StyleGAN block: noise, bias, leaky ReLU and AdaIN, in the paper's order."""
+"""The layers after each convolution of a StyleGAN block: noise, bias, leaky ReLU and AdaIN, in the paper's order."""
 
 import math
 from typing import Any
@@ -18,7 +18,10 @@ def _operands(shape: Shape, **_: Any) -> Shapes:
 
 
 def _on_a_grid(t: Operands, *, order: str = "paper", eps: float = 1e-5, **_: Any) -> Operands:
-    """In the paper's order the activation's input is x + strength * noise + bias, an odd number of sixteenths."""
+    """Operands that keep the activation's input away from its kink.
+
+    In the paper's order that input is x + strength * noise + bias, here always an odd number of sixteenths.
+    """
     on_grid = {
         "x": (t["x"] * 4).round().clamp(-20, 20) / 8 + 1 / 16,
         "scale": (t["scale"] * 4).round().clamp(-12, 12) / 8 + 9 / 16,
@@ -35,9 +38,10 @@ def _on_a_grid(t: Operands, *, order: str = "paper", eps: float = 1e-5, **_: Any
 def _clear_of_the_kink(
     x: Tensor, scale: Tensor, shift: Tensor, noise: Tensor, strength: Tensor, bias: Tensor, *, eps: float
 ) -> Tensor:
-    """In the tutorial's order the input is scale * xh + shift: of some shifts for each plane the one farthest from it.
+    """Picks each plane's shift, for the tutorial's order, where the activation's input is scale * xh + shift.
 
-    Within [-1, 1], so that planes pass the kink; with the first sample for all too.
+    It is the shift in [-1, 1], so that planes still have both signs, that keeps the input farthest from the kink; also
+    when every sample is the first one.
     """
     styled = []
     for sample in (x, x[:1].expand(x.shape)):
@@ -50,7 +54,7 @@ def _clear_of_the_kink(
     for candidate in torch.arange(-64, 65) / 64:
         least = (both + candidate).abs().amin(2)
         best, distance = torch.where(least > distance, candidate, best), torch.maximum(least, distance)
-    # Rounding in float32 is a thousand times less.
+    # Rounding errors in float32 are a thousand times smaller.
     assert distance.min() > 1 / 512
     return best
 
@@ -68,32 +72,32 @@ OP = Op(
     operands=_operands,
     arrange=_on_a_grid,
     data=("noise",),
-    # The shift only where the activation comes last.
+    # Backward reads the shift only where the activation comes last.
     reads={"backward": ("dy", "x", "scale", "noise", "strength", "bias")},
-    # Penalties do not differentiate through the generator: its second order is composed, and not measured.
+    # Penalties do not differentiate through the generator, so the second order is composed and not measured.
     passes=("forward", "backward"),
     # The gradients of bias and strength are sums over samples too.
     reduction=lambda shape: shape[0] * pixels(shape),
-    # In the tutorial's order the normalization takes the bias out: the sum is 0, its summands are not.
+    # In the tutorial's order the normalization removes the bias: its gradient is a sum of 0 with terms that are not 0.
     sums_gradient_of_x=("bias",),
-    # All but the shift, and two statistics of each plane in float32.
+    # All operands except the shift, and two float32 statistics per plane.
     saved=lambda t: [*(t[name] for name in t if name not in ("shift", "y")), 8 * math.prod(t["x"].shape[:2])],
     problems=PROBLEMS,
-    vendors={"in_its_type": _in_its_type},
-    # Forward: product, two sums, activation, normalization; backward as many again, with four sums more.
+    torch_functions={"in_its_type": _in_its_type},
+    # Forward rounds a product, two sums, the activation and the normalization; backward as many, and four more sums.
     roundings=14,
-    # The drawn problems take the tutorial's order as often; test_style_epilogue.py has its gradgradcheck.
+    # Half of the drawn problems have the tutorial's order; test_style_epilogue.py has its gradgradcheck.
     choices={
         "act": ("linear", "relu", "lrelu"),
         "negative_slope": (0.0, 0.2, 1.7),
         "order": ("paper", "tutorial"),
         "eps": (1e-5, 1e-3),
     },
-    # A pixel; several planes a block, of several samples; spans, in both layouts and all types.
+    # One pixel; several planes per block, of several samples; spans, in both layouts and all types.
     shapes=((1, 1, 1), (3, 2, 2, 3), (2, 5, 13, 11), (1, 2, 4097), (1, 1, 16385), (1, 33, 31, 37)),
     drawn=((20, 20), ((1, 4), 20, 40), ((1, 3), 12, 7, 7), ((1, 2), 5, 4, 4, 4)),
     compiled=(
-        # What adain does not meet: noise, bias and activation before the normalization, in every regime; and after it.
+        # Noise, bias and activation, which adain lacks: before the normalization, in every regime; and after it.
         *(Call(shape, F32, absent=_DRAWN) for shape in ((64, 512, 4, 4), _REGISTERS, _LOOP, _SPANS)),
         *(Call(shape, BF16, absent=_DRAWN) for shape in ((8, 64, 101, 103), (8, 64, 128, 128))),
         *(Call(shape, F32, True, absent=_DRAWN) for shape in ((16, 256, 32, 32), (8, 64, 128, 128))),
@@ -104,17 +108,17 @@ OP = Op(
         Call(_SPANS, F32, settings={"act": "relu"}, constant=("x", "noise")),
     ),
     traffic=(
-        # Planes that stay in registers, of maps with more than 16 channels: below, every plane's read of the noise
-        # counts, although it comes from L2.
+        # Planes that stay in registers. With at most 16 channels the noise is no small operand, so each plane's read of
+        # it would count, although it comes from L2.
         Traffic(1.02, 1.25, in_layouts([(1, 20, 128, 128), (2, 17, 101, 103)], [(4, 64, 32, 32)], F32)),
         Traffic(1.02, 1.25, (Call((4, 64, 64, 64), BF16),)),
         Traffic(1.5, 1.75, (Call((1, 18, 256, 256), BF16), Call((8, 64, 32, 32), BF16, True))),
         Traffic(1.51, 1.75, (Call((1, 17, 257, 255), BF16),)),
-        # As in adain, few planes are cut into many spans.
+        # Few planes are cut into many spans, as in adain.
         Traffic(1.5, 1.75, (Call((1, 32, 96, 96), F32, True),), apart=0.08),
-        # Small planes: two sums of each, partials of the gradients of bias and strength.
+        # Small planes, each with two partial sums for the gradients of bias and strength.
         Traffic(1.02, 1.25, (Call((16, 256, 8, 8), F32),), apart=0.035),
-        # Few channels: the noise counts as often as it is read, twice for each channel.
+        # Few channels, so every read of the noise counts: two per channel.
         Traffic(2.23, 2.47, (Call((1, 4, 256, 256), F32),)),
     ),
 )

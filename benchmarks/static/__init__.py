@@ -1,1 +1,1 @@
-"""What is known of the kernels without a GPU: what they compile to, what they move, what they launch."""
+"""What can be measured without a GPU: the code that kernels compile to, the bytes they move, and their launches."""

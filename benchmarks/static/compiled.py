@@ -1,8 +1,8 @@
-"""The table of what the kernels compile to, for five targets, and the rules that they must hold.
+"""The table of compiled kernels for five targets, and the rules that compiled kernels must keep.
 
-Of the specializations that the ops launch, so few are compiled that every value of every compile-time argument (tile
-sizes apart) is among them. The table has a row for each kernel and target, of the worst of its specializations: short
-enough to be read in a diff. Where 32 bits do not hold an index is seen in tests/kernels/test_huge.py.
+A few of the specializations that the ops launch are compiled, enough to cover every value of every compile-time
+argument except tile sizes. The table has one row per kernel and target, with the largest figures of its
+specializations; so a diff of it is short. tests/kernels/test_huge.py checks for indices that overflow 32 bits.
 """
 
 import csv
@@ -25,17 +25,17 @@ from benchmarks.static.launches import TARGETS, Launch, Specialization, launches
 from benchmarks.static.machine_code import MachineCode, machine_code
 
 TABLE = Path(__file__).with_name("compiled.csv")
-# Of one thread. A layout conversion that explodes (thousands of shared stores, a barrier for a handful) does not show
-# in registers. The largest sound kernel has 70 shared stores, 23 barriers and 2,336 instructions. ptxas puts two
-# registers on the stack where another program then fits on a multiprocessor.
+# Limits per thread. A layout conversion that explodes (thousands of shared stores, with a barrier for every few) does
+# not show in registers. The largest sound kernel has 70 shared stores, 23 barriers and 2,336 instructions. ptxas puts
+# two registers on the stack where one more program then fits on a multiprocessor.
 MOST = {"stack_bytes": 8, "shared_stores": 128, "barriers": 40, "instructions": 4096}
 
 
 @dataclass(frozen=True)
 class Row:
-    """The most that a thread of a kernel has, over its compiled specializations for one target.
+    """The largest figures per thread of a kernel, over its compiled specializations for one target.
 
-    ``accesses`` counts loads and stores of global memory: more of them for the same work are narrower ones.
+    ``accesses`` counts loads and stores of global memory. More of them for the same work means narrower ones.
     """
 
     kernel: str
@@ -54,7 +54,7 @@ class Use:
     """A specialization, the call of an op that launches it, and the launch."""
 
     label: str
-    elements: int  # of the call's first operand
+    elements: int  # elements of the call's first operand
     launch: Launch
     windows: bool = False
 
@@ -64,7 +64,7 @@ class Use:
 
     @property
     def tile(self) -> int:
-        """Elements of a tile, as its compile-time arguments have them."""
+        """Elements of a tile: the product of the block sizes."""
         return prod(value for name, value in self.specialization.constants_by_name.items() if name.startswith("BLOCK_"))
 
 
@@ -80,7 +80,7 @@ def calls(op: Op) -> list[Call]:
 
 
 def uses(ops: Iterable[Op], target: str) -> list[Use]:
-    """Every specialization that the ops launch for a target, once."""
+    """Each specialization that the ops launch for a target, listed once."""
     found: dict[Hashable, Use] = {}
     for op in ops:
         for call in calls(op):
@@ -98,7 +98,7 @@ def uses(ops: Iterable[Op], target: str) -> list[Use]:
 
 
 def inspect(ops: Iterable[Op], targets: Iterable[str] = tuple(TARGETS)) -> tuple[list[Row], list[str]]:
-    """Compiles what the ops launch; the rows of the table and, one sentence each, the rules that are broken.
+    """Compiles what the ops launch; returns the rows of the table, and one sentence per broken rule.
 
     Raises:
         RuntimeError: in a process where Triton is interpreted.
@@ -108,8 +108,9 @@ def inspect(ops: Iterable[Op], targets: Iterable[str] = tuple(TARGETS)) -> tuple
 
 
 def inspect_uses(chosen_uses: Sequence[Use]) -> tuple[list[Row], list[str]]:
-    """Compiles some uses: rows and broken rules, with the targets where each is broken."""
-    # Triton's passes and ptxas run outside Python's lock. What is compiled here is of no use to anyone else.
+    """Compiles the given uses; returns rows, and one sentence per broken rule that names the targets."""
+    # Threads, since Triton's passes and ptxas release Python's lock. Nothing else can use what is compiled here, so the
+    # cache is a temporary one.
     with (
         tempfile.TemporaryDirectory() as folder,
         knobs.cache.scope(),
@@ -171,12 +172,12 @@ def compare(before: Iterable[Row], now: Iterable[Row]) -> list[str]:
 def lines(
     op_names: Sequence[str] | None, target_names: Sequence[str] | None, *, rewrite: bool = False
 ) -> tuple[list[str], bool]:
-    """Compiles some or all ops for some or all targets, and says what was found; and whether nothing is wrong.
+    """Compiles the kernels of some or all ops and targets; returns the findings as text, and whether all is right.
 
-    The table is of all ops: only then it is compared, or written.
+    Only a run over all ops and targets is compared with the table, or written.
 
     Raises:
-        ValueError: for an unknown op or target, and where a part of the table would be written.
+        ValueError: for an unknown op or target, and for ``rewrite`` with only some of them.
     """
     for kind, names, known in (("op", op_names, OPS), ("target", target_names, TARGETS)):
         for name in names or ():
@@ -201,7 +202,7 @@ def lines(
 
 
 def chosen(found: Sequence[Use]) -> list[Use]:
-    """So few of the uses that they have every value of every compile-time argument; of equals, the largest tile."""
+    """A small subset of the uses that covers every value of every compile-time argument; larger tiles are preferred."""
     left: dict[str, set[Hashable]] = defaultdict(set)
     for use in found:
         left[use.specialization.kernel] |= _traits(use)
@@ -223,11 +224,11 @@ def _traits(use: Use) -> set[Hashable]:
 
 
 def _compile(use: Use) -> tuple[dict[str, int], list[str]]:
-    """The figures of the table and the broken rules of one specialization."""
+    """Compiles one specialization; returns its figures for the table and the rules that it breaks."""
     of = use.specialization
     try:
         kernel = of.compile()
-    except Exception as error:  # of whatever pass of the compiler: the other kernels are inspected all the same
+    except Exception as error:  # any pass of the compiler may fail; the other kernels are still inspected
         return {}, [f"does not compile: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"]
     code = machine_code(kernel)
     figures = {name: getattr(code, name) for name in ("registers", *MOST)}
@@ -237,15 +238,15 @@ def _compile(use: Use) -> tuple[dict[str, int], list[str]]:
 def _findings(use: Use, code: MachineCode) -> Iterator[str]:
     of = use.specialization
     if of.threads > 1024:
-        yield f"has {of.threads} threads in a program, 1024 at most are possible"
+        yield f"has {of.threads} threads per program, expected at most 1024"
     for name, most in MOST.items():
         if getattr(code, name) > most:
-            yield f"has {getattr(code, name)} {name.replace('_', ' ')} a thread, {most} at most are expected"
+            yield f"has {getattr(code, name)} {name.replace('_', ' ')} per thread, expected at most {most}"
     if code.atomics:
         yield "uses atomics: its results would change from run to run"
     row, others = _row(use), _no_feature_maps(use)
     for kind, widths in (("load", code.loads), ("store", code.stores)):
-        # Taps of a filter are gathered, one by one.
+        # Only feature maps count: the taps of a filter are loaded one by one.
         tiles = (tile for pointer, tile in code.largest_tile[kind].items() if pointer not in others)
         elements, size = max(tiles, default=(1, 1))
         possible = min(gcd(row * size, 16), elements // of.threads * size)
@@ -254,10 +255,10 @@ def _findings(use: Use, code: MachineCode) -> Iterator[str]:
 
 
 def _row(use: Use) -> int:
-    """The length of the rows of the feature maps that a launch has, if any; of several the least aligned.
+    """The row length of a launch's feature maps, the least aligned one if they differ; 0 if there are none.
 
-    A feature map has at least the elements of the op's first operand. Where a table points to tensors, some of a launch
-    may be aligned and others not: a kernel has code for both.
+    A feature map has at least as many elements as the op's first operand. Tensors behind a table of pointers may be
+    aligned or not, and the kernel has code for both, so the most aligned one counts.
     """
     maps = [t for t in use.launch.tensors if _is_map(use, t)]
     if maps:
@@ -271,7 +272,7 @@ def _is_map(use: Use, tensor: Tensor) -> bool:
 
 
 def _no_feature_maps(use: Use) -> list[str]:
-    """The arguments of a launch that are tensors and no feature maps."""
+    """The tensor arguments of a launch that are not feature maps."""
     of = use.specialization
     pointers = [name for name in of.runtime_arguments if str(of.signature[name]).startswith("*")]
     return [name for name, t in zip(pointers, use.launch.tensors, strict=True) if not _is_map(use, t)]

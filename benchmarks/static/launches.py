@@ -1,8 +1,8 @@
-"""Which kernels an op would launch on a GPU, at which specializations: asked of the launchers themselves.
+"""Records which kernels an op would launch on a GPU, and for which specializations.
 
-The ops run on torch's meta device, where tensors have shapes, types and strides but no memory, under a stand-in for
-Triton's driver. Each launch is written down at the point where Triton would compile it, so nothing here describes a
-launch a second time, and a tensor of 8 GB costs nothing.
+The ops run on torch's meta device, where tensors have shapes, types and strides but no memory, with a stand-in for
+Triton's driver. Each launch is recorded where Triton would compile it, so the launchers themselves are the only
+description of their launches, and a tensor of 8 GB costs nothing.
 """
 
 import json
@@ -35,7 +35,7 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Specialization:
-    """A kernel with everything that Triton compiles it for; ``key`` names it among those of a kernel and target."""
+    """A kernel, a target, and the argument types and constants to compile it for; ``key`` is unique among them."""
 
     kernel: str
     target: str
@@ -48,12 +48,12 @@ class Specialization:
 
     @property
     def threads(self) -> int:
-        """Threads of a program."""
+        """Threads per program."""
         return self.options["num_warps"] * TARGETS[self.target].warp_size
 
     @property
     def runtime_arguments(self) -> list[str]:
-        """Names of the arguments that a launch passes, in order; an absent tensor is a constant."""
+        """Names of the arguments that a launch passes, in order; an absent tensor is a constant, so not among them."""
         return [name for name, type_ in self.signature.items() if type_ != "constexpr"]
 
     @property
@@ -68,7 +68,7 @@ class Specialization:
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch: its specialization, its tensors, and those that the pointers of a table point to, all on meta."""
+    """One launch: its specialization, its tensors, and the tensors behind a table of pointers; all on meta."""
 
     specialization: Specialization
     tensors: Sequence[Tensor]
@@ -76,7 +76,7 @@ class Launch:
 
 
 class _StandInDriver:
-    """What Triton asks of a driver before it compiles. The target is the device: kernels cache by device."""
+    """The part of a driver that Triton needs before it compiles. The target serves as the device, the key of caches."""
 
     def __init__(self, target: str) -> None:
         self._target = target
@@ -92,9 +92,9 @@ class _StandInDriver:
 
 
 def launches_of(problem: Callable[[], object], target: str) -> list[Launch]:
-    """Runs ``problem``, which calls ops on tensors of the meta device, and returns the launches that it makes.
+    """Runs ``problem``, which calls ops on tensors of the meta device, and returns its launches.
 
-    Nothing is compiled or run. Not for use beside other threads that launch kernels.
+    Nothing is compiled or run. Do not use it while other threads launch kernels.
 
     Raises:
         RuntimeError: in a process where Triton is interpreted.
@@ -106,9 +106,9 @@ def launches_of(problem: Callable[[], object], target: str) -> list[Launch]:
 
 @contextmanager
 def recorded(target: str) -> Iterator[list[Launch | str]]:
-    """Writes down, in order, what the block would run on a GPU, where it calls ops on tensors of the meta device.
+    """Records, in order, what the block would run on a GPU; it calls ops on tensors of the meta device.
 
-    That is launches of kernels, and the names of torch's operators that move bytes.
+    The list has the launches of kernels, and the names of torch's operators that move bytes.
 
     Raises:
         RuntimeError: in a process where Triton is interpreted.
@@ -144,7 +144,7 @@ def recorded(target: str) -> Iterator[list[Launch | str]]:
         activities.append(Launch(seen.pop(), tensors, [t for tensor in tensors for t in behind(tensor)]))
 
     def autocast(device_type: str, *args: Any, **kwargs: Any) -> torch.autocast:
-        # torch has no autocast for the meta device, and ops switch it off around what they compose.
+        # torch has no autocast for the meta device, but composed parts of ops switch autocast off on their device.
         return torch_autocast("cpu" if device_type == "meta" else device_type, *args, **kwargs)
 
     driver_before, decide, torch_autocast = driver._active, backend._decide, torch.autocast

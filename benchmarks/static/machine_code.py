@@ -1,4 +1,4 @@
-"""What a compiled kernel costs a thread, read from its machine code."""
+"""Costs per thread of a compiled kernel, read from its machine code."""
 
 import re
 import struct
@@ -11,21 +11,21 @@ from typing import Literal
 from triton import knobs
 from triton.compiler import CompiledKernel
 
-# Bytes of what a pointer in Triton IR points to.
+# Bytes of the element types of pointers in Triton IR.
 _SIZES = {"i1": 1, "i8": 1, "f16": 2, "bf16": 2, "i32": 4, "f32": 4, "i64": 8, "f64": 8}
 
 
 @dataclass(frozen=True)
 class MachineCode:
-    """Counts of one thread. Instructions, shared-memory stores and barriers are those in the text, loops once.
+    """Counts per thread. Instructions, shared-memory stores and barriers are counted in the code: a loop counts once.
 
     Attributes:
         stack_bytes: spilled registers and local arrays.
-        loads, stores: bytes of each access to global memory.
-        atomics: whether there are any.
-        largest_tile: of each pointer, elements of the largest tile that a program loads or stores at once, and bytes
-            of an element. Vectors are no tiles: a feature map is read and written by rows and columns. Pointers have
-            the names of the kernel's arguments, but those that a table has, or a loop moves.
+        loads, stores: the width in bytes of each access to global memory.
+        atomics: whether the kernel has atomic operations.
+        largest_tile: for loads and for stores, maps each pointer to the elements of the largest tile that a program
+            accesses at once, and the bytes per element. Only matrices count, since feature maps are accessed by rows
+            and columns. A pointer has the name of the kernel's argument, unless it is from a table or moved by a loop.
     """
 
     registers: int
@@ -40,7 +40,10 @@ class MachineCode:
 
 
 def machine_code(kernel: CompiledKernel) -> MachineCode:
-    """Of a kernel for NVIDIA (cubin; ptxas keeps the shared stores, barriers and accesses of PTX) or AMD (assembly)."""
+    """Reads the counts of a kernel.
+
+    For NVIDIA from the cubin and the PTX (ptxas keeps its shared stores, barriers and accesses); for AMD from assembly.
+    """
     tiles = {kind: _largest_tile(kernel.asm["ttir"], kind) for kind in ("load", "store")}
     counts = _nvidia(kernel.asm) if "cubin" in kernel.asm else _amd(kernel.asm["amdgcn"])
     return MachineCode(**counts, largest_tile=tiles)
@@ -79,7 +82,7 @@ def _nvidia(asm: dict[str, str | bytes]) -> dict[str, object]:
 
 
 def _code_bytes(elf: bytes) -> int:
-    """Bytes of the sections of an ELF file that hold code."""
+    """Bytes of all code sections of an ELF file."""
     (table,) = struct.unpack_from("<Q", elf, 40)
     size, count = struct.unpack_from("<HH", elf, 58)
     headers = [struct.unpack_from("<IIQQQQ", elf, table + i * size) for i in range(count)]
@@ -97,7 +100,7 @@ def _amd(assembly: str) -> dict[str, object]:
     widths = [(access[1], _amd_width(access[2])) for access in accesses if access]
     return {
         "registers": used["vgpr_count"],
-        # Scalar registers are spilled to lanes of vector registers, and to the stack only where these run out.
+        # Scalar registers spill to lanes of vector registers, and to the stack only where those run out.
         "stack_bytes": max(used["private_segment_fixed_size"], 4 * used["vgpr_spill_count"]),
         "instructions": len(names),
         "shared_stores": sum(name.startswith("ds_write") for name in names),

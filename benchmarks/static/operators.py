@@ -1,4 +1,4 @@
-"""What torch itself runs between the kernels (copies, casts, composed derivatives): its operators that move bytes."""
+"""Records torch's own operators that move bytes between the kernels: copies, casts, composed derivatives."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,13 +11,13 @@ _OVERWRITING = ("copy_", "fill_", "zero_", "normal_", "uniform_", "random_", "be
 """Operators that write their first argument without reading it."""
 
 _MADE_LIKE = ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like")
-"""Operators that read nothing: of their argument they take shape, type and layout."""
+"""Operators that do not read their argument: they only take its shape, type and layout."""
 
 
 class TorchOperators(TorchDispatchMode):
-    """Calls ``note`` for every torch operator that moves bytes: its name, what it reads and what it writes.
+    """Calls ``note`` with the name, inputs and outputs of every torch operator that moves bytes.
 
-    Views, allocations and operators on no elements are passed over. Works on the meta device too.
+    Views, allocations and operators on empty tensors are skipped. Works on the meta device too.
     """
 
     def __init__(self, note: Callable[[str, Sequence[Tensor], Sequence[Tensor]], None]) -> None:
@@ -47,20 +47,20 @@ class TorchOperators(TorchDispatchMode):
 
 
 def extent(tensor: Tensor) -> tuple[int, int]:
-    """First and one past the last byte of a tensor, from the start of its storage."""
+    """The first byte of a tensor and one past its last byte, from the start of its storage."""
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     start = tensor.storage_offset() * tensor.element_size()
     return start, start + (last + 1) * tensor.element_size()
 
 
 def touched_bytes(tensor: Tensor) -> int:
-    """Bytes of memory behind a tensor; an expanded one has less than it shows."""
+    """Bytes of memory behind a tensor; an expanded tensor has fewer than its elements need."""
     start, end = extent(tensor)
     return min(tensor.nbytes, end - start) if tensor.numel() else 0
 
 
 def _shares_memory(returned: Sequence[Tensor], given: Sequence[Tensor]) -> bool:
-    # By the storage itself: on the meta device every address is 0.
+    # Compares storages, since every address on the meta device is 0.
     storages = {tensor.untyped_storage()._cdata for tensor in given}
     return any(tensor.untyped_storage()._cdata in storages for tensor in returned)
 

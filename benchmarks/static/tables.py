@@ -1,4 +1,4 @@
-"""What the pointers of a launch point to: kernels over any number of tensors find those in tables on the device."""
+"""Finds the tensors behind tables of pointers, through which a kernel accesses any number of tensors."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,11 +11,11 @@ from fastgan_kernels.ops.spectral import pointers
 
 @contextmanager
 def tables_of_pointers() -> Iterator[Callable[[Tensor], Sequence[Tensor]]]:
-    """Notes every table of pointers that is made inside the block.
+    """Records every table of pointers that is made inside the block.
 
     Yields:
-        from an argument of a kernel to the tensors that its pointers point to: none for what is not (a part of) such a
-        table. Tensors live as long as the block.
+        A function that maps a kernel's argument to the tensors that its pointers point to; to an empty sequence if the
+        argument is not such a table or a part of one. The tensors live as long as the block.
     """
     asked: list[tuple[Tensor, Sequence[Tensor]]] = []
     originals = {name: getattr(pointers, name) for name in ("kept_pointers", "written_pointers")}
@@ -23,7 +23,7 @@ def tables_of_pointers() -> Iterator[Callable[[Tensor], Sequence[Tensor]]]:
     def noting(original: Callable[[Sequence[Tensor]], Tensor]) -> Callable[[Sequence[Tensor]], Tensor]:
         def note(tensors: Sequence[Tensor]) -> Tensor:
             table = original(tensors)
-            if table.is_meta:  # where all pointers are 0, so that one table serves all
+            if table.is_meta:  # all pointers are 0 there, so all tables would share one cache entry
                 table = torch.empty_like(table)
             asked.append((table, list(tensors)))
             return table

@@ -1,9 +1,9 @@
 """How many bytes an op moves, counted under Triton's interpreter on the CPU.
 
-Memory moves in sectors of 32 bytes. Each ``tl.load`` or ``tl.store`` of one program counts the distinct sectors that
-its unmasked lanes touch, so a kernel that reads narrow strips pays for what it leaves unused. A kernel that passes a
-window over its input can be counted by program instead. What torch itself runs between the kernels (copies, casts,
-composed derivatives) is counted as well, a launch for each operator.
+Memory moves in sectors of 32 bytes. Each ``tl.load`` or ``tl.store`` of a program counts the distinct sectors that its
+unmasked lanes touch, so unused parts of a sector count too. A kernel that passes a window over its input can be counted
+per program instead. torch's own operators between the kernels (copies, casts, composed derivatives) count as one launch
+each.
 """
 
 from collections import defaultdict
@@ -20,15 +20,15 @@ from benchmarks.static.operators import TorchOperators, extent, touched_bytes
 from benchmarks.static.tables import tables_of_pointers
 
 SECTOR = 32
-"""Bytes that memory moves at least: a sector of NVIDIA's L2 cache."""
+"""Bytes of a sector of NVIDIA's L2 cache, the smallest unit that memory moves."""
 
 SMALL = 16
-"""An operand smaller than this fraction of x stays in cache: it counts once however often it is read again."""
+"""An operand with less than 1 / SMALL of the bytes of x is assumed to stay in cache: it counts once."""
 
 
 @dataclass
 class TensorTraffic:
-    """Bytes that one launch loads from and stores to one of its tensors, and the last byte that it touches."""
+    """Bytes that a launch loads from and stores to one of its tensors, and the last byte that it touches."""
 
     tensor: Tensor
     loaded: int = 0
@@ -38,7 +38,7 @@ class TensorTraffic:
 
 @dataclass
 class LaunchTraffic:
-    """One launch: a kernel's name and what it moves, by argument; or a torch operator's, by position.
+    """One launch and its traffic: a kernel's, by the names of its arguments; or a torch operator's, by their positions.
 
     ``*argument[i]`` is the tensor that the i-th pointer of a table points to.
     """
@@ -57,8 +57,10 @@ class LaunchTraffic:
 
 
 class OverMinimum(NamedTuple):
-    """Bytes moved over the least that the problem needs: by its inputs and outputs, and apart from them by the rest
-    (partial sums, statistics kept between two kernels)."""
+    """Bytes moved, in multiples of the problem's minimum bytes.
+
+    ``ratio`` counts inputs and outputs; ``apart`` everything else (partial sums, statistics kept between two kernels).
+    """
 
     ratio: float
     apart: float
@@ -66,7 +68,7 @@ class OverMinimum(NamedTuple):
 
 @dataclass
 class Traffic:
-    """The launches that a block made, in order."""
+    """The launches of a block, in order."""
 
     launches: list[LaunchTraffic] = field(default_factory=list)
 
@@ -82,8 +84,8 @@ class Traffic:
         """Compares with the minimum of the problem: each input read once, each output written once.
 
         Args:
-            x: the operand whose size decides which operands are small: those below a sixteenth of it count once.
-            inputs, outputs: what the op is given and what it returns. All else that it moves is ``apart``.
+            x: the operand that decides which operands are small: those below a sixteenth of its bytes count once.
+            inputs, outputs: the op's operands and results. All other traffic is ``apart``.
         """
         moved = apart = 0
         named = [*inputs, *outputs]
@@ -103,13 +105,13 @@ class Traffic:
 
 @contextmanager
 def count_traffic(per: Literal["access", "program"] = "access") -> Iterator[Traffic]:
-    """Counts what the kernels and torch operators launched inside the block move.
+    """Counts the bytes moved by the kernels and torch operators that the block launches.
 
-    The tensors live as long as the result. Not for use beside other threads that launch kernels.
+    The tensors live as long as the result. Do not use it while other threads launch kernels.
 
     Args:
-        per: whether a sector counts at every access that touches it, or once for a program that loads (or stores) it
-            often: what leaves the first level of cache where that serves the repeats.
+        per: ``"access"`` counts a sector at every access that touches it; ``"program"`` counts it once per program and
+            direction, for kernels whose repeated accesses hit the first level of cache.
 
     Raises:
         RuntimeError: where Triton is not interpreted; from a kernel that uses atomics; from an access outside the
@@ -169,7 +171,7 @@ class _Counter:
         self.traffic = Traffic()
         self.running: LaunchTraffic | None = None
         self._per_program = per_program
-        # The sectors that the running program has touched, by argument and direction.
+        # Sectors touched by the running program, by argument and direction.
         self._touched: dict[tuple[str, str], set[int]] = defaultdict(set)
 
     @contextmanager
@@ -192,7 +194,7 @@ class _Counter:
         self._touched.clear()
 
     def access(self, direction: str, pointers: Any, mask: Any) -> None:
-        # Some masks are of numbers, which would be taken for indices.
+        # Some masks are integers, which NumPy would take for indices.
         addresses = pointers.data.ravel() if mask is None else pointers.data[mask.data.astype(bool)]
         if addresses.size == 0:
             return
@@ -201,7 +203,7 @@ class _Counter:
             start, end = _extent(entry.tensor)
             if start <= low and high < end:
                 entry.reach = max(entry.reach, high - start)
-                # Sectors of the tensor, not of the machine: only on a GPU is memory handed out aligned.
+                # Sectors from the start of the tensor: memory of the CPU, unlike a GPU's, need not be aligned.
                 sectors = (addresses - addresses.dtype.type(start)) // addresses.dtype.type(SECTOR)
                 sectors.sort()
                 if self._per_program:
@@ -216,7 +218,7 @@ class _Counter:
         raise RuntimeError(f"{self.running.kernel} accesses memory outside any one of its tensors")
 
     def torch_operator(self, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        if self.running is not None:  # the interpreter's own housekeeping
+        if self.running is not None:  # the interpreter's own operators
             return
         tensors = {f"input {i}": TensorTraffic(t, loaded=touched_bytes(t)) for i, t in enumerate(inputs)}
         tensors |= {f"output {i}": TensorTraffic(t, stored=touched_bytes(t)) for i, t in enumerate(outputs)}
@@ -224,7 +226,7 @@ class _Counter:
 
 
 def _extent(tensor: Tensor) -> tuple[int, int]:
-    """First and one past the last address of a tensor."""
+    """The first address of a tensor and one past its last."""
     start, end = extent(tensor)
     return tensor.data_ptr(), tensor.data_ptr() + end - start
 

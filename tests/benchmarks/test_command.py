@@ -67,7 +67,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path: Pa
     [
         (["adain", "nothing_like_it"], "no case has all of 'adain nothing_like_it' in its name"),
         (["check"], "torch sees no GPU; --toy checks the ops at toy sizes"),
-        (["--steps"], "torch sees no GPU, and of whole steps nothing is known without one"),
+        (["--steps"], "torch sees no GPU, and whole steps need one to be measured"),
         (["--chip", "H2000"], "no chip is called 'H2000'; the chips are A100, "),
         (["evidence", "--minutes", "0", "--out", "x"], "--minutes is 0, expected more than 0"),
     ],
@@ -149,7 +149,7 @@ def test_a_process_that_dies_in_a_case_is_restarted_after_it(tmp_path: Path, ide
     stage = Stage("ops", python(dies_once), 1.0)
     assert evidence.collect(tmp_path, until=time.time() + 60, toy=True, commit=None, chosen=[stage]) == 0
     assert (tmp_path / "ops.log").read_text() == "resumed\n"
-    assert "adain/x: the process died, or stood still" in capsys.readouterr().out
+    assert "adain/x: the process died or hung" in capsys.readouterr().out
 
 
 def test_what_was_cut_off_is_tried_again_and_what_killed_its_process_is_not(tmp_path: Path, monkeypatch):
@@ -174,7 +174,7 @@ def test_what_was_cut_off_is_tried_again_and_what_killed_its_process_is_not(tmp_
     ended = [json.loads(line)["case"] for line in progress.read_text().splitlines() if '"end"' in line]
     assert {half, cut_off} <= set(ended)
     assert not {died, stood_still} & set(ended)
-    assert run.refused(tmp_path) == [f"{case}: the process died, or stood still" for case in (stood_still, died)]
+    assert run.refused(tmp_path) == [f"{case}: the process died or hung" for case in (stood_still, died)]
 
 
 def test_evidence_of_another_commit_is_refused(tmp_path: Path, identity, capsys):

@@ -82,7 +82,7 @@ def test_every_implementation_of_every_op_and_pass_is_right_and_timed(name: str)
     case = CASES[name]
     rows, refusals = measure(with_ops(case, op=case.op.reference), CpuDevice(), TOY)
     assert refusals == []
-    assert {row["implementation"] for row in rows} == {"fused", "eager", "copy", *case.op.vendors}
+    assert {row["implementation"] for row in rows} == {"fused", "eager", "copy", *case.op.torch_functions}
     for row in rows:
         assert float(row["device_us_q1"]) <= float(row["device_us_median"]) <= float(row["device_us_q3"])
         assert "graph_us_median" not in row  # not measured, not zero
@@ -167,7 +167,7 @@ def test_a_timed_call_has_a_cold_cache():
 
     rounds = 20
     effort = replace(TOY, rounds=rounds, seconds=60)
-    measure(with_ops(CASE, vendors={}, op=recording, reference=recording), device, effort)
+    measure(with_ops(CASE, torch_functions={}, op=recording, reference=recording), device, effort)
     cold = device.read[: 3 * rounds]  # by the two implementations and the copy
     slots = device.captured
     assert slots * CASE.bytes > 3 * device.cache_bytes
@@ -189,7 +189,7 @@ def test_an_implementation_that_keeps_much_has_few_buffers():
             return super().capture(calls)
 
     same = lambda x, bias: x  # noqa: E731
-    measure(with_ops(CASE, vendors={}, op=same, reference=same), Device(), TOY)
+    measure(with_ops(CASE, torch_functions={}, op=same, reference=same), Device(), TOY)
     fused, eager, _ = captured
     assert [len(fused), len(eager)] == [slots_for(of, Device.cache_bytes) for of in (CASE.bytes, 6000)]
     assert not fused & eager
@@ -203,7 +203,7 @@ def test_wall_time_of_a_long_call_is_taken_of_few():
             counts.append(len(calls))
             return 0.02
 
-    measure(with_ops(CASE, vendors={}), Device(), Effort(rounds=1, seconds=0, wall_calls=10))
+    measure(with_ops(CASE, torch_functions={}), Device(), Effort(rounds=1, seconds=0, wall_calls=10))
     assert set(counts) == {1, 2}  # one measures the call, and 50 ms have two
 
 

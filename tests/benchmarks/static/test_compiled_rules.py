@@ -30,13 +30,13 @@ def test_a_sound_kernel_breaks_no_rule(found, case):
 @pytest.mark.parametrize(
     ("case", "text", "targets"),
     [
-        ("spilling", r"has \d{3,} stack bytes a thread, 8 at most", ALL),
-        ("transposing", r"has \d{3,} shared stores a thread, 128 at most", ALL),
-        ("transposing", r"has 127 barriers a thread, 40 at most", ALL),
-        ("transposing", r"has 5\d{3} instructions a thread, 4096 at most", {"sm_90"}),
+        ("spilling", r"has \d{3,} stack bytes per thread, expected at most 8", ALL),
+        ("transposing", r"has \d{3,} shared stores per thread, expected at most 128", ALL),
+        ("transposing", r"has 127 barriers per thread, expected at most 40", ALL),
+        ("transposing", r"has 5\d{3} instructions per thread, expected at most 4096", {"sm_90"}),
         ("scalar", "has no load wider than 4 bytes where 16 are possible", ALL),
         ("scalar", "has no store wider than 4 bytes where 16 are possible", ALL),
-        ("32 warps", "has 2048 threads in a program, 1024 at most are possible", {"gfx942"}),
+        ("32 warps", "has 2048 threads per program, expected at most 1024", {"gfx942"}),
         ("atomic", "uses atomics", ALL),
         ("broken", "does not compile: CompileTimeAssertionFailure", ALL),
     ],
