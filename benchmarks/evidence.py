@@ -72,7 +72,7 @@ def collect(out: Path, *, until: float, toy: bool, commit: str | None, chosen: S
     until -= _RESERVE_SECONDS
     identity = results.identity(commit)
     if not toy and not identity["commit"]:
-        raise ValueError("the sources are not a git checkout, and figures need a commit: give it by --commit")
+        raise ValueError("the sources are not a git checkout, and figures need their commit: name it with --commit")
     state = {"identity": identity, "toy": toy, "stages": {}}
     if (out / STATE).exists():
         state = _resumed(json.loads((out / STATE).read_text()), state, out)

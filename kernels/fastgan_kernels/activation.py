@@ -1,7 +1,7 @@
 """Activations inside kernels, and their derivatives.
 
-The derivatives of the piecewise linear ones follow from the output; those of the curved ones are computed from the
-input again, which is exact where a rounded output is not (1 - tanh^2 of a tanh near 1).
+Derivatives of piecewise linear activations are computed from the output. Those of curved ones are computed from the
+input: a rounded output is not exact enough (1 - tanh^2 where tanh is near 1).
 """
 
 import triton
@@ -10,13 +10,13 @@ import triton.language as tl
 ACTIVATIONS = ("linear", "relu", "lrelu")
 CURVED_ACTIVATIONS = ("tanh", "sigmoid", "elu", "selu", "softplus", "swish")
 
-# Comparisons are turned so that NaN passes, as in torch; selections instead of products let none through a closed
-# branch. Constants become tensors of the right type here: in the interpreter a bare one is a float32.
+# Comparisons are arranged so that NaN passes, as in torch. Branches are selected, not multiplied by 0, so that no NaN
+# comes from the other branch. Constants become tensors of the right type: in the interpreter a bare one is a float32.
 
 
 @triton.jit
 def _expm1(x, COMPUTE: tl.constexpr):
-    """exp(x) - 1 for x <= 0, near 0 by Taylor's series, where the difference would cancel."""
+    """exp(x) - 1 for x <= 0; near 0, where the difference would cancel, by Taylor's series."""
     border = tl.full((), -0.3, COMPUTE)
     near = tl.where(x < border, border, x)
     series = tl.full(x.shape, 0.0, COMPUTE)
@@ -38,7 +38,7 @@ def _log1p(x, COMPUTE: tl.constexpr):
 @triton.jit
 def curved_activation(u, ACT: tl.constexpr, ORDER: tl.constexpr, COMPUTE: tl.constexpr):
     """A curved activation of ``u`` (ORDER 0), or its first or second derivative."""
-    # Exponentials of what is at most 0: they do not overflow.
+    # The exponent is at most 0, so this does not overflow.
     e = tl.exp(-tl.abs(u))
     if ACT == "tanh":
         e = e * e
@@ -54,12 +54,12 @@ def curved_activation(u, ACT: tl.constexpr, ORDER: tl.constexpr, COMPUTE: tl.con
         elif ORDER == 1:
             y = tl.where(u > 0, 1.0, alpha * tl.exp(below))
         else:
-            # 0 at the kink, as in torch.
+            # The second derivative is 0 at the kink, as in torch.
             y = tl.where(u >= 0, 0.0, alpha * tl.exp(below))
         if ACT == "selu":
             y = y * tl.full((), 1.0507009873554804934193349852946, COMPUTE)
     else:
-        # s = sigmoid(u), and t = 1 - s without a difference.
+        # s = sigmoid(u), and t = 1 - s, which a subtraction would round.
         s = tl.where(u < 0, e, 1.0) / (1 + e)
         t = tl.where(u < 0, 1.0, e) / (1 + e)
         if ACT == "sigmoid":
@@ -67,7 +67,7 @@ def curved_activation(u, ACT: tl.constexpr, ORDER: tl.constexpr, COMPUTE: tl.con
         elif ACT == "swish":
             y = u * s if ORDER == 0 else s * (1 + u * t) if ORDER == 1 else s * t * (2 + u * (t - s))
         elif ORDER == 0:
-            # Torch's softplus is linear beyond 20.
+            # torch's softplus is linear beyond 20.
             y = tl.where(u > 20, u, tl.where(u > 0, u, 0.0) + _log1p(e, COMPUTE))
         else:
             y = tl.where(u > 20, 1.0 if ORDER == 1 else 0.0, s if ORDER == 1 else s * t)
@@ -87,7 +87,7 @@ def activate(y, ACT: tl.constexpr, SLOPE: tl.constexpr, COMPUTE: tl.constexpr):
 
 @triton.jit
 def through_activation(g, y, ACT: tl.constexpr, SLOPE: tl.constexpr, COMPUTE: tl.constexpr):
-    """``g`` times the derivative where the activation's output, or any positive multiple of it, is ``y``."""
+    """``g`` times the activation's derivative; ``y`` is the activation's output or any positive multiple of it."""
     if ACT == "relu":
         g = tl.where(y <= 0, 0.0, g)
     elif ACT == "lrelu":

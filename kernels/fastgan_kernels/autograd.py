@@ -1,8 +1,8 @@
-"""One definition of an op, two routes to it: eager autograd and torch.compile.
+"""Defines an op once, for eager autograd and for torch.compile.
 
-In eager mode an op is a ``torch.autograd.Function``, which costs about half of a registered operator per call. Inside
-``torch.compile`` it must be a registered operator: a bare Function gives silently wrong second-order gradients in a
-compiled region (seen on torch 2.13). :class:`DifferentiableOp` makes both from the same pieces.
+In eager mode an op is a ``torch.autograd.Function``, whose call costs about half as much as that of a registered
+operator. Inside ``torch.compile`` it must be a registered operator: a bare Function gives silently wrong second-order
+gradients in a compiled region (seen with torch 2.13). :class:`DifferentiableOp` makes both from the same functions.
 """
 
 import hashlib
@@ -23,13 +23,13 @@ def source_digest(package: Path) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(package.rglob("*.py")))).hexdigest()
 
 
-# torch.compile keeps compiled graphs on disk, under a key with the names of the operators in them but not with their
-# derivatives, which are compiled too: those of another version of this package must not be taken for ours.
+# torch.compile caches compiled graphs on disk, under a key with the names of the operators but not their derivatives,
+# which are compiled too. Without this tag it would use the derivatives of another version of this package.
 torch.compiler.config.cache_key_tag += f" fastgan_kernels {source_digest(Path(__file__).parent)}"
 
 
 class _Route(threading.local):
-    # Set while the derivative of a registered operator runs: the ops that it calls belong to the traced graph too.
+    # True while the derivative of a registered operator runs: ops that it calls belong to the traced graph too.
     registered = False
 
 
@@ -39,20 +39,20 @@ _route = _Route()
 class DifferentiableOp:
     """A launcher and its derivative as an op that works in eager mode and inside ``torch.compile``.
 
-    The derivative is written in terms of other ops of this kind or of differentiable torch operations; so a second
-    order exists as soon as the op that ``backward`` calls has a derivative of its own.
+    The derivative consists of other ops of this kind and of differentiable torch operations, so a second order exists
+    if the op that ``backward`` calls has a derivative.
 
     Args:
         schema: name and signature without namespace, such as ``"twice(Tensor x) -> Tensor"``. Arguments are positional.
             Arguments and outputs of type ``Tensor[]`` are lists, and so are their gradients and their entries of
-            ``ctx.needs_input_grad``. A last argument ``bool[] needs`` says for each output whether it is needed: one
-            that is not is ``None``.
-        launch: computes the outputs from the arguments; it sees no autograd.
-        fake: the shapes, strides and types of all outputs for tracing, without data.
-        setup_context: ``(ctx, inputs, output)``, saves what ``backward`` needs.
-        backward: ``(ctx, *grads)`` to the gradients of the arguments; those left out at the end are ``None``. It is
-            called where at least one of ``grads`` is given; the others are ``None``, never zeros. Sparse ones, as from
-            a sparse embedding, arrive dense. Autograd casts what it returns to the type of the argument.
+            ``ctx.needs_input_grad``. A last argument ``bool[] needs`` says which outputs are needed; the others are
+            ``None``.
+        launch: computes the outputs from the arguments; autograd does not see it.
+        fake: returns outputs of the right shapes, strides and types for tracing, without data.
+        setup_context: takes ``(ctx, inputs, output)`` and saves what ``backward`` needs.
+        backward: takes ``(ctx, *grads)`` and returns the gradients of the arguments; those left out at the end are
+            ``None``. At least one of ``grads`` is given; the others are ``None``, never zeros. Sparse gradients, such
+            as those of a sparse embedding, arrive dense. Autograd casts each result to the type of its argument.
         is_gradient: whether this op computes the gradient of another. Such an op refuses to run in a compiled backward
             pass under ``create_graph=True``.
     """
@@ -110,7 +110,7 @@ class DifferentiableOp:
             return registered_outputs(launch(*args), args)
 
         def registered_outputs(outputs: Any, args: Sequence[Any]) -> Any:
-            """An operator returns no ``None``: an empty tensor or list stands for an output that is not needed."""
+            """Replaces outputs that are not needed by empty tensors or lists: an operator cannot return ``None``."""
             if not self._has_needs:
                 return outputs
             a_tensor = next(t for a in args for t in (a if isinstance(a, list) else (a,)) if isinstance(t, Tensor))
@@ -160,7 +160,7 @@ def _as_dense(gradient: Any) -> Any:
 
 
 def _is_batched(gradient: Any) -> bool:
-    """Whether it comes from ``torch.autograd.grad(..., is_grads_batched=True)``."""
+    """Whether the gradient comes from ``torch.autograd.grad(..., is_grads_batched=True)``."""
     if isinstance(gradient, list):
         return any(map(_is_batched, gradient))
     return gradient is not None and torch._C._functorch.is_legacy_batchedtensor(gradient)
@@ -172,7 +172,7 @@ def _function(name: str, forward: Callable[..., Any], backward: Callable[..., An
 
 
 class _Lists:
-    """How long the lists among the arguments and outputs of one call are; ``None`` for what is no list."""
+    """The lengths of the lists among the arguments and outputs of one call; ``None`` for those that are not lists."""
 
     def __init__(self, inputs: Sequence[Any]) -> None:
         self.inputs = [len(a) if _is_list_of_tensors(a) else None for a in inputs]
@@ -193,7 +193,7 @@ def _nested(flat: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
 
 
 def _function_of_lists(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> Callable[..., Any]:
-    """An autograd Function tracks no tensor within a list: lists are taken apart before it and put together after."""
+    """A Function that takes lists apart before it runs and restores them after: autograd tracks no tensor in a list."""
 
     def flat_forward(ctx: Any, lists: _Lists, *flat: Any) -> Any:
         output = forward(ctx, *_nested(flat, lists.inputs))
@@ -231,9 +231,10 @@ def refuse_third_order(op_name: str) -> Callable[..., Any]:
 
 
 def on_the_device_of_its_tensors(launch: Callable[..., Any]) -> Callable[..., Any]:
-    """Triton launches on the current GPU, which need not be the one that the tensors are on.
+    """Wraps ``launch`` to run on the GPU of its tensors, since Triton launches on the current one.
 
-    Kernels read memory, which does not have what torch negates lazily, as the imaginary part of a conjugate.
+    It also materializes tensors that torch negates lazily, such as the imaginary part of a conjugate: kernels read
+    memory.
     """
 
     def launch_there(*args: Any) -> Any:
@@ -254,12 +255,12 @@ def _in_memory(arg: Any) -> Any:
 
 
 def _in_compiled_backward_that_is_recorded() -> bool:
-    """True in a compiled backward pass under ``create_graph=True``.
+    """Whether a compiled backward pass runs under ``create_graph=True``.
 
-    torch itself raises only when the second backward reaches the compiled one, which ``torch.autograd.grad`` for chosen
-    parameters often does not: then the penalty's gradient is silently wrong (torch 2.11 and 2.13, in plain torch too).
-    Such a pass runs with gradients enabled, or as the forward of another autograd Function: the one place in a backward
-    where forward-mode AD is off.
+    torch itself raises only when the second backward pass reaches the compiled one. ``torch.autograd.grad`` for chosen
+    parameters often does not reach it; then the penalty's gradient is silently wrong (torch 2.11 and 2.13, in plain
+    torch too). Such a pass runs with gradients enabled, or as the forward pass of another autograd Function, the only
+    place in a backward pass where forward-mode AD is off.
     """
     recorded = torch.is_grad_enabled() or not torch._C._is_fwd_grad_enabled()
     return recorded and torch._C._current_graph_task_id() != -1
@@ -280,16 +281,16 @@ _guarded = _copy_op("guarded", is_gradient=False)
 
 
 def guard_second_order(x: Tensor) -> Tensor:
-    """``x``; inside ``torch.compile`` a copy whose gradient refuses to lose a second order, as those of our ops do.
+    """Returns ``x``; inside ``torch.compile`` a copy whose gradient raises where a second order would be lost.
 
-    The references need it: what torch.compile makes of them would drop the second order of a penalty silently. Not in
-    ``torch.export``, whose programs have to run where no op of ours is, and not under ``torch.func``, whose gradients
-    are a part of the compiled forward pass.
+    The references need it, since ``torch.compile`` would silently drop the second order of a penalty through them. It
+    does nothing in ``torch.export``, whose programs must run without ops of this package, and under ``torch.func``,
+    whose gradients are part of the compiled forward pass.
     """
     return _guarded(x) if torch.compiler.is_compiling() and not _is_exported_or_transformed() else x
 
 
-# Dynamo of torch 2.11 takes is_exporting() for True in all that it compiles, so it must not see the call.
+# Dynamo of torch 2.11 takes is_exporting() for True in everything that it compiles, so it must not trace the call.
 @torch.compiler.assume_constant_result
 def _is_exported_or_transformed() -> bool:
     return torch.compiler.is_exporting() or is_transformed()

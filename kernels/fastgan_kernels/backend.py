@@ -1,4 +1,4 @@
-"""Which implementation of an op runs, Triton or plain torch, and why."""
+"""Chooses the implementation of an op, Triton or plain torch, and gives the reason."""
 
 import functools
 import logging
@@ -17,12 +17,12 @@ from triton import knobs
 
 Backend = Literal["triton", "reference"]
 
-# As Triton finds it: a scheme of its own, which Debian prefers, has none.
+# The scheme that Triton uses: Debian's default scheme has no such folder.
 _HEADERS = Path(sysconfig.get_path("include", "posix_prefix"))
 
 _logger = logging.getLogger("fastgan_kernels")
 
-# One value for the process, not for the thread: autograd runs backward passes on threads of its own.
+# One value per process, not per thread: autograd runs backward passes on its own threads.
 _requested: Literal["auto", "triton", "reference"] = "auto"
 
 
@@ -41,7 +41,7 @@ def use_backend(backend: Literal["auto", "triton", "reference"]) -> Iterator[Non
         backend: ``"auto"`` takes Triton on GPUs where it starts and the reference elsewhere; ``"reference"`` is plain
             torch; ``"triton"`` insists on the kernels, and on the CPU runs them in Triton's interpreter, which needs
             ``TRITON_INTERPRET=1`` in the environment before the first import. ``torch.func`` (``grad``, ``vmap``,
-            ``jvp`` ...) and forward-mode differentiation run in plain torch, and under ``"triton"`` not at all.
+            ``jvp`` ...) and forward-mode differentiation run in plain torch; under ``"triton"`` they raise.
 
     Raises:
         ValueError: for any other name.
@@ -78,11 +78,11 @@ def op_names() -> list[str]:
 
 
 def runs_triton(tensor: Tensor) -> bool:
-    """Whether an op on ``tensor`` runs its Triton kernel; logs once why it does not."""
+    """Whether an op on ``tensor`` runs its Triton kernel; if not, logs the reason once."""
     return _decide(_requested, tensor.device.type, tensor.device.index)
 
 
-# The decision depends on nothing but its arguments, which torch.compile guards: it becomes a constant of the graph.
+# The decision depends only on its arguments, which torch.compile guards, so it may become a constant of the graph.
 @torch.compiler.assume_constant_result
 def _decide(requested: str, device_type: str, device_index: int | None) -> bool:
     return _decide_once(requested, device_type, device_index, is_transformed())
@@ -100,9 +100,10 @@ _TRANSFORMED = "torch.func and forward-mode differentiation cannot pass a kernel
 
 
 def is_transformed() -> bool:
-    """Whether ``torch.func`` transforms what runs, or forward-mode differentiation is on.
+    """Whether a transform of ``torch.func`` or forward-mode differentiation is active.
 
-    Plain torch has every derivative there. The tensors of a transform have no memory that a kernel could read.
+    Ops then run in plain torch, which has every derivative there: the tensors of a transform have no memory that a
+    kernel could read.
     """
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
@@ -145,11 +146,11 @@ def lacking_for_launches(
     which: Callable[[str], str | None] = shutil.which,
     headers: Path = _HEADERS,
 ) -> str | None:
-    """What is missing for Triton to build its launcher, in C, at the first launch on a machine.
+    """Finds what Triton lacks to build its launcher, in C, at the first launch on a machine.
 
     Args:
-        environment: its variable CC names the compiler; without it Triton takes gcc or clang.
-        which: the path of a program, or None.
+        environment: its variable CC names the compiler; without CC, Triton takes gcc or clang.
+        which: maps the name of a program to its path, or to ``None``.
         headers: the folder of Python's headers.
 
     Returns:
@@ -169,13 +170,13 @@ def lacking_for_launches(
 
 
 def _why_triton_cannot_start(lacking: str | None) -> str | None:
-    """Starts Triton's driver; the reason where that fails, as it would at the first launch."""
+    """Starts Triton's driver; returns the reason if that fails, as it would at the first launch."""
     # Triton 3.6 compiles a launcher for every new signature; later versions compile one, once, into their cache.
     if lacking and triton.__version__.startswith("3.6."):
         return lacking
     try:
         _ = triton.runtime.driver.active
-    except Exception as error:  # of many kinds: a compiler, a linker and the GPU's driver are behind it
+    except Exception as error:  # of any kind: a compiler, a linker and the GPU's driver may fail
         return lacking or f"Triton cannot start: {error}".partition("\n")[0]
     return None
 

@@ -1,4 +1,4 @@
-"""What the public functions refuse, in one sentence each."""
+"""Checks of the public functions' arguments; each raises an error of one sentence."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def check_feature_map(op: str, x: Tensor) -> None:
 
 
 def check_samples(op: str, name: str, tensor: Tensor) -> None:
-    """``tensor`` must be [N, ...], with an axis beside that of the samples, of a floating-point type."""
+    """``tensor`` must be [N, ...], with at least one more axis, of a floating-point type."""
     if tensor.dim() < 2:
         raise ValueError(f"{op}: {name} has shape {list(tensor.shape)}, expected [N, ...] with two axes or more")
     check_float(op, name, tensor)
@@ -41,7 +41,7 @@ def check_operand(
 
 
 def check_strength(op: str, strength: Tensor, x: Tensor) -> None:
-    """``strength`` must be a number for each channel of ``x`` or one for all."""
+    """``strength`` must have one number per channel of ``x``, or one for all."""
     if strength.dim() and list(strength.shape) != [x.shape[1]]:
         raise ValueError(
             f"{op}: strength has shape {list(strength.shape)}, expected [] or {[x.shape[1]]} for x of shape"
@@ -65,7 +65,7 @@ def check_images(op: str, x: Tensor) -> None:
 
 
 def check_fir_kernel(op: str, name: str, kernel: Tensor | None, x: Tensor) -> None:
-    """A FIR kernel must be a constant [kh, kw] or [k], or ``None``."""
+    """A FIR kernel must be [kh, kw] or [k] and not require a gradient, or be ``None``."""
     if kernel is None:
         return
     if kernel.dim() not in (1, 2) or kernel.numel() == 0:

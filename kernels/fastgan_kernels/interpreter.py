@@ -6,7 +6,7 @@ import triton
 from triton.runtime import interpreter
 
 if triton.__version__.startswith("3.6."):
-    # It converts the bounds of a loop by int(array), which numpy 2.5 takes only for arrays without a dimension.
+    # The interpreter converts the bounds of a loop by int(array), which NumPy 2.5 allows only for arrays without axes.
     _patch = interpreter._patch_lang_tensor
 
     def _patch_tensor(tensor: Any, scope: Any) -> None:

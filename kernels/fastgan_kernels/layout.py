@@ -1,7 +1,7 @@
-"""The two memory layouts that kernels read as they are, and how anything else becomes one of them.
+"""The two memory layouts that kernels read without a copy, and the conversion of other layouts.
 
-A dense tensor [N, C, *spatial] is a row-major matrix in either layout: contiguous, it has N * C rows of pixels;
-channels-last, N * pixels rows of channels.
+A dense tensor [N, C, *spatial] is a row-major matrix in both layouts. Contiguous, the matrix has N * C rows of pixels;
+channels-last, it has N * pixels rows of channels.
 """
 
 import functools
@@ -20,7 +20,7 @@ from fastgan_kernels.tiling import MatrixTiling, alignment, matrix_tiling
 class Matrix(NamedTuple):
     """A dense tensor [N, C, *spatial] seen as a row-major matrix.
 
-    With ``channels_last`` the channels are its columns; else row r belongs to channel r % C.
+    With ``channels_last`` columns are channels; otherwise row r belongs to channel r % C.
     """
 
     rows: int
@@ -30,12 +30,12 @@ class Matrix(NamedTuple):
 
 
 def contiguous(x: Tensor | None) -> Tensor | None:
-    """``x`` itself where it is absent or contiguous, else a contiguous copy."""
+    """``x`` itself if it is ``None`` or contiguous, else a contiguous copy."""
     return None if x is None else x.contiguous()
 
 
 def dense(x: Tensor | None, *, like: Tensor | None = None) -> Tensor | None:
-    """``x`` [N, C, *spatial] itself where it is absent, contiguous or channels-last, else a contiguous copy.
+    """``x`` [N, C, *spatial] itself if it is ``None``, contiguous or channels-last, else a contiguous copy.
 
     With ``like``, a dense tensor of the same shape, the result has the layout of ``like``.
     """
@@ -49,9 +49,9 @@ def dense(x: Tensor | None, *, like: Tensor | None = None) -> Tensor | None:
 
 
 def empty_dense(x: Tensor, *, channels: int | None = None) -> Tensor:
-    """Uninitialised memory of the shape and type of ``x``, in the layout of ``dense(x)``.
+    """An uninitialized tensor with the shape and type of ``x``, in the layout of ``dense(x)``.
 
-    With ``channels`` it has so many of them instead.
+    With ``channels`` it has that many channels instead.
     """
     x = dense(x)
     if channels is None:
@@ -66,9 +66,9 @@ _MAX_PLANES = 2**30
 
 
 def as_matrix(x: Tensor) -> Matrix:
-    """The matrix that a dense ``x`` [N, C, *spatial] is in memory.
+    """A dense ``x`` [N, C, *spatial] as the matrix that it is in memory.
 
-    An image of a single pixel is channels-last whatever its strides: its one-element rows would waste the loads.
+    Images of a single pixel count as channels-last whatever their strides: rows of one element would waste loads.
 
     Raises:
         ValueError: for more than 2^30 contiguous planes, whose indices kernels keep in 32 bits.
@@ -86,14 +86,14 @@ _MAX_SAMPLE = 2**30
 
 
 def sample_rows(x: Tensor) -> tuple[int, int]:
-    """Rows and columns of the matrix that a dense ``x`` [N, ...] is in memory, a sample a row, in either layout.
+    """The numbers of rows and columns of a dense ``x`` [N, ...] as a matrix with one row per sample, in either layout.
 
     Raises:
         ValueError: for samples of more than 2^30 elements, whose indices kernels keep in 32 bits.
     """
     cols = math.prod(x.shape[1:])
     if cols > _MAX_SAMPLE:
-        raise ValueError(f"x of shape {list(x.shape)} has {cols} elements a sample, expected at most {_MAX_SAMPLE}")
+        raise ValueError(f"x of shape {list(x.shape)} has {cols} elements per sample, expected at most {_MAX_SAMPLE}")
     return x.shape[0], cols
 
 
@@ -107,14 +107,14 @@ class MatrixLaunch(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def matrix_launch(rows: int, cols: int, dtype: torch.dtype, *, column_sums: bool = False) -> MatrixLaunch:
-    """One program for each tile of a matrix of ``dtype``; ``column_sums`` as in :func:`matrix_tiling`."""
+    """A launch with one program per tile of a matrix of ``dtype``; ``column_sums`` is that of :func:`matrix_tiling`."""
     tiling, align = matrix_tiling(rows, cols, dtype.itemsize, column_sums=column_sums), alignment(cols)
     constants = {"COMPUTE": triton_compute_dtype(dtype), "COL_ALIGN": align, **tiling.constants}
     return MatrixLaunch(tiling, (rows, cols // align), constants)
 
 
 class Tile(NamedTuple):
-    """In kernels, a tile of a row-major matrix: indices of rows and columns, offsets of elements and which exist."""
+    """In kernels, a tile of a row-major matrix: row and column indices, offsets of elements, mask of valid elements."""
 
     row: Any
     col: Any
@@ -128,7 +128,7 @@ def tile_of_matrix(
 ):
     """A tile of a matrix of ``col_groups * COL_ALIGN`` columns.
 
-    From the constant factor the compiler knows how every row is aligned, and so how wide it may load.
+    COL_ALIGN is a constant, so the compiler knows the alignment of every row, and how wide it may load.
     """
     cols = col_groups * COL_ALIGN
     row = row_tile.to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -138,8 +138,7 @@ def tile_of_matrix(
 
 @triton.jit
 def program_tile(rows, col_groups, COL_ALIGN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr):
-    """The tile of this program, its place among the row tiles and the column tiles, and how many column tiles a row
-    has."""
+    """The tile of this program, its indices among row tiles and among column tiles, and the number of column tiles."""
     col_tiles = tl.cdiv(col_groups * COL_ALIGN, BLOCK_COLS)
     row_tile, col_tile = tl.program_id(0) // col_tiles, tl.program_id(0) % col_tiles
     tile = tile_of_matrix(row_tile, col_tile, rows, col_groups, COL_ALIGN, BLOCK_ROWS, BLOCK_COLS)
@@ -148,7 +147,7 @@ def program_tile(rows, col_groups, COL_ALIGN: tl.constexpr, BLOCK_ROWS: tl.const
 
 @triton.jit
 def extents(minor_groups, major, ALIGN: tl.constexpr, CHANNELS_LAST: tl.constexpr):
-    """Channels and pixels; the axis that is contiguous in memory comes with its alignment as a constant factor."""
+    """The numbers of channels and pixels. ``minor_groups`` * ALIGN is the length of the axis contiguous in memory."""
     if CHANNELS_LAST:
         return minor_groups * ALIGN, major
     else:
@@ -156,8 +155,11 @@ def extents(minor_groups, major, ALIGN: tl.constexpr, CHANNELS_LAST: tl.constexp
 
 
 class Planes(NamedTuple):
-    """In kernels, a block of planes: n and c of each, its index n * C + c, whether it exists, the offset of its first
-    pixel; and the numbers of channels and pixels."""
+    """In kernels, a block of planes.
+
+    Per plane: n and c, the index n * C + c, whether it exists, and the offset of its first pixel. For all planes: the
+    numbers of channels and pixels.
+    """
 
     sample: Any
     channel: Any
@@ -172,7 +174,7 @@ class Planes(NamedTuple):
 def block_of_planes(
     block, samples, minor_groups, major, ALIGN: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK_PLANES: tl.constexpr
 ):
-    """A block of planes. Channels-last they belong to one sample, whose n is a number."""
+    """A block of planes. Channels-last, all planes belong to one sample, so n is a scalar."""
     channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
     if CHANNELS_LAST:
         blocks = tl.cdiv(channels, BLOCK_PLANES)
@@ -181,7 +183,7 @@ def block_of_planes(
         first = sample * channels * pixels + channel
         return Planes(sample, channel, sample * channels + channel, channel < channels, first, channels, pixels)
     else:
-        # Contiguous planes fit 32 bits (as_matrix checks it), and a division of 64 bits is a call of a subroutine.
+        # Contiguous planes have indices of 32 bits (as_matrix checks it): a 64-bit division would call a subroutine.
         plane = block * BLOCK_PLANES + tl.arange(0, BLOCK_PLANES)
         sample = (plane // channels).to(tl.int64)
         index, exists = plane.to(tl.int64), plane < samples * channels
@@ -190,10 +192,10 @@ def block_of_planes(
 
 @triton.jit
 def tile_of_planes(planes, tile, CHANNELS_LAST: tl.constexpr, BLOCK_PIXELS: tl.constexpr):
-    """Offsets [planes, pixels] of a tile of a block of planes, and which of its elements exist."""
+    """Offsets [planes, pixels] of a tile of a block of planes, and the mask of its valid elements."""
     pixel = tile * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
     mask = (pixel < planes.pixels)[None, :]
-    # A single plane a block always exists.
+    # With one plane per block the plane always exists.
     if planes.first.shape[0] > 1:
         mask = planes.exists[:, None] & mask
     if CHANNELS_LAST:
@@ -204,10 +206,10 @@ def tile_of_planes(planes, tile, CHANNELS_LAST: tl.constexpr, BLOCK_PIXELS: tl.c
 
 @triton.jit
 def over_pixels(of_planes):
-    """A number for each plane that was summed up, ready to broadcast over the pixels of a tile.
+    """Reshapes one reduced value per plane, so that it broadcasts over the pixels of a tile.
 
-    That of a single plane becomes a scalar. As a vector of one element Triton (3.6 to 3.8) passes it to every pixel
-    through shared memory: 2,048 stores and 63 barriers a thread.
+    The value of a single plane becomes a scalar: Triton (3.6 to 3.8) would pass a vector of one element to every pixel
+    through shared memory, with 2,048 stores and 63 barriers per thread.
     """
     if of_planes.shape[0] == 1:
         return tl.sum(of_planes, axis=0)
@@ -217,5 +219,5 @@ def over_pixels(of_planes):
 
 @triton.jit
 def tiles_of_span(span, tiles, pixels, BLOCK_PIXELS: tl.constexpr):
-    """The first tile of a span of ``tiles`` tiles, and the tile after its last."""
+    """The first tile of a span of ``tiles`` tiles, and the tile after the last one."""
     return span * tiles, tl.minimum((span + 1) * tiles, tl.cdiv(pixels, BLOCK_PIXELS))

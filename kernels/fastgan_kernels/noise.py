@@ -1,7 +1,7 @@
-"""Standard normal noise, one value for each sample and pixel, from a seed on the device and the counter n * HW + pixel.
+"""Standard normal noise, one value per sample and pixel, from a seed on the device and the counter n * HW + pixel.
 
-The generator is Philox4x32-10 (Salmon et al. 2011) keyed by the 64-bit seed, followed by Box and Muller's transform
-(1958): the numbers of ``tl.randn``, to rounding. They depend on nothing else: not on tiles, layout or backend.
+The generator is Philox4x32-10 (Salmon et al. 2011), keyed by the 64-bit seed, followed by Box and Muller's transform
+(1958). The values are those of ``tl.randn``, up to rounding. They do not depend on tiles, layout or backend.
 """
 
 from typing import Any
@@ -19,11 +19,11 @@ _BLOCK = 1024
 
 @triton.jit
 def standard_normal(seed_ptr, counter):
-    """A float32 for each 64-bit counter."""
+    """A float32 per 64-bit counter."""
     u1, u2, _, _ = tl.rand4x(tl.load(seed_ptr), counter)
     radius = tl.sqrt(-2.0 * tl.log(tl.maximum(u1, 1.0e-7)))
-    # cos(2 pi u2) as the sine of an angle within +-pi/2, whose series ends below half a rounding: tl.cos reduces
-    # angles of any size, for which it keeps a table in local memory.
+    # cos(2 pi u2) is computed as the sine of an angle within +-pi/2, by a series whose error is below half a rounding.
+    # tl.cos reduces angles of any size, with a table in local memory.
     angle = 6.283185307179586 * (tl.abs(u2 - 0.5) - 0.25)
     square = angle * angle
     series = -1 / 39916800 * square + 1 / 362880
@@ -61,7 +61,7 @@ normal_noise = DifferentiableOp(
     setup_context=_mark_constant,
     backward=lambda ctx, _: (None, None),
 )
-"""From a seed and x [N, C, *spatial] to noise [N, 1, *spatial] in float32. A constant: it has no gradient."""
+"""Maps a seed and x [N, C, *spatial] to noise [N, 1, *spatial] in float32, which has no gradient."""
 
 
 def draw_seed(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""In which type an op computes: float32 whatever the storage, float64 for float64."""
+"""The type that an op computes in: float64 for float64 inputs, else float32."""
 
 import torch
 import triton.language as tl
@@ -16,11 +16,14 @@ def triton_compute_dtype(storage: torch.dtype) -> tl.dtype:
 
 @torch.compiler.assume_constant_result
 def runs_on_amd() -> bool:
-    """Whether Triton compiles for a GPU of AMD. Dynamo takes the answer as a constant: it cannot trace the driver."""
+    """Whether Triton compiles for an AMD GPU. A constant for Dynamo, which cannot trace the call of the driver."""
     return not knobs.runtime.interpret and driver.active.get_current_target().backend == "hip"
 
 
 def dot_precision() -> str:
-    """How ``tl.dot`` multiplies float32: in three products of TF32, which together are as exact as float32, on NVIDIA's
-    tensor cores; in float32 on AMD, whose compiler has nothing else. Triton's interpreter does not look at it."""
+    """The precision with which ``tl.dot`` multiplies float32; Triton's interpreter ignores it.
+
+    On NVIDIA's tensor cores it is three products in TF32, together as exact as float32. On AMD it is float32, the only
+    one that the compiler has.
+    """
     return "ieee" if runs_on_amd() else "tf32x3"

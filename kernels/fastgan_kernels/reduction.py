@@ -1,4 +1,4 @@
-"""Sums of the partials that kernels leave behind: a fixed order, so that results do not change from run to run."""
+"""Sums of the partial sums that kernels write, in a fixed order, so that results do not change from run to run."""
 
 import torch
 import triton
@@ -8,7 +8,7 @@ from torch import Tensor
 from fastgan_kernels.tiling import sum_tiling
 
 
-# An inner extent of 1 is a constant: then the compiler sees that neighbouring channels are neighbours in memory.
+# An inner extent of 1 becomes a constant, so the compiler knows that neighboring channels are neighbors in memory.
 @triton.jit(do_not_specialize=["count", "channels", "tiles"], do_not_specialize_on_alignment=["inner"])
 def _sum_partials_kernel(
     partials_ptr,
@@ -20,7 +20,7 @@ def _sum_partials_kernel(
     BLOCK_CHANNELS: tl.constexpr,
     BLOCK_PARTIALS: tl.constexpr,
 ):
-    """The sum of one span of ``tiles`` tiles for each channel: [spans, channels]."""
+    """One sum per channel and span of ``tiles`` tiles: [spans, channels]."""
     channel = tl.program_id(0) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     first = tl.program_id(1) * tiles * BLOCK_PARTIALS
     total = tl.zeros([BLOCK_CHANNELS], dtype=partials_ptr.dtype.element_ty)
@@ -34,7 +34,7 @@ def _sum_partials_kernel(
 
 
 def sum_partials(partials: Tensor) -> Tensor:
-    """Sums contiguous ``partials`` [A, C, B] over A and B: [C], in their type."""
+    """Sums contiguous ``partials`` [A, C, B] over A and B; returns [C] in their type."""
     outer, channels, inner = partials.shape
     if channels == 0:
         return partials.new_empty(0)

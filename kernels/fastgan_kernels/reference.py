@@ -1,7 +1,7 @@
-"""Every op in plain torch: the oracle of the tests, the baseline of the benchmarks, and what runs without Triton.
+"""Every op in plain torch: the oracle of the tests, the baseline of the benchmarks, and the fallback without Triton.
 
-The functions here are differentiable to any order, compute in float32 (float64 for float64) whatever the storage type
-and return the type of ``x``. Arguments are those of the public functions, already checked by them.
+The functions here are differentiable to any order. They compute in float32 (float64 inputs in float64) and return the
+type of ``x``. They take the arguments of the public functions, which have checked them.
 """
 
 import functools
@@ -21,13 +21,13 @@ def _per_channel(v: Tensor, x: Tensor) -> Tensor:
 
 
 def no_autocast(x: Tensor) -> AbstractContextManager[None]:
-    """Keeps the surrounding autocast from changing the types of what follows."""
-    # There is no autocast for meta tensors, and torch.amp.is_autocast_available cannot be compiled in torch 2.11.
+    """Turns autocast off on the device of ``x``."""
+    # Meta tensors have no autocast, and torch.amp.is_autocast_available cannot be compiled in torch 2.11.
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def sum_of(*terms: Tensor | None) -> Tensor | None:
-    """The sum of those terms that are given."""
+    """The sum of the terms that are not ``None``; ``None`` if there are none."""
     given = [t for t in terms if t is not None]
     return functools.reduce(torch.add, given) if given else None
 
@@ -65,7 +65,7 @@ def bias_act(
             y = y * gain
         y = y.to(x.dtype)
         if clamp is not None:
-            # torch.clamp passes the gradient where |y| == clamp; a saturated output must not.
+            # The gradient must be 0 where |y| == clamp too, and torch.clamp passes it there.
             limit = torch.full((), clamp, dtype=x.dtype, device=x.device)
             y = torch.where(y.abs() >= limit, torch.sign(y).detach() * limit, y)
         return y
@@ -108,7 +108,7 @@ def norm_act(
         mean, var, share = running_mean, running_var, momentum
         torch_moves_them = momentum is not None and (mean is None or mean.dtype == var.dtype == dtype)
         if moves and not torch_moves_them:
-            # With a momentum of 1 torch leaves the mean and the unbiased variance of this batch.
+            # With a momentum of 1 torch writes the mean and unbiased variance of this batch into these buffers.
             (mean, var), share = x.new_zeros(2, x.shape[1], dtype=dtype), 1.0
         elif mean is not None:
             mean, var = mean.to(dtype), var.to(dtype)
@@ -130,7 +130,7 @@ def move_running_statistics(
     running_mean: Tensor, running_var: Tensor, num_batches_tracked: Tensor | None, momentum: float | None,
     mean: Tensor, var: Tensor,
 ) -> None:  # fmt: skip
-    """Moves running statistics [C] in place towards ``mean`` and the unbiased ``var`` of a batch."""
+    """Updates running statistics [C] in place, towards ``mean`` and the unbiased ``var`` of a batch."""
     share = 1 / num_batches_tracked if momentum is None else momentum
     with torch.no_grad():
         for running, of_batch in ((running_mean, mean), (running_var, var)):
@@ -138,15 +138,15 @@ def move_running_statistics(
 
 
 def normal_noise(seed: Tensor, x: Tensor) -> Tensor:
-    """The noise that kernels draw for ``x`` [N, C, *spatial] from an int64 ``seed``: [N, 1, *spatial] in float32."""
+    """The noise that kernels draw from an int64 ``seed`` for ``x`` [N, C, *spatial]: [N, 1, *spatial] in float32."""
     shape = x.shape[0], 1, *x.shape[2:]
     with no_autocast(x):
         return standard_normal(seed, torch.arange(math.prod(shape), device=x.device)).reshape(shape)
 
 
 def standard_normal(seed: Tensor, counter: Tensor) -> Tensor:
-    """Philox4x32-10 (Salmon et al. 2011) of int64 counters under an int64 key, to Box and Muller's transform (1958)."""
-    # Unsigned words of 32 bits, held in int64. Products of two words are made of halves: 64 bits have no room for them.
+    """A normal float32 per int64 counter: Philox4x32-10 (Salmon et al. 2011) keyed by ``seed``, then Box-Muller."""
+    # Words are unsigned, of 32 bits, held in int64. Two words are multiplied by halves, since int64 would overflow.
     word = 0xFFFFFFFF
     k0, k1 = seed & word, (seed >> 32) & word
     c0, c1 = counter & word, (counter >> 32) & word
@@ -162,7 +162,7 @@ def standard_normal(seed: Tensor, counter: Tensor) -> Tensor:
         k0, k1 = (k0 + 0x9E3779B9) & word, (k1 + 0xBB67AE85) & word
 
     def uniform(c: Tensor) -> Tensor:
-        # As a signed word, with the negative half folded onto the other.
+        # Takes the word as signed, and folds the negative half onto the positive one.
         return torch.where(c > word // 2, word - c, c).to(torch.float32) * 4.6566127342e-10
 
     radius = torch.sqrt(-2 * torch.log(uniform(c0).clamp(min=1e-7)))
@@ -222,10 +222,10 @@ def upfirdn2d(
         n, c, h, w = x.shape
         wide = x.to(compute_dtype(x.dtype))
         if up_x > 1 or up_y > 1:
-            # Each pixel is followed by up - 1 zeros along each axis.
+            # Inserts up - 1 zeros after each pixel, along each axis.
             wide = torch.nn.functional.pad(wide.reshape(n, c, h, 1, w, 1), (0, up_x - 1, 0, 0, 0, up_y - 1))
             wide = wide.reshape(n, c, h * up_y, w * up_x)
-        # Padded before it is cropped: a crop may take more than the image has.
+        # Pads before it crops: a crop may remove more than the image has without its padding.
         x0, x1, y0, y1 = padding
         wide = torch.nn.functional.pad(wide, [max(p, 0) for p in padding])
         wide = wide[:, :, max(-y0, 0) : wide.shape[2] - max(-y1, 0), max(-x0, 0) : wide.shape[3] - max(-x1, 0)]
@@ -239,10 +239,10 @@ def upfirdn2d(
 
 
 def _correlate(x: Tensor, taps: Tensor, down_y: int, down_x: int) -> Tensor:
-    """Sums over windows of ``x`` [N, C, H, W], weighted by ``taps`` [kh, kw]: every ``down_y``-th and ``down_x``-th.
+    """Correlates ``x`` [N, C, H, W] with ``taps`` [kh, kw], at every ``down_y``-th row and ``down_x``-th column.
 
-    Not a convolution of torch's: cuDNN's, in any order of gradients, rounds the factors to TF32 unless a flag of the
-    whole process says otherwise. On the CPU this is faster, too.
+    torch's convolution is not used: cuDNN rounds its operands to TF32, in gradients of any order too, unless a flag of
+    the whole process says otherwise. This is also faster on the CPU.
     """
     kh, kw = taps.shape
     height, width = x.shape[2] - kh + 1, x.shape[3] - kw + 1
@@ -285,7 +285,7 @@ def minibatch_stddev(x: Tensor, *, group_size: int = 4, num_channels: int = 1) -
     group = group_of(n, group_size)
     features = c // num_channels * math.prod(spatial)
     with no_autocast(x):
-        # Members of a group lie n / group samples apart.
+        # The members of a group are every (n / group)-th sample.
         grouped = x.to(compute_dtype(x.dtype)).reshape(group, n // group, num_channels, features)
         deviation = grouped - grouped.mean(0)
         statistic = (deviation.square().mean(0) + 1e-8).sqrt().mean(2)
@@ -310,20 +310,20 @@ def interpolate(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
 def gradient_norms(gradients: Tensor) -> Tensor:
     squares = _squares(gradients)
     zero = squares == 0
-    # Torch's convention at zero, gradient 0, in every order: the second order of its own norm is NaN there.
+    # At zero every derivative is 0, as the first one of torch's norm is, whose second derivative is NaN there.
     return torch.where(zero, 0.0, torch.where(zero, 1.0, squares).sqrt())
 
 
 def gradient_penalty(gradients: Tensor, *, target: float = 1.0, one_sided: bool = False) -> Tensor:
     if target == 0:
-        # Smooth at zero too, where the square of a norm would have no second order.
+        # The sum of squares is smooth at zero; the square of a norm would lose its second derivative there.
         return _squares(gradients).mean()
     excess = gradient_norms(gradients) - target
     return (torch.relu(excess) if one_sided else excess).square().mean()
 
 
 def _squares(x: Tensor) -> Tensor:
-    """The sum of squares of each sample of ``x`` [N, ...]: [N]."""
+    """The sum of squares of each sample of ``x`` [N, ...], as [N]."""
     with no_autocast(x):
         return x.to(compute_dtype(x.dtype)).square().sum(tuple(range(1, x.dim())))
 
@@ -341,7 +341,7 @@ def power_iteration(
     eps: float = 1e-12,
     dims: Sequence[int] | None = None,
 ) -> Tensor:
-    """Changes ``us`` and ``vs`` in place; sigma [L] = u^T W v with the new ones."""
+    """Updates ``us`` and ``vs`` in place; returns sigma [L] = u^T W v of the updated ones."""
     sigmas = []
     dims = [0] * len(weights) if dims is None else dims
     with torch.no_grad(), no_autocast(weights[0]):
@@ -376,12 +376,12 @@ def spectral_normalize(
     for i, (weight, u, v, dim) in enumerate(zip(weights, us, vs, dims, strict=True)):
         with no_autocast(weight):
             wide = weight.to(compute_dtype(weight.dtype))
-            # Copies: u and v may change before the backward pass.
+            # u and v are copied, since they may change before the backward pass.
             u, v = u.detach().to(wide.dtype, copy=True), v.detach().to(wide.dtype, copy=True)
             of_weight = u @ (_as_matrix(wide, dim) @ v)
             norm = of_weight
             if sigma is not None:
-                # It has the gradient of u^T W v.
+                # The value of sigma with the gradient of u^T W v.
                 given = sigma[i].detach() + (of_weight - of_weight.detach())
                 norm = torch.where(of_weight.isfinite(), given, of_weight)
             normalised.append((wide / torch.where(norm == 0, 1.0, norm)).to(weight.dtype))

@@ -138,7 +138,7 @@ def test_bad_input_is_refused_in_one_sentence(arguments: dict, message: str, bac
 
 def test_samples_whose_indices_pass_32_bits_are_refused():
     assert sample_rows(torch.empty(4, 2**15, 2**15, device="meta")) == (4, 2**30)
-    with pytest.raises(ValueError, match="has 1073774592 elements a sample, expected at most 1073741824"):
+    with pytest.raises(ValueError, match="has 1073774592 elements per sample, expected at most 1073741824"):
         sample_rows(torch.empty(4, 2**15, 2**15 + 1, device="meta"))
 
 
