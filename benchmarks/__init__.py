@@ -1,4 +1,4 @@
-"""How far each op is from the limit of the chip, against the strongest alternatives. README.md beside this says how.
+"""Times each op against the limit of the chip and the strongest alternatives. README.md in this folder says how.
 
 Never part of the wheel; nothing imports it.
 """

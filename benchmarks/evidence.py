@@ -120,7 +120,7 @@ def _run(stage: Stage, out: Path, limit: float, *, toy: bool) -> dict[str, objec
                 run.forgive(out)
             finally:
                 if child.poll() is None:
-                    # A session of its own, so that what it started ends with it.
+                    # The child leads its own session, so the processes that it started are killed too.
                     os.killpg(child.pid, signal.SIGKILL)
                     child.wait()
         # Exit codes 0, 1 and 2 are results; with any other the process died during a case.

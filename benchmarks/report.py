@@ -28,12 +28,12 @@ _SHORT = {
 _HEAD = ("op, problem", "type", "axes", "pass", "us", "copy", "graph", "x eager", "x best", "x wall")
 LEGEND = (
     "us: device time with a cold cache; copy: the speed as a share of a copy of the minimum bytes in the same run;",
-    "graph: us inside a CUDA graph; x: times as fast as eager torch, as the best other implementation, as eager torch",
-    "in wall time of eager calls. Medians; a dash was not measured.",
+    "graph: us inside a CUDA graph; x eager, x best, x wall: times as fast as eager torch, as the best other",
+    "implementation, and as eager torch in wall time. Medians; a dash was not measured.",
 )
 _NONE = """\
-No GPU has been measured yet, so no speed is stated here: `benchmarks/results.csv` holds a header. On a machine with a
-GPU these fill it, in ten minutes, and draw this part of the page:
+No GPU has been measured yet, so no speed is stated here: `benchmarks/results.csv` holds only a header. On a machine
+with a GPU these commands fill it, in ten minutes, and draw this part of the page:
 
 ```
 python -m benchmarks evidence --out evidence/mine

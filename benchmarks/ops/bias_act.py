@@ -14,7 +14,7 @@ def _leaky_relu(x: Tensor, bias: Tensor) -> Tensor:
 
 
 def _on_a_grid(t: Operands, **_: Any) -> Operands:
-    # Odd sixteenths plus eighths: never 0, exact in bfloat16.
+    # x in odd sixteenths, bias in eighths: their sum is never 0, and exact in bfloat16.
     x, bias = ((t[name] * 4).round().clamp(-20, 20) / 8 for name in ("x", "bias"))
     return {"x": x + 1 / 16, "bias": bias}
 

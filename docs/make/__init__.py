@@ -1,1 +1,1 @@
-"""Draws the figures and tables of the pages."""
+"""Makes the figures and tables of the documentation's pages."""

@@ -1,4 +1,4 @@
-"""python -m docs.make PAGE: trains what a page shows, unless it is there, and draws its figures and tables."""
+"""python -m docs.make PAGE: makes the runs of a page that do not exist yet, and draws its figures and tables."""
 
 import argparse
 import sys
@@ -10,9 +10,9 @@ from docs.make.page import DOCS, RUNS
 PAGES = {
     "gaussians": "every loss by every regularizer on eight Gaussians: an hour on two cores",
     "digits": "every preset for the digits, and style mixing: an hour",
-    "evaluation": "what the scores of `fastgan evaluate` say of damaged digits, and of three runs: ten minutes",
+    "evaluation": "the scores of `fastgan evaluate` for damaged digits and for three runs: ten minutes",
     "collapse": "mode collapse with and without each remedy: half an hour",
-    "explorer": "the page of `fastgan explore` of the run runs/stylegan; needs playwright, Chromium, the extra explore",
+    "explorer": "a picture of `fastgan explore runs/stylegan`; needs playwright, Chromium and the extra explore",
     "site": "the documentation with the API reference, into site/; needs the extra docs",
     "photos": "the preset photos: ten minutes",
     "digit-network": "the network that classifies and scores generated digits: half a minute",

@@ -1,4 +1,4 @@
-"""Mode collapse on both data sets of `fastgan collapse`, from the reports that it writes."""
+"""Makes the page on mode collapse from the reports of `fastgan collapse` on both data sets."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from fastgan.collapse.remedies import BENCHES
 
 
 def draw(out: Path, docs: Path) -> None:
-    """Runs the command where it has written no report yet, and writes the pictures and the tables."""
+    """Runs the command for data sets without a report; writes the pictures and the tables."""
     blocks = {}
     for data in BENCHES:
         folder = out / data
@@ -23,14 +23,14 @@ def draw(out: Path, docs: Path) -> None:
 
 
 def block(report: dict[str, Any]) -> str:
-    """The table of a report, what it was cut off before, and how good the data themselves are."""
+    """A report as a table, the remedies that it lacks if it was cut off, and the quality of the data themselves."""
     tried = [trial["remedy"] for trial in report["trials"]]
     missing = [name for name in BENCHES[report["data"]].remedies() if name not in tried]
     head = ["remedy", "settings", "modes captured", "high quality"]
     head += ["left out, by looking", "by clustering", "by a score", "verdict", "the remedy"]
     rows = table(head, (_row(trial, len(report["modes"])) for trial in report["trials"]))
     cut_off = f"\n\nCut off before {', '.join(missing)}." if missing else ""
-    return f"{rows}{cut_off}\n\nOf the data themselves {report['high_quality_of_real']:.1%} are of high quality."
+    return f"{rows}{cut_off}\n\n{report['high_quality_of_real']:.1%} of the data themselves are of high quality."
 
 
 def _row(trial: dict[str, Any], num_modes: int) -> list[str]:

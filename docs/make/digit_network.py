@@ -24,7 +24,7 @@ def fit(out: Path) -> float:
     """Fits on three quarters of the digits, in half a minute.
 
     Returns:
-        The accuracy on the last quarter, with the weights as the file has them.
+        The accuracy on the last quarter, with the weights as stored in the file.
     """
     from sklearn.model_selection import train_test_split
 
@@ -41,7 +41,7 @@ def fit(out: Path) -> float:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LR, total_steps=_EPOCHS * steps)
     for _ in range(_EPOCHS):
         for batch in train[torch.randperm(len(train))].split(_BATCH_SIZE)[:steps]:
-            # Moved by up to two pixels: half a pixel of the stored 8x8.
+            # Shifted by up to two pixels, which is half a pixel of the stored 8x8 images.
             moved = images[batch].roll(torch.randint(-2, 3, (2,)).tolist(), dims=(2, 3))
             loss = cross_entropy(network(moved)[1], labels[batch])
             optimizer.zero_grad()
@@ -60,7 +60,7 @@ def fit(out: Path) -> float:
 
 @torch.no_grad()
 def _normalize_features(network: DigitNetwork, images: Tensor) -> None:
-    """Scales features to a mean square of 1 and leaves the logits as they are: a leaky ReLU lets a factor through."""
+    """Scales features to a mean square of 1 and keeps the logits: a positive factor passes through a leaky ReLU."""
     scale = network(images)[0].square().mean().sqrt()
     last = [layer for layer in network.trunk if isinstance(layer, nn.Conv2d)][-1]
     last.weight.div_(scale)

@@ -1,5 +1,5 @@
-"""Every preset for the bundled digits, trained as `fastgan train PRESET` trains it, measured by a classifier; and style
-mixing (Karras et al. 2019, section 3.1) with the StyleGAN among them."""
+"""Trains every preset for the bundled digits, as `fastgan train PRESET` does, and measures it by a classifier; and
+mixes styles (Karras et al. 2019, section 3.1) with the StyleGAN among them."""
 
 import platform
 import time
@@ -40,10 +40,11 @@ def presets() -> list[str]:
 
 
 def result_of(run: Path, preset: str) -> dict[str, Any]:
-    """What came out of a run, trained unless it is there.
+    """The result of a run; trains the run if it has no result yet.
 
-    ``counts``: of 1,000 generated images, how many show each digit. ``right``: of a conditional run, the share that
-    shows the requested digit, and of the worst digit; None otherwise. ``wall`` and ``processor``: seconds.
+    ``counts``: how many of 1,000 generated images show each digit. ``right``: for a conditional run, the share of
+    images that show the requested digit, over all digits and for the worst one; otherwise ``None``. ``wall`` and
+    ``processor``: seconds.
     """
 
     def train() -> dict[str, Any]:
@@ -52,7 +53,7 @@ def result_of(run: Path, preset: str) -> dict[str, Any]:
         start_run(config, run, console=Console(soft_wrap=True))
         wall, processor = time.perf_counter() - wall, time.process_time() - processor
         generator, _ = load_generator_ema(run, torch.device("cpu"))
-        # Of a seed of its own, so that no latent was seen in training.
+        # With another seed than training, so that the latents are new.
         digits = classify_digits(generate(generator, NUM_SAMPLES, seed=1000))
         right = None
         if generator.num_classes is not None:
@@ -65,7 +66,7 @@ def result_of(run: Path, preset: str) -> dict[str, Any]:
 
 
 def draw(out: Path, docs: Path) -> None:
-    """Trains what has no result yet, and writes a grid of each preset, the mixed styles and the tables."""
+    """Trains presets without a result; writes a grid for each preset, the mixed styles and the tables."""
     results = {}
     for preset in presets():
         results[preset] = result_of(out / preset, preset)
@@ -78,7 +79,7 @@ def draw(out: Path, docs: Path) -> None:
 
 
 def blocks(results: dict[str, dict[str, Any]], mixing: list[list[str]]) -> dict[str, str]:
-    """What the page shows of the results."""
+    """The blocks of the page, made from the results."""
     rows = [
         [
             f"`{preset}`",
@@ -91,10 +92,9 @@ def blocks(results: dict[str, dict[str, Any]], mixing: list[list[str]]) -> dict[
         for preset, of in results.items()
     ]
     return {
-        "presets": table(["preset", "classes", "smallest class", "as asked", "wall time", "processor time"], rows),
-        "machine": f"With {torch.get_num_threads()} of torch's threads on a CPU ({platform.machine()}), torch "
-        f"{torch.__version__.partition('+')[0]}; the classifier is {ACCURACY:.1%} right on held-out "
-        "digits.",
+        "presets": table(["preset", "classes", "smallest class", "as requested", "wall time", "processor time"], rows),
+        "machine": f"Trained with torch {torch.__version__.partition('+')[0]} on a CPU ({platform.machine()}, threads: "
+        f"{torch.get_num_threads()}); the classifier is {ACCURACY:.1%} right on held-out digits.",
         "mixing": table(["B's styles from", "A's digit", "B's digit", "coarse, to B", "fine, to B"], mixing),
     }
 
@@ -106,9 +106,9 @@ def _minutes(seconds: float) -> str:
 def mixing(generator: StyleGANGenerator) -> list[list[str]]:
     """Mixes 1,000 pairs, A and B, at every crossover, from the finest to 4, which leaves nothing of A.
 
-    For each: the shares of the images that show A's and B's digit, where those differ; and how far the image reduced to
-    4x4, and what the reduction to half of the resolution leaves out, have gone from A's to B's: |M - A| / (|M - A| +
-    |M - B|).
+    Each row has the shares of the images that show A's and B's digit, where those differ; and how far the images have
+    changed from A to B, as |M - A| / (|M - A| + |M - B|), in their reduction to 4x4 and in the detail that halving
+    their size loses.
     """
     a, b = (_styles(generator, NUM_PAIRS, seed=seed) for seed in (0, 1))
     images_a, images_b = (render_styles(generator, styles) for styles in (a, b))
@@ -125,7 +125,7 @@ def mixing(generator: StyleGANGenerator) -> list[list[str]]:
 
 
 def mixed_grid(generator: StyleGANGenerator) -> Tensor:
-    """A row for each crossover between the row of all A, on top, and that of all B, at the bottom."""
+    """A grid with A in the top row, B in the bottom row, and one row per crossover between them."""
     a, b = (_styles(generator, _SHOWN, seed=seed) for seed in (0, 1))
     crossovers = sorted(generator.synthesis.resolutions, reverse=True)
     rows = [a, *(mix_styles(a, b, resolution) for resolution in crossovers)]

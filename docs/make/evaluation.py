@@ -1,4 +1,4 @@
-"""What the scores of `fastgan evaluate` say of real digits that were damaged, and of three runs."""
+"""Makes the page of `fastgan evaluate`: its scores of damaged real digits, and of three runs."""
 
 import contextlib
 import io
@@ -23,13 +23,13 @@ from fastgan.training.checkpoint import latest_checkpoint
 from fastgan.training.config import TrainingConfig, load_preset
 from fastgan.training.run import start_run
 
-# A short run that is poor, a longer one, and one of another model.
+# A short, poor run; a longer one; one of another model.
 RUNS = (("vanilla", 300), ("vanilla", 3000), ("dcgan", 400))
 _LEFT_OUT = {1: "0", 3: "0 to 2", 5: "0 to 4", 8: "0 to 7"}
 
 
 def draw(out: Path, docs: Path) -> None:
-    """Trains the runs that are not there yet, in about seven minutes on one core; writes pictures and tables."""
+    """Trains the runs that do not exist yet, in about seven minutes on one core; writes pictures and tables."""
     runs = [out / f"{preset}-{steps}" for preset, steps in RUNS]
     for run, (preset, steps) in zip(runs, RUNS, strict=True):
         if latest_checkpoint(run) is None:
@@ -56,7 +56,7 @@ def _detect(network: FeatureNetwork, real: Tensor, generated: Tensor) -> Collaps
 
 
 def damage_table(network: FeatureNetwork, images: Tensor, labels: Tensor) -> str:
-    """The scores of images to which something was done, against these images."""
+    """The scores of damaged images against the images themselves."""
     random = torch.Generator().manual_seed(0)
     noise = torch.randn(images.shape, generator=random)
     rows = {"nothing": images}
@@ -73,11 +73,11 @@ def damage_table(network: FeatureNetwork, images: Tensor, labels: Tensor) -> str
     order = torch.randperm(len(images), generator=random)
     found = score(*(network(images[half]) for half in (order[::2], order[1::2])), seed=0)
     lines.append(["two halves", *(f"{found[name].value:.3g}" for name in names)])
-    return table(["what was done", *(LABELS[name] for name in names)], lines)
+    return table(["damage", *(LABELS[name] for name in names)], lines)
 
 
 def _evaluate(runs: list[Path], report: Path) -> str:
-    """The command, and what it prints of the runs when it compares them."""
+    """The command that compares the runs, and its output."""
     from fastgan.cli import main
 
     printed = io.StringIO()

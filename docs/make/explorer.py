@@ -1,4 +1,4 @@
-"""The page of ``fastgan explore`` in a headless browser: what changes when it is used, and a picture of it."""
+"""Uses the page of ``fastgan explore`` in a headless browser, and takes a picture of it."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,16 +9,16 @@ from urllib.parse import urlsplit
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _IMAGE = "#image img"
-_MILLISECONDS = 60_000  # for an answer of the page, on a machine that does other things as well
+_MILLISECONDS = 60_000  # limit for an answer of the page; long, for a busy machine
 
 
 class Visit:
     """A page that is open in a browser. Every action waits until another image is shown.
 
     Attributes:
-        page: playwright's.
-        foreign: addresses beyond the page's own host that it requested.
-        errors: what its scripts complained of.
+        page: playwright's page.
+        foreign: addresses on other hosts that the page requested.
+        errors: errors of the page's scripts.
     """
 
     def __init__(self, page: Any, address: str) -> None:
@@ -32,12 +32,12 @@ class Visit:
         page.locator(_IMAGE).first.wait_for(timeout=_MILLISECONDS)
 
     def set_number(self, label: str, value: float) -> None:
-        """Types into the number field of that label."""
+        """Types a value into the number field with that label."""
         field = self.page.locator(f"input[type=number][aria-label*='{label}'], label:has-text('{label}') input").first
         self._act(lambda: (field.fill(str(value)), field.press("Tab")))
 
     def move_slider(self, label: str) -> None:
-        """Drags a slider by keys, five steps to the left."""
+        """Moves a slider by keys, five steps to the left."""
         slider = self.page.locator(f"input[type=range][aria-label*='{label}']").first
         self._act(lambda: (slider.focus(), *(slider.press("ArrowLeft") for _ in range(5))))
 
@@ -55,7 +55,7 @@ class Visit:
         self._act(lambda: self.page.get_by_role("button", name=button, exact=True).click())
 
     def pixels(self) -> bytes:
-        """The shown image's file, once no other has come for a second."""
+        """The file of the shown image, once it has not changed for a second."""
         source = None
         while source != (source := self._source()):
             self.page.wait_for_timeout(1000)
@@ -77,17 +77,17 @@ class Visit:
 
 
 def find_browser() -> str | None:
-    """The Chromium of this machine."""
+    """The path of Chromium on this machine, or ``None``."""
     return next(filter(None, map(shutil.which, _BROWSERS)), None)
 
 
 @contextmanager
 def visit(address: str, width: int = 1100, height: int = 780) -> Iterator[Visit]:
-    """Opens an address in Chromium, in a window of that many pixels."""
+    """Opens an address in Chromium, in a window of ``width`` by ``height`` pixels."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # As root, as in a container, Chromium has no sandbox.
+        # Chromium's sandbox does not work for root, as in a container.
         browser = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
         try:
             yield Visit(browser.new_page(viewport={"width": width, "height": height}), address)

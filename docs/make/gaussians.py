@@ -1,6 +1,6 @@
-"""Every loss by every regularizer on eight Gaussians, and the methods that are held to with three seeds each.
+"""Trains every loss with every regularizer on eight Gaussians, and a few methods with three seeds each.
 
-A cell is a run of the preset ``gaussians`` with a few settings changed, trained as ``fastgan train`` trains it.
+Each cell is a run of the preset ``gaussians`` with a few changed settings, trained as ``fastgan train`` trains it.
 """
 
 import platform
@@ -48,7 +48,7 @@ REGULARIZERS: dict[str, dict[str, Any]] = {
     "dragan": {"regularizer": "dragan", **_PENALTY},
     "spectral norm": {"regularizer": "none", "spectral_norm": True},
 }
-# The loss and the regularizer of each method that has to capture all modes; and the preset that must not.
+# Loss and regularizer of each method that must capture all modes; and the preset that must not.
 METHODS = {
     "WGAN-GP": ("wasserstein", "wgan-gp"),
     "spectral norm": ("hinge", "spectral norm"),
@@ -58,13 +58,13 @@ SEEDS = (0, 1, 2)
 COLLAPSE = "gaussians-collapse"
 NUM_SAMPLES = 10_000
 _DRAWN = 1000
-# A cell that meets the bar, one that misses it, and one that left the finite numbers.
+# Colors of a cell that meets the bar, misses it, or ended with values that are not finite.
 _GOOD, _POOR, _FAILED = "#1a7f37", "#b35900", "#b00020"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A run: a preset, what is changed in it, and the name of its folder."""
+    """A run: a preset, its changed settings, and the name of its folder."""
 
     name: str
     preset: str
@@ -73,8 +73,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a cell: the coverage of 10,000 samples, ``None`` where the run left the finite numbers; some of
-    the samples; and seconds of processor time on one thread."""
+    """The result of a cell: the coverage of 10,000 samples, ``None`` if the run ended with values that are not finite;
+    some of the samples; and seconds of processor time on one thread."""
 
     coverage: ModeCoverage | None
     points: list[list[float]]
@@ -82,7 +82,7 @@ class Result:
 
     @property
     def is_good(self) -> bool:
-        """All eight modes, and at least 80% of the samples near one."""
+        """Whether all eight modes are captured, and at least 80% of the samples are near one."""
         return self.coverage is not None and self.coverage.captured == 8 and self.coverage.high_quality >= 0.8
 
     def __str__(self) -> str:
@@ -105,14 +105,14 @@ def collapse_cell(seed: int) -> Cell:
 
 
 def all_cells() -> list[Cell]:
-    """Those with three seeds come first: they show first whether the settings are right."""
+    """All cells; those with three seeds come first, since they show whether the settings are right."""
     held = [table_cell(*method, seed) for method in METHODS.values() for seed in SEEDS]
     cells = [*held, *map(collapse_cell, SEEDS), *(table_cell(loss, name) for loss in LOSSES for name in REGULARIZERS)]
     return list({cell.name: cell for cell in cells}.values())
 
 
 def result_of(out: Path, cell: Cell) -> Result:
-    """The result of a cell, trained from the start unless it is there: 10,000 samples of the EMA of its generator."""
+    """The result of a cell, from 10,000 samples of its generator's EMA; trains the cell if its result is not stored."""
     run = out / cell.name
 
     def train() -> dict[str, Any]:
@@ -124,7 +124,7 @@ def result_of(out: Path, cell: Cell) -> Result:
         with suppress(NonFiniteError), (run / "log.txt").open("w") as log:
             start_run(config, run, console=Console(file=log, soft_wrap=True))
             generator, _ = load_generator_ema(run, torch.device("cpu"))
-            # Of a seed of its own, so that no latent was seen in training.
+            # With another seed than training, so that the latents are new.
             samples = to_points(generate(generator, NUM_SAMPLES, seed=1000 + config.seed))
             counts, points = mode_coverage(samples).counts, samples[:_DRAWN].tolist()
         return {"counts": counts, "points": points, "seconds": time.process_time() - began}
@@ -135,8 +135,8 @@ def result_of(out: Path, cell: Cell) -> Result:
 
 
 def draw(out: Path, docs: Path) -> None:
-    """Trains what has no result yet, on two processes of one thread, and writes the picture and the tables."""
-    # Fresh processes: a fork of one in which torch has started its threads may hang.
+    """Trains the cells without a result, in two processes of one thread; writes the picture and the tables."""
+    # Spawned, since a fork of a process in which torch has started threads may hang.
     with ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         results = dict(
             zip((cell.name for cell in all_cells()), pool.map(partial(result_of, out), all_cells()), strict=True)
@@ -146,7 +146,7 @@ def draw(out: Path, docs: Path) -> None:
 
 
 def blocks(results: dict[str, Result]) -> dict[str, str]:
-    """What the page shows of the results."""
+    """The blocks of the page, made from the results."""
     cells = ([loss, *(results[table_cell(loss, name).name].marked for name in REGULARIZERS)] for loss in LOSSES)
     config = TrainingConfig.from_mapping(load_preset(COLLAPSE))
     held = [(name, *method, [table_cell(*method, seed) for seed in SEEDS]) for name, method in METHODS.items()]
@@ -165,7 +165,7 @@ def blocks(results: dict[str, Result]) -> dict[str, str]:
         "regularizers": table(
             ["regularizer", "settings"], ([name, f"`{_assignments(of, ' ')}`"] for name, of in REGULARIZERS.items())
         ),
-        "cost": f"One thread for each of {len(seconds)} runs, {min(seconds):.0f} to {max(seconds):.0f} seconds of "
+        "cost": f"{len(seconds)} runs on one thread each took {min(seconds):.0f} to {max(seconds):.0f} seconds of "
         f"processor time, {sum(seconds) / 60:.0f} minutes in all;\ntorch {torch.__version__.partition('+')[0]} on the "
         f"CPU ({platform.machine()}).",
     }
@@ -195,5 +195,5 @@ def _picture(results: dict[str, Result], path: Path) -> None:
                 field.set_title(regularizer, fontsize=9)
             if column == 0:
                 field.set_ylabel(loss, fontsize=9)
-    # No date or version inside, so that equal results are equal bytes.
+    # Without date and version, so that equal results give equal files.
     figure.savefig(path, metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""A page is prose in Markdown; figures and tables that come from runs stand between markers, and are injected."""
+"""Writes figures and tables that come from runs into pages of Markdown, between markers."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import Any
 
 DOCS = Path(__file__).parents[1]
 RUNS = Path("runs/docs")
-"""Where the runs behind the pages are kept: what has its result there is not trained again."""
+"""The folder of the pages' runs. A run that has its result there is not trained again."""
 
 _BLOCK = re.compile(r"<!-- made: ([\w-]+) -->\n(.*?)\n?<!-- /made -->", re.DOTALL)
 
@@ -28,12 +28,12 @@ def inject(page: Path, blocks: dict[str, str]) -> None:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that hold no pipes."""
+    """A table in Markdown; cells must not hold pipes."""
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows])
 
 
 def kept(path: Path, make: Callable[[], Any]) -> Any:
-    """What the JSON file ``path`` holds; made and written if it is not there."""
+    """The content of the JSON file ``path``; if it does not exist, ``make`` makes the content, and it is written."""
     if not path.exists():
         path.write_text(json.dumps(make()) + "\n")
     return json.loads(path.read_text())

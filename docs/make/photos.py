@@ -1,4 +1,4 @@
-"""The preset ``photos``, trained as ``fastgan train photos`` trains it, and a grid of its images."""
+"""Trains the preset ``photos``, as ``fastgan train photos`` does, and draws a grid of its images."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from fastgan.training.run import start_run
 
 
 def draw(out: Path, docs: Path) -> None:
-    """Trains where there is no run yet, and writes the grid."""
+    """Trains if there is no run yet; writes the grid."""
     if latest_checkpoint(out) is None:
         start_run(TrainingConfig.from_mapping(load_preset("photos")), out, console=Console(soft_wrap=True))
     generator, _ = load_generator_ema(out, torch.device("cpu"))

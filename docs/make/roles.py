@@ -1,4 +1,4 @@
-"""For the API reference: docstrings name functions as Sphinx has it, and Markdown has only code."""
+"""Converts Sphinx's roles in docstrings to code in Markdown, for the API reference."""
 
 import re
 

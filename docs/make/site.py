@@ -1,6 +1,6 @@
-"""The documentation as a site: the pages of the repository in one folder, with the links between them, and its HTML.
+"""Builds the documentation as a site: gathers the repository's pages in one folder, adapts their links, writes HTML.
 
-Builders read one folder of pages. The README and what lies beside the code are pages too.
+Builders read one folder of pages. The READMEs beside the code are pages too.
 """
 
 import posixpath
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# Paths in the repository, and on the site; docs/NAME is NAME there.
+# Paths in the repository, and their paths on the site; docs/NAME becomes NAME.
 PAGES = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
@@ -40,7 +40,7 @@ def gather(out: Path, docs: Path) -> None:
 
 
 def relinked(text: str, source: str, page: str) -> str:
-    """The text of a file of the repository with its links as the site has them; what the site has not is text."""
+    """The text of a file of the repository with links into the site; a link to what the site lacks becomes text."""
 
     def replaced(match: re.Match[str]) -> str:
         words, target, anchor = match.groups()

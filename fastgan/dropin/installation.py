@@ -22,7 +22,7 @@ def install(package: str | None = None) -> None:
 
     Args:
         package: the dotted name of a package of either family under another name, such as ``"models.stylegan2.op"``.
-            It is told by its module ``bias_act`` (NVIDIA's) or ``fused_act`` (rosinality's). ``None`` is
+            It is recognized by its module ``bias_act`` (NVIDIA's) or ``fused_act`` (rosinality's). ``None`` is
             ``torch_utils.ops`` and ``op``, the latter only where the package of that name holds ``fused_act``; they
             need not be importable yet.
 
@@ -35,7 +35,7 @@ def install(package: str | None = None) -> None:
     hand_down()
     modules = [m for name, family in packages.items() for m in _imported(name, family)]
     copies = _change_in_place(modules)
-    # One voice where torchrun starts a process for each GPU.
+    # Reported by one process only where torchrun starts a process for each GPU.
     if (new or modules) and os.environ.get("RANK", "0") == "0":
         _say(packages, modules, copies)
 
@@ -59,7 +59,7 @@ def _folders(package: str) -> list[str]:
         if name in sys.modules:
             path = getattr(sys.modules[name], "__path__", None)
         else:
-            # By its last part: a dotted name without __init__.py would be looked up in the module of its parent.
+            # By the last part of the name: a dotted name without __init__.py would be looked up in the parent module.
             spec = PathFinder.find_spec(part, path)
             path = None if spec is None else spec.submodule_search_locations
         if path is None:
@@ -78,7 +78,7 @@ def _imported(package: str, family: str) -> list[ModuleType]:
 
 
 def _change_in_place(modules: list[ModuleType]) -> int:
-    """Turns the modules into ours; replaces copies of what they held elsewhere. Returns how many copies there were."""
+    """Turns the modules into ours and replaces copies of their contents in other modules; returns the number of copies."""
     replacements: dict[int, tuple[object, object]] = {}
     for module in modules:
         before = dict(vars(module))
