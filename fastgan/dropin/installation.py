@@ -78,7 +78,7 @@ def _imported(package: str, family: str) -> list[ModuleType]:
 
 
 def _change_in_place(modules: list[ModuleType]) -> int:
-    """Turns the modules into ours and replaces copies of their contents in other modules; returns the number of copies."""
+    """Turns the modules into ours and replaces copies of their contents elsewhere; returns how many copies."""
     replacements: dict[int, tuple[object, object]] = {}
     for module in modules:
         before = dict(vars(module))

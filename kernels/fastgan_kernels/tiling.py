@@ -1,7 +1,7 @@
-"""How problems are cut into tiles: pure functions of sizes, so that tests can hold them without a GPU.
+"""How problems are cut into tiles: pure functions of sizes, which tests can check without a GPU.
 
-The thresholds are arithmetic, not yet measurements. A chip needs about (bandwidth x latency) bytes in flight: on an
-H200 4.8 TB/s x 0.7 us / 132 multiprocessors = 25 KB a multiprocessor, which a few blocks of 16 KB tiles provide.
+The thresholds are computed, not yet measured. A chip needs about (bandwidth x latency) bytes in flight: on an H200
+4.8 TB/s x 0.7 us / 132 multiprocessors = 25 KB per multiprocessor, which a few blocks of 16 KB tiles provide.
 """
 
 import functools
@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# The same problems come back at every step.
+# Every training step has the same problems.
 _decided_once = functools.lru_cache(maxsize=1024)
 
 
@@ -24,16 +24,16 @@ def cdiv(a: int, b: int) -> int:
 
 
 def alignment(cols: int) -> int:
-    """The largest power of two up to 16 that divides ``cols``: what a kernel may assume of the start of every row."""
+    """The largest power of two up to 16 that divides ``cols``, and so the offset of every row."""
     return math.gcd(cols, 16)
 
 
 class Tiling:
-    """What the tilings of all ops have in common."""
+    """The common part of the tilings of all ops."""
 
     @functools.cached_property
     def constants(self) -> dict[str, int]:
-        """The extents of a tile (``BLOCK_...``) and ``num_warps``, as kernels take them."""
+        """The extents of a tile (``BLOCK_...``) and ``num_warps``, as keyword arguments of kernels."""
         fields = vars(self).items()
         blocks = {name.upper(): value for name, value in fields if name.startswith("block_")}
         return {**blocks, "num_warps": self.num_warps}
@@ -41,7 +41,7 @@ class Tiling:
 
 @dataclass(frozen=True)
 class MatrixTiling(Tiling):
-    """Tiles of a row-major matrix, a program each."""
+    """Tiles of a row-major matrix, with one program per tile."""
 
     block_rows: int
     block_cols: int
@@ -64,7 +64,7 @@ def matrix_tiling(rows: int, cols: int, element_size: int, *, column_sums: bool 
         column_sums: whether each program also leaves the sums of its columns. Its tile is then narrow (64 bytes in half
             precision, two sectors) and tall, so that these float32 sums are at most 1% of the bytes of a large problem.
     """
-    # 16 elements a thread at eight warps, four accesses of 16 bytes in float32; with 32 ptxas spills here and there.
+    # 16 elements per thread at eight warps, in float32 four accesses of 16 bytes; with 32 ptxas spills in some kernels.
     tile = 16384 // max(element_size, 4)
     # A small problem is cut finer, so that every multiprocessor of a large chip (132 on an H200) has a tile.
     tile = min(tile, max(512, next_power_of_2(rows * cols // 256)))
@@ -84,11 +84,11 @@ class RowTiling(Tiling):
     """How the rows of a row-major matrix are shared among programs that reduce them.
 
     Attributes:
-        block_rows, block_cols: a tile.
-        row_programs: blocks of ``block_rows`` rows.
-        spans: into how many spans a row is cut, with a program each; 1 where one program reduces whole rows.
-        tiles: tiles of a span.
-        num_warps: warps of a program.
+        block_rows, block_cols: the extents of a tile.
+        row_programs: number of blocks of ``block_rows`` rows.
+        spans: number of spans that a row is cut into, with one program each; 1 if a program reduces whole rows.
+        tiles: tiles per span.
+        num_warps: warps per program.
     """
 
     block_rows: int
@@ -111,14 +111,14 @@ def row_tiling(rows: int, cols: int, element_size: int) -> RowTiling:
         rows, cols: the matrix; both at least 1.
         element_size: bytes of an element.
     """
-    # 16 elements a thread at eight warps, as in matrix_tiling.
+    # 16 elements per thread at eight warps, as in matrix_tiling.
     tile = 16384 // max(element_size, 4)
     block_cols = min(next_power_of_2(cols), tile)
-    # Short rows share a block, as long as every multiprocessor of a large chip has one or a thread has few elements.
+    # Short rows share a block, as long as every multiprocessor of a large chip has one or threads have few elements.
     block_rows = max(1, min(tile, max(512, block_cols * next_power_of_2(cdiv(rows, 256)))) // block_cols)
     row_programs = cdiv(rows, block_rows)
-    # Eight programs for each multiprocessor of a large chip, none with less than 16K elements of a row: below, the
-    # launch that adds up the spans would cost more than they save.
+    # Eight programs per multiprocessor of a large chip, each with at least 16K elements of a row: with less, the launch
+    # that adds up the spans would cost more than they save.
     most_spans = min(256, cdiv(8 * 132, row_programs))
     tiles = cdiv(min(max(16384, cdiv(cols, most_spans)), cols), block_cols)
     return RowTiling(
@@ -136,10 +136,10 @@ class SumTiling(Tiling):
     """How [outer, channels, inner] is summed to [channels].
 
     Attributes:
-        block_channels, block_partials: a tile.
-        channel_programs: blocks of ``block_channels`` channels.
-        spans: into how many spans the partials of a channel are cut, with a program and a sum each.
-        tiles: tiles of a span.
+        block_channels, block_partials: the extents of a tile.
+        channel_programs: number of blocks of ``block_channels`` channels.
+        spans: number of spans that a channel's partials are cut into, with one program and one sum each.
+        tiles: tiles per span.
     """
 
     block_channels: int
@@ -161,15 +161,16 @@ def sum_tiling(channels: int, outer: int, inner: int) -> SumTiling:
     Args:
         channels, outer, inner: the problem; channels at least 1.
     """
-    # 8 elements a thread at four warps. Neighbours in memory are the partials of a channel, or, where the inner extent
-    # is 1, the channels: 32 of them are a line of 128 bytes.
+    # 8 elements per thread at four warps. A channel's partials are neighbors in memory, or, if the inner extent is 1,
+    # the channels are: 32 of them are a line of 128 bytes.
     in_line = min(next_power_of_2(channels), 32) if inner == 1 else 4
     block_partials = min(next_power_of_2(outer * inner), 1024 // in_line)
     block_channels = min(next_power_of_2(channels), 1024 // block_partials)
     channel_programs = cdiv(channels, block_channels)
     all_tiles = max(1, cdiv(outer * inner, block_partials))
-    # Each tile waits for memory (0.7 us): eight cost what a second launch does. Beyond, about two programs for each
-    # multiprocessor of a large chip (132), of four tiles at least; their sums are at most eight tiles of the second.
+    # Each tile waits for memory (0.7 us), so eight tiles cost as much as a second launch. More tiles are cut into spans
+    # of at least four, for about two programs per multiprocessor of a large chip (132). The second launch then has at
+    # most eight tiles of sums.
     spans = 1 if all_tiles <= 8 else max(1, min(all_tiles // 4, 256 // channel_programs))
     tiles = cdiv(all_tiles, spans)
     return SumTiling(block_channels, block_partials, channel_programs, cdiv(all_tiles, tiles), tiles)
@@ -180,14 +181,14 @@ class PlaneTiling(Tiling):
     """How the planes (the pixels of one sample and channel) of a feature map are shared among programs.
 
     Attributes:
-        block_planes, block_pixels: a tile.
-        spans: into how many spans a plane is cut, with a program each; a pass that reduces goes before the pass that
-            writes. 1 for a plane that one program reduces and writes.
-        tiles: tiles of a span.
-        resident: whether the one tile of a plane stays in registers, so that it is read once.
-        plane_blocks: blocks of ``block_planes`` planes.
-        plane_programs: programs that share them; fewer than blocks where planes take turns in L2.
-        num_warps: warps of a program.
+        block_planes, block_pixels: the extents of a tile.
+        spans: number of spans that a plane is cut into, with one program each; then a launch that reduces precedes the
+            one that writes. 1 if one program reduces and writes the plane.
+        tiles: tiles per span.
+        resident: whether a plane has one tile, which stays in registers and is read once.
+        plane_blocks: number of blocks of ``block_planes`` planes.
+        plane_programs: programs that share these blocks; fewer than blocks where planes take turns in L2.
+        num_warps: warps per program.
     """
 
     block_planes: int
@@ -213,18 +214,18 @@ def plane_tiling(
     Args:
         samples, channels, pixels: the problem; each at least 1.
         element_size: bytes of an element.
-        channels_last: channels, not pixels, are neighbours in memory.
+        channels_last: channels, not pixels, are neighbors in memory.
         tensors: how many tensors of this size the pass reads (1 forward, 2 backward).
     """
     if channels_last:
         return _channels_last_planes(samples, channels, pixels, element_size)
     planes = samples * channels
-    # 16K float32 elements over 512 threads are 32 registers a thread and tensor: they fit, says
-    # benchmarks/static/compiled.csv.
+    # 16K float32 elements over 512 threads take 32 registers per thread and tensor, which fit
+    # (benchmarks/static/compiled.csv).
     capacity = 16384 if element_size <= 4 else 4096
     if pixels <= capacity:
         block_pixels = next_power_of_2(pixels)
-        # Small planes share a block, as long as every multiprocessor of a large chip has one.
+        # Small planes share a block, as long as every multiprocessor of a large chip has a block.
         fair_share = next_power_of_2(cdiv(planes, 256))
         block_planes = max(1, min(4096 // block_pixels, fair_share))
         return _resident(block_planes, block_pixels, cdiv(planes, block_planes))
@@ -237,9 +238,9 @@ def plane_tiling(
 
 
 def _channels_last_planes(samples: int, channels: int, pixels: int, element_size: int) -> PlaneTiling:
-    # Less than for contiguous planes: strides leave no constant distances between the addresses of a thread.
+    # Less than for contiguous planes: with strides, the distances between the addresses of a thread are not constant.
     capacity = 8192 if element_size <= 4 else 2048
-    # Whole sectors, of 32 bytes, in every access; two of them as long as the plane stays resident.
+    # Every access has whole sectors, of 32 bytes; two of them if the plane then still stays resident.
     for strip in (64, 32):
         block_planes = min(next_power_of_2(channels), strip // element_size)
         if next_power_of_2(pixels) * block_planes <= capacity:
@@ -259,8 +260,8 @@ def _spans(
 ) -> PlaneTiling:
     if element_size == 8:
         block_pixels //= 2
-    # Eight programs for each multiprocessor of a large chip are enough: every program reads the partials of all spans
-    # of its planes. At most 64 spans, so that it does so in one load.
+    # Eight programs per multiprocessor of a large chip are enough, since every program reads the partials of all spans
+    # of its planes. At most 64 spans, so that one load reads them.
     most_spans = min(64, max(2, cdiv(8 * 132, plane_blocks)))
     tiles = cdiv(min(max(shortest_span, cdiv(pixels, most_spans)), pixels), block_pixels)
     spans = cdiv(pixels, tiles * block_pixels)
@@ -269,14 +270,14 @@ def _spans(
 
 @dataclass(frozen=True)
 class NoiseTiling(Tiling):
-    """How a feature map is shared among programs that each hold a value for every pixel of a block.
+    """How a feature map is shared among programs that each hold one value per pixel of a block.
 
     Attributes:
-        block_channels, block_pixels: a tile.
-        tiles: tiles of a program, over as many blocks of channels.
+        block_channels, block_pixels: the extents of a tile.
+        tiles: tiles per program, each with another block of channels.
         splits: programs that share the channels of a block of pixels.
-        pixel_programs: blocks of pixels, of all samples.
-        num_warps: warps of a program.
+        pixel_programs: number of blocks of pixels, over all samples.
+        num_warps: warps per program.
     """
 
     block_channels: int
@@ -295,31 +296,32 @@ class NoiseTiling(Tiling):
 def noise_tiling(
     samples: int, channels: int, pixels: int, element_size: int, *, channels_last: bool, sums: bool = False
 ) -> NoiseTiling:
-    """Tiles for a pass over [samples, channels, pixels] in which all channels share a value for each pixel.
+    """Tiles for a pass over [samples, channels, pixels] in which all channels share one value per pixel.
 
     Args:
         samples, channels, pixels: the problem; each at least 1.
         element_size: bytes of an element.
-        channels_last: channels, not pixels, are neighbours in memory.
-        sums: whether each program also leaves a sum for every channel, as in :func:`matrix_tiling`.
+        channels_last: channels, not pixels, are neighbors in memory.
+        sums: whether each program also writes one sum per channel, as in :func:`matrix_tiling`.
     """
     tile = 16384 // max(element_size, 4)
     tile = min(tile, max(512, next_power_of_2(samples * channels * pixels // 256)))
     if channels_last:
-        # The more pixels in a tile, the fewer partial sums and the longer a program keeps its values; but rows that
-        # start in the middle of a sector are better read whole.
+        # More pixels per tile mean fewer partial sums, and values that are used longer; but rows that start inside a
+        # sector are better read whole.
         strip = 32 if sums else 64 if channels * element_size % 32 == 0 else 1024
         block_channels = min(next_power_of_2(channels), strip, tile)
         block_pixels = min(next_power_of_2(pixels), tile // block_channels)
     else:
-        # Likewise, though as long as rows are aligned to sectors the fewer pixels, the more programs.
+        # The same holds here, but where rows are aligned to sectors, fewer pixels per tile give more programs.
         row = tile // min(next_power_of_2(channels), 16) if pixels * element_size % 32 == 0 else tile
         block_pixels = min(next_power_of_2(pixels), row, 1024)
         block_channels = min(next_power_of_2(channels), tile // block_pixels)
     pixel_programs = samples * cdiv(pixels, block_pixels)
     channel_tiles = cdiv(channels, block_channels)
-    # Two programs for each multiprocessor of a large chip (132) are enough; with fewer, eight are better. But for a few
-    # channels the value of a pixel, which each of the programs that share it reads, is no small part of the traffic.
+    # If blocks of pixels give two programs per multiprocessor of a large chip (132), that is enough; otherwise channels
+    # are split, for up to eight. Few channels are not split: each program reads the values of its pixels, which would
+    # then be a large part of the traffic.
     splits = 1 if pixel_programs >= 256 or channels <= 16 else min(channel_tiles, cdiv(8 * 132, pixel_programs))
     tiles = cdiv(channel_tiles, splits)
     return NoiseTiling(
@@ -337,9 +339,10 @@ class GroupTiling(Tiling):
     """Tiles of groups of samples: a tile has some features (rows and columns) of the members of one group.
 
     Attributes:
-        block_members, block_rows, block_cols: a tile; a program that cannot hold all members loops over them.
-        row_tiles, col_tiles: tiles of a group.
-        num_warps: warps of a program.
+        block_members, block_rows, block_cols: the extents of a tile; a program that cannot hold all members loops over
+            them.
+        row_tiles, col_tiles: tiles of a group along its rows and columns.
+        num_warps: warps per program.
     """
 
     block_members: int
@@ -351,7 +354,7 @@ class GroupTiling(Tiling):
 
     @property
     def tiles(self) -> int:
-        """Tiles of a group."""
+        """Tiles per group."""
         return self.row_tiles * self.col_tiles
 
 
@@ -362,16 +365,16 @@ def group_tiling(
     """Tiles for a pass that reduces over the members of each group, feature by feature.
 
     Args:
-        groups, members: groups, and samples of a group.
-        rows, cols: features of a sample; the columns are neighbours in memory. Each at least 1, as the others.
+        groups, members: number of groups, and samples per group; at least 1.
+        rows, cols: features of a sample, each at least 1; columns are neighbors in memory.
         element_size: bytes of an element.
-        finest: elements below which no tile is cut.
+        finest: the fewest elements of a tile.
     """
-    # 16 elements a thread at eight warps (8 in float64) leave room for two tensors and what is computed of them.
+    # 16 elements per thread at eight warps (8 in float64) leave registers for two tensors and the values made of them.
     capacity = 4096 if element_size <= 4 else 2048
     # A small problem is cut finer, so that every multiprocessor of a large chip (132 on an H200) has a tile.
     tile = min(capacity, max(finest, next_power_of_2(groups * members * rows * cols // 256)))
-    # Two sectors of each member at least; members for which that is too much take turns.
+    # At least two sectors per member; if a tile cannot hold those of all members, they take turns.
     strip = min(64 // element_size, next_power_of_2(rows) * next_power_of_2(cols))
     block_members = min(next_power_of_2(members), capacity // strip)
     width = max(tile // block_members, strip)
@@ -393,10 +396,10 @@ class ChannelTiling(Tiling):
     """How a feature map is shared among programs that each reduce over the channels of some pixels.
 
     Attributes:
-        block_samples, block_channels, block_pixels: a tile.
-        sample_tiles, pixel_tiles: programs.
+        block_samples, block_channels, block_pixels: the extents of a tile.
+        sample_tiles, pixel_tiles: number of programs along samples and pixels.
         resident: whether a tile has all channels and stays in registers, so that it is read once.
-        num_warps: warps of a program.
+        num_warps: warps per program.
     """
 
     block_samples: int
@@ -421,22 +424,23 @@ def channel_tiling(
     Args:
         samples, channels, pixels: the problem; each at least 1. Channels-last, all pixels may count as one sample's.
         element_size: bytes of an element.
-        channels_last: channels, not pixels, are neighbours in memory.
+        channels_last: channels, not pixels, are neighbors in memory.
     """
-    # 16 elements a thread (8 in float64) at 16 warps, the most that a program has on AMD.
+    # 16 elements per thread (8 in float64) at 16 warps, the most that a program can have on AMD.
     capacity = 8192 if element_size <= 4 else 4096
     if channels_last and channels * element_size % 16:
-        # Half of that where rows are accessed element by element, each with an address and a predicate of its own:
-        # ptxas spills for sm_80.
+        # Half of that where elements of rows are accessed one by one, each with an address and a predicate: more would
+        # make ptxas spill for sm_80.
         capacity //= 2
     all_channels = next_power_of_2(channels)
-    # Contiguous, whole sectors of 32 bytes in every plane; two of them as long as all channels stay resident.
+    # Contiguous, a tile has whole sectors of 32 bytes of every plane; two of them if all channels then stay resident.
     strips = (1,) if channels_last else (64 // element_size, 32 // element_size)
     strips = [min(strip, next_power_of_2(pixels)) for strip in strips]
     strip = next((strip for strip in strips if all_channels * strip <= capacity), 0)
     resident = strip > 0
-    # Half of the capacity, four programs on a multiprocessor; less for a small problem, so that each of them (132 on an
-    # H200) has one; more where planes start inside a sector, which the longest strips touch least in vain.
+    # Half of the capacity, so that a multiprocessor holds four programs. Less for a small problem, so that every
+    # multiprocessor (132 on an H200) has one. More where planes start inside a sector, since longer strips waste less
+    # of the sectors at their ends.
     tile = min(4096 if element_size <= 4 else 2048, max(1024, next_power_of_2(samples * channels * pixels // 256)))
     if not channels_last and pixels * element_size % 32:
         tile = capacity
@@ -460,14 +464,14 @@ def channel_tiling(
 
 @dataclass(frozen=True)
 class StripTiling(Tiling):
-    """How the output of a resampling is shared among programs: tiles of strips of neighbouring rows.
+    """How the output of a resampling is shared among programs: tiles of strips of neighboring rows.
 
     Attributes:
-        rows: rows of a strip. A thread computes them all, so that it loads an input row once for every row it enters.
-        block_strips, block_cols, block_channels: a tile, 1 channel wide where pixels are neighbours in memory. Where
-            images are small the strips of several share a tile.
-        programs: how many tiles there are.
-        num_warps: warps of a program.
+        rows: rows per strip. One thread computes all of them, and loads each input row once for all that need it.
+        block_strips, block_cols, block_channels: the extents of a tile, which has 1 channel where pixels are neighbors
+            in memory. The strips of several small images share a tile.
+        programs: number of tiles.
+        num_warps: warps per program.
     """
 
     rows: int
@@ -489,23 +493,23 @@ def strip_tiling(
     """Tiles for a resampling of [images, height, width, channels] as it lies in memory.
 
     A program reads its tile and the pixels around it, which the first cache level keeps while all taps pass over them.
-    Only what lies around a tile is read again by the next program, so tiles are wide and high.
+    Neighboring programs read the pixels around a tile again, so tiles are wide and high.
 
     Args:
         images, channels, height, width: the output, each at least 1; contiguous planes are images of one channel.
         element_size: bytes of an element.
-        up: phases of the rows; a strip has rows of one phase.
-        down: rows of the input for each of the output.
-        channels_last: channels, not columns, are neighbours in memory.
+        up: number of phases of the rows; a strip has rows of one phase.
+        down: input rows per output row.
+        channels_last: channels, not columns, are neighbors in memory.
     """
-    # Pixels around a tile, as the usual kernel of four taps has them.
+    # Rows and columns read around a tile by a kernel of four taps, the usual one.
     around = 3
     # A small problem is cut finer, so that every multiprocessor of a large chip (132 on an H200) has a tile.
     fair_share = max(512, next_power_of_2(images * channels * height * width // 256))
     phase_height = cdiv(height, up)
     if channels_last:
-        # 256 threads of 4 rows and 16 bytes, over 16 x 16 pixels of two whole sectors each; of one sector where a tile
-        # must be smaller, so that less lies around it.
+        # 256 threads with 4 rows and 16 bytes each, over 16 x 16 pixels with two whole sectors each; with one sector
+        # where a tile must be smaller, so that fewer pixels lie around it.
         rows = _fewest_loads(phase_height, (1, 2, 4), around)
         lanes = min(4096 // element_size, fair_share // rows)
         block_channels = min(next_power_of_2(channels), (64 if lanes == 4096 // element_size else 32) // element_size)
@@ -513,14 +517,14 @@ def strip_tiling(
         lanes //= block_channels
         side = around
     else:
-        # A column of 16 sums (8 in float64) in each of 256 threads. With twice as many rows of input ptxas loads so far
+        # Each of 256 threads has a column of 16 sums (8 in float64). With twice as many input rows ptxas loads so far
         # ahead that it takes 160 registers instead of 40 (bfloat16, down by 2).
         most = min(16, 64 // element_size) // min(down, 16)
         block_channels = 1
         rows = _fewest_loads(phase_height, tuple(r for r in (1, 2, 4, 8, 16) if r == 1 or r <= most), around)
         rows = min(rows, max(4, fair_share // 128))
         lanes = threads = min(256, fair_share // rows)
-        # On either side of a row, a sector of which the tile needs a part.
+        # On each side of a row the tile needs a part of one more sector.
         side = 64 // element_size
     widths = [1 << i for i in range(next_power_of_2(width).bit_length()) if 1 << i <= lanes]
     block_cols = min(widths, key=lambda w: cdiv(width, w) * (w + side) * (rows * lanes // w + around) * w)
@@ -537,7 +541,7 @@ def strip_tiling(
 
 
 def _fewest_loads(height: int, candidates: tuple[int, ...], around: int) -> int:
-    """Rows of a strip with which strips over ``height`` rows load the fewest; the longer of two that load as many."""
+    """The rows per strip with which strips over ``height`` rows load the fewest rows; the most of equals."""
     return min(reversed(candidates), key=lambda rows: cdiv(height, rows) * (rows + around))
 
 
@@ -546,12 +550,12 @@ class BandTiling(Tiling):
     """How the output of a resampling by a long filter is shared among programs, each with a matrix for its columns.
 
     Attributes:
-        rows: output rows of each phase that a program takes.
-        block_rows: rows of a phase that it takes at once.
+        rows: output rows per phase and program.
+        block_rows: rows of a phase that a program computes at once.
         block_in, block_out: columns of input and output that a matrix holds.
         step: columns of output that a program writes, at most ``block_out``.
-        align: of the first column of input and output.
-        block_channels: channels of a program, 1 in contiguous layout.
+        align: the first columns of input and output are multiples of it.
+        block_channels: channels per program, 1 in contiguous layout.
     """
 
     rows: int
@@ -576,24 +580,25 @@ def band_tiling(
     """Tiles for a resampling by a filter of ``taps`` columns; ``None`` where it is too long for a matrix.
 
     Args:
-        height, width: the output.
+        height, width: the size of the output.
         element_size: bytes of an element.
         taps: columns of the filter.
-        separable: whether there is one matrix for all rows of the filter.
+        separable: whether one matrix serves all rows of the filter.
         up, down: factors, (y, x).
-        channels_last: channels, not columns, are neighbours in memory.
-        widest: columns of the longer side of a matrix; on AMD 64, where the compiler spills beyond.
+        channels_last: channels, not columns, are neighbors in memory.
+        widest: length of the longer side of a matrix; 64 on AMD, whose compiler spills with more.
     """
     (up_y, up_x), (_, down_x) = up, down
-    # Columns that start with a sector.
+    # The first columns start at a sector.
     align = 1 if channels_last else 32 // element_size
-    # What compiles for all targets without spills: 32 x 64 x 128 and 32 x 128 x 64 (178 registers on sm_80; 255 and 50
-    # spilled for 32 x 128 x 32), and with a matrix for each row of taps 16 x 64 x 64 (187; 255 for 32 rows).
+    # These sizes compile for all targets without spills: 32 x 64 x 128 and 32 x 128 x 64 (178 registers on sm_80; for
+    # 32 x 128 x 32 it is 255, and 50 are spilled), and, with one matrix per row of taps, 16 x 64 x 64 (187; for 32 rows
+    # it is 255).
     block_in = widest if separable and down_x > up_x else 64
     needed = (down_x * (width - 1) + taps - 1) // up_x + align
     block_in = min(block_in, max(32, next_power_of_2(needed)))
     block_out = widest if separable and up_x > down_x else 64
-    # Input starts at a multiple of align, so up to align - 1 columns of the matrix may precede the window.
+    # Input starts at a multiple of align, so up to align - 1 columns of the matrix may precede the first window.
     most = ((block_in - align) * up_x - (taps - 1)) // down_x + 1
     step = min(most, block_out, cdiv(width, align) * align) // align * align
     if step <= 0:
@@ -601,7 +606,7 @@ def band_tiling(
     block_out = max(64 if block_in == 128 else 32, next_power_of_2(step))
     phase_height = cdiv(height, up_y)
     if channels_last:
-        # Rows follow each other in a program, so that the first level of cache has what their windows share.
+        # A program computes neighboring rows in turn, so the rows that their windows share come from the first cache.
         return BandTiling(min(16, next_power_of_2(phase_height)), 1, block_in, block_out, step, align, 16)
     rows = min(32 if separable else 16, max(16, next_power_of_2(phase_height)))
     return BandTiling(rows, rows, block_in, block_out, step, align, 1)
@@ -612,9 +617,9 @@ class FilteredTiling:
     """Tiles of filtered_lrelu: of its input, of the upsampled middle, and of its output.
 
     Attributes:
-        in_x, mid_y, mid_x, out_y, out_x: what matrices hold.
+        in_x, mid_y, mid_x, out_y, out_x: rows (y) and columns (x) of input, middle and output that matrices hold.
         tile_y, tile_x: rows and columns of the output that a turn writes.
-        turns: tiles of a program, one below the other.
+        turns: tiles per program, one below the other.
     """
 
     in_x: int
@@ -634,19 +639,19 @@ def filtered_tiling(
     """Tiles for a filter ``a`` after zero insertion and a filter ``b`` before decimation; ``None`` where none fit.
 
     Args:
-        planes: images of one channel.
-        size: of the output; this and all that follows as (y, x).
+        planes: number of images, of one channel each.
+        size: the size of the output (y, x).
         element_size: bytes of an element.
-        a, b: extents of the two filters.
-        up, down: factors.
+        a, b: the extents of the two filters, (y, x).
+        up, down: the factors, (y, x).
     """
-    # What compiles without spills for sm_80 to sm_120 (240 registers on sm_80); a middle of 64 x 64 spills 174, an
-    # output of 16 columns 156.
+    # These sizes compile without spills for sm_80 to sm_120 (240 registers on sm_80); a middle of 64 x 64 spills 174
+    # registers, an output of 16 columns 156.
     mid_y, mid_x, most_in, most_y, most_x = 32, 64, 64, 16, 32
     wide = 16 // element_size
 
     def columns_of_input(tile: int) -> int:
-        # Up to 3 columns of the middle and wide - 1 of the input precede what is needed: starts are rounded down.
+        # Starts are rounded down, so up to 3 columns of the middle and wide - 1 of the input precede those needed.
         middle = down[1] * (tile - 1) + b[1] + 3
         return (middle + a[1] - 2) // up[1] + wide if middle <= mid_x else most_in + 1
 
@@ -656,8 +661,8 @@ def filtered_tiling(
         return None
     tile_x = min(fitting[-1], cdiv(size[1], wide) * wide)
     rows, cols = cdiv(size[0], tile_y), cdiv(size[1], tile_x)
-    # As many turns as leave a program for each multiprocessor of a large chip (132 on an H200): what lies between two
-    # tiles of a program is in the first level of cache when it is read again.
+    # As many turns as leave one program per multiprocessor of a large chip (132 on an H200): the pixels between two
+    # tiles of a program are in the first level of cache when they are read again.
     turns = max(1, min(rows, planes * cols * rows // 132))
     in_x = max(32, next_power_of_2(columns_of_input(tile_x)))
     return FilteredTiling(in_x, mid_y, mid_x, most_y, most_x, tile_y, tile_x, turns)

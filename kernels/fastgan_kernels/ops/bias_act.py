@@ -3,9 +3,9 @@
     y = clamp(gain * act(x + bias))
 
 The derivative m depends only on the output: its sign gives the branch of the activation, its size whether it was
-clamped. So y is all that is saved. The first gradient is D(dy, 0), where the linear map
+clamped. So only y is saved. The first gradient is D(dy, 0), where the linear map
 
-    D(g, b) = (m(y) * (g + b), the same summed over all axes but the channels)
+    D(g, b) = (m(y) * (g + b), the same summed over all axes except the channels)
 
 is symmetric in (g, b): it is its own derivative, and gradients of every order are this one fused pass.
 
@@ -43,11 +43,11 @@ from fastgan_kernels.reduction import sum_partials
 def _per_channel(
     ptr, tile, row_tile, channels, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, BLOCK_ROWS: tl.constexpr
 ):
-    """The bias of each column (channels-last) or row of a tile, ready to broadcast."""
+    """The bias of each column (channels-last) or row of a tile, shaped to broadcast."""
     if CHANNELS_LAST:
         return tl.load(ptr + tile.col, mask=tile.col < channels, other=0.0).to(COMPUTE)[None, :]
     else:
-        # In 32 bits, which contiguous rows fit; those past the end wrap around to a channel that exists.
+        # In 32 bits, enough for contiguous rows; rows beyond the end wrap around to a channel that exists.
         row = row_tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
         return tl.load(ptr + row % channels).to(COMPUTE)[:, None]
 
@@ -254,7 +254,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], y: Tensor) -> None:
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     act, _, gain, clamp = ctx.settings
-    # Read once: under torch.utils.checkpoint what is saved can be unpacked a single time.
+    # Read once: under torch.utils.checkpoint saved tensors can be unpacked only once.
     saved, needs = ctx.saved_tensors, list(ctx.needs_input_grad[:2])
     if act in CURVED_ACTIVATIONS:
         return _bias_act_curved_backward(dy, None, None, *saved, act, gain, clamp, needs)

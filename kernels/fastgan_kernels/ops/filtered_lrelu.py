@@ -4,8 +4,8 @@
 
 A program computes a tile of y. It filters the tile of x below it to a tile u of the upsampled image, by products with
 band matrices (see upfirdn2d), applies the activation, and filters again. u is never in memory. The derivative needs two
-bits of each element of u, packed by four: whether it was negative, whether it was clamped. (Computing u again would
-read x once more with what lies around a tile; at a factor of 2 the bits are a byte for a pixel of x.)
+bits per element of u, packed by four: whether it was negative, whether it was clamped. (Computing u again would read x
+once more, with the pixels around each tile; at a factor of 2 the bits are one byte per pixel of x.)
 
 Given these bits the op is linear, and its transpose is the same kernel with the kernels exchanged and turned around:
 the gradient is D(dy, 0) with D(g, b) = (dx, sums of dx), whose own transpose is the forward pass of (g + b) under the
@@ -38,7 +38,7 @@ from fastgan_kernels.tiling import FilteredTiling, cdiv, filtered_tiling
 
 @triton.jit
 def _pixels(x_ptr, bias_ptr, plane, channels, rows, cols, end, height, width):
-    """Pixels of a plane with their bias, 0 where there are none and from column ``end`` on."""
+    """Pixels of a plane with their bias; 0 outside of the plane and from column ``end`` on."""
     exists = ((rows >= 0) & (rows < height))[:, None] & ((cols >= 0) & (cols < width) & (cols < end))[None, :]
     x = tl.load(x_ptr + (rows[:, None] * width + cols[None, :]), mask=exists, other=0.0).to(tl.float32)
     if bias_ptr is not None:
@@ -68,10 +68,10 @@ def _kernel(
     OUT_ALIGN: tl.constexpr, IN_X: tl.constexpr, MID_Y: tl.constexpr, MID_X: tl.constexpr, OUT_Y: tl.constexpr,
     OUT_X: tl.constexpr,
 ):  # fmt: skip
-    """``turns`` tiles of y, one below the other: by kernel a up to a tile u of the middle, activated, by b down.
+    """``turns`` tiles of y, one below the other: kernel a upsamples to a tile u of the middle, and b downsamples it.
 
-    LINEAR: u is multiplied by the derivative that ``signs`` has. Else by the activation, whose derivative is left in
-    ``signs`` if there are any. ``scale`` has the gains of both.
+    With LINEAR, u is multiplied by the derivative that ``signs`` holds. Otherwise the activation is applied, and its
+    derivative is written to ``signs`` unless that is None. ``scale`` includes the gains of both.
     """
     in_w, out_w, tile_x = in_groups * IN_ALIGN, out_groups * OUT_ALIGN, tile_groups * WIDE
     col_tiles = tl.cdiv(out_w, tile_x)
@@ -89,7 +89,7 @@ def _kernel(
     if signs_ptr is not None:
         signs_ptr += image * mid_h * sign_pitch
 
-    # Starts are rounded down: of the middle to a byte of signs, of x to where wide accesses start.
+    # Starts are rounded down: in the middle to a byte of signs, in x to the start of a wide access.
     out_x = col_tile * tile_x
     mid_x = ((out_x * down_x - pad_bx + 4096) // 4 - 1024) * 4
     in_x = (mid_x - pad_ax + up_x - 1 + 1024 * up_x * WIDE) // (up_x * WIDE) * WIDE - 1024 * WIDE
@@ -98,7 +98,7 @@ def _kernel(
     in_end = ((in_end + 1024 * up_x * WIDE) // (up_x * WIDE) - 1023) * WIDE
     in_col, mid_col, out_col = in_x + tl.arange(0, IN_X), mid_x + tl.arange(0, MID_X), out_x + tl.arange(0, OUT_X)
     in_width = tl.where((mid_col >= 0) & (mid_col < mid_w), 1.0, 0.0)
-    # Matrices that are the same at every turn would be kept in registers, and others spilled.
+    # Otherwise the matrices that are the same at every turn would stay in registers, and others would be spilled.
     for turn in tl.range(turns, disable_licm=True):
         out_y = (strip * turns + turn) * tile_y
         mid_y = out_y * down_y - pad_by
@@ -130,7 +130,7 @@ def _kernel(
                 u = tl.dot(x, columns, u, input_precision=PRECISION)
         u *= scale
         if LINEAR:
-            # What lies outside has any sign: it is multiplied by 0.
+            # Outside of the middle any sign will do, since the value is multiplied by 0.
             row = tl.minimum(tl.maximum(mid_row, 0), mid_h - 1)
             byte = tl.minimum(tl.maximum(mid_col // 4, 0), sign_pitch - 1)
             byte = row[:, None] * sign_pitch + byte[None, :]
@@ -147,7 +147,7 @@ def _kernel(
                 packed = tl.reshape(sign << (mid_col % 4 * 2)[None, :], [MID_Y, MID_X // 4, 4])
                 packed = tl.sum(packed, axis=2)
                 group = mid_x // 4 + tl.arange(0, MID_X // 4)
-                # What the next tile begins with it writes itself.
+                # Only the rows up to the next tile's first one, which that tile writes itself.
                 own_y = (mid_row >= 0) & (mid_row < tl.where(out_y + tile_y < out_h, mid_y + tile_y * down_y, mid_h))
                 own_x = (group >= 0) & (
                     group < tl.where(out_x + tile_x < out_w, (mid_x + tile_x * down_x) // 4, sign_pitch)
@@ -165,7 +165,7 @@ def _kernel(
             for b in tl.range(bh, disable_licm=True):
                 line = b_ptr + _in_direction(b, bh, direction) * bw
                 columns_b = band(line, mid_x, out_x, 1, down_x, pad_bx, bw, direction, tl.float32, MID_X, OUT_X, False)
-                # The rows that row b of the kernel meets, as by a kernel whose one tap is there.
+                # The rows that row b of the kernel meets, as a band matrix of a kernel with its only tap there.
                 rows_b = band(None, mid_y, out_y, 1, down_y, pad_by - b, 1, direction, tl.float32, MID_Y, OUT_Y, True)
                 met = tl.dot(rows_b, u, input_precision=PRECISION)
                 y = tl.dot(met, columns_b, y, input_precision=PRECISION)
@@ -201,7 +201,7 @@ class _Filters(NamedTuple):
         return _Filters(self.b, self.a, self.down, self.up, pad_a, pad_b, not self.flip)
 
     def tiling(self, planes: int, size: Sequence[int], element_size: int) -> FilteredTiling | None:
-        # The kernel divides what it shifts by a thousand to be positive.
+        # The kernel shifts numbers by about a thousand, so that its divisions have positive operands.
         if max(map(abs, (*self.pad_a, *self.pad_b))) > 500:
             return None
         a, b = extents_of_kernel(self.a), extents_of_kernel(self.b)
@@ -215,7 +215,7 @@ def _run(
     x: Tensor, bias: Tensor | None, filters: _Filters, signs: Tensor | None, mid: Sequence[int], size: Sequence[int],
     scale: float, slope: float, clamp: float | None = None, *, linear: bool, needs: Sequence[bool] = (True, False),
 ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
-    """One launch: where needed y [N, C, *size], and the sums of each of its channels, in float32."""
+    """One launch; returns y [N, C, *size] and the sums of its channels in float32, each where needed."""
     x, (needs_y, needs_sums) = x.contiguous(), needs
     n, c = x.shape[:2]
     y = x.new_empty(n, c, *size) if needs_y else None
@@ -286,7 +286,7 @@ def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[T
 
 
 def _backward(ctx: Any, g: Tensor | None, b: Tensor | None = None) -> tuple[Tensor | None, ...]:
-    """The gradients of the image and the bias, of the forward pass as of D."""
+    """The gradients of the image and the bias, both for the forward pass and for D."""
     if g is None:
         g = b.new_zeros(*ctx.shape[:2], *ctx.size, dtype=ctx.image_dtype)
     signs, *kernels = ctx.saved_tensors
@@ -331,7 +331,7 @@ def _composed(
     x: Tensor, up_kernel: Tensor | None, down_kernel: Tensor | None, bias: Tensor | None, up: tuple[int, int],
     down: tuple[int, int], padding: Sequence[int], gain: float, slope: float, clamp: float | None, flip: bool,
 ) -> Tensor:  # fmt: skip
-    """The same by other ops, in the type of the arithmetic from end to end."""
+    """The same by other ops, in the type of the arithmetic throughout."""
     y = x.to(compute_dtype(x.dtype))
     y = y if bias is None else bias_act(y, bias, act="linear")
     y = upfirdn2d(y, up_kernel, up=up, padding=padding, gain=up[0] * up[1], flip=flip)

@@ -1,4 +1,4 @@
-"""Norms of the gradients of a discriminator in its input, and what penalties make of them.
+"""Norms of a discriminator's gradients with respect to its input, and the penalties on them.
 
 With s_n the L2 norm of sample n of G [N, ...] and u_n = G_n / s_n, where s_n = 0 the zero vector,
 
@@ -12,10 +12,10 @@ and for a cotangent v of dG the second order has the slope of f across u_n and i
 
     d<dG, v>/dG_n = f'/s_n (v_n - <u_n, v_n> u_n) + f'' <u_n, v_n> u_n.
 
-With target 0, the zero-centred penalty, f'/s_n = f'' is a constant, at a zero gradient too: dG = f'' G.
+With target 0, the zero-centered penalty, f'/s_n = f'' is a constant, at a zero gradient too: dG = f'' G.
 
 Gulrajani et al. 2017, eq. 3 (target 1); Petzka et al. 2018, eq. 8 (one-sided); Mescheder et al. 2018, eq. 9 and 10
-(zero-centred: R1, R2); Kodali et al. 2017 (DRAGAN).
+(zero-centered: R1, R2); Kodali et al. 2017 (DRAGAN).
 """
 
 import math
@@ -55,7 +55,7 @@ def _dot_kernel(
     row_tile = tl.program_id(0)
     span = tl.program_id(1)
     start, stop = tiles_of_span(span, tiles, col_groups * COL_ALIGN, BLOCK_COLS)
-    # Every lane keeps a sum of its own, so that nothing is summed across threads before the end.
+    # Every lane keeps a sum of its own; threads combine them only at the end.
     of_lane = tl.zeros([BLOCK_ROWS, BLOCK_COLS], dtype=COMPUTE)
     for tile in range(start, stop):
         place = tile_of_matrix(row_tile, tile, rows, col_groups, COL_ALIGN, BLOCK_ROWS, BLOCK_COLS)
@@ -83,7 +83,7 @@ def _sums_of_spans(partials_ptr, row, exists, spans, BLOCK_SPANS: tl.constexpr):
 def _excess(norm, TARGET: tl.constexpr, ONE_SIDED: tl.constexpr, COMPUTE: tl.constexpr):
     excess = norm - tl.full((), TARGET, COMPUTE)
     if ONE_SIDED:
-        excess = tl.where(excess <= 0, 0.0, excess)  # so turned that NaN passes
+        excess = tl.where(excess <= 0, 0.0, excess)  # compared this way round so that NaN passes
     return excess
 
 
@@ -99,7 +99,7 @@ def _norms_kernel(
     TARGET: tl.constexpr, ONE_SIDED: tl.constexpr, COMPUTE: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_SPANS: tl.constexpr,
 ):  # fmt: skip
-    """The norms from the sums of squares of all spans; and the penalty, by the one program there is then, or None."""
+    """The norms from the sums of squares of all spans; and the penalty, then by a single program, or None."""
     of_lane = tl.zeros([BLOCK_ROWS], dtype=COMPUTE)
     for start in range(tl.program_id(0) * BLOCK_ROWS, rows, tl.num_programs(0) * BLOCK_ROWS):
         row = start + tl.arange(0, BLOCK_ROWS).to(tl.int64)
@@ -125,7 +125,7 @@ def _products_kernel(
 ):  # fmt: skip
     """<v_n, G_n> from those of all spans; and the gradient of the incoming gradient, or None.
 
-    For a norm that is <v_n, u_n>; for a penalty one number, by the one program there is then.
+    For a norm that gradient is <v_n, u_n>; for a penalty it is one number, and there is a single program.
     """
     of_lane = tl.zeros([BLOCK_ROWS], dtype=COMPUTE)
     for start in range(tl.program_id(0) * BLOCK_ROWS, rows, tl.num_programs(0) * BLOCK_ROWS):
@@ -278,7 +278,7 @@ def _run_backward(
 
 
 def _new_norms(gradients: Tensor) -> Tensor:
-    """Uninitialised memory for a number a sample, in the type of the arithmetic."""
+    """Uninitialized memory for one number per sample, in the type of the arithmetic."""
     return gradients.new_empty(len(gradients), dtype=compute_dtype(gradients.dtype))
 
 
@@ -298,7 +298,7 @@ def _backward_op(op_name: str, settings: str) -> DifferentiableOp:
         ctx.settings = inputs[3:]
 
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
-        # The norms are functions of G: their share is in its gradient.
+        # The norms are functions of G, so their gradient is part of that of G.
         return double_backward(v, *ctx.saved_tensors, *ctx.settings, list(ctx.needs_input_grad[:2]))
 
     return DifferentiableOp(
@@ -343,16 +343,16 @@ _gradient_penalty = DifferentiableOp(
 
 
 def gradient_norms(gradients: Tensor) -> Tensor:
-    """The L2 norm of each sample: of the gradients of a discriminator in its input, for a penalty on them.
+    """The L2 norm of each sample of a discriminator's gradients with respect to its input, for a penalty on them.
 
     Args:
         gradients: [N, ...], two axes or more, any floating-point type; contiguous and channels-last are read as they
             are. At most 2^30 elements a sample.
 
     Returns:
-        [N], float32 (float64 for float64): sums of squares do not run in half precision, whose range 256 x 256 pixels
-        pass. In float32 they overflow, as torch's do, where a norm exceeds 1.8e19. The gradient is 0 where the norm is
-        0. Differentiable to the second order, which is fused as the first is. Saves the gradients and the norms.
+        [N], float32 (float64 for float64), since sums of squares of 256 x 256 pixels exceed the range of half
+        precision. In float32 they overflow, as torch's do, where a norm exceeds 1.8e19. The gradient is 0 where the
+        norm is 0. Differentiable to the second order; both orders are fused. Saves the gradients and the norms.
 
     Raises:
         ValueError: for another shape.
@@ -374,13 +374,12 @@ def gradient_penalty(gradients: Tensor, *, target: float = 1.0, one_sided: bool 
     Args:
         gradients: [N, ...], two axes or more, any floating-point type; contiguous and channels-last are read as they
             are. At most 2^30 elements a sample.
-        target: finite, at least 0. Each value is compiled into kernels of its own.
-        one_sided: whether norms below the target are free.
+        target: finite, at least 0. Each value compiles kernels of its own.
+        one_sided: whether only norms above the target are penalized.
 
     Returns:
-        A scalar, float32 (float64 for float64), computed so whatever the storage; NaN where there are no samples. At a
-        zero gradient the penalty has gradient 0. Differentiable to the second order, which is fused as the first is.
-        Saves the gradients and their norms.
+        A scalar, float32 (float64 for float64); NaN where there are no samples. At a zero gradient the penalty has
+        gradient 0. Differentiable to the second order; both orders are fused. Saves the gradients and their norms.
 
     Raises:
         ValueError: for a shape or target other than those above.
@@ -392,5 +391,5 @@ def gradient_penalty(gradients: Tensor, *, target: float = 1.0, one_sided: bool 
         raise ValueError(f"gradient_penalty: target is {target}, expected a finite number of at least 0")
     if not runs_triton(gradients):
         return reference.gradient_penalty(guard_second_order(gradients), target=target, one_sided=one_sided)
-    # No norm is below 0, and there the squared norm is smooth, unlike a side of it.
+    # With target 0 one-sided makes no difference, since no norm is below 0, and the two-sided penalty is smooth there.
     return _gradient_penalty(gradients, float(target), bool(one_sided and target > 0))[0]

@@ -1,6 +1,6 @@
-"""Points between real and generated samples, where WGAN-GP penalises the critic (Gulrajani et al. 2017, algorithm 1).
+"""Points between real and generated samples, where WGAN-GP penalizes the critic (Gulrajani et al. 2017, algorithm 1).
 
-    y = alpha * real + (1 - alpha) * fake,    alpha one number a sample
+    y = alpha * real + (1 - alpha) * fake,    with one alpha per sample
     dreal = alpha * dy,    dfake = (1 - alpha) * dy,    dalpha = sum(dy * (real - fake)) over the sample
 
 The gradients are linear in each input. For cotangents h_real and h_fake of dreal and dfake, the gradient in dy is
@@ -26,7 +26,7 @@ from fastgan_kernels.reduction import sum_partials
 @triton.jit
 def _to_type_of(ptr, value):
     if ptr.dtype.element_ty == tl.bfloat16:
-        value = value.to(tl.float32)  # on the way from float64: Triton's interpreter knows no other
+        value = value.to(tl.float32)  # Triton's interpreter cannot convert float64 to bfloat16 directly
     return value.to(ptr.dtype.element_ty)
 
 
@@ -76,7 +76,7 @@ def _launch_forward(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
 def _launch_backward(
     g: Tensor, real: Tensor | None, fake: Tensor | None, alpha: Tensor, fake_dtype: torch.dtype, needs: list[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients; that in alpha in the type of the arithmetic. ``real`` and ``fake`` serve only it."""
+    """The gradients; that in alpha, which alone needs ``real`` and ``fake``, in the type of the arithmetic."""
     g = dense(g)
     dreal, dfake, dalpha = (t if n else None for t, n in zip(_new_gradients(g, fake_dtype), needs, strict=True))
     if g.numel() == 0:
@@ -170,8 +170,8 @@ def interpolate(real: Tensor, fake: Tensor, alpha: Tensor | None = None) -> Tens
 
     Args:
         real: [N, ...], two axes or more, any floating-point type; contiguous and channels-last are read as they are. At
-            most 2^30 elements a sample.
-        fake: as ``real``, in any floating-point type; copied once where its layout is another.
+            most 2^30 elements per sample.
+        fake: like ``real``, any floating-point type; copied if its layout differs.
         alpha: [N, 1, ...], with as many axes as ``real``, any floating-point type: the share of ``real`` in each
             sample. Where ``None``, drawn from [0, 1) with ``torch.rand`` on the device of ``real``, so that
             ``torch.manual_seed`` governs it.

@@ -14,8 +14,8 @@ s_ijb = sum_c t_ijbc (v_ibc - v_jbc) is symmetric in i and j; so the second orde
 
     dg_ib = -sum_j k_ijb s_ijb,    dm_ibc = sum_j (g_ib + g_jb) k_ijb s_ijb t_ijbc.
 
-Nothing that belongs to a pair of samples is ever in memory: a program holds a tile of samples in registers, reads the
-others one by one and computes their distances; so do the gradients again.
+Values of pairs of samples are never in memory: a program holds a tile of samples in registers, reads the others one by
+one and computes their distances. The gradients compute them again.
 """
 
 from dataclasses import dataclass
@@ -35,9 +35,9 @@ from fastgan_kernels.tiling import Tiling, alignment, cdiv, next_power_of_2
 
 @triton.jit
 def _place(samples, kernels, BLOCK_I: tl.constexpr, BLOCK_B: tl.constexpr):
-    """What a program takes: rows i * B + b [I, B, 1] of m, its kernels [1, B, 1], which of both exist, and its chunk.
+    """A program's part: rows i * B + b [I, B, 1] of m, kernels [1, B, 1], the masks of both, and the chunk.
 
-    Neighbouring programs have the same kernels, and so read the same samples at about the same time.
+    Neighboring programs have the same kernels, and so read the same samples at about the same time.
     """
     i_tiles = tl.cdiv(samples, BLOCK_I)
     b_tiles = tl.cdiv(kernels, BLOCK_B)
@@ -75,7 +75,7 @@ def _directed(
     m_ptr, v_ptr, row_i, row_j, exists_i, exists_j, components,
     COMPUTE: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """sum_c t_ijbc (v_ibc - v_jbc) [I, B, 1], likewise."""
+    """sum_c t_ijbc (v_ibc - v_jbc) [I, B, 1] where a program does not hold all components."""
     terms = tl.zeros([BLOCK_I, BLOCK_B, BLOCK_C], COMPUTE)
     for start in range(0, components, BLOCK_C):
         c, exists = _chunk(start, components, BLOCK_C)
@@ -136,7 +136,7 @@ def _backward_kernel(
             distance = _distance(
                 m_ptr, row_i, row_j, exists_i, exists_j, components, COMPUTE, BLOCK_I, BLOCK_B, BLOCK_C
             )
-        # A product with the sign, not a selection: NaN passes where there is a tie too, as in torch.
+        # A product with the sign, not a selection, so that NaN passes at a tie too, as in torch.
         sign = (difference > 0).to(COMPUTE) - (difference < 0).to(COMPUTE)
         dm -= (g_i + g_j) * tl.exp(-distance) * sign
     tl.store(dm_ptr + here, dm.to(dm_ptr.dtype.element_ty), mask=exists_i & exists)
@@ -179,7 +179,7 @@ def _double_backward_kernel(
         dg -= ks
         dm += (g_i + g_j) * ks * sign
     if dg_ptr is not None:
-        # Every chunk of components knows it; the first writes it.
+        # Every chunk of components has computed it; the first writes it.
         tl.store(dg_ptr + row_i, dg.to(dg_ptr.dtype.element_ty), mask=exists_i & (chunk == 0))
     tl.store(dm_ptr + here, dm.to(dm_ptr.dtype.element_ty), mask=exists_i & exists)
 
@@ -206,8 +206,9 @@ def pair_tiling(samples: int, kernels: int, components: int) -> PairTiling:
         samples, kernels, components: the problem, [N, B, C]; each at least 1.
     """
     block_c = min(next_power_of_2(components), 2048)
-    # Of the sample that passes a tile takes what one warp reads by 16 bytes a thread in float32: so Triton lets every
-    # warp read it for itself, and warps differ only by their samples i. A wider one would pass through shared memory.
+    # The part of a passing sample that a tile needs is as much as one warp reads by 16 bytes per thread in float32.
+    # Then every warp reads it itself, and warps differ only in their samples i. A wider part would go through shared
+    # memory.
     block_b = min(next_power_of_2(kernels), max(1, 128 // block_c))
     # For the same reason the numbers [I, B] of a tile are half as many as its threads.
     block_i = min(next_power_of_2(samples), 16, 128 // block_b, 2048 // (block_b * block_c))
@@ -255,7 +256,7 @@ def _launch_backward(g: Tensor, m: Tensor) -> Tensor:
 
 
 def _launch_double_backward(v: Tensor, g: Tensor, m: Tensor, needs: list[bool]) -> tuple[Tensor | None, Tensor]:
-    """The gradients of <v, dm> in g, where needed, and in m, which always is: only for its sake is dm computed."""
+    """The gradients of <v, dm> in g, where needed, and in m, which is always needed: dm exists only for m."""
     dg, dm = g.new_empty(g.shape) if needs[0] else None, m.new_empty(m.shape)
     if m.numel() == 0:
         return None if dg is None else dg.zero_(), dm

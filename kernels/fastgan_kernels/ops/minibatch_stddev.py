@@ -4,7 +4,7 @@ Over the G members g of each group m of samples, feature by feature, with biased
 
     sigma[m, j] = sqrt(var_g(x[g, m, j]) + 1e-8),    s[m, f] = mean of sigma[m, j] over the J features of f,
 
-where f counts the sets of neighbouring channels, one for each channel that is appended: y is x with s[m, f] in all
+where f counts the sets of neighboring channels, one per appended channel: y is x with s[m, f] in all
 pixels of channel C + f. With xh = (x - mean_g(x)) / sigma and a[m, f] the sum of dy over the members and pixels of that
 channel, the first gradient is
 
@@ -34,9 +34,9 @@ from fastgan_kernels.tiling import GroupTiling, alignment, group_tiling
 
 _EPS = tl.constexpr(1e-8)
 
-# To the kernels a sample of x is a matrix [rows, SETS * cols], and one of y has more columns. Contiguous, it is a row
-# of C * pixels or (C + SETS) * pixels; channels-last, it has a row for each pixel. What is appended is such a matrix
-# too, at an offset inside y.
+# The kernels take a sample of x as a matrix [rows, SETS * cols]; a sample of y has more columns. Contiguous, it has one
+# row, of C * pixels or (C + SETS) * pixels; channels-last, it has one row per pixel. The appended channels are such a
+# matrix too, at an offset inside y.
 
 
 class Place(NamedTuple):
@@ -57,7 +57,7 @@ def _place(
     groups, rows, col_groups, y_groups, tiles, col_tiles, SETS: tl.constexpr, ALIGN: tl.constexpr,
     Y_ALIGN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """The widths are products with constants, from which the compiler knows how rows are aligned."""
+    """The place of this program. Widths are products with constants, so the compiler knows how rows are aligned."""
     cols = col_groups.to(tl.int64) * ALIGN
     y_cols = y_groups.to(tl.int64) * Y_ALIGN
     group_and_set = tl.program_id(0) // tiles
@@ -80,8 +80,9 @@ def _members(start, place, MEMBERS: tl.constexpr, BLOCK_MEMBERS: tl.constexpr):
     return sample * place.length + place.in_x[None, :, :], sample * place.y_length + place.in_y[None, :, :], mask
 
 
-# More members than a program holds are read once for the mean, again for what the mean enters, and again for gradients.
-# A few kilobytes a program: all but the first read come from L2. Fewer are read once: x is then their tile, else None.
+# If a program holds all members, it reads them once, and x is their tile. Otherwise x is None, and they are read once
+# for the mean, again for sums that need the mean, and again for gradients. That is a few kilobytes per program, so only
+# the first read comes from memory, the others from L2.
 
 
 @triton.jit
@@ -125,7 +126,7 @@ def _forward_kernel(
     MEMBERS: tl.constexpr, SETS: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr, Y_ALIGN: tl.constexpr,
     BLOCK_MEMBERS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """Copies x into y; the sum of sigma over each tile."""
+    """Copies x into y, and sums sigma over each tile."""
     place = _place(groups, rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS)
     x = None
     if MEMBERS <= BLOCK_MEMBERS:
@@ -284,7 +285,7 @@ class _Launch:
         x_cols, appended_cols = channels * row_pixels, sets * row_pixels
         self.x_tiling, self.of_x, self.x_constants = self._region(x, rows, x_cols, x_cols + appended_cols)
         self.tiling, self.of_appended, self.appended_constants = self._region(
-            # One program fills the channel of a group as long as it can, since it sums all partials of the group.
+            # One program fills the channel of a group if it can, since each one sums all partials of the group.
             x, rows, appended_cols, x_cols + appended_cols, finest=4096,
         )  # fmt: skip
         self.start_groups = x_cols // self.appended_constants["ALIGN"]
@@ -310,7 +311,7 @@ class _Launch:
         return (self.groups * self.sets * tiling.tiles,)
 
     def new_partials(self, x: Tensor, tiling: GroupTiling) -> Tensor:
-        """A number for each program, as [1, groups * sets, tiles]."""
+        """Memory for one number per program: [1, groups * sets, tiles]."""
         return x.new_empty(1, self.groups * self.sets, tiling.tiles, dtype=compute_dtype(x.dtype))
 
     def fill(self, y: Tensor, partials: Tensor) -> None:
@@ -364,7 +365,7 @@ def _new_second_gradients(x: Tensor, sets: int) -> tuple[Tensor, Tensor]:
 def _launch_double_backward(
     v: Tensor, x: Tensor, sums: Tensor, group_size: int, sets: int, needs: list[bool]
 ) -> tuple[Tensor | None, Tensor]:
-    """The gradients in dy, where needed, and in x, which always is: only for its sake is dx computed."""
+    """The gradients in dy, where needed, and in x, which is always needed: dx is computed only for x."""
     x = dense(x)
     ddy, ddx = _new_second_gradients(x, sets)
     ddy = ddy if needs[0] else None
@@ -391,8 +392,8 @@ def _backward(ctx: Any, dy: Tensor) -> Tensor:
 
 def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     _, x, *ctx.settings = inputs
-    # The sums stay differentiable, though their gradient is never needed: so a third order that comes by way of dy
-    # meets the op that refuses it.
+    # The sums stay differentiable, though their gradient is never needed, so that a third order through dy reaches the
+    # op that refuses it.
     ctx.save_for_backward(x, output[1])
 
 
@@ -431,19 +432,19 @@ _minibatch_stddev = DifferentiableOp(
 
 
 def minibatch_stddev(x: Tensor, *, group_size: int = 4, num_channels: int = 1) -> Tensor:
-    """Appends to x how much the samples of a group differ (Karras et al. 2018, section 3).
+    """Appends a channel that measures how much the samples of a group differ (Karras et al. 2018, section 3).
 
     The standard deviation of every feature over the members of a group, with biased variance and epsilon 1e-8, is
-    averaged over the pixels and channels, or over each of ``num_channels`` sets of neighbouring channels. The members
+    averaged over the pixels and channels, or over each of ``num_channels`` sets of neighboring channels. The members
     of a group are the samples i, i + N/G, i + 2N/G, ...
 
     Args:
         x: [N, C, *spatial], any floating-point type; contiguous and channels-last are read as they are.
         group_size: at least 1. G, the members of a group, is the largest divisor of N up to it: with 4, groups of 4 at
-            N = 8, of 3 at 6, of 2 at 10. Where N has no divisor from 2 to ``group_size``, as a prime number above it
-            has none, every sample is a group of its own: its deviation is 0, and what is appended is the constant
-            1e-4, the root of epsilon, which says nothing of the batch. N is the batch of this call, a micro-batch or
-            the share of one process: choose those as multiples of ``group_size``.
+            N = 8, of 3 at 6, of 2 at 10. If N has no divisor from 2 to ``group_size``, as a larger prime number, every
+            sample is a group of its own: its deviation is 0, and the appended value is the constant 1e-4, the root of
+            epsilon, which says nothing of the batch. N is the batch size of this call, that of a micro-batch or of one
+            process: choose a multiple of ``group_size``.
         num_channels: how many averages are appended; at least 1, and C is a multiple of it.
 
     Returns:

@@ -109,9 +109,9 @@ def _backward_kernel(
     PER_CHANNEL: tl.constexpr, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """Partial sums: of g * noise for each block of pixels and channel, of g * strength for each split and pixel.
+    """Partial sums: of g * noise per block of pixels and channel, of g * strength per split and pixel.
 
-    An output that is not needed is None, and so is the operand that it needs.
+    An output that is not needed is None, and so is the operand that only this output needs.
     """
     channels, pixels, sample, pixel, exists, counter = _block_of_pixels(
         minor_groups, major, pixel_tiles, ALIGN, CHANNELS_LAST, BLOCK_PIXELS
@@ -162,7 +162,7 @@ class _Launch:
         }
 
     def noise(self, x: Tensor, noise: Tensor | None, seed: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """The noise as [N, pixels], or the seed where every program may draw for itself."""
+        """The noise as [N, pixels] and None; or None and the seed, where every program may draw the noise itself."""
         if seed is not None and self.tiling.splits > 1:
             noise, seed = normal_noise(seed, x), None
         return None if noise is None else noise.reshape(x.shape[0], -1).contiguous(), seed
@@ -287,8 +287,8 @@ def noise_injection(x: Tensor, strength: Tensor, noise: Tensor | None = None) ->
         x: [N, C, *spatial], any floating-point type; contiguous and channels-last are read as they are.
         strength: [C], or [] or [1] for all channels; any floating-point type.
         noise: [N, 1, *spatial], or [1, 1, *spatial] for all samples (repeated in memory for each); any floating-point
-            type. ``None`` draws a standard normal that follows ``torch.manual_seed``: other values at every call and at
-            every replay of a CUDA graph, the same in the backward pass, whatever the layout and the backend.
+            type. ``None`` draws standard normal noise that follows ``torch.manual_seed``: new values at every call and
+            every replay of a CUDA graph, the same values in the backward pass, in every layout and on every backend.
 
     Returns:
         x + strength * noise in the shape, type and layout of ``x``. Differentiable to any order in all three; the first

@@ -1,4 +1,4 @@
-"""Pixelwise feature normalisation (Karras et al. 2018, section 4.2).
+"""Pixelwise feature normalization (Karras et al. 2018, section 4.2).
 
 Every pixel's vector of C channels is divided by its root mean square: with M the mean over the channels,
 
@@ -35,9 +35,9 @@ def _tile(
     start, shape, CHANNELS_LAST: tl.constexpr,
     BLOCK_SAMPLES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """Offsets [samples, channels, pixels] of this program's tile from channel ``start`` on, and what of it exists.
+    """Offsets [samples, channels, pixels] of this program's tile from channel ``start`` on, and its mask.
 
-    ``shape`` is of the samples, channels, pixels, and tiles of the pixels.
+    ``shape`` has the numbers of samples, channels, pixels, and tiles along the pixels.
     """
     samples, channels, pixels, pixel_tiles = shape
     sample = (tl.program_id(0) // pixel_tiles).to(tl.int64) * BLOCK_SAMPLES + tl.arange(0, BLOCK_SAMPLES)
@@ -130,7 +130,7 @@ def _launch(kernel: Any, x: Tensor, tensors: tuple[Tensor, ...], eps: float) -> 
     pixels = math.prod(x.shape[2:])
     channels_last = as_matrix(x).channels_last
     if channels_last:
-        # A row of channels for each pixel: all pixels count as one sample's.
+        # One row of channels per pixel, so all pixels count as those of one sample.
         samples, pixels = 1, samples * pixels
     minor, major = (channels, pixels) if channels_last else (pixels, channels)
     align = alignment(minor)

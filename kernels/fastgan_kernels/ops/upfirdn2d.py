@@ -58,7 +58,7 @@ def _window_sums(
     taps = ()
     for a in tl.static_range(TAPS_Y):
         for m in tl.static_range(TAPS_X):
-            # A lane that has no such tap reads no pixel either.
+            # A lane without such a tap reads no pixel either.
             met_by = m if UP_X == 1 else tl.minimum(b + UP_X * m, KW - 1)
             taps += (_tap(taps_ptr, FIRST + UP_Y * a, met_by, KH, KW, FLIP, OUTER, GAIN, COMPUTE),)
     # Windows overlap: at most this many meet an input row, the first of them until it is done.
@@ -101,7 +101,7 @@ def _strip_kernel(
     CHANNEL_ALIGN: tl.constexpr, ROWS: tl.constexpr,
     BLOCK_STRIPS: tl.constexpr, BLOCK_COLS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Strips of ROWS output rows of one phase, a thread each: an input row is loaded once for all rows that it meets.
+    """Strips of ROWS output rows of one phase, one per thread, which loads an input row once for all rows that need it.
 
     An image is a sample in channels-last and a plane, of one channel, in contiguous layout.
     """
@@ -165,7 +165,7 @@ def band(
     taps_ptr, first_in, first_out, up, down, pad, taps, direction, COMPUTE: tl.constexpr,
     INPUTS: tl.constexpr, OUTPUTS: tl.constexpr, TRANSPOSED: tl.constexpr,
 ):  # fmt: skip
-    """The matrix [INPUTS, OUTPUTS] that takes a row of pixels to a row of filtered ones; or its transpose.
+    """The matrix [INPUTS, OUTPUTS] that maps a row of pixels to a row of filtered ones; or its transpose.
 
     Input c, counted from ``first_in``, meets output i by the tap up * c - down * i + pad. The kernel is taken as it is
     where ``direction`` is 1, and turned around where it is -1.
@@ -185,7 +185,7 @@ def band(
 
 @triton.jit
 def _exists(row, rows):
-    """Whether there is such a row, [1, 1]: of a number the interpreter makes a mask of integers."""
+    """Whether the row exists, as [1, 1]: the interpreter would turn a scalar into a mask of integers."""
     row = row + tl.zeros([1, 1], tl.int32)
     return (row >= 0) & (row < rows)
 
@@ -207,9 +207,9 @@ def _band_kernel(
 ):  # fmt: skip
     """Tiles of ROWS output rows of each phase: a sum over the rows of taps, and a band matrix over the columns.
 
-    BLOCK_ROWS of a phase are taken at once; in channels-last one row, of BLOCK_CHANNELS channels, at a time. Nothing
-    but the turns of a loop depends on the number of taps or the factors, so one compiled kernel serves all filters.
-    Absent taps are one tap of 1.
+    BLOCK_ROWS of a phase are computed at once; in channels-last one row, of BLOCK_CHANNELS channels, at a time. Taps
+    and factors only set how often loops run, so one compiled kernel serves all filters. Absent taps stand for one tap
+    of 1.
     """
     pid = tl.program_id(0)
     channels = channel_groups * CHANNEL_ALIGN if CHANNELS_LAST else 1
@@ -224,7 +224,7 @@ def _band_kernel(
     first_row = pid % strips * ROWS
     image = (pid // strips).to(tl.int64)
 
-    # Rounded down to where wide accesses start; the shift makes the quotient one of positive numbers.
+    # Rounded down to the start of a wide access; the shift makes the operands of the division positive.
     first_in = (first_out * down_x + lead_x) // up_x - origin_x
     first_in = ((first_in + 1024 * STEP_ALIGN) // STEP_ALIGN - 1024) * STEP_ALIGN
     pad_x = origin_x * up_x + up_x - 1 - lead_x
@@ -310,7 +310,7 @@ def _loop_kernel(
     channels, in_h, in_w, out_h, out_w, up_y, up_x, down_y, down_x, origin_y, origin_x, lead_y, lead_x, kh, kw,
     FLIP: tl.constexpr, OUTER: tl.constexpr, GAIN: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A block of a row of the output: for each tap that a pixel meets, a load and a product. For any filter."""
+    """A block of an output row, with one load and one product per tap that a pixel meets. Takes any filter."""
     tiles = tl.cdiv(out_w * channels, BLOCK)
     line = tl.program_id(0) // tiles
     row = line % out_h
@@ -342,7 +342,7 @@ def _loop_kernel(
 
 
 def _new_output(x: Tensor, out_h: int, out_w: int) -> Tensor:
-    """Uninitialised memory for the output of ``x``, in the layout of ``dense(x)``."""
+    """Uninitialized memory for the output of ``x``, in the layout of ``dense(x)``."""
     n, c = x.shape[:2]
     if x.is_contiguous() or not x.movedim(1, -1).is_contiguous():
         return x.new_empty(n, c, out_h, out_w)
@@ -375,7 +375,7 @@ class _Resampling(NamedTuple):
         return self.kernel.dim() == 1 or min(self.kernel.shape) == 1
 
 
-# Taps that a compiler may be given one by one: four by four, as StyleGAN's blurs have them.
+# The most taps that are unrolled: four by four, as in StyleGAN's blurs.
 _MOST_UNROLLED = 16
 
 
@@ -400,8 +400,8 @@ def _launch(
 
 
 def _bands(x: Tensor, y: Tensor, fir: _Resampling) -> BandTiling | None:
-    """The tiles of the kernel of bands; ``None`` where it does not take the problem."""
-    # Offsets within a plane are of 32 bits there.
+    """The tiling for the kernel of bands; ``None`` if it does not take the problem."""
+    # That kernel has 32-bit offsets within a plane.
     if x.dtype == torch.float64 or max(math.prod(x.shape[2:]), math.prod(y.shape[2:])) >= 2**31:
         return None
     return band_tiling(
@@ -545,5 +545,5 @@ def upfirdn2d(
             guard_second_order(x), kernel, up=(up_x, up_y), down=(down_x, down_y), padding=pads, gain=gain, flip=flip
         )
     size = [(padded[0] - kh) // down_y + 1, (padded[1] - kw) // down_x + 1]
-    # Here as the shapes have it: y before x.
+    # From here on y comes before x, as in shapes.
     return _upfirdn2d(x, kernel, [up_y, up_x], [down_y, down_x], [top, left], size, float(gain), not flip)

@@ -2,9 +2,9 @@
 
     y = act(weight * xh + bias),    xh = (x - mean) * r,    r = 1 / sqrt(var + eps)
 
-Mean and biased variance are of each channel, over the samples and pixels (Ioffe and Szegedy 2015), or of each sample
-and channel, over the pixels (Ulyanov et al. 2016); or given, as batch norm has them in evaluation. Scale and shift
-are of each channel, or of each sample and channel, as class labels choose them (Dumoulin et al. 2017).
+Mean and biased variance are per channel, over the samples and pixels (Ioffe and Szegedy 2015), or per sample and
+channel, over the pixels (Ulyanov et al. 2016); or they are given, as for batch norm in evaluation. Scale and shift are
+per channel, or per sample and channel, such as those that class labels choose (Dumoulin et al. 2017).
 
 The kernels are in forward.py and backward.py, the tile that they share in tile.py. Saved for backward: x, weight, bias,
 mean and var; the activation is computed again.
@@ -91,10 +91,10 @@ _norm_act = DifferentiableOp(
     setup_context=_save_for_backward,
     backward=_backward,
 )
-"""The output, and mean and variance [groups, C].
+"""Returns the output, and mean and variance [groups, C].
 
-In eager mode it changes the running statistics, which have no derivative. A registered operator that has one must not:
-torch.compile never passes them.
+In eager mode it updates the running statistics, which have no derivative. A registered operator with a derivative must
+not change its arguments, so torch.compile never passes them.
 """
 
 
@@ -118,7 +118,7 @@ _fixed_norm_act = DifferentiableOp(
     setup_context=_save_for_fixed_backward,
     backward=_fixed_backward,
 )
-"""With given statistics [C]."""
+"""norm_act with given statistics [C]."""
 
 
 def norm_act(
@@ -141,12 +141,12 @@ def norm_act(
     Args:
         x: [N, C, *spatial], any floating-point type; contiguous and channels-last are read as they are.
         weight, bias: [C] or [N, C], any floating-point type; ``None`` for 1 and 0.
-        norm: ``"batch"``, statistics of each channel over samples and pixels, or ``"instance"``, of each sample and
-            channel over the pixels.
-        running_mean, running_var: [C], both or neither. In training they move by ``momentum`` towards the mean and the
-            unbiased variance of the batch (of instances, the average over the samples), in place; otherwise they are
-            the statistics.
-        num_batches_tracked: int64 [], counts the calls that move the running statistics, without a launch of its own.
+        norm: ``"batch"`` for statistics per channel, over samples and pixels; ``"instance"`` for statistics per sample
+            and channel, over the pixels.
+        running_mean, running_var: [C], both or neither. In training they are updated in place by ``momentum`` towards
+            the mean and the unbiased variance of the batch (for instance norm, their average over the samples);
+            otherwise they are the statistics.
+        num_batches_tracked: int64 [], counts the calls that update the running statistics, without a separate launch.
         training: whether the statistics are those of ``x``. Without running statistics they always are.
         momentum: ``None`` for the average over all batches, which needs ``num_batches_tracked``.
         eps: added to the biased variance; finite, at least 0.

@@ -35,7 +35,7 @@ from fastgan_kernels.ops.norm_act.tile import (
 from fastgan_kernels.precision import compute_dtype
 from fastgan_kernels.reduction import sum_partials
 
-# In these kernels an output that nobody asked for is None.
+# In these kernels an output that is not needed is None.
 
 _EXTENTS = ["samples", "minor_groups", "major", "weight_stride", "bias_stride"]
 _TILES = ["pixel_tiles", "all_tiles", "tiles", "statistics"]
@@ -92,8 +92,8 @@ def _sums_kernel(
 ):  # fmt: skip
     """The sums of g and g * xh of one span: partials [2, statistics, SPANS].
 
-    With a scale for each sample they are those of h and h * xh, and dweight and dbias [planes, pixel_tiles] are left
-    beside them.
+    With a scale per sample they are the sums of h and h * xh, and parts of dweight and dbias [planes, pixel_tiles] are
+    written too.
     """
     channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
     group, channel, index = channels_of_program(channels, BLOCK_CHANNELS)
@@ -132,7 +132,7 @@ def _project_kernel(
     BLOCK_CHANNELS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
     SPANS: tl.constexpr, SPANS_POWER_OF_2: tl.constexpr,
 ):  # fmt: skip
-    """dx of one span, from the sums of all; the first span leaves those that are gradients. GIVEN: the statistics."""
+    """dx of one span, from the sums of all; the first span writes dweight and dbias. GIVEN: with given statistics."""
     channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
     group, channel, index = channels_of_program(channels, BLOCK_CHANNELS)
     exists = channel < channels
@@ -243,7 +243,7 @@ def _second_kernel(
             mean_vxh = means_over_spans(sums_ptr, 5, statistics, index, exists, count, SPANS, SPANS_POWER_OF_2)
             mean_vh = means_over_spans(sums_ptr, 6, statistics, index, exists, count, SPANS, SPANS_POWER_OF_2)
             mean_G -= rstd * (mean_h * mean_vxh + mean_v * mean_hxh)
-            # With what comes by way of r: both are multiples of xh.
+            # Adds the part that comes through r, which is a multiple of xh too.
             mean_Gxh += rstd * (mean_vh - mean_v * mean_h - 3 * mean_vxh * mean_hxh)
     total = tl.zeros([BLOCK_CHANNELS], COMPUTE)
     for tile in range(span * tiles, tl.minimum((span + 1) * tiles, all_tiles)):
@@ -336,7 +336,7 @@ def _summed(partials: Tensor, like: Tensor) -> Tensor:
 
 
 def new_gradients(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Uninitialized; those of weight and bias in the type of the arithmetic, and empty where there is none."""
+    """Uninitialized gradients; those of weight and bias in the type of the arithmetic, empty if these are absent."""
     return empty_dense(x), *(
         x.new_empty(0 if t is None else t.shape, dtype=compute_dtype(x.dtype)) for t in (weight, bias)
     )
@@ -358,7 +358,7 @@ def launch_double_backward(
     like = weight
     groups, (weight, bias), strides, per_sample = _affine(mean, weight, bias)
     (a, b), (a_stride, b_stride) = affine_rows(a, b)
-    # Three tensors and seven sums: tiles as large as the other passes have spill.
+    # With three tensors and seven sums, tiles as large as those of the other passes would spill.
     launch = NormLaunch(x, groups, per_sample, act, slope, eps, reduces=False, tile=2048)
     tiling = launch.tiling
     geometry = *launch.extents, *launch.of_tiles, mean.numel(), *strides, a_stride

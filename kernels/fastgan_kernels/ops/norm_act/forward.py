@@ -25,7 +25,7 @@ def _store_statistics(
     mean_ptr, var_ptr, running_mean_ptr, running_var_ptr, batches_ptr, index, channel, exists, mean, var, count,
     MOMENTUM: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """Statistics for the backward pass, and the running ones as torch keeps them: with the unbiased variance."""
+    """Stores statistics for the backward pass, and updates the running ones, as in torch with the unbiased variance."""
     tl.store(mean_ptr + index, mean, mask=exists)
     tl.store(var_ptr + index, var, mask=exists)
     if running_mean_ptr is not None:
@@ -79,8 +79,8 @@ def _moments_kernel(
 ):  # fmt: skip
     """Mean and sum of squared deviations of one span, [2, statistics, SPANS], and its number of elements, [SPANS].
 
-    Deviations are from the mean m of the span's first tile. Those of the T tiles have the sum of squares
-    M2 + n (mean - m)^2, at most (1 + T) M2, so that the difference that gives M2 loses nothing that matters.
+    Deviations are from the mean m of the span's first tile. Over the T tiles the sum of their squares is
+    M2 + n (mean - m)^2, at most (1 + T) M2, so the subtraction that gives M2 loses little precision.
     """
     channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
     group, channel, index = channels_of_program(channels, BLOCK_CHANNELS)
@@ -118,7 +118,7 @@ def _moments_kernel(
 def _elements(
     tile, samples, pixels, pixel_tiles, COMPUTE: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_PIXELS: tl.constexpr
 ):
-    """How many elements of a channel a tile has."""
+    """The number of elements per channel in a tile."""
     of_samples = tl.minimum(samples - tile // pixel_tiles * BLOCK_SAMPLES, BLOCK_SAMPLES)
     return (tl.zeros((), COMPUTE) + of_samples) * tl.minimum(pixels - tile % pixel_tiles * BLOCK_PIXELS, BLOCK_PIXELS)
 

@@ -1,4 +1,4 @@
-"""What the passes of norm_act share: how the problem is cut into tiles, and the tile.
+"""The common part of the passes of norm_act: how the problem is cut into tiles, and the tile.
 
 The samples that a statistic spans are a group: all N of them, or one for instance norm. A channel of a group has its
 pixels in ``samples`` rows of memory, contiguous or channels-last, and a tile is [channels, samples, pixels] of a group.
@@ -23,14 +23,14 @@ class NormTiling:
     """How the channels of all groups are shared among programs.
 
     Attributes:
-        block_channels, block_samples, block_pixels: a tile.
-        pixel_tiles: tiles that the pixels of a sample are cut into.
-        all_tiles: tiles of a channel of a group.
-        spans: into how many spans these are cut, with a program each.
-        tiles: tiles of a span.
-        resident: whether there is one tile, which stays in registers, so that it is read once.
-        channel_programs: blocks of ``block_channels`` channels, in all groups.
-        num_warps: warps of a program.
+        block_channels, block_samples, block_pixels: the extents of a tile.
+        pixel_tiles: tiles per sample, along its pixels.
+        all_tiles: tiles per channel of a group.
+        spans: number of spans that these are cut into, with one program each.
+        tiles: tiles per span.
+        resident: whether there is one tile, which stays in registers and is read once.
+        channel_programs: number of blocks of ``block_channels`` channels, over all groups.
+        num_warps: warps per program.
     """
 
     block_channels: int
@@ -60,18 +60,17 @@ def norm_tiling(
         groups, samples, channels, pixels: the problem; each at least 1.
         element_size: bytes of an element.
         channels_last: channels, not pixels, are neighbors in memory.
-        reduces: whether the pass computes what it needs of a channel before it writes, so that a resident tile saves
-            a read.
+        reduces: whether the pass reduces channels before it writes, so that a resident tile saves a read.
         tile: elements of a tile that is not resident.
     """
     # What fits the registers of 512 threads, as in plane_tiling.
     capacity = (8192 if channels_last else 16384) if element_size <= 4 else (2048 if channels_last else 4096)
     block_samples, block_pixels = next_power_of_2(samples), next_power_of_2(pixels)
     if channels_last:
-        # Whole sectors, of 32 bytes, in every access; two of them as long as the channel stays resident.
+        # Every access has whole sectors, of 32 bytes; two of them if the channel then still stays resident.
         strips = [min(next_power_of_2(channels), strip // element_size) for strip in (64, 32)]
     else:
-        # A channel, or of small images as many as have a sector.
+        # One channel; of small images as many as fill a sector.
         strips = [min(next_power_of_2(channels), max(1, 32 // (block_pixels * element_size)))]
     for block_channels in strips if reduces else ():
         elements = block_channels * block_samples * block_pixels
@@ -84,7 +83,7 @@ def norm_tiling(
             programs = groups * cdiv(channels, block_channels)
             num_warps = min(max(elements // 512, 2), 16)
             return NormTiling(block_channels, block_samples, block_pixels, 1, 1, 1, 1, True, programs, num_warps)
-    # 16 elements a thread at eight warps, 4 in float64.
+    # 16 elements per thread at eight warps, 4 in float64.
     tile = tile if element_size <= 4 else tile // 4
     block_channels = strips[0]
     block_pixels = min(block_pixels, tile // block_channels)
@@ -92,8 +91,8 @@ def norm_tiling(
     pixel_tiles = cdiv(pixels, block_pixels)
     all_tiles = pixel_tiles * cdiv(samples, block_samples)
     programs = groups * cdiv(channels, block_channels)
-    # Eight programs for each multiprocessor of a large chip are enough, of two tiles at least. Each reads the partials
-    # of all spans of its channels, which is little beside what it writes up to the root of the number of tiles.
+    # Eight programs per multiprocessor of a large chip are enough, with at least two tiles each. Each reads the
+    # partials of all spans of its channels; up to the root of the number of tiles that is little beside its own tiles.
     most_spans = min(256, max(64, math.isqrt(4 * all_tiles)), max(2, cdiv(8 * 132, programs)))
     tiles = min(all_tiles, max(2, cdiv(all_tiles, most_spans)))
     return NormTiling(
@@ -106,7 +105,7 @@ class NormLaunch:
     """A dense, non-empty feature map, its tiling, and the arguments that every kernel takes.
 
     Args:
-        groups: 1 for statistics of the batch, N for those of each sample.
+        groups: 1 for statistics of the batch, N for statistics per sample.
         per_sample: whether scale and shift are [N, C].
         reduces, tile: as in :func:`norm_tiling`.
     """
@@ -180,9 +179,9 @@ def tile_of_channels(
 
 @triton.jit
 def over_pixels(of_planes):
-    """A number for each plane [channels, samples or 1], ready to broadcast over a tile; that of a single one a scalar.
+    """Reshapes one number per plane [channels, samples or 1] to broadcast over a tile; for a single plane to a scalar.
 
-    As a tensor of one element Triton passes it to every pixel through shared memory (layout.over_pixels).
+    Triton would pass a tensor of one element to every pixel through shared memory (layout.over_pixels).
     """
     if of_planes.shape[0] * of_planes.shape[1] == 1:
         return tl.sum(tl.sum(of_planes, axis=1), axis=0)
@@ -236,9 +235,9 @@ def backward_tile(
     offset, mask, sample, channel, channels, there, mean, rstd,
     ACT: tl.constexpr, SLOPE: tl.constexpr, PER_SAMPLE: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """g (dy through the activation), xh and the activation's input of a tile, and the scale of its planes.
+    """g (dy times the activation's derivative), xh and the activation's input of a tile, and the scale of its planes.
 
-    g is 0 where there is no element, xh is not.
+    Outside of the mask g is 0, xh is not.
     """
     deviation, weight, p = normalized_tile(
         x_ptr, weight_ptr, bias_ptr, weight_stride, bias_stride, offset, mask, sample, channel, channels, there,
@@ -258,6 +257,6 @@ def means_over_spans(
     mask = exists[:, None] & (span < SPANS)[None, :]
     sums = tl.sum(tl.load(sums_ptr + offset, mask=mask, other=0.0), axis=1)
     if sums.shape[0] == 1:
-        # By way of a scalar: else Triton lets every thread load all spans, to have the layout of the tile.
+        # Reduced to a scalar first: otherwise every thread loads all spans, so that they have the layout of the tile.
         sums = tl.zeros([1], sums.dtype) + tl.sum(sums, axis=0)
     return (sums / count)[:, None]

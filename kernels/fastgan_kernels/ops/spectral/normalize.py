@@ -61,7 +61,7 @@ _H, _GW, _HG = (tl.constexpr(i) for i in range(3))
 
 @triton.jit
 def _copies_of(vectors_ptr, layer_ptr):
-    """Where u and v of a layer lie in the buffer of copies."""
+    """Pointers to the copies of u and v of a layer."""
     u_start = tl.load(layer_ptr + U_START)
     v_start = tl.load(layer_ptr + V_START)
     tl.assume((u_start >= 0) & (u_start < 2**60))
@@ -148,7 +148,7 @@ def _products_kernel(
 
 @triton.jit
 def sum_of_items(products_ptr, layer_ptr, COMPUTE: tl.constexpr):
-    """The sum of what the programs of a layer left."""
+    """The sum of the values that the programs of a layer wrote."""
     first = tl.load(layer_ptr + FIRST_ITEM)
     last = tl.load(layer_ptr + LAST_ITEM)
     tl.assume((first >= 0) & (first < 2**30))
@@ -215,7 +215,7 @@ def _terms_kernel(
         tl.store(sigma_ptr + ordinal, sigma, mask=tl.program_id(0) == tl.load(layer_ptr + FIRST_ITEM))
     else:
         sigma = tl.load(sigma_ptr + ordinal)
-    # One division, early: those of float64 are calls, and put on the stack what there is to keep.
+    # One division, early: in float64 a division is a call, which puts live values on the stack.
     one, zero = tl.full((), 1.0, COMPUTE), tl.full((), 0.0, COMPUTE)
     alpha, beta, gamma = one / tl.where(sigma == 0, one, sigma), zero, zero
     if RESULT == "dw":
@@ -279,7 +279,7 @@ class _Launch:
         }
 
     def products(self, hs: Tensor | None, gs: Tensor | None) -> Tensor:
-        """Parts of h, <G, W> and <H, G>: [3, programs]; what H or G is missing for is not written."""
+        """Parts of h, <G, W> and <H, G>: [3, programs]. Products with an absent H or G are not written."""
         _products_kernel[(self.programs,)](
             self._group.row_items, self._group.layers, hs, gs, None if gs is None else self.weights, self._us, self._vs,
             self._vectors, self._products, self.programs,
@@ -364,7 +364,7 @@ def _new_gradients(weights: list[Tensor], layers: list[int], dims: list[int]) ->
 
 
 def _at(layers: Sequence[int], gradients: Sequence[Tensor] | None, count: int) -> list[Tensor | None]:
-    """A gradient for each of ``count`` layers; ``None`` but for ``layers``."""
+    """One gradient per layer, for ``count`` layers; ``None`` for those not in ``layers``."""
     by_layer = dict(zip(layers, gradients or (), strict=bool(gradients)))
     return [by_layer.get(i) for i in range(count)]
 
@@ -439,15 +439,15 @@ def spectral_normalize(
     *,
     dims: Sequence[int] | None = None,
 ) -> list[Tensor]:
-    """Divides every weight by sigma = u^T W v, up to 256 of them in a number of launches that does not grow.
+    """Divides every weight by sigma = u^T W v; up to 256 weights need the same number of launches as one.
 
     Args:
-        weights: tensors of two or more dimensions, of one floating-point type and on one device. What
-            :func:`fastgan_kernels.power_iteration` reads without a copy is read so here.
+        weights: tensors of two or more dimensions, of one floating-point type and on one device. They are read without
+            a copy where :func:`fastgan_kernels.power_iteration` needs none.
         us, vs: for each weight u [rows] and v [columns], all of one floating-point type. They are constants, and may
             be changed before the backward pass.
-        sigma: [L], the values of u^T W v if they are known, as ``power_iteration`` returns them: then weights are read
-            once. For the gradient it is u^T W v all the same.
+        sigma: [L], the values of u^T W v if they are known, as ``power_iteration`` returns them; then weights are read
+            only once. The gradient is still that of u^T W v.
         dims: for each weight the axis that is the rows of its matrix; 0 by default.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Tables of pointers on the device: how one launch reaches any number of tensors."""
+"""Tables of pointers on the device, through which one launch reaches any number of tensors."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -11,15 +11,15 @@ from torch import Tensor
 
 _MOST_TABLES = 1024
 _tables: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
-# What CUDA graphs read at every replay.
+# Tables that CUDA graphs read at every replay, so they are never freed.
 _kept_for_graphs: list[Any] = []
 
 
 def kept_pointers(tensors: Sequence[Tensor]) -> Tensor:
-    """The pointers of tensors that stay where they are, as parameters and buffers do: int64 [n].
+    """The pointers of tensors that keep their addresses, such as parameters and buffers: int64 [n].
 
-    Uploaded once for each set of addresses, so that later calls launch nothing. While a CUDA graph is captured, a set
-    not seen before is written by a kernel instead (:func:`written_pointers`).
+    Each set of addresses is uploaded once, so later calls launch nothing. While a CUDA graph is captured, a kernel
+    writes a new set instead (:func:`written_pointers`).
     """
     device = tensors[0].device
     key = device, tuple([tensor.data_ptr() for tensor in tensors])
@@ -45,13 +45,13 @@ def _write_pointers_kernel(table_ptr, tensors):
 
 
 def written_pointers(tensors: Sequence[Tensor]) -> Tensor:
-    """The pointers of tensors that are new at each call, as gradients and outputs are: int64, at least [n].
+    """The pointers of tensors that are new at each call, such as gradients and outputs: int64 [n] or longer.
 
-    They travel as arguments of a kernel, one launch for every 256: nothing is copied from the host, and a CUDA graph
-    can record it.
+    They are passed as arguments of a kernel, 256 per launch. Nothing is copied from the host, so a CUDA graph can
+    record it.
     """
     parts = [tuple(tensors[i : i + _MOST_AT_ONCE]) for i in range(0, len(tensors), _MOST_AT_ONCE)]
-    # Few lengths, so that few kernels are compiled.
+    # Padded to few lengths, so that few kernels are compiled.
     padded = [part + part[-1:] * (max(16, 1 << (len(part) - 1).bit_length()) - len(part)) for part in parts]
     table = torch.empty(sum(map(len, padded)), dtype=torch.int64, device=tensors[0].device)
     for i, part in enumerate(padded):
@@ -62,7 +62,7 @@ def written_pointers(tensors: Sequence[Tensor]) -> Tensor:
 def prepared_once(prepare: Callable[..., Any]) -> Callable[..., Any]:
     """Caches ``prepare(device, ...)``, which makes its tables by :func:`upload`.
 
-    Where a CUDA graph is being captured the result is kept as long as the process: the graph reads it at every replay.
+    While a CUDA graph is captured, the result is kept for the rest of the process: the graph reads it at every replay.
     """
     cached = functools.lru_cache(maxsize=_MOST_TABLES)(prepare)
 

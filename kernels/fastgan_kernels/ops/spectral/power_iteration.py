@@ -1,6 +1,6 @@
 """Power iteration of the weights of many layers at once (Miyato et al. 2018, algorithm 1).
 
-For every weight, as a matrix W, and its vectors u and v, n times in the order of torch's parametrisation,
+For every weight, as a matrix W, and its vectors u and v, n times in the order of torch's parametrization,
 
     u = W v / |W v|,    v = W^T u / |W^T u|,    sigma = u^T W v = |W^T u|
 
@@ -173,12 +173,12 @@ def _normalize_kernel(
         squares += x * x
     norm = tl.sqrt(tl.sum(squares, axis=0))
     eps = tl.full((), EPS, COMPUTE)
-    # Turned so that NaN passes.
+    # Compared this way round so that NaN passes.
     divisor = tl.where(norm < eps, eps, norm)
     if sigma_ptr is not None:
         tl.store(sigma_ptr + layer, tl.where(norm == 0, norm, norm / divisor * norm))
     target_ptr = tl.load(stored_ptr + layer).to(tl.pointer_type(STORED))
-    # Summed again, not read back: what one thread has stored another may not see yet.
+    # Summed again, not read back: a thread may not yet see what another has stored.
     for start in range(0, size, BLOCK):
         element = start + tl.arange(0, BLOCK)
         x = _sum_of_chunks(partials_ptr + first, element, size, chunks, COMPUTE, BLOCK_CHUNKS, BLOCK) / divisor
@@ -196,7 +196,7 @@ def _sigma_kernel(layers_ptr, products_ptr, sigma_ptr, COMPUTE: tl.constexpr):
     tl.store(sigma_ptr + layer, sum_of_items(products_ptr, layers_ptr + layer * FIELDS, COMPUTE))
 
 
-# A program normalises a whole vector, so its loads are wide: as many chunks as there usually are.
+# A program normalizes a whole vector, so its loads are wide, and cover as many chunks as a layer usually has.
 _OF_U = {
     "SIZE": ROWS, "CHUNKS": ROW_CHUNKS, "PARTIALS": ROW_PARTIALS, "START": U_START, "BLOCK_CHUNKS": 16, "BLOCK": 512,
 }  # fmt: skip
@@ -264,14 +264,14 @@ def power_iteration(
     """Improves the estimates u and v of the first singular vectors of every weight, in place; no autograd.
 
     The work lists and pointers of a set of weights are prepared once and used as long as addresses, shapes and strides
-    are the same, which is checked on the host. Under CUDA graph capture tables of shapes must exist: run once before.
+    are the same, which is checked on the host. Before a CUDA graph is captured, run once with the same shapes.
 
     Args:
         weights: tensors of two or more dimensions, of one floating-point type and on one device. Contiguous weights,
-            channels-last ones and transposed matrices are read as they are; others are copied once a call.
+            channels-last ones and transposed matrices are read as they are; others are copied at every call.
         us, vs: for each weight u [rows] and v [columns], contiguous, all of one floating-point type; changed in place.
         n_iterations: at least 0. Four launches each, for any number of weights; 0 only computes sigma, in two.
-        eps: what a norm below it is replaced by; finite, at least 0. A vector whose norm would be 0 stays as it was.
+        eps: replaces a norm that is below it; finite, at least 0. A vector whose norm would be 0 stays as it was.
         dims: for each weight the axis that is the rows of its matrix; 0 by default. The columns are the other axes in
             their order.
 

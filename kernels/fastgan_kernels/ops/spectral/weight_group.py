@@ -1,13 +1,13 @@
 """The weights of many layers as one problem: how each lies in memory, and which program takes which part of it.
 
 A weight of any shape is a matrix with the axis ``dim`` as its rows and the others, in their order, as its columns. Its
-columns are a runs of b neighbours: row r of column (a, b), whose number is a * col_a + b * col_b, lies at
+columns are a runs of b neighbors: row r of column (a, b), whose number is a * col_a + b * col_b, lies at
 a * stride_a + r * stride_row + b * stride_b.
 
     linear and convolution weights                  one run, of all columns
     transposed convolutions (dim 1)                 a run for each input channel, of the places in the kernel
     channels-last convolutions                      a run for each place in the kernel, of the input channels
-    a transposed matrix                             one run with a stride; rows are neighbours
+    a transposed matrix                             one run with a stride; rows are neighbors
 """
 
 import functools
@@ -26,7 +26,7 @@ from fastgan_kernels.ops.spectral.pointers import prepared_once, upload
 from fastgan_kernels.tiling import cdiv
 
 # Rows and columns of a tile, of 16 elements for each thread, by the kind of a layer: long runs, short runs, rows as
-# neighbours in memory; of each the even kind, whose rows and runs all start at multiples of 16 bytes, and the odd. Then
+# neighbors in memory; of each the even kind, whose rows and runs all start at multiples of 16 bytes, and the odd. Then
 # the same of float64, whose elements take two registers.
 _BLOCKS = ((32, 128), (32, 128), (256, 16), (256, 16), (128, 32), (128, 32))
 BLOCKS = tl.constexpr((*_BLOCKS, *((rows // 2, cols) for rows, cols in _BLOCKS)))
@@ -64,7 +64,7 @@ def matrix_shape(weight: Tensor, dim: int) -> tuple[int, int]:
 
 
 def dense_weight(weight: Tensor, dim: int, *, like: Tensor | None = None) -> Tensor:
-    """``weight`` itself where kernels read it as it is, else a contiguous copy; with ``like``, one in its strides."""
+    """``weight`` itself if kernels read it without a copy, else a contiguous copy; with ``like``, in its strides."""
     if like is not None:
         same = all(n == 1 or s == t for n, s, t in zip(like.shape, weight.stride(), like.stride(), strict=True))
         return weight if same else torch.empty_like(like).copy_(weight)
@@ -72,7 +72,7 @@ def dense_weight(weight: Tensor, dim: int, *, like: Tensor | None = None) -> Ten
 
 
 def empty_weight(weight: Tensor, dim: int) -> Tensor:
-    """Uninitialised memory of the shape, type and strides of ``dense_weight(weight, dim)``."""
+    """Uninitialized memory of the shape, type and strides of ``dense_weight(weight, dim)``."""
     readable = _is_dense(weight) and _runs(weight.shape, weight.stride(), dim)
     return torch.empty_like(weight, memory_format=torch.preserve_format if readable else torch.contiguous_format)
 
@@ -113,7 +113,7 @@ def _runs(shape: Sequence[int], strides: Sequence[int], dim: int) -> tuple[int, 
 def as_layer(
     shape: tuple[int, ...], strides: tuple[int, ...], dim: int, *, element_size: int, is_aligned: bool
 ) -> Layer:
-    """Describes a dense weight; ``is_aligned`` where all tensors of its strides start at multiples of 16 bytes."""
+    """Describes a dense weight; ``is_aligned``: all tensors with its strides start at multiples of 16 bytes."""
     rows = shape[dim]
     stride_row = strides[dim] if rows > 1 else 0
     run, stride_a, stride_b, col_a, col_b = _runs(shape, strides, dim)
@@ -131,13 +131,13 @@ class WeightGroup:
     """The tables of some layers on the device.
 
     Attributes:
-        kinds: which kinds of tile occur, a bit each.
-        layers: [L, fields], the fields named below.
+        kinds: bits of the kinds of tiles that occur.
+        layers: [L, fields]; the fields are named below.
         row_items: [programs, 5] for passes along rows: layer, row tile, first column tile and the one after the last,
             chunk.
         col_items: [programs, 5] for passes along columns: layer, column tile, first row tile and the one after the
             last, chunk.
-        row_partials, col_partials: how many numbers such a pass leaves, one for each row (column) and chunk of it.
+        row_partials, col_partials: how many partial sums such a pass writes, one per row (column) and chunk of it.
     """
 
     kinds: int
@@ -191,9 +191,9 @@ def group_of(
 def _tables_of(device: torch.device, layers: tuple[Layer, ...], selected: tuple[int, ...]) -> WeightGroup:
     """Cuts every layer into the parts that programs take.
 
-    About 16 chunks of a row and 4 of a column are left to be summed, few enough for one wide load. A chunk of a column
-    has at least 128 rows, so that the partial sums stay near 1% of the weight. No more than about 1,024 programs share
-    the rows of a layer, since each may read what all of them left.
+    A row has about 16 chunks and a column 4, so few that one wide load reads their partial sums. A chunk of a column
+    has at least 128 rows, so that the partial sums stay near 1% of the weight. At most about 1,024 programs share the
+    rows of a layer, since each may read the partial sums of all of them.
     """
     starts, position = [], 0
     for layer in layers:
@@ -280,8 +280,8 @@ def triton_dtype(tensor: Tensor) -> tl.dtype:
 
 
 class Item(NamedTuple):
-    """In kernels, the work item of a program: a layer, where its row of the table of layers is, a tile across the pass,
-    the first tile along it and the one after the last, and the chunk that these are."""
+    """In kernels, the work item of a program: a layer, the pointer to its row in the table of layers, a tile across the
+    pass, the first tile along the pass and the one after the last, and the number of this chunk of tiles."""
 
     layer: Any
     layer_ptr: Any
@@ -341,8 +341,8 @@ def geometry_of(layer_ptr, LAYER_KIND: tl.constexpr, VECTOR: tl.constexpr):
 
 @triton.jit
 def tile_of_weight(row, tile, geometry, LAYER_KIND: tl.constexpr):
-    """Offsets of a tile and which of its elements exist; of its columns the numbers, the places in memory order, and
-    which exist."""
+    """Offsets of a tile and the mask of its elements; numbers of its columns, their places in memory order, and their
+    mask."""
     rows, run, stride_a, stride_row, stride_b, col_a, col_b = geometry
     BLOCK_COLS: tl.constexpr = BLOCKS[LAYER_KIND][1]
     tiles_of_run = (run + BLOCK_COLS - 1) // BLOCK_COLS

@@ -1,6 +1,6 @@
-"""What follows each convolution of a StyleGAN block, in one op (Karras et al. 2019, figure 1b).
+"""The layers after each convolution of a StyleGAN block, in one op (Karras et al. 2019, figure 1b).
 
-With p = x + strength * noise + bias, and instance normalisation IN by the mean and the biased variance of each plane,
+With p = x + strength * noise + bias, and instance normalization IN by the mean and the biased variance of each plane,
 
     paper:      y = scale * IN(act(p)) + shift
     tutorial:   y = act(scale * IN(p) + shift)
@@ -29,14 +29,14 @@ ORDERS = ("paper", "tutorial")
 
 
 def _through(g: Tensor, y: Tensor | None, act: str, slope: float) -> Tensor:
-    """``g`` times the derivative of the activation where its input or output is ``y``."""
+    """``g`` times the activation's derivative; ``y`` is the activation's input or output."""
     if act == "relu":
         return torch.where(y <= 0, 0.0, g)
     return torch.where(y > 0, g, g * slope) if act == "lrelu" else g
 
 
 class _Normalisation:
-    """Instance normalisation and its gradients in differentiable torch operations, of z in the type of arithmetic.
+    """Instance normalization and its gradients in differentiable torch operations, of z in the type of arithmetic.
 
     Mean and r are computed from z again: as the forward pass saved them they would be constants, and the third order
     wrong.
@@ -89,20 +89,20 @@ def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | Non
 
     Those of x, noise, strength and bias are linear in dp, the gradient of p, so that together they make one cotangent
     of dp: v = vx + vnoise * strength + vstrength * noise + vbias. What remains is the second order of instance
-    normalisation between two passes through the activation, whose derivative is constant; and that strength and noise
+    normalization between two passes through the activation, whose derivative is constant; and that strength and noise
     are factors in v.
     """
     g, x, scale, shift, noise, seed, strength, bias = ctx.saved_tensors
 
     def wide(t: Tensor | None) -> Tensor | None:
-        """In the type of the arithmetic; a number for each channel or plane so that it broadcasts over the pixels."""
+        """``t`` in the type of the arithmetic, reshaped to broadcast over the pixels."""
         if t is None:
             return None
         t = t.to(compute_dtype(x.dtype))
         return t if t.dim() in (0, x.dim()) else t.reshape(*t.shape, *(1,) * (x.dim() - 2))
 
     def narrow(t: Tensor | None, like: Tensor | None) -> Tensor | None:
-        """The gradient of ``like`` from its summands for every element of x."""
+        """The gradient of ``like``: sums ``t``, which has a term per element of x, to its shape."""
         return None if t is None or like is None else t.sum_to_size(wide(like).shape).reshape(like.shape)
 
     def through(t: Tensor | None, y: Tensor | None) -> Tensor | None:
@@ -177,7 +177,7 @@ epilogue = DifferentiableOp(
     setup_context=_save_for_backward,
     backward=_backward,
 )
-"""The output, mean and r. Without act, noise and bias it is adain."""
+"""Returns the output, mean and r. Without act, noise and bias it is adain."""
 
 
 def style_epilogue(
@@ -193,15 +193,15 @@ def style_epilogue(
     order: str = "paper",
     eps: float = 1e-5,
 ) -> Tensor:
-    """Noise, bias, activation and AdaIN in one op: what follows each convolution of a StyleGAN block.
+    """Noise, bias, activation and AdaIN in one op: the layers after each convolution of a StyleGAN block.
 
     Args:
         x: [N, C, *spatial], any floating-point type; contiguous and channels-last are read as they are.
         scale, shift: [N, C], any floating-point type. Halves of one matrix (``style.chunk(2, dim=1)``) are not copied.
-        noise: [N, 1, *spatial], any floating-point type; times ``strength`` it is added. ``None`` draws a standard
-            normal where there is a strength, as :func:`noise_injection` does, and is no noise where there is none.
+        noise: [N, 1, *spatial], any floating-point type; added times ``strength``. With a strength, ``None`` draws
+            standard normal noise, as :func:`noise_injection` does; without one there is no noise.
         strength: [C] or [], any floating-point type, or ``None``.
-        bias: [C], any floating-point type, or ``None``. In the tutorial's order normalisation takes it out again.
+        bias: [C], any floating-point type, or ``None``. In the tutorial's order normalization removes it again.
         act: ``"linear"``, ``"relu"`` or ``"lrelu"``.
         negative_slope: slope of ``"lrelu"`` below zero; finite, at least 0.
         order: ``"paper"``, adain(act(x + strength * noise + bias)), or ``"tutorial"``,
@@ -211,7 +211,7 @@ def style_epilogue(
     Returns:
         y in the shape, type and layout of ``x``. Differentiable to any order in ``x``, ``scale``, ``shift``, ``noise``,
         ``strength`` and ``bias``; the first gradient is fused, higher ones are torch operations. Saves its inputs (the
-        shift only in the tutorial's order, a seed where noise is drawn) and two numbers a plane.
+        shift only in the tutorial's order, a seed where noise is drawn) and two numbers per plane.
 
     Raises:
         ValueError: for a shape, device or value other than those above, and for noise without strength.

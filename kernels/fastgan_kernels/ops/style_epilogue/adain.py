@@ -1,4 +1,4 @@
-"""Adaptive instance normalisation (Huang and Belongie 2017, eq. 8; Karras et al. 2019, eq. 1).
+"""Adaptive instance normalization (Huang and Belongie 2017, eq. 8; Karras et al. 2019, eq. 1).
 
 Over the L pixels of each plane (n, c), with biased variance,
 
@@ -8,7 +8,7 @@ and with M the mean over the plane and P(t) = t - M(t) - xh * M(t * xh), the fir
 
     dx = scale * r * P(dy),    dscale = sum(dy * xh),    dshift = sum(dy).
 
-Its kernels are those of style_epilogue, with nothing before or after the normalisation.
+Its kernels are those of style_epilogue, with nothing before or after the normalization.
 """
 
 from torch import Tensor
@@ -21,7 +21,7 @@ from fastgan_kernels.ops.style_epilogue import epilogue
 
 
 def adain(x: Tensor, scale: Tensor, shift: Tensor, *, eps: float = 1e-5) -> Tensor:
-    """Instance normalisation over the spatial axes, then a scale and a shift for each sample and channel.
+    """Instance normalization over the spatial axes, then a scale and a shift for each sample and channel.
 
     Args:
         x: [N, C, *spatial], any floating-point type; contiguous and channels-last are read as they are.
@@ -31,7 +31,7 @@ def adain(x: Tensor, scale: Tensor, shift: Tensor, *, eps: float = 1e-5) -> Tens
     Returns:
         scale * (x - mean) / sqrt(var + eps) + shift, in the shape, type and layout of ``x``. Differentiable to any
         order in all three; the first gradient is fused, higher ones are torch operations. Saves x, scale and two
-        numbers a plane.
+        numbers per plane.
 
     Raises:
         ValueError: for a shape, device or value other than those above.

@@ -1,11 +1,11 @@
 """The first gradient of adain and style_epilogue in one pass, fused like the forward.
 
 With z of tile.py, xh = (z - mean) * r, M the mean over a plane, and g the incoming gradient dy (in the tutorial's order
-taken back through the activation),
+times the activation's derivative),
 
     dz = scale * r * (g - M(g) - xh * M(g * xh)),    dscale = sum(g * xh),    dshift = sum(g)
 
-and dx is dz, in the paper's order taken back through the activation; dbias and dstrength are sums of dx and dx * noise.
+and dx is dz, in the paper's order times the activation's derivative; dbias and dstrength are sums of dx and dx * noise.
 """
 
 from typing import Any, NamedTuple
@@ -64,7 +64,7 @@ def _normalisation(mean_ptr, rstd_ptr, scale_ptr, shift_ptr, scale_stride, shift
     mean = tl.load(mean_ptr + planes.index, mask=planes.exists, other=0.0)
     rstd = tl.load(rstd_ptr + planes.index, mask=planes.exists, other=0.0)
     scale = per_plane(scale_ptr, scale_stride, planes, COMPUTE)
-    # Triton 3.6 returns no None from a function: where there is no shift, nothing reads what stands for it.
+    # Triton 3.6 cannot return None from a function. Where there is no shift, this placeholder is never read.
     shift = scale
     if shift_ptr is not None:
         shift = per_plane(shift_ptr, shift_stride, planes, COMPUTE)
@@ -73,7 +73,7 @@ def _normalisation(mean_ptr, rstd_ptr, scale_ptr, shift_ptr, scale_stride, shift
 
 @triton.jit
 def _before_activation(g, z, norm, ACT_AFTER: tl.constexpr, SLOPE: tl.constexpr, COMPUTE: tl.constexpr):
-    """g, the gradient of y, taken back through the activation that comes after the shift, if one does."""
+    """g, the gradient of y, times the derivative of the activation after the shift, if there is one."""
     if ACT_AFTER != "linear":
         y = (z - norm.mean[:, None]) * (norm.scale * norm.rstd)[:, None] + norm.shift[:, None]
         g = through_activation(g, y, ACT_AFTER, SLOPE, COMPUTE)
@@ -128,7 +128,7 @@ def _project(
         if outputs.dbias_ptr is not None or outputs.dstrength_ptr is not None:
             dx = tl.where(mask, dx, 0.0)
         if outputs.dstrength_ptr is not None:
-            # Read again, from L1: behind the store the compiler cannot keep it, and it would not fit the registers.
+            # Read again, from L1: the compiler cannot keep it across the store, and it would not fit into registers.
             noise = noise_of_tile(inputs.noise_ptr, planes, tile, mask, CHANNELS_LAST, COMPUTE, BLOCK_PIXELS)
             dstrength += dx * noise
         if outputs.dbias_ptr is not None:
@@ -174,9 +174,10 @@ def _backward_kernel(
         count = tl.zeros((), COMPUTE) + planes.pixels
         dx = (g - (sum_g / count)[:, None] - xh * (sum_gxh / count)[:, None]) * (norm.scale * norm.rstd)[:, None]
         dx = through_activation(dx, z, ACT_BEFORE, SLOPE, COMPUTE)
-        # Addressed again, by a tile index that the compiler does not know to be 0: kept since the loads, the pointers
-        # and masks of all elements of a thread would not fit its registers. Small planes without noise have few of
-        # them, and in float64 need the registers (benchmarks/static/compiled.csv, on Triton 3.6 too).
+        # Computes addresses again, from a tile index that the compiler does not know to be 0. Otherwise it would keep
+        # the pointers and masks of all elements of a thread since the loads, which do not fit into registers. Small
+        # planes without noise have few of them, and in float64 need the registers (benchmarks/static/compiled.csv, on
+        # Triton 3.6 too).
         tile = tl.program_id(1)
         if noise_ptr is not None or BLOCK_PLANES == 1:
             offset, mask = tile_of_planes(planes, tile, CHANNELS_LAST, BLOCK_PIXELS)
@@ -202,7 +203,7 @@ def _looping_backward_kernel(
     CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_PLANES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """Planes, so few at a time that the second read of each comes from L2."""
+    """Planes that are read twice; so few are in flight that the second read comes from L2."""
     inputs = Inputs(x_ptr, noise_ptr, strength_ptr, bias_ptr)
     outputs = Outputs(dx_ptr, dbias_ptr, dstrength_ptr)
     for block in range(tl.program_id(0), plane_blocks, tl.num_programs(0)):
@@ -287,7 +288,7 @@ def launch_backward(
         return dx, *(None if t is None else t.zero_() for t in (dscale, dshift, dnoise, dstrength, dbias))
     launch = EpilogueLaunch(x, strength, act, slope, order, tensors=2)
     tiling = launch.tiling
-    # The gradient of the noise is a sum of dx over channels, of values not yet rounded to the type of x.
+    # The noise's gradient sums dx over channels, before dx is rounded to the type of x.
     wide_dx = torch.empty_like(x, dtype=compute_dtype(x.dtype)) if needs_noise else dx
     bias_sums, strength_sums = (launch.new_partials(x) if need else None for need in (needs_bias, needs_strength))
     projected = wide_dx, dscale, dshift, bias_sums, strength_sums
@@ -324,7 +325,7 @@ def launch_backward(
 
 
 def new_gradients(x: Tensor, strength: Tensor | None) -> tuple[Tensor, ...]:
-    """Uninitialised; all but dx in the type of the arithmetic."""
+    """Uninitialized; all but dx in the type of the arithmetic."""
     n, c, *spatial = x.shape
     strength_shape = () if strength is None else strength.shape
     shapes = (n, c), (n, c), (n, 1, *spatial), strength_shape, (c,)

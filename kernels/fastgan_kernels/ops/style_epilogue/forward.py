@@ -26,8 +26,8 @@ def _moments(
 ):  # fmt: skip
     """Mean and sum of squared deviations of z over the tiles start to stop.
 
-    Every lane of a tile keeps the moments of its own pixels (Welford 1962), so that nothing is summed across threads
-    before the end (Chan et al. 1983, eq. 2.1).
+    Every lane of a tile keeps the moments of its own pixels (Welford 1962); threads combine them only at the end (Chan
+    et al. 1983, eq. 2.1).
     """
     mean = tl.zeros([BLOCK_PLANES, BLOCK_PIXELS], dtype=COMPUTE)
     m2 = tl.zeros([BLOCK_PLANES, BLOCK_PIXELS], dtype=COMPUTE)
@@ -41,7 +41,7 @@ def _moments(
         seen += 1
         mean += delta * (tl.full((), 1.0, COMPUTE) / seen)
         m2 += delta * (z - mean)
-    # Lanes past the end of the last tile have seen one pixel less than the others.
+    # Lanes beyond the end of the last tile have one pixel less than the others.
     in_last_tile = (stop - 1) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS) < planes.pixels
     count = seen - tl.where(in_last_tile, 0, 1)
     total = tl.sum(count, axis=0)
@@ -105,7 +105,7 @@ def _looping_forward_kernel(
     STRENGTH_STRIDE: tl.constexpr, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_PLANES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """Planes, so few at a time that the second read of each comes from L2."""
+    """Planes that are read twice; so few are in flight that the second read comes from L2."""
     inputs = Inputs(x_ptr, noise_ptr, strength_ptr, bias_ptr)
     for block in range(tl.program_id(0), plane_blocks, tl.num_programs(0)):
         planes = block_of_planes(block, samples, minor_groups, major, ALIGN, CHANNELS_LAST, BLOCK_PLANES)

@@ -1,7 +1,7 @@
-"""What the two passes of adain and style_epilogue share: the tile that is normalised, and the launch.
+"""The common part of both passes of adain and style_epilogue: the normalized tile, and the launch.
 
-What is normalised is z = act(x + strength * noise + bias). Every part but x may be absent: an absent operand is None,
-an absent activation "linear". z is computed again wherever x is read again.
+The ops normalize z = act(x + strength * noise + bias). Every part except x may be absent: an absent operand is None, an
+absent activation "linear". z is computed again wherever x is read again.
 """
 
 import math
@@ -19,7 +19,7 @@ from fastgan_kernels.tiling import PlaneTiling, alignment, plane_tiling
 
 
 class Inputs(NamedTuple):
-    """In kernels, the pointers of what z is computed from."""
+    """In kernels, the pointers of the operands of z."""
 
     x_ptr: Any
     noise_ptr: Any
@@ -51,7 +51,7 @@ def normalised_tile(
     inputs, planes, tile, offset, mask, ACT: tl.constexpr, SLOPE: tl.constexpr, STRENGTH_STRIDE: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """z of a tile of a block of planes; not 0 where there is no element."""
+    """z of a tile of a block of planes. Elements outside of the mask are not 0."""
     z = tl.load(inputs.x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
     if inputs.noise_ptr is not None:
         strength_ptr = inputs.strength_ptr + planes.channel * STRENGTH_STRIDE
@@ -92,16 +92,16 @@ class EpilogueLaunch:
 
 
 def noise_rows(x: Tensor, noise: Tensor | None, seed: Tensor | None) -> Tensor | None:
-    """The noise as [N, pixels]. A program has few channels, so what is drawn is drawn beforehand, once for all."""
+    """The noise as [N, pixels], given or drawn here, once for all channels: each program has only a few of them."""
     noise = noise if seed is None else normal_noise(seed, x)
     return None if noise is None else noise.reshape(x.shape[0], -1).contiguous()
 
 
 def new_statistic(x: Tensor, *more: int) -> Tensor:
-    """Uninitialised memory for a number a plane: [N, C, *more] in the type of the arithmetic."""
+    """Uninitialized memory for one number per plane: [N, C, *more], in the type of the arithmetic."""
     return x.new_empty(*x.shape[:2], *more, dtype=compute_dtype(x.dtype))
 
 
 def rows(style: Tensor) -> Tensor:
-    """``style`` [N, C] with neighbouring channels; rows may lie apart, as in a chunk of a wider matrix."""
+    """``style`` [N, C] with neighboring channels in memory; rows may lie apart, as in a chunk of a wider matrix."""
     return style if style.stride(1) == 1 else style.contiguous()
