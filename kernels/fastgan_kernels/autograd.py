@@ -105,7 +105,7 @@ class DifferentiableOp:
                 raise RuntimeError(
                     f"{name}: a compiled backward pass runs with create_graph=True, but torch.compile cannot"
                     " differentiate it again and would drop the second order; compile the whole step, penalty included,"
-                    " under torch._dynamo.config.trace_autograd_ops = True, or do not compile the penalised network"
+                    " under torch._dynamo.config.trace_autograd_ops = True, or do not compile the penalized network"
                 )
             return registered_outputs(launch(*args), args)
 

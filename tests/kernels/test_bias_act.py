@@ -293,7 +293,7 @@ def test_r1_in_a_compiled_step_without_traced_autograd_is_refused(ops: str, back
 def test_eager_r1_through_a_compiled_discriminator_is_refused(ops: str, backend: str):
     discriminator = Discriminator(fused=True).to(DEVICE)
     discriminator.compile(backend=backend)
-    with use_backend(ops), pytest.raises(RuntimeError, match="do not compile the penalised network"):
+    with use_backend(ops), pytest.raises(RuntimeError, match="do not compile the penalized network"):
         r1_gradients(discriminator, some_images())
 
 

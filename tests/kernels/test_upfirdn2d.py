@@ -314,7 +314,7 @@ def test_r1_in_a_compiled_step(ops: str):
 def test_eager_r1_through_a_compiled_discriminator_is_refused(ops: str):
     discriminator = Discriminator(fused=True)
     discriminator.compile(backend="aot_eager")
-    with use_backend(ops), pytest.raises(RuntimeError, match="do not compile the penalised network"):
+    with use_backend(ops), pytest.raises(RuntimeError, match="do not compile the penalized network"):
         r1_gradients(discriminator, some_images())
 
 

@@ -347,7 +347,7 @@ def gradient_norms(gradients: Tensor) -> Tensor:
 
     Args:
         gradients: [N, ...], two axes or more, any floating-point type; contiguous and channels-last are read as they
-            are. At most 2^30 elements a sample.
+            are. At most 2^30 elements per sample.
 
     Returns:
         [N], float32 (float64 for float64), since sums of squares of 256 x 256 pixels exceed the range of half
@@ -373,7 +373,7 @@ def gradient_penalty(gradients: Tensor, *, target: float = 1.0, one_sided: bool 
 
     Args:
         gradients: [N, ...], two axes or more, any floating-point type; contiguous and channels-last are read as they
-            are. At most 2^30 elements a sample.
+            are. At most 2^30 elements per sample.
         target: finite, at least 0. Each value compiles kernels of its own.
         one_sided: whether only norms above the target are penalized.
 
