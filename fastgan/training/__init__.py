@@ -1,2 +1,2 @@
-"""Training: settings, the loop, averaging, checkpoints and what is reported. Its modules are imported one by one, so
-that reading the settings does not import torch."""
+"""Training: settings, trainer, EMA, checkpoints and reports. This package imports none of its modules, so that reading
+the settings does not import torch."""

@@ -1,4 +1,4 @@
-"""From the settings to networks, objective, images, mode and device; settings that exclude each other are refused."""
+"""Builds networks, objective, images and mode from the settings; refuses settings that exclude each other."""
 
 import os
 from functools import partial
@@ -24,7 +24,7 @@ from fastgan.training.step import Augment, Penalty
 from fastgan_kernels.reference import group_of
 
 PENALIZED_PRESETS = "wgan-gp, conditional-dcgan, sngan, stylegan, photos, vanilla and gaussians"
-"""Those whose discriminator has no batch norm, which a gradient penalty does not take."""
+"""Presets whose discriminator has no batch norm: batch norm rules out a gradient penalty."""
 
 
 def build_networks(
@@ -34,12 +34,12 @@ def build_networks(
 
     Args:
         config: the settings.
-        images: what the networks are for.
-        build: the user's function for networks of their own.
+        images: the images that the networks are built for.
+        build: the user's function that builds networks.
 
     Returns:
-        Generator, discriminator, and what :func:`fastgan.models.build_networks` was called with, as JSON types; None
-        for networks of ``build``.
+        Generator, discriminator and architecture: the arguments of :func:`fastgan.models.build_networks` as JSON types;
+        None for networks of ``build``.
 
     Raises:
         SettingsError: for a model that does not exist or does not take these images or settings, or labels that a
@@ -52,7 +52,7 @@ def build_networks(
         raise SettingsError(
             f"setting 'model' is {config.model!r}, code of your own; give it with --model MODULE:FUNCTION"
         )
-    # Only some models have these; they get them where they are set.
+    # Only some models have these options, so they are passed only where they are set.
     options = {"minibatch": config.minibatch, "style_mixing": config.style_mixing}
     architecture = {
         "model": config.model,
@@ -76,7 +76,7 @@ def build_networks(
 
 
 def own_architecture(config: TrainingConfig, images: ImageSource) -> dict[str, Any]:
-    """What the networks of the user are for, as JSON types: resolution, num_channels, latent_dim and num_classes."""
+    """Resolution, num_channels, latent_dim and num_classes for the user's networks, as JSON types."""
     num_channels, _, resolution = images.image_shape
     num_classes = _count_classes(images.labels, config.data) if config.conditional else None
     shape = {"resolution": resolution, "num_channels": num_channels, "latent_dim": config.latent_dim}
@@ -86,7 +86,7 @@ def own_architecture(config: TrainingConfig, images: ImageSource) -> dict[str, A
 def build_objective(
     config: TrainingConfig, discriminator: nn.Module, image_shape: tuple[int, int, int]
 ) -> tuple[Loss, list[Penalty], Augment]:
-    """Loss, penalties and augmentation by the settings, for a discriminator of images [C, H, W].
+    """Builds loss, penalties and augmentation from the settings, for a discriminator of images [C, H, W].
 
     Raises:
         SettingsError: for a loss, regularizer or augmentation that does not exist or does not fit; one sentence.
@@ -123,9 +123,9 @@ def open_images(
 
     Args:
         config: the settings.
-        device: of the run.
-        distributed: the processes that share it.
-        data: a path, Dataset, array or tensor, or the source of images itself; those that the settings name by default.
+        device: the run's device.
+        distributed: the processes that share the run.
+        data: a path, Dataset, array, tensor or source of images; by default the data that the settings name.
 
     Raises:
         DataError, SettingsError: one sentence.
@@ -150,10 +150,10 @@ def open_images(
 
 
 def require_data(run: Path, data: str) -> None:
-    """Refuses data that the settings of a run name and that do not exist.
+    """Refuses data that a run's settings name but that do not exist.
 
     Raises:
-        SettingsError: one sentence that says where the path is from, and where it was looked for.
+        SettingsError: one sentence with the file that names the path and the place searched.
     """
     if data.startswith("<"):
         raise SettingsError(
@@ -169,13 +169,13 @@ def require_data(run: Path, data: str) -> None:
 
 
 def choose_mode(config: TrainingConfig, device: torch.device, world_size: int, can_record: bool) -> tuple[str, str]:
-    """How steps run: ``eager``, ``graph`` or ``compiled``; and why.
+    """Chooses how steps run, ``eager``, ``graph`` or ``compiled``; returns the mode and the reason.
 
     Raises:
         SettingsError: for a mode that does not exist here; one sentence.
     """
     mode = config.engine
-    # All of torch's kinds of Adam read beta2 as a number, which a graph would keep.
+    # Each of torch's Adam implementations reads beta2 as a number, which a graph would freeze.
     unrecordable = is_scheduled(config.beta2)
     if mode == "auto":
         if unrecordable:
@@ -202,8 +202,8 @@ def _count_classes(labels: Tensor | None, data: str) -> int:
     """The number of classes in the labels of a data set.
 
     Raises:
-        SettingsError: for data without labels, or with gaps between them: the networks would not learn a class that no
-            image has, and one wrong label such as 10**9 would ask for as many embeddings.
+        SettingsError: for data without labels, or with gaps between them: the networks would not learn a class without
+            images, and one wrong label such as 10**9 would allocate as many embeddings.
     """
     if labels is None:
         raise SettingsError(f"conditional is true and the data {data!r} carries no labels; expected one for each image")
@@ -217,21 +217,21 @@ def _count_classes(labels: Tensor | None, data: str) -> int:
 
 
 def check_group_sizes(discriminator: nn.Module, batch_sizes: list[int], num_micro_batches: int) -> list[str]:
-    """Checks the groups that layers of minibatch standard deviation form of each micro-batch.
+    """Checks the groups into which layers of minibatch standard deviation divide each micro-batch.
 
-    A group of one has no deviation: the channel is constant, and the discriminator cannot see a collapsed batch, which
-    is what the layer is for. A smaller group than set is another statistic, which works.
+    In a group of one the deviation is always 0, so the discriminator cannot see a collapsed batch, the purpose of the
+    layer. A group smaller than set works, but is another statistic.
 
     Args:
-        discriminator: with such layers or without.
-        batch_sizes: of all ranks together, at each resolution.
-        num_micro_batches: that a batch is divided into, by ranks and ``accumulate``.
+        discriminator: a network with or without such layers.
+        batch_sizes: batch sizes of all ranks together, one per resolution.
+        num_micro_batches: micro-batches per batch: the number of ranks times ``accumulate``.
 
     Returns:
-        A sentence for each size of which groups are smaller than set.
+        One sentence per batch size whose groups are smaller than set.
 
     Raises:
-        SettingsError: where they are of one; one sentence.
+        SettingsError: where groups hold one sample; one sentence.
     """
     notes = []
     for layer in [module for module in discriminator.modules() if isinstance(module, MinibatchStdDev)]:

@@ -1,4 +1,4 @@
-"""What networks of the user must be: they are tried out before the first step, without a trace of it."""
+"""Checks the user's networks before the first step, by trying them out; random state and buffers are restored."""
 
 import os
 import traceback
@@ -20,7 +20,7 @@ from fastgan.sampling import render
 from fastgan.training.config import SettingsError
 from fastgan.training.precision import Precision
 
-# Packages whose lines are not the user's.
+# Packages whose code is not the user's.
 _NOT_THEIRS = tuple(
     f"{Path(path).parent}{os.sep}" for path in (torch.__file__, fastgan.__file__, fastgan_kernels.__file__)
 )
@@ -33,15 +33,15 @@ def is_theirs(filename: str) -> bool:
 
 
 def line_of(error: BaseException) -> str:
-    """The last line of the user that an error came through, as `` (FILE:LINE)``; empty where there is none."""
-    # What torch.compile refuses has the stack of the code that it traced.
+    """The innermost line of the user's code in an error's stack, as `` (FILE:LINE)``; empty where there is none."""
+    # An error of torch.compile carries the stack of the code that it traced.
     frames = getattr(error, "real_stack", None) or traceback.extract_tb(error.__traceback__)
     theirs = [f" ({Path(frame.filename).name}:{frame.lineno})" for frame in frames if is_theirs(frame.filename)]
     return theirs[-1] if theirs else ""
 
 
 def check_placement(generator: nn.Module, discriminator: nn.Module, device: torch.device) -> None:
-    """Refuses networks without parameters to train, and those that are neither on the CPU nor on the run's device.
+    """Refuses networks that have no parameters to train, or that are neither on the CPU nor on the run's device.
 
     Raises:
         SettingsError: one sentence.
@@ -58,16 +58,16 @@ def check_placement(generator: nn.Module, discriminator: nn.Module, device: torc
 
 
 class Tryout:
-    """Runs networks of the user on one batch, in float32 or what the settings say, with gradients but no update.
+    """Runs the user's networks on one batch, in the precision of the settings, with gradients but no update.
 
-    Random state and buffers are as before at the end of each call.
+    Each call restores random state and buffers.
 
     Args:
-        generator, discriminator: on the device of the run.
-        precision: of the computation.
-        latent_dim: of the latents.
-        batch_size: images that the networks get at a time.
-        conditional: whether they get labels.
+        generator, discriminator: the networks, on the run's device.
+        precision: dtype and autocast of the computation.
+        latent_dim: dimensions of a latent.
+        batch_size: images per forward pass.
+        conditional: whether the networks get labels.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Tryout:
         """Shape [C, S, S] of the generator's images.
 
         Raises:
-            SettingsError: where it makes none of the kind; one sentence.
+            SettingsError: where its output has another shape or type; one sentence.
         """
         with self._without_a_trace(), torch.no_grad():
             images = self._generate()
@@ -102,14 +102,14 @@ class Tryout:
         Args:
             image_shape: [C, S, S] of the data.
             data: its name.
-            num_classes: of the labels; None for unconditional networks.
-            loss: of the run.
+            num_classes: the number of classes; None for unconditional networks.
+            loss: the run's loss.
 
         Returns:
-            A sentence for each thing that may be meant, such as parameters that nothing depends on.
+            One sentence per finding that may be intended, such as parameters without a gradient.
 
         Raises:
-            SettingsError: for what cannot be trained; one sentence.
+            SettingsError: for networks that cannot be trained; one sentence.
         """
         count = len(self._latents)
         self._latents.normal_(generator=torch.Generator(self._latents.device).manual_seed(0))
@@ -207,7 +207,7 @@ def _without_gradient(name: str, network: nn.Module, total: Tensor) -> list[str]
 
 
 def _is_of_sigmoid(logits: Tensor) -> bool:
-    """Whether a sigmoid made this very output: its values do not show that, as logits may lie in [0, 1] too."""
+    """Whether the last operation is a sigmoid, by the autograd graph: logits may lie in [0, 1] too."""
     node = logits.grad_fn
     while node is not None and node.name().startswith(_LIKE_A_VIEW):
         node = node.next_functions[0][0]

@@ -1,12 +1,12 @@
-"""Checkpoints: save, verify, load and retain. Each is a folder of safetensors and JSON, whole or absent.
+"""Saves, verifies, loads and deletes checkpoints. Each is a folder of safetensors and JSON, complete or absent.
 
-``RUN/checkpoints/STEP/`` holds ``state.json``, a ``.safetensors`` file for each group of tensors, and ``SHA256SUMS``,
-their digests as ``sha256sum`` writes and checks them. So damage to any byte, and a file that is missing, added or from
-another checkpoint, is found; ``state.json`` holds the step, so a renamed folder is found too. Nothing inside depends on
-the time or the machine: equal states are equal bytes.
+``RUN/checkpoints/STEP/`` holds ``state.json``, a ``.safetensors`` file per group of tensors, and ``SHA256SUMS``, their
+digests in the format of ``sha256sum``. The digests detect damage to any byte, and a file that is missing, added or from
+another checkpoint. ``state.json`` holds the step, so a renamed folder is detected too. No content depends on the time
+or the machine: equal states are equal bytes.
 
-Nothing in a checkpoint is ever executed: safetensors and JSON are data. Sizes are checked before memory is allocated.
-Digests find damage; they do not protect from someone who rewrites them too.
+Loading a checkpoint executes none of it: safetensors and JSON are data. Sizes are checked before memory is allocated.
+Digests detect damage; they do not protect against someone who rewrites them too.
 """
 
 import codecs
@@ -41,11 +41,11 @@ _STATE_FILE = "state.json"
 _SUMS_FILE = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  ([\w.-]+)\r?\n", re.ASCII)
 _STEP = re.compile(r"0|[1-9][0-9]{0,17}")
-# The state of a run is a few kilobytes, its history of 500 steps at one report a step 300.
+# The state of a run is a few kilobytes; its history of 500 steps with one report per step is 300 kilobytes.
 _MOST_BYTES_OF_TEXT = 2**24
 # For the names, shapes and offsets in a file of tensors: some hundred tensors with 150 bytes each.
 _HEADER_BYTES = 2**20
-# What using readable files that do not fit the model may raise.
+# Exceptions raised by readable files that do not fit the model.
 MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 
 
@@ -61,18 +61,18 @@ def save_checkpoint(
     *,
     folder: str = "checkpoints",
 ) -> Path:
-    """Writes ``RUN/checkpoints/STEP``; a crash at any moment leaves either all of it or nothing under that name.
+    """Writes ``RUN/checkpoints/STEP``; after a crash that folder is either complete or absent.
 
     Args:
         run: the run's folder.
-        step: how many steps have been trained; it is kept as ``step`` beside the state.
+        step: number of steps trained; stored in the state as ``step``.
         tensors: groups of tensors, one file each.
-        state: the rest, as JSON types.
-        folder: another name than ``checkpoints`` for a state that must not be taken for a checkpoint.
+        state: the rest of the state, as JSON types.
+        folder: parent folder; another name than ``checkpoints`` keeps the state from being resumed.
 
     Raises:
-        CheckpointError: where something has that name already; one sentence.
-        OSError: where the disk does not take it; what was written of it is removed again.
+        CheckpointError: where the folder exists already; one sentence.
+        OSError: where writing fails; the incomplete folder is removed.
     """
     parent = run / folder
     final = parent / str(step)
@@ -113,16 +113,16 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 
 def latest_checkpoint(run: Path) -> Path | None:
-    """The checkpoint of the highest step of a run, or None."""
+    """The run's checkpoint with the highest step, or None."""
     return next(reversed(list_checkpoints(run)), None)
 
 
 def find_checkpoint(run: Path, *, warn: Warn = warnings.warn) -> tuple[Path, dict[str, Any]]:
-    """The latest whole checkpoint of a run, and its state.
+    """The latest complete checkpoint of a run, and its state.
 
     Args:
         run: the run's folder.
-        warn: called with a sentence for each damaged checkpoint that is skipped.
+        warn: called with one sentence per damaged checkpoint that is skipped.
 
     Raises:
         CheckpointError: where there is none; one sentence.
@@ -151,7 +151,7 @@ def check_checkpoint(checkpoint: Path) -> dict[str, Any]:
         The state.
 
     Raises:
-        CheckpointError: for a file that is missing, added, altered, of another checkpoint or no ordinary file; one
+        CheckpointError: for a file that is missing, added, altered, from another checkpoint or not a regular file; one
             sentence.
     """
     try:
@@ -179,15 +179,15 @@ def check_checkpoint(checkpoint: Path) -> dict[str, Any]:
 
 
 def load_tensors(checkpoint: Path, group: str, *, most_bytes: int | None = None) -> dict[str, Tensor]:
-    """Reads a group of tensors of a checkpoint that has been checked, on the CPU.
+    """Reads a group of tensors of a verified checkpoint to the CPU.
 
     Args:
         checkpoint: its folder.
         group: name of the group.
-        most_bytes: limit on its size, names and shapes excluded; None for no limit.
+        most_bytes: limit on the bytes of its tensors; None for no limit.
 
     Raises:
-        CheckpointError: for a file that is not there, too large or not valid; one sentence.
+        CheckpointError: for a file that is missing, too large or invalid; one sentence.
     """
     path = checkpoint / f"{group}.safetensors"
     try:
@@ -207,16 +207,16 @@ def load_tensors(checkpoint: Path, group: str, *, most_bytes: int | None = None)
 def load_generator_ema(
     run: Path, device: torch.device, *, model: Model | None = None, warn: Warn = warnings.warn
 ) -> tuple[nn.Module, int]:
-    """Loads the generator's EMA from a run's latest whole checkpoint, in evaluation mode, and the step it is from.
+    """Loads the generator's EMA from a run's latest complete checkpoint; returns it in evaluation mode, and its step.
 
     Args:
         run: the run's folder.
-        device: where the generator is to be.
-        model: of a run of the user's own networks; see :func:`load_generator`.
+        device: the generator's device.
+        model: for a run of the user's own networks; see :func:`load_generator`.
         warn: as in :func:`find_checkpoint`.
 
     Raises:
-        CheckpointError: where there is no checkpoint, or no whole one; one sentence.
+        CheckpointError: where there is no checkpoint, or no complete one; one sentence.
     """
     checkpoint, state = find_checkpoint(run, warn=warn)
     try:
@@ -252,23 +252,23 @@ def _own_generator(model: Model, architecture: dict[str, Any]) -> nn.Module:
 def load_generator(
     folder: str | os.PathLike[str], device: torch.device | str = "cpu", model: Model | None = None
 ) -> nn.Module:
-    """Loads a trained generator; nothing in its folder is ever executed.
+    """Loads a trained generator, without executing any file in its folder.
 
     Args:
-        folder: a run, whose latest whole checkpoint is taken, or what :func:`fastgan.save_generator` or ``fastgan
-            export`` has written.
-        device: where the generator is to be: a device, or ``auto``, ``cpu``, ``cuda`` or ``cuda:INDEX``.
-        model: for a run of networks of your own, what they come from: the function that builds them, its name
-            ``package.module:function``, or a generator, which takes the weights and is returned.
+        folder: a run, whose latest complete checkpoint is loaded, or a folder written by :func:`fastgan.save_generator`
+            or ``fastgan export``.
+        device: the generator's device: a device, or ``auto``, ``cpu``, ``cuda`` or ``cuda:INDEX``.
+        model: for a run of your own networks: the function that builds them, its name ``package.module:function``, or
+            a generator, into which the weights are loaded and which is returned.
 
     Returns:
-        The generator, of a run the EMA, in evaluation mode, its parameters without gradients, with
-        ``latent_dim`` and ``num_classes``. It maps standard normal latents, float32 [N, latent_dim], and of a
-        conditional generator labels, int64 [N], to images [N, C, H, W] in [-1, 1].
+        The generator (for a run, its EMA) in evaluation mode, with parameters that require no gradients and with the
+        attributes ``latent_dim`` and ``num_classes``. It maps standard normal latents, float32 [N, latent_dim], and, if
+        conditional, labels, int64 [N], to images [N, C, H, W] in [-1, 1].
 
     Raises:
-        TypeError: for a folder that is no path; one sentence.
-        InputError: where the folder is not there, is neither, or is damaged, or the device is not there; one sentence.
+        TypeError: for a folder that is not a path; one sentence.
+        InputError: where the folder is missing, is neither kind, or is damaged, or the device is missing; one sentence.
     """
     if not isinstance(folder, str | os.PathLike):
         raise TypeError(f"load_generator: folder is a {type(folder).__name__}, expected a path")
@@ -279,10 +279,10 @@ def load_generator(
 def load_trained_generator(
     folder: Path, device: torch.device, *, model: Model | None = None, warn: Warn = warnings.warn
 ) -> tuple[nn.Module, int | None]:
-    """As :func:`load_generator`, and the number of steps that it was trained for, where that is known.
+    """As :func:`load_generator`, and the number of steps trained; None where unknown.
 
     Args:
-        warn: called with a sentence for each damaged checkpoint that is skipped.
+        warn: called with one sentence per damaged checkpoint that is skipped.
     """
     if is_model_folder(folder):
         return load_model_folder(folder, device)
@@ -295,16 +295,16 @@ def load_trained_generator(
 
 
 def drop_checkpoints(run: Path, *, keep_last: int, keep_every: int, protected: Collection[int] = ()) -> list[int]:
-    """Deletes the checkpoints that are not to be kept, and leftovers of interrupted deletions and saves.
+    """Deletes expired checkpoints, and leftovers of interrupted deletions and saves.
 
     Called once the newest checkpoint is on the disk. A checkpoint is renamed before its files are deleted, so that an
-    interrupted deletion is never taken for a checkpoint.
+    interrupted deletion is never mistaken for a checkpoint.
 
     Args:
         run: the run's folder.
-        keep_last: how many of the latest stay; 0 for all.
-        keep_every: the checkpoints of steps that this divides stay; 0 for none.
-        protected: steps whose checkpoints stay whatever their age, such as that of the best one.
+        keep_last: number of latest checkpoints to keep; 0 for all.
+        keep_every: keeps the checkpoints whose step is a multiple of this; 0 for none.
+        protected: steps whose checkpoints are always kept, such as the best.
 
     Returns:
         The steps whose checkpoints were deleted.
@@ -328,10 +328,10 @@ def drop_checkpoints(run: Path, *, keep_last: int, keep_every: int, protected: C
 
 
 def set_aside_after(run: Path, step: int) -> list[Path]:
-    """Renames the checkpoints after a step, which are damaged, so that training can reach their steps again.
+    """Renames the checkpoints after a step, which are damaged, so that training can save at their steps again.
 
     Returns:
-        What they are called now: ``STEP.damaged``, or ``STEP.damaged-2`` and so on where that is there from before.
+        Their new paths: ``STEP.damaged``, or ``STEP.damaged-2`` and so on where the name is taken.
     """
     renamed = []
     for checkpoint in list_checkpoints(run):
@@ -347,7 +347,7 @@ def require_layout(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) 
     """Refuses tensors with other names, shapes or types than expected.
 
     Raises:
-        ValueError: with the first that differs; one sentence.
+        ValueError: with the first difference; one sentence.
     """
     for name in sorted(expected.keys() | found.keys()):
         layouts = [
@@ -359,7 +359,7 @@ def require_layout(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) 
 
 
 def misfit(checkpoint: Path, error: Exception | str) -> CheckpointError:
-    """The error for a checkpoint whose files are whole but do not fit the model."""
+    """The error for a checkpoint whose files are intact but do not fit the model."""
     return CheckpointError(f"checkpoint {str(checkpoint)!r} does not fit its model: {first_line(error)}")
 
 
@@ -368,7 +368,7 @@ def _damage(checkpoint: Path, what: str) -> CheckpointError:
 
 
 def _sizes_of_files(checkpoint: Path) -> dict[str, int]:
-    """File sizes by name; anything but ordinary files is refused, before it is opened."""
+    """File sizes by name; anything but a regular file is refused, before it is opened."""
     if checkpoint.is_symlink() or not checkpoint.is_dir():
         raise _damage(checkpoint, "it is no folder")
     sizes = {}
@@ -384,8 +384,8 @@ def _sizes_of_files(checkpoint: Path) -> dict[str, int]:
 
 
 def _read_sums(checkpoint: Path, sizes: Mapping[str, int]) -> dict[str, str]:
-    """The digests by name of the files that there are."""
-    # The one text without a digest: an editor on Windows may have saved it again.
+    """The digest of each file, by name."""
+    # The only text file without a digest: an editor on Windows may have saved it again.
     text = _read_text(checkpoint, _SUMS_FILE, sizes).removeprefix(codecs.BOM_UTF8.decode("latin-1"))
     lines = [_LINE.fullmatch(line) for line in text.splitlines(keepends=True)]
     sums = {line[2]: line[1] for line in lines if line}
@@ -403,12 +403,12 @@ def _read_text(checkpoint: Path, name: str, sizes: Mapping[str, int]) -> str:
         raise _damage(checkpoint, f"{name} is missing")
     if sizes[name] > _MOST_BYTES_OF_TEXT:
         raise _damage(checkpoint, f"{name} has {sizes[name]:,} bytes, expected at most {_MOST_BYTES_OF_TEXT:,}")
-    # Latin-1 has a character for every byte: what is not ASCII is refused by what reads the text.
+    # Latin-1 has a character for every byte; the parser refuses characters that are not ASCII.
     return (checkpoint / name).read_bytes().decode("latin-1" if name == _SUMS_FILE else "utf-8", errors="replace")
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Writes a file and waits until the disk has it."""
+    """Writes a file and waits until it is on the disk."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -416,7 +416,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Writes a file in the place of an older one: at any moment the one or the other is there whole."""
+    """Replaces a file atomically: at any moment either the old or the new content is there, complete."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         write_file(partial, content)
@@ -428,7 +428,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Waits until the disk has the names in a folder."""
+    """Waits until a folder's entries are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

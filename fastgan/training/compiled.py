@@ -1,4 +1,4 @@
-"""Steps by ``torch.compile``: each function of a step with its backward pass is one compiled graph."""
+"""Steps compiled by ``torch.compile``: each function of a step and its backward pass are one compiled graph."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
@@ -21,17 +21,17 @@ _MOST_GRAPHS = 64
 
 
 class Compiled:
-    """Compiles each function together with its backward pass, the inner derivative of a penalty included.
+    """Compiles each function together with its backward pass, including the inner derivative of a penalty.
 
-    The first result for each shape is compared with autograd's on the same inputs and random state: several ways to
-    compile a penalty lose its second order silently. Where torch cannot compile a function, or its result differs, all
-    functions run eagerly from then on.
+    The first result for each shape is compared with the eager one for the same inputs and random state: several ways to
+    compile a penalty lose its second order silently. Once torch cannot compile a function, or a result differs, all
+    functions run eagerly.
 
     Args:
-        networks: their buffers are restored after that comparison.
-        rounding: the relative error of one rounding in the type that the networks compute in.
-        refused: called once with a sentence on why nothing is compiled.
-        options: of ``torch.compile``.
+        networks: the networks, whose buffers are restored after that comparison.
+        rounding: unit roundoff of the dtype that the networks compute in.
+        refused: called at most once, with a sentence that says why steps run eagerly.
+        options: options of ``torch.compile``.
     """
 
     reuses_fakes = False
@@ -63,7 +63,7 @@ class Compiled:
     def backward(
         self, function: Function, parameters: list[nn.Parameter], scaler: torch.amp.GradScaler, *args: Any
     ) -> tuple[Tensor, ...]:
-        """See :class:`fastgan.training.step.Mode`; there is no float16 here, so nothing is scaled."""
+        """See :class:`fastgan.training.step.Mode`. This mode excludes float16, so losses are not scaled."""
         trained = [p for p in parameters if p.requires_grad]
         step = functools.partial(_step, function, trained)
         if function not in self._steps:
@@ -89,12 +89,12 @@ class Compiled:
         expected = self._untraced(step, args)
         try:
             found = self._untraced(compiled, args)
-        except Exception as error:  # of many kinds: all of torch's compiler may be behind it
+        except Exception as error:  # torch's compiler raises many types
             self._refuse(f"torch.compile fails on a step of this run: {first_line(error)}{line_of(error)}")
             return
         difference = _difference(found, expected)
-        # Half of the digits: an activation near its kink may go either way. A lost second order is of the size of the
-        # gradient itself.
+        # Half of the digits: an activation near its kink may fall on either side. A lost second order changes the
+        # gradient by its own size.
         allowed = self._rounding**0.5
         if not difference <= allowed:
             self._refuse(
@@ -107,7 +107,7 @@ class Compiled:
         self._refused(f"{why}, so steps run without torch.compile")
 
     def _untraced(self, step: Callable[..., Any], args: tuple[Any, ...]) -> list[Tensor]:
-        """What a step returns and what it leaves in the buffers, which are put back as they were."""
+        """Runs a step; returns its outputs, gradients and buffers, and restores buffers and random state."""
         buffers = [buffer for network in self._networks for buffer in network.buffers()]
         before = [buffer.clone() for buffer in buffers]
         on_gpu = [args[0].device] if args[0].is_cuda else []
@@ -130,16 +130,16 @@ def _step(
 
 @contextmanager
 def _our_options() -> Iterator[None]:
-    # Random numbers are those that eager code would draw; Inductor's own follow another seed. And torch counts as
-    # recompilations of one function what are the losses and penalties of every resolution.
+    # Random numbers equal those of eager code; Inductor's own have another seed. The limit is higher because torch
+    # counts the losses and penalties of every resolution as recompilations of one function.
     with torch._inductor.config.patch(fallback_random=True), torch._dynamo.config.patch(recompile_limit=_MOST_GRAPHS):
         yield
 
 
 def _difference(found: list[Tensor], expected: list[Tensor]) -> float:
-    """The largest difference of two tensors in norm, relative to the norm or, if more, to 1e-3 of the largest norm.
+    """The largest error of a tensor in norm, relative to its expected norm or, if more, 1e-3 of the largest such norm.
 
-    The gradient of the last bias of a Wasserstein critic, say, is 0 by cancellation.
+    The latter is for gradients that cancel to 0, such as that of a Wasserstein critic's last bias.
     """
     wide = [(a.double(), b.double()) for a, b in zip(found, expected, strict=True)]
     least = 1e-3 * max(b.norm() for _, b in wide)

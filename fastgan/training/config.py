@@ -1,6 +1,6 @@
-"""Every setting of a training run, in one typed place.
+"""All settings of a training run, as one typed dataclass.
 
-This module imports the standard library only: ``fastgan --help`` must not wait for torch.
+This module does not import torch, so that ``fastgan --help`` is fast.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from fastgan.errors import InputError, unknown
 
 
 class SettingsError(InputError):
-    """A setting that is unknown, ill-typed, out of range or impossible here. The message is one sentence."""
+    """A setting that is unknown, of the wrong type, out of range or impossible here. The message is one sentence."""
 
 
 _BOOLEANS = {"true": True, "false": False}
@@ -33,7 +33,7 @@ class Range(NamedTuple):
     below_high: bool = False
 
     def includes(self, value: int | float) -> bool:
-        """False for NaN and the infinities too."""
+        """Whether a number lies in the interval; False for NaN and infinities."""
         over = value > self.low if self.above_low else value >= self.low
         under = value < self.high if self.below_high or self.high == math.inf else value <= self.high
         return over and under
@@ -47,7 +47,7 @@ class Range(NamedTuple):
         return f"{low} and {'below' if self.below_high else 'at most'} {self.high}"
 
 
-# Numbers by resolution; which resolutions and numbers there may be is checked where they are read.
+# Numbers by resolution. The code that reads them checks their values.
 _BY_RESOLUTION = re.compile(r"(\d{1,4}:[\d.e-]{1,20}(, *\d{1,4}:[\d.e-]{1,20})*)?")
 
 
@@ -55,7 +55,7 @@ Schedule = float | str | Callable[[int], float]
 """A number, ``cosine(START, END, STEPS)``, or a function of the number of steps so far."""
 
 _COSINE = re.compile(r"cosine\( *([\d.e+-]+) *, *([\d.e+-]+) *, *(\d+) *\)")
-# Stands in config.toml and in checkpoints for what only a script has, such as a function.
+# Placeholder in config.toml and checkpoints for values that only a script has, such as functions.
 _OF_A_SCRIPT = re.compile("<.*>")
 
 
@@ -67,13 +67,13 @@ def _setting(
     scheduled: bool = False,
     code: bool = False,
 ) -> Any:
-    """A field: ``scheduled`` ones may be a :data:`Schedule`; those with ``code`` may be functions and objects."""
+    """A field. With ``scheduled`` its value may be a :data:`Schedule`; with ``code``, a function or object."""
     return field(default=default, metadata={"help": help, "valid": valid, "scheduled": scheduled, "code": code})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """The settings of a run. Each field's metadata holds its help and what is valid.
+    """The settings of a run. Each field's metadata holds its help and its valid values.
 
     Raises:
         SettingsError: for a value of the wrong type or out of range.
@@ -239,7 +239,7 @@ class TrainingConfig:
         "what the FID compares: digits, points, inception or auto (those of the bundled data)",
         re.compile("auto|digits|points|inception"),
     )
-    # The latest, the one before it in case that is damaged, and one more for damage found late.
+    # Three: the latest, the one before in case the latest is damaged, and another for damage found late.
     keep_checkpoints: int = _setting(
         3, "how many of the latest checkpoints stay, besides that of the best FID; 0 for all", Range(0)
     )
@@ -248,16 +248,16 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
-            # The class is frozen for everybody else: an integer where a float belongs is stored as a float.
+            # The class is frozen, but conversions such as from an integer to a float are stored.
             object.__setattr__(self, f.name, _checked(f, getattr(self, f.name)))
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any], *, source: str = "") -> Self:
-        """Makes a config from names and values; what is absent takes its default.
+        """Makes a config from names and values; absent settings take their defaults.
 
         Args:
-            settings: values by name, typed as TOML types them.
-            source: where they come from, for the messages.
+            settings: values by name, of TOML's types.
+            source: the origin of the settings, for messages.
 
         Raises:
             SettingsError: for an unknown name, with the nearest valid one, or a value that is not valid.
@@ -266,18 +266,18 @@ class TrainingConfig:
         return cls(**settings)
 
     def as_plain(self) -> dict[str, Any]:
-        """The settings by name, as JSON types: code by its name, in angle brackets."""
+        """The settings by name, as JSON types; code is replaced by its name in angle brackets."""
         return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     @property
     def penalties(self) -> tuple[tuple[Any, Schedule, int], ...]:
-        """Name or function, weight and interval of every penalty: that of the three settings, then the others."""
+        """Name or function, weight and interval of each penalty: first ``regularizer``, then ``regularizers``."""
         first = self.regularizer, self.regularizer_weight, self.regularizer_interval
         return self.regularizers if self.regularizer == "none" else (first, *self.regularizers)
 
 
 def check_names(settings: Mapping[str, Any], *, source: str = "") -> None:
-    """Refuses names that are no settings, with the nearest that is.
+    """Refuses unknown setting names, suggesting the nearest valid one.
 
     Raises:
         SettingsError: one sentence.
@@ -287,7 +287,7 @@ def check_names(settings: Mapping[str, Any], *, source: str = "") -> None:
 
 
 def parse_assignment(assignment: str) -> tuple[str, Any]:
-    """Reads ``key=value`` as the type of the setting ``key``; text is taken as it stands, without quotes.
+    """Reads ``key=value`` as the type of the setting ``key``; text is written without quotes.
 
     Raises:
         SettingsError: one sentence.
@@ -309,13 +309,13 @@ def parse_assignment(assignment: str) -> tuple[str, Any]:
 
 
 def load_settings(path: Path) -> dict[str, Any]:
-    """Reads a TOML file of settings; names are checked, values are not yet.
+    """Reads a TOML file of settings; checks names, but not values.
 
     Raises:
-        SettingsError: for a file that is missing, not TOML, or names an unknown setting; one sentence.
+        SettingsError: for a file that is missing, is not TOML, or has an unknown setting; one sentence.
     """
     try:
-        # Editors on Windows begin a file with a byte order mark.
+        # Editors on Windows may begin a file with a byte order mark.
         settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"settings file {str(path)!r} cannot be read: {error.strerror}") from None
@@ -328,8 +328,8 @@ def load_settings(path: Path) -> dict[str, Any]:
 
 
 def to_toml(config: TrainingConfig) -> str:
-    """Writes a config as TOML. :func:`load_settings` reads it back to an equal one, except for what only a script has:
-    of that it holds the names."""
+    """Writes a config as TOML. :func:`load_settings` reads it back unchanged, except for code, of which TOML holds only
+    the name."""
     values = config.as_plain()
     penalties = values.pop("regularizers")
     lines = [f"{name} = {_toml_value(value)}\n" for name, value in values.items()]
@@ -340,7 +340,7 @@ def to_toml(config: TrainingConfig) -> str:
 
 
 def at_step(value: Schedule, step: int) -> float:
-    """A setting that may have a schedule, after ``step`` steps."""
+    """The value of a setting, which may be a schedule, after ``step`` steps."""
     if isinstance(value, str):
         start, end, steps = (float(number) for number in _COSINE.fullmatch(value).groups())
         return end + (start - end) * (1 + math.cos(math.pi * min(step / steps, 1))) / 2
@@ -361,7 +361,7 @@ def load_preset(name: str) -> dict[str, Any]:
     """Reads the settings of a preset.
 
     Raises:
-        SettingsError: for an unknown name, with the nearest that exists.
+        SettingsError: for an unknown name, with the nearest valid one.
     """
     names = preset_names()
     if name not in names:
@@ -370,7 +370,7 @@ def load_preset(name: str) -> dict[str, Any]:
 
 
 def describe_settings(config: TrainingConfig) -> list[tuple[str, str, str]]:
-    """Name, value as TOML, and help with the valid range, of every setting."""
+    """For each setting, its name, its value as TOML, and its help with the valid range."""
     rows = []
     for f in dataclasses.fields(config):
         valid = f.metadata["valid"]
@@ -382,7 +382,7 @@ def describe_settings(config: TrainingConfig) -> list[tuple[str, str, str]]:
 
 
 def _presets() -> Path:
-    # The package is always installed as files: wheels and editable installs are both unpacked.
+    # The package is always a folder of files: pip unpacks wheels.
     return Path(str(files("fastgan.training"))) / "presets"
 
 
@@ -415,7 +415,7 @@ def _checked(f: dataclasses.Field[Any], value: Any) -> Any:
                 f"setting {f.name!r} is {value!r}, expected {_expected(f)}, or 'cosine(START, END, STEPS)' of such"
             )
         return value
-    # bool is an int to isinstance; an integer may stand where a float belongs.
+    # To isinstance a bool is an int, so types are compared; an integer is valid for a float.
     ok = type(value) is kind or (kind is float and type(value) is int)
     if ok and isinstance(valid, list):
         if value not in valid:
@@ -431,7 +431,7 @@ def _checked(f: dataclasses.Field[Any], value: Any) -> Any:
 
 
 def _checked_penalties(entries: Any) -> tuple[tuple[Any, Schedule, int], ...]:
-    """Penalties as (name or function, weight, interval), from such tuples or from TOML's tables."""
+    """Penalties as (name or function, weight, interval), read from such tuples or from TOML tables."""
     checked = []
     for entry in entries if isinstance(entries, list | tuple) else [entries]:
         values = entry
@@ -465,7 +465,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is_text(value: str) -> bool:
-    """False for what UTF-8, and so TOML, cannot hold, such as half of a surrogate pair."""
+    """Whether UTF-8, and so TOML, can hold a string; it cannot hold half of a surrogate pair."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -487,7 +487,7 @@ def _toml_value(value: str | int | float | bool | list[Any]) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        # JSON's escapes are TOML's; TOML alone forbids a bare DEL.
+        # TOML has the escapes of JSON, but also requires one for DEL.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
 

@@ -20,27 +20,27 @@ Replay = Callable[[], None]
 
 
 class Recorder(Protocol):
-    """Records operations on a device, to replay them."""
+    """Records operations on a device and replays them."""
 
     def aside(self) -> Any:
         """The context in which steps run and are recorded."""
 
     def waits(self) -> AbstractContextManager[list[str]]:
-        """A context that lists the lines of the user, as `` (FILE:LINE)``, which make the host wait for the device."""
+        """A context that lists, as `` (FILE:LINE)``, the user's lines that make the host wait for the device."""
 
     def record(self, function: Callable[[], None]) -> Replay:
         """Records ``function`` without running it."""
 
     def forget(self) -> None:
-        """Frees the memory of what was recorded."""
+        """Frees the memory of the recordings."""
 
 
 class CudaRecorder:
-    """Records CUDA graphs, which share their memory: they never run at the same time.
+    """Records CUDA graphs, which share one memory pool, since they never run at the same time.
 
     Args:
-        device: where everything is recorded.
-        random: the generators on it that recorded functions draw from, besides torch's own.
+        device: the device on which operations are recorded.
+        random: the device's random generators that recorded functions use, besides torch's default.
     """
 
     def __init__(self, device: torch.device, random: Sequence[torch.Generator]) -> None:
@@ -51,7 +51,7 @@ class CudaRecorder:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """A stream of its own: nothing can be captured on torch's default stream."""
+        """Switches to a separate stream: torch's default stream does not allow capture."""
         outside = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(outside)
         with torch.cuda.stream(self._stream):
@@ -77,11 +77,11 @@ class CudaRecorder:
         # Replays and eager draws between them continue one stream of random numbers.
         for generator in self._random:
             graph.register_generator_state(generator)
-        # A capture that fails leaves its generators waiting for its end: they get other states of the same numbers.
+        # A failed capture leaves its generators in capture state, so they get new states with the same numbers.
         generators = [*self._random, torch.cuda.default_generators[self._device.index]]
         before = [generator.clone_state() for generator in generators]
         try:
-            # Other threads, such as one that pins memory, may call CUDA meanwhile.
+            # Other threads, such as one that pins memory, may call CUDA during capture.
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 function()
         except BaseException:
@@ -95,16 +95,15 @@ class CudaRecorder:
 
 
 class Graphs:
-    """Runs the first step of each plan eagerly, and replays a graph of it from the second on.
+    """Runs the first step of each plan eagerly, captures the second as a CUDA graph, and replays it from then on.
 
-    The first step compiles and loads kernels and makes the optimizers' state, which cannot be captured; and a plan that
-    occurs once is not worth a graph. Networks that wait for the device, or cannot be captured otherwise, run eagerly
-    from then on.
+    The first step compiles and loads kernels and creates the optimizers' state, which cannot be captured; a plan that
+    occurs once is not worth a graph. If a step waits for the device or cannot be captured, all later steps run eagerly.
 
     Args:
-        step: what to run.
-        recorder: of the device.
-        refused: called once with a sentence on why there are no graphs.
+        step: the training step.
+        recorder: records and replays steps on the device.
+        refused: called at most once, with a sentence that says why steps run without graphs.
     """
 
     def __init__(self, step: GanStep, recorder: Recorder, refused: Callable[[str], None]) -> None:
@@ -125,14 +124,14 @@ class Graphs:
             return
         stage = plan.resolution, plan.fading, plan.batch_size
         if stage != self._stage:
-            # The plans of a stage do not come again after it.
+            # The plans of an earlier stage do not recur.
             self.forget()
             self._stage = stage
         with self._recorder.aside():
             inputs = [*self._take_in(given)]
             if plan not in self._seen:
                 self._seen.add(plan)
-                # torch notes, too, that an optimizer which can be captured is not.
+                # Also hides torch's warning that a capturable optimizer is not being captured.
                 with self._recorder.waits() as lines:
                     self._step.run(plan, inputs)
                 if lines:
@@ -142,7 +141,7 @@ class Graphs:
                 trained = [parameter.requires_grad for parameter in self._parameters]
                 try:
                     replay = self._recorder.record(lambda: self._step.run(plan, inputs))
-                except Exception as error:  # of many kinds: anything may be in a network
+                except Exception as error:  # a network may raise any type
                     for parameter, requires_grad in zip(self._parameters, trained, strict=True):
                         parameter.grad = None
                         parameter.requires_grad_(requires_grad)
@@ -152,12 +151,12 @@ class Graphs:
                 self._graphs[plan] = replay, [parameter.grad for parameter in self._parameters]
             replay, gradients = self._graphs[plan]
             replay()
-        # Each graph has gradients of its own; the parameters show those of the last step.
+        # Each graph has its own gradients; the parameters get those of the last step.
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
 
     def forget(self) -> None:
-        """Drops all graphs: at the end of a stage, or when the tensors that they hold are replaced."""
+        """Drops all graphs, at the end of a stage or when tensors that they use are replaced."""
         self._seen.clear()
         self._graphs.clear()
         self._inputs.clear()

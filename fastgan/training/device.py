@@ -1,4 +1,4 @@
-"""The device of a run: which one, how much of its memory is used, and the largest batch that fits into it."""
+"""The run's device: its choice, its peak memory, and the largest batch that fits."""
 
 import gc
 import os
@@ -9,7 +9,7 @@ import torch
 
 from fastgan.training.config import SettingsError
 
-# Of the memory that was free: what fragments, libraries' workspaces and the sample grid take is not seen in a trial.
+# Share of the free memory that a trial may use: fragmentation, library workspaces and the sample grid need the rest.
 _SHARE = 0.9
 _FIRST = 8
 _LARGEST = 2**20
@@ -18,13 +18,13 @@ _LARGEST = 2**20
 def resolve_device(name: str) -> torch.device:
     """Chooses the device: ``auto`` is a GPU if torch sees one, else the CPU.
 
-    Without an INDEX it is the GPU of the local rank; the first one without torchrun.
+    Without an INDEX, ``cuda`` is the GPU of the local rank, or the first GPU without torchrun.
 
     Args:
         name: ``auto``, ``cpu``, ``cuda`` or ``cuda:INDEX``.
 
     Raises:
-        SettingsError: for a device that is not there; one sentence.
+        SettingsError: for a device that does not exist; one sentence.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
@@ -42,23 +42,23 @@ def resolve_device(name: str) -> torch.device:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: on CUDA the most that tensors have taken since the process began, else the most of the whole process."""
+    """Peak memory in bytes since the process began: of tensors on CUDA, else of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # in KiB on Linux
 
 
 def largest_batch_size(fits: Callable[[int], bool], multiple: int) -> int | None:
-    """The largest batch that fits, to within an eighth of it; None where not even the smallest does.
+    """The largest batch size that fits, to within an eighth; None where not even the smallest fits.
 
     Args:
-        fits: tries a batch size out. What is larger than one that does not fit does not fit either.
-        multiple: of what the batch size must be.
+        fits: tries a batch size; must be monotonic: no size above one that does not fit may fit.
+        multiple: number that must divide the batch size.
 
     Returns:
         A multiple of ``multiple``, at least 2 and at most 2**20.
     """
-    # In multiples: ``low`` fits, or is too small to be a batch; ``high`` does not fit, or is too large to be one.
+    # In multiples: ``low`` fits, or is too small for a batch; ``high`` does not fit, or is too large for one.
     smallest, beyond = -(-2 // multiple), _LARGEST // multiple + 1
     low, high = smallest - 1, -(-_FIRST // multiple)
     while high < beyond and fits(high * multiple):
@@ -70,7 +70,7 @@ def largest_batch_size(fits: Callable[[int], bool], multiple: int) -> int | None
 
 
 def fits_on_gpu(trial: Callable[[], None], device: torch.device) -> bool:
-    """Whether a trial runs in the memory that is free on a CUDA device, with room left."""
+    """Whether a trial runs in a CUDA device's free memory, with a margin."""
     gc.collect()
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)

@@ -1,7 +1,7 @@
-"""Distributed training: one process, or as many as torchrun has started, on one machine or several.
+"""Distributed training: one process, or those that torchrun has started, on one or several machines.
 
-Every rank draws the random numbers of the whole batch from the same seed and takes its shard. So training does not
-depend on the number of ranks, except for the order of sums and for layers that see a whole batch.
+Every rank draws the random numbers of the whole batch from the same seed and uses its shard. So training does not
+depend on the number of ranks, except for the order of sums and for layers that depend on the whole batch.
 """
 
 import inspect
@@ -24,10 +24,10 @@ T = TypeVar("T")
 
 
 class Distributed:
-    """This process among those that share a run; the only one unless made by :meth:`from_environment`.
+    """The processes that share a run, seen from this one; a single process unless made by :meth:`from_environment`.
 
     The hosts need not share a disk: only the first rank reads and writes the run's folder, in :meth:`on_first` and
-    :meth:`only_on_first`. What another rank sees there may be old, half written or nothing.
+    :meth:`only_on_first`. To other ranks the folder may appear old, half written or missing.
 
     Attributes:
         rank: from 0; rank 0 writes files and reports.
@@ -42,25 +42,25 @@ class Distributed:
 
     @classmethod
     def from_environment(cls) -> Self:
-        """Joins the processes that torchrun has started; without torchrun, this process only.
+        """Joins the processes that torchrun has started; without torchrun, a single process.
 
-        The default group is gloo's, on the CPU: the ranks agree on settings before the device is known, and such
-        messages must not wait for a GPU.
+        The default process group is gloo, on the CPU: the ranks exchange messages before the device is known, and these
+        must not wait for a GPU.
         """
         distributed = cls()
         if dist.is_initialized():
             distributed.rank, distributed.world_size = dist.get_rank(), dist.get_world_size()
         elif was_launched():
             store, distributed.rank, distributed.world_size = next(dist.rendezvous("env://"))
-            # torchrun keeps one store over its restarts, and with it the addresses of ranks that have died.
+            # torchrun keeps one store across restarts, and in it the addresses of dead ranks.
             store = dist.PrefixStore(f"attempt {_restarts()}", store)
             dist.init_process_group("gloo", store=store, rank=distributed.rank, world_size=distributed.world_size)
         return distributed
 
     def use(self, device: torch.device) -> None:
-        """Prepares to send tensors on the device of this rank, by NCCL on CUDA. All ranks must call this."""
+        """Prepares collectives on tensors of this rank's device, by NCCL on CUDA. All ranks must call this."""
         if self.world_size > 1 and device.type == "cuda":
-            torch.cuda.set_device(device)  # where NCCL keeps what it needs
+            torch.cuda.set_device(device)  # for NCCL's own memory
             self.device_group = dist.new_group(backend="nccl")
 
     def __enter__(self) -> Self:
@@ -70,7 +70,7 @@ class Distributed:
         self.close()
 
     def close(self) -> None:
-        """Leaves the other processes."""
+        """Leaves the process group."""
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -97,18 +97,18 @@ class Distributed:
             )
 
     def sync_batch_norm(self, network: nn.Module) -> nn.Module:
-        """A network whose batch normalization is over the batch of all ranks.
+        """The network with batch normalization over the batch of all ranks.
 
-        torch has that on CUDA only; on the CPU each rank normalizes over its own shard.
+        torch supports this on CUDA only; on the CPU each rank normalizes over its own shard.
         """
         if self.world_size == 1 or not next(network.parameters()).is_cuda:
             return network
         return convert_sync_batchnorm(network, self.device_group)
 
     def batch_statistics(self, *networks: nn.Module) -> list[Tensor]:
-        """Buffers that depend on each rank's shards, such as running means; none in a single process.
+        """Buffers that depend on a rank's shards, such as running means; empty for a single process.
 
-        The vectors of spectral norms are not among them: they are equal on all ranks, as the weights are.
+        Spectral norm's u and v are excluded: like the weights they are equal on all ranks.
         """
         buffers = []
         for network in networks if self.world_size > 1 else ():
@@ -147,7 +147,7 @@ class Distributed:
     def on_first(self, function: Callable[[], T]) -> T:
         """Calls a function on the first rank only; returns its result, or raises its error, on all ranks.
 
-        The other ranks wait, so the function must not wait for them.
+        The other ranks wait, so the function must not call a collective.
         """
         if self.world_size == 1:
             return function()
@@ -163,7 +163,7 @@ class Distributed:
         return outcome[0]
 
     def only_on_first(self, function: Callable[[], T]) -> T | None:
-        """As :meth:`on_first`, for a result that stays on the first rank: the others get None."""
+        """As :meth:`on_first`, but the other ranks get None instead of the result."""
         kept: list[T] = []
         self.on_first(lambda: kept.append(function()))
         return kept[0] if kept else None
@@ -177,22 +177,22 @@ class Distributed:
 
 
 class GradientSync:
-    """Averages the gradients of a network over all ranks during a backward pass, with DistributedDataParallel.
+    """Averages a network's gradients over all ranks during a backward pass, with DistributedDataParallel.
 
-    DDP prepares a backward pass in its forward, so every function whose gradients are averaged is called through it.
-    All ranks take the weights of the first.
+    DDP prepares a backward pass in its forward, so every function whose gradients are averaged is called through DDP.
+    All ranks start from the weights of the first.
 
     Args:
-        network: on the device of this rank.
-        distributed: the processes.
-        some_unused: whether a backward pass may not reach some parameters.
+        network: the network, on this rank's device.
+        distributed: the processes that share the run.
+        some_unused: whether a backward pass may leave some parameters without gradients.
     """
 
     def __init__(self, network: nn.Module, distributed: Distributed, *, some_unused: bool) -> None:
         self._ddp = None
         if distributed.world_size > 1:
-            # Buffers that are written between two forward passes of one backward pass cannot be differentiated. torch
-            # 2.14 has renamed the argument.
+            # Autograd fails if buffers are written between two forward passes that share a backward pass, so DDP must
+            # not broadcast them. torch 2.14 has renamed the argument.
             renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
             self._ddp = DistributedDataParallel(
                 _Functions(network),
@@ -202,11 +202,11 @@ class GradientSync:
             )
 
     def of(self, function: Callable[..., T]) -> Callable[..., T]:
-        """A function of the network, whose backward pass averages gradients."""
+        """Wraps a function of the network so that its backward pass averages gradients."""
         return function if self._ddp is None else partial(self._ddp, function)
 
     def skipped_unless(self, last: bool) -> AbstractContextManager[None]:
-        """A context whose gradients stay on their rank, unless they are of the last micro-batch: its backward pass
+        """A context in which gradients stay on their rank, except for the last micro-batch, whose backward pass
         averages the sum."""
         return nullcontext() if last or self._ddp is None else self._ddp.no_sync()
 
@@ -226,7 +226,7 @@ def was_launched() -> bool:
 
 
 def has_restarted() -> bool:
-    """Whether torchrun has started this process again after another failed."""
+    """Whether torchrun has restarted this process after a failure."""
     return _restarts() > 0
 
 

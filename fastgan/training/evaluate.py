@@ -1,4 +1,4 @@
-"""Evaluation: the FID of the generator's EMA while it trains, and the full report of a run."""
+"""Evaluation: the FID of the generator's EMA during training, and the full report of a run."""
 
 import warnings
 from collections.abc import Callable
@@ -36,22 +36,22 @@ from fastgan.training.checkpoint import Model, load_trained_generator
 from fastgan.training.config import SettingsError, TrainingConfig, load_settings
 from fastgan.training.device import resolve_device
 
-# Packages that resize images and compute features.
+# Packages that resize images or compute features.
 _COMPUTING = ("fastgan", "torch", "pillow", "torch-fidelity")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A run with all that its evaluation takes, loaded and checked.
+    """A run and the other inputs of its evaluation, loaded and checked.
 
     Attributes:
-        run: its folder.
-        step: of its checkpoint; None for an export that does not know it.
-        generator: the EMA.
-        features: that images are compared by.
+        run: the run's folder.
+        step: step of its checkpoint; None for an export without it.
+        generator: the generator's EMA.
+        features: the feature network.
         real: the real images, uint8 [N, C, S, S].
-        labels: of a conditional generator, int64 [num_generated], or None.
-        basis: what the scores will stand on.
+        labels: labels for a conditional generator, int64 [num_generated]; else None.
+        basis: the data, counts and features that the scores depend on.
     """
 
     run: Path
@@ -75,19 +75,19 @@ def load_subject(
     seed: int = 0,
     warn: Callable[[str], None] = warnings.warn,
 ) -> Subject:
-    """Loads a run, real images at the size of its own, and the features.
+    """Loads a run, real images at the size of its generated ones, and the feature network.
 
     Args:
-        run: its folder, or an exported one.
-        data: real images, as :func:`fastgan.data.open_dataset` takes them; those of the run by default.
-        count: generated images, and real ones at most; as many as there are real ones by default, up to 10,000.
+        run: the folder of a run or export.
+        data: real images, as :func:`fastgan.data.open_dataset` takes them; the run's data by default.
+        count: number of generated images, and maximum of real ones; by default the number of real ones, up to 10,000.
         features: as in :func:`fastgan.metrics.features.load_features`; by default those of the bundled data, and
             ``inception`` for others.
-        weights: of ``inception``.
+        weights: weights file of ``inception``.
         model: as in :func:`fastgan.load_generator`.
         device: as in :func:`fastgan.training.device.resolve_device`.
-        seed: of the choice of real images.
-        warn: called with a sentence for each damaged checkpoint that is skipped.
+        seed: seed of the choice of real images.
+        warn: called with one sentence per damaged checkpoint that is skipped.
 
     Raises:
         SettingsError, DataError, CheckpointError, MetricsError: one sentence.
@@ -127,18 +127,18 @@ def load_subject(
 
 
 def evaluate_run(subject: Subject, *, seed: int, console: Console) -> tuple[Evaluation, Tensor]:
-    """Generates images and measures them; shows progress, and warns in the console.
+    """Generates and measures images; prints progress and warnings to the console.
 
     Args:
         subject: the run.
-        seed: of latents, clusters and resampling.
-        console: where to show progress.
+        seed: seed of latents, clusters and resampling.
+        console: console for progress and warnings.
 
     Returns:
-        The evaluation, and the picture to judge mode collapse by looking, uint8 [3, H, W].
+        The evaluation, and a picture that shows mode collapse, uint8 [3, H, W].
 
     Raises:
-        MetricsError: for images that the features do not take, or with values that are not finite; one sentence.
+        MetricsError: for images that the features do not take, or with non-finite values; one sentence.
     """
     basis = subject.basis
     classifier = classifier_of(subject.features)
@@ -152,7 +152,7 @@ def evaluate_run(subject: Subject, *, seed: int, console: Console) -> tuple[Eval
         generated = measure(batches, subject.features, classifier, lambda n: progress.advance(generated_task, n))
         real_features = _real_features(subject, console, lambda n: progress.advance(real_task, n))
         progress.update(real_task, completed=basis.num_real)
-        # From all over the data, which may be sorted by class.
+        # Evenly spaced, since the data may be sorted by class.
         spread = torch.linspace(0, basis.num_real - 1, min(basis.num_real, num_shown(subject.real))).long()
         shown = subject.real[spread]
         real = Measured(real_features, None if classifier is None else classifier.count(subject.real).tolist(), shown)
@@ -176,13 +176,13 @@ def _real_features(subject: Subject, console: Console, advance: Callable[[int], 
     if not subject.features.determined:
         return compute()
     device = next(subject.generator.parameters()).device
-    # The digest is of the very images: their data, size, number and choice are in it.
+    # The images' digest covers their data, size, number and choice.
     key = {
         "images": subject.basis.data_digest,
         "features": subject.basis.features,
         "features_digest": subject.basis.features_digest,
         "filter": subject.basis.filter,
-        # What is computed differs in the last digits from one to the other.
+        # Results differ in the last digits between devices.
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "tf32": torch.backends.cudnn.allow_tf32,
         **{package: _version(package) for package in _COMPUTING},
@@ -206,9 +206,9 @@ class Best(NamedTuple):
     """The lowest FID of a run so far.
 
     Attributes:
-        step: of the checkpoint that has it.
-        fid: the distance.
-        basis: what it stands on; another distance is only compared where that is the same.
+        step: step of its checkpoint.
+        fid: the FID.
+        basis: the features, images and counts it depends on; only FIDs with equal bases are compared.
     """
 
     step: int
@@ -217,16 +217,16 @@ class Best(NamedTuple):
 
 
 class FidTracker:
-    """Measures the generator's EMA of a run against its data.
+    """Measures the FID of a run's generator EMA against the run's data.
 
     Args:
-        config: the settings of the run; nothing is loaded where ``evaluate_every`` is 0.
-        device: where the feature network runs.
-        best: from the checkpoint that the run is resumed from, or None.
-        data: real images, as :func:`fastgan.data.open_dataset` takes them; those of the settings by default.
+        config: the run's settings; with ``evaluate_every`` 0 no feature network is loaded.
+        device: device of the feature network.
+        best: the best FID of a resumed run, from its checkpoint, or None.
+        data: real images, as :func:`fastgan.data.open_dataset` takes them; the data of the settings by default.
 
     Raises:
-        SettingsError, DataError, MetricsError: for settings that do not go together, or images that the features do not
+        SettingsError, DataError, MetricsError: for settings that exclude each other, or images that the features do not
             take; one sentence.
     """
 
@@ -258,10 +258,10 @@ class FidTracker:
     def measure(self, generator: nn.Module, step: int) -> tuple[float, bool]:
         """The FID of ``evaluate_count`` images against as many real ones, and whether it is the best so far.
 
-        The latents are the same each time.
+        Each call uses the same latents.
 
         Raises:
-            MetricsError: for images with values that are not finite; one sentence.
+            MetricsError: for images with non-finite values; one sentence.
         """
         config, count = self._config, self._config.evaluate_count
         labels = labels_like(None, generator, count)
@@ -279,7 +279,7 @@ class FidTracker:
         return fid, improved
 
     def _features_of_real(self, size: int) -> tuple[Features, str]:
-        """Of the real images at the size of the generated ones, which grows where networks grow, with their digest."""
+        """Features and digest of the real images at the size of the generated ones, which grows while networks grow."""
         if size not in self._real:
             data = open_dataset(self._data, resolution=size, fit=self._config.fit, skip_broken=self._config.skip_broken)
             images, _ = choose_real(data, self._config.evaluate_count, seed=self._config.seed)

@@ -1,4 +1,4 @@
-"""Fitting: a trainer runs to its last step, and a run's folder gets its metrics, samples and checkpoints."""
+"""Fitting: trains to the last step, and writes metrics, samples and checkpoints to the run's folder."""
 
 import errno
 import shlex
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "config.toml"
 NON_FINITE_FOLDER = "non_finite"
-# The disk is full, or the quota, or the file is too large.
+# The disk is full, a quota is exhausted, or the file is too large.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Settings that no weight depends on, or that are refused or given anew when a run is resumed.
+# Settings that do not affect the weights, or that are refused or given anew when a run is resumed.
 _NOT_OF_THE_STATE = {
     *("model", "steps", "device", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "keep_every"),
     *("wandb", "evaluate_every", "evaluate_count", "evaluate_features"),
@@ -51,10 +51,10 @@ class WriteError(EndedError):
 
 
 def fit(trainer: "Trainer") -> signal.Signals | None:
-    """Trains to the last step, into the trainer's folder, from where the trainer is.
+    """Trains from the trainer's current step to the last, writing to the trainer's folder.
 
     Returns:
-        The signal that stopped training before its last step or its samples, after saving, or None.
+        The signal that stopped training before the last step or its samples; the run is saved. Otherwise None.
 
     Raises:
         SettingsError, DataError, MetricsError, EndedError: one sentence.
@@ -80,7 +80,7 @@ def fit(trainer: "Trainer") -> signal.Signals | None:
 
 
 def prepare_folder(folder: Path, config: TrainingConfig) -> None:
-    """Makes the folder of a new run; files of an earlier start there are deleted.
+    """Makes the folder of a new run; deletes files of an earlier start there.
 
     Raises:
         WriteError, CheckpointError: where it cannot be written; one sentence.
@@ -99,7 +99,7 @@ def prepare_folder(folder: Path, config: TrainingConfig) -> None:
 
 
 def _prepare_to_resume(trainer: "Trainer") -> bool:
-    """Cleans up what an interruption left; returns whether there is nothing to do."""
+    """Cleans up after an interruption; returns whether the run is finished."""
     folder, step = trainer.folder, trainer.step_count
     finished = step == trainer.config.steps and not _lacks_samples(trainer)
     for damaged in set_aside_after(folder, step):
@@ -111,7 +111,7 @@ def _prepare_to_resume(trainer: "Trainer") -> bool:
 
 
 def _lacks_samples(trainer: "Trainer") -> bool:
-    """Whether the samples of the present step are due and missing."""
+    """Whether the samples of the current step are due and missing."""
     step, config = trainer.step_count, trainer.config
     due = step > 0 and (step % config.sample_every == 0 or step == config.steps)
     return due and not (trainer.folder / "samples" / f"{step}.png").exists()
@@ -134,11 +134,12 @@ class _Fit:
         self._describe()
         began = time.perf_counter()
         ended = False
-        # Loggers may wait for a network when they begin and end; nothing is to be saved then, and signals do as usual.
+        # Loggers may wait for a network when they begin and end. There is nothing to save then, so signals are handled
+        # as usual.
         with self._reporter() as reporter, StopSignals() as stop:
-            # A signal may have cut them short.
+            # A signal may have interrupted the samples of the current step.
             sampled = not trainer.on_first(lambda: _lacks_samples(trainer)) or self._sample(stop, reporter)
-            # Ranks that did not stop at the same step would wait for each other forever.
+            # Ranks that stopped at different steps would wait for each other forever.
             while trainer.step_count < config.steps and not trainer.distributed.any(ended or stop.received is not None):
                 trainer.step()
                 step = trainer.step_count
@@ -164,7 +165,7 @@ class _Fit:
         if (step < config.steps or not sampled) and (stop.received is not None or not by_callback):
             before = "" if sampled else ", before its samples,"
             self._print(f"Stopped at step {step} of {config.steps}{before} and saved. {self._how_to_resume()}")
-            return stop.received or signal.SIGTERM  # which another rank received
+            return stop.received or signal.SIGTERM  # SIGTERM where another rank received the signal
         if (best := trainer.best) is not None:
             self._print(f"The best FID was {best.fid:.4g} at step {best.step}, whose checkpoint is kept")
         for function in self.on_end:
@@ -232,7 +233,7 @@ class _Fit:
         return reporters[0] if reporters else SilentReporter()
 
     def _sample(self, stop: StopSignals, reporter: Reporter | SilentReporter) -> bool:
-        """Draws samples on the first rank; returns on all ranks whether no signal came first."""
+        """Draws samples on the first rank; returns on all ranks whether they were finished before any signal."""
 
         def draw() -> bool:
             sample = stop.cut_short(self.trainer.sample_grid)
@@ -243,7 +244,7 @@ class _Fit:
         return self.trainer.on_first(draw)
 
     def _report(self, reporter: Reporter | SilentReporter) -> tuple[dict[str, float], bool]:
-        """Reports the figures; returns them, and on all ranks whether the FID was measured and is the best so far."""
+        """Reports the figures; returns them, and on all ranks whether a new best FID was measured."""
         trainer = self.trainer
         step = trainer.step_count
         trainer.all_reduce_figures_()
@@ -262,7 +263,7 @@ class _Fit:
             return improved
 
         improved = trainer.on_first(report)
-        # The last report may cut an interval short; its sums stay, for a run that is resumed with more steps.
+        # The interval of the last report may be shorter. Its sums are kept, for a run that is resumed with more steps.
         if step % self.config.log_every == 0:
             trainer.reset_figures()
             trainer.history = history
@@ -270,7 +271,7 @@ class _Fit:
 
     def _save(self, reporter: Reporter | SilentReporter) -> None:
         if self.trainer.saved_step != self.trainer.step_count:
-            self.trainer.on_first(lambda: reporter.sync())  # which other ranks do not have
+            self.trainer.on_first(lambda: reporter.sync())  # a SilentReporter has no sync
             self.trainer.save()
 
     def _how_to_resume(self) -> str:
@@ -287,12 +288,12 @@ class _Fit:
 def _count(images: ImageSource) -> str:
     try:
         return f"{len(images):,} "
-    except TypeError:  # of an iterable Dataset
+    except TypeError:  # an iterable Dataset has no length
         return ""
 
 
 def require_finite(trainer: "Trainer") -> None:
-    """Ends a run with a loss or a tensor that is infinite or NaN; its state is saved where nobody resumes it.
+    """Ends a run whose losses or tensors are not all finite; its state is saved in a folder that is never resumed.
 
     Raises:
         NonFiniteError: one sentence.
@@ -319,7 +320,7 @@ def require_finite(trainer: "Trainer") -> None:
 
 
 def write_error(error: OSError, run: Path, config: TrainingConfig) -> WriteError:
-    """The error for a folder that cannot be written, with what is whole and what to do."""
+    """The error for a folder that cannot be written: it names the latest checkpoint and what to do."""
     checkpoint = latest_checkpoint(run)
     kept = f"the latest checkpoint, {checkpoint}, is whole" if checkpoint else "no checkpoint was written"
     cure = "make room" if error.errno in _NO_ROOM else "put that right"
@@ -331,7 +332,7 @@ def write_error(error: OSError, run: Path, config: TrainingConfig) -> WriteError
 
 
 def resume_command(run: Path, config: TrainingConfig) -> str:
-    """The command that resumes a run; empty where only its script can."""
+    """The command that resumes a run; empty if only its script can resume it."""
     if config.model == OWN or config.data.startswith("<"):
         return ""
     model = f" --model {config.model}" if ":" in config.model else ""
@@ -339,7 +340,7 @@ def resume_command(run: Path, config: TrainingConfig) -> str:
 
 
 def kept_settings(config: TrainingConfig) -> dict[str, Any]:
-    """The settings that the weights depend on, for a checkpoint to keep."""
+    """The settings that the weights depend on, to be stored in checkpoints."""
     return {name: value for name, value in config.as_plain().items() if name not in _NOT_OF_THE_STATE}
 
 

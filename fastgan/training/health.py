@@ -1,8 +1,8 @@
-"""Training health: which of the known troubles a run is in, on what evidence, and what to try.
+"""Training health: diagnoses known problems of a run, with evidence and remedies.
 
-A diagnosis of :class:`Reading`s, in plain Python. A trouble is reported once it was present at every report for a
-while, and ends once it was present at none for as long. The thresholds are from runs of the presets on the digits and
-of small networks on eight Gaussians, healthy ones and ones broken on purpose; each says what was measured.
+The diagnosis reads :class:`Reading`s, in plain Python. A problem is reported once it is present at every report of a
+period, and ends once it is present at no report of a period. The thresholds come from healthy and deliberately broken
+runs of the presets on the digits and of small networks on eight Gaussians; each comment gives the measured values.
 """
 
 import dataclasses
@@ -22,22 +22,23 @@ VANISHING_GRADIENTS = "vanishing gradients"
 OSCILLATION = "oscillation"
 NON_FINITE_VALUES = "non-finite values"
 
-# The first reports say little: in a healthy run of the dcgan preset the gap of the logits is 8.6 at step 100, 5.0 at
-# step 150 and about 3 from step 200 on, and two generated images differ by 0.27, 0.7 and 0.9 of what two real ones do.
+# Early reports mean little: in a healthy run of the dcgan preset the gap of the logits is 8.6 at step 100, 5.0 at step
+# 150 and about 3 from step 200 on; the mean distance of two generated images is 0.27, 0.7 and 0.9 of that of two real
+# ones.
 _WARM_UP_STEPS = 200
-# How long a trouble must last: a quarter of the training so far, within these limits, and three reports: what comes
-# and goes within them is no trouble.
+# How long a problem must last: a quarter of the steps so far, within these limits, and at least three reports. Shorter
+# ones are not reported.
 _FEWEST_STEPS = 100
 _MOST_STEPS = 500
 _FEWEST_REPORTS = 3
 
-# Distance between the mean logits of real and generated images from which the generator learns little, by loss. For a
-# Wasserstein critic it is what it is to measure, and no trouble.
-# Log-odds: at most 5.0 (dcgan), 1.9 (vanilla) and 0.3 (points with R1) in healthy runs after the warm-up; 10 to 23
-# behind a frozen generator and 5 to 290 with 50 times the discriminator's rate. A plain GAN on eight Gaussians goes
-# there by itself: 5.0 at step 2400 with lr 2e-4, the generator's loss at 3.4 and rising.
-# Hinge: 0.5 (sngan) and 2.9 (mlp on digits) against 9 to 110. Least squares: at most 0.98 against 0.99 to 1.00, where
-# all that there is between the labels is 1.
+# Gap between the mean logits of real and generated images above which the generator learns little, by loss. A
+# Wasserstein critic is absent: its gap is the distance that it estimates, not a problem.
+# Log-odds: at most 5.0 (dcgan), 1.9 (vanilla) and 0.3 (points with R1) in healthy runs after the warm-up; 10 to 23 with
+# a frozen generator and 5 to 290 with 50 times the discriminator's learning rate. A plain GAN on eight Gaussians gets
+# there by itself: 5.0 at step 2400 with lr 2e-4, with the generator's loss at 3.4 and rising.
+# Hinge: 0.5 (sngan) and 2.9 (mlp on digits) in healthy runs, 9 to 110 in broken ones. Least squares: at most 0.98 in
+# healthy runs, 0.99 to 1.00 in broken ones; the labels are 1 apart.
 _GAP_TOO_WIDE = {
     "minimax": 6.0,
     "non-saturating": 6.0,
@@ -47,48 +48,49 @@ _GAP_TOO_WIDE = {
     "hinge": 6.0,
     "least-squares": 0.99,
 }
-# Shares of pairs: at least 0.93 in every run with a discriminator too strong; at most 0.04 before a frozen one, and not
-# below 0.49 in a healthy run.
+# Shares of pairs ranked right: at least 0.93 in every run with a discriminator too strong; at most 0.04 with a frozen
+# discriminator, and at least 0.49 in healthy runs.
 _SURELY_RANKED_RIGHT = 0.9
 _RANKED_WRONG = 0.25
-# Standard deviation: at most 0.14 in any one report of a healthy run after the warm-up; 0.22 to 0.37 with beta1 0.9 and
-# lr 5e-3 or 1e-2.
+# Standard deviation of that share: at most 0.14 in any report of a healthy run after the warm-up; 0.22 to 0.37 with
+# beta1 0.9 and lr 5e-3 or 1e-2.
 _SWING_TOO_WIDE = 0.2
 _FEWEST_TURNS = 3
-# 0.6 and more in healthy runs from step 150 on; 0 to 0.05 of one point or image, 0.13 of a dcgan never trained.
+# Spread: at least 0.6 in healthy runs from step 150 on; 0 to 0.05 for a single point or image, 0.13 for an untrained
+# dcgan.
 _SPREAD_COLLAPSED = 0.1
-# The ratio is 0.4 to 0.8 on points and 1.0 to 1.1 on digits in healthy runs, 2.5 to 4 with two of eight Gaussians and
-# 14 with one. Points much tighter than the real ones, about every center, have a high ratio too, but the real ones are
-# near: 0.06, against 0.5 with two of eight.
+# real_to_fake / fake_to_real is 0.4 to 0.8 on points and 1.0 to 1.1 on digits in healthy runs, 2.5 to 4 with two of
+# eight Gaussians and 14 with one. Generated points that are too tight around every center have a high ratio too, but
+# real_to_fake is 0.06 there, and 0.5 with two of eight.
 _UNCOVERED = 1.5
 _FAR = 0.2
-# Of the highest: 1/200 at step 100 and 1/16000 at step 400 behind a saturated sigmoid; at least 1/6 in healthy runs,
-# where it falls when the discriminator can no longer tell.
+# Share of the run's highest gradient: 1/200 at step 100 and 1/16000 at step 400 with a saturated sigmoid; at least 1/6
+# in healthy runs, where it falls once the discriminator cannot tell real from generated.
 _GRADIENT_LOST = 0.01
-# Adam divides by the root mean square of a gradient plus this: a smaller gradient hardly moves a weight.
+# Adam divides by the root mean square of the gradient plus this, so a smaller gradient hardly moves a weight.
 _ADAM_EPSILON = 1e-8
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A trouble that a run is in."""
+    """A problem of a run."""
 
     name: str
-    """One of the six above."""
+    """Name of the problem, one of the six above."""
     evidence: str
-    """A sentence with the figures."""
+    """One sentence with the measured values."""
     remedy: str
-    """What to try, by the names of settings."""
+    """Remedies to try, as names of settings."""
 
 
 @dataclass(frozen=True)
 class History:
-    """What a diagnosis is made from, oldest first; a checkpoint keeps it."""
+    """The input of a diagnosis; checkpoints store it."""
 
     readings: tuple[Reading, ...] = ()
-    """Those of the recent reports, each over the steps since the one before."""
+    """Readings of the recent reports, oldest first, each over the steps since the report before."""
     highest_gradient: float = 0.0
-    """The highest that the generator's gradient has been in a reading of the run."""
+    """The highest generator gradient in the run's readings so far."""
     going_on: tuple[str, ...] = ()
     """Names of the findings at the last report."""
 
@@ -98,7 +100,7 @@ class History:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Reads what :meth:`to_json` gave, also after it was JSON.
+        """Reads the result of :meth:`to_json`, also after a round trip through JSON.
 
         Raises:
             KeyError, TypeError: for anything else.
@@ -108,15 +110,15 @@ class History:
 
 
 def diagnose(history: History, reading: Reading, loss: str) -> tuple[History, list[Finding]]:
-    """Finds the troubles that a run is in, from its readings and a new one.
+    """Finds the problems of a run from its history and a new reading.
 
     Args:
-        history: of the reports before.
-        reading: of this one.
+        history: history up to the previous report.
+        reading: reading of this report.
         loss: name of the adversarial loss.
 
     Returns:
-        The history with the reading, and the findings in the order above.
+        The history with the new reading, and the findings in the order above.
     """
     recent = _recent((*history.readings, reading))
     highest_gradient = max(history.highest_gradient, reading.generator_gradient)
@@ -134,8 +136,8 @@ def non_finite_values(name: str, step: int) -> Finding:
     """The finding that ends a run.
 
     Args:
-        name: of the loss or tensor that was the first to go bad.
-        step: how many steps had been trained then.
+        name: name of the first loss or tensor that was not finite.
+        step: number of steps trained by then.
     """
     return Finding(
         NON_FINITE_VALUES,
@@ -151,7 +153,7 @@ def _recent(readings: tuple[Reading, ...]) -> tuple[Reading, ...]:
     return readings[-max(num_readings, _FEWEST_REPORTS) :]
 
 
-# Whether a trouble was there at each of the recent reports: a sentence, or None.
+# For each recent report, a sentence if the problem is present, else None.
 _Evidence = list[str | None]
 
 
@@ -203,10 +205,10 @@ def _vanishing_gradients(recent: tuple[Reading, ...], loss: str, highest_gradien
 
 
 def _oscillation(recent: tuple[Reading, ...], loss: str, highest_gradient: float) -> _Evidence:
-    """Over all the recent reports: a swing may take longer than from one to the next. It goes to and fro; what rises or
-    falls once, such as the discriminator's lead at the beginning, is none."""
+    """Judges all recent reports together: a swing may take longer than an interval between two. It must turn several
+    times: a single rise or fall, such as the discriminator's early lead, is not an oscillation."""
     mean = sum(r.ranked_right for r in recent) / len(recent)
-    # The median, so that one report does not decide.
+    # The median, so that one report is not decisive.
     variance = statistics.median(r.ranked_right_variance for r in recent)
     if sum((a.ranked_right > mean) != (b.ranked_right > mean) for a, b in pairwise(recent)) >= _FEWEST_TURNS:
         variance += sum((r.ranked_right - mean) ** 2 for r in recent) / len(recent)

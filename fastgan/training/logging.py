@@ -1,4 +1,4 @@
-"""Logging: progress in the terminal, metrics.jsonl and sample grids; TensorBoard, and Weights & Biases on request."""
+"""Logging: progress in the terminal, metrics.jsonl, sample grids, TensorBoard and, optionally, Weights & Biases."""
 
 import contextlib
 import dataclasses
@@ -36,23 +36,22 @@ _NOT_HEALTH = ("discriminator_loss", "generator_loss", "penalty", "fid", "images
 
 
 class Reporter:
-    """Writes ``metrics.jsonl``, ``samples/`` and the logs of loggers in a run's folder, and shows progress.
+    """Writes ``metrics.jsonl``, ``samples/`` and the loggers' files to a run's folder, and shows progress.
 
-    Each report is a line, and a terminal also gets a progress bar. Where the first report comes after more than ten
-    seconds, a line before it says how long steps take.
+    Each report is printed as a line; a terminal also shows a progress bar. If the first report takes more than ten
+    seconds, a line before it gives the time per step.
 
     Args:
         run: the run's folder.
-        config: its settings.
-        step: how many steps have been trained; later entries, of a run that was cut off after its last checkpoint, are
-            taken out.
-        num_images: how many images the steps so far have trained on.
-        console: where to show progress.
-        ongoing: names of the findings of training health that have been reported already.
-        device: whose peak memory is reported.
+        config: the run's settings.
+        step: number of steps trained. Later entries, from a run interrupted after its last checkpoint, are deleted.
+        num_images: number of images trained on so far.
+        console: console for progress.
+        ongoing: names of the findings of training health that are already reported.
+        device: device whose peak memory is reported.
     """
 
-    # Loggers are other people's code.
+    # Loggers are third-party code, which may draw random numbers.
     @preserved_random_state()
     def __init__(
         self,
@@ -76,7 +75,7 @@ class Reporter:
         metrics = run / "metrics.jsonl"
         _drop_rows_after(metrics, step, every=config.log_every, last=config.steps)
         self._metrics = metrics.open("a", encoding="utf-8")
-        # Before TensorBoard's thread begins, which writes at once.
+        # Set before TensorBoard's thread starts, which writes immediately.
         self._excepthook = threading.excepthook
         threading.excepthook = self._note_exception_of_thread
         try:
@@ -87,7 +86,7 @@ class Reporter:
             threading.excepthook = self._excepthook
             raise
         (run / "samples").mkdir(exist_ok=True)
-        # Refreshed from the loop: a thread of its own would take time from it ten times a second.
+        # Refreshed by the training loop: a separate thread would interrupt it ten times per second.
         self._progress = Progress(
             *(TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()),
             console=console,
@@ -108,7 +107,7 @@ class Reporter:
     ) -> None:
         self._progress.refresh()
         self._progress.stop()
-        # On a full disk closing fails too; the first failure is raised.
+        # On a full disk closing fails too; the first error is raised.
         expected = (OSError,) if isinstance(error, OSError) else ()
         try:
             with contextlib.suppress(*expected):
@@ -120,21 +119,21 @@ class Reporter:
             threading.excepthook = self._excepthook
 
     def _note_exception_of_thread(self, args: threading.ExceptHookArgs) -> None:
-        # TensorBoard writes in a thread, and raises what went wrong there at the next call too.
+        # TensorBoard writes in a thread, whose errors its next call raises again.
         if not issubclass(args.exc_type, OSError):
             self._excepthook(args)
 
     def sync(self) -> None:
-        """Waits until the disk has the rows so far: a run resumed from a checkpoint appends to them."""
+        """Waits until the rows so far are on the disk: a run resumed from a checkpoint appends to them."""
         os.fsync(self._metrics.fileno())
 
     def advance(self, step: int) -> None:
-        """Called after every step; shows it now and then."""
+        """Called after every step; refreshes the progress bar now and then."""
         now = time.perf_counter()
         if self._first_line_is_due:
             steps, every, seconds = self._config.steps, self._config.log_every, now - self._last_time
             per_step = seconds / max(step - self._last_step, 1)
-            # The next step would end too late.
+            # Printed now, since the next step would end too late.
             if seconds + per_step > _SECONDS_TO_FIRST_LINE and step % every and step < steps:
                 self._first_line_is_due = False
                 losses_at = min(step - step % every + every, steps)
@@ -150,13 +149,13 @@ class Reporter:
     def report(
         self, step: int, figures: dict[str, float], findings: Sequence[Finding] = (), *, num_images: int
     ) -> None:
-        """Reports means up to ``step``, with the throughput since the last report, all pauses included.
+        """Reports means up to ``step``, and the throughput since the last report, including pauses.
 
         Args:
-            step: how many steps have been trained.
-            figures: the losses, and what else there is to note.
-            findings: of training health; each is reported when it begins and when it ends.
-            num_images: how many images the steps so far have trained on.
+            step: number of steps trained.
+            figures: losses and other figures, by name.
+            findings: findings of training health; each is reported when it begins and when it ends.
+            num_images: number of images trained on so far.
         """
         self._first_line_is_due = False
         now = time.perf_counter()
@@ -203,7 +202,7 @@ class Reporter:
 
     @preserved_random_state()
     def samples(self, step: int, images: Tensor, **layout: Any) -> Path:
-        """Writes a picture of images [N, C, H, W] in [-1, 1] to ``samples/STEP.png``, whole or not, and to loggers;
+        """Writes a picture of images [N, C, H, W] in [-1, 1] to ``samples/STEP.png``, atomically, and to the loggers;
         ``layout`` as in :func:`fastgan.sampling.picture`."""
         grid = picture(images, **layout)
         path = self._run / "samples" / f"{step}.png"
@@ -219,7 +218,7 @@ class Reporter:
 
 
 class SilentReporter:
-    """Replaces :class:`Reporter` on ranks that neither write nor report."""
+    """Stands in for :class:`Reporter` on ranks that neither write nor report."""
 
     def __enter__(self) -> Self:
         return self
@@ -232,7 +231,7 @@ class SilentReporter:
 
 
 class TensorBoardLogger:
-    """Event files in ``RUN/tensorboard``; entries of a run that was cut off after ``step`` are taken out."""
+    """Event files in ``RUN/tensorboard``; entries after ``step``, from an interrupted run, are deleted."""
 
     def __init__(self, run: Path, step: int) -> None:
         self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
@@ -253,13 +252,13 @@ class TensorBoardLogger:
 
 
 class WandbLogger:
-    """A run on Weights & Biases, which a resumed run continues: its id is kept in ``RUN/wandb_id``.
+    """A run on Weights & Biases; its id is stored in ``RUN/wandb_id``, so that a resumed run continues it.
 
-    The step is a figure beside the others. The service's own may not go back, as that of a run does that was cut off
-    after its last checkpoint: what it reports again are the same figures for the same steps.
+    The step is logged as a figure, since the service's own step may not decrease. A run that was interrupted after its
+    last checkpoint logs the same figures for the same steps again.
 
     Raises:
-        SettingsError: where the package is not installed or refuses to start, as without a key; one sentence.
+        SettingsError: where the package is not installed or does not start, as without a key; one sentence.
     """
 
     def __init__(self, run: Path, config: TrainingConfig) -> None:
@@ -314,7 +313,7 @@ def import_wandb(config: TrainingConfig) -> Any:
 
 
 def _drop_rows_after(path: Path, step: int, *, every: int, last: int) -> None:
-    """Keeps the rows that a run without interruption would have at ``step``; a last line cut short goes too."""
+    """Keeps the rows that an uninterrupted run would have at ``step``; deletes an incomplete last line too."""
     if not path.exists():
         return
     kept = []

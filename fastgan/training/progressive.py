@@ -1,4 +1,4 @@
-"""Progressive growing: which resolution a step trains, how far it has faded in, and with what batch and rate.
+"""Progressive growing: resolution, fade, batch size and learning rates of each step.
 
 Karras et al. 2018, "Progressive Growing of GANs" (https://arxiv.org/abs/1710.10196, section 2 and appendix A), and
 Karras et al. 2019, StyleGAN (https://arxiv.org/abs/1812.04948, appendix C).
@@ -15,13 +15,13 @@ _LRS = Range(0, 1, above_low=True)
 
 @dataclass(frozen=True)
 class Stage:
-    """What a step trains.
+    """Resolution, batch size and learning rates of a step.
 
     Attributes:
-        resolution: of the images that the networks make and see.
-        fade: from above 0 to 1, how much of this resolution is blended into the one below it; 1 for all.
-        batch_size: images in a batch.
-        generator_lr, discriminator_lr: of the two optimizers.
+        resolution: resolution of the real and generated images.
+        fade: weight of this resolution in the blend with the one below, in (0, 1]; 1 for no blend.
+        batch_size: batch size of all ranks together.
+        generator_lr, discriminator_lr: learning rates of the two optimizers.
     """
 
     resolution: int
@@ -35,13 +35,13 @@ class Stage:
 class GrowingSchedule:
     """The stage of every step: each resolution fades in during ``fade_steps`` steps and stays for ``stable_steps``.
 
-    The first has no fade, and the last stays to the end of the run. It is a function of the number of steps only, so a
-    run that is resumed in the middle of a fade continues there.
+    The first resolution does not fade in, and the last stays to the end of the run. The stage depends only on the
+    number of steps, so a run resumed in the middle of a fade continues there.
 
     Attributes:
-        resolutions: from the first to that of the images, each twice the one before; one where nothing grows.
+        resolutions: resolutions from the first to the last, each twice the one before; a single one without growing.
         stable_steps, fade_steps: see above.
-        stages: the stage of each resolution once it has faded in.
+        stages: for each resolution, its stage after the fade.
     """
 
     resolutions: tuple[int, ...]
@@ -54,8 +54,8 @@ class GrowingSchedule:
         """The schedule that the settings describe.
 
         Raises:
-            SettingsError: where ``grow_from`` is not the resolution halved some times, or ``batch_sizes`` or ``lrs``
-                cannot be used; one sentence.
+            SettingsError: where ``grow_from`` is not the resolution divided by a power of two, or ``batch_sizes`` or
+                ``lrs`` is invalid; one sentence.
         """
         resolutions = _resolutions(config)
         if config.lrs and (config.generator_lr or config.discriminator_lr):
@@ -77,11 +77,11 @@ class GrowingSchedule:
 
     @property
     def growing_steps(self) -> int:
-        """Steps until the last resolution has faded in; 0 where nothing grows."""
+        """Number of steps until the last resolution has faded in; 0 without growing."""
         return (len(self.resolutions) - 1) * (self.stable_steps + self.fade_steps)
 
     def at(self, step: int) -> Stage:
-        """The stage of the step that comes after ``step`` steps, from 0."""
+        """The stage of step ``step``, counted from 0."""
         since_first, period = step - self.stable_steps, self.fade_steps + self.stable_steps
         index = 0 if since_first < 0 else 1 + since_first // period
         if index == 0 or index >= len(self.resolutions):

@@ -1,4 +1,4 @@
-"""Runs of the command line: a trainer is made from settings, or from a run's folder, and fitted."""
+"""Runs of the command line: makes a trainer from settings or a run's folder, and fits it."""
 
 import contextlib
 import dataclasses
@@ -25,23 +25,24 @@ from fastgan.training.trainer import Trainer
 def start_run(
     config: TrainingConfig, run: Path, *, build: Build | None = None, largest_batch: bool = False, console: Console
 ) -> signal.Signals | None:
-    """Trains from the first step, into a folder without a checkpoint; files of an earlier start there are replaced.
+    """Trains from the first step, into a folder without a checkpoint; replaces files of an earlier start there.
 
-    Under torchrun this process trains together with the others, and only the first rank writes. A process that torchrun
-    has restarted after a failure resumes from the latest checkpoint.
+    Under torchrun the processes train together, and only the first rank writes. A process that torchrun has restarted
+    after a failure resumes from the latest checkpoint.
 
     Args:
         config: the settings.
         run: the run's folder.
-        build: builds networks of the user; see :meth:`Trainer.from_config`.
+        build: the user's function that builds networks; see :meth:`Trainer.from_config`.
         largest_batch: use the largest batch that fits on the GPU instead of ``batch_size``.
-        console: shows progress.
+        console: console for progress.
 
     Returns:
-        The signal that stopped the run before its last step, after saving, or None.
+        The signal that stopped the run before its last step, or None; either way the run is saved.
 
     Raises:
-        SettingsError, DataError, CheckpointError: for what cannot be trained; one sentence, before anything is written.
+        SettingsError, DataError, CheckpointError: for a run that cannot be trained; raised before any file is written;
+            one sentence.
         NonFiniteError, WriteError: see :func:`resume_run`.
     """
     with contextlib.ExitStack() as stack:
@@ -65,24 +66,24 @@ def resume_run(
 ) -> signal.Signals | None:
     """Resumes from the latest checkpoint with the settings of the run's ``config.toml``, as if never interrupted.
 
-    A damaged checkpoint is skipped with a warning, and renamed. Differences between ``config.toml`` and the settings
-    that the checkpoint was trained with are reported.
+    A damaged checkpoint is skipped with a warning, and renamed. Differences between ``config.toml`` and the
+    checkpoint's settings are reported.
 
     Args:
         run: the run's folder.
-        steps: a new last step, instead of the one in the settings.
-        build: builds networks of the user; see :meth:`Trainer.from_config`.
-        console: shows progress.
+        steps: a new last step, in place of the setting ``steps``.
+        build: the user's function that builds networks; see :meth:`Trainer.from_config`.
+        console: console for progress.
 
     Returns:
         As :func:`start_run`.
 
     Raises:
-        SettingsError, DataError, CheckpointError: for a folder that is no run, or cannot be resumed; one sentence.
+        SettingsError, DataError, CheckpointError: for a folder that is not a run, or cannot be resumed; one sentence.
         NonFiniteError: when a loss or a tensor of the state is infinite or NaN. The state is saved in
-            ``RUN/non_finite/STEP`` then, which is no checkpoint: the latest checkpoint is from before.
-        WriteError: when the folder cannot be written. The checkpoints from before are whole, and what was written of
-            another is removed.
+            ``RUN/non_finite/STEP``, which is never resumed; the latest checkpoint is from before.
+        WriteError: when the folder cannot be written. Earlier checkpoints stay intact, and an incomplete one is
+            removed.
     """
     with contextlib.ExitStack() as stack:
         with exiting_on_sigterm():
@@ -95,7 +96,7 @@ def _resume(
 ) -> signal.Signals | None:
     def find() -> TrainingConfig:
         if latest_checkpoint(folder) is None:
-            find_checkpoint(folder)  # which says so
+            find_checkpoint(folder)  # raises the error
         config = TrainingConfig.from_mapping(load_settings(folder / CONFIG_FILE), source=str(folder / CONFIG_FILE))
         require_data(folder, config.data)
         return config
@@ -115,7 +116,7 @@ def _resume(
 def find_largest_batch(
     config: TrainingConfig, device: torch.device, distributed: Distributed, build: Build | None = None
 ) -> int:
-    """The largest batch of all ranks together whose parts fit on the GPU of each, at the last resolution.
+    """The largest batch size of all ranks together whose shards fit on every rank's GPU, at the last resolution.
 
     Raises:
         SettingsError: on a CPU, or where no batch fits; one sentence.
@@ -130,7 +131,7 @@ def find_largest_batch(
     def try_out(batch_size: int) -> None:
         alone = dataclasses.replace(grown, batch_size=batch_size, engine="eager", device=str(device))
         trainer = Trainer.from_config(alone, images, build=build)
-        for _ in range(2):  # the second with the state of the optimizers
+        for _ in range(2):  # the second step includes the optimizers' state
             trainer.step()
 
     fits = largest_batch_size(lambda size: fits_on_gpu(partial(try_out, size), device), 2 * config.accumulate)
@@ -142,10 +143,10 @@ def find_largest_batch(
 
 
 def _has_begun(run: Path, config: TrainingConfig) -> bool:
-    """Whether the run is to be resumed, as by ranks that torchrun restarts.
+    """Whether to resume the run, as ranks do that torchrun has restarted.
 
     Raises:
-        CheckpointError: for a run with a checkpoint that nothing has restarted; one sentence.
+        CheckpointError: for a folder that has a checkpoint, unless torchrun has restarted this process; one sentence.
     """
     if latest_checkpoint(run) is None:
         return False

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a run trains: what is at hand is finished or left, and the run saved."""
+"""Ctrl-C and SIGTERM during training: the current step is finished, samples are cut short, and the run is saved."""
 
 import contextlib
 import signal
@@ -12,15 +12,15 @@ T = TypeVar("T")
 
 
 class _Stop(BaseException):
-    """Leaves what :meth:`StopSignals.cut_short` runs."""
+    """Interrupts the function that :meth:`StopSignals.cut_short` runs."""
 
 
 class StopSignals:
-    """Notes SIGINT and SIGTERM instead of dying of them.
+    """Records the first SIGINT or SIGTERM instead of ending the process.
 
-    A second SIGINT raises KeyboardInterrupt. A second SIGTERM does not: it often comes twice, to a process and to its
-    group, from one that waits for the end and sends SIGKILL when it has waited enough. The first that came is the one
-    noted. Outside the main thread, where Python allows no handlers, it notes nothing.
+    A second SIGINT raises KeyboardInterrupt. A second SIGTERM is ignored: supervisors often send it twice, to the
+    process and to its group, and later SIGKILL. Outside the main thread, where Python allows no handlers, this class
+    records nothing.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class StopSignals:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def cut_short(self, function: Callable[[], T]) -> T | None:
-        """Calls a function that may take long and changes nothing, until a signal comes; then, or after one, None."""
+        """Calls a function that may take long and has no side effects; returns None if a signal came or comes."""
         try:
             self._may_leave = True
             return None if self.received else function()
@@ -62,7 +62,7 @@ class StopSignals:
 
 @contextlib.contextmanager
 def exiting_on_sigterm() -> Iterator[None]:
-    """Until there is something to save, SIGTERM exits with code 143, as Ctrl-C does with its exception."""
+    """A context for the time before there is a state to save: SIGTERM exits with code 143."""
     ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if ours:
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

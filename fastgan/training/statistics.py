@@ -1,4 +1,4 @@
-"""Training statistics on the device, which steps add to and reports read: figures of health, and finiteness."""
+"""Training statistics on the device: figures of training health, and the first non-finite value."""
 
 import math
 from collections.abc import Mapping
@@ -8,20 +8,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-# The figures change slowly, and on small networks each operation counts: taken at every step they are a fifth of the
-# time of a step of the mlp model on the CPU. To compare all pairs of a batch costs most.
+# The figures change slowly, and for small networks each operation counts: computed at every step they would take a
+# fifth of the time of a step of the mlp model on the CPU. Comparing all pairs of a batch costs most.
 _STEPS_BETWEEN_SAMPLES = 4
 _STEPS_BETWEEN_COMPARISONS = 8
-# Pairs, and so time, grow with the square.
+# The number of pairs, and so the time, grows with the square.
 _MOST_COMPARED = 64
 
 _NEVER = torch.iinfo(torch.int64).max
-_MOMENTS = 1024  # more than there may be updates of the discriminator in a step
+_MOMENTS = 1024  # per step; exceeds the largest discriminator_steps
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Means over every fourth of the steps since the last report."""
+    """Means over every fourth step since the last report, or every eighth for the distances between images."""
 
     step: int
     """The step of the report, from 1."""
@@ -30,37 +30,37 @@ class Reading:
     fake_score: float
     """Mean logit of generated images."""
     d_real: float
-    """D(x): mean sigmoid of the logits of real images; a probability only where the loss makes logits log-odds."""
+    """D(x): mean sigmoid of the logits of real images; a probability only for losses whose logits are log-odds."""
     d_fake: float
-    """D(G(z)): the same of generated images."""
+    """D(G(z)): mean sigmoid of the logits of generated images."""
     ranked_right: float
-    """Share of pairs of a real and a generated image of which the real one has the higher logit; 0.5 by guessing."""
+    """Share of pairs (real, generated) whose real image has the higher logit; 0.5 by chance."""
     ranked_right_variance: float
-    """Variance of that share from step to step, without the part that comes from a batch being a sample; at most 0.25
-    and, being an estimate, below 0 now and then."""
+    """Variance of that share over steps, without the sampling variance of a batch; at most 0.25. The estimate may be
+    below 0."""
     generator_gradient: float
-    """Root mean square of the gradient of the generator's loss by each of its weights."""
+    """Root mean square of the gradient of the generator's loss, per weight."""
     spread: float
-    """Mean distance of two generated images, over that of two real ones."""
+    """Mean distance of two generated images, divided by that of two real ones."""
     fake_to_real: float
-    """Mean distance of a generated image from the nearest real one of the batch, over the mean distance of two real."""
+    """Mean distance of a generated image to the nearest real one of the batch, divided by that of two real ones."""
     real_to_fake: float
-    """Mean distance of a real image from the nearest generated one, over the same."""
+    """Mean distance of a real image to the nearest generated one of the batch, divided by that of two real ones."""
 
 
 class HealthStatistics:
-    """Sums since the last report, of the batches and gradients of its first step and every fourth from there.
+    """Sums over the steps since the last report: over the first and every fourth after it, or eighth for distances.
 
     Args:
-        generator: whose gradients are measured.
-        device: where the sums are.
+        generator: the network whose gradients are measured.
+        device: device of the sums.
     """
 
     def __init__(self, generator: nn.Module, device: torch.device) -> None:
         self._generator = generator
         self._num_weights = sum(p.numel() for p in generator.parameters())
-        # Of the scores: real, fake, as probabilities the same, ranked right, its square, gradient. Of the comparisons:
-        # distances of two real, of two fake, of a fake one from the nearest real one, and the other way.
+        # Scores: mean logit of real and of fake images, mean sigmoid of both, share ranked right, its square, gradient
+        # norm. Distances: of two real, two fake, a fake image to the nearest real one, a real to the nearest fake one.
         self._score_sums = torch.zeros(7, device=device)
         self._distance_sums = torch.zeros(4, device=device)
         self._num_steps = 0
@@ -69,24 +69,24 @@ class HealthStatistics:
         self._batch_size = 0
 
     def due(self) -> tuple[bool, bool]:
-        """Whether the scores of the next step are taken in, and whether its images are compared."""
+        """Whether the next step adds scores, and whether it adds distances."""
         return self._num_steps % _STEPS_BETWEEN_SAMPLES == 0, self._num_steps % _STEPS_BETWEEN_COMPARISONS == 0
 
     @torch.no_grad()
     def add_scores(self, real_logits: Tensor, fake_logits: Tensor) -> None:
-        """Takes in what the discriminator said of real and generated images [N, ...] before it was updated, and the
-        gradients of the generator; never waits for the device."""
+        """Adds the logits [N, ...] of real and generated images from before the discriminator's update, and the
+        generator's current gradients; never waits for the device."""
         if real_logits.dim() > 1:
             real_logits, fake_logits = real_logits.flatten(1).mean(1), fake_logits.flatten(1).mean(1)
         self._score_sums += self._scores(real_logits, fake_logits)
 
     @torch.no_grad()
     def add_distances(self, real: Tensor, fake: Tensor) -> None:
-        """Takes in two batches of images [N, C, H, W]; never waits for the device."""
+        """Adds the distances between images [N, C, H, W] of a real and a fake batch; never waits for the device."""
         self._distance_sums += _distances(real[:_MOST_COMPARED], fake[:_MOST_COMPARED])
 
     def count(self, batch_size: int) -> None:
-        """Counts a step that has taken in what was due."""
+        """Counts a step, after it has added what :meth:`due` returned."""
         scored, compared = self.due()
         self._num_scored += scored
         self._num_compared += compared
@@ -110,7 +110,7 @@ class HealthStatistics:
         # A mean of N draws of 0 or 1 with mean q has mean square q^2 + q (1 - q) / N.
         n = self._batch_size
         true_square = (n * square - ranked_right) / (n - 1)
-        # Where all real images are the same any generated ones are spread enough.
+        # If all real images are equal, the scale is tiny, and generated images of any spread pass.
         scale = max(real_real, torch.finfo(torch.float32).tiny)
         return Reading(
             step,
@@ -124,11 +124,11 @@ class HealthStatistics:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps, with :meth:`state`."""
+        """The tensors that a checkpoint stores, beside :meth:`state`."""
         return {"score_sums": self._score_sums, "distance_sums": self._distance_sums}
 
     def state(self) -> dict[str, int]:
-        """What of it is no tensor."""
+        """The counters that a checkpoint stores, beside :meth:`tensors`."""
         return {
             "num_steps": self._num_steps,
             "num_scored": self._num_scored,
@@ -137,10 +137,10 @@ class HealthStatistics:
         }
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, int]) -> None:
-        """Takes over what :meth:`tensors` and :meth:`state` gave.
+        """Loads the results of :meth:`tensors` and :meth:`state`.
 
         Raises:
-            KeyError, RuntimeError: for anything else.
+            KeyError, RuntimeError: for other tensors or counters.
         """
         self._score_sums.copy_(tensors["score_sums"])
         self._distance_sums.copy_(tensors["distance_sums"])
@@ -148,18 +148,18 @@ class HealthStatistics:
         self._num_compared, self._batch_size = state["num_compared"], state["batch_size"]
 
     def reset(self) -> None:
-        """Forgets the steps so far."""
+        """Sets all sums and counters to 0."""
         self._score_sums.zero_()
         self._distance_sums.zero_()
         self._num_steps = self._num_scored = self._num_compared = 0
 
 
 def _distances(real: Tensor, fake: Tensor) -> Tensor:
-    """Mean Euclidean distances [4]: of two real images, two fake, a fake one from the nearest real, and a real one from
-    the nearest fake."""
+    """Mean Euclidean distances [4]: of two real images, of two fake ones, of a fake image to the nearest real one, and
+    of a real image to the nearest fake one."""
     n = len(real)
     images = torch.cat([real, fake]).flatten(1).float()
-    # One matrix product. Centred, because it subtracts squares.
+    # One matrix product. Images are centered, because cdist subtracts squares.
     between = torch.cdist(images - images.mean(0), images - images.mean(0))
     off_diagonal = n * (n - 1)
     real_fake = between[:n, n:]
@@ -174,22 +174,22 @@ def _distances(real: Tensor, fake: Tensor) -> Tensor:
 
 
 class NonFinite(NamedTuple):
-    """The first value of a run that was infinite or not a number."""
+    """The first value of a run to become infinite or NaN."""
 
     name: str
-    """Of a loss or a tensor, such as ``generator.layers.4.weight``."""
+    """Name of a loss or a tensor, such as ``generator.layers.4.weight``."""
     step: int
-    """How many steps had been trained when it was so."""
+    """Number of steps trained by then."""
 
 
 class FiniteWatch:
-    """Notes for each loss, weight and running statistic when it first held an infinity or a NaN.
+    """Records when each loss, weight and running statistic first was infinite or NaN.
 
-    A NaN is in every tensor two steps later, so that only the order in which they went bad names the culprit.
+    Two steps later every tensor holds a NaN, so only the order of the failures identifies the first.
 
     Args:
-        losses: their names, and their sums [len(losses)] that a NaN or an infinity stays in.
-        discriminator, generator: the networks, whose tensors keep their places for good.
+        losses: names of the losses, and their sums [len(losses)], in which a NaN or an infinity persists.
+        discriminator, generator: the networks, whose parameters and buffers must stay the same tensors.
     """
 
     def __init__(self, losses: tuple[list[str], Tensor], discriminator: nn.Module, generator: nn.Module) -> None:
@@ -201,8 +201,8 @@ class FiniteWatch:
             *(f"discriminator.{name}" for name in of_discriminator),
             *(f"generator.{name}" for name in of_generator),
         ]
-        # In moments: many to a step, so that the updates of the discriminator in it have one each. A number on the
-        # device, so that a captured graph knows the step.
+        # Time is counted in moments, _MOMENTS per step, so that each discriminator update of a step has its own. The
+        # current one is a tensor, so that a captured graph reads it.
         device = self._loss_sums.device
         self._first = torch.full((len(self._names),), _NEVER, dtype=torch.int64, device=device)
         self._moment = torch.zeros((), dtype=torch.int64, device=device)
@@ -212,23 +212,23 @@ class FiniteWatch:
         self._moment.fill_(step * _MOMENTS)
 
     def between_steps(self, *, all: bool = False) -> None:
-        """Looks at the losses and the generator, which the step before has updated, or at everything; never waits for
-        the device. The discriminator has been looked at since its update."""
+        """Checks the losses and the generator, which the step before has updated, or with ``all`` the discriminator
+        too; never waits for the device. :meth:`after_discriminator` has already checked the discriminator."""
         self._look(self._discriminator if all else [], self._generator, self._moment)
 
     def after_discriminator(self, update: int) -> None:
-        """Looks at the losses and the discriminator after an update of it, counted from 0, in the step that
-        :meth:`set_step` set. What this finds comes before the generator's part of the step."""
+        """Checks the losses and the discriminator after its update number ``update``, from 0, in the step that
+        :meth:`set_step` set. Values found here count as earlier than those of the generator in the same step."""
         self._look(self._discriminator, [], self._moment + (update + 1))
 
     @torch.no_grad()
     def _look(self, of_discriminator: list[Tensor], of_generator: list[Tensor], moment: Tensor) -> None:
-        # A norm is one pass over all tensors in one kernel, and on the CPU 13 times as fast as isfinite (0.13 against
-        # 1.6 ms for the 31 tensors of the dcgan preset). It overflows where a float32 value passes 1e19, too.
+        # Norms take one kernel and one pass over all tensors; on the CPU they are 13 times as fast as isfinite (0.13
+        # and 1.6 ms for the 31 tensors of the dcgan preset). They also overflow for finite float32 values above 1e19.
         norms = torch._foreach_norm([*of_discriminator, *of_generator])
         values = torch.cat([self._loss_sums, torch.stack(norms).float()])
         found = torch.where(values * 0 != 0, moment, _NEVER)
-        # Moments only rise, so that the least is the first.
+        # Moments only increase, so the minimum is the first.
         known = len(self._loss_sums) + len(of_discriminator)
         for first, latest in (
             (self._first[:known], found[:known]),
@@ -237,21 +237,21 @@ class FiniteWatch:
             torch.minimum(first, latest, out=first)
 
     def moments(self) -> Tensor:
-        """When each was first bad, int64; to be made one with those of other ranks."""
+        """The first non-finite moment of each value, int64; to be reduced to the minimum over all ranks."""
         return self._first
 
     def first(self) -> NonFinite | None:
-        """The first that was bad; waits for the device. Of those that went bad together a loss comes first, then the
-        discriminator, then the generator, each from its input to its output."""
+        """The first non-finite value, or None; waits for the device. Of values with the same moment, losses precede the
+        discriminator, and the discriminator the generator, each in the order of its parameters and buffers."""
         moments = self._first.tolist()
         moment = min(moments)
         return None if moment == _NEVER else NonFinite(self._names[moments.index(moment)], -(-moment // _MOMENTS))
 
 
 def first_non_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of the first tensor with an infinity or a NaN in it; waits for the device."""
+    """The name of the first tensor with an infinity or a NaN, or None; waits for the device."""
     floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-    # A finite norm proves finite values, in a thirteenth of the time (see FiniteWatch).
+    # A finite norm proves that all values are finite, in a thirteenth of the time (see FiniteWatch).
     if torch.stack([norm.double() for norm in torch._foreach_norm(list(floats.values()))]).isfinite().all():
         return None
     finite = torch.stack([tensor.isfinite().all() for tensor in floats.values()]).tolist()

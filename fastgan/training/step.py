@@ -2,9 +2,9 @@
 
 (https://arxiv.org/abs/1406.2661, https://arxiv.org/abs/1704.00028.) :meth:`GanStep.run` is the algorithm.
 
-Nothing here waits for the device or depends on how many steps were run before, so a step can be recorded as a CUDA
-graph. What changes from step to step is either in a :class:`Plan`, which the host makes, or in tensors on the device,
-which the host fills beforehand.
+A step never waits for the device and does not depend on the number of steps before, so it can be captured as a CUDA
+graph. Values that change from step to step are either in a :class:`Plan`, which the host makes, or in tensors on the
+device, which the host fills before the step.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,30 +26,30 @@ from fastgan.training.precision import Precision
 from fastgan.training.statistics import FiniteWatch, HealthStatistics
 
 Images = tuple[Tensor, Tensor | None]
-"""uint8 images [N, C, H, W] of this rank, and their class labels int64 [N] in a conditional run."""
+"""This rank's images, uint8 [N, C, H, W], and their class labels, int64 [N]; None if unconditional."""
 
 Augment = Callable[[Tensor], Tensor]
 
 
 class Plan(NamedTuple):
-    """What the host decides about a step. Steps of equal plans are one CUDA graph."""
+    """The host's decisions for a step. Steps with equal plans share a CUDA graph."""
 
     resolution: int
-    """Resolution of the images that the networks see."""
+    """Resolution of the real and generated images."""
     fading: bool
-    """Whether that resolution is being faded in."""
+    """Whether the resolution is fading in."""
     batch_size: int
     """Batch size of all ranks together."""
     penalize: tuple[tuple[int, ...], ...]
-    """For each discriminator update, the numbers of the penalties that it includes."""
+    """For each discriminator update, the indices of its penalties."""
     add_scores: bool
-    """Whether the health statistics take in the logits and gradients of this step."""
+    """Whether the step adds its logits and gradients to the health statistics."""
     add_distances: bool
-    """Whether the health statistics take in the distances between the images of this step."""
+    """Whether the step adds the distances between its images to the health statistics."""
 
 
 class Batch(NamedTuple):
-    """What one discriminator update is computed from: this rank's samples."""
+    """This rank's samples for one discriminator update."""
 
     real: Tensor
     """Real images [N, C, H, W] in [-1, 1]."""
@@ -58,7 +58,7 @@ class Batch(NamedTuple):
     latents: Tensor
     """Latents [N, latent_dim] of the fakes."""
     alpha: Tensor | None
-    """Share of the real image in each interpolate [N, 1, 1, 1]; None without a penalty."""
+    """Weight of the real image in each interpolate [N, 1, 1, 1]; None without a penalty."""
 
     def split(self, count: int) -> list["Batch"]:
         """The batch as ``count`` micro-batches."""
@@ -69,10 +69,10 @@ class Batch(NamedTuple):
 class Penalty(NamedTuple):
     """A gradient penalty of the discriminator, or another term of its loss.
 
-    Applied in one of every ``interval`` updates with that many times the weight, a lazy penalty has the same mean
-    gradient (Karras et al. 2020, StyleGAN2, https://arxiv.org/abs/1912.04958, section 3.1 and appendix B). There the
-    penalty has updates of its own and Adam's settings are adapted; here one update takes both gradients, and the
-    settings stay.
+    A lazy penalty is applied in one of every ``interval`` updates with its weight times ``interval``, so its mean
+    gradient is the same (Karras et al. 2020, StyleGAN2, https://arxiv.org/abs/1912.04958, section 3.1 and appendix B).
+    In StyleGAN2 the penalty has separate updates and Adam's settings are adapted; here one update combines both
+    gradients, and Adam's settings stay.
     """
 
     function: Regularizer
@@ -84,10 +84,10 @@ class Mode(Protocol):
     """How the functions of a step run: eagerly, or compiled."""
 
     reuses_fakes: bool
-    """Whether the generator's update may use the fakes, and their graph, of the last discriminator update."""
+    """Whether the generator's update may reuse the fakes of the last discriminator update, and their graph."""
 
     def forward(self, function: Callable[..., Tensor], *args: Any) -> Tensor:
-        """``function(*args)``."""
+        """Returns ``function(*args)``."""
 
     def backward(
         self,
@@ -96,8 +96,8 @@ class Mode(Protocol):
         scaler: torch.amp.GradScaler,
         *args: Any,
     ) -> tuple[Tensor, ...]:
-        """Adds the scaled gradient of the loss ``function(*args)[0]`` to ``parameters``; returns all outputs, the loss
-        without its graph."""
+        """Adds the scaled gradient of the loss ``function(*args)[0]`` to ``parameters``; returns all outputs, with the
+        loss detached."""
 
 
 class Eager:
@@ -121,23 +121,23 @@ class Eager:
 
 
 class GanStep:
-    """The networks and what trains them, on the device; and the sums that steps leave there.
+    """Trains the networks by one step at a time, and keeps sums of losses and statistics on the device.
 
     Args:
         generator: maps latents [N, latent_dim], and labels in a conditional run, to images in [-1, 1].
         discriminator: maps images, and labels in a conditional run, to logits [N, ...].
         loss: adversarial loss.
-        penalties: of the discriminator.
-        augment: applied to all images that the discriminator sees.
+        penalties: penalties of the discriminator.
+        augment: augmentation of all images that the discriminator gets.
         optimizers: the generator's and the discriminator's.
         ema: moving average of the generator.
-        precision: type and scaling of the computation.
-        random: draws latents and interpolates.
+        precision: dtype, autocast and gradient scaling.
+        random: random generator for latents and interpolation weights.
         distributed: the processes that share each batch.
         mode: how the functions of a step run.
-        config: the settings; those used are ``latent_dim``, ``accumulate``, ``flips`` and ``ema_half_life``.
-        draw_images: draws this rank's part of a batch of a given size; None where :meth:`run` gets the images.
-        some_unused: whether some parameters have no gradients at times.
+        config: the settings, of which ``latent_dim``, ``accumulate``, ``flips`` and ``ema_half_life`` are used.
+        draw_images: draws this rank's shard of a batch of a given size; None if :meth:`run` gets the images.
+        some_unused: whether some parameters may get no gradient.
     """
 
     def __init__(
@@ -161,14 +161,14 @@ class GanStep:
         self.generator, self.discriminator = generator, discriminator
         self.loss, self.penalties, self.augment = loss, penalties, augment
         self.mode = mode
-        # A weight with a schedule is a tensor, so that a captured graph follows it.
+        # A scheduled weight is a tensor, so that a captured graph follows it.
         self._weights: list[float | Tensor] = [
             torch.zeros((), device=random.device) if is_scheduled(p.weight) else p.weight * p.interval
             for p in penalties
         ]
         self._penalties = [partial(self.penalty, number) for number in range(len(penalties))]
         self.fade = torch.ones((), device=random.device)
-        # Of the discriminator's loss, the generator's, and all penalties together where there are any.
+        # Sums of the discriminator's loss, the generator's and, with penalties, all penalties.
         self.loss_sums = torch.zeros(3 if penalties else 2, device=random.device)
         self.statistics = HealthStatistics(generator, random.device)
         losses = ["discriminator_loss", "generator_loss", "penalty"][: len(self.loss_sums)]
@@ -188,7 +188,7 @@ class GanStep:
         self._flips = config.flips
         self._batch_statistics = distributed.batch_statistics(generator, discriminator)
         self._generator_sync = GradientSync(generator, distributed, some_unused=some_unused)
-        # A penalty does not depend on the last bias.
+        # The gradient of a penalty does not reach the last bias.
         self._discriminator_sync = GradientSync(discriminator, distributed, some_unused=some_unused or bool(penalties))
 
     def prepare(self, step: int) -> None:
@@ -205,7 +205,7 @@ class GanStep:
 
         Args:
             plan: what the host decided.
-            images: the real images of each discriminator update, where they are not drawn here.
+            images: the real images of each discriminator update; empty with ``draw_images``.
         """
         self.watch.between_steps()
         for update, penalize in enumerate(plan.penalize):
@@ -224,7 +224,7 @@ class GanStep:
         self._ema.average()
 
     def draw(self, plan: Plan, images: Images | None, penalize: bool) -> Batch:
-        """Draws a batch: real images with their labels, latents and, for a penalty, interpolation shares."""
+        """Draws a batch: real images with their labels, latents and, for a penalty, interpolation weights."""
         pixels, labels = self._draw_images(plan.batch_size) if images is None else images
         if self._flips:
             pixels = random_flip(pixels)
@@ -234,11 +234,11 @@ class GanStep:
         return Batch(self._precision.images(real), labels, latents, alpha)
 
     def draw_latents(self, batch_size: int) -> Tensor:
-        """This rank's latents of a batch."""
+        """Draws this rank's latents of a batch."""
         return self._draw(torch.randn, batch_size, self._latent_dim)
 
     def _draw(self, draw: Callable[..., Tensor], *shape: int) -> Tensor:
-        # All ranks draw the numbers of the whole batch, and each takes its shard.
+        # Each rank draws the random numbers of the whole batch and uses its shard.
         whole = draw(shape, device=self._random.device, generator=self._random, dtype=self._precision.dtype)
         return self._distributed.shard(whole)
 
@@ -248,7 +248,7 @@ class GanStep:
         """Updates the discriminator once.
 
         Returns:
-            Of the last micro-batch, the fakes, with their graph if ``keep_graph``, and the logits of real and fake
+            The fakes of the last micro-batch, with their graph if ``keep_graph``, and the logits of its real and fake
             images before the update.
         """
         scaler, sync = self._precision.discriminator_scaler, self._discriminator_sync
@@ -256,7 +256,7 @@ class GanStep:
         for batch in micro_batches:
             with torch.set_grad_enabled(keep_graph):
                 fake = self.mode.forward(self._generator_sync.of(self.generate), batch.latents, batch.labels)
-            # Loss and penalties have a backward pass each: the memory of one is free before the next begins.
+            # Loss and penalties have separate backward passes: the memory of each is freed before the next.
             with sync.skipped_unless(batch is micro_batches[-1]):
                 inputs = self._discriminator_parameters, scaler, batch.real, fake.detach(), batch.labels
                 loss, *logits = self.mode.backward(sync.of(self.discriminator_loss), *inputs)
@@ -264,7 +264,7 @@ class GanStep:
                 for number in penalize:
                     (penalty,) = self.mode.backward(sync.of(self._penalties[number]), *inputs, batch.alpha)
                     if self._precision.scales:
-                        # Its inner gradients overflow while the scale is being found; that update is skipped.
+                        # The inner gradients overflow until the scale has adapted; the scaler skips such an update.
                         penalty = penalty.nan_to_num(nan=0.0, posinf=0.0)
                     self.loss_sums[2] += penalty
         scaler.step(self._discriminator_optimizer)
@@ -275,14 +275,14 @@ class GanStep:
         """Updates the generator once.
 
         Args:
-            micro_batches: of the last discriminator update.
-            fake: the fakes of the only micro-batch with their graph, or None to generate them again.
+            micro_batches: micro-batches of the last discriminator update.
+            fake: the fakes of the single micro-batch with their graph, or None to generate them again.
 
         Returns:
-            The fakes of the last micro-batch, without their graph.
+            The fakes of the last micro-batch, detached.
         """
         scaler, sync = self._precision.generator_scaler, self._generator_sync
-        # The gradient passes through the discriminator, whose own weights need none now.
+        # The gradient passes through the discriminator, but its weights need none.
         for parameter in self._discriminator_parameters:
             parameter.requires_grad_(False)
         self._generator_optimizer.zero_grad()
@@ -301,11 +301,11 @@ class GanStep:
             parameter.requires_grad_(True)
         return detached
 
-    # The functions of a step. Each loss is divided by the number of micro-batches, so that their gradients add up to
-    # that of the batch.
+    # The functions of a step. Each loss is divided by the number of micro-batches, so that the gradients add up to the
+    # batch's.
 
     def generate(self, latents: Tensor, labels: Tensor | None) -> Tensor:
-        """Fakes in [-1, 1], in the type of real images."""
+        """Fakes in [-1, 1], in the dtype of real images."""
         with self._precision.autocast():
             images = self.generator(latents, *_given(labels))
         return images.to(self._precision.dtype)
@@ -317,7 +317,7 @@ class GanStep:
         return logits.to(self._precision.dtype)
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
-        """The discriminator's loss without the penalty, and the logits of real and fake images without their graph."""
+        """The discriminator's loss without penalties, and the detached logits of real and fake images."""
         real_logits, fake_logits = self.logits(real, labels), self.logits(fake, labels)
         loss = self._share(self.loss.discriminator(real_logits, fake_logits))
         return loss, real_logits.detach(), fake_logits.detach()
@@ -337,12 +337,12 @@ class GanStep:
         return (self._share(penalty),)
 
     def generator_loss(self, fake: Tensor, real: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
-        """The generator's loss, and the fakes without their graph. Relativistic losses need the real images."""
+        """The generator's loss, and the detached fakes. Relativistic losses need the real images."""
         real_logits = self.logits(real, labels) if self.loss.relativistic else None
         return self._share(self.loss.generator(self.logits(fake, labels), real_logits)), fake.detach()
 
     def generator_loss_of_latents(self, latents: Tensor, real: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
-        """As :meth:`generator_loss`, with fakes generated here."""
+        """As :meth:`generator_loss`, but generates the fakes."""
         return self.generator_loss(self.generate(latents, labels), real, labels)
 
     def _share(self, loss: Tensor) -> Tensor:
@@ -354,8 +354,8 @@ def _given(labels: Tensor | None) -> tuple[Tensor, ...]:
 
 
 def at_resolution(images: Tensor, resolution: int, fade: Tensor | None = None) -> Tensor:
-    """Reduces images [N, C, H, W] by averaging; with a ``fade``, a number on their device, blended as growing networks
-    blend theirs."""
+    """Average-pools images [N, C, H, W] to a resolution; with ``fade``, a scalar tensor, blends them with the
+    resolution below as growing networks do."""
     factor = images.shape[-1] // resolution
     if factor > 1:
         images = avg_pool2d(images, factor)

@@ -1,4 +1,4 @@
-"""The trainer: networks, data, optimizers and the whole state of training; steps, samples, checkpoints and runs."""
+"""The trainer: holds networks, data, optimizers and training state; runs steps, draws samples, saves and resumes."""
 
 import atexit
 import dataclasses
@@ -71,49 +71,49 @@ _OF_OTHER_RANKS = re.compile(r"random\.(cpu|cuda)\.[1-9][0-9]*")
 
 
 class Callback(Protocol):
-    """What a trainer calls while it fits. Either function may be missing; neither moves the random state."""
+    """Functions that a trainer calls while it fits. Either may be missing; neither affects the random state."""
 
     def on_step(self, trainer: "Trainer", step: int, metrics: dict[str, float]) -> bool | None:
-        """Called after each step with the number of steps so far; a step that is reported has its figures in
-        ``metrics``, the others an empty one. Training ends where this returns True."""
+        """Called after each step with the number of steps so far. ``metrics`` has the figures of a reported step, and
+        is empty for other steps. Training ends if this returns True."""
 
     def on_end(self, trainer: "Trainer") -> None:
-        """Called once the last step is saved."""
+        """Called after the last step is saved."""
 
 
 class Trainer:
-    """Trains two networks on images, into a run's folder. ``fastgan train`` is this class.
+    """Trains two networks on images and writes a run's folder. ``fastgan train`` uses this class.
 
-    Steps never wait for the device: losses add up there until they are read. Under torchrun each process makes one
-    trainer, and they train together. The global random state is seeded from the setting ``seed``.
+    Steps never wait for the device: losses are summed there until they are read. Under torchrun each process makes one
+    trainer, and these train together. The global random state is seeded from the setting ``seed``.
 
     Args:
-        generator: any module that maps latents, standard normal [N, latent_dim], and in a conditional run labels, int64
-            [N], to images [N, C, S, S], meant to be in [-1, 1].
-        discriminator: any module that maps such images, and labels, to logits [N], [N, 1] or [N, 1, h, w]. Both
-            networks are trained in place, on the run's device.
-        data: a path or the name of bundled data, as ``--data`` takes them; a Dataset of images or of pairs (image,
-            label); an array or tensor of images. The setting ``data`` by default.
-        out: the run's folder; a trainer without one can neither save nor fit.
-        config: settings, or a TOML file of them, to start from; :class:`TrainingConfig`'s defaults otherwise.
+        generator: any module that maps standard normal latents [N, latent_dim] and, in a conditional run, labels, int64
+            [N], to images [N, C, S, S] in [-1, 1].
+        discriminator: any module that maps such images and labels to logits [N], [N, 1] or [N, 1, h, w]. Both networks
+            are trained in place, on the run's device.
+        data: a path or name of bundled data, as for ``--data``; a Dataset of images or of pairs (image, label); an
+            array or tensor of images. The setting ``data`` by default.
+        out: the run's folder; without it the trainer can neither save nor fit.
+        config: base settings, or a TOML file of them; :class:`TrainingConfig`'s defaults otherwise.
         callbacks: see :class:`Callback`.
-        console: where progress and notes are shown; the standard output by default.
-        architecture: what :func:`fastgan.models.build_networks` built the networks from; None for networks of the user,
-            which are tried out first.
+        console: console for progress and notes; the standard output by default.
+        architecture: the arguments of :func:`fastgan.models.build_networks`; None for the user's networks, which are
+            tried out first.
         distributed: the processes that share the run; those of torchrun by default.
         recorder: records steps; CUDA graphs by default.
         compile_backend: backend of ``torch.compile``.
         settings: single settings, such as ``latent_dim=128`` or ``batch_size=64``. ``loss`` may also be a pair of
-            functions, a regularizer a function of critic, real and fake images, and a rate, ``beta2``,
-            ``ema_half_life`` or a penalty's weight a function of the number of steps so far. ``resolution`` is by
-            default that of the generator's images.
+            functions; a regularizer, a function of critic, real and fake images; a learning rate, ``beta2``,
+            ``ema_half_life`` or a penalty's weight, a function of the number of steps so far. ``resolution`` defaults
+            to that of the generator's images.
 
     Attributes:
         mode: how steps run: ``eager``, ``graph`` or ``compiled``; ``mode_reason`` says why.
-        notes: what works otherwise than set, one sentence each.
+        notes: sentences on settings that take effect differently than set.
         ema: moving average of the generator.
-        step_count: how many steps have been trained.
-        saved_step: the step of the latest checkpoint that this trainer has written or resumed, or None.
+        step_count: number of steps trained.
+        saved_step: step of the latest checkpoint that this trainer has written or resumed, or None.
 
     Raises:
         SettingsError, DataError: for settings, networks or data that cannot be used; one sentence.
@@ -144,7 +144,7 @@ class Trainer:
         self.distributed, self.device = distributed, device
         self.folder = None if out is None else Path(out)
         self.callbacks = callbacks
-        # Of torchrun's processes only the first one reports.
+        # Under torchrun only the first rank reports.
         self.console = console or Console(soft_wrap=True, quiet=not distributed.is_first)
 
         self.precision = Precision(config, device)
@@ -187,7 +187,7 @@ class Trainer:
         self.notes += check_group_sizes(discriminator, batch_sizes, distributed.world_size * config.accumulate)
         loss, penalties, augment = build_objective(config, discriminator, self.images.image_shape)
         self.ema = EMA(self.generator, config.ema_decay, config.ema_ramp_up or None)
-        # What sampling asks a generator for.
+        # Attributes that sampling reads from a generator.
         self.ema.module.latent_dim, self.ema.module.num_classes = config.latent_dim, self.num_classes
         unused = []
         if own:
@@ -218,7 +218,7 @@ class Trainer:
             distributed=distributed,
             mode=mode,
             config=config,
-            # Images drawn on the device do not depend on the number of the update.
+            # Images drawn on the device do not depend on the index of the update.
             draw_images=partial(self._draw_images, 0) if self.images.capturable else None,
             some_unused=len(self.schedule.resolutions) > 1 or bool(unused),
         )
@@ -236,12 +236,12 @@ class Trainer:
     def from_config(
         cls, config: TrainingConfig, data: Any = None, *, build: Build | None = None, **options: Any
     ) -> Self:
-        """A trainer of the networks that the settings describe.
+        """Makes a trainer of the networks that the settings describe.
 
         Args:
             config, data, options: see :class:`Trainer`.
-            build: a function that returns generator and discriminator, in place of the setting ``model``. It is called
-                by keyword with those of resolution, num_channels, latent_dim and num_classes that it names.
+            build: a function that returns generator and discriminator, in place of the setting ``model``. It gets those
+                of the keyword arguments resolution, num_channels, latent_dim and num_classes that it names.
 
         Raises:
             SettingsError, DataError: as :class:`Trainer`, and for a model that does not exist or does not take the
@@ -249,14 +249,14 @@ class Trainer:
         """
         distributed = options.setdefault("distributed", Distributed())
         images = open_images(config, resolve_device(config.device), distributed, data)
-        # Weights and noise are drawn from torch's global state, one after the other.
+        # Torch's global random state draws first the weights, then the noise.
         torch.manual_seed(seed_of(config.seed, Stream.WEIGHTS))
         generator, discriminator, architecture = build_networks(config, images, build)
         return cls(generator, discriminator, images, config=config, architecture=architecture, **options)
 
     def _adam(self, network: nn.Module) -> torch.optim.Adam:
         config, device = self.config, self.device
-        # A tensor, so that a captured graph follows the schedule. Other rates change with the stage, as graphs do.
+        # A tensor, so that a captured graph follows the schedule. Other rates change only with the stage, as graphs do.
         rates = config.lr, config.generator_lr, config.discriminator_lr
         lr = torch.zeros((), device=device) if any(map(is_scheduled, rates)) else 0.0
         betas = config.beta1, at_step(config.beta2, 0)
@@ -288,7 +288,7 @@ class Trainer:
         self.num_summed += 1
 
     def _draw_images(self, update: int, batch_size: int) -> Images:
-        """This rank's images of an update of the discriminator, with their labels in a conditional run."""
+        """Draws this rank's images for a discriminator update, with their labels in a conditional run."""
         images, labels = self.images.next_batch(update, batch_size, self.data_random)
         return images, labels if self.config.conditional else None
 
@@ -308,7 +308,7 @@ class Trainer:
         ):
             group = optimizer.param_groups[0]
             lr = at_step(lr, self.step_count)
-            # A graph may hold the tensor.
+            # A graph may read the tensor, so it is filled, not replaced.
             group["lr"] = group["lr"].fill_(lr) if isinstance(group["lr"], Tensor) else lr
             group["betas"] = self.config.beta1, beta2
 
@@ -320,19 +320,19 @@ class Trainer:
         labels: Tensor | Sequence[int] | int | None = None,
         truncation: float | None = None,
     ) -> Tensor:
-        """Images of the generator's EMA.
+        """Generates images with the generator's EMA.
 
         Args:
-            n: how many, at least 1.
-            seed: of the latents; the first images of a seed are the same for every ``n``.
-            labels: of a conditional run: a class number for each image, or one for all; the classes in turn by default.
-            truncation: psi, from 0 to 1, of a generator that has it.
+            n: number of images, at least 1.
+            seed: seed of the latents; a seed's first images are the same for every ``n``.
+            labels: for a conditional run, a class index per image, or one for all; by default the classes in turn.
+            truncation: psi in [0, 1], for a generator with truncation.
 
         Returns:
             float32 [n, C, H, W] in [-1, 1], on the CPU.
 
         Raises:
-            SamplingError: labels or a truncation that the generator does not take; one sentence.
+            SamplingError: for labels or a truncation that the generator does not take; one sentence.
         """
         if labels is not None:
             labels = torch.as_tensor(labels)
@@ -341,8 +341,8 @@ class Trainer:
         return generate(self.ema.module, n, labels=labels, truncation=psi, seed=seed)
 
     def sample_grid(self) -> Sheet:
-        """The samples that a run draws now and then, from the same latents each time; a column for each class where a
-        grid has room, with its name where the data has names."""
+        """Generates a run's regular samples, always from the same latents; one column per class if they fit, headed by
+        the class names of the data."""
         count = _NUM_POINTS if has_points(self.images.image_shape) else _NUM_SAMPLES
         weights = next(self.ema.module.parameters())
         latents = draw_latents(count, self.config.latent_dim, seed=self.config.seed).to(weights.dtype)
@@ -356,15 +356,15 @@ class Trainer:
     # Runs
 
     def fit(self) -> None:
-        """Trains to the last step, and reports, samples and saves on the way.
+        """Trains to the last step, with reports, samples and checkpoints.
 
-        A folder that has a checkpoint is resumed, as if training had never been interrupted.
+        A folder with a checkpoint is resumed, as if training had never been interrupted.
 
         Raises:
             SettingsError, CheckpointError, WriteError: where there is no folder, it cannot be written, or it holds a
                 run of other networks or settings; one sentence.
             NonFiniteError: see :func:`fastgan.training.run.resume_run`.
-            KeyboardInterrupt, SystemExit: after Ctrl-C and SIGTERM, once the step at hand is finished and saved.
+            KeyboardInterrupt, SystemExit: after Ctrl-C and SIGTERM, once the current step is finished and saved.
         """
         folder = self._require_folder()
         if self.step_count == 0 and self.saved_step is None and self.on_first(lambda: bool(list_checkpoints(folder))):
@@ -376,10 +376,10 @@ class Trainer:
             sys.exit(128 + received)
 
     def save(self) -> Path:
-        """Writes a checkpoint of the present step, where there is none yet, and deletes those that are not to be kept.
+        """Writes a checkpoint of the current step, unless it exists, and deletes expired checkpoints.
 
         Returns:
-            Its folder.
+            The checkpoint's folder.
 
         Raises:
             SettingsError, WriteError, NonFiniteError: as :meth:`fit`.
@@ -402,10 +402,11 @@ class Trainer:
         return self.folder / "checkpoints" / str(self.step_count)
 
     def open_folder(self) -> None:
-        """Makes the run's folder, once; what an earlier run without a checkpoint left there is deleted.
+        """Makes the run's folder, once; deletes the files of an earlier run without a checkpoint there.
 
         Raises:
-            SettingsError, WriteError, CheckpointError: for no folder, one that cannot be written, or another run's.
+            SettingsError, WriteError, CheckpointError: where there is no folder, it cannot be written, or it already
+                has a checkpoint.
         """
         if self._is_open:
             return
@@ -420,16 +421,16 @@ class Trainer:
         self._is_open = True
 
     def drop_checkpoints(self) -> None:
-        """Deletes the checkpoints that are not to be kept."""
+        """Deletes expired checkpoints."""
         protected = [] if self.best is None else [self.best.step]
         keep_last, keep_every = self.config.keep_checkpoints, self.config.keep_every
         drop_checkpoints(self.folder, keep_last=keep_last, keep_every=keep_every, protected=protected)
 
     def on_first(self, function: Callable[[], T]) -> T:
-        """As :meth:`Distributed.on_first`, of what writes in the run's folder.
+        """As :meth:`Distributed.on_first`, for functions that write to the run's folder.
 
         Raises:
-            WriteError: where it cannot be written.
+            WriteError: where the folder cannot be written.
         """
 
         def writing() -> T:
@@ -453,9 +454,9 @@ class Trainer:
         self.distributed.all_reduce_mean_([self.loss_sums, *self.statistics.tensors().values()])
 
     def mean_losses(self) -> dict[str, float]:
-        """Means over the updates since :meth:`reset_figures`; waits for the device.
+        """Mean losses over the updates since :meth:`reset_figures`; waits for the device.
 
-        The discriminator's loss is without the penalty, whose mean counts updates without it as 0.
+        The discriminator's loss excludes penalties. In their mean, updates without a penalty count as 0.
         """
         discriminator, generator, *penalty = (self.loss_sums / max(self.num_summed, 1)).tolist()
         updates = self.config.discriminator_steps
@@ -463,7 +464,7 @@ class Trainer:
         return means | ({"penalty": penalty[0] / updates} if penalty else {})
 
     def health_figures(self, reading: Reading) -> dict[str, float]:
-        """The figures of a reading by name, without those that mean nothing with this loss."""
+        """The figures of a reading by name, without those that are meaningless for this loss."""
         figures = dataclasses.asdict(reading)
         del figures["step"]
         if self.gan_step.loss.balance() is None:
@@ -471,15 +472,15 @@ class Trainer:
         return figures
 
     def reset_figures(self) -> None:
-        """Begins new sums of losses and statistics."""
+        """Sets the sums of losses and statistics to 0."""
         self.loss_sums.zero_()
         self.num_summed = 0
         self.statistics.reset()
 
     def first_non_finite(self) -> NonFinite | None:
-        """The first of losses and state to become infinite or NaN, or None; waits for the device.
+        """The first loss or tensor of the state to become infinite or NaN, or None; waits for the device.
 
-        What the step does not watch, such as the EMA and gradients, is checked now.
+        Tensors that :class:`FiniteWatch` does not check, such as the EMA and gradients, are checked now.
         """
         watch = self.gan_step.watch
         watch.set_step(self.step_count)
@@ -489,7 +490,7 @@ class Trainer:
             return found
         everything = {f"{group}.{name}": t for group, members in self.tensors().items() for name, t in members.items()}
         if self.precision.scales:
-            # Updates with gradients that overflow are skipped, and the scale falls until they do not.
+            # Scaled gradients may overflow: the scaler skips such updates and lowers its scale until they do not.
             if name := self.precision.lost_scaler():
                 return NonFinite(f"gradient under {name}", self.step_count)
         else:
@@ -502,7 +503,7 @@ class Trainer:
     # State
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """The tensors of the state, by file and name; :meth:`state` is the rest."""
+        """The tensors of the state, by file and name; :meth:`state` returns the rest."""
         random = {"random.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["random.cuda"] = torch.cuda.get_rng_state(self.device)
@@ -540,14 +541,14 @@ class Trainer:
         }
 
     def load(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        """Loads what :meth:`tensors` and :meth:`state` returned.
+        """Loads the results of :meth:`tensors` and :meth:`state`.
 
         Raises:
             SettingsError: for a state of another architecture or kind of device; one sentence.
         """
         self._require_same(state)
         if self._graphs is not None:
-            self._graphs.forget()  # they hold tensors of the optimizers, which are replaced
+            self._graphs.forget()  # they hold the optimizers' tensors, which are replaced
         self.generator.load_state_dict(tensors["generator"])
         self.discriminator.load_state_dict(tensors["discriminator"])
         self.ema.module.load_state_dict(tensors["averaged_generator"])
@@ -574,7 +575,7 @@ class Trainer:
         self.data_random.set_state(training["random.data"])
         rank = self.distributed.rank
         if f"random.cpu.{rank}" not in training:
-            # There were fewer ranks when it was saved: this one begins a stream of random numbers.
+            # The state was saved with fewer ranks: this rank starts a new stream of random numbers.
             torch.manual_seed(seed_of(self.config.seed, Stream.NOISE, rank, self.step_count))
             return
         torch.set_rng_state(training[f"random.cpu.{rank}"])
@@ -582,13 +583,13 @@ class Trainer:
             torch.cuda.set_rng_state(training[f"random.cuda.{rank}"], self.device)
 
     def resume(self, *, strict: bool = False) -> None:
-        """Continues from the latest whole checkpoint of the run's folder, with the settings of this trainer.
+        """Resumes from the latest complete checkpoint of the run's folder, with the settings of this trainer.
 
         A damaged checkpoint is skipped with a warning.
 
         Args:
-            strict: refuse other settings than the checkpoint was trained with; they are followed with a warning
-                otherwise. Those that no weight depends on, such as ``steps``, may always differ.
+            strict: refuse settings that differ from the checkpoint's; otherwise the trainer's apply, with a warning.
+                Settings that do not affect the weights, such as ``steps``, may always differ.
 
         Raises:
             SettingsError: for a run of other networks, device or settings; one sentence.
@@ -623,19 +624,19 @@ class Trainer:
             warn(f"{folder / 'config.toml'} was altered and is followed from here on: {differences}")
 
     def _load_checkpoint(self, checkpoint: Path, state: dict[str, Any]) -> None:
-        """The first rank reads it. Its digests have been verified."""
+        """Reads a checkpoint on the first rank and loads it on all. Its digests are already verified."""
         self._require_same(state)
         expected = self.tensors()
-        # Adam keeps two averages for each weight of both networks, all of which are in here with the EMA.
+        # Without optimizer state, the expected tensors are the networks and the EMA; Adam adds two averages per weight.
         most_bytes = 3 * sum(tensor.nbytes for members in expected.values() for tensor in members.values())
         tensors = {
             group: self.distributed.on_first(partial(load_tensors, checkpoint, group, most_bytes=most_bytes))
             for group in expected
         }
-        # Older checkpoints have one stream for images and latents: latents continue it, images begin their own.
+        # Older checkpoints have one random stream for images and latents: latents continue it, images start a new one.
         tensors["training"].setdefault("random.data", expected["training"]["random.data"])
         self.load(tensors, state)
-        # Loading converts types and broadcasts scalars: what comes out must be what went in.
+        # Loading converts dtypes and broadcasts scalars, so the loaded state must have the file's layout.
         for group, members in self.tensors().items():
             require_layout(_of_any_world_size(members), _of_any_world_size(tensors[group]))
 
@@ -662,12 +663,12 @@ def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor
 
 
 def _of_any_world_size(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that exist however many ranks there are: only the first rank's random states."""
+    """The tensors whose presence does not depend on the number of ranks: all but other ranks' random states."""
     return {name: tensor for name, tensor in tensors.items() if not _OF_OTHER_RANKS.fullmatch(name)}
 
 
 def _merged(config: TrainingConfig | str | Path | None, settings: dict[str, Any]) -> tuple[TrainingConfig, bool]:
-    """The settings of a trainer, and whether the resolution is among those given."""
+    """The settings of a trainer, and whether they include a resolution."""
     if isinstance(config, TrainingConfig):
         return dataclasses.replace(config, **settings), True
     given = ({} if config is None else load_settings(Path(config))) | settings
