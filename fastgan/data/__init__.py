@@ -1,4 +1,4 @@
-"""Images in: bundled data, paths, torch Datasets, arrays and tensors, checked before training starts."""
+"""Loads images from bundled data, paths, torch Datasets, arrays and tensors, checked before training starts."""
 
 from fastgan.data.augment import diff_augment, random_flip
 from fastgan.data.dataset import absolute_source, load_dataset, open_dataset

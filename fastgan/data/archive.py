@@ -1,4 +1,4 @@
-"""Reading untrusted zip files. Nothing is ever extracted to disk."""
+"""Reads untrusted zip files, without extracting them to disk."""
 
 import io
 import os
@@ -12,19 +12,19 @@ from fastgan.data.errors import DataError, quoted, reason
 from fastgan.data.limits import MAX_ARCHIVE_BYTES, MAX_COMPRESSION_RATIO, MAX_FILE_BYTES, explodes
 
 _DRIVE_LETTER = re.compile(r"[A-Za-z]:")
-# The methods that zip tools write by default. Python's readers of the others do not bound what one read may inflate.
+# The methods that zip tools write by default. Python's readers of the others do not bound the output of one read.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class SafeZip:
     """The checked files of a zip: ``entries`` maps each name to its zipfile.ZipInfo, sorted by name.
 
-    Processes forked from the one that opened it may read it at the same time.
+    Processes forked after opening may read it at the same time.
 
     Raises:
-        DataError: not a zip or a corrupt one; an entry that points outside the archive (absolute, "..", drive letter,
-            symbolic link), is encrypted, twice there, without a valid name or of an unusual compression method; or
-            sizes past ``MAX_ARCHIVE_BYTES`` or ``MAX_COMPRESSION_RATIO``.
+        DataError: for a file that is not a zip, or is corrupt; an entry that points outside the archive (absolute,
+            "..", drive letter, symbolic link), is encrypted, occurs twice, has an invalid name or an unusual
+            compression method; or sizes above ``MAX_ARCHIVE_BYTES`` or ``MAX_COMPRESSION_RATIO``.
     """
 
     def __init__(self, path: Path):
@@ -59,26 +59,26 @@ class SafeZip:
 
     @property
     def holds_arrays(self) -> bool:
-        """Whether it is one of numpy's .npz."""
+        """Whether the zip is a .npz of numpy."""
         return any(name.endswith(".npy") for name in self.entries)
 
     def where(self, name: str) -> str:
-        """How an error's sentence names an entry."""
+        """The name of an entry in error messages."""
         return f"{quoted(name)} in {quoted(self._path)}"
 
     def read(self, name: str, max_bytes: int | None = None) -> bytes:
-        """The content of an entry of at most ``max_bytes``, by default ``MAX_FILE_BYTES``; zipfile checks its CRC."""
+        """Reads an entry of at most ``max_bytes``, by default ``MAX_FILE_BYTES``; zipfile checks its CRC."""
         entry = self._entry(name, MAX_FILE_BYTES if max_bytes is None else max_bytes)
         try:
             data = self._zip.read(entry)
-        except Exception as error:  # As in __init__, and zlib.error and EOFError.
+        except Exception as error:  # The types named in __init__, and zlib.error and EOFError.
             raise DataError(f"{self.where(name)} is corrupt ({reason(error)}); expected a whole zip.") from error
         if len(data) != entry.file_size:
             raise DataError(f"{self.where(name)} is corrupt: it has {len(data):,} bytes; expected {entry.file_size:,}.")
         return data
 
     def open(self, name: str) -> BinaryIO:
-        """An entry of at most ``MAX_FILE_BYTES``, to be read in pieces; reading raises zipfile's own errors."""
+        """Opens an entry of at most ``MAX_FILE_BYTES``, to be read in pieces; reading raises zipfile's own errors."""
         entry = self._entry(name, MAX_FILE_BYTES)
         try:
             return self._zip.open(entry)  # type: ignore[return-value]
@@ -97,7 +97,7 @@ class SafeZip:
         entries: dict[str, zipfile.ZipInfo] = {}
         for entry in sorted(self._zip.infolist(), key=lambda entry: entry.filename):
             where = self.where(entry.orig_filename)
-            # zipfile cuts a name at its first zero byte, so two names may fall together, or nothing may be left.
+            # zipfile cuts a name at its first zero byte, so two names may become equal, or a name empty.
             if not entry.orig_filename or "\0" in entry.orig_filename:
                 raise DataError(f"{where} is no name for a file; expected one without zero bytes.")
             if _escapes(entry.orig_filename):
@@ -117,7 +117,7 @@ class SafeZip:
         return entries
 
     def _check_total(self, total: int) -> None:
-        # The whole against the file on disk, because entries may share the same compressed bytes.
+        # The total is compared with the file on disk, because entries may share compressed bytes.
         size = self._path.stat().st_size
         if total > MAX_ARCHIVE_BYTES:
             raise DataError(

@@ -1,4 +1,4 @@
-"""numpy's .npy and .npz. The header is checked first: object arrays are refused, so nothing is ever unpickled."""
+"""Reads numpy's .npy and .npz. The header is checked first: object arrays are refused, so no data is unpickled."""
 
 import io
 import math
@@ -13,18 +13,18 @@ from fastgan.data.limits import require_memory
 
 NPY_MAGIC = b"\x93NUMPY"
 
-# The first pair found is read. In order: ours, Keras's mnist.npz, MedMNIST, numpy.savez without names.
+# The first pair found is read. In order: fastgan's own, Keras's mnist.npz, MedMNIST, numpy.savez without names.
 _KEYS = (("images", "labels"), ("x_train", "y_train"), ("train_images", "train_labels"), ("arr_0", "arr_1"))
 _SHAPES = "uint8 of shape [N, H, W], [N, H, W, C] or [N, C, H, W] with 1 or 3 channels"
 
 
 class ArrayImages:
-    """Images that an array holds, with the interface of :class:`fastgan.data.files.ImageFiles`.
+    """Images in an array, with the interface of :class:`fastgan.data.files.ImageFiles`.
 
     Args:
         images: uint8 [N, C, H, W].
         labels: int64 [N], or None.
-        name: of the data.
+        name: name of the data.
     """
 
     class_names = None
@@ -46,7 +46,7 @@ class ArrayImages:
 
 
 def map_npy(path: Path) -> np.ndarray:
-    """The images of a .npy file as uint8 [N, C, H, W], mapped: indexing one reads it from the disk."""
+    """Memory-maps the images of a .npy file as uint8 [N, C, H, W]: indexing one reads it from the disk."""
     try:
         with path.open("rb") as file:
             _check_header(file, path.stat().st_size, quoted(path))
@@ -57,7 +57,7 @@ def map_npy(path: Path) -> np.ndarray:
 
 
 def load_npz(archive: SafeZip, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """The images of a .npz file as uint8 [N, C, H, W], and its labels as int64 [N] if it has any."""
+    """Reads the images of a .npz file as uint8 [N, C, H, W], and its labels as int64 [N] if any."""
     keys = [name.removesuffix(".npy") for name in archive.entries if name.endswith(".npy")]
     pair = next((pair for pair in _KEYS if pair[0] in keys), None)
     if pair is None:
@@ -86,15 +86,15 @@ def load_npz(archive: SafeZip, path: Path) -> tuple[np.ndarray, np.ndarray | Non
 def _check_header(file: BinaryIO, size: int, where: str) -> None:
     try:
         version = np.lib.format.read_magic(file)
-        # Version 3 differs only in the encoding of field names, and arrays with fields are of no use here.
+        # Version 3 differs only in the encoding of field names, and arrays with fields are not images.
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         if version not in read_header:
             raise ValueError(f"format version {version[0]}.{version[1]}")
         shape, _, dtype = read_header[version](file)
-        # Python's integers have no bound, and past 4,300 digits they cannot be shown; every numpy has 32 dimensions.
+        # Python's integers are unbounded, and cannot be printed above 4,300 digits. Every numpy supports 32 dimensions.
         if len(shape) > 32 or not all(0 <= extent < 2**63 for extent in shape):
             raise ValueError("impossible shape")
-    except Exception as error:  # The header is a Python literal: besides ValueError, whatever its parser raises.
+    except Exception as error:  # The header is a Python literal, whose parser raises many types besides ValueError.
         raise DataError(f"{where} has no valid .npy header ({reason(error)}); expected {_SHAPES}.") from error
     if dtype.hasobject:
         raise DataError(f"{where} holds Python objects, which are never unpickled; expected {_SHAPES}.")
@@ -107,10 +107,10 @@ def _check_header(file: BinaryIO, size: int, where: str) -> None:
 
 
 def channels_first(array: np.ndarray, where: str) -> np.ndarray:
-    """Images [N, H, W], [N, H, W, C] or [N, C, H, W] as [N, C, H, W]; at least one, of 1 or 3 channels.
+    """Images [N, H, W], [N, H, W, C] or [N, C, H, W] as [N, C, H, W]; at least one image, with 1 or 3 channels.
 
     Raises:
-        DataError: another shape, or one that is both; one sentence.
+        DataError: for another shape, or one that fits both layouts; one sentence.
     """
     found = f"{where} holds {array.dtype} of shape {list(array.shape)}"
     if array.ndim == 3:
@@ -118,7 +118,7 @@ def channels_first(array: np.ndarray, where: str) -> np.ndarray:
     if array.ndim != 4 or 0 in array.shape:
         raise DataError(f"{found}; expected at least one image: {_SHAPES}.")
     _, first, second, third = array.shape
-    # (channels first, channels last); where both may be, images are rather square.
+    # (channels first, channels last); if both are possible, the layout with square images is chosen.
     layouts = [first in (1, 3), third in (1, 3)]
     if all(layouts):
         layouts = [second == third, first == second]

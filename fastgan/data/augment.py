@@ -1,7 +1,7 @@
-"""Augmentation of images on their device: flips of real images, and DiffAugment of all that a discriminator sees.
+"""Augmentation of images on their device: flips of real images, and DiffAugment of all input of the discriminator.
 
-Each sample has its own draws, from torch's global generator on the device. Nothing waits for the device or depends on
-its values, so a CUDA graph can hold it, and torch.compile sees one graph.
+Each sample has its own draws, from torch's global generator on the device. The code does not wait for the device or
+branch on its values, so it can be captured in a CUDA graph, and torch.compile makes one graph of it.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from fastgan.errors import unknown
 
-# Fractions of the image size: the largest shift, and the edge of the square that is cut out.
+# Fractions of the image size: the largest shift, and the edge length of the cutout.
 _TRANSLATION = 1 / 8
 _CUTOUT = 1 / 2
 
 
 def random_flip(images: Tensor) -> Tensor:
-    """Mirrors each image left to right with probability 1/2. Any type, [N, C, H, W], channels-last kept."""
+    """Mirrors each image [N, C, H, W], of any dtype, left to right with probability 1/2; keeps channels-last."""
     mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
     return torch.where(mirrored, images.flip(3), images)
 
@@ -34,11 +34,11 @@ def parse_policy(text: str) -> tuple[str, ...]:
 
 
 def check_policy(policy: Sequence[str], image_shape: Sequence[int]) -> None:
-    """Refuses images, [C, H, W], that an augmentation of the policy is not defined for.
+    """Refuses images [C, H, W] for which an augmentation of the policy is not defined.
 
     Raises:
-        ValueError: ``color`` for other than 1 or 3 channels; ``translation`` for images below 4 pixels, whose eighth is
-            less than a pixel; ``cutout`` for images below 2 pixels, where nothing would be left; one sentence.
+        ValueError: ``color`` for other than 1 or 3 channels; ``translation`` for images below 4 pixels, which would
+            never move; ``cutout`` for images below 2 pixels, which would be cut out entirely; one sentence.
     """
     channels, *size = image_shape
     found = f"images of {size[1]}x{size[0]} with {channels} channel{'s' * (channels != 1)}"
@@ -57,19 +57,20 @@ def diff_augment(images: Tensor, policy: Sequence[str]) -> Tensor:
 
     - ``color``: brightness, ``x + U(-0.5, 0.5)``; then saturation, the deviation from the mean of a pixel's channels
       times ``U(0, 2)``, which leaves grayscale as it is; then contrast, the deviation from the image's mean times
-      ``U(0.5, 1.5)``. What leaves [-1, 1] is not clamped, which would stop its gradient.
-    - ``translation``: by whole pixels, up to an eighth of the size each way, rounded; 0, mid-gray, fills the border.
-    - ``cutout``: a square of half the size, rounded, becomes 0. Its center is anywhere in the image, so a part of it
-      may fall outside.
+      ``U(0.5, 1.5)``. Values outside [-1, 1] are not clamped, which would stop their gradient.
+    - ``translation``: by whole pixels, up to an eighth of the size each way, rounded; the border is filled with 0,
+      mid-gray.
+    - ``cutout``: a square of half the size, rounded, becomes 0. Its center is anywhere in the image, so part of the
+      square may fall outside.
 
-    The order is this one, whatever the order in ``policy``.
+    They are applied in this order, whatever the order in ``policy``.
 
     Args:
-        images: [N, C, H, W] of any floating-point type; channels-last is kept.
-        policy: as :func:`parse_policy` returns it.
+        images: [N, C, H, W] of any floating-point dtype; channels-last is kept.
+        policy: a result of :func:`parse_policy`.
 
     Returns:
-        Images of the same shape, type and memory format, differentiable to any order.
+        Images of the same shape, dtype and memory format, differentiable to any order.
     """
     check_policy(policy, images.shape[1:])
     for name, augmentation in _AUGMENTATIONS.items():
@@ -93,7 +94,7 @@ def _translation(images: Tensor) -> Tensor:
     column, inside_columns = _moved(images, width)
     pixel = (row[:, :, None] * width + column[:, None, :]).flatten(1)
     inside = (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]
-    # One gather from the pixels of an image, along the axis that its memory format puts them on.
+    # One gather of an image's pixels, along the axis that its memory format gives them.
     if images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous():
         pixels = images.permute(0, 2, 3, 1).flatten(1, 2)
         moved = pixels.gather(1, pixel[:, :, None].expand_as(pixels))
@@ -105,7 +106,7 @@ def _translation(images: Tensor) -> Tensor:
 
 
 def _moved(images: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """For each sample and position on an axis, int64 [N, size]: the position to read, and whether it exists."""
+    """For each sample and position on an axis, [N, size]: the source position, int64, and whether it is inside."""
     most = _round(size * _TRANSLATION)
     shift = torch.randint(-most, most + 1, (len(images), 1), device=images.device)
     position = torch.arange(size, device=images.device) - shift
@@ -119,16 +120,16 @@ def _cutout(images: Tensor) -> Tensor:
 
 
 def _cut(images: Tensor, size: int) -> Tensor:
-    """For each sample, the positions on an axis that are cut out, [N, size]."""
+    """For each sample and position on an axis, whether it is cut out, bool [N, size]."""
     length = _round(size * _CUTOUT)
-    # The center is one of size pixels where the length is odd, and one of size + 1 pixel borders where it is even.
+    # The center is one of size pixels for an odd length, and one of size + 1 pixel borders for an even one.
     center = torch.randint(0, size + 1 - length % 2, (len(images), 1), device=images.device)
     since_first = torch.arange(size, device=images.device) - (center - length // 2)
     return (since_first >= 0) & (since_first < length)
 
 
 def _uniform(images: Tensor) -> Tensor:
-    """A number in [0, 1) for each sample, drawn in float32: half types have few values, and all types get the same."""
+    """A number in [0, 1) per sample, drawn in float32: half precision has few values, and all dtypes get the same."""
     return torch.rand(len(images), 1, 1, 1, device=images.device).to(images.dtype)
 
 

@@ -1,4 +1,4 @@
-"""The data sets that come along: scikit-learn's digits and photographs, and points of the plane."""
+"""The bundled data sets: scikit-learn's digits and photographs, and points of the plane."""
 
 import numpy as np
 from PIL import Image

@@ -24,43 +24,43 @@ _ZIP_MAGIC = b"PK"
 def load_dataset(
     source: Any = "digits", *, resolution: int | None = None, fit: str = "crop", skip_broken: bool = False
 ) -> ImageDataset:
-    """Load and check a whole data set, on the CPU.
+    """Loads and checks a whole data set, on the CPU.
 
-    The content of a path decides what it is, not its suffix:
+    The kind of a path is recognized by its content, not its suffix:
 
     - ``"digits"``: scikit-learn's 1,797 handwritten digits, 8x8 grayscale with labels; ``"./digits"`` is a path.
     - ``"photos"``: 2,754 crops of scikit-learn's two photographs, 64x64 in color, with the photograph as label.
     - ``"gaussians"``: 10,000 points of the plane around eight centers, images of 1x1 with two channels, with labels.
     - A folder: every .png, .jpg, .jpeg, .webp, .bmp, .gif, .tif, .tiff, .ppm and .pgm below it, sorted by relative
-      path. Hidden files and folders are ignored, and so are those that systems make (``@eaDir``, ``__MACOSX``,
-      ``lost+found`` ...). Labels come from a ``dataset.json`` at its top, as in the zip; without one, each folder at
-      the top is a class, in the order of their names, where there are several and all images are in them.
-    - A zip in the layout that NVIDIA's dataset_tool writes: image files, and ``dataset.json`` holding
+      path. Hidden files and folders are ignored, and so are those that systems create (``@eaDir``, ``__MACOSX``,
+      ``lost+found`` ...). Labels come from a ``dataset.json`` at its top, as in the zip; without one, the top-level
+      folders are the classes, sorted by name, if there are several and all images are in them.
+    - A zip in the layout of NVIDIA's dataset_tool: image files, and ``dataset.json`` with
       ``{"labels": [["00000/img00000000.png", 6], ...]}`` or ``{"labels": null}``.
     - An MNIST-style IDX file of images, or a folder with ``train-images-idx3-ubyte`` in it (the plain file before the
       .gz); labels come from the matching file beside it.
     - .npy: uint8 [N, H, W], [N, H, W, C] or [N, C, H, W]; .npz: likewise, named ``images`` and optionally ``labels``
       (or x_train and y_train, train_images and train_labels, arr_0 and arr_1).
-    - A torch Dataset that is map-style, an array or a tensor; :mod:`fastgan.data.own` says of what.
+    - A map-style torch Dataset, an array or a tensor; see :mod:`fastgan.data.own` for the accepted items.
 
-    Grayscale files have one channel and all others three; a mixture becomes RGB. Transparency is composited over
-    white, 16 bits are scaled to 8, the EXIF orientation is applied. Unreadable metadata is ignored, with one warning
-    in the log.
+    Grayscale files have one channel and all others three; a mixture becomes RGB. Transparent images are composited over
+    white, 16-bit values are scaled to 8, and the EXIF orientation is applied. Unreadable metadata is ignored, with one
+    warning in the log.
 
     Args:
-        source: what to load.
-        resolution: resize to this edge length, with Pillow's antialiased bicubic filter; by default the least of the
+        source: the data.
+        resolution: edge length to resize to, with Pillow's antialiased bicubic filter; by default the smallest of the
             images' shorter sides.
-        fit: what is done with images that are not square: ``crop`` (the shorter side is resized, the middle kept),
-            ``pad``, ``stretch`` or ``refuse``, which also refuses images of several sizes.
+        fit: how to fit images that are not square: ``crop`` (resizes the shorter side and keeps the middle), ``pad``,
+            ``stretch`` or ``refuse``, which also refuses images of several sizes.
         skip_broken: continue without images that cannot be read.
 
     Raises:
-        DataError: one sentence with what was found and what is expected, for a path that is missing or cannot be read;
-            no images; an image that is broken, or past the limits in ``fastgan/data/limits.py``, with how many there
-            are; a zip that is corrupt, encrypted, escapes its root or explodes; an IDX file with a wrong magic number
-            or length; an array of another type or shape; labels that are not one integer for each image; a resolution
-            that is not a positive integer, or is not 1 for ``"gaussians"``; more data than memory.
+        DataError: one sentence with the finding and the expectation, for a path that is missing or cannot be read; no
+            images; images that are broken or exceed the limits in ``fastgan/data/limits.py``, with their number; a zip
+            that is corrupt, encrypted, escapes its root or explodes; an IDX file with a wrong magic number or length;
+            an array of another type or shape; labels that are not one integer per image; a resolution that is not a
+            positive integer, or not 1 for ``"gaussians"``; more data than memory.
     """
     return open_dataset(source, resolution=resolution, fit=fit, skip_broken=skip_broken).load()
 
@@ -68,14 +68,14 @@ def load_dataset(
 def open_dataset(
     source: Any = "digits", *, resolution: int | None = None, fit: str = "crop", skip_broken: bool = False
 ) -> LazyImages:
-    """Opens what :func:`load_dataset` loads, without decoding it.
+    """Opens the sources of :func:`load_dataset` without decoding images.
 
-    A folder, a zip of images and a .npy file stay on the disk. Of image files the names, the labels and the header of
-    each are read here; damage behind the header is found when the image is decoded. Of a Dataset up to 64 items are
-    looked at. IDX files and .npz, which cannot be read in parts, are loaded as they are.
+    A folder, a zip of images and a .npy file stay on the disk. For image files, the names, labels and headers are read;
+    damage after a header is found when the image is decoded. For a Dataset, up to 64 items are checked. IDX and .npz
+    files, which cannot be read in parts, are loaded whole.
 
     Raises:
-        DataError: as ``load_dataset``, for what can be seen before an image is decoded.
+        DataError: as ``load_dataset``, for errors that are found without decoding.
     """
     _check_resolution(source, resolution)
     opened = open_images(source, resolution=resolution, fit=fit, skip_broken=skip_broken)
@@ -89,7 +89,7 @@ def open_dataset(
 def open_images(
     source: Any, *, resolution: int | None = None, fit: str = "crop", skip_broken: bool = False
 ) -> "LazyImages | ImageStream":
-    """Opens what :func:`open_dataset` does, or an iterable Dataset."""
+    """Opens a source of :func:`open_dataset`, or an iterable Dataset."""
     _check_resolution(source, resolution)
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
@@ -101,7 +101,7 @@ def open_images(
 
 
 def _open_path(source: str | os.PathLike[str], name: str, skip_broken: bool) -> Reader:
-    # A Path is never a bundled set: Path("./digits") has lost its dot.
+    # A Path is never a bundled set, since Path drops the dot of "./digits".
     if isinstance(source, str) and source in BUNDLED:
         return ArrayImages(*BUNDLED[source](), name)
     kind, path = _recognize(name)
@@ -121,8 +121,8 @@ def _open_path(source: str | os.PathLike[str], name: str, skip_broken: bool) -> 
 
 
 def absolute_source(source: str) -> str:
-    """The path of ``source`` made absolute, so that it holds in any folder; the name of a bundled set as it is."""
-    # Of "" the absolute path would be the current folder.
+    """Makes the path ``source`` absolute, so that it is valid in any folder; the name of a bundled set is unchanged."""
+    # The absolute path of "" would be the current folder.
     return source if source in BUNDLED or not source else os.path.abspath(source)
 
 
@@ -140,13 +140,13 @@ def _recognize(name: str) -> tuple[Literal["folder", "zip", "idx", "npy"], Path]
     """The kind of a source, and the file or folder to read. A zip holds image files or arrays."""
     path = Path(name)
     try:
-        if not name:  # Path("") would be the current folder.
+        if not name:  # Path("") is the current folder.
             raise FileNotFoundError
         mode = path.stat().st_mode
         start = b"" if not stat.S_ISREG(mode) else _first_bytes(path)
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"There is no file or folder {quoted(name)}; expected {_SOURCES}.") from None
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name.
+    except (OSError, ValueError) as error:  # ValueError for a zero byte in the name.
         raise DataError(f"{quoted(name)} cannot be read ({reason(error)}); expected {_SOURCES}.") from error
 
     if stat.S_ISDIR(mode):
@@ -154,7 +154,7 @@ def _recognize(name: str) -> tuple[Literal["folder", "zip", "idx", "npy"], Path]
         return ("folder", path) if idx_file is None else ("idx", idx_file)
     if not stat.S_ISREG(mode):
         raise DataError(f"{quoted(name)} is neither a regular file nor a folder; expected {_SOURCES}.")
-    # The content decides. The suffix decides only where the content does not, so that the error fits what was meant.
+    # The content decides; the suffix only if the content is not recognized, so that the error fits the intended kind.
     if start.startswith(NPY_MAGIC):
         return "npy", path
     if start.startswith(_ZIP_MAGIC) or path.suffix.lower() in (".zip", ".npz"):

@@ -1,4 +1,4 @@
-"""One encoded image to pixels."""
+"""Decodes one encoded image to pixels."""
 
 import io
 import math
@@ -14,8 +14,7 @@ from fastgan.data.errors import DataError, reason
 from fastgan.data.limits import MAX_PIXELS
 from fastgan.data.metadata import upright, without_metadata
 
-# Only decoders that Pillow or its bundled libraries carry themselves: among its others are some that call outside
-# programs (Ghostscript for EPS).
+# Only decoders in Pillow or its bundled libraries: some of the others call external programs (Ghostscript for EPS).
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
@@ -30,27 +29,27 @@ def _ignore() -> None:
 def decode_image(
     data: bytes, where: str, on_bad_metadata: Callable[[], None] = _ignore, *, resolution: int | None = None
 ) -> Image.Image:
-    """An encoded image as a Pillow image, of mode L for a grayscale image and RGB for any other.
+    """Decodes an image to a Pillow image, of mode L if grayscale and RGB otherwise.
 
-    - Transparency is composited over white, which is how most viewers show it; what lies under a transparent pixel is
+    - Transparent images are composited over white, as most viewers show them; the color of a transparent pixel is
       arbitrary and must not be learned. (The color key of a 16-bit grayscale PNG is ignored.)
-    - 16 bits are scaled to 8, not clipped. Pillow reads 16-bit grayscale with alpha as RGB.
+    - 16-bit values are scaled to 8, not clipped. Pillow reads 16-bit grayscale with alpha as RGB.
     - CMYK, palettes and the like become RGB; embedded color profiles are not applied.
     - The EXIF orientation is applied, so that a photograph stands upright.
     - Unreadable metadata is ignored.
 
     Args:
         data: the bytes of the file.
-        where: names the image at the start of an error's sentence.
-        on_bad_metadata: called where the metadata cannot be read.
-        resolution: that the shorter side will be reduced to. A JPEG is decoded at the smallest of its full, half,
-            quarter and eighth size that is at least 5/4 of that, which saves much time: 42% from 160x160 to 64x64, and
-            most of it for large photographs. Pixels differ by 1.6 of 255 in the mean there, and the sharpness (mean
-            difference of neighbors) by 1%; Pillow's bicubic and bilinear filters differ by 13%.
+        where: the image's name, which starts error messages.
+        on_bad_metadata: called if the metadata cannot be read.
+        resolution: size to which the shorter side will be reduced. A JPEG is decoded at the smallest of its full, half,
+            quarter and eighth size that is at least 5/4 of this, which saves 42% of the time from 160x160 to 64x64, and
+            most of it for large photographs. Pixels then differ by 1.6 of 255 on average, and the sharpness (mean
+            difference of neighbors) by 1%; between Pillow's bicubic and bilinear filters it differs by 13%.
 
     Raises:
-        DataError: not an image in one of ``FORMATS``, broken or truncated, more than ``MAX_PIXELS`` pixels, an
-            animation or several pages, or 32-bit values, which have no defined range.
+        DataError: for data that is not an image in one of ``FORMATS``, is broken or truncated, has more than
+            ``MAX_PIXELS`` pixels, is an animation or has several pages, or has 32-bit values, whose range is undefined.
     """
 
     def decode(file: BinaryIO) -> Image.Image:
@@ -71,7 +70,7 @@ def decode_image(
 def read_header(
     file: BinaryIO, where: str, on_bad_metadata: Callable[[], None] = _ignore
 ) -> tuple[int, tuple[int, int]]:
-    """The channels that :func:`decode_image` will find, and the width and height, from the header of a file.
+    """Reads from a file's header the number of channels that :func:`decode_image` will return, and (width, height).
 
     Raises:
         DataError: as ``decode_image``, for errors in the header.
@@ -88,7 +87,7 @@ def read_header(
 def _with_or_without_metadata(
     decode: Callable[[BinaryIO], Any], file: BinaryIO, where: str, on_bad_metadata: Callable[[], None]
 ) -> Any:
-    """Decodes a file, or where that fails a copy of it without metadata."""
+    """Decodes a file or, if that fails, a copy of it without metadata."""
     with _in_one_sentence(where, file, on_bad_metadata):
         try:
             return decode(file)
@@ -132,7 +131,7 @@ def _in_one_sentence(where: str, file: BinaryIO, on_bad_metadata: Callable[[], N
 
 def _check_header(image: Image.Image, where: str) -> None:
     width, height = image.size
-    if width * height > MAX_PIXELS:  # Pillow's own guard can be switched off by whoever shares the process.
+    if width * height > MAX_PIXELS:  # Other code in the process may have switched off Pillow's own limit.
         raise DataError(f"{where} is {width}x{height}, too many pixels; expected at most {MAX_PIXELS:,}.")
     # An MPO is a photograph whose further frames are previews or depth maps; Pillow opens it in place of its JPEG.
     frames = getattr(image, "n_frames", 1)
@@ -141,7 +140,7 @@ def _check_header(image: Image.Image, where: str) -> None:
 
 
 def _has_16_bits(image: Image.Image) -> bool:
-    # They are mode "I" in a PGM, and in a PNG in Pillow before 11.
+    # 16-bit grayscale has mode "I" in a PGM, and in a PNG with Pillow before 11.
     return image.mode in _GRAY16_MODES or (image.mode == "I" and image.format in ("PNG", "PPM"))
 
 
@@ -157,11 +156,11 @@ def upright_pixels(image: Image.Image, where: str, on_bad_metadata: Callable[[],
     """The image upright, opaque and of mode L or RGB.
 
     Raises:
-        DataError: 32-bit values.
+        DataError: for 32-bit values.
     """
     has_16_bits, num_channels = _has_16_bits(image), _num_channels(image, where)
     image.load()
-    image = upright(image, on_bad_metadata)  # Perhaps a copy, which has forgotten its format.
+    image = upright(image, on_bad_metadata)  # May be a copy, which has no format.
     if has_16_bits:
         values = np.asarray(image).astype(np.float64) / 257  # 65535 / 255 = 257
         return Image.fromarray(np.rint(values).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""DataError, and the parts of its messages."""
+"""DataError, and helpers for its messages."""
 
 import os
 import re
@@ -6,27 +6,27 @@ from collections.abc import Sequence
 
 from fastgan.errors import InputError
 
-# A zip entry's name may have 65,535 characters, and a decoder's message any number: sentences stay readable.
+# Quotes are shortened: a zip entry's name may have 65,535 characters, and a decoder's message any number.
 _LONGEST_QUOTE = 200
 _ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
 
 
 class DataError(InputError):
-    """Image data that cannot be used. The message is one sentence: what was found where, and what is expected."""
+    """Image data that cannot be used. The message is one sentence: what was found, where, and what is expected."""
 
 
 def quoted(name: str | os.PathLike[str]) -> str:
-    """``name`` in quotes on one line: control characters and undecodable bytes escaped, a long middle left out."""
+    """Quotes a name on one line: escapes control characters and undecodable bytes, and shortens a long name."""
     text = repr(os.fspath(name))
     half = _LONGEST_QUOTE // 2
     return text if len(text) <= _LONGEST_QUOTE else f"{text[:half]}...{text[-half:]}"
 
 
 def skipped(broken: Sequence[DataError], count: int, *, whole: bool) -> str:
-    """A sentence about the broken ones of ``count`` images: a note where the ``whole`` ones are enough, else an error.
+    """A note on the broken ones of ``count`` images, if ``whole`` allows leaving them out.
 
     Raises:
-        DataError: not ``whole``, or none is whole.
+        DataError: without ``whole``, or if all images are broken.
     """
     first, share = str(broken[0]).rstrip("."), f"{len(broken):,} of {count:,} images cannot be read"
     if not whole:
@@ -38,7 +38,7 @@ def skipped(broken: Sequence[DataError], count: int, *, whole: bool) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """The message of another library's exception, as the end of a sentence: one line, no full stop."""
+    """The message of another library's exception, as the end of a sentence: one line, without a period."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = _ADDRESS.sub("", " ".join(str(error).split())).rstrip(" .:") or type(error).__name__

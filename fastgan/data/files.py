@@ -23,15 +23,15 @@ from fastgan.data.limits import MAX_FILE_BYTES
 
 LABELS_FILE = "dataset.json"
 
-# Folders that systems put beside people's files, in lower case: previews, copies and what was deleted. Those of file
-# servers (Synology, QNAP, netatalk), macOS, Windows and ext4.
+# Folders that systems create for previews, copies and deleted files, in lower case: those of file servers (Synology,
+# QNAP, netatalk), macOS, Windows and ext4.
 _NOT_DATA = {
     *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "network trash folder", "temporary items"),
     *("__macosx", "$recycle.bin", "system volume information", "lost+found"),
 }
 
 _logger = logging.getLogger(__name__)
-# For each folder or zip: whether the log has the warning about its metadata. Forked processes share the byte.
+# For each folder or zip, whether the warning about its metadata is logged. Forked processes share the byte.
 _warned: dict[str, mmap.mmap] = {}
 
 
@@ -41,7 +41,7 @@ class Folder:
     ``names`` are relative paths with slashes. Links to folders are followed.
 
     Raises:
-        DataError: a folder that cannot be read or links back to one that contains it.
+        DataError: for a folder that cannot be read, or has a link to a folder that contains it.
     """
 
     def __init__(self, path: Path):
@@ -62,7 +62,7 @@ class Folder:
         path = self._path / name
         try:
             status = path.stat()
-            if not stat.S_ISREG(status.st_mode):  # Opening a pipe would wait for ever.
+            if not stat.S_ISREG(status.st_mode):  # Opening a pipe would wait forever.
                 raise DataError(f"{quoted(path)} is not a regular file; expected one that can be read to its end.")
             if status.st_size > MAX_FILE_BYTES:
                 raise DataError(f"{quoted(path)} has {status.st_size:,} bytes; expected at most {MAX_FILE_BYTES:,}.")
@@ -75,26 +75,26 @@ class Folder:
 
 
 class ImageFiles:
-    """The images among the files of a folder or zip; their names, labels and headers are read here.
+    """The images in a folder or zip. Their names, labels and headers are read at once.
 
-    Hidden files and folders, folders that systems make (``@eaDir``, ``lost+found`` ...) and files with suffixes other
-    than those of images are ignored.
+    Hidden files and folders, folders that systems create (``@eaDir``, ``lost+found`` ...) and files without an image
+    suffix are ignored.
 
     Args:
         container: the files.
-        path: of the folder or zip, for errors.
+        path: path of the folder or zip, for errors.
         skip_broken: leave out images whose header cannot be read.
 
     Attributes:
-        names: of the images, sorted; at least one.
-        labels: class numbers from 0, int64 [N], or None.
-        class_names: of the classes, where each has a folder.
-        channels: 3 where one of the images has colors, else 1.
+        names: names of the images, sorted; at least one.
+        labels: class indices from 0, int64 [N], or None.
+        class_names: names of the classes, if each is a folder; else None.
+        channels: 3 if any image is in color, else 1.
         sizes: width and height of each image.
         notes: sentences for the user.
 
     Raises:
-        DataError: as :func:`fastgan.data.load_dataset` says.
+        DataError: as :func:`fastgan.data.load_dataset`.
     """
 
     def __init__(self, container: Folder | SafeZip, path: Path, *, skip_broken: bool = False) -> None:
@@ -106,7 +106,7 @@ class ImageFiles:
                 f"{self._source} holds no images{self._what_it_holds(visible)}; expected at least one file ending in "
                 f"{', '.join(SUFFIXES)}."
             )
-        # Labels first: they are cheap to read, and an error in them should not wait for all headers.
+        # Labels are read first: they are quick to read, so that an error in them is not found only after all headers.
         self.labels, self.class_names = self._read_labels(visible)
         _warned.setdefault(self._source, mmap.mmap(-1, 1))
         found: list[tuple[int, tuple[int, int]] | None] = []
@@ -136,10 +136,10 @@ class ImageFiles:
         return self._container.where(self.names[index])
 
     def read(self, index: int, resolution: int) -> tuple[Image.Image, int | None]:
-        """An image that will be reduced to ``resolution``, of mode L or RGB, and its label.
+        """Reads an image that will be reduced to ``resolution``, of mode L or RGB, and its label.
 
         Raises:
-            DataError: a broken image, or one that has colors now.
+            DataError: for a broken image, or one that was grayscale before and is now in color.
         """
         name, where = self.names[index], self.where(index)
         data = self._container.read(name)
@@ -171,10 +171,10 @@ class ImageFiles:
             )
 
     def _read_labels(self, visible: list[str]) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
-        """int64 [N] and the names of the classes; None where there are none.
+        """Labels, int64 [N], and names of the classes; None for either that is absent.
 
-        Labels of absent images are ignored, so a subset of a labeled set is still labeled. Without a dataset.json, each
-        folder at the top is a class, as torchvision's ImageFolder has it, where there are several and all images are in
+        Labels of missing images are ignored, so a subset of a labeled set is still labeled. Without a dataset.json, the
+        top-level folders are the classes, as in torchvision's ImageFolder, if there are several and all images are in
         them.
         """
         misplaced = [name for name in visible if PurePosixPath(name).name == LABELS_FILE and name != LABELS_FILE]
@@ -193,7 +193,7 @@ class ImageFiles:
         label_of = _parse_labels(self._container.read(LABELS_FILE), where)
         if label_of is None:
             return None, None
-        # Systems write an accented letter as one character or as two, which look alike.
+        # Systems encode an accented letter as one character or as two.
         composed = {normalize("NFC", name): label for name, label in label_of.items()}
         found = [label_of.get(name, composed.get(normalize("NFC", name))) for name in self.names]
         missing = [name for name, label in zip(self.names, found, strict=True) if label is None]
@@ -206,7 +206,7 @@ class ImageFiles:
 
 
 def _walk(root: Path, folder: str, above: Sequence[tuple[int, int]]) -> list[str]:
-    """Relative POSIX paths of all files below; ``above`` identifies the folders on the way, to find a link's loop."""
+    """Relative POSIX paths of all files below; ``above`` identifies the parent folders, to detect loops of links."""
     here = root / folder
     try:
         status = here.stat()
@@ -225,7 +225,7 @@ def _walk(root: Path, folder: str, above: Sequence[tuple[int, int]]) -> list[str
 
 
 def _is_data(name: str) -> bool:
-    """Whether a file or folder of that name is the user's own."""
+    """Whether a file or folder with this name is the user's own."""
     return not name.startswith(".") and name.lower() not in _NOT_DATA
 
 

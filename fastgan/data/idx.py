@@ -1,4 +1,4 @@
-"""MNIST-style IDX files, plain or gzipped.
+"""Reads MNIST-style IDX files, plain or gzipped.
 
 The format (Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits"): two zero bytes, a type (8 for
 unsigned bytes), the number of dimensions, each dimension as a big-endian 32-bit integer, then the values.
@@ -25,9 +25,9 @@ _CHUNK_BYTES = 2**20
 
 
 def load_idx(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """The images of an IDX file as uint8 [N, 1, H, W], and int64 [N] labels from the matching file beside it, if any.
+    """Reads the images of an IDX file, uint8 [N, 1, H, W], and the labels of the matching file, int64 [N], if any.
 
-    The matching file has "labels" for "images" and "idx1" for "idx3" in its name, gzipped or not.
+    The matching file is in the same folder; its name has "labels" for "images" and "idx1" for "idx3", gzipped or not.
     """
     images = _read(path, _IMAGES)
     count, height, width = images.shape
@@ -72,7 +72,7 @@ def _read_values(
 ) -> np.ndarray:
     shape = _read_header(stream, path, kind)
     header_bytes = 4 + 4 * len(shape)
-    # Python's integers: the product of three 32-bit dimensions passes 64 bits.
+    # With Python's integers, since the product of three 32-bit dimensions may exceed 64 bits.
     promised = math.prod(shape)
     dimensions = " x ".join(str(extent) for extent in shape)
     if not gzipped and size != header_bytes + promised:
@@ -86,7 +86,7 @@ def _read_values(
             f"{quoted(path)} would explode from {size:,} to {promised:,} bytes; expected a compression of at most "
             f"{MAX_COMPRESSION_RATIO}:1, which real images do not reach."
         )
-    # In pieces, so that memory grows with the data and not with the number in the header.
+    # Read in pieces, so that memory grows with the data and not with the size in the header.
     values = bytearray()
     while len(values) < promised:
         piece = stream.read(min(_CHUNK_BYTES, promised - len(values)))

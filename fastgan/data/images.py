@@ -1,4 +1,4 @@
-"""Square images of one size, out of whatever reads them: one by one, all in memory, or as a stream."""
+"""Square images of one size from any reader: one by one, all in memory, or as a stream."""
 
 import contextlib
 import functools
@@ -30,7 +30,7 @@ _FITTED = {
 
 
 class Reader(Protocol):
-    """Stored images by their index."""
+    """Reads stored images by index."""
 
     channels: int
     sizes: Sequence[tuple[int, int]]
@@ -50,7 +50,7 @@ class ImageDataset:
     Attributes:
         name: "digits" or "gaussians", or the path as given.
         images: uint8 [N, C, S, S], C 1 (grayscale) or 3 (RGB), N at least 1; [N, 2, 1, 1] for points of the plane.
-        labels: class numbers from 0, int64 [N], or None.
+        labels: class indices from 0, int64 [N], or None.
     """
 
     name: str
@@ -59,19 +59,19 @@ class ImageDataset:
 
 
 class LazyImages:
-    """Square images of one size, each read, decoded and fitted when it is wanted; made by :func:`open_dataset`.
+    """Square images of one size, each read, decoded and fitted on access; made by :func:`open_dataset`.
 
-    ``dataset[i]`` is an image, uint8 [C, S, S], and its label, an int or None. It raises DataError, one sentence, for
-    an image that turns out to be broken; with ``skip_broken`` the next whole one takes its place. Forked processes may
-    read the same object.
+    ``dataset[i]`` is an image, uint8 [C, S, S], and its label, an int or None. It raises DataError, one sentence, for a
+    broken image; with ``skip_broken`` it returns the next readable image instead. Forked processes may share the
+    object.
 
     Attributes:
-        name: of the bundled data, the path as given, or what kind of object was.
+        name: name of the bundled data, the path as given, or a description of the object.
         image_shape: C, S, S.
-        class_names: of the classes, where the data name them, or None.
-        is_random: whether reading an image twice may give different pixels, by a Dataset's own transforms.
+        class_names: names of the classes, or None.
+        is_random: whether reading an image twice may give different pixels, because of a Dataset's transforms.
         num_bytes: the size of all images in memory.
-        notes: sentences for the user: images that are fitted or left out.
+        notes: sentences for the user on images that are fitted or left out.
     """
 
     def __init__(self, name: str, reader: Reader, resolution: int | None, fit: str, skip_broken: bool) -> None:
@@ -89,7 +89,7 @@ class LazyImages:
 
     @functools.cached_property
     def labels(self) -> Tensor | None:
-        """Class numbers from 0, int64 [N], or None; of a Dataset they may have to be read item by item."""
+        """Class indices from 0, int64 [N], or None; a Dataset's may have to be read item by item."""
         labels = self._reader.labels
         return None if labels is None else torch.from_numpy(labels)
 
@@ -101,8 +101,8 @@ class LazyImages:
         """The images at ``indices``, uint8 [n, C, S, S], and their labels.
 
         Args:
-            indices: from 0, at least one.
-            seed: of the global generators of torch, numpy and Python while a Dataset's own transforms draw from them.
+            indices: indices from 0, at least one.
+            seed: seed of the global generators of torch, numpy and Python, for a Dataset's random transforms.
         """
         images = np.empty((len(indices), *self.image_shape), np.uint8)
         with drawing_from(seed) if self.is_random else contextlib.nullcontext():
@@ -110,7 +110,7 @@ class LazyImages:
         return torch.from_numpy(images), labels
 
     def load(self) -> ImageDataset:
-        """Reads all images into memory, without the broken ones where these are skipped."""
+        """Reads all images into memory, without broken ones if ``skip_broken`` is set."""
         require_memory(self.num_bytes, f"{quoted(self.name)} ({len(self):,} images of {self.image_shape[-1]} pixels)")
         images = np.empty((len(self), *self.image_shape), np.uint8)
         labels: list[int | None] = []
@@ -146,9 +146,9 @@ class LazyImages:
 
 
 class ImageStream:
-    """The images of an iterable Dataset as squares of one size, again and again; made by :func:`open_images`.
+    """Square images of one size from an iterable Dataset, repeated endlessly; made by :func:`open_images`.
 
-    The attributes are those of :class:`LazyImages`; ``labels`` are one of each class, of a dataset that names them.
+    The attributes are those of :class:`LazyImages`; ``labels`` has one label per class, if the dataset names them.
     """
 
     def __init__(self, name: str, reader: IterableImages, resolution: int | None, fit: str) -> None:
@@ -158,7 +158,7 @@ class ImageStream:
         self.labels = None if reader.labels is None else torch.from_numpy(reader.labels)
 
     def batches(self, sizes: Iterable[int]) -> Iterator[tuple[Tensor, list[int | None]]]:
-        """Batches of these sizes, uint8 [n, C, S, S], and their labels."""
+        """Yields batches of the given sizes, uint8 [n, C, S, S], and their labels."""
         items = enumerate(self._reader)
         for size in sizes:
             images, labels = np.empty((size, *self.image_shape), np.uint8), []
@@ -169,16 +169,16 @@ class ImageStream:
 
 
 class Fitting:
-    """Images of any shape to squares of one size.
+    """Fits images of any shape to squares of one size.
 
     Args:
-        reader: of the images.
-        resolution: the edge length; by default the least of the shorter sides.
-        fit: as in :func:`fastgan.data.pixels.fit_image`, or ``refuse`` for images that are not square and of one size.
+        reader: the reader of the images.
+        resolution: the edge length; by default the smallest of the shorter sides.
+        fit: as in :func:`fastgan.data.pixels.fit_image`, or ``refuse`` to accept only square images of one size.
 
     Attributes:
         image_shape: C, S, S.
-        notes: a sentence on images that are not square.
+        notes: a sentence on images that are not square, if any.
     """
 
     def __init__(self, reader: "Reader | IterableImages", resolution: int | None, fit: str) -> None:
@@ -197,7 +197,7 @@ class Fitting:
                 self._require(size, index)
 
     def into(self, image: np.ndarray, pixels: Pixels, index: int) -> None:
-        """Writes a Pillow image or an array [C, H, W] into ``image``; a gray one into three channels too."""
+        """Fits a Pillow image or an array [C, H, W] into ``image``; gray is repeated to three channels if needed."""
         is_array = isinstance(pixels, np.ndarray)
         if self._fit == "refuse":
             self._require(pixels.shape[:0:-1] if is_array else pixels.size, index)

@@ -1,8 +1,8 @@
-"""Files that hold images but are not read: what they are, and what to do with them."""
+"""Recognizes files with images that fastgan does not read, and says what to do with them."""
 
 import zlib
 
-# As many first bytes of a file as are needed.
+# Number of first bytes that identify a file.
 START_BYTES = 512
 
 _TO_TRAINER = "to fastgan.Trainer"
@@ -38,7 +38,7 @@ UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".psd")
 
 
 def refusal(where: str, start: bytes) -> str | None:
-    """The sentence about a file that begins with ``start`` and is of a known kind, without its full stop, or None."""
+    """A sentence, without its period, about a file of a known kind that begins with ``start``; None for others."""
     if start.startswith(b"\x1f\x8b"):
         try:
             start = zlib.decompressobj(31).decompress(start, START_BYTES)
@@ -51,5 +51,5 @@ def refusal(where: str, start: bytes) -> str | None:
 
 
 def torch_refusal(where: str) -> str:
-    """As :func:`refusal`, of a zip that ``torch.save`` has written."""
+    """As :func:`refusal`, for a zip written by ``torch.save``."""
     return f"{where} is {_TORCH[0]}; {_TORCH[1]}"

@@ -1,4 +1,4 @@
-"""Limits on data. They keep a small hostile or broken file from filling the memory or taking hours."""
+"""Limits on data, which keep a small hostile or broken file from filling the memory or taking hours."""
 
 import os
 
@@ -7,19 +7,19 @@ from fastgan.data.errors import DataError
 # The largest image that Pillow opens without its decompression-bomb warning: 256 MiB as 8-bit RGB.
 MAX_PIXELS = 2**28 // 3
 
-# An encoded image (or its dataset.json) need not be larger than the largest accepted image is with no compression.
+# An encoded image (or its dataset.json) need not be larger than the largest accepted image without compression.
 # The labels of ImageNet's 1.3 million images take 50 MB.
 MAX_FILE_BYTES = 2**28
 
-# FFHQ at 1024x1024, the largest set usual in the zip layout, is 220 GB with no compression; a forged directory
-# can promise 16 EiB.
+# FFHQ at 1024x1024, the largest common set in the zip layout, is 220 GB without compression; a forged directory can
+# promise 16 EiB.
 MAX_ARCHIVE_BYTES = 2**40
 
 # Deflate reaches 1030:1 on zeros, real image data far less: 12.5:1 for a dataset.json of 60,000 labels, 2.5:1 for the
-# bundled digits, 402:1 for a flat drawing of two colors stored raw. 100:1 leaves a wide margin to all but the last ...
+# bundled digits, 402:1 for a flat drawing of two colors stored raw. 100:1 leaves a wide margin for all but the last ...
 MAX_COMPRESSION_RATIO = 100
 
-# ... and below 64 MiB a ratio is no danger (inflating as many zeros takes 0.2 s), so small synthetic sets pass.
+# ... and below 64 MiB no ratio is dangerous (inflating as many zeros takes 0.2 s), so small synthetic sets pass.
 RATIO_FREE_BYTES = 2**26
 
 
@@ -33,7 +33,7 @@ def _physical_memory() -> int:
 
 
 def require_memory(needed_bytes: int, what: str) -> None:
-    """Raises DataError where ``needed_bytes`` is more than the physical memory, before anything is allocated."""
+    """Raises DataError, before memory is allocated, if ``needed_bytes`` exceeds the physical memory."""
     available = _physical_memory()
     if needed_bytes > available:
         raise DataError(

@@ -22,17 +22,17 @@ _UPRIGHT = {
 }
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-# Optional chunks that the pixels or the number of frames depend on.
+# Ancillary chunks that affect the pixels or the number of frames.
 _CHUNKS_OF_PIXELS = (b"tRNS", b"acTL", b"fcTL", b"fdAT")
 
 _JPEG = b"\xff\xd8"
 _EXIF = b"Exif\0\0"
-# The segments of JFIF and Adobe define the color space; with the least number of bytes that a decoder accepts.
+# The segments of JFIF and Adobe, which define the color space, and the minimum number of bytes that decoders accept.
 _SEGMENTS_OF_PIXELS = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}
 _START_OF_SCAN = 0xDA
 
 _TIFF = {b"II*\0": "<", b"MM\0*": ">"}
-# TIFF 6.0: how pixels are stored, compressed and colored, and the orientation.
+# Tags of TIFF 6.0 for storage, compression and color of the pixels, and for the orientation.
 _TAGS_OF_PIXELS = {
     *range(254, 260),
     *(262, 266, _ORIENTATION, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 338, 339, 340, 341),
@@ -41,7 +41,7 @@ _TAGS_OF_PIXELS = {
 
 
 def upright(image: Image.Image, on_bad_metadata: Callable[[], None]) -> Image.Image:
-    """The loaded image, turned by its EXIF orientation; an orientation outside of 1 to 8 is ignored."""
+    """Turns a loaded image by its EXIF orientation; an orientation outside 1 to 8 is ignored."""
     try:
         method = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
     except Exception:  # Pillow's parsers raise many types on broken metadata.
@@ -59,7 +59,7 @@ def without_metadata(data: bytes) -> bytes:
             return _JPEG + b"".join(_segments(data))
         if data[:4] in _TIFF:
             return _without_tags(data, _TIFF[data[:4]])
-    except (struct.error, IndexError):  # cut short before its pixels
+    except (struct.error, IndexError):  # the file ends before its pixels
         pass
     return data
 

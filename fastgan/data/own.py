@@ -1,12 +1,12 @@
-"""Data that a program passes: torch Datasets of any kind, arrays and tensors.
+"""Data passed by a program: map-style and iterable torch Datasets, arrays and tensors.
 
-Items are images, pairs of an image and its class number, or mappings with ``image`` (or ``img``) and perhaps ``label``,
-as Hugging Face's datasets have. An image is a Pillow image, or an array or tensor of shape [H, W], [C, H, W] or
-[H, W, C] with 1 or 3 channels, of uint8 or of a floating-point type.
+Items are images, pairs of an image and its class index, or mappings with ``image`` (or ``img``) and optionally
+``label``, as in Hugging Face's datasets. An image is a Pillow image, or an array or tensor of shape [H, W], [C, H, W]
+or [H, W, C] with 1 or 3 channels, of dtype uint8 or floating-point.
 
-Floating-point values are in [0, 1], as torchvision's ``ToTensor`` makes them, or in [-1, 1], as ``Normalize(0.5, 0.5)``
-does. The least value of up to 64 images, spread over the data, decides for all: 0 or more, or -0.5 or less. Anything
-else is refused, and so is a later value outside the range. They are rounded to 8 bits, as all images are.
+Floating-point values are in [0, 1], as from torchvision's ``ToTensor``, or in [-1, 1], as from ``Normalize(0.5, 0.5)``.
+The minimum over up to 64 images, spread over the data, decides for all: at least 0, or at most -0.5. Another minimum is
+refused, and so is a later value outside the range. Values are rounded to 8 bits.
 """
 
 import functools
@@ -32,23 +32,23 @@ from fastgan.random_state import preserved_random_state
 
 _logger = logging.getLogger(__name__)
 _PROBED = 64
-# Of a value that rounding puts outside its range.
+# How far rounding errors may move a value outside its range.
 _TOLERANCE = 1e-3
 
 Pixels = Image.Image | np.ndarray
 
 
 class DatasetImages:
-    """Images of a map-style dataset: anything with ``len`` and indices from 0; see the module.
+    """Images of a map-style dataset: any object with ``len`` and indices from 0; see the module for its items.
 
     Attributes:
-        channels: 3 where one of the images looked at has colors, else 1.
-        sizes: width and height of those images.
+        channels: 3 if any of the checked images is in color, else 1.
+        sizes: width and height of each checked image.
         class_names: the dataset's ``classes``, or None.
-        notes: none.
+        notes: an empty list.
     """
 
-    is_random = True  # Its transforms may draw from the global generators.
+    is_random = True  # The dataset's transforms may draw from the global generators.
 
     def __init__(self, dataset: Any, name: str) -> None:
         self._dataset, self._name = dataset, name
@@ -71,9 +71,9 @@ class DatasetImages:
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        """int64 [N]; None where an item has no class number.
+        """Class indices, int64 [N]; None if an item has none.
 
-        They are the dataset's ``targets`` where these agree with the items looked at; else every item is read once.
+        These are the dataset's ``targets`` if they agree with the checked items; otherwise each item is read once.
         """
         probed = self._items.labels
         if None in probed:
@@ -91,7 +91,7 @@ class DatasetImages:
 
 
 class IterableImages:
-    """Images of an iterable dataset, again and again; see :class:`DatasetImages` for the attributes."""
+    """Images of an iterable dataset, repeated endlessly; see :class:`DatasetImages` for the attributes."""
 
     def __init__(self, dataset: Any, name: str) -> None:
         self._dataset, self._name = dataset, name
@@ -116,13 +116,13 @@ class IterableImages:
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        """The class numbers, int64 [K], of a dataset that names its ``classes`` and labels its items, else None."""
+        """Class indices, int64 [K], if the dataset has ``classes`` and its items have labels; else None."""
         labeled = self.class_names is not None and None not in self._items.labels
         return np.arange(len(self.class_names)) if labeled else None
 
 
 class _Items:
-    """Items to pixels, after a look at some of them."""
+    """Converts items to pixels; some items are checked at the start."""
 
     def __init__(self, name: str, items: Iterator[Any]) -> None:
         self._signed: bool | None = None
@@ -149,10 +149,10 @@ class _Items:
 
 
 def images_of(data: Any) -> ArrayImages | DatasetImages | IterableImages:
-    """The reader of a Dataset, array or tensor.
+    """Makes the reader of a Dataset, array or tensor.
 
     Raises:
-        DataError: for anything else, or no images; one sentence.
+        DataError: for other types, or no images; one sentence.
     """
     name = name_of(data)
     if isinstance(data, Tensor | np.ndarray):
@@ -174,21 +174,21 @@ def images_of(data: Any) -> ArrayImages | DatasetImages | IterableImages:
 
 
 def name_of(data: Any) -> str:
-    """What messages call a Dataset, array or tensor."""
+    """The name of a Dataset, array or tensor in messages."""
     shape = f" of shape {list(data.shape)}" if isinstance(data, Tensor | np.ndarray) else ""
     return f"{type(data).__name__}{shape}"
 
 
 @contextmanager
 def drawing_from(seed: int) -> Iterator[None]:
-    """Inside, the global generators on the CPU of torch, numpy and Python draw from ``seed``; then as before."""
+    """A context in which the global CPU generators of torch, numpy and Python are seeded; restores their states."""
     with preserved_random_state():
         seed_generators(seed)
         yield
 
 
 def seed_generators(seed: int) -> None:
-    """Seeds the global generators on the CPU of torch, numpy and Python, with 32 bits."""
+    """Seeds the global CPU generators of torch, numpy and Python with a 32-bit seed."""
     torch.default_generator.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     random.seed(seed)
@@ -203,7 +203,7 @@ def _array_images(images: Tensor | np.ndarray, labels: Tensor | None, name: str)
 
 
 def _split(item: Any) -> tuple[Any, int | None]:
-    """An item's image, and its class number or None."""
+    """An item's image, and its class index or None."""
     label = None
     if isinstance(item, Mapping):
         item, label = item.get("image", item.get("img")), item.get("label")
@@ -215,7 +215,7 @@ def _split(item: Any) -> tuple[Any, int | None]:
 
 
 def _stored(image: Any, where: str, *, batch: bool = False) -> Pixels:
-    """An image as a Pillow image of mode L or RGB, or an array [C, H, W] of uint8 or float32."""
+    """Converts an image to a Pillow image of mode L or RGB, or to an array [C, H, W], uint8 or float32."""
     if isinstance(image, Image.Image):
         return upright_pixels(image, where)
     if isinstance(image, Tensor):
@@ -234,7 +234,7 @@ def _stored(image: Any, where: str, *, batch: bool = False) -> Pixels:
 
 
 def _to_bytes(pixels: Pixels, signed: bool | None, where: str) -> Pixels:
-    """uint8 pixels; floating-point ones are in [-1, 1] where ``signed``, else in [0, 1]."""
+    """Converts pixels to uint8; floating-point pixels are in [-1, 1] if ``signed``, else in [0, 1]."""
     if isinstance(pixels, Image.Image) or pixels.dtype == np.uint8:
         return pixels
     low = -1.0 if signed else 0.0

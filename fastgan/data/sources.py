@@ -1,4 +1,4 @@
-"""Batches of real images: resident in the device's memory, or streamed by worker processes that read files."""
+"""Batches of real images: resident in device memory, or streamed by worker processes that read files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,25 +12,25 @@ from fastgan.data.errors import DataError, quoted
 from fastgan.data.images import ImageStream
 from fastgan.data.stream import StreamedImages, StreamedItems, default_workers, part_of_rank
 
-# What a step needs besides the images is not known before it has run. With a quarter for them, they take at most a
-# third of what is left for networks, optimizers and activations. 20 GiB of an 80 GiB card hold 100,000 images of
-# 256x256 in RGB.
+# Share of the free memory that images may use. The other memory that a step needs is not known before the step runs:
+# three quarters are left for networks, optimizers and activations. 20 GiB of an 80 GiB card hold 100,000 RGB images of
+# 256x256.
 DEVICE_SHARE = 1 / 4
 
 
 class ImageSource(Protocol):
-    """Batches of real images, one for each discriminator update. A source has no state to save.
+    """Batches of real images, one per discriminator update. A source has no state to save.
 
     Attributes:
-        name: of the data, as given.
-        image_shape: of one image, [C, S, S].
-        labels: class numbers of all images, int64 [N] on the CPU, or None; of an iterable Dataset one of each class.
-        class_names: of the classes, where the data name them, or None.
+        name: name of the data, as given.
+        image_shape: shape of an image, [C, S, S].
+        labels: class indices of all images, int64 [N] on the CPU, or None; one per class for an iterable Dataset.
+        class_names: names of the classes, or None.
         note: whether the images are resident or streamed, and why; one sentence.
-        notes: sentences about images that are fitted or left out.
-        resume_note: what is not exact in a resumed run, one sentence, or None.
-        capturable: whether :meth:`next_batch` runs on the device only, so that a CUDA graph can hold it. A source that
-            is not capturable is called outside of the graph, and its batch is copied in.
+        notes: sentences on images that are fitted or left out.
+        resume_note: a sentence on how a resumed run differs from an uninterrupted one, or None.
+        capturable: whether :meth:`next_batch` runs on the device only, so that a CUDA graph can capture it. Otherwise
+            it is called outside the graph, and its batch is copied in.
     """
 
     name: str
@@ -46,7 +46,7 @@ class ImageSource(Protocol):
         """The number of images, N.
 
         Raises:
-            TypeError: of an iterable Dataset, which has none.
+            TypeError: for an iterable Dataset, which has no length.
         """
         ...
 
@@ -54,18 +54,18 @@ class ImageSource(Protocol):
         """This rank's part of a batch drawn with replacement; the parts of all ranks make up the whole batch.
 
         Args:
-            update: the number of the discriminator update, from 0. A streamed source draws from its seed and this
-                number; it is fast where each call's number is one more than the last call's.
-            size: images in the whole batch.
-            random: on the device. A resident source draws the whole batch from it on every rank, so ranks whose
-                generators have the same state get parts of the same batch. A streamed source ignores it.
+            update: index of the discriminator update, from 0. A streamed source draws from its seed and this index; it
+                is fast if each call's index is one more than that of the call before.
+            size: size of the whole batch.
+            random: generator on the device. A resident source draws the whole batch from it on every rank, so ranks
+                whose generators have the same state get parts of the same batch. A streamed source ignores it.
 
         Returns:
             uint8 [n, C, S, S] on the device, and their labels, int64 [n], or None. ``n`` is the size of
             :func:`fastgan.data.stream.part_of_rank`. The source does not write to them again.
 
         Raises:
-            DataError: an image that is broken, found when it is read.
+            DataError: for a broken image, found when it is read.
         """
         ...
 
@@ -80,9 +80,9 @@ class ResidentImages:
     Args:
         images: uint8 [N, C, S, S].
         labels: int64 [N], or None.
-        device: where they are kept and drawn.
-        name: of the data.
-        rank, world_size: of this process; they select its part of each batch.
+        device: device that stores images and draws batches.
+        name: name of the data.
+        rank, world_size: rank and world size, which select this process's part of each batch.
     """
 
     capturable = True
@@ -138,22 +138,22 @@ def open_source(
     rank: int = 0,
     world_size: int = 1,
 ) -> ImageSource:
-    """The source of a run: resident where the images fit on the device, else streamed.
+    """Opens the source of a run: resident if the images fit on the device, else streamed.
 
     Args:
-        data: what :func:`fastgan.data.load_dataset` takes, or an iterable Dataset.
-        resolution: edge length that the images are fitted to; by default the least of their shorter sides.
-        device: where batches are wanted.
-        seed, batch_size_of: of a streamed source; see :class:`fastgan.data.stream.StreamedImages`.
-        with_labels: whether batches carry labels where the data has them.
-        on_device: "yes" for resident, "no" for streamed, "auto" for what fits. A map-style Dataset is resident only for
-            "yes", as its transforms may be random; an iterable one never.
+        data: data as for :func:`fastgan.data.load_dataset`, or an iterable Dataset.
+        resolution: edge length of the fitted images; by default the smallest of their shorter sides.
+        device: device of the batches.
+        seed, batch_size_of: for a streamed source; see :class:`fastgan.data.stream.StreamedImages`.
+        with_labels: whether batches include labels, if the data has them.
+        on_device: "yes" for resident, "no" for streamed, "auto" for resident if the images fit. A map-style Dataset is
+            resident only with "yes", since its transforms may be random; an iterable one is never resident.
         workers: processes that read a streamed source; 0 for :func:`fastgan.data.stream.default_workers`.
         fit, skip_broken: as in :func:`fastgan.data.load_dataset`.
-        rank, world_size: of this process; they select its part of each batch.
+        rank, world_size: rank and world size, which select this process's part of each batch.
 
     Raises:
-        DataError: as ``load_dataset``; or images for "yes" that are larger than the free memory of the device.
+        DataError: as ``load_dataset``, and with "yes" for images larger than the free memory of the device.
     """
     dataset = open_images(data, resolution=resolution, fit=fit, skip_broken=skip_broken)
     kind = StreamedItems
@@ -197,12 +197,12 @@ def open_source(
 
 
 def fits(num_bytes: int, device: torch.device) -> bool:
-    """Whether images fit in ``DEVICE_SHARE`` of the free memory of the device and of the host, which decodes them."""
+    """Whether images fit in ``DEVICE_SHARE`` of the free memory of the device, and of the host, which decodes them."""
     return num_bytes <= DEVICE_SHARE * min(free_memory(device), free_memory(torch.device("cpu")))
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can be allocated on the device now."""
+    """Free memory of the device in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     # MemAvailable includes memory that the kernel can free, such as cached files.

@@ -19,7 +19,7 @@ from fastgan.data.images import ImageStream, LazyImages
 from fastgan.data.own import seed_generators
 from fastgan.seeds import Stream, seed_of
 
-# Each of a worker's batches waits in memory that the processes share, of which containers often have little.
+# Few, since waiting batches are in shared memory, of which containers often have little.
 _BATCHES_AHEAD = 2
 _MOST_WORKERS = 8
 
@@ -27,25 +27,26 @@ _Batch = tuple[Tensor, Tensor | None]
 
 
 def default_workers(world_size: int = 1) -> int:
-    """How many worker processes each rank has: all cores but the one that drives the device, from 1 to 8."""
+    """Number of worker processes per rank: all cores but the one that drives the device, from 1 to 8."""
     cores = len(os.sched_getaffinity(0))
     return min(max(cores // world_size - 1, 1), _MOST_WORKERS)
 
 
 def indices_of_update(num_images: int, size: int, *, seed: int, update: int) -> np.ndarray:
-    """The images of an update's whole batch, int64 [size]: drawn with replacement, from only ``seed`` and ``update``.
+    """Indices of the images of an update's whole batch, int64 [size], drawn with replacement from ``seed`` and
+    ``update`` only.
 
-    numpy keeps the streams of SeedSequence and PCG64 as they are; torch's CPU generator takes 32 bits of a seed, in
-    which some of a million updates would collide.
+    numpy guarantees that the streams of SeedSequence and PCG64 do not change. torch's CPU generator uses 32 bits of a
+    seed, so some of a million updates would have the same one.
     """
     random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(update,))))
     return random.integers(num_images, size=size)
 
 
 def part_of_rank(size: int, rank: int, world_size: int) -> slice:
-    """A rank's part of a batch of ``size``: contiguous, and all parts in the order of ranks make up the batch.
+    """A rank's contiguous part of a batch of ``size``; the parts in the order of ranks make up the batch.
 
-    Where ``world_size`` does not divide ``size``, parts differ by one.
+    If ``world_size`` does not divide ``size``, the parts' sizes differ by one.
     """
     return slice(size * rank // world_size, size * (rank + 1) // world_size)
 
@@ -53,24 +54,24 @@ def part_of_rank(size: int, rank: int, world_size: int) -> slice:
 class StreamedImages:
     """A source that reads each batch from files or a Dataset; see :class:`fastgan.data.sources.ImageSource`.
 
-    Worker processes decode batches ahead. On a GPU they arrive in pinned memory, and the next one is copied on a stream
-    of its own while the last is in use. The batch of an update depends only on ``seed`` and its number, not on what was
-    read ahead or on the number of workers: a run resumed at any update gets the batches that it would have got. This
-    holds for the random transforms of a Dataset too, as long as they draw from the global generators of torch, numpy or
-    Python, which are seeded for each batch.
+    Worker processes decode batches ahead. For a GPU, batches arrive in pinned memory, and the next one is copied on a
+    separate stream while the last is in use. The batch of an update depends only on ``seed`` and the index of the
+    update, not on the number of workers or the batches read ahead: a run resumed at any update gets the batches of an
+    uninterrupted run. This includes a Dataset's random transforms, if they draw from the global generators of torch,
+    numpy or Python, which are seeded for each batch.
 
-    Workers are forked, so that they share what the data set keeps in memory; they do not use the device. They ignore
-    SIGINT, and SIGTERM from processes other than their parent: on these a run saves its state and then ends them. They
-    end themselves within seconds of the death of their parent.
+    Workers are forked, so that they share the data set's memory; they do not use the device. They ignore SIGINT, and
+    SIGTERM from processes other than their parent: on these signals a run saves its state and then ends the workers.
+    Workers exit within seconds of the death of their parent.
 
     Args:
-        dataset: what to read.
-        seed: of the order, from 0.
-        batch_size_of: images in the whole batch of an update, by its number.
-        num_workers: processes that read; 0 to read in this process, in ``next_batch``.
-        device: where batches are wanted.
-        with_labels: whether batches carry labels where the data has them.
-        rank, world_size: of this process; they select its part of each batch.
+        dataset: the images.
+        seed: seed of the order, from 0.
+        batch_size_of: maps the index of an update to the size of its whole batch.
+        num_workers: number of worker processes; 0 to read in this process, in ``next_batch``.
+        device: device of the batches.
+        with_labels: whether batches include labels, if the data has them.
+        rank, world_size: rank and world size, which select this process's part of each batch.
     """
 
     capturable = False
@@ -108,7 +109,7 @@ class StreamedImages:
         """As in :class:`fastgan.data.sources.ImageSource`.
 
         Raises:
-            ValueError: ``size`` is not what ``batch_size_of`` says.
+            ValueError: if ``size`` differs from ``batch_size_of(update)``.
         """
         if size != self._batch_size_of(update):
             raise ValueError(f"the batch size of update {update} is {size}; expected {self._batch_size_of(update)}")
@@ -124,8 +125,8 @@ class StreamedImages:
 
     def close(self) -> None:
         """Ends the worker processes; another batch starts new ones."""
-        # torch ends them with their iterator, which nothing else may keep: when its queues are collected as garbage
-        # together with it, workers that wait for the next batch hear of the end only after 5 seconds.
+        # torch ends the workers when their iterator is deleted, so it must have no other reference: if it is garbage-
+        # collected together with its queues, workers that wait for the next batch end only after 5 seconds.
         self._batches = None
 
     def _read_from(self, first_update: int) -> Iterator[_Batch | DataError]:
@@ -133,16 +134,16 @@ class StreamedImages:
         if self._num_workers:
             in_processes = {"multiprocessing_context": "fork", "prefetch_factor": _BATCHES_AHEAD}
         loader = DataLoader(
-            batch_size=None,  # An item of the data set is a batch already.
+            batch_size=None,  # An item is already a batch.
             **self._items_from(first_update),
             num_workers=self._num_workers,
             worker_init_fn=partial(_obey_the_parent, os.getpid()),
             pin_memory=self._device.type == "cuda",
-            # By default the seeds of workers come from torch's global generator, which starting would then move on.
+            # By default torch's global generator seeds the workers, so that starting them would change its state.
             generator=torch.Generator(),
             **in_processes,
         )
-        # Where the thread that pins works.
+        # The device on which the pinning thread works.
         with _signals_blocked(), torch.cuda.device(self._device if self._device.type == "cuda" else -1):
             return iter(loader)
 
@@ -171,11 +172,11 @@ class StreamedImages:
 
 
 class StreamedItems(StreamedImages):
-    """A source of an iterable Dataset, whose order is its own; see :class:`StreamedImages`.
+    """A source of an iterable Dataset, in the dataset's order; see :class:`StreamedImages`.
 
-    Each worker process iterates the dataset, again and again, and makes whole batches. Datasets divide themselves among
-    workers by ``torch.utils.data.get_worker_info``, and among ranks; so there is one worker unless more are set, and
-    never none.
+    Each worker process iterates over the dataset endlessly and makes whole batches. A dataset must divide itself among
+    workers, by ``torch.utils.data.get_worker_info``, and among ranks; so there is one worker unless more are set, and
+    always at least one.
     """
 
     resume_note = (
@@ -196,9 +197,9 @@ class StreamedItems(StreamedImages):
 
 
 class _Batches(Dataset):
-    """Whole batches by a seed and the indices of their images.
+    """Whole batches, indexed by a seed and the indices of their images.
 
-    A DataError is returned, not raised, because torch would put a traceback into a raised one.
+    A DataError is returned, not raised, because torch would put a traceback into its message.
     """
 
     def __init__(self, dataset: LazyImages, with_labels: bool) -> None:
@@ -214,7 +215,7 @@ class _Batches(Dataset):
 
 
 class _Passes(IterableDataset):
-    """A worker's share of the batches of a stream."""
+    """A worker's share of a stream's batches."""
 
     def __init__(
         self,
@@ -240,9 +241,9 @@ class _Passes(IterableDataset):
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Blocks SIGINT and SIGTERM, for good, in processes that are forked inside the context.
+    """Permanently blocks SIGINT and SIGTERM in processes forked inside the context.
 
-    Ctrl-C reaches all processes of a terminal, and a scheduler's SIGTERM often all of a job.
+    Ctrl-C reaches all processes of a terminal, and a scheduler's SIGTERM often all processes of a job.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
@@ -256,8 +257,8 @@ def _obey_the_parent(parent: int, worker: int) -> None:
 
 
 def _exit_with_the_parent(parent: int) -> None:
-    # The parent sends SIGTERM to its remaining workers when it ends, and waits for them. One that is killed sends
-    # nothing; torch's workers look for it too, but not where it died before they had begun.
+    # When the parent ends, it sends SIGTERM to its workers and waits for them. A killed parent sends no signal; torch's
+    # workers check for its death too, but not if it died before they started.
     while os.getppid() == parent:
         signalled = signal.sigtimedwait({signal.SIGTERM}, 1)
         if signalled is not None and signalled.si_pid == parent:
@@ -268,7 +269,7 @@ def _exit_with_the_parent(parent: int) -> None:
 def _copy(
     batch: _Batch | DataError, device: torch.device, copies: torch.cuda.Stream
 ) -> tuple[_Batch | DataError, torch.cuda.Event]:
-    """Starts the copy to the device; the batch is there once the event has occurred."""
+    """Starts the copy to the device, which is complete once the event has occurred."""
     if not isinstance(batch, DataError):
         images, labels = batch
         with torch.cuda.stream(copies):
@@ -279,7 +280,7 @@ def _copy(
 
 
 def _received(batch: _Batch | DataError, copied: torch.cuda.Event) -> _Batch | DataError:
-    """The batch, for the stream that is current now; its memory is not reused before that stream is done with it."""
+    """The batch for use on the current stream; its memory is not reused before that stream has finished with it."""
     if isinstance(batch, DataError):
         return batch
     images, labels = batch
