@@ -1,1 +1,1 @@
-"""Scores of generated images, and mode collapse."""
+"""Scores of generated images, and detection of mode collapse."""

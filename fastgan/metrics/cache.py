@@ -1,4 +1,4 @@
-"""A cache of real features on disk, so that a data set goes through a network once."""
+"""A disk cache of real features, so that they are computed once per data set and network."""
 
 import hashlib
 import json
@@ -18,8 +18,8 @@ _FORMAT = 1
 
 
 def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/fastgan/features``, or ``~/.cache/fastgan/features`` where that is not set."""
-    # The XDG specification says to ignore relative paths.
+    """``$XDG_CACHE_HOME/fastgan/features``, or ``~/.cache/fastgan/features`` if that variable is not set."""
+    # The XDG specification requires relative paths to be ignored.
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (given if given.is_absolute() else Path.home() / ".cache") / "fastgan" / "features"
 
@@ -32,9 +32,9 @@ def digest_of(images: Tensor) -> str:
 
 
 def cached(key: Mapping[str, str | int | bool], compute: Callable[[], Features], folder: Path) -> Features:
-    """Features from the cache in ``folder``; or of ``compute``, then written there.
+    """Reads features from the cache in ``folder``; if they are not there, computes and writes them.
 
-    ``key`` holds everything that determines the features. A damaged file and a failed write cause a warning.
+    ``key`` contains everything that determines the features. A damaged file or a failed write causes a warning.
     """
     text = json.dumps({"format": _FORMAT, **key}, sort_keys=True)
     path = folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
@@ -67,7 +67,7 @@ def _write(path: Path, key: str, features: Features) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in features._asdict().items() if tensor is not None}
     content = safetensors.torch.save(tensors, metadata={"key": key, "digest": _digest(tensors)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Another process may write the same file, so each writes a temporary one first.
+    # Another process may write the same file, so each writes a temporary file first.
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".partial", delete=False) as file:
         file.write(content)
     os.replace(file.name, path)

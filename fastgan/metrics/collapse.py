@@ -1,4 +1,4 @@
-"""Detection of mode collapse in three ways: by class shares (looking), by clustering, and by a score."""
+"""Detects mode collapse in three ways: by class shares (looking), by clustering, and by a score."""
 
 from dataclasses import dataclass
 
@@ -10,17 +10,18 @@ from fastgan.metrics.neighbors import neighbor_scores
 from fastgan.metrics.shares import Shares
 from fastgan.seeds import Stream, seed_of
 
-# The share of the real images whose modes are missing, from which on a generator has collapsed.
+# A generator counts as collapsed if the missing modes hold at least this share of the real images.
 COLLAPSED_FROM = 0.25
 
-# As a fraction of the precision of real images. Coverage does not measure the variety of unrealistic images.
+# Fraction of the precision of real images below which the score gives no answer: coverage does not measure the variety
+# of unrealistic images.
 _MIN_PRECISION = 0.5
 
 _MAX_CLUSTERS = 20
-# Real images in a cluster on average, so that a cluster is not lost by chance.
+# Mean number of real images per cluster: enough that no cluster is lost by chance.
 _PER_CLUSTER = 50
 
-# Distances grow with the square of the count, and a share of 5,000 is right to 0.7%.
+# The number of distances grows with the square of the count; a share of 5,000 has a standard error of 0.7%.
 _MAX_SCORED = 5000
 
 
@@ -30,7 +31,7 @@ class Answer:
 
     Attributes:
         way: ``looking``, ``clustering`` or ``score``.
-        lost: the share of the real images in missing modes, 0 to 1, or None where this way has no answer.
+        lost: the share of the real images in missing modes, 0 to 1, or None without an answer.
         evidence: one sentence.
     """
 
@@ -48,7 +49,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Collapse:
-    """The three answers, and the shares for the picture.
+    """The three answers, and the shares that the picture shows.
 
     Attributes:
         answers: by looking, by clustering and by a score.
@@ -60,28 +61,28 @@ class Collapse:
 
     @property
     def verdict(self) -> str:
-        """The majority of the answers: ``collapsed`` or ``not collapsed``; ``in doubt`` where there is none."""
+        """The majority of the answers: ``collapsed`` or ``not collapsed``; ``in doubt`` without a majority."""
         verdicts = [answer.verdict for answer in self.answers]
         votes = verdicts.count("collapsed") - verdicts.count("not collapsed")
         return "in doubt" if votes == 0 else "collapsed" if votes > 0 else "not collapsed"
 
 
 def detect_collapse(real: Features, generated: Features, classes: Shares | None, *, seed: int) -> Collapse:
-    """Whether a quarter or more of the real images belong to modes that are missing from the generated images.
+    """Decides whether modes with a quarter or more of the real images are missing from the generated images.
 
     - By looking: the real share of the classes that a classifier does not find in the generated images. Without a
       classifier there is no answer.
-    - By clustering: k-means of the real features; the real share of the clusters that generated images do not reach.
-      After Richardson and Weiss 2018 (https://arxiv.org/abs/1805.12462), who count the bins that differ.
-    - By a score: coverage and recall relative to those of real images, in samples of equal size; the larger of the two
-      quotients counts, because coverage is also low for varied images of poor quality. No answer where precision is
-      less than half of that of real images.
+    - By clustering: k-means of the real features; the real share of the clusters without generated images. After
+      Richardson and Weiss 2018 (https://arxiv.org/abs/1805.12462), who count the bins that differ.
+    - By a score: coverage and recall divided by those of real images, in samples of equal size; the larger of the two
+      quotients counts, because coverage is also low for varied images of poor quality. There is no answer if precision
+      is below half of that of real images.
 
     Args:
-        real: at least 12 images.
-        generated: at least 12 images.
+        real: features of at least 12 real images.
+        generated: features of at least 12 generated images.
         classes: class shares of all images, or None without a classifier.
-        seed: of the clusters and the samples.
+        seed: seed of clusters and samples.
     """
     clusters = _clusters(real.values, generated.values, seed)
     return Collapse(

@@ -14,14 +14,14 @@ _MARGIN, _LINE, _BARS = 12, 16, 140
 
 
 def collapse_picture(real: Tensor, generated: Tensor, shares: Shares, *, width: int = 400) -> Tensor:
-    """Two pictures side by side, and below them a pair of bars for each class: its real and its generated share.
+    """Draws two pictures side by side, and below them two bars per class: its real and its generated share.
 
     Real bars are gray, generated bars blue; the names of lost classes are red.
 
     Args:
         real, generated: pictures, uint8 [C, H, W], C 1 or 3.
-        shares: of the bars.
-        width: in pixels, to which each picture is scaled.
+        shares: shares that the bars show.
+        width: width in pixels to which each picture is scaled.
 
     Returns:
         uint8 [3, H', W'].
@@ -44,20 +44,20 @@ def collapse_picture(real: Tensor, generated: Tensor, shares: Shares, *, width: 
 def draw_shares(
     draw: ImageDraw.ImageDraw, corner: tuple[int, int], size: tuple[int, int], shares: Shares, font: Any
 ) -> None:
-    """Draws a gray (real) and a blue (generated) bar for each class above its name, red where the class is lost.
+    """Draws a gray (real) and a blue (generated) bar per class above the class's name, which is red if it is lost.
 
-    ``corner`` is the lower left one of the bars, and ``size`` their width and height in all.
+    ``corner`` is the lower left corner of the bars, and ``size`` their total width and height.
     """
     (left, base), (width, height) = corner, size
     lost = shares.lost()
-    tallest = max(*shares.real_shares, *shares.generated_shares) or 1  # points may be in no class at all
+    tallest = max(*shares.real_shares, *shares.generated_shares) or 1  # 1 if no point is in a class
     step = width / len(shares.names)
     bar = max(1, int(0.35 * step))
     for i, (of_real, of_generated) in enumerate(zip(shares.real_shares, shares.generated_shares, strict=True)):
         x = int(left + (i + 0.12) * step)
         for offset, share, color in ((0, of_real, _REAL), (bar, of_generated, _GENERATED)):
             draw.rectangle((x + offset, base - round(height * share / tallest), x + offset + bar - 1, base), fill=color)
-        # Names of points are too long for narrow bars.
+        # Names of the Gaussians' modes are too long for narrow bars.
         name = shares.names[i] if font.getlength(shares.names[i]) <= step else str(i + 1)
         draw.text((x + bar, base + 4), name, fill=_LOST if i in lost else _INK, font=font, anchor="ma")
     draw.line((left, base, left + width, base), fill=_INK)

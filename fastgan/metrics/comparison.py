@@ -1,4 +1,4 @@
-"""Which of several generators is best for which purpose."""
+"""Recommends the best of several generators for each purpose."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The run to take for a purpose; ``sure`` if it differs from every other run with 95% confidence."""
+    """The recommended run for a purpose; ``sure`` if it differs from every other run with 95% confidence."""
 
     purpose: str
     run: str
@@ -29,10 +29,10 @@ class Recommendation:
 
 
 def recommend(evaluations: Sequence[Evaluation]) -> list[Recommendation]:
-    """One run for each purpose, from at least two evaluations.
+    """Recommends one run per purpose, from at least two evaluations.
 
-    Precision decides for quality alone (without variety), recall for augmentation, FID for general use. Among runs
-    whose FID does not differ from the best with 95% confidence, F1 decides: the harmonic mean of precision and recall.
+    Precision decides for quality without variety, recall for augmentation, FID for general use. Among runs whose FID
+    does not differ from the best with 95% confidence, F1 decides: the harmonic mean of precision and recall.
     """
     require_comparable({evaluation.run: evaluation.basis for evaluation in evaluations})
     return [

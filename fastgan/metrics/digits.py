@@ -1,4 +1,4 @@
-"""A small network fitted on the bundled digits: the classifier of digits, and features without published weights."""
+"""A small network fitted on the bundled digits: a classifier of digits, and features that need no download."""
 
 import functools
 from pathlib import Path
@@ -14,12 +14,12 @@ NUM_CLASSES = 10
 WEIGHTS = Path(__file__).with_name("digit_network.safetensors")
 RESOLUTION = 32
 
-# On the quarter of the digits that it was not fitted on; `python -m docs.make digit-network` makes the file.
+# Accuracy on the held-out quarter of the digits; `python -m docs.make digit-network` makes the weights.
 ACCURACY = 0.993
 
 
 class DigitNetwork(nn.Module):
-    """Four convolutions, the mean of each of the 64 last maps (the features), and a linear layer to ten classes.
+    """Four convolutions, global average pooling to 64 features, and a linear layer to ten classes.
 
     The mean square of the features of real digits is 1.
     """
@@ -29,11 +29,11 @@ class DigitNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (1, 16, 32, 64, self.num_features)
-        # 32x32, then 16, 8 and 4, where the last one sees all of a digit.
+        # 32x32, then 16, 8 and 4, where the last layer's receptive field covers a digit.
         strides = (2, 2, 2, 1)
         layers: list[nn.Module] = []
         for i, stride in enumerate(strides):
-            # A leaky slope, so that no feature is zero for every image.
+            # Leaky, so that no feature is zero for every image.
             layers += [nn.Conv2d(widths[i], widths[i + 1], 3, stride, 1), nn.LeakyReLU(0.1)]
         self.trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(self.num_features, NUM_CLASSES)
@@ -47,20 +47,20 @@ class DigitNetwork(nn.Module):
 @functools.cache
 @preserved_random_state()
 def digit_network() -> DigitNetwork:
-    """The network with its weights, which are stored as float16; on the CPU, in evaluation mode."""
+    """Loads the network with its weights, which are stored as float16; on the CPU, in evaluation mode."""
     network = DigitNetwork()
     network.load_state_dict({name: tensor.float() for name, tensor in safetensors.torch.load_file(WEIGHTS).items()})
     return network.eval().requires_grad_(False)
 
 
 def digit_inputs(images: Tensor) -> Tensor:
-    """Images uint8 [N, 1, S, S] as the network takes them, float32 [N, 1, 32, 32] in [-1, 1], on the CPU."""
+    """Converts images, uint8 [N, 1, S, S], to the network's input, float32 [N, 1, 32, 32] in [-1, 1], on the CPU."""
     return normalize(torch.from_numpy(resize_images(images.cpu().numpy(), RESOLUTION)))
 
 
 @torch.inference_mode()
 def classify_digits(images: Tensor) -> Tensor:
-    """The digit in each image. There is no other answer: this says which digits images show, not how good they look.
+    """Classifies each image as one of the ten digits, also an image that looks like no digit.
 
     Args:
         images: [N, 1, S, S], light strokes on dark, S at least 8; uint8, or floating-point in [-1, 1].

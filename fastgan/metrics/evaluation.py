@@ -1,4 +1,4 @@
-"""One set of images against another: all scores, and whether modes of the other are missing."""
+"""Evaluates one set of images against another: all scores, and whether modes are missing."""
 
 import hashlib
 import itertools
@@ -29,7 +29,7 @@ from fastgan.metrics.report import Basis, Evaluation, collapse_to_json
 from fastgan.metrics.scores import require_count, score
 from fastgan.sampling import picture
 
-# Papers have 50,000. Fewer make FID too large, but alike for all that is compared.
+# Papers use 50,000. With fewer images FID is too large, but equally for all runs that are compared.
 DEFAULT_COUNT = 10_000
 
 _OF_BUNDLED = {"digits": "digits", "gaussians": "points"}
@@ -45,27 +45,27 @@ def evaluate(
     device: torch.device | str = "cpu",
     weights: Path | None = None,
 ) -> Evaluation:
-    """Compares images with others, which count as the real ones.
+    """Evaluates ``images_a`` against ``images_b``, which count as the real images.
 
-    Images are read in batches, so they need not fit into memory; their features are kept.
+    Images are read in batches, so they need not fit into memory; only their features are kept.
 
     Args:
         images_a, images_b: paths, Datasets (map-style or iterable), arrays or tensors, as
-            :func:`fastgan.data.load_dataset` takes them; at least 12 of each. Those of ``images_b`` are resized to the
-            resolution of ``images_a``, which is the least of their shorter sides.
+            :func:`fastgan.data.load_dataset` takes them; at least 12 images each. ``images_b`` are resized to the
+            resolution of ``images_a``, which is the smallest of their shorter sides.
         features: as in :func:`fastgan.metrics.features.load_features`, or a function of uint8 images [N, C, S, S] that
             returns features [N, F]; by default those of the bundled data, and ``inception`` for others.
-        seed: of the choice of images, of clusters and resampling.
-        count: images of each at most; 10,000 by default.
-        device: where the feature network runs.
-        weights: of ``inception``.
+        seed: seed of the choice of images, of clusters and of resampling.
+        count: maximum number of images on each side; 10,000 by default.
+        device: device of the feature network.
+        weights: weights file of ``inception``.
 
     Returns:
-        The report: ``report.fid``, ``report.kid``, ``report.precision`` and so on are numbers, ``report.scores`` has
-        their errors.
+        The report: ``report.fid``, ``report.kid``, ``report.precision`` and so on are numbers; ``report.scores`` also
+        has their standard errors.
 
     Raises:
-        DataError, MetricsError: images that cannot be used, or that the features do not take; one sentence.
+        DataError, MetricsError: for images that cannot be used, or that the features do not take; one sentence.
     """
     return evaluate_images(images_a, images_b, features, seed=seed, count=count, device=device, weights=weights)[0]
 
@@ -81,7 +81,7 @@ def evaluate_images(
     weights: Path | None = None,
     replicates: Iterable[int] | None = None,
 ) -> tuple[Evaluation, Tensor]:
-    """As :func:`evaluate`; also returns the picture to judge mode collapse by looking, uint8 [3, H, W].
+    """As :func:`evaluate`; also returns a picture that shows mode collapse, uint8 [3, H, W].
 
     Args:
         replicates: as ``progress`` in :func:`fastgan.metrics.scores.score`.
@@ -133,13 +133,14 @@ def compare(
     seed: int,
     replicates: Iterable[int] | None = None,
 ) -> tuple[Evaluation, Tensor]:
-    """The evaluation of images that have been measured, and the picture to judge mode collapse by looking.
+    """Evaluates measured images; returns the evaluation and a picture that shows mode collapse.
 
     Args:
-        real, generated: what was measured, by ``features`` and ``classifier``.
-        basis: of the scores.
-        of: the run or the images that are evaluated; ``step`` of a run's checkpoint.
-        seed: of clusters and resampling.
+        real, generated: images measured with ``features`` and ``classifier``.
+        basis: basis of the scores.
+        of: the evaluated run or images.
+        step: step of the run's checkpoint, or None.
+        seed: seed of clusters and resampling.
         replicates: as ``progress`` in :func:`fastgan.metrics.scores.score`.
     """
     scores = score(real.features, generated.features, seed=seed, progress=replicates)
@@ -158,7 +159,7 @@ def compare(
 
 
 def features_of(data: str) -> str:
-    """The features that images of this name are compared by, where no others are given."""
+    """Name of the default features for data with this name."""
     return _OF_BUNDLED.get(data, "inception")
 
 

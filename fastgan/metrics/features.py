@@ -1,4 +1,4 @@
-"""Feature networks, by which images are compared. Each score is reported with the name of its network."""
+"""Feature networks for comparing images. Each score is reported with the name of its network."""
 
 import copy
 import hashlib
@@ -39,12 +39,12 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """A function from images to features, with the names and digests that scores are reported with.
+    """A function from images to features, with the name and digest that scores are reported with.
 
     Attributes:
         name: ``digits``, ``points``, ``inception``, the name of a TorchScript file, or ``module:function``.
-        digest: SHA-256 of the weights or the file; of a function only of its source file.
-        filter: how images are brought to the network's size.
+        digest: SHA-256 of the weights or the file; for a function, of its source file.
+        filter: how images are resized to the network's size.
         determined: whether the digest determines the features; False for a function, which may use other files.
     """
 
@@ -56,7 +56,7 @@ class FeatureNetwork:
 
     @preserved_random_state()
     def __call__(self, images: Tensor) -> Features:
-        """The features of a batch of images.
+        """Computes the features of a batch of images.
 
         Args:
             images: uint8 [N, C, S, S], or points of the plane as floating-point images [N, 2, 1, 1]; N at least 1.
@@ -66,7 +66,7 @@ class FeatureNetwork:
         except MetricsError:
             raise
         except Exception as error:
-            # A user's file or function may raise anything for images that it does not take.
+            # A user's file or function may raise any type for images that it does not take.
             raise MetricsError(
                 f"features {self.name!r} fail on images of shape {list(images.shape)}: {_last_line(error)}"
             ) from error
@@ -90,22 +90,22 @@ class FeatureNetwork:
 def load_features(
     name: str | Callable[[Tensor], Any], device: torch.device, *, weights: Path | None = None
 ) -> FeatureNetwork:
-    """Loads features by name, or makes them of a Python function.
+    """Loads a feature network by name, or wraps a Python function as one.
 
-    - ``digits``: the bundled network, fitted to scikit-learn's handwritten digits; takes images of one channel; 64
+    - ``digits``: the bundled network, fitted to scikit-learn's handwritten digits; for images of one channel; 64
       features, 10 classes.
     - ``points``: the coordinates of points of the plane; 2 features.
     - ``inception``: the published Inception network of the FID through torch-fidelity, which is an extra; gray images
       are repeated to three channels; 2048 features, 1008 classes.
     - A TorchScript file, called with uint8 images [N, C, S, S] on ``device``, not resized; it returns floating-point
-      [N, F], or a tuple of that and class logits [N, K].
-    - ``module:function``: a Python callable with the same arguments and results, on the CPU. The module is imported, so
-      its code runs.
+      features [N, F], or a tuple of features and class logits [N, K].
+    - ``module:function``: a Python callable with the same arguments and results, on the CPU. The module is imported,
+      which runs its code.
 
     Args:
-        name: one of these, or a function as the last one names it.
-        device: where networks run.
-        weights: only for ``inception``: the file that torch-fidelity would download.
+        name: one of these names, or a callable like that of ``module:function``.
+        device: device of the networks.
+        weights: for ``inception`` only, the file that torch-fidelity would download.
     """
     if callable(name):
         return _function(f"{name.__module__}:{getattr(name, '__qualname__', type(name).__qualname__)}", name)
@@ -120,7 +120,7 @@ def load_features(
 
         network, digest = load_inception(weights, device)
         return FeatureNetwork("inception", digest, "bilinear to 299x299, as TensorFlow 1", network)
-    # A file may have a colon in its name.
+    # Checked before module:function, since a file may have a colon in its name.
     if Path(name).is_file():
         return _torchscript(Path(name), device)
     module, colon, function = name.partition(":")
@@ -155,9 +155,9 @@ def _torchscript(path: Path, device: torch.device) -> FeatureNetwork:
     try:
         content = path.read_bytes()
         with warnings.catch_warnings():
-            # TorchScript is deprecated, and the format that published feature networks have.
+            # TorchScript is deprecated, but published feature networks have this format.
             warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated")
-            # From the bytes of the digest, in case the file changes meanwhile.
+            # Loaded from the bytes of the digest, in case the file changes meanwhile.
             network = torch.jit.load(io.BytesIO(content), map_location=device).eval()
     except OSError as error:
         raise MetricsError(f"TorchScript file {str(path)!r} cannot be read: {error.strerror}") from None

@@ -9,9 +9,9 @@ from fastgan.metrics.errors import MetricsError
 def frechet_distance(real: Tensor, generated: Tensor) -> float:
     """The FID, Frechet Inception Distance, of Heusel et al. 2017 (https://arxiv.org/abs/1706.08500, equation 6).
 
-    The squared distance of the means, plus ``tr(S + T - 2 (S T)^(1/2))`` of the covariances S and T. With centerd
-    features A and B, such that S = A'A and T = B'B, the trace of the root is the sum of the singular values of A B': no
-    covariance is formed and none is inverted, so a singular one (fewer images than features) is as exact as any other.
+    The squared distance of the means, plus ``tr(S + T - 2 (S T)^(1/2))`` of the covariances S and T. With centered
+    features A and B, such that S = A'A and T = B'B, the trace of the root is the sum of the singular values of A B'. No
+    covariance is formed or inverted, so the result is exact for a singular one too (fewer images than features).
 
     The distance between samples is biased upwards, more so for fewer images: compare only distances at equal counts.
 
@@ -37,7 +37,7 @@ def frechet_distance(real: Tensor, generated: Tensor) -> float:
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean [F], and a root R [min(N, F), F] of the covariance R'R, unbiased."""
+    """The mean [F], and a root R [min(N, F), F] of the unbiased covariance R'R."""
     mean = features.mean(dim=0)
     centerd = (features - mean) / (len(features) - 1) ** 0.5
     return mean, torch.linalg.qr(centerd, mode="r").R

@@ -20,11 +20,11 @@ def load_inception(weights: Path | None, device: torch.device) -> tuple[Callable
     Args:
         weights: ``weights-inception-2015-12-05-6726825d.pth`` or a file with the same keys; None downloads it to
             torch's hub folder.
-        device: where it runs.
+        device: device of the network.
 
     Returns:
-        A function from uint8 images [N, C, S, S], C 1 or 3, to features [N, 2048] and logits [N, 1008] without their
-        bias, as torch-fidelity's Inception Score has them; and the SHA-256 of the weights.
+        A function from uint8 images [N, C, S, S], C 1 or 3, to features [N, 2048] and logits [N, 1008] without bias, as
+        in torch-fidelity's Inception Score; and the SHA-256 of the weights.
     """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -69,12 +69,12 @@ def load_inception(weights: Path | None, device: torch.device) -> tuple[Callable
 
 
 def _require_tensors(path: Path) -> None:
-    """Refuses a file with more than tensors: torch-fidelity unpickles the file, which would run code in it."""
+    """Refuses a file with objects other than tensors: torch-fidelity unpickles the file, which could run code."""
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise MetricsError(f"file of weights {str(path)!r} cannot be read: {error.strerror}") from None
-    except Exception as error:  # torch raises many types on a file of another format.
+    except Exception as error:  # torch raises many types for a file of another format.
         raise MetricsError(f"file {str(path)!r} is no file of weights: {first_line(error)}") from None
     if not isinstance(weights, dict):
         raise MetricsError(f"file {str(path)!r} holds a {type(weights).__name__}, expected the weights of Inception")

@@ -7,13 +7,13 @@ def inception_score(logits: Tensor) -> float:
     """The score of Salimans et al. 2016 (https://arxiv.org/abs/1606.03498, section 4), over all images in one split.
 
     The exponential of the mean Kullback-Leibler divergence between the class probabilities of an image and those of all
-    images: high where each image is clearly of a class, and the classes are many.
+    images: high if each image clearly belongs to one class, and the classes are many.
 
     Args:
-        logits: of classes, floating-point [N, K]; computed in float64.
+        logits: class logits, floating-point [N, K]; computed in float64.
 
     Returns:
-        From 1 to K.
+        The score, in [1, K].
     """
     log_p = logits.double().log_softmax(dim=1)
     p = log_p.exp()

@@ -5,15 +5,15 @@ from torch import Tensor
 
 from fastgan.metrics.errors import MetricsError
 
-_ROWS = 1024  # of a kernel matrix at a time
+_ROWS = 1024  # of the kernel matrix computed at a time
 
 
 def kernel_distance(real: Tensor, generated: Tensor) -> float:
     """The Kernel Inception Distance of Binkowski et al. 2018 (https://arxiv.org/abs/1801.01401, section 4).
 
-    The unbiased estimate of the squared maximum mean discrepancy with the kernel ``(x . y / F + 1)^3``, of all images
-    rather than the mean of subsets; unlike the Frechet distance its mean does not depend on the counts, and it may be a
-    little below 0.
+    The unbiased estimate of the squared maximum mean discrepancy with the kernel ``(x . y / F + 1)^3``, over all images
+    rather than averaged over subsets. Unlike that of the Frechet distance, its expectation does not depend on the
+    counts, and it may be slightly below 0.
 
     Args:
         real: features, floating-point [N, F], N at least 2; computed in float64.

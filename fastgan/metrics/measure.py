@@ -1,4 +1,4 @@
-"""Features and classes of generated and real images, batch by batch, so that they are not all in memory."""
+"""Computes features and classes of generated and real images in batches, so that they need not fit into memory."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from fastgan.seeds import Stream, seed_of
 
 BATCH_SIZE = 64
 
-# A grid of 8x8, and points enough to see eight modes.
+# An 8x8 grid of images, and enough points to see eight modes.
 _NUM_IMAGES, _NUM_POINTS = 64, 1000
 
 
@@ -27,9 +27,9 @@ class Classifier:
     """Classifies images.
 
     Attributes:
-        kind: of the classes, in the plural.
-        names: of the classes.
-        classify: from uint8 images [N, C, S, S] to class numbers, int64 [N]; -1 for none.
+        kind: what the classes are, in the plural.
+        names: names of the classes.
+        classify: maps uint8 images [N, C, S, S] to class indices, int64 [N]; -1 for no class.
     """
 
     kind: str
@@ -37,19 +37,19 @@ class Classifier:
     classify: Callable[[Tensor], Tensor]
 
     def count(self, images: Tensor) -> Tensor:
-        """How many images are of each class, int64 [K]."""
+        """The number of images per class, int64 [K]."""
         classes = self.classify(images)
         return classes[classes >= 0].bincount(minlength=len(self.names))
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What is kept of images that have been measured.
+    """The results of :func:`measure`.
 
     Attributes:
-        features: of all of them.
-        counts: of each class, or None without a classifier.
-        shown: the first of them, uint8 [n, C, S, S].
+        features: features of all images.
+        counts: number of images per class, or None without a classifier.
+        shown: images for the picture, uint8 [n, C, S, S].
     """
 
     features: Features
@@ -58,7 +58,7 @@ class Measured:
 
 
 def classifier_of(features: FeatureNetwork) -> Classifier | None:
-    """The classifier of the images that features are made for; None for all but digits and points."""
+    """The classifier that belongs to a feature network; None except for digits and points."""
     if features.name == "digits":
         return Classifier("digits", tuple(map(str, range(NUM_CLASSES))), classify_digits)
     if features.name == "points":
@@ -68,7 +68,7 @@ def classifier_of(features: FeatureNetwork) -> Classifier | None:
 
 
 def shares_of(classifier: Classifier | None, real: Measured, generated: Measured) -> Shares | None:
-    """How real and generated images are distributed over the classes."""
+    """The shares of the classes among real and generated images; None without a classifier."""
     if classifier is None or real.counts is None or generated.counts is None:
         return None
     counts = len(real.features.values), len(generated.features.values)
@@ -81,13 +81,13 @@ def measure(
     classifier: Classifier | None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Measured:
-    """Computes the features, and counts the classes, of batches of uint8 images [n, C, S, S].
+    """Computes features and class counts of uint8 images [n, C, S, S] in batches.
 
     Args:
-        batches: at least one.
-        features: the network.
-        classifier: of the classes, or None.
-        advance: called after each batch with the number of its images.
+        batches: at least one batch.
+        features: the feature network.
+        classifier: the classifier, or None.
+        advance: called after each batch with its number of images.
 
     Raises:
         MetricsError: for images that the features do not take; one sentence.
@@ -108,29 +108,29 @@ def measure(
 
 
 def num_shown(images: Tensor) -> int:
-    """How many of such images a picture shows."""
+    """The number of images like these that a picture shows."""
     return _NUM_POINTS if are_points(images) else _NUM_IMAGES
 
 
 def real_batches(images: Tensor) -> Iterator[Tensor]:
-    """uint8 images [N, C, S, S] in batches."""
+    """Divides uint8 images [N, C, S, S] into batches."""
     yield from images.split(BATCH_SIZE)
 
 
 def generated_batches(generator: nn.Module, count: int, *, seed: int, labels: Tensor | None) -> Iterator[Tensor]:
-    """Images of a generator as bytes, in batches.
+    """Generates images as bytes, in batches.
 
     Args:
         generator: as in :func:`fastgan.sampling.render`.
-        count: how many.
-        seed: of the latents.
-        labels: int64 [count] of a conditional generator.
+        count: number of images.
+        seed: seed of the latents.
+        labels: int64 [count] for a conditional generator, else None.
 
     Yields:
-        uint8 [n, C, S, S], as the real images are: what is compared is what would be in files.
+        Batches, uint8 [n, C, S, S] like the real images, so that the compared pixels are those of saved files.
 
     Raises:
-        MetricsError: for images with values that are infinite or not a number; one sentence.
+        MetricsError: for images with infinite or NaN values; one sentence.
     """
     latents = draw_latents(count, generator.latent_dim, seed=seed).split(BATCH_SIZE)
     of_batches = [None] * len(latents) if labels is None else labels.split(BATCH_SIZE)
@@ -146,32 +146,33 @@ def generated_batches(generator: nn.Module, count: int, *, seed: int, labels: Te
 
 
 def choose_real(data: LazyImages, count: int, *, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Images of a data set drawn without replacement, and no others read.
+    """Draws images from a data set without replacement, and reads no others.
 
     Returns:
-        uint8 [n, C, S, S] in the order of the data, n the smaller of ``count`` and all images, and their labels.
+        The images, uint8 [n, C, S, S] in the order of the data, n at most ``count``, and their labels.
 
     Raises:
-        DataError: for an image that is broken; one sentence.
+        DataError: for a broken image; one sentence.
     """
     images, labels = data.batch(choose(len(data), count, seed=seed))
     return images, None if None in labels else torch.tensor(labels)
 
 
 def choose(size: int, count: int, *, seed: int, part: int = 0) -> list[int]:
-    """Indices of ``count`` of ``size`` images, or of all, in their order; without replacement.
+    """Draws ``count`` of ``size`` indices without replacement, or all if fewer, in ascending order.
 
     Args:
-        size, count: how many there are, and how many are wanted.
-        seed: of the choice.
-        part: 0 for real images, 1 for those that are compared with them.
+        size: number of images.
+        count: number to draw.
+        seed: seed of the choice.
+        part: 0 for real images, 1 for images that are compared with them.
     """
     random = torch.Generator().manual_seed(seed_of(seed, Stream.METRICS, part))
     return torch.randperm(size, generator=random)[:count].sort().values.tolist()
 
 
 def labels_like(labels: Tensor | None, generator: nn.Module, count: int) -> Tensor | None:
-    """Labels for a conditional generator, int64 [count]: those of real images over and over, or the classes in turn."""
+    """Labels for a conditional generator, int64 [count]: those of real images, repeated, or the classes in turn."""
     num_classes = getattr(generator, "num_classes", None)
     if num_classes is None:
         return None

@@ -1,9 +1,9 @@
-"""Mode coverage of the eight Gaussians: which modes are captured, and how many samples lie near any mode.
+"""Mode coverage of the eight Gaussians: captured modes, and the share of samples near any mode.
 
-Both are the measures of Srivastava et al. 2017 (VEEGAN, https://arxiv.org/abs/1705.07761, section 4.1), which Lin et
-al. 2018 (PacGAN, https://arxiv.org/abs/1712.04086, section 4.1) took over: a sample is of high quality if it lies
-within three standard deviations of the nearest center. They count a mode as found with a single such sample; here it
-takes a share, so that the count does not grow with the number of samples.
+Both are the measures of Srivastava et al. 2017 (VEEGAN, https://arxiv.org/abs/1705.07761, section 4.1), also used by
+Lin et al. 2018 (PacGAN, https://arxiv.org/abs/1712.04086, section 4.1): a sample is of high quality if it lies within
+three standard deviations of the nearest center. There a single such sample captures a mode; here a mode needs a share
+of the samples, so that the count does not grow with the number of samples.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fastgan.data.gaussians import CENTERS, STANDARD_DEVIATION
 
-# Of all samples; the fair share is 12.5%. With 10,000 samples five standard errors of a share of 2% are 0.7%, so that
-# neither a mode with its fair share nor one with a few stray samples is decided by chance.
+# Share of all samples that captures a mode; the fair share is 12.5%. With 10,000 samples five standard errors of a
+# share of 2% are 0.7%, so that chance decides neither about a fair share nor about a few stray samples.
 MIN_SHARE = 0.02
 
 # 1 - exp(-9 / 2) = 98.9% of a normal distribution in two dimensions lies within this many standard deviations.
@@ -23,11 +23,11 @@ MAX_DEVIATIONS = 3.0
 
 @dataclass(frozen=True)
 class ModeCoverage:
-    """How samples spread over the eight modes.
+    """The distribution of samples over the eight modes.
 
     Attributes:
-        counts: samples within three standard deviations of each center, in the order of ``CENTERS``.
-        num_samples: all samples, near a center or not.
+        counts: number of samples within three standard deviations of each center, in the order of ``CENTERS``.
+        num_samples: number of all samples, near a center or not.
     """
 
     counts: tuple[int, ...]
@@ -35,12 +35,12 @@ class ModeCoverage:
 
     @property
     def captured(self) -> int:
-        """How many modes have at least 2% of all samples near them, 0 to 8."""
+        """The number of modes with at least 2% of all samples near them, 0 to 8."""
         return sum(share >= MIN_SHARE for share in self.shares)
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """The fraction of all samples near each center; 0.125 or a little less where the modes are balanced."""
+        """The fraction of all samples near each center; 0.125 or slightly less if the modes are balanced."""
         return tuple(count / self.num_samples for count in self.counts)
 
     @property
@@ -50,17 +50,17 @@ class ModeCoverage:
 
 
 def nearest_mode(points: Tensor) -> Tensor:
-    """The mode within three standard deviations of each point of the plane, -1 where there is none.
+    """The mode within three standard deviations of each point of the plane, or -1.
 
     Args:
-        points: floating-point [N, 2]; a point that is not finite has no mode.
+        points: floating-point [N, 2]; a non-finite point has no mode.
 
     Returns:
-        int64 [N], from -1 to 7.
+        Indices of modes, int64 [N], -1 to 7.
     """
     points = points.double()
     distances = (points[:, None] - torch.tensor(CENTERS, dtype=points.dtype, device=points.device)).norm(dim=2)
-    # No point is near two centers: those are at least 1.41 apart, fourteen standard deviations.
+    # No point is near two centers, which are at least 1.41 apart, fourteen standard deviations.
     distance, mode = distances.min(dim=1)
     return torch.where(distance <= MAX_DEVIATIONS * STANDARD_DEVIATION, mode, -1)
 
@@ -69,7 +69,7 @@ def mode_coverage(points: Tensor) -> ModeCoverage:
     """Counts the samples near each of the eight centers.
 
     Args:
-        points: of the plane, floating-point [N, 2], N at least 1.
+        points: points of the plane, floating-point [N, 2], N at least 1.
     """
     if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
         raise ValueError(f"points have shape {list(points.shape)}, expected [N, 2] with N at least 1")

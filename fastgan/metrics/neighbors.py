@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: from the nearest neighbors among features."""
+"""Precision, recall, density and coverage, from nearest neighbors among features."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ COVERAGE_NEIGHBORS = 5
 
 MIN_COUNT = COVERAGE_NEIGHBORS + 1
 
-# Distances in memory at a time: 128 MiB.
+# Number of distances in memory at a time: 128 MiB.
 _MAX_DISTANCES = 2**24
 
 
@@ -27,15 +27,15 @@ class NeighborScores(NamedTuple):
 
 
 def neighbor_scores(real: Tensor, generated: Tensor) -> NeighborScores:
-    """How well the neighborhoods of two samples cover each other.
+    """Measures how well the neighborhoods of two samples cover each other.
 
-    The ball of an image reaches to its k-th nearest neighbor in its own sample, itself left out.
+    The ball of an image reaches to its k-th nearest neighbor in its own sample, not counting itself.
 
     - precision, recall: the share of generated images in the ball of a real one, and the share of real images in the
       ball of a generated one, k = 3 (Kynkäänniemi et al. 2019, https://arxiv.org/abs/1904.06991, equation 2).
-    - density: the mean number of real balls that a generated image is in, over k, which may exceed 1; coverage: the
-      share of real balls with a generated image in them; k = 5 (Naeem et al. 2020, https://arxiv.org/abs/2002.09797,
-      equations 4 and 5).
+    - density: the mean number of real balls that contain a generated image, divided by k; may exceed 1. coverage: the
+      share of real balls that contain a generated image. Both with k = 5 (Naeem et al. 2020,
+      https://arxiv.org/abs/2002.09797, equations 4 and 5).
 
     Args:
         real: features, floating-point [N, F], N at least 6; computed in float64.
@@ -68,9 +68,9 @@ def neighbor_scores(real: Tensor, generated: Tensor) -> NeighborScores:
 
 
 def _radii(points: Tensor, *neighbors: int) -> list[Tensor]:
-    """The distance of each point [N, F] to its k-th nearest neighbor, [N], for each k."""
+    """For each k, the distance [N] of each point [N, F] to its k-th nearest neighbor."""
     nearest = [
-        # The point itself is the nearest.
+        # One more neighbor, since the nearest is the point itself.
         torch.cdist(rows, points).topk(max(neighbors) + 1, largest=False).values
         for rows in points.split(_rows(len(points)))
     ]

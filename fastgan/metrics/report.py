@@ -25,7 +25,7 @@ class Basis:
         image_size: shape of an image, such as 1x32x32, real or generated.
         data: name of the data.
         data_digest: SHA-256 of the chosen real images, at the size of the generated ones.
-        num_real, num_generated: how many images were compared.
+        num_real, num_generated: numbers of compared images.
     """
 
     features: str
@@ -54,9 +54,9 @@ class Evaluation:
 
     Attributes:
         run: folder of the run, or name of the images.
-        step: of the checkpoint; None for images and for exports that do not know it.
-        seed: of the latents, the choice of real images, and the resampling.
-        scores: by name, in the order of ``SCALES``; without class logits there is no Inception Score.
+        step: step of the checkpoint; None for images and for exports without it.
+        seed: seed of the latents, the choice of real images, and the resampling.
+        scores: scores by name, in the order of ``SCALES``; without class logits there is no Inception Score.
         collapse: the three answers and the shares, as JSON types.
         notes: sentences on the limits of the scores.
     """
@@ -139,15 +139,15 @@ def _evaluation(row: dict[str, Any]) -> Evaluation:
 def require_comparable(bases: Mapping[str, Basis]) -> None:
     """Refuses to compare scores with different features, filter, counts or data.
 
-    Images may have different sizes, as those of two models do; each was compared with real images of its size.
+    Image sizes may differ, as between two models; generated images are compared with real ones of their size.
 
     Args:
-        bases: by the name for an error.
+        bases: bases by their names in errors.
     """
     (first, expected), *others = bases.items()
     for name, basis in others:
         compared = dict(_COMPARED)
-        # The digest is of the resized images, which are the same only at the same size.
+        # The digest is that of the resized images, so it is compared only for equal sizes.
         if basis.image_size == expected.image_size:
             compared["data_digest"] = "real images of the digest {:.12}"
         else:

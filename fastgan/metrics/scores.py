@@ -14,13 +14,13 @@ from fastgan.metrics.kernel_distance import kernel_distance
 from fastgan.metrics.neighbors import MIN_COUNT, neighbor_scores
 from fastgan.seeds import Stream, seed_of
 
-# Each half must have enough neighbors.
+# Each half must have enough images for the neighbors.
 MIN_IMAGES = 2 * MIN_COUNT
 
-# The standard error of 20 replicates is itself right to 1 / sqrt(2 * 19) = 16%.
+# From 20 replicates a standard error has a relative error of 1 / sqrt(2 * 19) = 16%.
 REPLICATES = 20
 
-# Images of each side in a replicate: it bounds the time, and the spread is scaled to the count (see below).
+# Maximum number of images per side in a replicate. It bounds the time; the spread is scaled to the count (see below).
 _MAX_REPLICATE = 5000
 
 _NORMAL_95 = 1.96
@@ -53,9 +53,9 @@ class Score:
     """A score and its standard error.
 
     Attributes:
-        value: of all images.
-        error: the standard error, by resampling.
-        reference: the score of real images, or None where it is unknown.
+        value: score of all images.
+        error: standard error, by resampling.
+        reference: score of real images, or None if unknown.
     """
 
     value: float
@@ -63,20 +63,20 @@ class Score:
     reference: float | None
 
     def interval(self, scale: Scale) -> tuple[float, float]:
-        """The interval of 95% confidence, within the values that the score has."""
+        """The 95% confidence interval, clipped to the range of the score."""
         margin = _NORMAL_95 * self.error
         return max(scale.low, self.value - margin), min(scale.high, self.value + margin)
 
 
 def differ(a: Score, b: Score) -> bool:
-    """Whether two independent scores differ with 95% confidence; cautious where they share the real images."""
+    """Whether two independent scores differ with 95% confidence; conservative if they share real images."""
     return abs(a.value - b.value) > _NORMAL_95 * (a.error**2 + b.error**2) ** 0.5
 
 
 def score_values(real: Features, generated: Features) -> dict[str, float]:
     """The scores of ``SCALES``; no Inception Score without class logits.
 
-    ``f1`` is the harmonic mean of precision and recall, 0 where both are.
+    ``f1`` is the harmonic mean of precision and recall; 0 if both are 0.
     """
     values = {
         "fid": frechet_distance(real.values, generated.values),
@@ -97,21 +97,22 @@ def score_values(real: Features, generated: Features) -> dict[str, float]:
 
 
 def score(real: Features, generated: Features, *, seed: int, progress: Iterable[int] | None = None) -> dict[str, Score]:
-    """All scores with standard errors.
+    """Computes all scores with standard errors.
 
-    A standard error is the spread of the score over random subsets of both samples, drawn without replacement and
-    scaled to the full count: the delete-d jackknife (Shao and Wu 1989, https://doi.org/10.1214/aos/1176347263), which
-    for halves needs no scaling. With replacement, as in the bootstrap, copies of an image would be neighbors at
-    distance 0. Where generated and real images are almost alike, the derivatives of FID and KID vanish, and their
-    errors are too large rather than too small.
+    A standard error is the spread of the score over random subsets of both samples, drawn without replacement, scaled
+    to the full count: the delete-d jackknife (Shao and Wu 1989, https://doi.org/10.1214/aos/1176347263), which needs no
+    scaling for halves. With replacement, as in the bootstrap, copies of an image would be neighbors at distance 0. If
+    generated and real images have almost equal distributions, the derivatives of FID and KID vanish, and their errors
+    are too large rather than too small.
 
-    The reference of FID compares two samples of the real images, drawn with replacement, as many as are scored. The
-    reference of the Inception Score is the score of the real images. The others compare two halves of the real images.
+    The reference of FID compares two samples of the real images, drawn with replacement, of the sizes that are scored.
+    The reference of the Inception Score is the score of the real images. The other references compare two halves of the
+    real images.
 
     Args:
-        real: at least 12 images.
-        generated: at least 12 images.
-        seed: of the subsets.
+        real: features of at least 12 images.
+        generated: features of at least 12 images.
+        seed: seed of the subsets.
         progress: range(REPLICATES), or a wrapper that shows progress.
     """
     require_count(len(real.values), "real")
@@ -126,7 +127,7 @@ def score(real: Features, generated: Features, *, seed: int, progress: Iterable[
         spread.append(score_values(*subsets))
         pair = [real.values[torch.randint(len(real.values), (size,), generator=random)] for size in pairs]
         floor.append(frechet_distance(*pair))
-    # The bias of a Frechet distance falls with the count.
+    # The bias of a Frechet distance decreases with the counts.
     shrink = sum(1 / len(sample.values) for sample in (real, generated)) / sum(1 / size for size in pairs)
     references = _references(real, random) | {"fid": sum(floor) / len(floor) * shrink}
     if generated.logits is None:
@@ -139,7 +140,7 @@ def score(real: Features, generated: Features, *, seed: int, progress: Iterable[
 
 
 def require_count(count: int, what: str) -> None:
-    """Raises MetricsError, one sentence, for fewer images than the scores take."""
+    """Raises MetricsError, one sentence, for fewer images than the scores need."""
     if count < MIN_IMAGES:
         images = "image" if count == 1 else "images"
         raise MetricsError(

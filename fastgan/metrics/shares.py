@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# A group below this fraction of its real share is lost. Of ten equal classes that is 2% of the images.
+# A group is lost if its generated share is below this fraction of its real share: 2% of the images for ten equal
+# classes.
 LOST_BELOW = 0.2
 
-# The probability that one of all groups is found lost by chance.
+# The probability that chance makes any group count as lost.
 _SIGNIFICANCE = 0.01
 
 
@@ -15,10 +16,10 @@ class Shares:
     """Counts of images in groups, which are classes or clusters.
 
     Attributes:
-        kind: of the groups, in the plural: digits, modes or clusters.
-        names: of the groups.
-        real, generated: how many images are in each group.
-        num_real, num_generated: all images, in a group or not.
+        kind: what the groups are, in the plural: digits, modes or clusters.
+        names: names of the groups.
+        real, generated: numbers of images per group.
+        num_real, num_generated: numbers of all images, in a group or not.
     """
 
     kind: str
@@ -30,20 +31,20 @@ class Shares:
 
     @property
     def real_shares(self) -> list[float]:
-        """Of all real images."""
+        """The share of each group among all real images."""
         return [count / self.num_real for count in self.real]
 
     @property
     def generated_shares(self) -> list[float]:
-        """Of all generated images."""
+        """The share of each group among all generated images."""
         return [count / self.num_generated for count in self.generated]
 
     def lost(self) -> list[int]:
-        """The groups whose generated share is less than a fifth of the real one, and not by chance.
+        """The groups whose generated share is significantly less than a fifth of the real one.
 
         The test is Fisher's exact test, one-sided, at 1% over the number of groups (Bonferroni).
         """
-        # scipy takes a second to import; it comes with scikit-learn.
+        # scipy, which scikit-learn requires, takes a second to import.
         from scipy.stats import fisher_exact
 
         found = []
@@ -57,15 +58,15 @@ class Shares:
 
     @property
     def captured(self) -> int:
-        """How many of the groups with real images are not lost."""
+        """The number of groups with real images that are not lost."""
         return sum(count > 0 for count in self.real) - len(self.lost())
 
     def lost_share(self) -> float:
-        """The share of the real images in groups that are lost, 0 to 1."""
+        """The share of the real images that are in lost groups, 0 to 1."""
         return sum(self.real[i] for i in self.lost()) / self.num_real
 
     def distance(self) -> float:
-        """The total variation between the shares, 0 to 1; images in no group count as one more group."""
+        """The total variation distance between the shares, 0 to 1; images in no group count as one more group."""
         real, generated = self.real_shares, self.generated_shares
         pairs = zip([*real, 1 - sum(real)], [*generated, 1 - sum(generated)], strict=True)
         return sum(abs(a - b) for a, b in pairs) / 2
