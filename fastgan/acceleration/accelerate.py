@@ -1,4 +1,4 @@
-"""accelerate(): find, swap, check, report."""
+"""accelerate(): finds modules to swap, swaps them, and checks and reports the result."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -50,46 +50,45 @@ def accelerate(
 
     It recognizes
 
-    - a convolution or linear layer with a bias and the ``nn.ReLU`` or ``nn.LeakyReLU`` module behind it
+    - a convolution or linear layer with a bias, followed by an ``nn.ReLU`` or ``nn.LeakyReLU`` module
       (:func:`fastgan_kernels.bias_act`);
-    - a batch or instance norm and such a module behind it, and a batch norm by itself
-      (:func:`fastgan_kernels.norm_act`);
-    - torch's two spectral norms of a ``weight``; those that each forward of the model calls once share their launches
+    - a batch or instance norm followed by such a module, and a single batch norm (:func:`fastgan_kernels.norm_act`);
+    - torch's two spectral norms of a ``weight``; layers that each forward of the model calls once share their launches
       (:func:`fastgan_kernels.power_iteration`, :func:`~fastgan_kernels.spectral_normalize`);
     - a module that normalizes each plane and then scales and shifts it by a style (:func:`fastgan_kernels.adain`);
-    - a module that is pixel norm, minibatch standard deviation or blur (:func:`fastgan_kernels.pixel_norm`,
+    - a module that computes pixel norm, minibatch standard deviation or blur (:func:`fastgan_kernels.pixel_norm`,
       :func:`~fastgan_kernels.minibatch_stddev`, :func:`~fastgan_kernels.upfirdn2d`).
 
-    The accelerated model is differentiable twice; beyond that, it refuses what the ops refuse.
+    The accelerated model is differentiable twice; higher orders are limited as in the ops.
 
     Parameters stay the same objects, and buffers, hooks, state-dict keys, modes and ``requires_grad`` do not change:
     existing optimizers keep working, and checkpoints load both ways. Copies and pickles of the model keep the swaps.
-    Swaps depend on how the model's forward, as traced, calls its modules: a layer with its activation, called by
-    itself, returns the activated output, and its activation returns its input; neither reading the ``weight`` of a
-    parametrized layer in a group nor a recomputed forward moves u and v. A module whose plain attributes (an eps, a
+    Swaps depend on how the traced forward of the model calls its modules. A fused layer, called separately, returns the
+    activated output, and its activation module returns its input. Reading the ``weight`` of a parametrized layer in a
+    group does not change u and v, and neither does a recomputed forward. A module whose plain attributes (an eps, a
     switch) change afterwards runs its old forward. Call this before ``torch.compile``, and again after changing the
     structure of the model.
 
     Args:
         model: any module.
-        mapping: from the user's classes to functions from a module to its replacement, or to ``None`` to leave it. A
-            replacement holds the same parameters and buffers under the same names, and gets the module's hooks and
-            mode. The mapping comes before all other recognition.
+        mapping: maps the user's classes to functions that take a module and return its replacement, or ``None`` to
+            leave it. A replacement holds the same parameters and buffers under the same names, and gets the module's
+            hooks and mode. The mapping has priority over all other recognition.
         example_inputs: positional arguments of the model, for ``check``.
-        check: compare outputs, first and second gradients in inputs and parameters before and after, in float64 where
-            the model runs in float64. A swap with a difference above rounding is undone and reported. Buffers and
-            random number generators do not change.
-        dry_run: change nothing, and report what would be swapped.
+        check: compare outputs, and first and second gradients with respect to inputs and parameters, before and after;
+            in float64 if the model runs in float64. A swap with a difference above rounding is undone and reported.
+            Buffers and random number generators do not change.
+        dry_run: leave the model unchanged, and report the swaps that would be made.
 
     Returns:
-        What was swapped, what was left and why, and the backend of the ops. On the CPU that is plain torch, and nothing
-        is faster.
+        A report of the swapped and the left modules, with reasons, and the backend of the ops. On the CPU the backend
+        is plain torch, which is not faster.
 
     Raises:
-        TypeError: ``model`` or the result of a converter is not a module, or ``example_inputs`` is a tensor.
-        ValueError: ``check`` without ``example_inputs`` or with ``dry_run``, or a replacement with other parameters,
-            buffers or keys.
-        Exception: of the model on ``example_inputs`` before any swap. The model is then unchanged.
+        TypeError: if ``model`` or the result of a converter is not a module, or ``example_inputs`` is a tensor.
+        ValueError: for ``check`` without ``example_inputs`` or with ``dry_run``, or a replacement with other
+            parameters, buffers or keys.
+        Exception: if the model fails on ``example_inputs`` before any swap. The model is then unchanged.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"accelerate: model is a {type(model).__name__}, expected a torch.nn.Module")
@@ -111,14 +110,14 @@ def accelerate(
 
 
 class _Plan:
-    """What to swap in a model and what to leave. Making it changes nothing."""
+    """The swaps to make in a model, and the modules to leave. Planning does not change the model."""
 
     def __init__(self, model: nn.Module, mapping: dict[type[nn.Module], Converter]) -> None:
         self.model = model
         self.swaps: list[Swap] = []
         self._left: list[tuple[nn.Module, Left]] = []
         self._paths = {module: path or "(model)" for path, module in model.named_modules()}
-        # Modules that are decided, which stay whole in the traces.
+        # Modules that are already decided; traces do not enter them.
         self._closed: set[nn.Module] = set()
         self._find_closed()
         self._find_mapped(mapping)
@@ -188,7 +187,7 @@ class _Plan:
                     continue
                 self._swap(module, found.name, [partial(rewrite, module, found, settings_of(module))])
                 self._closed.add(module)
-            # The report on the module covers a norm inside.
+            # The report on the module also covers norms inside it.
             self._closed.update(m for m in module.modules() if isinstance(m, INSTANCE_NORMS))
 
     def _find_spectral_norms(self) -> list[nn.Module]:
@@ -218,7 +217,7 @@ class _Plan:
                 self.leave(activation, str(why))
                 continue
             recipes = [layer_recipe(layer, activation) for layer in layers]
-            # An activation that several layers share passes for all of them or for none.
+            # An activation that several layers share is swapped for all of them or for none.
             first, path = layers[0], self._paths[activation]
             names = ", ".join(f"`{self._paths[layer]}`" for layer in layers)
             steps = [partial(rewrite, *pair) for pair in zip(layers, recipes, strict=True)]
@@ -229,7 +228,7 @@ class _Plan:
             self._closed.update(layers)
 
     def _find_norms(self) -> None:
-        """Those that no activation took."""
+        """Finds norms that are not fused with an activation."""
         for module in self._open_modules():
             if isinstance(module, INSTANCE_NORMS):
                 self.leave(module, _why_unstyled(module))
@@ -275,12 +274,12 @@ def _apply(swaps: Sequence[Swap]) -> None:
 
 
 def _apply_checked(plan: _Plan, args: tuple[Any, ...]) -> str:
-    """Applies the swaps that do not change results and undoes the others. Returns a sentence."""
+    """Applies the swaps that do not change results, and undoes the others; returns a sentence on the result."""
     model = plan.model
     dtype: torch.dtype | None = torch.float64
     try:
         before = measure(model, args, dtype=dtype)
-    except Exception:  # the model's code may fix a type
+    except Exception:  # the model's code may require its own dtype
         dtype = None
         before = measure(model, args, dtype=dtype)
 

@@ -1,4 +1,4 @@
-"""A layer and the leaky ReLU behind it: bias and activation in one op, or normalization and activation.
+"""A layer and the ReLU or leaky ReLU after it: bias and activation, or normalization and activation, in one op.
 
 A convolution or linear layer computes ``bias_act(conv_without_bias(x), bias)``, a norm ``norm_act(x, ...)``, and the
 activation module returns its input. So the parameters stay in their module, and no module refers to another.
@@ -22,17 +22,17 @@ _TRANSPOSED = {
 }
 _LAYERS = (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED, *NORMS)
 _FUNCTIONS = ("relu", "leaky_relu")
-# What a subclass may override of a forward.
+# Methods of a forward that a subclass may override.
 _PARTS = ("_conv_forward", "_apply_instance_norm")
 
 
 def _with_activation(act: str, slope: float) -> Callable[..., Tensor]:
-    """The forward of a layer with its activation."""
+    """Makes the forward of a layer fused with its activation."""
 
     def forward(self: nn.Module, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         y = _without_bias(self, input, output_size)
         if isinstance(self, nn.Linear):
-            # Channels are the last axis here, and the second one for the op.
+            # Channels are the last axis here; the op has them second.
             rows = y.reshape(-1, y.shape[-1])
             return bias_act(rows, self.bias, act=act, negative_slope=slope).view(y.shape)
         if y.dim() == len(self.kernel_size) + 1:  # an image without a batch
@@ -43,7 +43,7 @@ def _with_activation(act: str, slope: float) -> Callable[..., Tensor]:
 
 
 def _pass_through() -> Callable[..., Tensor]:
-    """The forward of an activation whose layer computes it."""
+    """Makes the forward of an activation that is fused into its layer."""
     return lambda self, input: input
 
 
@@ -64,7 +64,7 @@ def is_activation(module: nn.Module) -> bool:
 
 
 def layer_recipe(layer: nn.Module, activation: nn.Module) -> Recipe:
-    """For a layer before ``activation``."""
+    """The recipe of a layer before ``activation``."""
     leaky = isinstance(activation, nn.LeakyReLU)
     act, slope = ("lrelu", float(activation.negative_slope)) if leaky else ("relu", 0.0)
     if isinstance(layer, NORMS):
@@ -73,22 +73,22 @@ def layer_recipe(layer: nn.Module, activation: nn.Module) -> Recipe:
 
 
 def activation_recipe(layers: str) -> Recipe:
-    """For an activation behind ``layers``."""
+    """The recipe of an activation after ``layers``."""
     return Recipe(_pass_through, (), f"in {layers}")
 
 
 def calls_function(layer: nn.Module, flow: Dataflow) -> bool:
-    """Whether a layer has an activation function, not a module, behind it."""
+    """Whether the activation after a layer is a function, not a module."""
     if not isinstance(layer, _LAYERS) or is_rewritten(layer):
         return False
     return any(called_name(user) in _FUNCTIONS for call in flow.calls.get(layer, ()) for user in call.node.users)
 
 
 def layers_before(activation: nn.Module, flow: Dataflow, path_of: Callable[[nn.Module], str]) -> list[nn.Module]:
-    """The layers whose outputs are all inputs of ``activation`` and have no other use.
+    """The layers whose outputs are the only inputs of ``activation`` and have no other use.
 
     Raises:
-        Refusal: there is another input or use.
+        Refusal: if there is another input or use.
     """
     calls = flow.calls.get(activation)
     if not calls:
@@ -148,7 +148,7 @@ def _require_plain_layer(
 
 
 def _require_nothing_between(source: Call, target: Call, path_of: Callable[[nn.Module], str]) -> None:
-    """A value that changes must not pass a hook of a module that it leaves or enters."""
+    """Refuses a hook of a module between the layer and its activation, which would see another value."""
     shared = sum(1 for a, b in zip(source.callers, target.callers, strict=False) if a is b)
     for module in (*source.callers[shared:], *target.callers[shared:]):
         if _hooked(module, "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"):

@@ -1,8 +1,8 @@
-"""Pixel norm, minibatch standard deviation and blur: modules without parameters, functions of one tensor.
+"""Recognizes pixel norm, minibatch standard deviation and blur: functions of one tensor without parameters.
 
-They are recognized by their results. A candidate runs on random inputs of several sizes, ranks and variances in
-float64. The constants of the op (eps, group size, padding) follow from its outputs, and it is swapped where values and
-gradients agree on all inputs. Outputs would not show a clamp that no input reaches, so the module must also consist of
+They are recognized by their outputs. A candidate runs on random inputs of several sizes, ranks and variances in
+float64. The constants of the op (eps, group size, padding) follow from its outputs, and it is swapped if values and
+gradients agree on all inputs. Outputs do not reveal a clamp that no input reaches, so the module must also consist of
 analytic operations.
 """
 
@@ -22,7 +22,7 @@ from fastgan.acceleration.swaps import Recipe, Refusal, require_rewritable, rewr
 from fastgan_kernels import minibatch_stddev, pixel_norm, upfirdn2d
 
 _WHOLE_BATCH = 2**30
-# ATen operations that are analytic where they have a derivative, or only make and move elements.
+# ATen operations that are analytic where differentiable, or only create or move elements.
 _ANALYTIC = frozenset(
     """
     add sub rsub mul div pow sqrt rsqrt square reciprocal neg mean sum var std var_mean std_mean linalg_vector_norm
@@ -34,7 +34,7 @@ _ANALYTIC = frozenset(
 
 
 def _call(op: Callable[..., Tensor], constants: tuple[tuple[str, Any], ...]) -> Callable[..., Tensor]:
-    """The forward of a module that is ``op``."""
+    """Makes the forward of a module that computes ``op``."""
     settings = dict(constants)
 
     def forward(self: nn.Module, *args: Tensor, **kwargs: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def _call(op: Callable[..., Tensor], constants: tuple[tuple[str, Any], ...]) -> 
 
 
 def _filter(buffer: str, flip: bool, padding: tuple[int, ...]) -> Callable[..., Tensor]:
-    """The forward of a blur, which reads its kernel at each call; ``flip`` where the module correlates."""
+    """Makes the forward of a blur, which reads its kernel at each call; ``flip`` if the module correlates."""
 
     def forward(self: nn.Module, *args: Tensor, **kwargs: Tensor) -> Tensor:
         (x,) = (*args, *kwargs.values())
@@ -56,12 +56,12 @@ def _filter(buffer: str, flip: bool, padding: tuple[int, ...]) -> Callable[..., 
 
 
 def _plane(kernel: Tensor) -> Tensor:
-    """The taps [kh, kw] of a kernel that may be repeated for each channel."""
+    """The taps [kh, kw] of a kernel that may be repeated per channel."""
     return kernel if kernel.dim() == 2 else kernel.flatten(0, -3)[0]
 
 
 def is_candidate(module: nn.Module) -> bool:
-    """True for a module without parameters whose forward takes one tensor and nothing else."""
+    """Whether a module has no parameters and its forward takes a single tensor."""
     if next(module.parameters(), None) is not None:
         return False
     taken = list(inspect.signature(module.forward).parameters.values())
@@ -69,28 +69,28 @@ def is_candidate(module: nn.Module) -> bool:
 
 
 def recognize_fixed(module: nn.Module) -> Recipe | None:
-    """The new forward of a candidate; ``None`` for a module that resembles none of the ops.
+    """The new forward of a candidate; ``None`` for a module unlike all ops.
 
     Raises:
-        Refusal: it only resembles one.
+        Refusal: if the module resembles an op, but is not equal to it.
     """
     with warnings.catch_warnings(), fixed_random_state():
-        warnings.simplefilter("ignore")  # of torch, about sizes that are not the module's
+        warnings.simplefilter("ignore")  # torch warns about sizes that the module does not expect
         return _as_pixel_norm(module) or _as_minibatch_stddev(module) or _as_blur(module)
 
 
 def _answer(module: nn.Module, x: Tensor, forward: Callable[..., Tensor] | None = None) -> Tensor | None:
-    """The output for ``x`` of the module, or of another ``forward``; ``None`` where it does not take it."""
+    """The output of the module, or of another ``forward``, for ``x``; ``None`` if it does not take ``x``."""
     try:
         with torch.no_grad(), scratch_values(module), unobserved(module):
             y = module(x.clone()) if forward is None else forward(module, x)
-    except Exception:  # whatever the module's code raises
+    except Exception:  # the module's code may raise any type
         return None
     return y if isinstance(y, Tensor) and y.isfinite().all() else None
 
 
 def _agrees(module: nn.Module, recipe: Recipe, x: Tensor, y: Tensor | None, tolerance: float) -> bool:
-    """Whether the recipe takes ``x`` to about the module's answer ``y``, or there is none."""
+    """Whether the recipe's output for ``x`` is close to the module's output ``y``, or ``y`` is ``None``."""
     if y is None:
         return True
     ours = _answer(module, x, recipe.make(*recipe.arguments))
@@ -107,7 +107,7 @@ def _as_pixel_norm(module: nn.Module) -> Recipe | None:
     y = _answer(module, x)
     if y is None or y.shape != x.shape or not _agrees(module, _pixel_norm(0.0), x, y, 0.1):
         return None
-    # With tiny inputs eps is what divides them: eps = (x / y)^2 - mean(x^2).
+    # For tiny inputs eps dominates the divisor: eps = (x / y)^2 - mean(x^2).
     tiny = 1e-5 * x
     answer = _answer(module, tiny)
     eps = 0.0
@@ -176,7 +176,7 @@ def _as_blur(module: nn.Module) -> Recipe | None:
 
 
 def _blurs(name: str, kernel: Tensor, larger: int) -> Iterator[Recipe]:
-    """All paddings with which an image becomes so many pixels larger."""
+    """Recipes with all paddings that enlarge an image by ``larger`` pixels."""
     flips = (False,) if torch.equal(kernel, kernel.flip((0, 1))) else (True, False)
     total = larger + kernel.shape[0] - 1
     for before, flip in itertools.product(range(total + 1), flips):
@@ -185,7 +185,7 @@ def _blurs(name: str, kernel: Tensor, larger: int) -> Iterator[Recipe]:
 
 
 def _verified(module: nn.Module, recipe: Recipe, inputs: Sequence[Tensor], expected: str) -> Recipe:
-    """The recipe, which must equal the module on all ``inputs`` that the module takes."""
+    """Returns the recipe, after checking that it equals the module on all ``inputs`` that the module takes."""
     require_rewritable(module)
     taken = [x for x in inputs if _answer(module, x) is not None]
     complaint = changed_by(partial(rewrite, module, recipe), module, [(x,) for x in taken])

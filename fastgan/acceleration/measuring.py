@@ -1,7 +1,7 @@
-"""Running a model, or a part of it, without side effects, and measuring its outputs and gradients.
+"""Runs a model, or a part of it, without side effects, and measures its outputs and gradients.
 
-Everything runs in float64 where the code allows: parameters and buffers hold float64 copies meanwhile. The model itself
-is not copied, because a module that holds the result of a computation cannot be copied.
+Computation is in float64 if the code allows: parameters and buffers are temporarily replaced by float64 copies. The
+model itself is not copied, because a module that stores the result of a computation cannot be copied.
 """
 
 import itertools
@@ -31,8 +31,8 @@ HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", *OBSERVING_HOOK
 
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Restores the attributes of all modules, and the entries of the lists, dictionaries and sets in them."""
-    # Buffers and parameters are such entries; scratch_values restores their values.
+    """Restores the attributes of all modules, and the entries of lists, dictionaries and sets in them."""
+    # Buffers and parameters are among these entries; scratch_values restores their values.
     modules = list(model.modules())
     attributes = [(m, dict(vars(m))) for m in modules]
     entries = [(v, v.copy()) for m in modules for v in vars(m).values() if isinstance(v, list | dict | set)]
@@ -49,7 +49,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def unobserved(model: nn.Module, *, with_pre_hooks: bool = True) -> Iterator[None]:
-    """Disables hooks, except forward pre-hooks, which may compute weights, if ``with_pre_hooks``."""
+    """Disables hooks; ``with_pre_hooks`` keeps forward pre-hooks, which may compute weights."""
     with preserved(model):
         for module in model.modules():
             for hooks in HOOKS if not with_pre_hooks else OBSERVING_HOOKS:
@@ -87,7 +87,7 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
 def fixed_random_state(seed: int = 0) -> Iterator[None]:
     """Seeds the random number generators of torch, Python and NumPy, and restores their states."""
     with preserved_random_state():
-        # Not by torch.manual_seed, which also seeds CUDA when it is initialized later.
+        # Not with torch.manual_seed, which would also seed CUDA if that is initialized later.
         for generator in (torch.default_generator, *torch.cuda.default_generators):
             generator.manual_seed(seed)
         random.seed(seed)
@@ -97,9 +97,10 @@ def fixed_random_state(seed: int = 0) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Outputs, buffers afterwards, first gradients in inputs and parameters, and the gradients of their squared length.
+    """Outputs, buffers after the run, first gradients with respect to inputs and parameters, and second gradients.
 
-    ``second`` is ``None`` for a module that cannot be differentiated twice.
+    The second gradients are those of the first gradients' squared length; ``None`` if the module is not twice
+    differentiable.
     """
 
     outputs: list[Tensor]
@@ -109,7 +110,7 @@ class Measured:
 
 
 def measure(module: nn.Module, args: Sequence[Any], *, dtype: torch.dtype | None = torch.float64) -> Measured:
-    """Runs ``module`` on ``args`` and differentiates twice, without side effects and with the same draws every time."""
+    """Runs ``module`` on ``args`` and differentiates twice, without side effects and always with the same seed."""
     with scratch_values(module, dtype), fixed_random_state(), torch.enable_grad():
         args = tree_map(lambda a: _leaf(a, dtype) if isinstance(a, Tensor) else a, tuple(args))
         outputs = [o for o in tree_flatten(module(*args))[0] if isinstance(o, Tensor)]
@@ -141,7 +142,8 @@ def measure(module: nn.Module, args: Sequence[Any], *, dtype: torch.dtype | None
 def changed_by(
     apply: Callable[[], Callable[[], None]], module: nn.Module, inputs: Sequence[Sequence[Any]]
 ) -> str | None:
-    """What ``apply`` changes on one of the ``inputs`` in float64, in training or evaluation mode, or ``None``."""
+    """A sentence if ``apply`` changes results on any of the ``inputs``, in training or evaluation mode and float64;
+    else ``None``."""
     try:
         for training, args in itertools.product((True, False), inputs):
             with unobserved(module), in_mode(module, training):
@@ -154,7 +156,7 @@ def changed_by(
             _, complaint = difference(before, after)
             if complaint:
                 return f"{complaint} on random inputs"
-    except Exception as error:  # whatever the module's code raises
+    except Exception as error:  # the module's code may raise any type
         return f"it fails on random inputs ({error})"
     return None
 
@@ -169,9 +171,9 @@ def _leaf(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 def difference(before: Measured, after: Measured) -> tuple[float, str | None]:
     """The largest difference relative to the largest element of its tensor, and a sentence if it exceeds rounding.
 
-    Rounding is a difference below sqrt(eps) times the largest element of the tensor. Tensors may consist of rounding
-    only, such as the gradient of a bias before a normalization: there it is a difference below eps^(3/4) times the
-    largest element of all outputs, or of all gradients.
+    A difference counts as rounding if it is below sqrt(eps) times the largest element of the tensor. Some tensors hold
+    only rounding errors, such as the gradient of a bias before a normalization: so a difference below eps^(3/4) times
+    the largest element of all outputs, or of all gradients, counts as rounding too.
     """
     worst, complaint = 0.0, None
     groups = [
@@ -190,7 +192,7 @@ def difference(before: Measured, after: Measured) -> tuple[float, str | None]:
         for old, new in zip(olds, news, strict=True):
             if old is None and new is None:
                 continue
-            # The gradient of an unused input is None or zeros, depending on the code.
+            # The gradient of an unused input may be None or zeros.
             old = torch.zeros_like(new) if old is None else old
             new = torch.zeros_like(old) if new is None else new
             if old.shape != new.shape or old.dtype != new.dtype:
@@ -219,7 +221,7 @@ def _largest(tensor: Tensor | None) -> float:
 
 
 def _gap(old: Tensor, new: Tensor) -> float:
-    """The largest difference; infinite where one is NaN or infinite and the other is not the same."""
+    """The largest difference of elements; infinite if one is NaN or infinite and the other differs."""
     gap = (old - new).abs()
     same = (old == new) | (old.isnan() & new.isnan())
     gap = torch.where(same, torch.zeros_like(gap), gap).nan_to_num(float("inf"), float("inf"))

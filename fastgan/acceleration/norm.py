@@ -1,6 +1,6 @@
-"""Batch or instance norm and the leaky ReLU behind it in one op; a batch norm by itself, to count batches in it too.
+"""Batch or instance norm and the ReLU or leaky ReLU after it in one op; also a single batch norm.
 
-torch's layers take a launch to count the batch, one or more to normalize, and one for the activation.
+torch's layers take one launch to count the batch, one or more to normalize, and one for the activation.
 """
 
 from collections.abc import Callable
@@ -28,15 +28,15 @@ def _norm_act(act: str, slope: float) -> Callable[..., Tensor]:
 
 
 def norm_recipe(act: str, slope: float = 0.0) -> Recipe:
-    """For a norm with an activation."""
+    """The recipe of a norm with an activation."""
     return Recipe(_norm_act, (act, slope), f"norm_act({act}, {slope})" if act == "lrelu" else f"norm_act({act})")
 
 
 def counts_batches(module: nn.Module) -> bool:
-    """Whether a module is a batch norm of torch that can be swapped by itself.
+    """Whether a module is a batch norm of torch that can be swapped without an activation.
 
     Raises:
-        Refusal: it is a batch norm, and cannot.
+        Refusal: if it is a batch norm that cannot be swapped.
     """
     if not isinstance(module, BATCH_NORMS) or not module.track_running_stats:
         return False

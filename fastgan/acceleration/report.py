@@ -1,4 +1,4 @@
-"""What was swapped and what was left."""
+"""The report of swapped and left modules."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from fastgan_kernels.backend import BackendChoice
 
 @dataclass(frozen=True)
 class Swapped:
-    """A part of the model that runs on fused ops: where it is, what it was, and what it runs now."""
+    """A part of the model that runs on fused ops: its path, its old form and its new form."""
 
     path: str
     what: str
@@ -16,7 +16,7 @@ class Swapped:
 
 @dataclass(frozen=True)
 class Left:
-    """A part of the model that was left as it was: where it is, what it is, and why it was left."""
+    """A part of the model that was left unchanged: its path, its class and the reason."""
 
     path: str
     what: str
@@ -29,9 +29,9 @@ class Report:
 
     Attributes:
         swapped: the parts that run on fused ops, or would without ``dry_run``.
-        left: the parts that were left unchanged, and why.
-        backend: of the swapped ops on the model's device, and why.
-        dry_run: whether the model was left untouched.
+        left: the parts that were left unchanged, with reasons.
+        backend: backend of the swapped ops on the model's device, with the reason.
+        dry_run: whether the model was left unchanged.
         check: the result of the comparison before and after; ``None`` without ``check``.
     """
 

@@ -29,7 +29,7 @@ class OfHook(SpectralNorm):
         return layer.weight_orig
 
     def moves_when_read(self) -> bool:
-        # Only the hook reads it, before a forward.
+        # Only the hook reads this, before a forward.
         return self.training
 
     def operand(self, weight: Tensor) -> tuple[Tensor, int]:
@@ -55,7 +55,7 @@ class FusedHook(TorchHook):
 
 
 def find_spectral_norm(module: nn.Module) -> tuple[str, Step | str] | None:
-    """Which of torch's spectral norms a module has, and the step that swaps it, or the reason to leave it."""
+    """The form of torch's spectral norm in a module, and the step that swaps it or the reason to leave it."""
     for hook in module._forward_pre_hooks.values():
         if type(hook) is TorchHook:
             why_not = _why_not(hook.name, getattr(module, f"{hook.name}_orig"))
@@ -122,7 +122,7 @@ def _parametrization_step(module: nn.Module, theirs: nn.Module) -> Step:
 
 
 def find_groups(layers: list[nn.Module], flow: Dataflow) -> dict[nn.Module, list[nn.Module]]:
-    """The layers that every forward of a traced module calls exactly once, by the outermost such module."""
+    """Maps each outermost traced module to the layers that each of its forwards calls exactly once."""
     groups: dict[nn.Module, list[nn.Module]] = {}
     for layer in layers:
         calls = flow.calls.get(layer, [])
@@ -135,6 +135,6 @@ def find_groups(layers: list[nn.Module], flow: Dataflow) -> dict[nn.Module, list
 
 
 def group_step(root: nn.Module, layers: list[nn.Module]) -> Step:
-    """The step that groups layers, for after their own steps; layers whose step was undone stay out of the group."""
+    """The step that groups layers, run after their own steps; excludes layers whose step was undone."""
     paths = {module: path for path, module in root.named_modules()}
     return lambda: group_layers(root, [paths[layer] for layer in layers if norm_of(layer) is not None])

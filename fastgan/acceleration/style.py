@@ -1,4 +1,4 @@
-"""AdaIN as it is usually written: an instance norm, then a scale and a shift that come from a style.
+"""Recognizes AdaIN as it is usually written: an instance norm, then a scale and a shift from a style.
 
 A module's forward is recognized by its dataflow: the output is ``scale * n + shift``, where n depends only on one input
 x, through the operations of a normalization, and scale and shift do not depend on the values of x. Whether n is the
@@ -29,13 +29,13 @@ from fastgan_kernels import adain
 _STATISTICS = ("mean", "var", "std", "var_mean", "std_mean", "instance_norm", "sum")
 _ELEMENTWISE = ("add", "sub", "mul", "truediv", "div", "pow", "square", "sqrt", "rsqrt", "neg", "reciprocal")
 _RESHAPES = ("view", "reshape", "flatten", "unsqueeze", "squeeze", "expand", "expand_as", "view_as", "contiguous")
-# The name of styled_instance_norm in the source of the new forward, whatever name torch.fx makes.
+# The fixed name of styled_instance_norm in the source of the new forward.
 _ALIAS = "fastgan_adain"
 _PURE = {*_STATISTICS, *_ELEMENTWISE, *_RESHAPES, "getitem"}
 
 
 def styled_instance_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
-    """:func:`fastgan_kernels.adain` with a scale and a shift shaped [N or 1, C, 1, ...], of as many axes as ``x``."""
+    """:func:`fastgan_kernels.adain` with scale and shift of shape [N or 1, C, 1, ...] and the rank of ``x``."""
     if scale.dim() != x.dim() or shift.dim() != x.dim():
         raise ValueError(
             f"accelerated AdaIN: scale and shift have shapes {list(scale.shape)} and {list(shift.shape)}, "
@@ -48,7 +48,7 @@ def styled_instance_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) ->
 
 
 def _from_source(source: str) -> Callable[..., Tensor]:
-    """A forward written by ``torch.fx``: scale and shift as in the old one, then adain."""
+    """Compiles a forward from source by ``torch.fx``: scale and shift as in the old forward, then adain."""
     names: dict[str, Any] = {
         "torch": torch,
         "device": torch.device,
@@ -63,10 +63,10 @@ def _from_source(source: str) -> Callable[..., Tensor]:
 def recognize_adain(module: nn.Module, known: dict[str, Recipe]) -> Recipe | None:
     """The new forward of ``module``; ``None`` for a module that does not resemble AdaIN.
 
-    ``known`` holds verified forwards by their dataflow: layers of one class differ only in their sizes.
+    ``known`` maps dataflows to verified forwards: layers of one class differ only in their sizes.
 
     Raises:
-        Refusal: it only resembles AdaIN.
+        Refusal: if the module resembles AdaIN, but is not equal to it.
     """
     graphs = []
     for training in (not module.training, module.training):
@@ -74,7 +74,7 @@ def recognize_adain(module: nn.Module, known: dict[str, Recipe]) -> Recipe | Non
         try:
             with in_mode(module, training):
                 graphs.append(tracer.trace_forward(module))
-        except Exception:  # whatever the model's own code raises on symbolic values
+        except Exception:  # the model's code may raise any type on symbolic values
             return None
     graph = graphs[-1]
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
@@ -96,7 +96,7 @@ def recognize_adain(module: nn.Module, known: dict[str, Recipe]) -> Recipe | Non
 
 @dataclass(frozen=True)
 class _Split:
-    """The output as ``product(factors) * n + shift``; a factor is a node or number, and whether it divides."""
+    """The output as ``product(factors) * n + shift``; a factor is a node or number, with a flag for division."""
 
     x: fx.Node
     factors: list[tuple[fx.Node | float, bool]]
@@ -212,7 +212,7 @@ def _write(found: _Split, inputs: list[fx.Node], eps: float) -> str:
         copies[node] = graph.node_copy(node)
 
     def copy(node: fx.Node) -> fx.Node:
-        # Scale and shift only use the shape of a normalized x, which is that of x.
+        # Scale and shift use only the shape of the normalized x, which equals that of x.
         return copies[found.x if node in found.normalization else node]
 
     for node in found.x.graph.nodes:
@@ -223,7 +223,7 @@ def _write(found: _Split, inputs: list[fx.Node], eps: float) -> str:
         return copies[factor] if isinstance(factor, fx.Node) else factor
 
     scale: Any = None
-    # Factors before divisors, so that there is always something to divide.
+    # Factors come before divisors, so that there is always a dividend.
     for factor, divides in sorted(found.factors, key=lambda f: f[1]):
         if scale is None:
             scale = graph.call_function(operator.truediv, (1.0, value(factor))) if divides else value(factor)
@@ -239,7 +239,7 @@ _PROBE_SCALES = (1.0, 1e-3, 1e-7, 30.0)
 
 
 def _probes(module: nn.Module, inputs: list[fx.Node], x: fx.Node) -> list[tuple[Tensor, ...]]:
-    """Random inputs that the module takes, of large and small variance; found by trying the sizes of its tensors."""
+    """Random inputs of large and small variance; their shapes are found by trying the sizes of the module's tensors."""
     tensors = [*module.parameters(), *module.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
     sizes = {size for t in tensors for size in t.shape}
@@ -268,7 +268,7 @@ def _probes(module: nn.Module, inputs: list[fx.Node], x: fx.Node) -> list[tuple[
                 try:
                     with torch.no_grad():
                         outputs = [module(*args) for args in probes]
-                except Exception:  # these sizes are not the module's
+                except Exception:  # the module does not take these sizes
                     continue
                 if all(
                     isinstance(y, Tensor) and y.shape == args[position].shape and y.isfinite().all()

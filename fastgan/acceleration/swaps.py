@@ -1,8 +1,8 @@
 """Swaps: changes of a model that are made and undone as a whole.
 
-Most give a module another forward. The module gets a subclass of its class with a new ``forward``, and nothing else
-changes: parameters, buffers, hooks and state-dict keys stay, ``isinstance`` holds, copies and pickles work, and undoing
-restores the class. A ``forward`` set on the instance would be bound to the original in a copy.
+Most swaps replace a module's forward: the module's class becomes a subclass with a new ``forward``. Parameters,
+buffers, hooks and state-dict keys stay, ``isinstance`` holds, copies and pickles work, and undoing restores the class.
+A ``forward`` set on the instance would stay bound to the original in a copy.
 """
 
 import functools
@@ -27,7 +27,7 @@ Settings = tuple[tuple[str, Any], ...]
 
 
 class Refusal(Exception):
-    """Why a module is left as it is: a clause for the report."""
+    """The reason for leaving a module unchanged, as a clause for the report."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Swap:
 class Recipe:
     """The forward ``make(*arguments)``; hashable and picklable, because it identifies the class.
 
-    ``make`` is a function of a module or a class method, and ``name`` what reports call the forward.
+    ``make`` is a module-level function or a class method; ``name`` is the forward's name in reports.
     """
 
     make: Callable[..., Callable[..., Any]]
@@ -71,14 +71,14 @@ def settings_of(module: nn.Module) -> Settings:
 
 
 def rewrite(module: nn.Module, recipe: Recipe, settings: Settings = ()) -> Undo:
-    """Gives ``module`` the forward of ``recipe``; returns what undoes it.
+    """Gives ``module`` the forward of ``recipe``; returns a function that undoes this.
 
-    A recipe may contain constants of the old forward. With other ``settings`` than these the module runs the old one.
+    A recipe may contain constants of the old forward, so the module runs the old one if its ``settings`` change.
     """
     before = module.__class__
     if is_parametrized(module):
-        # torch gives such a module its own class and removes it with the last parametrization. It must stay the
-        # outermost, or torch would remove ours; copied, because copies of the module share it.
+        # torch gives such a module its own class, and removes it with the last parametrization. That class must stay
+        # outermost, or torch would remove ours instead; it is copied, because copies of the module share it.
         namespace = {k: v for k, v in vars(before).items() if k not in ("__dict__", "__weakref__")}
         module.__class__ = type(before.__name__, (_rewritten(before.__bases__[0], recipe, settings),), namespace)
     else:
@@ -91,7 +91,7 @@ def is_rewritten(module: nn.Module) -> bool:
 
 
 def require_rewritable(module: nn.Module) -> None:
-    """Refuses a module that cannot take another class."""
+    """Refuses a module whose class cannot be replaced."""
     cls = type(module)
     if is_rewritten(module):
         raise Refusal("it is accelerated already")
@@ -147,7 +147,7 @@ def replacement(model: nn.Module, module: nn.Module, new: nn.Module) -> Step:
     def step() -> Undo:
         for hooks in HOOKS:
             if not getattr(new, hooks):
-                setattr(new, hooks, getattr(module, hooks))  # the same dictionary, so that handles still work
+                setattr(new, hooks, getattr(module, hooks))  # the same dictionary, so that handles keep working
         new._is_full_backward_hook = module._is_full_backward_hook
         inherited = set(module.modules())
         for m in new.modules():
@@ -160,10 +160,10 @@ def replacement(model: nn.Module, module: nn.Module, new: nn.Module) -> Step:
 
 
 def convert(module: nn.Module, path: str, mapping: dict[type[nn.Module], Converter]) -> nn.Module | None:
-    """The replacement by the user's converter for the module's class; ``None`` to leave the module.
+    """Makes the replacement with the user's converter for the module's class; ``None`` leaves the module.
 
     Raises:
-        TypeError, ValueError: it is not a module, or has other parameters, buffers or keys.
+        TypeError, ValueError: if the replacement is not a module, or has other parameters, buffers or keys.
     """
     new = mapping[next(cls for cls in type(module).__mro__ if cls in mapping)](module)
     if new is None:

@@ -1,9 +1,9 @@
-"""Where the modules of a model are called, and how their outputs are used.
+"""Traces where the modules of a model are called, and how their outputs are used.
 
-The forward of the model is traced symbolically (``torch.fx``), down to torch's own layers. If that fails, its children
-are traced one by one, and children that cannot be traced are opaque calls in the trace around them. A trace follows one
-path through the code, so there is one for training and evaluation mode and for each value of the optional arguments
-that decide a path.
+The forward of the model is traced symbolically (``torch.fx``), down to torch's own layers. If that fails, the children
+are traced one by one, and children that cannot be traced are opaque calls in the surrounding trace. A trace follows one
+path through the code, so there is one for each mode, training and evaluation, and each value of the optional arguments
+that choose a path.
 """
 
 import ast
@@ -23,7 +23,7 @@ from fastgan.acceleration.measuring import fixed_random_state, in_mode, unobserv
 from fastgan.acceleration.swaps import is_rewritten
 from fastgan.errors import first_line
 
-# Functions that torch does not let a tracer override, so a symbolic size would stop the trace.
+# Functions that a tracer cannot override, so that a symbolic size would stop the trace.
 _FACTORIES = ("arange", "empty", "eye", "full", "linspace", "normal", "ones", "rand", "randint", "randn", "zeros")
 _MAX_VARIANTS = 16
 
@@ -32,8 +32,8 @@ _SHAPE_ATTRIBUTES = ("shape", "ndim", "dtype", "device")
 
 
 def is_torch_layer(module: nn.Module) -> bool:
-    """True for the layers of torch and fastgan, and for what has been rewritten: the leaves of a trace."""
-    # By where the forward was written: a subclass that keeps torch's is torch's.
+    """Whether a module is a leaf of a trace: a layer of torch or fastgan, or a rewritten module."""
+    # Decided by the module that defines the forward: a subclass that inherits torch's forward counts as torch's.
     origin = getattr(type(module).forward, "__module__", None) or ""
     return (origin.startswith(("torch.", "fastgan.nn")) and not isinstance(module, nn.Sequential)) or is_rewritten(
         module
@@ -41,14 +41,14 @@ def is_torch_layer(module: nn.Module) -> bool:
 
 
 def reads_shape(node: fx.Node) -> bool:
-    """True where a node reads only the shape, type or device of its input."""
+    """Whether a node reads only the shape, dtype or device of its input."""
     if node.op == "call_method":
         return node.target in _SHAPE_METHODS
     return node.op == "call_function" and node.target is getattr and node.args[1] in _SHAPE_ATTRIBUTES
 
 
 def called_name(node: fx.Node) -> str:
-    """The name of the function or method that a node calls, without the underscore of an in-place one."""
+    """The name of the function or method that a node calls, without the underscore of in-place methods."""
     target = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
     return target.rstrip("_") if node.op in ("call_function", "call_method") else ""
 
@@ -64,7 +64,7 @@ class Call:
 
 
 class Tracer(fx.Tracer):
-    """Traces one forward; ``calls`` maps the nodes of leaf modules to them."""
+    """Traces one forward; ``calls`` maps the nodes of leaf modules to their calls."""
 
     proxy_buffer_attributes = True
 
@@ -101,11 +101,11 @@ class Dataflow:
     """The calls in the traces of a model.
 
     Attributes:
-        calls: each leaf module's calls, in all traces.
-        by_node: the same calls by their nodes.
-        traces: the modules that were traced, and how often.
-        untraced: the modules whose forward cannot be traced, and why.
-        reached_into: modules whose children an untraced forward seems to call one by one.
+        calls: for each leaf module, its calls in all traces.
+        by_node: the same calls by node.
+        traces: the number of traces of each traced module.
+        untraced: for each module whose forward cannot be traced, the reason.
+        reached_into: modules whose children an untraced forward may call one by one.
     """
 
     calls: dict[nn.Module, list[Call]] = field(default_factory=lambda: defaultdict(list))
@@ -116,7 +116,7 @@ class Dataflow:
 
 
 def trace_model(model: nn.Module, closed: set[nn.Module]) -> Dataflow:
-    """Traces ``model``, or as much of it as can be; ``closed`` modules stay whole."""
+    """Traces ``model`` as far as possible, without entering ``closed`` modules."""
     flow = Dataflow()
     _trace_or_descend(model, closed, flow)
     return flow
@@ -133,7 +133,7 @@ def _trace_or_descend(module: nn.Module, closed: set[nn.Module], flow: Dataflow)
         _trace_or_descend(child, closed, flow)
     if isinstance(module, nn.ModuleList | nn.ModuleDict):
         return
-    # The children that cannot be traced may be all that stopped this one.
+    # Perhaps only the untraceable children stopped this trace.
     if len(flow.untraced) > before:
         refusal = _record(module, closed, flow)
         if refusal is None:
@@ -152,7 +152,7 @@ def _record(module: nn.Module, closed: set[nn.Module], flow: Dataflow) -> str | 
             with in_mode(module, training):
                 tracer.trace_forward(module, concrete_args)
             calls += tracer.calls.values()
-    except Exception as error:  # whatever the model's own code raises on symbolic values
+    except Exception as error:  # the model's code may raise any type on symbolic values
         return first_line(error)
     flow.traces[module] = len(variants)
     for call in calls:
@@ -162,7 +162,7 @@ def _record(module: nn.Module, closed: set[nn.Module], flow: Dataflow) -> str | 
 
 
 def _variants(module: nn.Module) -> list[dict[str, Any]]:
-    """The optional arguments of a forward that can decide its path, in every combination."""
+    """All combinations of the optional arguments that can choose a path through a forward."""
     choices = {}
     for name, parameter in inspect.signature(module.forward).parameters.items():
         if isinstance(parameter.default, bool):
@@ -196,7 +196,7 @@ def _reached_into(module: nn.Module) -> set[nn.Module]:
 
 @contextmanager
 def _symbolic_factories() -> Iterator[None]:
-    """Lets torch.randn and its like take symbolic sizes."""
+    """Lets torch.randn and similar functions take symbolic sizes."""
 
     def symbolic(factory: Any) -> Any:
         def make(*args: Any, **kwargs: Any) -> Any:
