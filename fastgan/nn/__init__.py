@@ -1,4 +1,4 @@
-"""Drop-in layers over the fused ops."""
+"""Drop-in layers that run on the fused ops."""
 
 from fastgan.nn.bias_act import BiasAct
 from fastgan.nn.blur import Blur

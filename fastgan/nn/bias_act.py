@@ -14,7 +14,7 @@ class BiasAct(nn.Module):
     Args:
         num_channels: C; ``None`` for no bias.
         act, negative_slope, gain, clamp: as in :func:`fastgan_kernels.bias_act`.
-        parameter_name: name of the bias in the module and in checkpoints, for models that call it something else.
+        parameter_name: name of the bias in the module and in checkpoints, for models with another name.
 
     Shape:
         [N, C, \\*spatial] to the same, in the layout (contiguous or channels-last) of the input.

@@ -11,21 +11,21 @@ from fastgan_kernels import upfirdn2d
 class Blur(nn.Module):
     """Filters every channel with a fixed separable kernel, with optional upsampling or downsampling.
 
-    StyleGAN blurs with (1, 2, 1) around each change of resolution (Karras et al. 2019, section 2, after Zhang 2019),
-    StyleGAN2 resamples with (1, 3, 3, 1) (Karras et al. 2020, appendix B). Brightness is kept: the gain
-    normalizes the taps and compensates the zeros that ``up`` inserts. The layer has no parameters and no entries in the
-    state dict; drop the buffer that the checkpoint of another implementation may have.
+    StyleGAN blurs with (1, 2, 1) at each change of resolution (Karras et al. 2019, section 2, after Zhang 2019);
+    StyleGAN2 resamples with (1, 3, 3, 1) (Karras et al. 2020, appendix B). Brightness is preserved: the gain normalizes
+    the taps and compensates for the zeros that ``up`` inserts. The layer has no parameters and no entries in the state
+    dict; drop the buffer that a checkpoint of another implementation may have.
 
     Args:
-        kernel: taps of one axis, of a sum that is not 0; the filter is their outer product.
-        up: how many times larger the image becomes, at least 1.
-        down: how many times smaller, at least 1; together with ``up`` it must be 1.
-        padding: as in :func:`fastgan_kernels.upfirdn2d`; ``None`` for the sizes below. StyleGAN2 pads by 2 where a
-            convolution of 3 x 3 with stride 2 and no padding follows.
+        kernel: taps of one axis, whose sum is not 0; the filter is their outer product.
+        up: upsampling factor, at least 1.
+        down: downsampling factor, at least 1; ``up`` or ``down`` must be 1.
+        padding: as in :func:`fastgan_kernels.upfirdn2d`; ``None`` for the output size below. StyleGAN2 pads by 2 before
+            a 3x3 convolution with stride 2 and no padding.
 
     Shape:
-        [N, C, H, W] to [N, C, up * H // down, up * W // down] where ``padding`` is ``None``, in the layout (contiguous
-        or channels-last) of the input. A kernel whose length does not match the factor's parity lies half a pixel
+        [N, C, H, W] to [N, C, up * H // down, up * W // down] if ``padding`` is ``None``, in the layout (contiguous or
+        channels-last) of the input. A kernel whose length does not match the factor's parity is shifted half a pixel
         towards the end.
 
     Raises:
@@ -48,7 +48,7 @@ class Blur(nn.Module):
         if up < 1 or down < 1 or min(up, down) > 1:
             raise ValueError(f"Blur: up is {up} and down {down}, expected at least 1 each and one of them 1")
         self.up, self.down = up, down
-        # Not normalized, so that they are exact in every type; the gain divides by their sum.
+        # Taps are not normalized, so that they are exact in every dtype; the gain divides by their sum.
         taps = torch.tensor(kernel, dtype=torch.float32)
         self.register_buffer("kernel", torch.outer(taps, taps), persistent=False)
         self.gain = (up / sum(kernel)) ** 2

@@ -8,21 +8,21 @@ from torch import Tensor, nn
 
 
 class EqualizedLinear(nn.Module):
-    """A linear layer whose stored weights have one scale for every width (Karras et al. 2018, section 4.1).
+    """A linear layer whose stored weights have the same scale for every width (Karras et al. 2018, section 4.1).
 
     https://arxiv.org/abs/1710.10196. The layer computes ``x @ (s * weight).T + lr_multiplier * bias`` with
     ``s = lr_multiplier * gain / sqrt(in_features)``. The weights are drawn from N(0, 1 / lr_multiplier^2), so that the
-    effective weights begin with variance gain^2 / in_features; the bias begins at 0. Adam changes every stored number
-    by about the learning rate, whatever the size of its gradient, so all layers learn at one relative speed, times
+    effective weights start with variance gain^2 / in_features; the bias starts at 0. Adam changes every stored number
+    by about the learning rate, whatever the size of its gradient, so all layers learn at the same relative speed, times
     ``lr_multiplier`` (0.01 in the mapping network of StyleGAN; Karras et al. 2019, appendix C).
 
-    It is not an ``nn.Linear``, because the effective weight is not the stored one; :func:`fastgan.nn.spectral_norm_`
-    does not normalize it.
+    The class is not an ``nn.Linear``, because the effective weight differs from the stored one;
+    :func:`fastgan.nn.spectral_norm_` does not normalize it.
 
     Args:
         in_features, out_features: as in ``nn.Linear``.
         bias: whether to add a bias; False before a :class:`BiasAct`.
-        gain: sqrt(2) before a leaky ReLU keeps the variance of the signal (He et al. 2015); 1 without activation.
+        gain: sqrt(2) before a leaky ReLU preserves the variance of the signal (He et al. 2015); 1 without activation.
         lr_multiplier: above 0.
 
     Shape:
@@ -55,11 +55,11 @@ class EqualizedLinear(nn.Module):
 
 
 class EqualizedConv2d(nn.Module):
-    """A convolution with an equalized learning rate: :class:`EqualizedLinear` at every pixel, padded by zeros.
+    """A convolution with an equalized learning rate, as in :class:`EqualizedLinear`, and zero padding.
 
     Args:
-        in_channels, out_channels, kernel_size, stride: as in ``nn.Conv2d``; the kernel is square, its size odd, and the
-            padding half of it, so that stride 1 keeps the size and stride 2 halves an even one.
+        in_channels, out_channels, kernel_size, stride: as in ``nn.Conv2d``; the kernel is square with odd size, and the
+            padding is ``kernel_size // 2``, so that stride 1 keeps the size and stride 2 halves an even size.
         bias, gain: as in :class:`EqualizedLinear`; the scale is ``gain / sqrt(in_channels * kernel_size^2)``.
 
     Shape:

@@ -9,16 +9,16 @@ from fastgan_kernels import minibatch_discrimination, minibatch_stddev
 
 
 class MinibatchStdDev(nn.Module):
-    """Appends to each sample how much the samples of its group differ, so that a discriminator detects mode collapse.
+    """Appends the standard deviation within its group to each sample, so that a discriminator detects mode collapse.
 
     Karras et al. 2018, section 3. The layer has no parameters. It comes before the last convolution of a discriminator,
     which then takes ``num_channels`` more channels.
 
     Args:
-        group_size: samples whose standard deviation is taken; the largest divisor up to it of the batch that a forward
-            is given, a micro-batch or the share of one process. Where that is 1, as for a batch that is a prime number
-            above it, the appended channel is the constant 1e-4, without information: take multiples of ``group_size``.
-        num_channels: how many averages are appended; C must be a multiple of it.
+        group_size: maximum samples per group. The actual size is the largest divisor of the forward's batch (a
+            micro-batch or a rank's shard) up to it. If that is 1, as for a larger prime batch size, the appended
+            channel is the constant 1e-4, without information: use multiples of ``group_size``.
+        num_channels: number of appended channels; must divide C.
 
     Shape:
         [N, C, \\*spatial] to [N, C + num_channels, \\*spatial], in the layout of the input.
@@ -37,23 +37,22 @@ class MinibatchStdDev(nn.Module):
 
 
 class MinibatchDiscrimination(nn.Module):
-    """Appends to each sample's features how close it lies to the batch (Salimans et al. 2016, section 3.2).
+    """Appends its closeness to the other samples to each sample's features (Salimans et al. 2016, section 3.2).
 
-    The features are projected by a learned tensor T to ``num_kernels`` vectors of ``kernel_dim`` components, and for
-    each of these kernels exp(-L1 distance) is summed over the samples of the batch, the sample itself included.
+    The features are projected by a learned tensor T to ``num_kernels`` vectors of ``kernel_dim`` components. For each
+    of these kernels exp(-L1 distance) is summed over the samples of the batch, including the sample itself.
 
-    The layer couples the samples of a batch, so gradient penalties (WGAN-GP, R1, R2, DRAGAN) no longer penalize the
-    gradient of each sample by itself: they take the gradient of the sum of the outputs, to which every distance
-    contributes.
+    The layer couples the samples of a batch, so gradient penalties (WGAN-GP, R1, R2, DRAGAN) no longer penalize each
+    sample's own gradient: they use the gradient of the sum of the outputs, to which every distance contributes.
 
-    ``weight`` begins normal with standard deviation sqrt(pi / in_features) / (2 * kernel_dim): the expected distance of
-    two samples with independent features of unit variance is then 1, where exp(-distance) neither vanishes nor
-    saturates. The paper leaves it open.
+    ``weight`` is initialized normal with standard deviation sqrt(pi / in_features) / (2 * kernel_dim): the expected
+    distance of two samples with independent features of unit variance is then 1, where exp(-distance) neither vanishes
+    nor saturates. The paper does not specify it.
 
     Args:
-        in_features: A, of the features.
-        num_kernels: B.
-        kernel_dim: C.
+        in_features: A, number of features.
+        num_kernels: B, number of kernels.
+        kernel_dim: C, components per kernel.
 
     Shape:
         [N, in_features] to [N, in_features + num_kernels].

@@ -1,4 +1,4 @@
-"""Batch and instance normalization with the activation behind them, in one op."""
+"""Batch and instance normalization with the following activation, in one op."""
 
 import sys
 from typing import Any
@@ -11,9 +11,9 @@ from fastgan_kernels import bias_act, norm_act
 
 
 class RefusesTorchsConversion:
-    """Stands for the ``qconfig`` that ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` asks every layer for.
+    """A ``qconfig`` that fails when ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` reads it, as of every layer.
 
-    It makes a torch.nn.SyncBatchNorm of any batch normalization, and would lose the activation without a word.
+    That function converts any batch normalization to a torch.nn.SyncBatchNorm, and would silently lose the activation.
     """
 
     def __get__(self, module: nn.Module | None, owner: type) -> Any:
@@ -29,7 +29,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
     """:class:`torch.nn.BatchNorm2d` and an activation, in one op, with the same parameters, buffers and keys.
 
     Args:
-        num_features, eps, momentum, affine, track_running_stats: as of :class:`torch.nn.BatchNorm2d`.
+        num_features, eps, momentum, affine, track_running_stats: as in :class:`torch.nn.BatchNorm2d`.
         act: ``"linear"``, ``"relu"`` or ``"lrelu"``.
         negative_slope: slope of ``"lrelu"`` below zero.
 
@@ -64,7 +64,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
 def batch_norm_act(
     norm: nn.BatchNorm2d, x: Tensor, weight: Tensor | None, bias: Tensor | None, act: str, negative_slope: float
 ) -> Tensor:
-    """What a layer of torch computes with another scale and shift, and an activation; its buffers move as torch's."""
+    """Computes torch's batch norm with the given scale and shift, then an activation; updates its buffers as torch."""
     norm._check_input_dim(x)
     tracked = norm.track_running_stats or not norm.training
     running = (norm.running_mean, norm.running_var, norm.num_batches_tracked) if tracked else (None, None, None)
@@ -84,7 +84,7 @@ def batch_norm_act(
 
 
 class SyncBatchNormAct(nn.SyncBatchNorm):
-    """:class:`BatchNormAct2d` over the batch of all ranks: torch's layer, and the activation behind it."""
+    """:class:`BatchNormAct2d` over the batch of all ranks: torch's layer, then the activation."""
 
     qconfig = RefusesTorchsConversion()
     act: str
@@ -95,11 +95,11 @@ class SyncBatchNormAct(nn.SyncBatchNorm):
 
 
 def convert_sync_batchnorm(module: nn.Module, process_group: Any = None) -> nn.Module:
-    """:meth:`torch.nn.SyncBatchNorm.convert_sync_batchnorm`, which keeps the activations of :class:`BatchNormAct2d`.
+    """As :meth:`torch.nn.SyncBatchNorm.convert_sync_batchnorm`, but keeps activations of :class:`BatchNormAct2d`.
 
     Args:
-        module: changed in place; a normalization itself is returned as another module.
-        process_group: of the ranks; ``None`` for all.
+        module: changed in place; if it is itself a batch normalization, a new module is returned.
+        process_group: process group of the ranks; ``None`` for all ranks.
     """
     if isinstance(module, BatchNormAct2d):
         made = SyncBatchNormAct(
@@ -122,17 +122,17 @@ class ConditionalBatchNormAct2d(nn.Module):
     2017 (https://arxiv.org/abs/1707.00683). Scales start at 1 and shifts at 0, as in the generators of Miyato and
     Koyama 2018 (https://arxiv.org/abs/1802.05637).
 
-    The statistics are those of :class:`torch.nn.BatchNorm2d`, over the batch of all classes: of the batch in training,
+    The statistics are those of :class:`torch.nn.BatchNorm2d`, over all classes together: of the batch in training,
     running averages in evaluation.
 
     Args:
         num_features: C.
-        num_classes: K, of the labels 0 to K - 1.
-        eps, momentum: as of :class:`torch.nn.BatchNorm2d`.
-        act, negative_slope: as of :class:`BatchNormAct2d`.
+        num_classes: K; labels are 0 to K - 1.
+        eps, momentum: as in :class:`torch.nn.BatchNorm2d`.
+        act, negative_slope: as in :class:`BatchNormAct2d`.
 
     Shape:
-        x [N, C, H, W] and labels, int64 [N], to [N, C, H, W] of the type of x. ``weight`` and ``bias`` are [K, C].
+        x [N, C, H, W] and labels, int64 [N], to [N, C, H, W] in the dtype of x. ``weight`` and ``bias`` are [K, C].
     """
 
     def __init__(
@@ -167,8 +167,8 @@ class InstanceNormAct2d(nn.InstanceNorm2d):
     """:class:`torch.nn.InstanceNorm2d` and an activation, in one op, with the same parameters, buffers and keys.
 
     Args:
-        num_features, eps, momentum, affine, track_running_stats: as of :class:`torch.nn.InstanceNorm2d`.
-        act, negative_slope: as of :class:`BatchNormAct2d`.
+        num_features, eps, momentum, affine, track_running_stats: as in :class:`torch.nn.InstanceNorm2d`.
+        act, negative_slope: as in :class:`BatchNormAct2d`.
 
     Shape:
         [N, C, H, W] or [C, H, W] to the same, in the type and layout of the input.
@@ -197,7 +197,7 @@ class InstanceNormAct2d(nn.InstanceNorm2d):
 
 
 def instance_norm_act(norm: nn.InstanceNorm2d, x: Tensor, act: str, negative_slope: float) -> Tensor:
-    """What a layer of torch computes of [N, C, H, W], and an activation; like it, it does not count batches."""
+    """Computes torch's instance norm of [N, C, H, W], then an activation; like torch, it does not count batches."""
     return norm_act(
         x,
         norm.weight,

@@ -11,7 +11,7 @@ class ProjectionHead(nn.Module):
 
     Args:
         in_features: F.
-        num_classes: K, of the labels 0 to K - 1.
+        num_classes: K; labels are 0 to K - 1.
 
     Shape:
         features [N, F] and labels, int64 [N], to [N, 1].

@@ -1,9 +1,9 @@
-"""Which forward a checkpoint recomputes, for a layer whose state has changed since.
+"""Identifies the forward that a checkpoint recomputes, for layers whose state changes at every forward.
 
-``torch.utils.checkpoint`` runs a part of a forward again inside the backward pass. A layer whose state changes at every
-forward must then use the state of the forward that is repeated, which need not be the latest: a discriminator sees real
-and generated images before one backward. Each checkpoint is an object of torch, which its functions on the Python stack
-hold, in the forward and when they repeat it.
+``torch.utils.checkpoint`` runs a part of a forward again inside the backward pass. Such a layer must then use the state
+of the repeated forward, which need not be the latest: a discriminator gets real and generated images before one
+backward pass. Each checkpoint is a torch object, held by torch's functions on the Python stack, both in the forward and
+in its repetition.
 """
 
 import sys
@@ -27,17 +27,17 @@ def recomputing() -> bool:
 
 
 def checkpoints() -> tuple[list[object], object | None]:
-    """The checkpoints that record this code, innermost first; and, around them, the one that repeats it, if any.
+    """The checkpoints that record the running code, innermost first, and the surrounding one that repeats it, or None.
 
     Raises:
-        RuntimeError: in a checkpoint of a torch whose functions are others.
+        RuntimeError: in a checkpoint of a torch version with other functions.
     """
     recording = []
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
         if code.co_filename == _RECORD.co_filename:
-            if code is _RECORD:  # the reentrant form
+            if code is _RECORD:  # a reentrant checkpoint
                 recording.append(frame.f_locals["ctx"])
             elif code is _REPEAT:
                 return recording, frame.f_locals["ctx"]
@@ -61,20 +61,20 @@ class Forward:
         self._grad, self._hooks = torch.is_grad_enabled(), _saved_tensor_hooks()
 
     def recording(self) -> list[object]:
-        """The checkpoints that record this forward, where it begins."""
-        # They run what they cover without gradients, or under hooks that drop what autograd saves.
+        """The checkpoints that record this forward, read at its beginning."""
+        # A checkpoint runs its code without gradients, or under hooks that drop the tensors saved for autograd.
         may_record = (not self._grad or self._hooks is not None) and not torch.is_inference_mode_enabled()
         return checkpoints()[0] if may_record else []
 
     def may_contain_checkpoint_here(self) -> bool:
-        """Whether the code that runs now may be covered by a checkpoint that began inside this forward."""
+        """Whether a checkpoint that began inside this forward may cover the running code."""
         if torch.compiler.is_compiling():
             return False
         return torch.is_grad_enabled() != self._grad or _saved_tensor_hooks() is not self._hooks
 
 
 def _saved_tensor_hooks() -> "weakref.ref[object] | None":
-    """The innermost hooks for saved tensors; weakly, because those of a checkpoint hold its inputs."""
+    """A weak reference to the innermost hooks for saved tensors: a checkpoint's hooks hold its inputs."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return None if hooks is None else weakref.ref(hooks[0])
 
@@ -85,10 +85,10 @@ def _are_of_checkpoint(hooks: "weakref.ref[object] | None") -> bool:
 
 @contextmanager
 def outside_checkpoint() -> Iterator[None]:
-    """Hides what runs inside from a surrounding checkpoint.
+    """A context whose code is hidden from a surrounding checkpoint.
 
-    A checkpoint matches the tensors saved in a forward (a selective checkpoint also the operators) with those of the
-    repetition by their order. But u and v move only in the forward, and a weight that the root normalized before the
+    A checkpoint matches the tensors saved in a forward (a selective checkpoint also the operators) with those of its
+    repetition by order. But u and v change only in the forward, and a weight that the root normalized before the
     checkpoint began is normalized inside the repetition.
     """
     if torch.compiler.is_compiling() or not _are_of_checkpoint(_saved_tensor_hooks()):
@@ -100,11 +100,11 @@ def outside_checkpoint() -> Iterator[None]:
 
 
 class PastVectors:
-    """The u and v of the forwards that checkpoints may repeat, in their order; kept while these checkpoints live."""
+    """The u and v of the forwards that checkpoints may repeat, in order; kept while these checkpoints exist."""
 
     def __init__(self) -> None:
         self._kept: WeakKeyDictionary[object, list[tuple[Forward, Tensor, Tensor]]] = WeakKeyDictionary()
-        # Of each repetition its backward pass, and the forward that comes next.
+        # For each repeated checkpoint, its backward pass and the position of the next forward.
         self._next: WeakKeyDictionary[object, tuple[int, int]] = WeakKeyDictionary()
 
     def __len__(self) -> int:
@@ -124,7 +124,7 @@ class PastVectors:
                 of_checkpoint.append(copies)
 
     def find(self, *, root_runs_again: bool) -> tuple[Tensor, Tensor] | None:
-        """The vectors of the forward that is repeated; ``None`` where no checkpoint of torch repeats one."""
+        """The vectors of the repeated forward; ``None`` if no torch checkpoint repeats one."""
         _, repeated = checkpoints()
         kept = None if repeated is None else self._kept.get(repeated)
         if not kept:
@@ -132,7 +132,7 @@ class PastVectors:
         task, position = self._next.get(repeated, (-1, 0))
         if task != torch._C._current_graph_task_id():
             if kept[0][0].whole and not root_runs_again:
-                # The checkpoint covers a part of that forward.
+                # The checkpoint covers only a part of that forward.
                 return kept[0][1:]
             position = 0
         self._next[repeated] = torch._C._current_graph_task_id(), position + 1

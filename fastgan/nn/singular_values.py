@@ -1,4 +1,4 @@
-"""The largest singular values of a model's weights: the check of spectral normalization."""
+"""The largest singular values of a model's weights, to check spectral normalization."""
 
 import torch
 from torch import Tensor, nn
@@ -10,26 +10,25 @@ from fastgan.nn.spectral_norm import NORMALIZED_LAYERS, TRANSPOSED
 def largest_singular_values(model: nn.Module) -> dict[str, Tensor]:
     """The largest singular value of the weight of every convolution, linear layer and embedding, normalized or not.
 
-    It is 1 for a layer with spectral normalization, ours or torch's, after convergence of the power iteration. Before,
-    it is more, because u^T W v is at most the largest singular value. The Frobenius norm of such a weight is the root
-    of the sum of the squares of all singular values, so it is more than 1 unless all others are zero.
+    It is 1 for a layer with spectral normalization, fastgan's or torch's, once the power iteration has converged.
+    Before, it is larger, because u^T W v is at most the largest singular value. The Frobenius norm of such a weight is
+    the root of the sum of all squared singular values, so it exceeds 1 unless all others are zero.
 
     The matrix is that of spectral normalization, output channels by all other axes (Miyato et al. 2018,
-    https://arxiv.org/abs/1802.05957, section 2.1). The Lipschitz constant of a convolution of images may be larger, by
-    at most the root of the number of windows that share a pixel: 2 for 4x4 with stride 2.
+    https://arxiv.org/abs/1802.05957, section 2.1). The Lipschitz constant of a convolution may be larger, by a factor
+    of at most the root of the number of windows that share a pixel: 2 for 4x4 with stride 2.
 
     Args:
-        model: not changed; u and v do not move.
+        model: the model, which is not changed, nor are u and v.
 
     Returns:
-        Scalars on the device of each weight, float32 (float64 for float64), by the names of the layers ("" for
-        ``model`` itself).
+        Scalars by layer name ("" for ``model`` itself), on the device of each weight, float32 (float64 for float64).
     """
     values = {}
     for name, layer in model.named_modules():
         if not isinstance(layer, NORMALIZED_LAYERS):
             continue
-        # A parametrization in training mode moves its vectors when the weight is read.
+        # A parametrization in training mode updates u and v when the weight is read.
         training = {module: module.training for module in layer.modules()}
         layer.eval()
         try:

@@ -1,11 +1,11 @@
 """Spectral normalization (Miyato et al. 2018): weights divided by their largest singular value.
 
 W / sigma with sigma = u^T W v, where u and v approach the first singular vectors of the weight matrix by power
-iteration: u <- W v / |W v|, v <- W^T u / |W^T u|. The gradient takes u and v for constants.
+iteration: u <- W v / |W v|, v <- W^T u / |W^T u|. The gradient treats u and v as constants.
 
-A weight of zeros has no such quotient. It stays zero, with the gradient of the weight itself, and u and v stay
-unchanged: a layer that starts at zero becomes non-zero at the first step and is normalized from then on. torch's
-parametrization returns NaN for it.
+For a weight of zeros the quotient is undefined. The weight stays zero, with the gradient of the unnormalized weight,
+and u and v stay unchanged: a layer that starts at zero becomes non-zero at the first step and is normalized from then
+on. torch's parametrization returns NaN.
 """
 
 import sys
@@ -24,10 +24,10 @@ from fastgan_kernels import power_iteration, spectral_normalize
 Module = TypeVar("Module", bound=nn.Module)
 
 FIRST_ITERATIONS = 15
-# The submodule that normalizes a weight without a parametrization.
+# Name of the submodule that normalizes a weight without a parametrization.
 UNPARAMETRIZED = "accelerated_spectral_norm"
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-# The matrix of an embedding has a row for each class; in a projection discriminator it is normalized as all others.
+# The matrix of an embedding has one row per class; a projection discriminator normalizes it like the others.
 NORMALIZED_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.Embedding)
 
 
@@ -36,33 +36,33 @@ def spectral_norm(
 ) -> Module:
     """Divides a parameter by its spectral norm; :func:`torch.nn.utils.parametrizations.spectral_norm` with fused ops.
 
-    The parameter becomes a torch parametrization with the state-dict keys of torch's, so that checkpoints load both
+    The parameter gets a torch parametrization with the state-dict keys of torch's own, so that checkpoints load both
     ways: ``parametrizations.weight.original``, ``parametrizations.weight.0._u`` and ``..._v``. Checkpoints of the older
     :func:`torch.nn.utils.spectral_norm` (``weight_orig``, ``weight_u``, ``weight_v``) load too. A parameter of one axis
     is divided by its norm.
 
-    As with torch's, u and v move by ``n_power_iterations`` whenever the parameter is read in training mode (once inside
-    :func:`torch.nn.utils.parametrize.cached`). Unlike torch's, a forward that a checkpoint recomputes does not move
-    them and uses those of the forward that it repeats; inside ``torch.compile`` that holds only for
-    :func:`spectral_norm_`.
+    As in torch, each reading of the parameter in training mode (one reading inside
+    :func:`torch.nn.utils.parametrize.cached`) runs ``n_power_iterations`` on u and v. Unlike in torch, a forward that a
+    checkpoint recomputes does not change them, and uses those of the forward that it repeats; inside ``torch.compile``
+    this holds only for :func:`spectral_norm_`.
 
     Args:
-        module: holds the parameter; changed in place.
-        name: of the parameter.
-        n_power_iterations: for each reading, at least 1.
-        eps: least norm in the normalization of u and v.
-        dim: the axis of the outputs, which becomes the rows of the matrix; ``None`` for 1 in transposed convolutions
-            and 0 elsewhere.
+        module: the module with the parameter; changed in place.
+        name: name of the parameter.
+        n_power_iterations: power iterations per reading, at least 1.
+        eps: minimum norm in the normalization of u and v.
+        dim: the output axis, which becomes the rows of the matrix; ``None`` for 1 in transposed convolutions and 0
+            elsewhere.
 
     Returns:
         ``module``.
 
     Raises:
-        ValueError: there is no such parameter, it is uninitialized, or ``n_power_iterations`` is below 1.
-        IndexError: ``dim`` is out of range.
-        TypeError: ``module`` is no module, or the parameter is not of a real floating-point type.
+        ValueError: if there is no such parameter, it is uninitialized, or ``n_power_iterations`` is below 1.
+        IndexError: if ``dim`` is out of range.
+        TypeError: if ``module`` is not a module, or the parameter is not real floating-point.
 
-    The gradient has the orders of :func:`fastgan_kernels.spectral_normalize`.
+    Derivatives exist to the orders of :func:`fastgan_kernels.spectral_normalize`.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"spectral_norm: module is a {type(module).__name__}, expected a torch.nn.Module")
@@ -80,7 +80,7 @@ def spectral_norm(
     norm = SpectralNorm(n_power_iterations, eps, dim % axes)
     norm.start(weight)
     parametrize.register_parametrization(module, name, norm)
-    # One hook a module, however many of its parameters are normalized.
+    # One hook per module, however many of its parameters are normalized.
     hooks = module._load_state_dict_pre_hooks.values()
     if not any(getattr(hook, "hook", hook) is _take_older_keys for hook in hooks):
         module.register_load_state_dict_pre_hook(_take_older_keys)
@@ -91,29 +91,29 @@ def spectral_norm_(model: Module) -> Module:
     """Normalizes every convolution, linear layer and embedding of ``model`` as one group, in place.
 
     A forward of ``model`` runs one power iteration for all layers (in training mode) and normalizes all weights, in a
-    number of launches that does not grow with the number of layers. It uses the same weights from its beginning to its
-    end, also in a forward of ``model`` inside it. A part of the model that is called outside of such a forward does the
-    same for its layers one by one. Reading ``.weight`` never moves u and v. A forward that
-    :func:`torch.utils.checkpoint.checkpoint` recomputes, in either of its modes, does not move them either: it uses the
-    u and v of the forward that it repeats, also when others followed before the backward pass.
+    number of launches that does not grow with the number of layers. The normalized weights stay the same throughout
+    this forward, also in a nested forward of ``model``. A part of the model that is called outside such a forward does
+    the same for its layers one by one. Reading ``.weight`` never changes u and v. A forward recomputed by
+    :func:`torch.utils.checkpoint.checkpoint`, reentrant or not, does not change them either: it uses the u and v of the
+    forward that it repeats, even if others followed before the backward pass.
 
-    State dicts are those of :func:`spectral_norm` on each layer, and of torch's. Processes that begin with equal
-    weights, u and v keep them equal: ``DistributedDataParallel`` need not broadcast buffers at every forward, if the
-    models were seeded or loaded alike. As with torch's parametrizations ``copy.deepcopy`` works and pickle is refused.
+    State dicts equal those of :func:`spectral_norm` on each layer, and those of torch. Processes that start with equal
+    weights, u and v keep them equal: if the models were seeded or loaded alike, ``DistributedDataParallel`` need not
+    broadcast buffers at every forward. As with torch's parametrizations, ``copy.deepcopy`` works and pickle is refused.
 
     Args:
-        model: its ``nn.Linear``, ``nn.Conv*d``, ``nn.ConvTranspose*d`` and ``nn.Embedding``, subclasses included, are
-            normalized.
+        model: the model whose ``nn.Linear``, ``nn.Conv*d``, ``nn.ConvTranspose*d`` and ``nn.Embedding`` layers are
+            normalized, including subclasses.
 
     Returns:
         ``model``.
 
     Raises:
-        ValueError: there is no such layer, or the weight of one is uninitialized, normalized or parametrized already;
-            ``model`` is then unchanged.
-        TypeError: ``model`` is no module, or a weight is not of a real floating-point type.
+        ValueError: if there is no such layer, or a layer's weight is uninitialized or already normalized or
+            parametrized; ``model`` is then unchanged.
+        TypeError: if ``model`` is not a module, or a weight is not real floating-point.
 
-    The gradient has the orders of :func:`fastgan_kernels.spectral_normalize`.
+    Derivatives exist to the orders of :func:`fastgan_kernels.spectral_normalize`.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"spectral_norm_: model is a {type(model).__name__}, expected a torch.nn.Module")
@@ -138,7 +138,7 @@ def spectral_norm_(model: Module) -> Module:
 
 
 def group_layers(model: nn.Module, paths: Iterable[str]) -> Callable[[], None]:
-    """Groups layers of ``model`` that are normalized already; returns a function that dissolves the group."""
+    """Groups already normalized layers of ``model``; returns a function that dissolves the group."""
     paths = [tuple(path.split(".")) if path else () for path in paths]
     handles = []
     norms = []
@@ -169,7 +169,7 @@ def _check_weight(op: str, name: str, weight: Tensor) -> None:
 
 
 class SpectralNorm(nn.Module):
-    """The parametrization of one weight, with the buffers of torch's; ``_u`` and ``_v`` are missing at one axis."""
+    """The parametrization of one weight, with torch's buffers; a weight of one axis has no ``_u`` and ``_v``."""
 
     _u: Tensor
     _v: Tensor
@@ -179,7 +179,7 @@ class SpectralNorm(nn.Module):
         self.n_power_iterations = n_power_iterations
         self.eps = eps
         self.dim = dim
-        # In a group u and v move with the forward of the root, not with each reading.
+        # In a group, a forward of the root updates u and v, not each reading.
         self.grouped = False
         self.running: _Running | None = None
         self.normalized: Tensor | None = None
@@ -187,7 +187,7 @@ class SpectralNorm(nn.Module):
         self.past = PastVectors()
 
     def start(self, weight: Tensor) -> None:
-        """Draws u and v and brings them near the singular vectors of ``weight``."""
+        """Draws u and v, and runs the first power iterations."""
         if weight.dim() > 1:
             rows = weight.shape[self.dim]
             for name, size in (("_u", rows), ("_v", weight.numel() // rows)):
@@ -197,7 +197,7 @@ class SpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         if weight.dim() == 1:
-            # Ones stand in for zeros, whose norm has an infinite gradient.
+            # A weight of zeros is replaced by ones, since the norm of zeros has an infinite gradient.
             is_zero = ~weight.any()
             normalized = nn.functional.normalize(torch.where(is_zero, 1.0, weight), dim=0, eps=self.eps)
             return torch.where(is_zero, weight, normalized)
@@ -207,7 +207,7 @@ class SpectralNorm(nn.Module):
             u, v = self.used
             if forward is not None and forward.may_contain_checkpoint_here():
                 self.past.keep(checkpoints()[0], forward, u, v)
-            # A part of the forward may enable gradients where the root ran without.
+            # A part of the forward may enable gradients although the root ran without.
             if self.normalized.requires_grad or not (weight.requires_grad and torch.is_grad_enabled()):
                 return self.normalized
         else:
@@ -239,11 +239,11 @@ class SpectralNorm(nn.Module):
             return power_iteration([operand], [self._u], [self._v], n_iterations=n_iterations, eps=self.eps, dims=[dim])
 
     def is_running(self) -> bool:
-        """Whether a forward of the root is running, which has normalized the weight."""
+        """Whether a forward of the root is running and has normalized the weight."""
         return self.running is not None and self.running.is_on_the_stack()
 
     def operand(self, weight: Tensor) -> tuple[Tensor, int]:
-        """The tensor that the ops take for ``weight``, and its axis of rows."""
+        """The tensor that the ops get for ``weight``, and its axis of rows."""
         return weight, self.dim
 
     def like_weight(self, normalized: Tensor, weight: Tensor) -> Tensor:
@@ -254,7 +254,7 @@ class SpectralNorm(nn.Module):
         return f"dim={self.dim}, n_power_iterations={self.n_power_iterations}, eps={self.eps}"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies start outside of any forward."""
+        """Copies start outside any forward."""
         return {**self.__dict__, "running": None, "normalized": None, "used": None}
 
 
@@ -268,7 +268,7 @@ class _Running:
         self.norms: list[SpectralNorm] = []
 
     def is_on_the_stack(self) -> bool:
-        """Whether the forward still runs: after Ctrl-C its end hooks were not called, so the stack is searched."""
+        """Whether the forward still runs. The stack is searched, because Ctrl-C skips the forward's end hooks."""
         if self.frame is None or torch.compiler.is_compiling():
             return True
         frame: FrameType | None = sys._getframe(1)
@@ -278,13 +278,13 @@ class _Running:
 
 
 class _Group:
-    """The hooks of the root. They hold only the names of the layers, so that copies of the root find their own."""
+    """The hooks of the root. They hold only the layers' names, so that a copy of the root uses its own layers."""
 
     def __init__(self, layers: tuple[tuple[str, ...], ...]) -> None:
         self.layers = layers
 
     def begin(self, root: nn.Module, args: Any) -> None:
-        """Moves u and v, and normalizes the weights of all layers for this forward."""
+        """Updates u and v, and normalizes the weights of all layers for this forward."""
         weights = list(self._weights(root))
         if not weights:
             return
@@ -353,8 +353,8 @@ class _Group:
 
 
 def norm_of(layer: nn.Module | None) -> SpectralNorm | None:
-    """The spectral norm of a layer's weight, unless it was replaced or removed."""
-    # Read from the dictionaries, because attributes of modules are slow and this runs twice for each layer.
+    """The spectral norm of a layer's weight; None if it was replaced or removed."""
+    # Read from the dictionaries, because attributes of modules are slow and this runs twice per layer.
     submodules = {} if layer is None else layer._modules
     if "parametrizations" in submodules:
         norms = submodules["parametrizations"]._modules.get("weight")
@@ -370,7 +370,7 @@ def _iterate_outside_root(layer: nn.Module, args: Any) -> None:
         _iterate_unless_recomputing(norm, norm.weight_in(layer), compiled=torch.compiler.is_compiling())
 
 
-# Whether this is a recomputation is known when the code runs, not when it is compiled.
+# Whether this is a recomputation is known at run time, not at compile time.
 @torch.compiler.disable
 def _iterate_unless_recomputing(norm: SpectralNorm, weight: Tensor, *, compiled: bool) -> None:
     if not recomputing():

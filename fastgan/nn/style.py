@@ -1,4 +1,4 @@
-"""The layers of StyleGAN's generator: AdaIN, noise injection, both with bias and activation in one, and pixel norm."""
+"""The layers of StyleGAN's generator: AdaIN, noise injection, a fusion of both with bias and activation, pixel norm."""
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,8 @@ from fastgan_kernels import adain, noise_injection, pixel_norm, style_epilogue
 class AdaIN(nn.Module):
     """Instance normalization whose scale and shift are an affine function of a style (Karras et al. 2019, eq. 1).
 
-    One linear layer maps the style to ``2 * num_channels`` numbers, the scale and then the shift. Its biases begin at 1
-    and 0, so that a zero style gives plain instance normalization.
+    One linear layer maps the style to ``2 * num_channels`` numbers, the scales and then the shifts. Its biases start at
+    1 and 0, so that a zero style gives plain instance normalization.
 
     Args:
         num_channels: C.
@@ -36,17 +36,17 @@ class AdaIN(nn.Module):
 
 
 class NoiseInjection(nn.Module):
-    """Adds noise, the same for all channels of a pixel, times a learned strength (Karras et al. 2019, section 3.2).
+    """Adds noise, equal for all channels of a pixel, times a learned strength (Karras et al. 2019, section 3.2).
 
-    The strengths begin at 0, so that training decides where noise is of use.
+    The strengths start at 0, so that training decides where noise is useful.
 
     Args:
-        num_channels: C, for a strength for each channel; ``None`` for one strength for all, as in StyleGAN2.
-        parameter_name: name of the strength in the module and in checkpoints, for models that call it something else.
+        num_channels: C, for one strength per channel; ``None`` for a single strength, as in StyleGAN2.
+        parameter_name: name of the strength in the module and in checkpoints, for models with another name.
 
     Shape:
-        x [N, C, \\*spatial] and optionally noise [N or 1, 1, \\*spatial] to [N, C, \\*spatial]. Without it a standard
-        normal is drawn at every call, in training and in evaluation.
+        x [N, C, \\*spatial] and optionally noise [N or 1, 1, \\*spatial] to [N, C, \\*spatial]. Without ``noise``,
+        standard normal noise is drawn at every call, in training and in evaluation.
     """
 
     def __init__(self, num_channels: int | None, *, parameter_name: str = "strength") -> None:
@@ -67,22 +67,22 @@ class StyleEpilogue(nn.Module):
     """Noise, bias, activation and AdaIN in one fused op (Karras et al. 2019, figure 1b).
 
     It follows a convolution that was made with ``bias=False``. One linear layer maps the style to
-    ``2 * num_channels`` numbers, the scale and then the shift, beginning at 1 and 0 as in :class:`AdaIN`; the strengths
-    of the noise and the bias begin at 0.
+    ``2 * num_channels`` numbers, the scales and then the shifts, starting at 1 and 0 as in :class:`AdaIN`; the noise
+    strengths and the bias start at 0.
 
     Args:
         num_channels: C.
         style_dim: width of the style vector.
-        noise: whether to add noise, with a learned strength for each channel.
+        noise: whether to add noise, with one learned strength per channel.
         shared_strength: one strength for all channels, as in StyleGAN2.
         bias: whether to add a bias.
-        equalized: whether the style's layer is an :class:`EqualizedLinear`, with the same parameters, as in StyleGAN.
+        equalized: whether the linear layer is an :class:`EqualizedLinear`, with the same parameters, as in StyleGAN.
         act, negative_slope, order, eps: as in :func:`fastgan_kernels.style_epilogue`.
 
     Shape:
         x [N, C, \\*spatial], style [N, style_dim] and optionally noise [N, 1, \\*spatial] to [N, C, \\*spatial], in the
-        layout (contiguous or channels-last) of x. Without it a standard normal is drawn at every call, in training and
-        in evaluation.
+        layout (contiguous or channels-last) of x. Without ``noise``, standard normal noise is drawn at every call, in
+        training and in evaluation.
     """
 
     strength: nn.Parameter | None
@@ -135,7 +135,7 @@ class StyleEpilogue(nn.Module):
 
 
 def _style_layer(kind: type[nn.Module], num_channels: int, style_dim: int) -> nn.Module:
-    """From a style to the scale and then the shift of each channel; they begin at 1 and 0."""
+    """Makes the linear layer from a style to each channel's scale and shift, which start at 1 and 0."""
     layer = kind(style_dim, 2 * num_channels)
     with torch.no_grad():
         layer.bias[:num_channels] = 1
@@ -144,7 +144,7 @@ def _style_layer(kind: type[nn.Module], num_channels: int, style_dim: int) -> nn
 
 
 class PixelNorm(nn.Module):
-    """Divides the vector of channels of every pixel by its root mean square (Karras et al. 2018, section 4.2).
+    """Divides each pixel's vector of channels by its root mean square (Karras et al. 2018, section 4.2).
 
     It follows the convolutions of a progressively grown generator, and normalizes the latents [N, C] of a StyleGAN
     mapping network. It has no parameters.
