@@ -1,10 +1,10 @@
 """Generators and discriminators, looked up by name.
 
-A model is a function from the shape of the images and of the latents to a pair of networks. Generators map standard
-normal latents [N, latent_dim] to images [N, C, H, W] in [-1, 1] and carry ``latent_dim`` as an attribute;
-discriminators map such images to raw logits [N], with no sigmoid. The images of "stylegan" aim at [-1, 1] without being
-bounded, and its networks have ``grow``. The networks of a conditional pair also take labels, int64 [N], and its
-generator's ``num_classes`` is not None. A generator's ``architecture`` holds its arguments of :func:`build_networks`.
+A model is a function that builds a generator and a discriminator from the shapes of images and latents. Generators map
+standard normal latents [N, latent_dim] to images [N, C, H, W] in [-1, 1] and have the attribute ``latent_dim``;
+discriminators map such images to raw logits [N], without a sigmoid. The images of "stylegan" are not bounded to
+[-1, 1], and its networks have a method ``grow``. Conditional networks also take labels, int64 [N], and the generator's
+``num_classes`` is not None. A generator's ``architecture`` holds its arguments of :func:`build_networks`.
 """
 
 import inspect
@@ -49,20 +49,20 @@ def build_networks(
     num_classes: int | None = None,
     **options: Any,
 ) -> Networks:
-    """Builds the freshly initialized networks of a model, on the CPU, from torch's global random state.
+    """Builds and initializes the networks of a model, on the CPU, from torch's global random state.
 
     Args:
         model: a name in ``MODELS``.
         resolution: height and width of the images, in pixels.
         num_channels: channels of the images: 1 for gray, 3 for color.
-        latent_dim: length of a latent.
-        base_channels: determines the model's widths; None for the model's default.
-        num_classes: of conditional networks; None for networks without labels.
+        latent_dim: dimensions of a latent.
+        base_channels: width from which the model's widths follow; None for the model's default.
+        num_classes: number of classes of conditional networks; None for networks without labels.
         options: further arguments of the model's function, such as ``norm`` for wgan-gp.
 
     Raises:
-        ValueError: an unknown name or option, a size below 1, a resolution, width or value that the model does not
-            have, or classes for a model without a conditional form; one sentence.
+        ValueError: for an unknown name or option, a size below 1, a resolution, width or value that the model does not
+            support, or classes for a model without a conditional form; one sentence.
     """
     if model not in MODELS:
         raise ValueError(unknown("model", model, MODELS))
@@ -89,6 +89,6 @@ def build_networks(
             raise ValueError(unknown("option", name, others, f" of model {model}"))
     networks = Networks(*MODELS[model](**sizes, **options))
     networks.generator.num_classes = num_classes
-    # Saved with the generator, to build it again.
+    # Saved with the generator, to rebuild it.
     networks.generator.architecture = {"model": model, **sizes, "num_classes": num_classes, **options}
     return networks

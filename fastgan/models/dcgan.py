@@ -1,8 +1,8 @@
 """DCGAN at 28x28 and at every power of two from 16 to 256.
 
 Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial
-Networks", 2016 (https://arxiv.org/abs/1511.06434), section 3. Where a leaky ReLU follows a biased convolution, both
-are one :class:`fastgan.nn.BiasAct` after a convolution without bias; it holds the same parameters.
+Networks", 2016 (https://arxiv.org/abs/1511.06434), section 3. A biased convolution with a leaky ReLU is implemented as
+a convolution without bias and a :class:`fastgan.nn.BiasAct`, with the same parameters.
 
 With classes the generators have conditional batch norm and the discriminators a projection head, as in Miyato and
 Koyama, "cGANs with Projection Discriminator", 2018 (https://arxiv.org/abs/1802.05637); nothing else changes.
@@ -39,17 +39,17 @@ def build_dcgan(
 
     Args:
         resolution: 28 or a power of two from 16 to 256.
-        base_channels: channels of the generator's last map before the image, which the other widths follow from; 64 by
+        base_channels: channels of the generator's last map before the image, from which the other widths follow; 64 by
             default at 28 and 128 elsewhere.
-        num_classes: of conditional networks; ``None`` for none.
-        minibatch: the discriminator's layer before the head that sees the whole batch, to detect collapse: "none",
-            "stddev" for :class:`fastgan.nn.MinibatchStdDev` on the last map, or "discrimination" for
-            :class:`fastgan.nn.MinibatchDiscrimination` of its features, 100 kernels of 5 components (Salimans et al.
-            2016 and their code).
+        num_classes: number of classes of conditional networks; ``None`` for networks without labels.
+        minibatch: a layer over the whole batch before the discriminator's head, to detect collapse: "none", "stddev"
+            for :class:`fastgan.nn.MinibatchStdDev` on the last map, or "discrimination" for
+            :class:`fastgan.nn.MinibatchDiscrimination` of its features, with 100 kernels of 5 components (Salimans et
+            al. 2016 and their code).
 
     Raises:
-        ValueError: for another resolution, ``base_channels`` that do not divide by 4 at 28, or another ``minibatch``;
-            one sentence.
+        ValueError: for another resolution, ``base_channels`` not divisible by 4 at 28, or another ``minibatch``; one
+            sentence.
     """
     base = checked_base_channels("dcgan", resolution, base_channels)
     return (
@@ -59,7 +59,7 @@ def build_dcgan(
 
 
 def checked_base_channels(model: str, resolution: int, base_channels: int | None) -> int:
-    """The width of both networks, by default that of the resolution; refuses a size that the networks cannot have."""
+    """The width of both networks, or the resolution's default if None; refuses sizes that the networks cannot have."""
     check_resolution(model, resolution)
     base = base_channels or (64 if resolution == 28 else 128)
     if resolution == 28 and base % 4:
@@ -88,7 +88,7 @@ def widths(resolution: int, base_channels: int) -> list[int]:
 def build_generator(
     resolution: int, num_channels: int, latent_dim: int, base_channels: int, num_classes: int | None
 ) -> Generator:
-    """The generator; at powers of two the widths are those of :func:`widths`."""
+    """Builds the generator; at powers of two its widths are those of :func:`widths`."""
     layers = _generator_28 if resolution == 28 else _generator
     channels = [2 * base_channels, base_channels] if resolution == 28 else widths(resolution, base_channels)
     return Generator(layers(channels, num_channels, latent_dim, num_classes), latent_dim, num_classes).apply(
@@ -112,7 +112,7 @@ def _generator(channels: list[int], num_channels: int, latent_dim: int, num_clas
 
 
 def _generator_28(channels: list[int], num_channels: int, latent_dim: int, num_classes: int | None) -> list[nn.Module]:
-    """A linear layer to 128x7x7, then twice nearest x2 and a 3x3 convolution, to 128 and 64: 856,065 parameters."""
+    """A linear layer to 128x7x7, then twice nearest upsampling by 2 and a 3x3 convolution; 856,065 parameters."""
     wide, narrow = channels
     return [
         nn.Linear(latent_dim, wide * 7 * 7),
@@ -138,17 +138,17 @@ def build_discriminator(
     norm: str = "batch",
     minibatch: str = "none",
 ) -> Discriminator:
-    """The discriminator.
+    """Builds the discriminator.
 
     Args:
-        norm: "batch", "layer" or "none". Batch norm makes the output of a sample depend on the whole batch, so it does
-            not go with a gradient penalty. Layer norm is over channels and pixels, with a scale and shift per channel,
-            as in the code of Gulrajani et al. 2017.
-        minibatch: as of :func:`build_dcgan`.
+        norm: "batch", "layer" or "none". Batch norm makes the output for a sample depend on the whole batch, so it
+            excludes a gradient penalty. Layer norm is over channels and pixels, with a scale and shift per channel, as
+            in the code of Gulrajani et al. 2017.
+        minibatch: as in :func:`build_dcgan`.
     """
     if resolution == 28:
         channels, trunk = [base_channels // 4 * 2**i for i in range(4)], _discriminator_28
-        # 28 halves to 14, 7, 4 and 2: the head sees maps of 2x2, not of 1x1.
+        # 28 halves to 14, 7, 4 and 2: the head gets maps of 2x2, not 1x1.
         num_pixels = 2 * 2
     else:
         channels, trunk = widths(resolution, base_channels)[::-1], _discriminator
@@ -183,7 +183,7 @@ def _discriminator_28(channels: list[int], norm: str) -> list[nn.Module]:
 
 
 def _head(num_channels: int, num_pixels: int, num_classes: int | None, minibatch: str) -> list[nn.Module]:
-    """What follows the last map: from [N, num_channels, H, W] to [N, 1]."""
+    """The layers after the last map, from [N, num_channels, H, W] to [N, 1]."""
     features = num_channels * num_pixels
     if minibatch == "none":
         return [nn.Flatten(), last_layer(features, num_classes)]
@@ -196,7 +196,7 @@ def _head(num_channels: int, num_pixels: int, num_classes: int | None, minibatch
 
 
 def last_layer(num_features: int, num_classes: int | None) -> nn.Module:
-    """From features [N, num_features] to [N, 1]."""
+    """The last layer, from features [N, num_features] to [N, 1]."""
     return nn.Linear(num_features, 1) if num_classes is None else ProjectionHead(num_features, num_classes)
 
 
@@ -207,21 +207,21 @@ def _batch_norm(num_channels: int, num_classes: int | None, *, act: str) -> nn.M
 
 
 def _batch_norm_relu(num_channels: int, num_classes: int | None) -> list[nn.Module]:
-    """With a layer where a ReLU was: the numbers of layers are keys of checkpoints."""
+    """Batch norm with ReLU, and a placeholder for the former ReLU layer: layer indices are checkpoint keys."""
     return [_batch_norm(num_channels, num_classes, act="relu"), nn.Identity()]
 
 
 def _norm(norm: str, num_channels: int, *, act: str = "linear") -> list[nn.Module]:
-    """The layer, if any; that of the batch with the activation."""
+    """The normalization layer, if any; batch norm includes the activation."""
     batch_norm = BatchNormAct2d(num_channels, act=act, negative_slope=0.2)
     return {"none": [], "layer": [nn.GroupNorm(1, num_channels)], "batch": [batch_norm]}[norm]
 
 
 def init_weights(module: nn.Module) -> None:
-    """Weights from a normal distribution of standard deviation 0.02 (section 4 of the paper), biases zero.
+    """Draws weights from a normal distribution with standard deviation 0.02 (section 4 of the paper); biases are zero.
 
     The scales of batch norm are drawn around 1, as in the authors' code; those of conditional batch norm are 1. The
-    embedding of a projection is a linear layer of one-hot labels.
+    embedding of a projection head is initialized like a linear layer, since it is one on one-hot labels.
     """
     if isinstance(module, _LINEAR):
         nn.init.normal_(module.weight, 0.0, 0.02)
@@ -232,11 +232,10 @@ def init_weights(module: nn.Module) -> None:
 
 
 def init_weights_without_batch_norm(module: nn.Module) -> None:
-    """Weights that keep the variance of a signal (He et al. 2015), as in the code of Gulrajani et al. 2017.
+    """Draws weights that preserve the variance of the signal (He et al. 2015), as in the code of Gulrajani et al. 2017.
 
-    With a standard deviation of 0.02 and nothing to normalize it, the signal would shrink in every layer: the gradient
-    of the 28x28 trunk without a norm would begin at a length of 0.0002. With this it begins at 0.9, and the penalty
-    aims at 1.
+    With a standard deviation of 0.02 and no normalization, the signal would shrink in every layer: the gradient norm of
+    the 28x28 trunk would start at 0.0002. With this initialization it starts at 0.9; the penalty's target is 1.
     """
     if isinstance(module, _LINEAR):
         nn.init.kaiming_normal_(module.weight, a=0.2)

@@ -1,9 +1,9 @@
-"""Small fully connected networks without normalization, for points of two dimensions and other toy data.
+"""Small fully connected networks without normalization, for points of the plane and other toy data.
 
-A point of the plane is an image of one pixel and two channels. The networks are those of the code of Gulrajani et al.
-2017 (https://arxiv.org/abs/1704.00028) for eight Gaussians, three hidden layers with ReLU each, but narrower than 512
-and with a tanh at the output, because images lie in [-1, 1]. No sample influences another, so every penalty may be
-used, except with a ``minibatch`` layer.
+A point of the plane is an image with one pixel and two channels. The networks are those of the code of Gulrajani et al.
+2017 (https://arxiv.org/abs/1704.00028) for eight Gaussians, with three hidden layers and ReLU, but narrower than 512
+and with a tanh at the output, because images lie in [-1, 1]. Samples do not influence each other, so every penalty may
+be used, except with a ``minibatch`` layer.
 """
 
 import math
@@ -16,8 +16,8 @@ from fastgan.nn import BiasAct, MinibatchDiscrimination, MinibatchStdDev
 
 HIDDEN_LAYERS = 3
 
-# Sizes of minibatch discrimination. With the 100 kernels of the authors' code this layer would take more than ten times
-# as long in plain torch as the rest of a step on 256 points.
+# Sizes of minibatch discrimination. With the 100 kernels of the authors' code the layer would take more than ten times
+# as long, in plain torch, as the rest of a step on 256 points.
 _NUM_KERNELS, _KERNEL_DIM = 16, 5
 
 
@@ -35,7 +35,7 @@ def build_mlp(
         resolution: height and width of the images, in pixels; 1 for points.
         num_channels: channels of the images; 2 for points of the plane.
         base_channels: width of every hidden layer, 128 by default.
-        minibatch: the discriminator's layer before the last hidden one that sees the whole batch: "none", "stddev" for
+        minibatch: a layer over the whole batch before the discriminator's last hidden layer: "none", "stddev" for
             :class:`fastgan.nn.MinibatchStdDev`, or "discrimination" for :class:`fastgan.nn.MinibatchDiscrimination`
             (Salimans et al. 2016).
     """
@@ -63,7 +63,7 @@ def _hidden(in_features: int, width: int, num_layers: int) -> list[nn.Module]:
 
 
 def _minibatch(name: str, width: int) -> tuple[list[nn.Module], int]:
-    """The layer, if any, and how many features it appends."""
+    """The layer, if any, and the number of features that it appends."""
     if name == "none":
         return [], 0
     if name == "stddev":

@@ -1,4 +1,4 @@
-"""Networks of the user: built by a function of theirs, which is named as ``package.module:function``."""
+"""The user's own networks, built by a function that is named as ``package.module:function``."""
 
 import inspect
 from collections.abc import Callable
@@ -12,24 +12,24 @@ from fastgan.extras import import_from_here
 from fastgan.models import Networks
 
 OWN = "own"
-"""Stands in checkpoints for the name of a model."""
+"""Stands for the name of a model in checkpoints."""
 
 Build = Callable[..., tuple[nn.Module, nn.Module]]
 
 
 def is_own(model: str) -> bool:
-    """Whether the setting ``model`` of a run names networks of the user."""
+    """Whether the setting ``model`` of a run stands for the user's own networks."""
     return model == OWN or ":" in model
 
 
 def import_build(name: str) -> Build:
-    """Imports a function; its module may lie in the current folder.
+    """Imports a function; its module may be in the current folder.
 
     Args:
         name: ``package.module:function``.
 
     Raises:
-        InputError: where it cannot be imported; one sentence.
+        InputError: if it cannot be imported; one sentence.
     """
     module, colon, function = name.partition(":")
     if not (module and colon and function):
@@ -47,11 +47,11 @@ def import_build(name: str) -> Build:
 
 
 def build_own(build: Build, shape: dict[str, Any]) -> Networks:
-    """Calls a function of the user with those of ``shape`` that it names: resolution, num_channels, latent_dim and
-    num_classes (None where nothing is conditional).
+    """Calls the user's function with those items of ``shape`` that it names: resolution, num_channels, latent_dim and
+    num_classes (None if unconditional).
 
     Raises:
-        InputError: where it takes others, fails or does not return two modules; one sentence.
+        InputError: if it requires other arguments, fails or does not return two modules; one sentence.
     """
     name = f"{build.__module__}:{getattr(build, '__qualname__', type(build).__name__)}"
     parameters = inspect.signature(build).parameters
@@ -71,12 +71,13 @@ def build_own(build: Build, shape: dict[str, Any]) -> Networks:
 
 
 def require_build(run: Path, model: str, build: Any) -> None:
-    """Refuses a run of own networks without what builds them, which is never imported by itself; and the reverse.
+    """Refuses a run of the user's own networks without their function, which is never imported by itself; also refuses
+    a function for a run of fastgan's networks.
 
     Args:
-        run: its folder.
-        model: of its settings or its checkpoint.
-        build: what the user gave, or None.
+        run: the run's folder.
+        model: the model in the run's settings or checkpoint.
+        build: the user's function, generator or name, or None.
 
     Raises:
         InputError: one sentence.

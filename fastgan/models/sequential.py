@@ -1,4 +1,4 @@
-"""Generators and discriminators that are one sequence of layers, some of which also take the class labels."""
+"""Generators and discriminators as one sequence of layers, some of which also take class labels."""
 
 from collections.abc import Iterable
 
@@ -10,7 +10,7 @@ _TAKE_LABELS = (ConditionalBatchNormAct2d, ProjectionHead)
 
 
 class Generator(nn.Module):
-    """Latents [N, latent_dim] to images [N, C, H, W]; with ``num_classes``, labels, int64 [N], as well."""
+    """Maps latents [N, latent_dim], and with ``num_classes`` labels, int64 [N], to images [N, C, H, W]."""
 
     def __init__(self, layers: Iterable[nn.Module], latent_dim: int, num_classes: int | None = None) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images [N, C, H, W] to logits [N], from layers that end at [N, 1]; with ``num_classes``, labels as well."""
+    """Maps images [N, C, H, W], and with ``num_classes`` labels, to logits [N]; the layers end at [N, 1]."""
 
     def __init__(self, layers: Iterable[nn.Module], num_classes: int | None = None) -> None:
         super().__init__()

@@ -1,8 +1,9 @@
-"""SNGAN: DCGAN's generator against a discriminator whose layers are spectrally normalized.
+"""SNGAN: DCGAN's generator and a discriminator with spectral normalization.
 
 Miyato et al., "Spectral Normalization for Generative Adversarial Networks", 2018 (https://arxiv.org/abs/1802.05957).
-Every convolution, the linear layer and, with classes, the embedding are divided by their largest singular value, as one
-group (:func:`fastgan.nn.spectral_norm_`); :func:`fastgan.nn.largest_singular_values` checks that it is 1 then.
+The weights of every convolution, of the linear layer and, with classes, of the embedding are divided by their largest
+singular value, as one group (:func:`fastgan.nn.spectral_norm_`); :func:`fastgan.nn.largest_singular_values` checks that
+the result is 1.
 """
 
 from torch import nn
@@ -23,12 +24,12 @@ def build_sngan(
     """Builds the generator and the discriminator for a resolution, 28 or a power of two from 16 to 256.
 
     The discriminator has convolutions 4x4 of stride 2 down to 1x1, a linear layer, and leaky ReLU 0.1, the slope of
-    table 3 of the paper. At 28x28, and at 16x16, there are four convolutions, to 64, 128, 256 and 512 channels; each
-    further halving of the image is one more to 512. 2,755,009 parameters for 28x28x1.
+    table 3 of the paper. At 28x28 and at 16x16 there are four convolutions, to 64, 128, 256 and 512 channels; each
+    further doubling of the resolution adds a convolution to 512. 2,755,009 parameters for 28x28x1.
 
     Args:
-        base_channels: channels of the generator's last map before the image and of the discriminator's first, which the
-            other widths follow from, up to eight times as many; 64 by default.
+        base_channels: channels of the generator's last map before the image and of the discriminator's first map; the
+            other widths follow, up to eight times as many; 64 by default.
         num_classes: as for DCGAN; the embedding of the projection is spectrally normalized too (Miyato and Koyama 2018,
             https://arxiv.org/abs/1802.05637).
     """

@@ -1,9 +1,8 @@
 """The vanilla GAN: fully connected networks on flattened images.
 
-Goodfellow et al., "Generative Adversarial Networks", 2014 (https://arxiv.org/abs/1406.2661), whose networks are fully
-connected too, with the leaky ReLU and the batch norm of later practice in place of its maxout. Where a leaky ReLU
-follows a biased linear layer, both are one :class:`fastgan.nn.BiasAct` after a linear layer without bias; it holds the
-same parameters.
+Goodfellow et al., "Generative Adversarial Networks", 2014 (https://arxiv.org/abs/1406.2661), but with the leaky ReLU
+and batch norm of later practice in place of maxout. A biased linear layer with a leaky ReLU is implemented as a linear
+layer without bias and a :class:`fastgan.nn.BiasAct`, with the same parameters.
 """
 
 import math
@@ -22,7 +21,7 @@ def build_vanilla(
     For 28x28x1 and a latent of 100 they have 581,264 and 533,505 parameters.
 
     Args:
-        base_channels: width of the narrowest hidden layer, which the other widths follow from; 128 by default.
+        base_channels: width of the narrowest hidden layer, from which the other widths follow; 128 by default.
     """
     if resolution < 1:
         raise ValueError(f"vanilla has no networks for resolution {resolution}, only for 1 and more")

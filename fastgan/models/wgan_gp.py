@@ -1,7 +1,7 @@
 """WGAN-GP: the networks of DCGAN, with a critic without batch norm.
 
 Gulrajani et al., "Improved Training of Wasserstein GANs", 2017 (https://arxiv.org/abs/1704.00028). The critic's output
-is a score, not a logit; no discriminator of fastgan has a sigmoid. The dropout of the 28x28 trunk stays, because it is
+is a score, not a logit; no discriminator of fastgan has a sigmoid. The 28x28 trunk keeps its dropout, which is
 independent for each sample.
 """
 
@@ -24,11 +24,12 @@ def build_wgan_gp(
     Args:
         base_channels: as for DCGAN: 64 by default at 28 and 128 elsewhere.
         num_classes: as for DCGAN.
-        norm: of the critic: "none", or "layer" for layer norm (section 4 of the paper). The generator has batch norm.
+        norm: normalization of the critic: "none", or "layer" for layer norm (section 4 of the paper). The generator has
+            batch norm.
 
     Raises:
-        ValueError: for another resolution, ``base_channels`` that do not divide by 4 at 28, or another norm, batch norm
-            above all; one sentence.
+        ValueError: for another resolution, ``base_channels`` not divisible by 4 at 28, or another norm, such as batch
+            norm; one sentence.
     """
     if norm == "batch":
         raise ValueError(
