@@ -1,4 +1,4 @@
-"""Training of generative adversarial networks on fused Triton kernels."""
+"""Trains generative adversarial networks with fused Triton kernels."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Imported on demand, because torch takes seconds: the modules, and what else there is by the module that has it.
+# Imported on demand, because torch takes seconds: submodules, and other names with the module that defines them.
 _MODULES = (
     *("acceleration", "collapse", "data", "dropin", "exporting", "losses", "metrics", "models", "nn", "regularizers"),
     *("sampling", "training"),

@@ -1,4 +1,4 @@
-"""Warnings, and log lines of the kernels and the data, in the console of a command."""
+"""Prints warnings, and log lines of the kernels and the data, in a command's console."""
 
 import logging
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def show_log(console: Console) -> None:
 
 
 def warner(console: Console) -> Callable[[str], None]:
-    """A function that prints a sentence as a warning."""
+    """Makes a function that prints a sentence as a warning."""
 
     def warn(sentence: str) -> None:
         console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)

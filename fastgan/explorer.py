@@ -1,4 +1,4 @@
-"""A web page with sliders for the inputs of a generator, which shows the image.
+"""A web page that shows a generator's image, with sliders for the generator's inputs.
 
 The page is built on gradio, an extra. It loads nothing from other hosts: fonts are the system's, and gradio's analytics
 are switched off.
@@ -23,10 +23,10 @@ NUM_DIRECTIONS = 8
 REACH = 3.0
 NUM_SEEDS = 12  # in the grid of seeds
 _UNMIXED = "none"
-_EDGE = 1024  # pixels; smaller images are enlarged by a whole number, up to it, so that their pixels stay squares
-_SMALL_EDGE = 128  # of the grid of seeds
+_EDGE = 1024  # pixels; smaller images are enlarged by an integer factor up to this, so that their pixels stay squares
+_SMALL_EDGE = 128  # pixels, in the grid of seeds
 
-# The image stays beside the controls at any width, and in sight while they scroll.
+# The image stays beside the controls at any width, and visible while they scroll.
 _CSS = """
 .gradio-container .main {padding: 8px !important}
 #page {display: grid; grid-template-columns: minmax(130px, 5fr) minmax(170px, 4fr); gap: 12px; align-items: start}
@@ -40,10 +40,10 @@ _CSS = """
 
 
 class Explorer:
-    """A generator's image as a function of the inputs of the page.
+    """A generator's image as a function of the page's inputs.
 
-    For a generator with styles the directions are the first principal components of w, in standard deviations; else
-    they are the first dimensions of the latent.
+    For a generator with styles the directions are the first principal components of w, in standard deviations;
+    otherwise they are the first dimensions of the latent.
     """
 
     def __init__(self, generator: nn.Module) -> None:
@@ -80,17 +80,17 @@ class Explorer:
         noise: bool = True,
         edge: int = _EDGE,
     ) -> np.ndarray:
-        """The image as uint8 [H, W] or [H, W, 3], enlarged by a whole number up to ``edge`` pixels.
+        """The image as uint8 [H, W] or [H, W, 3], enlarged by an integer factor up to ``edge`` pixels.
 
         Args:
-            seed: of the latent.
-            offsets: along the first directions.
-            label: for a conditional generator.
-            truncation: psi; this and the following only for a generator with styles.
-            other_seed: of image B of style mixing.
-            crossover: the styles taken from B, as in :func:`fastgan.sampling.layers_of`; "none" for no mixing.
-            noise: whether the constant noise is added.
-            edge: height of the result at most, except for larger images.
+            seed: seed of the latent.
+            offsets: offsets along the first directions.
+            label: class index, for a conditional generator.
+            truncation: psi; this and the arguments below are only for a generator with styles.
+            other_seed: seed of image B in style mixing.
+            crossover: styles from B, as in :func:`fastgan.sampling.layers_of`; "none" for no mixing.
+            noise: whether to add the constant noise.
+            edge: maximum height of the result; larger images are not reduced.
         """
         latents = sampling.draw_latents(1, self.generator.latent_dim, seed=seed)
         if self._directions is None:
@@ -112,18 +112,18 @@ class Explorer:
         return _pixels(images, edge)
 
     def save(self, path: str | Path, seed: int, offsets: Sequence[float] = (), **inputs: Any) -> None:
-        """Writes :meth:`image` to a file, with one pixel for each of the generator's unless ``edge`` is given."""
+        """Writes :meth:`image` to a file, not enlarged unless ``edge`` is given."""
         Image.fromarray(self.image(seed, offsets, **{"edge": 0} | inputs)).save(path)
 
     def command(
         self, run: str, seed: int, offsets: Sequence[float] = (), *, model: str | None = None, **inputs: Any
     ) -> str:
-        """The shell command that writes :meth:`image` of these inputs: ``fastgan generate`` where it can.
+        """The shell command that writes :meth:`image` of these inputs: ``fastgan generate`` if it supports them.
 
         Args:
-            run: the folder of the generator.
+            run: the generator's folder.
             seed, offsets, inputs: as in :meth:`image`.
-            model: what builds a generator of the user, as in ``--model``.
+            model: the function that builds the user's own generator, as in ``--model``.
         """
         defaults = {"truncation": 1, "noise": True, "crossover": _UNMIXED}
         inputs = {name: value for name, value in inputs.items() if name not in defaults or value != defaults[name]}
@@ -142,7 +142,7 @@ class Explorer:
             f"Explorer(fastgan.load_generator({run!r}{'' if model is None else f', model={model!r}'}))"
             f".save({', '.join(arguments)})"
         )
-        plain = not set(run) & set("\"\\$`!'")  # what means something between double quotes
+        plain = not set(run) & set("\"\\$`!'")  # characters with a meaning in double quotes
         return f'python -c "{program}"' if plain else f"python -c {shlex.quote(program)}"
 
     def _of_w(self, count: int) -> tuple[Tensor, Tensor]:
@@ -150,7 +150,7 @@ class Explorer:
 
 
 def build_page(explorer: Explorer, title: str, run: str = "RUN", model: str | None = None) -> Any:
-    """The page, a ``gradio.Blocks``; ``run`` and ``model`` are what the shown command names."""
+    """Builds the page, a ``gradio.Blocks``; the shown command names ``run`` and ``model``."""
     gradio = require_gradio()
 
     def picture(label: str, name: str, **more: Any) -> Any:
@@ -259,7 +259,7 @@ def serve(page: Any, host: str, port: int) -> str:
     """Serves a page in another thread and returns its address; ``page.close()`` ends it.
 
     Raises:
-        OSError: the port is taken.
+        OSError: if the port is taken.
     """
     gradio = require_gradio()
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])

@@ -1,4 +1,4 @@
-"""Modules from outside: the optional packages of the distribution, its extras, and modules of the user."""
+"""Imports optional packages, the extras, and modules of the user."""
 
 import os
 import sys
@@ -11,22 +11,23 @@ class MissingExtraError(ImportError):
 
 
 def install_command(extra: str) -> str:
-    """The command that installs an extra, in the folder of the checkout: no package index has fastgan yet."""
+    """The command that installs an extra in a checkout's folder: no package index has fastgan yet."""
     return f"pip install -e '.[{extra}]'"
 
 
 def import_from_here(module: str) -> ModuleType:
-    """Imports a user's module, from the current folder first, as under ``python -m``; a console script lacks it."""
+    """Imports a user's module, from the current folder first, as ``python -m`` but not a console script does."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     return import_module(module)
 
 
 def require_extra(extra: str, what: str, *modules: str) -> ModuleType:
-    """Imports ``modules`` of an ``extra`` in pyproject.toml and returns the first; ``what`` needs them, for the error.
+    """Imports ``modules`` of an ``extra`` in pyproject.toml and returns the first; the error says that ``what`` needs
+    them.
 
     Raises:
-        MissingExtraError: a module is not installed; one sentence.
+        MissingExtraError: if a module is not installed; one sentence.
     """
     try:
         found = [import_module(name) for name in modules]
@@ -38,12 +39,12 @@ def require_extra(extra: str, what: str, *modules: str) -> ModuleType:
 
 
 def require_onnx() -> ModuleType:
-    """onnxruntime, if all packages of an export to ONNX are installed; else MissingExtraError."""
+    """Imports onnxruntime; MissingExtraError unless all packages for ONNX export are installed."""
     return require_extra("onnx", "ONNX", "onnxruntime", "onnx", "onnxscript")
 
 
 def require_gradio() -> ModuleType:
-    """gradio with analytics switched off; MissingExtraError where it is not installed."""
-    # Read when gradio is imported.
+    """Imports gradio with analytics switched off; MissingExtraError if it is not installed."""
+    # gradio reads this when it is imported.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     return require_extra("explore", "the explorer", "gradio")

@@ -1,8 +1,7 @@
 """Adversarial losses on raw logits, looked up by name.
 
-Where a paper writes the logarithm of a sigmoid, the code has a softplus: ``-log sigmoid(t) = softplus(-t)``. Where the
-sigmoid rounds to zero its logarithm is infinite and the gradient not a number, while softplus is right for every finite
-logit.
+Papers write the logarithm of a sigmoid; the code uses softplus: ``-log sigmoid(t) = softplus(-t)``. If the sigmoid
+rounds to zero, its logarithm is infinite and the gradient NaN, while softplus is correct for every finite logit.
 """
 
 import inspect
@@ -21,17 +20,16 @@ class Loss(Protocol):
     """An adversarial loss: a scalar for the discriminator and one for the generator, from logits [N, ...]."""
 
     relativistic: ClassVar[bool]
-    """Whether the generator's loss needs the logits of real images as well."""
+    """Whether the generator's loss also needs the logits of real images."""
     takes_logits: ClassVar[bool] = True
-    """Whether outputs of a sigmoid are surely a mistake."""
+    """Whether the loss takes raw logits, so that a sigmoid before it is an error."""
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor: ...
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor: ...
 
     def balance(self) -> tuple[float, float] | None:
-        """D(x) = D(G(z)) and the generator's loss for indistinguishable images; None for a loss whose logits are not
-        log-odds."""
+        """D(x) = D(G(z)) and the generator's loss for indistinguishable images; None if logits are not log-odds."""
         return None
 
 
@@ -39,8 +37,8 @@ class Loss(Protocol):
 class _Labeled(Loss):
     """A loss that compares logits with labels.
 
-    Other labels than 1 and 0 smooth the discriminator's loss (Salimans et al. 2016, https://arxiv.org/abs/1606.03498,
-    section 3.4, who smooth one-sidedly: 0.9 and 0). The target of the generator is never smoothed.
+    Labels other than 1 and 0 smooth the discriminator's loss (Salimans et al. 2016, https://arxiv.org/abs/1606.03498,
+    section 3.4, with one-sided smoothing: 0.9 and 0). The generator's target is never smoothed.
     """
 
     relativistic: ClassVar[bool] = False
@@ -57,12 +55,12 @@ class NonSaturating(_Labeled):
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """``mean softplus(-real) + mean softplus(fake)``; 2 log 2 at equilibrium.
 
-        With smoothed labels the cross-entropies ``label softplus(-t) + (1 - label) softplus(t)``.
+        With smoothed labels, the terms are the cross-entropies ``label softplus(-t) + (1 - label) softplus(t)``.
         """
         return _cross_entropy(real_logits, self.real_label) + _cross_entropy(fake_logits, self.fake_label)
 
     def balance(self) -> tuple[float, float] | None:
-        """The mean of the labels, 0.5 unless smoothed on one side, and there the loss."""
+        """The mean of the two labels, 0.5 without one-sided smoothing, and the generator's loss there."""
         fooled = (self.real_label + self.fake_label) / 2
         return fooled, -math.log(fooled)
 
@@ -72,8 +70,8 @@ class NonSaturating(_Labeled):
 
 
 class Minimax(NonSaturating):
-    """The minimax loss (Goodfellow et al. 2014, eq. 1), whose generator learns nothing from images that are rejected
-    with certainty: its gradient saturates. The discriminator's loss equals :class:`NonSaturating`'s."""
+    """The minimax loss (Goodfellow et al. 2014, eq. 1). Its gradient saturates: the generator learns nothing from
+    images that are rejected with certainty. The discriminator's loss equals :class:`NonSaturating`'s."""
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
         """``mean log(1 - sigmoid(fake)) = -mean softplus(fake)``; -log 2 at equilibrium."""
@@ -101,13 +99,13 @@ class LeastSquares(_Labeled):
 class Wasserstein(Loss):
     """The Wasserstein loss (Arjovsky et al. 2017, https://arxiv.org/abs/1701.07875, algorithm 1).
 
-    It measures a distance only for a critic whose slope is bounded, by a gradient penalty or spectral normalization.
+    The loss estimates a distance only for a critic with bounded slope, by a gradient penalty or spectral normalization.
     """
 
     relativistic: ClassVar[bool] = False
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """``mean fake - mean real``, minus the distance."""
+        """``mean fake - mean real``, the negative distance."""
         return fake_logits.mean() - real_logits.mean()
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
@@ -125,7 +123,7 @@ class Hinge(Wasserstein):
 
 
 class RelativisticPairing(Loss):
-    """RSGAN, each real image against one generated (Jolicoeur-Martineau 2018, https://arxiv.org/abs/1807.00734).
+    """RSGAN: each real image against one fake (Jolicoeur-Martineau 2018, https://arxiv.org/abs/1807.00734).
 
     Called RpGAN in Huang et al. 2024 (R3GAN, https://arxiv.org/abs/2501.05441, eq. 2 with the logistic f).
     """
@@ -137,12 +135,12 @@ class RelativisticPairing(Loss):
         return softplus(fake_logits - real_logits).mean()
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor) -> Tensor:
-        """``mean softplus(real - fake)``, the discriminator's with the sides exchanged."""
+        """``mean softplus(real - fake)``, the discriminator's loss with real and fake exchanged."""
         return self.discriminator(fake_logits, real_logits)
 
 
 class RelativisticAverage(RelativisticPairing):
-    """RaSGAN, each image against the mean of the other kind (Jolicoeur-Martineau 2018)."""
+    """RaSGAN: each image against the mean of the other kind (Jolicoeur-Martineau 2018)."""
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """``mean softplus(mean fake - real) + mean softplus(fake - mean real)``; 2 log 2 at equilibrium."""
@@ -162,7 +160,7 @@ LOSSES: dict[str, type[Loss]] = {
 
 
 class _Own(Loss):
-    """A loss of the user: two functions, whatever they take for an output of the discriminator."""
+    """A user's loss: two functions of the discriminator's output, which may be anything."""
 
     takes_logits: ClassVar[bool] = False
 
@@ -174,17 +172,17 @@ class _Own(Loss):
 
 
 def get_loss(name: Any, *, real_label: float = 1.0, fake_label: float = 0.0) -> Loss:
-    """Makes a loss by its name in ``LOSSES``, or of functions.
+    """Makes a loss from its name in ``LOSSES``, or from functions.
 
     Args:
-        name: of the loss; or the discriminator's loss and the generator's: functions of (real, fake) and of (fake) or
-            (fake, real), outputs [N, ...] of the discriminator, to a scalar. They are a pair, or methods
-            ``discriminator`` and ``generator`` of an object.
-        real_label, fake_label: targets of the discriminator for real and generated images (label smoothing); the
+        name: name of the loss; or two functions, a pair or the methods ``discriminator`` and ``generator`` of an
+            object. They map outputs [N, ...] of the discriminator to a scalar: the discriminator's loss takes (real,
+            fake), the generator's loss (fake) or (fake, real).
+        real_label, fake_label: the discriminator's targets for real and generated images (label smoothing); the
             generator's loss does not depend on them.
 
     Raises:
-        ValueError: an unknown name, no such functions, or smoothed labels for a loss without labels; one sentence.
+        ValueError: for an unknown name, other objects, or smoothed labels for a loss without labels; one sentence.
     """
     if not isinstance(name, str):
         pair = (

@@ -1,4 +1,4 @@
-"""Preserving the global random state around code that only measures or samples."""
+"""Preserves the global random state around code that only measures or samples."""
 
 import random
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ import torch
 
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
-    """Restores the global random number generators of torch (CPU and CUDA), numpy and Python at the end.
+    """Restores the global random states of torch (CPU and CUDA), numpy and Python at its end; also a decorator.
 
     Measuring, sampling, logging and exporting run inside: constructing a module draws from torch's generator, and a
-    user's function or a package may draw from any. Also a decorator.
+    user's function or a package may draw from any.
     """
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    # Reading CUDA's state would initialize CUDA, which a CPU process and a forked one must not do.
+    # Reading CUDA's state would initialize CUDA, which must not happen in a CPU process or a forked one.
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:
         yield
@@ -27,6 +27,6 @@ def preserved_random_state() -> Iterator[None]:
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
         elif torch.cuda.is_initialized():
-            # CUDA was initialized inside, so its generators go back to their seeds.
+            # CUDA was initialized inside, so its generators are reset to their seeds.
             for generator in torch.cuda.default_generators:
                 generator.manual_seed(generator.initial_seed())

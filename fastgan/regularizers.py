@@ -1,12 +1,12 @@
 """Gradient penalties of critics: WGAN-GP, one-sided WGAN-GP, R1, R2 and DRAGAN.
 
-The critic is any callable from images [N, ...] to N (or N x anything) outputs; bind other arguments, such as class
-labels, with ``lambda x: critic(x, labels)``. The penalty uses the gradient of the sum of the outputs, which is the
-gradient of each sample as long as no sample influences the output of another. The penalty is a scalar in float32
-(float64 for float64 images) with a gradient in the critic's parameters; images are constants. Under ``torch.no_grad``
-or ``torch.inference_mode`` it is the same number, without a graph.
+The critic is any callable that maps images [N, ...] to outputs [N, ...]; bind other arguments, such as class labels,
+with ``lambda x: critic(x, labels)``. The penalty uses the gradient of the sum of the outputs, which equals each
+sample's own gradient if no sample influences the output of another. The penalty is a scalar in float32 (float64 for
+float64 images), differentiable with respect to the critic's parameters; images are constants. Under ``torch.no_grad``
+or ``torch.inference_mode`` it has the same value, without a graph.
 
-Under autocast the critic runs in the reduced type, and the norms are float32. In float16 the small gradients of a
+Under autocast the critic runs in the reduced dtype, and the norms are float32. In float16 the small gradients of a
 critic underflow like those of a loss: pass the ``GradScaler`` of the training step.
 """
 
@@ -44,25 +44,25 @@ def wgan_gp(
     scaler: torch.amp.GradScaler | None = None,
     allow_batch_norm: bool = False,
 ) -> Tensor:
-    """weight * mean (|grad D(x)| - target)^2 on random points x between real and fake images.
+    """weight * mean (|grad D(x)| - target)^2 at random points x between real and fake images.
 
     Gulrajani et al. 2017 (https://arxiv.org/abs/1704.00028), eq. 3. The one-sided form does not penalize shorter
     gradients: max(0, |grad D(x)| - target)^2 (Petzka et al. 2018, https://arxiv.org/abs/1709.08894, eq. 8).
 
     Args:
         critic: see above.
-        real, fake: images [N, ...] of one shape and floating-point type.
+        real, fake: images [N, ...] of equal shape and floating-point dtype.
         weight: lambda.
-        target: of the norm, at least 0.
-        one_sided: penalize only gradients longer than the target.
-        alpha: [N, 1, ...], the share of the real image in each point; drawn uniformly for each sample where ``None``.
+        target: target of the norm, at least 0.
+        one_sided: penalize only norms above the target.
+        alpha: [N, 1, ...], weight of the real image in each point; ``None`` draws it uniformly for each sample.
         scaler: see above.
         allow_batch_norm: do not refuse a critic with batch normalization.
 
     Raises:
         ValueError: for a critic, module or function, that normalizes over the batch, or whose output does not depend on
             the images.
-        RuntimeError: for one whose second order torch.compile would lose.
+        RuntimeError: for a critic whose second order torch.compile would lose.
     """
     points = interpolate(real, fake, alpha)
     return weight * _penalty(critic, points, target, one_sided, scaler, allow_batch_norm)
@@ -76,7 +76,7 @@ def r1(
     scaler: torch.amp.GradScaler | None = None,
     allow_batch_norm: bool = False,
 ) -> Tensor:
-    """gamma / 2 * mean |grad D(x)|^2 on real images (Mescheder et al. 2018, https://arxiv.org/abs/1801.04406, eq. 9).
+    """gamma / 2 * mean |grad D(x)|^2 at real images (Mescheder et al. 2018, https://arxiv.org/abs/1801.04406, eq. 9).
 
     Arguments and errors are those of :func:`wgan_gp`.
     """
@@ -91,7 +91,7 @@ def r2(
     scaler: torch.amp.GradScaler | None = None,
     allow_batch_norm: bool = False,
 ) -> Tensor:
-    """gamma / 2 * mean |grad D(x)|^2 on fake images (Mescheder et al. 2018, eq. 10).
+    """gamma / 2 * mean |grad D(x)|^2 at fake images (Mescheder et al. 2018, eq. 10).
 
     Arguments and errors are those of :func:`wgan_gp`.
     """
@@ -108,7 +108,7 @@ def dragan(
     scaler: torch.amp.GradScaler | None = None,
     allow_batch_norm: bool = False,
 ) -> Tensor:
-    """weight * mean (|grad D(x)| - target)^2 on points x near real images (Kodali et al. 2017).
+    """weight * mean (|grad D(x)| - target)^2 at points x near real images (Kodali et al. 2017).
 
     https://arxiv.org/abs/1705.07215, algorithm 1, with the perturbation of the authors' code: x lies between a real
     image and that image plus ``noise`` times the standard deviation of the batch times uniform noise in [0, 1).
@@ -135,16 +135,17 @@ REGULARIZERS: dict[str, Regularizer | None] = {
 
 
 def get_regularizer(name: str | Callable[[Critic, Tensor, Tensor], Tensor]) -> Regularizer | None:
-    """The penalty of that name in ``REGULARIZERS``, None for "none"; or one of a function of your own.
+    """The penalty with a name in ``REGULARIZERS``, None for "none"; or a penalty from your own function.
 
     A penalty is a function of critic, real images, fake images and weight (its lambda or gamma), and optionally
     ``alpha`` and ``scaler`` as in :func:`wgan_gp`; only WGAN-GP uses ``alpha``.
 
     Args:
-        name: a name; or a function of critic, real images and fake images to a scalar, which the weight multiplies.
+        name: a name; or a function that maps critic, real images and fake images to a scalar, which is multiplied by
+            the weight.
 
     Raises:
-        ValueError: an unknown name, or what is no function; one sentence.
+        ValueError: for an unknown name, or an object that is not a function; one sentence.
     """
     if callable(name):
         return lambda critic, real, fake, weight, **_: weight * name(critic, real, fake)
@@ -178,7 +179,7 @@ def _penalty(
             _check_graph(critic, output, images, allow_batch_norm)
             gradients = _gradients(output, images, scaler, is_recorded)
     if scaler is not None:
-        # The scale stays a tensor: reading it as a number would synchronize with the GPU.
+        # The scale stays a tensor: converting it to a number would synchronize with the GPU.
         gradients = gradients.float() / scaler.scale(torch.ones((), device=images.device))
     return gradient_penalty(gradients, target=target, one_sided=one_sided)
 
@@ -207,8 +208,8 @@ def _zeros_that_require_grad(device: torch.device) -> Tensor:
 def find_batch_norm(critic: Critic) -> str | None:
     """The name of a layer of the critic that normalizes over the batch, or None; a penalty refuses such a critic.
 
-    In evaluation mode batch norm does not couple samples, because its statistics are constants. For a function the
-    layers are known only when it runs (:func:`_check_graph`).
+    In evaluation mode batch norm does not couple samples, because its statistics are constants. The layers of a
+    function are known only when it runs (:func:`_check_graph`).
     """
     if isinstance(critic, nn.Module):
         for name, module in critic.named_modules():
@@ -232,11 +233,11 @@ class _WithoutBatchNorm(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function in (nn.functional.batch_norm, torch.batch_norm):
-            # The sixth argument of both.
+            # ``training`` is the sixth argument of both functions.
             is_training = kwargs["training"] if "training" in kwargs else args[5:6] == (True,)
             if is_training and len(args[0]) > 1:
                 _refuse_batch_norm("batch_norm")
-        # Its statistics are of one group: the whole batch.
+        # With one group, the statistics are those of the whole batch.
         if function is torch.ops.fastgan.norm_act.default and len(args[0]) > 1 and args[6] == 1:
             _refuse_batch_norm("norm_act")
         return function(*args, **kwargs)
@@ -283,7 +284,7 @@ def _reached_from(start: Node, edges: dict[Node, list[Node]]) -> Iterable[Node]:
 
 
 def _couples_samples(node: Node) -> bool:
-    """Whether a node is a batch normalization with statistics of this batch."""
+    """Whether a node is a batch normalization with the batch's own statistics."""
     if getattr(node, "couples_samples", False):  # a kernel of norm_act
         return True
     if "batchnorm" not in node.name().lower():
@@ -298,13 +299,13 @@ def _couples_samples(node: Node) -> bool:
 def compile_step(step: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """``torch.compile(step, fullgraph=True, **options)`` for a step that contains a gradient penalty.
 
-    The penalty's own backward pass becomes a part of the compiled graph, right to second order. A graph break, which
-    could drop it, is an error. The step takes the gradients of its loss inside (``torch.autograd.grad``) and returns
-    tensors without a graph (``loss.detach()``); torch refuses any other step.
+    The penalty's own backward pass becomes a part of the compiled graph, correct to second order. A graph break, which
+    could drop it, is an error. The step must compute the gradients of its loss inside (``torch.autograd.grad``) and
+    return detached tensors (``loss.detach()``); torch refuses any other step.
 
     Raises:
-        RuntimeError: this torch has no ``trace_autograd_ops``.
-        ValueError: the penalized critic normalizes over the batch.
+        RuntimeError: if this torch has no ``trace_autograd_ops``.
+        ValueError: if the penalized critic normalizes over the batch.
     """
     if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
         raise RuntimeError(
