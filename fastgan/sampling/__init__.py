@@ -1,4 +1,4 @@
-"""Images from a trained generator: from a seed, along paths in latent space, with mixed styles; written to files."""
+"""Generates images from a seed, along paths in latent space or with mixed styles, and writes them to files."""
 
 from fastgan.sampling.animation import save_animation
 from fastgan.sampling.files import ANIMATIONS, Sheet, check_output, save_images, write_sheet

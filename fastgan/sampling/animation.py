@@ -10,26 +10,26 @@ from torch import Tensor
 from fastgan.data.pixels import to_pillow
 from fastgan.extras import require_extra
 
-_FRAMES_PER_SECOND = 12.5  # GIF counts in hundredths of a second, and this is 8 of them
-_SMALLEST_WIDTH = 128  # pixels; smaller frames are enlarged by a whole number, so that each pixel stays a square
+_FRAMES_PER_SECOND = 12.5  # 8 hundredths of a second per frame, since GIF counts in hundredths
+_SMALLEST_WIDTH = 128  # pixels; smaller frames are enlarged by an integer factor, so that pixels stay squares
 
 
 def require_imageio() -> ModuleType:
-    """imageio, if it and its ffmpeg are installed; else MissingExtraError."""
+    """Imports imageio; MissingExtraError unless it and its ffmpeg are installed."""
     return require_extra("mp4", "MP4, in place of which there is GIF,", "imageio.v2", "imageio_ffmpeg")
 
 
 def save_animation(frames: Sequence[Tensor], path: Path) -> None:
-    """Writes frames as a GIF that repeats for ever, or an MP4 (H.264), at 12.5 frames a second.
+    """Writes frames as a GIF that repeats forever, or as an MP4 (H.264), at 12.5 frames per second.
 
     Args:
-        frames: uint8 [C, H, W] each, gray or color, all of one shape; at least one. Those less than 128 pixels wide
-            are enlarged by a whole number to at least that.
+        frames: at least one frame, uint8 [C, H, W], gray or color, all of one shape. Frames less than 128 pixels wide
+            are enlarged by an integer factor to at least that.
         path: ends in .gif or .mp4.
 
     Raises:
         MissingExtraError: for MP4 without imageio; one sentence.
-        OSError: where the file cannot be written.
+        OSError: if the file cannot be written.
     """
     factor = max(1, -(-_SMALLEST_WIDTH // frames[0].shape[2]))
     large = [frame.repeat_interleave(factor, 1).repeat_interleave(factor, 2) for frame in frames]
@@ -39,7 +39,7 @@ def save_animation(frames: Sequence[Tensor], path: Path) -> None:
         first.save(path, format="GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
         return
     imageio = require_imageio()
-    # H.264 as players know it halves the colors, so sizes are even; imageio would enlarge to multiples of 16.
+    # Players' H.264 halves the color resolution, so sizes must be even; imageio would enlarge to multiples of 16.
     with imageio.get_writer(path, fps=_FRAMES_PER_SECOND, macro_block_size=2) as writer:
         for frame in large:
             writer.append_data(_color_of_even_size(frame))

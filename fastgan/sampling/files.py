@@ -1,4 +1,4 @@
-"""Images as files: a picture, a folder, arrays or an animation, chosen by the suffix of the path."""
+"""Writes images as a picture, a folder, arrays or an animation, chosen by the path's suffix."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,13 +21,13 @@ ANIMATIONS = (".gif", ".mp4")
 
 @dataclass(frozen=True)
 class Sheet:
-    """Images and how they are laid out.
+    """Images and their layout.
 
     Attributes:
         images: float [N, C, H, W] in [-1, 1], row by row.
-        columns: of a grid; ``None`` for as square as N allows.
-        row_names, column_names: written at the edges of a grid.
-        arrays: further arrays for an .npz file, such as ``seed`` and ``labels``.
+        columns: columns of a grid; ``None`` for a grid as square as N allows.
+        row_names, column_names: names written at the edges of a grid.
+        arrays: additional arrays for an .npz file, such as ``seed`` and ``labels``.
     """
 
     images: Tensor
@@ -42,14 +42,14 @@ class Sheet:
 
 
 def check_output(path: Path, *, animation: bool = False) -> None:
-    """Refuses an output of unknown format before the work, and makes its folder.
+    """Refuses an output of unknown format before images are generated, and makes its folder.
 
     Args:
-        path: a file that ends in .png, .jpg, .npz or, where ``animation``, .gif or .mp4; without an ending, or an
-            existing folder, a folder.
+        path: a file that ends in .png, .jpg, .npz or, with ``animation``, .gif or .mp4; a path without an ending, or
+            an existing folder, is a folder.
 
     Raises:
-        SamplingError: for another ending, a folder that cannot be made; one sentence.
+        SamplingError: for another ending, or a folder that cannot be made; one sentence.
         MissingExtraError: for .mp4 without imageio; one sentence.
     """
     known = PICTURES + (ANIMATIONS if animation else ())
@@ -70,18 +70,19 @@ def check_output(path: Path, *, animation: bool = False) -> None:
 
 
 def write_sheet(sheet: Sheet, path: Path) -> list[Path]:
-    """Writes images to a path that :func:`check_output` has passed.
+    """Writes images to a path that :func:`check_output` has accepted.
 
-    - .png, .jpg: one picture of all.
-    - .npz: arrays ``images``, uint8 [N, C, H, W] (points of the plane: ``points``, float32 [N, 2]), and ``arrays``.
-    - .gif, .mp4: one frame for each column, with the images of all rows side by side; forwards and backwards.
+    - .png, .jpg: one picture of all images.
+    - .npz: the array ``images``, uint8 [N, C, H, W] (for points of the plane ``points``, float32 [N, 2]), and
+      ``arrays``.
+    - .gif, .mp4: one frame per column, with the images of all rows side by side; forwards and backwards.
     - a folder: as :func:`save_images`.
 
     Returns:
-        The files, the picture of all first where there are several.
+        The written files; of several, the picture of all images comes first.
 
     Raises:
-        SamplingError: where it cannot be written; one sentence.
+        SamplingError: if it cannot be written; one sentence.
     """
     try:
         if path.is_dir():
@@ -108,10 +109,10 @@ def save_images(
     """Writes images [N, C, H, W] in [-1, 1] to an existing folder: ``grid.png``, and ``00000.png`` and so on.
 
     ``columns`` and names are those of the grid, as in :func:`~fastgan.sampling.image_grid`. Points of the plane are
-    written as ``points.png``, a scatter, and ``points.csv`` with a line "x,y" for each.
+    written as ``points.png``, a scatter plot, and ``points.csv``, with one line "x,y" per point.
 
     Returns:
-        The files, the picture of all first.
+        The written files, the picture of all images first.
     """
     if are_points(images):
         files = [folder / "points.png", folder / "points.csv"]
@@ -129,7 +130,7 @@ def _main_array(images: Tensor) -> dict[str, np.ndarray]:
 
 
 def _frames(sheet: Sheet) -> list[Tensor]:
-    """The picture of each column, to the last and back to the second, so that it repeats without a jump."""
+    """The frames of all columns, forwards to the last and back to the second, so that they repeat without a jump."""
     columns = sheet.columns or len(sheet.images)
     there = [picture(sheet.images[i::columns]) for i in range(columns)]
     return there + there[-2:0:-1]

@@ -1,4 +1,4 @@
-"""Images from a trained generator: latents from a seed, and rendering in batches."""
+"""Generates images with a trained generator: draws latents from a seed and runs the generator in batches."""
 
 import math
 from collections.abc import Callable
@@ -10,11 +10,10 @@ from fastgan.errors import InputError
 from fastgan.random_state import preserved_random_state
 from fastgan.seeds import Stream, seed_of
 
-# All batches have a multiple of this many rows; the last one is padded. The bits of an image depend on the number of
-# rows, because it decides the order of sums in matrix products. On a CPU (oneDNN and MKL, one thread) the images of all
-# models had the same bits in batches of 16, 24, 32 and 64, at any position, and differed by up to 1e-4 in batches of 1
-# to 8 and of 17. Batches of 16 are no slower there: a StyleGAN at 64x64 took a third of the time for each image that it
-# took in batches of 64.
+# Batch sizes are multiples of this; the last batch is padded. The bits of an image depend on the batch size, which
+# decides the order of sums in matrix products. On a CPU (oneDNN and MKL, one thread) the images of all models had the
+# same bits in batches of 16, 24, 32 and 64, at any position, and differed by up to 1e-4 in batches of 1 to 8 and of 17.
+# Batches of 16 are not slower there: a StyleGAN at 64x64 took a third of the time per image of batches of 64.
 ROWS = 16
 
 
@@ -25,22 +24,22 @@ class SamplingError(InputError):
 def draw_latents(count: int, latent_dim: int, *, seed: int) -> Tensor:
     """Draws standard normal latents, float32 [count, latent_dim] on the CPU; row i depends only on ``seed`` and i.
 
-    They are independent of the draws after ``torch.manual_seed(seed)``, from which a run draws its weights. Otherwise
-    the first 32 latents of seed 0 would equal the first layer of a StyleGAN trained with seed 0, with images unlike
-    those of all other seeds.
+    Latents are independent of the draws after ``torch.manual_seed(seed)``, from which a run draws its weights.
+    Otherwise the first 32 latents of seed 0 would equal the first layer of a StyleGAN trained with seed 0, with images
+    unlike those of all other seeds.
     """
     random = torch.Generator().manual_seed(seed_of(seed, Stream.SAMPLES))
-    # Row by row: one call for all rows would fill the last values differently for another count.
+    # Drawn row by row: one call for all rows would draw the last values differently for another count.
     return torch.stack([torch.randn(latent_dim, generator=random) for _ in range(count)])
 
 
 def labels_in_turn(count: int, num_classes: int) -> Tensor:
-    """The class numbers 0 to ``num_classes`` - 1 over and over, int64 [count]."""
+    """The class indices 0 to ``num_classes`` - 1, repeated, int64 [count]."""
     return torch.arange(count) % num_classes
 
 
 def check_truncation(generator: nn.Module, truncation: float) -> None:
-    """Refuses a truncation outside of 0 to 1, or below 1 for a generator without truncation.
+    """Refuses a truncation outside [0, 1], or below 1 for a generator without truncation.
 
     Raises:
         SamplingError: one sentence.
@@ -59,19 +58,19 @@ def render(
     truncation: float = 1.0,
     batch_size: int = ROWS,
 ) -> Tensor:
-    """Runs a generator in evaluation mode, in batches, and leaves it in the mode that it was in.
+    """Runs a generator in evaluation mode, in batches, and restores its mode.
 
     Args:
-        generator: maps latents [n, latent_dim] to images [n, C, H, W] in [-1, 1]; a conditional one takes labels too.
+        generator: maps latents [n, latent_dim], and labels if conditional, to images [n, C, H, W] in [-1, 1].
         latents: [N, latent_dim], on any device.
-        labels: int64 [N], on any device, of a conditional generator.
+        labels: int64 [N], on any device, for a conditional generator.
         truncation: psi, from 0 (the average image) to 1 (none); below 1 only for a generator with ``truncate``.
-        batch_size: images at a time, rounded up to a multiple of 16.
+        batch_size: images per batch, rounded up to a multiple of 16.
 
     Returns:
         float32 [N, C, H, W] in [-1, 1], on the CPU. On one machine, the bits of an image depend only on its own latent
-        and label, not on N or its position. Another batch size gives the same bits if the matrix products sum any
-        multiple of 16 rows in the same order, as on every CPU so far; elsewhere the same up to rounding.
+        and label, not on N or its position. Another batch size gives the same bits if matrix products sum any multiple
+        of 16 rows in the same order, as on every CPU so far; elsewhere images are the same up to rounding.
 
     Raises:
         SamplingError: as :func:`check_truncation`.
@@ -90,9 +89,9 @@ def run_in_batches(
     """Applies a part of a generator, in evaluation mode, to rows in batches of one size.
 
     Args:
-        generator: gives the device, and is left in the mode that it was in.
-        function: from tensors [n, ...] to a tensor [n, ...], row by row.
-        inputs: the tensors [N, ...], on any device, N at least 1.
+        generator: the generator, which determines the device; its mode is restored.
+        function: maps tensors [n, ...] to a tensor [n, ...], row by row.
+        inputs: tensors [N, ...], on any device, N at least 1.
         batch_size: as in :func:`render`.
 
     Returns:
@@ -110,7 +109,7 @@ def run_in_batches(
 
 
 def _filled(rows: Tensor, size: int) -> Tensor:
-    """The rows, with the last one repeated up to ``size`` rows."""
+    """Pads to ``size`` rows by repeating the last row."""
     return torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])])
 
 
@@ -125,21 +124,22 @@ def generate(
 ) -> Tensor:
     """Generates images from a seed.
 
-    The same seed gives the same images for every ``count`` and batch size; :func:`render` says when bit for bit.
+    The same seed gives the same images for every ``count`` and batch size; :func:`render` says when they are bitwise
+    equal.
 
     Args:
         generator: as in :func:`render`, with ``latent_dim``; a conditional one with ``num_classes``.
-        count: how many images, at least 1.
+        count: number of images, at least 1.
         labels: for a conditional generator, int64 [count]; None for the classes in turn.
         truncation: as in :func:`render`.
-        seed: from 0 to 2**63 - 1.
+        seed: seed from 0 to 2**63 - 1.
         batch_size: as in :func:`render`.
 
     Returns:
         float32 [count, C, H, W] in [-1, 1], on the CPU.
 
     Raises:
-        SamplingError: labels or a truncation that the generator does not take; one sentence.
+        SamplingError: for labels or a truncation that the generator does not take; one sentence.
     """
     num_classes = getattr(generator, "num_classes", None)
     if labels is not None:

@@ -1,4 +1,4 @@
-"""Pictures of many images: grids, with optional names of rows and columns, or a scatter plot of points."""
+"""Pictures of many images: grids with optional names of rows and columns, or scatter plots of points."""
 
 import math
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from fastgan.data.gaussians import are_points, to_points
 from fastgan.data.pixels import to_pillow
 from fastgan.sampling.scatter import scatter
 
-_TEXT_SIZE = 10  # of Pillow's built-in font, in pixels: the smallest that is read without effort
+_TEXT_SIZE = 10  # pixels, for Pillow's built-in font: the smallest size that is easy to read
 _GRAY = 170
-_SMALLEST = 32  # pixels; smaller images are enlarged by a whole number, so that each pixel stays a square
+_SMALLEST = 32  # pixels; smaller images are enlarged by an integer factor, so that pixels stay squares
 
 
 def columns_by_class(count: int, num_classes: int) -> int | None:
-    """Columns of a grid of ``count`` images with the classes in turn, such that each column holds one class.
+    """Number of columns such that, with the classes in turn, each column of ``count`` images holds one class.
 
-    None, for the default, if these are more than twice the columns of a square.
+    None, for the default, if that is more than twice the columns of a square grid.
     """
     square = math.ceil(math.sqrt(count))
     columns = num_classes * max(1, square // num_classes)
@@ -30,7 +30,7 @@ def columns_by_class(count: int, num_classes: int) -> int | None:
 
 
 def columns_of(count: int, columns: int | None = None) -> int:
-    """Columns of a grid: ``columns`` or as square as ``count`` allows, at most ``count``."""
+    """Number of columns of a grid: ``columns``, or as square as ``count`` allows; at most ``count``."""
     return min(columns or math.ceil(math.sqrt(count)), count)
 
 
@@ -44,13 +44,13 @@ def image_grid(
 ) -> Tensor:
     """Lays images out row by row on black, with ``padding`` pixels around and between them.
 
-    Images smaller than 32 pixels are enlarged by a whole number to at least that.
+    Images smaller than 32 pixels are enlarged by an integer factor to at least that.
 
     Args:
         images: [N, C, H, W] in [-1, 1], N at least 1.
-        columns: images in a row; by default as square as N allows.
-        row_names: written to the left of each row.
-        column_names: written above each column; names that would touch the one before are left out.
+        columns: images per row; by default as square as N allows.
+        row_names: names written to the left of each row.
+        column_names: names written above each column; a name that would touch the one before is left out.
 
     Returns:
         uint8 [C, H', W']; 16 images of 32x32 in 4 columns with padding 2 make 138x138.
@@ -83,14 +83,14 @@ def picture(
     row_names: Sequence[str] = (),
     column_names: Sequence[str] = (),
 ) -> Tensor:
-    """One picture of all images [N, C, H, W] in [-1, 1], uint8 [C', H', W']: a grid, or a scatter of points."""
+    """Makes one picture, uint8 [C', H', W'], of images [N, C, H, W] in [-1, 1]: a grid, or a scatter plot of points."""
     if are_points(images):
         return scatter(to_points(images))
     return image_grid(images, columns=columns, padding=padding, row_names=row_names, column_names=column_names)
 
 
 def _with_names(grid: Tensor, row_names: Sequence[str], column_names: Sequence[str], cell: tuple[int, int]) -> Tensor:
-    """The grid with a margin on the left and one on top, where there are names for them."""
+    """Adds margins with the names to a grid, on the left for rows and on top for columns."""
     font = ImageFont.load_default(_TEXT_SIZE)
     left = max((math.ceil(font.getlength(name)) + 4 for name in row_names), default=0)
     top = _TEXT_SIZE + 4 if column_names else 0

@@ -5,17 +5,17 @@ from torch import Tensor
 
 from fastgan.sampling.generation import SamplingError
 
-# Where the sine of the angle is below this, the quotient of sines has lost half of float64's digits; the straight line
-# is then as near to the arc as the angle's square, 1e-16.
+# If the sine of the angle is below this, the quotient of sines has lost half of float64's digits; the straight line
+# then differs from the arc by the square of the angle, 1e-16.
 _SMALL_SINE = 1e-8
 
 
 def linear(a: Tensor, b: Tensor, frames: int) -> Tensor:
-    """The straight line from ``a`` to ``b`` in ``frames`` equal steps, both ends included.
+    """The straight line from ``a`` to ``b``, as ``frames`` equidistant points, including both ends.
 
     Args:
         a, b: floating-point [N, D].
-        frames: at least 2.
+        frames: number of points, at least 2.
 
     Returns:
         [N, frames, D].
@@ -28,18 +28,18 @@ def spherical(a: Tensor, b: Tensor, frames: int) -> Tensor:
     """The arc from ``a`` to ``b``: sin((1 - t) angle) / sin(angle) a + sin(t angle) / sin(angle) b.
 
     Shoemake, "Animating rotation with quaternion curves", 1985. White, "Sampling Generative Networks", 2016
-    (https://arxiv.org/abs/1609.04468), section 2, takes it for latents: those of a normal distribution lie near a
-    sphere of radius sqrt(D), and the middle of a straight line is much nearer to the origin than any of them.
+    (https://arxiv.org/abs/1609.04468), section 2, uses it for latents: normal latents lie near a sphere of radius
+    sqrt(D), and the middle of a straight line is much nearer to the origin than any latent.
 
     Args:
         a, b: floating-point [N, D], not zero.
-        frames: at least 2.
+        frames: number of points, at least 2.
 
     Returns:
-        [N, frames, D], computed in float64 and returned in the type of ``a``.
+        [N, frames, D], computed in float64 and returned in the dtype of ``a``.
 
     Raises:
-        SamplingError: for a pair that points in opposite directions, between which there is no one arc.
+        SamplingError: for a pair in opposite directions, between which the arc is not unique.
     """
     start, end = a.double()[:, None], b.double()[:, None]
     cosine = torch.nn.functional.cosine_similarity(start, end, dim=2).clamp(-1, 1)[..., None]
@@ -59,7 +59,7 @@ def along(a: Tensor, direction: Tensor, values: Tensor) -> Tensor:
 
 
 def along_dimension(a: Tensor, dimension: int, values: Tensor) -> Tensor:
-    """``a`` with the number in one dimension replaced by each of ``values``: [N, D] and [F] to [N, F, D].
+    """Replaces one dimension of ``a`` by each of ``values``: [N, D] and [F] to [N, F, D].
 
     Raises:
         SamplingError: for a dimension that ``a`` does not have; one sentence.

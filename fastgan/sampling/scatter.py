@@ -13,10 +13,10 @@ _NUM_REAL = 2000
 
 
 def scatter(points: Tensor, *, size: int = 400) -> Tensor:
-    """Draws points in blue over 2,000 dim points of the data; red circles hold three standard deviations of a mode.
+    """Draws points in blue over 2,000 dim points of the data; red circles mark three standard deviations of each mode.
 
     Args:
-        points: of the plane, floating-point [N, 2]; points outside of [-2.5, 2.5] and non-finite points are not drawn.
+        points: points of the plane, floating-point [N, 2]; points outside [-2.5, 2.5] or non-finite are not drawn.
         size: edge length in pixels, for 5 units of the plane; x grows to the right and y upwards.
 
     Returns:
@@ -28,7 +28,7 @@ def scatter(points: Tensor, *, size: int = 400) -> Tensor:
     for positions, color in ((real, _REAL), (points, _SAMPLE)):
         positions = positions[positions.isfinite().all(dim=1)].cpu().double()
         for x, y in _pixels(positions, size).tolist():
-            draw.rectangle((x - 1, y - 1, x, y), fill=color)  # two pixels wide, to be seen
+            draw.rectangle((x - 1, y - 1, x, y), fill=color)  # two pixels wide, to be visible
     radius = 3 * STANDARD_DEVIATION * size / (2 * EXTENT)
     for x, y in _pixels(torch.tensor(CENTERS, dtype=torch.float64), size).tolist():
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=_CENTER)
@@ -36,6 +36,6 @@ def scatter(points: Tensor, *, size: int = 400) -> Tensor:
 
 
 def _pixels(points: Tensor, size: int) -> Tensor:
-    """Column and row in the picture, whose top left corner is (-2.5, 2.5)."""
+    """Columns and rows of points in the picture, whose top left corner is (-2.5, 2.5)."""
     x, y = points.unbind(dim=1)
     return torch.stack([(x + EXTENT), (EXTENT - y)], dim=1) * (size / (2 * EXTENT))

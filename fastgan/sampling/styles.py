@@ -1,4 +1,4 @@
-"""What a style-based generator offers beyond its latents: w, its principal directions, and mixed styles."""
+"""Style-based generators: the mapping to w, principal directions of w, and style mixing."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from fastgan.models.stylegan import StyleGANGenerator, mix_styles_at_layer
 from fastgan.sampling.generation import SamplingError, draw_latents, run_in_batches
 
-# Of Karras et al. 2019, section 3.1 and figure 3: from which resolution on, and below which.
+# Ranges of resolutions, half-open, from Karras et al. 2019, section 3.1 and figure 3.
 RANGES = {"coarse": (4, 16), "middle": (16, 64), "fine": (64, 2048)}
 
-# Their covariance has up to 512 x 512 numbers; with 10,000 samples its largest eigenvalues are known to about
-# sqrt(2 / 10,000) = 1.4%.
+# The covariance of w has up to 512 x 512 entries; with 10,000 samples its largest eigenvalues have a relative error of
+# about sqrt(2 / 10,000) = 1.4%.
 _NUM_SAMPLES = 10_000
 _SAMPLES_SEED = 0
 
@@ -22,9 +22,9 @@ class Directions:
     """Principal components of w.
 
     Attributes:
-        vectors: float32 [D, D], orthonormal rows, by decreasing variance of w; in each the entry of the largest
-            magnitude is positive.
-        deviations: float32 [D], the standard deviation of w along each.
+        vectors: float32 [D, D], orthonormal rows, by decreasing variance of w; each row's entry of largest magnitude
+            is positive.
+        deviations: float32 [D], the standard deviation of w along each row.
     """
 
     vectors: Tensor
@@ -32,10 +32,10 @@ class Directions:
 
 
 def require_styles(generator: nn.Module, what: str) -> StyleGANGenerator:
-    """The generator, if it has styles; ``what`` needs them, for the error.
+    """Returns the generator if it has styles; the error says that ``what`` needs them.
 
     Raises:
-        SamplingError: it has no styles; one sentence.
+        SamplingError: if it has no styles; one sentence.
     """
     if not isinstance(generator, StyleGANGenerator):
         raise SamplingError(
@@ -45,18 +45,18 @@ def require_styles(generator: nn.Module, what: str) -> StyleGANGenerator:
 
 
 def map_latents(generator: StyleGANGenerator, latents: Tensor) -> Tensor:
-    """w of latents: [N, latent_dim] to float32 [N, style_dim], on the CPU."""
+    """Maps latents [N, latent_dim] to w, float32 [N, style_dim], on the CPU."""
     return run_in_batches(generator, generator.mapping, [latents])
 
 
 def render_styles(
     generator: StyleGANGenerator, styles: Tensor, *, truncation: float = 1.0, noise: str = "constant"
 ) -> Tensor:
-    """Images of styles, as reproducible as those of :func:`fastgan.sampling.render`.
+    """Generates images from styles, as reproducible as those of :func:`fastgan.sampling.render`.
 
     Args:
         styles: w [N, style_dim], the same for every layer, or styles [N, num_layers, style_dim]; on any device.
-        truncation: psi, 0 to 1, of all layers.
+        truncation: psi in [0, 1], for all layers.
         noise: "constant" or "none".
 
     Returns:
@@ -92,14 +92,14 @@ def principal_directions(generator: StyleGANGenerator) -> Directions:
 
 
 def layers_of(generator: StyleGANGenerator, crossover: str) -> tuple[int, int]:
-    """The layers that take B's styles, as a half-open range.
+    """The half-open range of layers that use B's styles.
 
     Args:
         crossover: a current resolution, such as "16", for the layers from it on; or "coarse", "middle" or "fine" for
             only the layers from 4 to 8, from 16 to 32, or from 64 on.
 
     Raises:
-        SamplingError: another crossover, or a range without layers; one sentence.
+        SamplingError: for another crossover, or a range without layers; one sentence.
     """
     resolutions = generator.synthesis.in_use()
     if crossover in RANGES:
@@ -116,18 +116,18 @@ def layers_of(generator: StyleGANGenerator, crossover: str) -> tuple[int, int]:
 
 
 def mix(a: Tensor, b: Tensor, layers: tuple[int, int]) -> Tensor:
-    """The styles of ``b`` in the half-open range ``layers``, of ``a`` elsewhere: [N, num_layers, D] each."""
+    """Takes the styles of ``b`` in the half-open range ``layers``, and of ``a`` elsewhere; each [N, num_layers, D]."""
     first, end = layers
     return mix_styles_at_layer(mix_styles_at_layer(a, b, first), a, end)
 
 
 def mix_all(generator: StyleGANGenerator, rows: Tensor, columns: Tensor, layers: tuple[int, int]) -> Tensor:
-    """:func:`mix` of every row with every column (Karras et al. 2019, figure 3).
+    """Mixes every row with every column by :func:`mix` (Karras et al. 2019, figure 3).
 
     Args:
-        rows: w [R, D], A of each row.
-        columns: w [C, D], B of each column.
-        layers: of B, as :func:`layers_of` returns them.
+        rows: w [R, D], A for each row.
+        columns: w [C, D], B for each column.
+        layers: layers with B's styles, as :func:`layers_of` returns them.
 
     Returns:
         styles [R, C, num_layers, D].
