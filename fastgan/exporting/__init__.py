@@ -1,4 +1,4 @@
-"""Export of a generator: a folder with weights and a model card, and programs that run without fastgan."""
+"""Exports a generator: a folder with weights and a model card, and programs that run without fastgan."""
 
 from fastgan.exporting.card import card_of
 from fastgan.exporting.folder import (

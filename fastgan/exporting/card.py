@@ -1,4 +1,4 @@
-"""The model card: what the generator is, how to use it, and what is not recorded."""
+"""The model card: describes the generator, its use, and missing information."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,15 +16,15 @@ def card_of(
     scores: Sequence[str] = (),
     programs: Sequence[str] = (),
 ) -> str:
-    """The model card in Markdown.
+    """Writes the model card in Markdown.
 
     Args:
-        generator: of :func:`fastgan.models.build_networks`.
+        generator: a generator from :func:`fastgan.models.build_networks`.
         name: title of the card, such as the run's folder.
-        step: how many steps it was trained for.
-        settings: of the run, by name, with ``data``.
-        scores: a sentence for each score of an evaluation, and one on its data and features.
-        programs: a sentence for each program in the folder.
+        step: number of steps trained.
+        settings: the run's settings by name, including ``data``.
+        scores: one sentence per score of an evaluation, and one on its data and features.
+        programs: one sentence per program in the folder.
     """
     architecture = {key: value for key, value in generator.architecture.items() if value is not None}
     settings = settings or {}

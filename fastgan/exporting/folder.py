@@ -21,7 +21,7 @@ from fastgan.random_state import preserved_random_state
 _FORMAT = 1
 _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
-# A config is some hundred bytes; more is no config.
+# A config has a few hundred bytes; a larger file is not a config.
 _MOST_BYTES = 2**16
 
 
@@ -30,7 +30,7 @@ class ModelFolderError(InputError):
 
 
 def is_model_folder(folder: Path) -> bool:
-    """Whether a folder is one that :func:`save_generator` has written, perhaps with a file missing, and not a run."""
+    """Whether :func:`save_generator` has written a folder, even if a file is missing; False for a run."""
     return (folder / _WEIGHTS).is_file() or (folder / _CONFIG).is_file()
 
 
@@ -40,21 +40,22 @@ def save_generator(
     """Writes a generator to a folder, which is created if missing.
 
     Args:
-        generator: of :func:`fastgan.models.build_networks` or :func:`fastgan.load_generator`, compiled or not.
-        folder: for ``config.json``, ``model.safetensors`` and, with a ``card``, ``README.md``.
-        step: how many steps it was trained for, if known.
-        card: Markdown.
+        generator: a generator from :func:`fastgan.models.build_networks` or :func:`fastgan.load_generator`, compiled or
+            not.
+        folder: folder for ``config.json``, ``model.safetensors`` and, with a ``card``, ``README.md``.
+        step: number of steps trained, if known.
+        card: the model card in Markdown.
 
     Raises:
-        TypeError: a generator that is not a module, a folder that is not a path, or a step that is not an integer.
-        ModelFolderError: a module that was not built by fastgan, or a folder that cannot be written; one sentence.
+        TypeError: for a generator that is not a module, a folder that is not a path, or a step that is not an integer.
+        ModelFolderError: for a module not built by fastgan, or a folder that cannot be written; one sentence.
     """
     if not isinstance(generator, nn.Module):
         raise TypeError(f"save_generator: generator is a {type(generator).__name__}, expected a torch.nn.Module")
     if not isinstance(folder, str | os.PathLike):
         raise TypeError(f"save_generator: folder is a {type(folder).__name__}, expected a path")
     folder, step = Path(folder), None if step is None else operator.index(step)
-    generator = getattr(generator, "_orig_mod", generator)  # of one that torch.compile has wrapped
+    generator = getattr(generator, "_orig_mod", generator)  # unwrapped, if torch.compile has wrapped it
     _require_ours(generator)
     growing = getattr(generator, "synthesis", None)
     grown = None if growing is None else {"resolution": growing.resolution, "fade": float(growing.fade)}
@@ -72,17 +73,18 @@ def save_generator(
 
 @preserved_random_state()
 def load_model_folder(folder: Path, device: torch.device) -> tuple[nn.Module, int | None]:
-    """Loads the generator of a model folder; nothing in the folder is executed.
+    """Loads the generator of a model folder, without executing any file in it.
 
     Returns:
-        The generator in evaluation mode, its parameters without gradients, and the number of training steps if known.
+        The generator in evaluation mode, with parameters that require no gradients, and the number of steps trained, or
+        None if unknown.
     """
     config = _read_config(folder / _CONFIG)
     path = folder / _WEIGHTS
     try:
         with safe_open(path, framework="pt") as file:
             layout = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-        # Before memory is allocated for the sizes in the config.
+        # Checked before memory is allocated for the sizes in the config.
         _require_layout(_expected_layout(config["architecture"]), layout)
         generator = build_networks(**config["architecture"]).generator
         generator.load_state_dict(safetensors.torch.load_file(path))
@@ -100,7 +102,7 @@ def load_model_folder(folder: Path, device: torch.device) -> tuple[nn.Module, in
 
 
 def _require_ours(generator: nn.Module) -> None:
-    """Refuses a module that :func:`load_model_folder` could not build again."""
+    """Refuses a module that :func:`load_model_folder` could not rebuild."""
     architecture = getattr(generator, "architecture", None)
     why = "it has no architecture, as the generators of fastgan.models have"
     if isinstance(architecture, dict):
@@ -116,7 +118,7 @@ def _require_ours(generator: nn.Module) -> None:
 
 
 def _expected_layout(architecture: dict[str, Any]) -> dict[str, list[int]]:
-    # On the meta device a size costs nothing.
+    # The meta device allocates no memory.
     with torch.device("meta"):
         return _layout(build_networks(**architecture).generator.state_dict())
 

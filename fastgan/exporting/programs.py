@@ -1,8 +1,8 @@
-"""Programs of a generator that run without fastgan: torch.export and ONNX.
+"""Exports a generator to programs that run without fastgan: torch.export and ONNX.
 
-Inputs: ``latents``, float32 [N, latent_dim], for any N from 1; for a conditional generator ``labels``, int64 [N]; for a
+Inputs: ``latents``, float32 [N, latent_dim], N at least 1; for a conditional generator ``labels``, int64 [N]; for a
 generator with styles ``truncation``, the psi of all layers, float32 []. Output: ``images``, float32 [N, C, H, W] in
-[-1, 1]. Noise is constant, and no value is clamped that the generator does not clamp.
+[-1, 1]. Noise is constant, and values are clamped only where the generator clamps them.
 """
 
 import logging
@@ -25,13 +25,13 @@ from fastgan.sampling import draw_latents, labels_in_turn
 # Batch sizes of the check: a single image, even and odd sizes, and more than the two images of the trace.
 BATCH_SIZES = (1, 2, 7, 16)
 _TRUNCATIONS = (1.0, 0.7)
-# Half of one of the 255 steps of an 8-bit pixel.
+# Half a step of an 8-bit pixel in [-1, 1].
 _TOLERANCE = 1 / 255
 _SHAPES = {"latents": "float32 [N, {0.latent_dim}]", "labels": "int64 [N]", "truncation": "float32 [] (0 to 1)"}
 
 
 class _WithTruncation(nn.Module):
-    """A generator with styles, whose truncation is a tensor like its latents."""
+    """A generator with styles, whose truncation is a tensor input."""
 
     def __init__(self, generator: nn.Module) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class _WithTruncation(nn.Module):
 
 @preserved_random_state()
 def export_program(generator: nn.Module) -> ExportedProgram:
-    """Traces a generator on the CPU in evaluation mode; the program has plain torch in place of our ops."""
+    """Traces a generator on the CPU in evaluation mode; the program has plain torch in place of fastgan's ops."""
     inputs = _inputs(generator, 2)
     batch = Dim("batch", min=1)
     with torch.no_grad(), fastgan_kernels.use_backend("reference"), _quiet():
@@ -68,11 +68,11 @@ def export_torch(generator: nn.Module, path: Path) -> float:
     """Writes ``torch.export``'s program to a .pt2 file, reads it back and checks it.
 
     Returns:
-        The largest difference of a pixel in [-1, 1] from the generator's images at ``BATCH_SIZES``.
+        The largest difference of a pixel, in [-1, 1], from the generator's images at ``BATCH_SIZES``.
 
     Raises:
-        ModelFolderError: the file cannot be written; one sentence.
-        RuntimeError: the program's images differ; it is deleted.
+        ModelFolderError: if the file cannot be written; one sentence.
+        RuntimeError: if the program's images differ; the file is deleted.
     """
     with _writing(path), _quiet():
         torch.export.save(export_program(generator), path)
@@ -106,7 +106,7 @@ def export_onnx(generator: nn.Module, path: Path) -> float:
 
 
 def describe_program(generator: nn.Module, format: str, file: str, difference: float) -> str:
-    """For the card: the call, inputs and error of the program in ``file``, of ``format`` "torch" or "onnx"."""
+    """A sentence for the card: call, inputs and error of the program in ``file``, with ``format`` "torch" or "onnx"."""
     inputs = ", ".join(f"{name} {_SHAPES[name].format(generator)}" for name in _inputs(generator, 1))
     call = {
         "torch": f"torch.export.load({file!r}).module()(...)",
