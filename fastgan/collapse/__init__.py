@@ -1,1 +1,1 @@
-"""Mode collapse and its remedies: small GANs with and without each remedy, side by side."""
+"""Compares remedies against mode collapse: trains small GANs with and without each remedy."""

@@ -20,15 +20,15 @@ _COLORS = {"collapsed": _BAD, "not finite": _BAD, "not collapsed": _GOOD}
 
 
 def remedies_picture(trials: list[Trial], num_columns: int) -> Tensor:
-    """Draws a row for each trial.
+    """Draws one row per trial.
 
-    From left to right: the remedy, its settings and the verdict; samples at every second moment, the last one included;
-    the share of each mode among real (gray) and generated (blue) samples, the names of lost modes in red; and curves
-    over the steps, from 0 to 1, of the fraction of modes captured (blue) and of high-quality samples (green).
+    From left to right: the remedy, its settings and the verdict; samples at every second moment, including the last;
+    the share of each mode among real (gray) and generated (blue) samples, with the names of lost modes in red; and
+    curves over the steps, from 0 to 1, of the fraction of modes captured (blue) and of high-quality samples (green).
 
     Args:
-        trials: at least one.
-        num_columns: of samples; trials that ended early have fewer.
+        trials: at least one trial.
+        num_columns: number of columns of samples; trials that ended early fill fewer.
 
     Returns:
         uint8 [3, H, W].
@@ -60,7 +60,7 @@ def remedies_picture(trials: list[Trial], num_columns: int) -> Tensor:
 
 
 def every_second(items: list) -> list:
-    """Every second item, the last one included."""
+    """Every second item, including the last."""
     return items[::-2][::-1]
 
 

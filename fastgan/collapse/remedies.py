@@ -1,4 +1,4 @@
-"""A GAN that collapses on each data set, and the remedies that the literature names.
+"""For each data set a GAN that collapses, and remedies from the literature.
 
 This module imports only the standard library and the settings, so that ``fastgan --help`` does not wait for torch.
 """
@@ -10,7 +10,7 @@ from typing import Any
 from fastgan.errors import unknown
 from fastgan.training.config import SettingsError, TrainingConfig, load_preset
 
-# The GAN without a remedy. It is always trained, and the others are compared with it.
+# Name of the GAN without a remedy. It is always trained, and the remedies are compared with it.
 NONE = "none"
 
 
@@ -19,9 +19,9 @@ class Bench:
     """A data set, and the plain GAN that collapses on it.
 
     Attributes:
-        data: its name.
+        data: name of the data set.
         features: the feature network, as in :func:`fastgan.metrics.features.load_features`.
-        settings: of the plain GAN.
+        settings: settings of the plain GAN.
         penalty_weight: lambda of WGAN-GP and DRAGAN.
         r1_gamma: gamma of R1 and R2.
     """
@@ -33,8 +33,8 @@ class Bench:
     r1_gamma: float
 
     def remedies(self) -> dict[str, dict[str, Any]]:
-        """The settings that each remedy changes, by its name."""
-        # Gidel et al. 2019 (https://arxiv.org/abs/1807.04740): momentum makes alternating steps turn in circles.
+        """The settings that each remedy changes, by the remedy's name."""
+        # Gidel et al. 2019 (https://arxiv.org/abs/1807.04740): with momentum, alternating steps cycle.
         no_momentum = {"no-momentum": {"beta1": 0.0}} if self.settings["beta1"] else {}
         return {
             NONE: {},
@@ -51,7 +51,7 @@ class Bench:
         }
 
     def config(self, remedy: str, *, steps: int | None, seed: int) -> TrainingConfig:
-        """The settings of a trial; ``None`` steps are those of the plain GAN."""
+        """The settings of a trial; ``steps`` are those of the plain GAN if ``None``."""
         settings = {**self.settings, **self.remedies()[remedy], "seed": seed, "device": "cpu"}
         return TrainingConfig.from_mapping(settings | ({} if steps is None else {"steps": steps}))
 
@@ -60,11 +60,11 @@ BENCHES = {
     "gaussians": Bench(
         "gaussians",
         "points",
-        # With this optimizer penalties find every mode. Under that of gaussians-collapse, with a momentum of
-        # 0.9, R1 and WGAN-GP find none: there it is the optimizer that collapses.
+        # With this optimizer, GANs with penalties find every mode. With that of gaussians-collapse, with momentum 0.9,
+        # R1 and WGAN-GP find none: there the optimizer causes the collapse.
         {**load_preset("gaussians"), "loss": "non-saturating", "regularizer": "none", "steps": 800},
-        # Small beside those for images: a mode is 0.04 wide where images span 2, so a critic that separates its middle
-        # from its edge needs slopes far above those that a weight of 10 leaves.
+        # Smaller than for images: a mode is 0.04 wide in a range of 2, so a critic that separates its center from its
+        # edge needs slopes far above those that a weight of 10 allows.
         penalty_weight=0.1,
         r1_gamma=0.02,
     ),
@@ -80,8 +80,9 @@ BENCHES = {
             "latent_dim": 32,
             "batch_size": 64,
             "lr": 1e-3,
-            # Four times that of the discriminator, which does not keep up: with momentum all images are of one digit at
-            # steps 200 and 300, and of four at 400. Without momentum, or at one rate, ten digits are found.
+            # Four times the discriminator's rate, so that the discriminator falls behind: with momentum all images show
+            # one digit at steps 200 and 300, and four digits at 400. Without momentum, or with equal rates, all ten
+            # digits are found.
             "generator_lr": 4e-3,
             "beta1": 0.5,
             "beta2": 0.99,
@@ -95,7 +96,7 @@ BENCHES = {
 
 
 def find_bench(data: str) -> Bench:
-    """The bench of a data set."""
+    """Finds the bench of a data set."""
     if data not in BENCHES:
         raise SettingsError(unknown("--data", data, BENCHES))
     return BENCHES[data]

@@ -1,4 +1,4 @@
-"""Training a GAN with one remedy, and measuring its modes during and after training."""
+"""Trains a GAN with one remedy, and measures its modes during and after training."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ from fastgan.training.trainer import Trainer
 
 NUM_MOMENTS = 10
 
-# A mode with its fair share of one in ten has 200; what five standard errors of 2% allow are 1.6%.
+# A mode with its fair share of a tenth has 200 samples; five standard errors of a share of 2% are 1.6%.
 NUM_SAMPLES = 2000
 
 _CPU = torch.device("cpu")
@@ -42,8 +42,8 @@ class Reference:
     Attributes:
         images: uint8 [N, C, S, S].
         features: the feature network.
-        classifier: of the modes.
-        real: the features and modes of up to 2,000 of the images.
+        classifier: classifier of the modes.
+        real: features and modes of up to 2,000 of the images.
     """
 
     images: Tensor
@@ -52,22 +52,22 @@ class Reference:
     real: Measured
 
     def high_quality(self, shares: Shares, generated: Measured) -> float:
-        """The share of generated images of high quality, 0 to 1.
+        """The share of generated images with high quality, 0 to 1.
 
-        Points: within three standard deviations of a mode. Others: in the neighborhood of a real image, which is
-        precision, with every second real image.
+        For points: within three standard deviations of a mode. For images: precision, the share in the neighborhood of
+        a real image, with every second real image.
         """
         if self.features.name == "points":
             return sum(shares.generated_shares)
         return neighbor_scores(self.real.features.values[::2], generated.features.values).precision
 
     def high_quality_of_real(self) -> float:
-        """The high quality of real images; of the other half of them where the measure is precision."""
+        """The share of real images with high quality; for precision, of the other half of the real images."""
         others = replace(self.real, features=Features(self.real.features.values[1::2], None))
         return self.high_quality(self.shares(self.real), others)
 
     def shares(self, generated: Measured) -> Shares:
-        """How real and generated images spread over the modes."""
+        """The shares of the modes among real and generated images."""
         return shares_of(self.classifier, self.real, generated)
 
 
@@ -76,9 +76,9 @@ class Moment:
     """The generator at a step.
 
     Attributes:
-        step: from 1.
-        shares: the modes of 2,000 samples and of the real images.
-        high_quality: the share of the samples that are like real ones, 0 to 1.
+        step: the step, from 1.
+        shares: shares of the modes among 2,000 samples and among the real images.
+        high_quality: the share of samples with high quality, 0 to 1.
         shown: some of the samples, uint8 [n, C, S, S].
     """
 
@@ -93,10 +93,10 @@ class Trial:
     """The outcome of training a GAN with a remedy.
 
     Attributes:
-        remedy: its name.
-        changes: the settings that it changes.
-        moments: ten, the last at the last step; fewer where a value became non-finite.
-        collapse: the three answers at the last step, or None where a value became non-finite.
+        remedy: name of the remedy.
+        changes: the settings that the remedy changes.
+        moments: ten moments, the last at the last step; fewer if a value became non-finite.
+        collapse: the three answers at the last step, or None if a value became non-finite.
         failure: a sentence on the first non-finite value, or None.
     """
 
@@ -113,11 +113,11 @@ class Trial:
 
     @property
     def captured(self) -> int:
-        """The modes captured at the last step; 0 where a value became non-finite."""
+        """Number of modes captured at the last step; 0 if a value became non-finite."""
         return 0 if self.collapse is None else self.moments[-1].shares.captured
 
     def against(self, none: "Trial") -> str:
-        """The effect of the remedy relative to the trial without one; it works where no answer is ``collapsed``."""
+        """The effect of the remedy relative to the trial without one; it works if no answer is ``collapsed``."""
         if self.remedy == none.remedy:
             return ""
         answers = () if self.collapse is None else self.collapse.answers
@@ -136,7 +136,7 @@ def make_reference(bench: Bench) -> Reference:
 
 
 def moments_of(steps: int) -> list[int]:
-    """The steps at which a trial is measured: ten in equal distances, or all where there are fewer."""
+    """The steps at which a trial is measured: ten equidistant steps, or all if there are fewer."""
     return sorted({-(-steps * (i + 1) // NUM_MOMENTS) for i in range(NUM_MOMENTS)})
 
 
@@ -153,10 +153,10 @@ def run_trial(
 
     Args:
         bench: the data set and the plain GAN.
-        remedy: its name.
+        remedy: name of the remedy.
         reference: the real images of the bench.
-        steps: of training; None for those of the bench.
-        seed: of training, samples and clusters.
+        steps: number of training steps; None for the bench's.
+        seed: seed of training, samples and clusters.
         progress: called after each step with its number and the latest moment.
     """
     config = bench.config(remedy, steps=steps, seed=seed)
@@ -179,7 +179,7 @@ def run_trial(
 
 
 def to_json(bench: Bench, seed: int, reference: Reference, trials: list[Trial]) -> dict[str, Any]:
-    """The report of trials, the one without a remedy first, as JSON types; without the images."""
+    """The report of trials as JSON types, without images; the trial without a remedy comes first."""
     return {
         "format": 1,
         "data": bench.data,
