@@ -1,9 +1,9 @@
-"""StyleGANs of other people on fastgan's ops, without a CUDA toolkit.
+"""Runs StyleGAN repositories on fastgan's ops, without a CUDA toolkit.
 
 ``python -m fastgan.dropin SCRIPT [ARGS]`` runs a script of such a repository unchanged; :func:`install` does the same
 from within Python. :mod:`fastgan.dropin.converters` replaces single layers, for :func:`fastgan.accelerate`.
 
-This imports no torch: every Python process below one that called :func:`install` starts here.
+This package does not import torch: every Python child of a process that called :func:`install` imports it at startup.
 """
 
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""Checks and translations of arguments that the replaced functions share. Each refusal is one sentence."""
+"""Checks and converts arguments that the replaced functions share. Each error message is one sentence."""
 
 import math
 import operator
@@ -13,7 +13,8 @@ from fastgan_kernels.backend import is_transformed
 
 
 def implementation(op: str, impl: str) -> AbstractContextManager[None]:
-    """``'cuda'`` runs what :func:`fastgan_kernels.backend_of` chooses, ``'ref'`` plain torch."""
+    """The context for ``impl``: ``'cuda'`` runs the backend of :func:`fastgan_kernels.backend_of`, ``'ref'`` plain
+    torch."""
     if impl not in ("cuda", "ref"):
         raise ValueError(f"{op}: impl is {impl!r}, expected 'cuda' or 'ref'")
     return use_backend("reference") if impl == "ref" else nullcontext()
@@ -22,13 +23,13 @@ def implementation(op: str, impl: str) -> AbstractContextManager[None]:
 def needs_torchs_operators() -> bool:
     """Whether ``torch.compile`` or ``torch.func`` traces, or forward-mode differentiation is on.
 
-    Functions of our own hide from them what torch's operators show.
+    These cannot see through fastgan's autograd functions, but handle torch's operators.
     """
     return torch.compiler.is_compiling() or is_transformed()
 
 
 def check_image(op: str, name: str, x: Any) -> None:
-    """``x`` must be a tensor [N, C, H, W]."""
+    """Checks that ``x`` is a tensor [N, C, H, W]."""
     check_tensor(op, name, x)
     if x.dim() != 4:
         raise ValueError(f"{op}: {name} has shape {list(x.shape)}, expected [N, C, H, W]")
@@ -40,7 +41,7 @@ def check_tensor(op: str, name: str, x: Any) -> None:
 
 
 def check_filter(op: str, name: str, f: Any) -> None:
-    """``f`` must be ``None`` or a constant float32 tensor [k] or [kh, kw]."""
+    """Checks that ``f`` is ``None`` or a constant float32 tensor [k] or [kh, kw]."""
     if f is None:
         return
     check_tensor(op, name, f)
@@ -53,7 +54,7 @@ def check_filter(op: str, name: str, f: Any) -> None:
 
 
 def check_at_least(op: str, name: str, value: float, low: float, *, above: bool = False) -> float:
-    """``value`` must be a finite number of at least ``low``, or ``above`` it."""
+    """Checks that ``value`` is a finite number of at least ``low``, or greater than ``low`` with ``above``."""
     number = float(value)
     if not low <= number < math.inf or (above and number == low):
         how = "above" if above else "of at least"
@@ -66,7 +67,7 @@ def check_clamp(op: str, clamp: float | None) -> float | None:
 
 
 def integer(op: str, name: str, value: Any, low: int | None = None) -> int:
-    """An integer of Python or numpy, at least ``low``."""
+    """Checks that ``value`` is an integer of Python or numpy, at least ``low``."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -77,7 +78,7 @@ def integer(op: str, name: str, value: Any, low: int | None = None) -> int:
 
 
 def integers(op: str, name: str, value: Any, counts: tuple[int, ...], low: int | None = None) -> tuple[int, ...]:
-    """One integer as it is, or a list or tuple of as many as ``counts`` allows."""
+    """Converts one integer, or a list or tuple whose length is in ``counts``, to a tuple of integers."""
     if not isinstance(value, (list, tuple)):
         return (integer(op, name, value, low),)
     if len(value) not in counts:

@@ -1,11 +1,11 @@
-"""Functions from a layer of somebody else's StyleGAN to the fused layer that takes its place.
+"""Converters from layers of other StyleGAN repositories to fused layers.
 
-For :func:`fastgan.accelerate`, which gives them hooks and mode::
+They are used by :func:`fastgan.accelerate`, which sets hooks and mode::
 
     fastgan.accelerate(model, mapping={FusedLeakyReLU: converters.fused_leaky_relu})
 
-Each keeps the parameters of the layer, the same objects under the same names, so that optimizers and checkpoints go on.
-A layer that is not what its name promises is left: the function returns ``None``.
+A fused layer keeps the parameters of its original, the same objects under the same names, so that optimizers and
+checkpoints keep working. For a layer that is not what its name says, a converter returns ``None``, and it is left.
 """
 
 from torch import nn
@@ -14,14 +14,14 @@ from fastgan.nn import BiasAct, NoiseInjection
 
 
 def fused_leaky_relu(module: nn.Module) -> BiasAct:
-    """rosinality's ``FusedLeakyReLU``: ``bias`` [C] or ``None``, ``negative_slope``, ``scale``."""
+    """Converts rosinality's ``FusedLeakyReLU``: ``bias`` [C] or ``None``, ``negative_slope``, ``scale``."""
     layer = BiasAct(None, act="lrelu", negative_slope=module.negative_slope, gain=module.scale)
     layer.bias = module.bias
     return layer
 
 
 def biased_activation(module: nn.Module) -> BiasAct | None:
-    """R3GAN's ``BiasedActivation``: ``Bias`` [C], and the activation ``Function``, a name or an ``nn.LeakyReLU``."""
+    """Converts R3GAN's ``BiasedActivation``: ``Bias`` [C], and activation ``Function``, a name or ``nn.LeakyReLU``."""
     function = module.Function
     if isinstance(function, nn.LeakyReLU):
         slope = function.negative_slope
@@ -35,7 +35,7 @@ def biased_activation(module: nn.Module) -> BiasAct | None:
 
 
 def noise_injection(module: nn.Module) -> NoiseInjection | None:
-    """rosinality's ``NoiseInjection``: ``weight`` [1]. The noise that it draws comes from another generator."""
+    """Converts rosinality's ``NoiseInjection``: ``weight`` [1]. Its noise comes from another random generator."""
     if module.weight.numel() != 1 or module.weight.dim() > 1:
         return None
     layer = NoiseInjection(None, parameter_name="weight")

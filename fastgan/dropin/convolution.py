@@ -1,7 +1,7 @@
-"""A convolution on torch's operators whose backward pass computes no gradient of the weight while that is switched off.
+"""A convolution by torch's operators whose backward pass can skip the gradient of the weight.
 
-Convolution and its two gradients are one trilinear form in x, w and dy; each is the derivative of the others, so that
-all orders exist, and the switch is asked in each.
+Convolution and its two gradients come from one trilinear form in x, w and dy; each is a derivative of the others, so
+all orders exist, and each order checks whether to skip.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ class _Settings(NamedTuple):
 
 
 def convolutions(skips_weights: Callable[[], bool]) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """``conv2d`` and ``conv_transpose2d`` of torch; backward passes of every order ask ``skips_weights``."""
+    """Makes ``conv2d`` and ``conv_transpose2d`` as in torch; backward passes of every order check ``skips_weights``."""
 
     def conv2d(
         input: Tensor,
@@ -37,7 +37,7 @@ def convolutions(skips_weights: Callable[[], bool]) -> tuple[Callable[..., Tenso
         dilation: int | Sequence[int] = 1,
         groups: int = 1,
     ) -> Tensor:
-        """``torch.nn.functional.conv2d`` that heeds ``no_weight_gradients``. Differentiable to any order."""
+        """``torch.nn.functional.conv2d`` that respects ``no_weight_gradients``. Differentiable to any order."""
         return _convolve(input, weight, bias, stride, padding, dilation, False, 0, groups, skips_weights)
 
     def conv_transpose2d(
@@ -50,7 +50,7 @@ def convolutions(skips_weights: Callable[[], bool]) -> tuple[Callable[..., Tenso
         groups: int = 1,
         dilation: int | Sequence[int] = 1,
     ) -> Tensor:
-        """``torch.nn.functional.conv_transpose2d`` that heeds ``no_weight_gradients``. Differentiable to any order."""
+        """``torch.nn.functional.conv_transpose2d`` that respects ``no_weight_gradients``, to any order."""
         return _convolve(input, weight, bias, stride, padding, dilation, True, output_padding, groups, skips_weights)
 
     return conv2d, conv_transpose2d
@@ -94,7 +94,7 @@ def _pair(op: str, name: str, value: int | Sequence[int], low: int) -> tuple[int
 
 
 def _autocast(t: Tensor) -> Tensor:
-    """What autocast makes of an operand of a convolution, before autograd sees it."""
+    """Casts an operand of a convolution as autocast does, before autograd."""
     kind = t.device.type
     if t.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
         return t
@@ -127,7 +127,7 @@ class _Convolution(torch.autograd.Function):
 
 
 class _InputGradient(torch.autograd.Function):
-    """Linear in dy and the weight; of x it uses shape and layout."""
+    """The gradient of the input: linear in dy and the weight; uses only shape and layout of x."""
 
     @staticmethod
     def forward(
@@ -149,7 +149,7 @@ class _InputGradient(torch.autograd.Function):
 
 
 class _WeightGradient(torch.autograd.Function):
-    """Linear in dy and x; of the weight it uses shape and layout."""
+    """The gradient of the weight: linear in dy and x; uses only shape and layout of the weight."""
 
     @staticmethod
     def forward(

@@ -1,10 +1,10 @@
-"""What is served under whose names, and the finder of modules that serves it.
+"""The modules that fastgan serves under the repositories' names, and the finder that serves them.
 
-A served module is a file of ours that is executed under the name of theirs. So each has its own state (``enabled``,
-``weight_gradients_disabled``), its classes are pickled under the original names, and ``importlib.reload`` changes a
-module that was imported before in place.
+A served module is a file of fastgan executed under the original module's name. So each has its own state (``enabled``,
+``weight_gradients_disabled``), its classes are pickled under the original names, and ``importlib.reload`` changes an
+already imported module in place.
 
-This imports the standard library alone: it runs when an interpreter starts.
+This module imports only the standard library, because it runs when an interpreter starts.
 """
 
 import os
@@ -29,16 +29,16 @@ FAMILIES = {
 }
 DEFAULT_PACKAGES = {"torch_utils.ops": "nvidia", "op": "rosinality"}
 
-# The module that tells a package of each family.
+# The module that identifies a package of each family.
 _MARKS = {"nvidia": "bias_act", "rosinality": "fused_act"}
 _HERE = os.path.dirname(os.path.abspath(__file__))
-# Which packages a process serves, for the processes that it starts: NAME=FAMILY, separated by commas.
+# Environment variable with the packages that a process serves, for its child processes: NAME=FAMILY, comma-separated.
 _ENVIRONMENT = "FASTGAN_DROPIN"
 STARTUP = os.path.join(_HERE, "startup")
 
 
 def family_of(folders: Iterable[str]) -> str | None:
-    """The family whose ops the folders of a package hold; ``None`` if there are none."""
+    """The family of the ops in a package's folders; ``None`` if there are none."""
     folders = list(folders)
     for family, mark in _MARKS.items():
         for folder in folders:
@@ -68,7 +68,7 @@ class _Finder(MetaPathFinder):
         family = self.packages.get(package)
         if family is None or name not in FAMILIES[family]:
             return None
-        # A name like `op` may belong to anyone.
+        # A name like `op` may belong to another package.
         if package != "torch_utils.ops" and family_of(path or ()) != family:
             return None
         path_of_ours = os.path.join(_HERE, family, f"{name}.py")
@@ -79,7 +79,7 @@ _finder = _Finder()
 
 
 def serve(packages: dict[str, str]) -> bool:
-    """Serves the modules of the packages (name to family) from here on, in this process; whether one is new."""
+    """Serves the modules of the packages (name to family) in this process; returns whether any package is new."""
     new = not packages.items() <= _finder.packages.items()
     _finder.packages.update(packages)
     if _finder not in sys.meta_path:
@@ -88,18 +88,18 @@ def serve(packages: dict[str, str]) -> bool:
 
 
 def is_served(module: ModuleType) -> bool:
-    """Whether the module is one of ours already."""
+    """Whether the module is already fastgan's."""
     return (getattr(module, "__file__", None) or "").startswith(_HERE + os.sep)
 
 
 def would_serve(fullname: str) -> bool:
-    """Whether an import of this submodule of an imported package would get one of ours."""
+    """Whether importing this submodule of an imported package would give a module of fastgan."""
     package = sys.modules.get(fullname.rpartition(".")[0])
     return package is not None and _finder.find_spec(fullname, getattr(package, "__path__", ())) is not None
 
 
 def hand_down() -> None:
-    """Makes every Python process that this one starts serve the same packages.
+    """Makes every Python process started by this one serve the same packages.
 
     A finder does not reach the children of ``torch.multiprocessing.spawn``; a ``sitecustomize.py`` on PYTHONPATH does.
     """
@@ -109,6 +109,6 @@ def hand_down() -> None:
 
 
 def serve_inherited() -> None:
-    """Serves what the process that started this one serves."""
+    """Serves the packages of the parent process."""
     entries = filter(None, os.environ.get(_ENVIRONMENT, "").split(","))
     serve(dict(entry.split("=") for entry in entries))

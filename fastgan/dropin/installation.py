@@ -1,4 +1,4 @@
-"""``install``: what is replaced, where, and what is said about it."""
+"""``install``: replaces CUDA extensions by fastgan's ops, and reports it."""
 
 import importlib
 import os
@@ -11,23 +11,23 @@ from fastgan.dropin.finder import DEFAULT_PACKAGES, FAMILIES, family_of, hand_do
 
 
 def install(package: str | None = None) -> None:
-    """Puts fastgan's ops in the place of the CUDA extensions that StyleGANs compile, in this process and its children.
+    """Replaces the CUDA extensions that StyleGANs compile by fastgan's ops, in this process and its children.
 
     Two families of packages are known: NVIDIA's, imported as ``torch_utils.ops`` (stylegan2-ada-pytorch, stylegan3,
     R3GAN, EG3D and their forks), and rosinality's, imported as ``op``. Their modules are served with the signatures,
-    defaults and module attributes of the originals; other modules of the package stay as they are. It may be called
-    before or after they are imported: a module that was imported before is changed in place, and so are copies of its
-    functions in all modules of ``sys.modules``. Python processes started from here on do the same, through
-    ``PYTHONPATH``. A line on stderr says what was replaced, and what the ops run on.
+    defaults and module attributes of the originals; other modules of the package stay unchanged. ``install`` may be
+    called before or after they are imported: an already imported module is changed in place, and copies of its
+    functions are replaced in all modules of ``sys.modules``. Python processes started later do the same, through
+    ``PYTHONPATH``. A line on stderr lists the replaced modules and the backend of the ops.
 
     Args:
         package: the dotted name of a package of either family under another name, such as ``"models.stylegan2.op"``.
-            It is recognized by its module ``bias_act`` (NVIDIA's) or ``fused_act`` (rosinality's). ``None`` is
-            ``torch_utils.ops`` and ``op``, the latter only where the package of that name holds ``fused_act``; they
-            need not be importable yet.
+            The family is recognized by the module ``bias_act`` (NVIDIA's) or ``fused_act`` (rosinality's). ``None``
+            stands for ``torch_utils.ops`` and ``op``, the latter only if it holds ``fused_act``; they need not be
+            importable yet.
 
     Raises:
-        ModuleNotFoundError: if no package of that name is found.
+        ModuleNotFoundError: if no package with this name is found.
         ValueError: if the package holds neither ``bias_act`` nor ``fused_act``.
     """
     packages = DEFAULT_PACKAGES if package is None else {package: _family(package)}
@@ -35,7 +35,7 @@ def install(package: str | None = None) -> None:
     hand_down()
     modules = [m for name, family in packages.items() for m in _imported(name, family)]
     copies = _change_in_place(modules)
-    # Reported by one process only where torchrun starts a process for each GPU.
+    # Under torchrun, with one process per GPU, only the first process reports.
     if (new or modules) and os.environ.get("RANK", "0") == "0":
         _say(packages, modules, copies)
 
@@ -59,7 +59,7 @@ def _folders(package: str) -> list[str]:
         if name in sys.modules:
             path = getattr(sys.modules[name], "__path__", None)
         else:
-            # By the last part of the name: a dotted name without __init__.py would be looked up in the parent module.
+            # Found by the last part of the name: a dotted name without __init__.py would be looked up in the parent.
             spec = PathFinder.find_spec(part, path)
             path = None if spec is None else spec.submodule_search_locations
         if path is None:
@@ -71,14 +71,14 @@ def _folders(package: str) -> list[str]:
 
 
 def _imported(package: str, family: str) -> list[ModuleType]:
-    """The modules that were imported before, and are to be changed in place."""
+    """The already imported modules, which are changed in place."""
     names = (f"{package}.{name}" for name in FAMILIES[family])
     found = [sys.modules[name] for name in names if name in sys.modules and would_serve(name)]
     return [module for module in found if not is_served(module)]
 
 
 def _change_in_place(modules: list[ModuleType]) -> int:
-    """Turns the modules into ours and replaces copies of their contents elsewhere; returns how many copies."""
+    """Turns modules into fastgan's and replaces copies of their contents elsewhere; returns the number of copies."""
     replacements: dict[int, tuple[object, object]] = {}
     for module in modules:
         before = dict(vars(module))
@@ -115,7 +115,7 @@ def _what_the_ops_run_on() -> str:
 
     from fastgan_kernels import backend_of
 
-    # Counted without initializing CUDA, which would keep the script from forking and from choosing its GPUs.
+    # Counted without initializing CUDA, which would prevent the script from forking and from choosing its GPUs.
     gpus = torch.cuda.device_count()
     if gpus == 0:
         return f"the ops run in plain torch, as torch sees no GPU: {backend_of('bias_act', torch.empty(0)).reason}"

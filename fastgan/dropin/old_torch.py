@@ -1,6 +1,6 @@
-"""Two calls that torch accepted when the repositories were written, and refuses today (2.13).
+"""Restores two calls that torch accepted when the repositories were written, and now refuses (2.13).
 
-stylegan3 makes both, so that without this its ``train.py`` does not reach its first step: ``InfiniteSampler`` in
+stylegan3 makes both, so that without this module its ``train.py`` does not reach its first step: ``InfiniteSampler`` in
 ``torch_utils/misc.py`` calls ``super().__init__(dataset)`` (now "object.__init__() takes exactly one argument"), and
 ``train.py`` has ``betas=[0,0.99]`` for Adam (now "betas must be either both floats or both Tensors"). Its forks, and
 stylegan2-ada-pytorch before it, do the same.
@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 
 
 def accept_old_calls() -> None:
-    """``Sampler.__init__(dataset)``, and integers among the ``betas`` of Adam."""
+    """Makes torch accept ``Sampler.__init__(dataset)``, and integers among the ``betas`` of Adam."""
     if Sampler.__init__ is object.__init__:
         Sampler.__init__ = _init_sampler  # type: ignore[method-assign, assignment]
     if not hasattr(Adam.__init__, "__wrapped__"):

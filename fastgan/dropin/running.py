@@ -38,7 +38,7 @@ def _run(path: str) -> None:
     loader = SourceFileLoader("__main__", path)
     code = loader.source_to_code(loader.get_data(path), path)
     module = ModuleType("__main__")
-    # Without a spec multiprocessing finds the script by its file, as it must.
+    # Without a spec, multiprocessing finds the script by its file, as required.
     vars(module).update(__annotations__={}, __builtins__=builtins, __cached__=None, __file__=path, __loader__=loader)
     sys.modules["__main__"] = module
     exec(code, vars(module))
