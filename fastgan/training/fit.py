@@ -31,7 +31,7 @@ CONFIG_FILE = "config.toml"
 NON_FINITE_FOLDER = "non_finite"
 # The disk is full, a quota is exhausted, or the file is too large.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Settings that do not affect the weights, or that are refused or given anew when a run is resumed.
+# Settings that do not affect the weights, or that are refused or given again when a run is resumed.
 _NOT_OF_THE_STATE = {
     *("model", "steps", "device", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "keep_every"),
     *("wandb", "evaluate_every", "evaluate_count", "evaluate_features"),

@@ -89,7 +89,7 @@ def test_a_batch_is_that_of_the_resident_images(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_that_goes_on_gets_the_batches_that_it_would_have_got(folder, workers):
+def test_a_resumed_run_gets_the_batches_that_it_would_have_got(folder, workers):
     reference = streamed(folder)
     expected = [reference.next_batch(update, growing(update)) for update in range(6)]
     for first in (0, 2, 5):

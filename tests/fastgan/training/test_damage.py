@@ -123,7 +123,7 @@ def files(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_run_whose_latest_checkpoint_is_damaged_goes_on_from_the_one_before(tmp_path, tiny, console, capsys):
+def test_a_run_whose_latest_checkpoint_is_damaged_resumes_from_the_one_before(tmp_path, tiny, console, capsys):
     straight, run = tmp_path / "straight", tmp_path / "run"
     start_run(tiny(), straight, console=console)
     start_run(tiny(), run, console=console)

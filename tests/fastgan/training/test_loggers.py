@@ -72,7 +72,7 @@ def test_it_gets_the_figures_findings_and_grids_that_tensorboard_gets(tmp_path, 
     assert run.exit_code == 0
 
 
-def test_a_resumed_training_goes_on_with_its_run_and_a_new_one_begins_another(tmp_path, tiny, console, wandb):
+def test_a_resumed_training_continues_its_run_and_a_new_one_begins_another(tmp_path, tiny, console, wandb):
     start_run(tiny(wandb="tests", steps=6), tmp_path, console=console)
     resume_run(tmp_path, steps=12, console=console)
     first, second = (run.arguments for run in wandb.runs)

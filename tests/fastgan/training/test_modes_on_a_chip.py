@@ -219,8 +219,8 @@ def test_streamed_images_are_taken_into_graphs(trainer_of, device):
 
 @on()
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_a_run_of_graphs_goes_on_bit_for_bit(trainer_of, device, precision):
-    """The trainer that goes on has graphs already; the one that resumes captures them anew."""
+def test_a_run_of_graphs_resumes_bit_for_bit(trainer_of, device, precision):
+    """The uninterrupted trainer has its graphs already; the resumed one captures them again."""
     settings = {"engine": "graph", "precision": precision, "regularizer": "r1", "regularizer_interval": 3}
     with deterministic(device):
         whole = trainer_of(device, **settings)

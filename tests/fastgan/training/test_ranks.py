@@ -118,7 +118,7 @@ def saved_and_loaded(distributed, config, images):
     return weights, sorted(name for name in state[0]["training"] if name.startswith("random."))
 
 
-def test_a_state_of_two_ranks_goes_on_exactly(tiny):
+def test_a_state_of_two_ranks_resumes_exactly(tiny):
     data = torch.randint(0, 256, (20, 1, 28, 28), dtype=torch.uint8)
     for weights, names in on_ranks(2, saved_and_loaded, tiny(resolution=28), data):
         assert names == ["random.cpu.0", "random.cpu.1", "random.data", "random.device"]
