@@ -11,7 +11,7 @@ import sys  # noqa: E402
 from datetime import datetime  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-COMMANDS = ("run", "check", "evidence", "static", "compare", "merge", "readme")
+COMMANDS = ("run", "check", "evidence", "static", "host", "compare", "merge", "readme")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,6 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     static.add_argument("--target", action="append", metavar="NAME", help="compile only for this target, such as sm_90")
     static.add_argument("--write", action="store_true", help="write benchmarks/static/compiled.csv anew")
+
+    host = commands.add_parser("host", help="what a call costs the host, over a stub of CUDA's driver; needs no GPU")
+    host.add_argument("--op", action="append", default=[], metavar="NAME", help="measure only this op")
 
     diff = commands.add_parser(
         "compare", help="times that left their quartiles from run A to B; exit code 1 if slower or missing"
@@ -101,6 +104,11 @@ def _run(given: argparse.Namespace) -> int:
         said, sound = compiled.lines(given.op, given.target, rewrite=given.write)
         print("\n".join(said))
         return int(not sound)
+    if given.command == "host":
+        from benchmarks.static import host_cost
+
+        print("\n".join(host_cost.lines(given.op)))
+        return 0
     if given.command == "compare":
         said, slower = compare.compare(results.read(given.before), results.read(given.after))
         print("\n".join(said))
