@@ -92,8 +92,8 @@ dtype: constants rounded to float32
 - tl.full((), GAIN, COMPUTE)
 + tl.full((), GAIN, tl.float32)
 clamp: compared before it is rounded to the type of x
-- CLAMP=_round_to(clamp, x.dtype)
-+ CLAMP=clamp
+- SLOPE=slope, GAIN=gain, CLAMP=_round_to(clamp, dtype)
++ SLOPE=slope, GAIN=gain, CLAMP=clamp
 @ activation.py test_bias_act.py bias_act
 NaN: stopped by the activation
 - y = tl.where(y <= 0, 0.0, y)

@@ -68,7 +68,6 @@ class DifferentiableOp:
         is_gradient: bool = False,
     ) -> None:
         name, signature = schema.split("(", 1)
-        launch = on_the_device_of_its_tensors(launch)
         self._has_needs = "bool[] needs)" in signature
 
         def complete_backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
@@ -76,7 +75,7 @@ class DifferentiableOp:
             gradients = backward(ctx, *grads) if any(map(_is_given, grads)) else ()
             gradients = gradients if isinstance(gradients, tuple) else (gradients,)
             rest = ctx.needs_input_grad[len(gradients) :]
-            return *gradients, *([None] * len(need) if isinstance(need, list) else None for need in rest)
+            return *gradients, *[[None] * len(need) if isinstance(need, list) else None for need in rest]
 
         def eager_backward(ctx: Any, *grads: Any) -> Any:
             if is_transformed() or any(map(_is_batched, grads)):
@@ -95,10 +94,15 @@ class DifferentiableOp:
             save(ctx, args, output)
             return output
 
-        if "Tensor[]" in signature:
-            self._eager = _function_of_lists(name, eager_forward, eager_backward)
-        else:
-            self._eager = _function(name, eager_forward, eager_backward)
+        function = (_function_of_lists if "Tensor[]" in signature else _function)(name, eager_forward, eager_backward)
+
+        # A Function costs more than the launch; without gradients, as in most backward passes, it would do nothing.
+        @on_the_device_of_its_tensors
+        def eager(*args: Any) -> Any:
+            return function(*args) if torch.is_grad_enabled() else launch(*args)
+
+        self._eager = eager
+        launch_there = on_the_device_of_its_tensors(launch)
 
         def registered_launch(*args: Any) -> Any:
             if is_gradient and not _route.registered and _in_compiled_backward_that_is_recorded():
@@ -107,7 +111,7 @@ class DifferentiableOp:
                     " differentiate it again and would drop the second order; compile the whole step, penalty included,"
                     " under torch._dynamo.config.trace_autograd_ops = True, or do not compile the penalized network"
                 )
-            return registered_outputs(launch(*args), args)
+            return registered_outputs(launch_there(*args), args)
 
         def registered_outputs(outputs: Any, args: Sequence[Any]) -> Any:
             """Replaces outputs that are not needed by empty tensors or lists: an operator cannot return ``None``."""
@@ -168,7 +172,9 @@ def _is_batched(gradient: Any) -> bool:
 
 def _function(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> Callable[..., Any]:
     namespace = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    return type(name, (torch.autograd.Function,), namespace).apply
+    function = type(name, (torch.autograd.Function,), namespace)
+    # Function.apply prepares for torch.func, which never comes here (backend.py), in half the time of a call.
+    return super(torch.autograd.Function, function).apply
 
 
 class _Lists:
@@ -233,25 +239,36 @@ def refuse_third_order(op_name: str) -> Callable[..., Any]:
 def on_the_device_of_its_tensors(launch: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps ``launch`` to run on the GPU of its tensors, since Triton launches on the current one.
 
-    It also materializes tensors that torch negates lazily, such as the imaginary part of a conjugate: kernels read
-    memory.
+    Kernels read memory, so it also materializes tensors that torch negates lazily, such as the imaginary part of a
+    conjugate, and unwraps those that have outlived a transform of ``torch.func``.
     """
 
     def launch_there(*args: Any) -> Any:
-        args = tuple(map(_in_memory, args))
-        device = next(t.device for a in args for t in (a if isinstance(a, list) else (a,)) if isinstance(t, Tensor))
-        if device.type != "cuda" or device.index == torch.cuda.current_device():
+        a_tensor, in_memory = None, True
+        for arg in args:
+            if isinstance(arg, Tensor):
+                a_tensor = arg
+                in_memory = in_memory and not (arg.is_neg() or _is_wrapped(arg))
+            elif isinstance(arg, list) and arg and isinstance(arg[0], Tensor):
+                a_tensor = arg[0]
+                in_memory = in_memory and not (any(map(Tensor.is_neg, arg)) or any(map(_is_wrapped, arg)))
+        if not in_memory:
+            args = tuple(map(_in_memory, args))
+        if not a_tensor.is_cuda or a_tensor.get_device() == torch.cuda.current_device():
             return launch(*args)
-        with torch.cuda.device(device):
+        with torch.cuda.device(a_tensor.device):
             return launch(*args)
 
     return launch_there
 
 
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
+
 def _in_memory(arg: Any) -> Any:
     if isinstance(arg, list):
         return [_in_memory(entry) for entry in arg]
-    return arg.resolve_neg() if isinstance(arg, Tensor) and arg.is_neg() else arg
+    return torch._C._functorch.unwrap_if_dead(arg).resolve_neg() if isinstance(arg, Tensor) else arg
 
 
 def _in_compiled_backward_that_is_recorded() -> bool:

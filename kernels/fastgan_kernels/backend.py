@@ -79,20 +79,20 @@ def op_names() -> list[str]:
 
 def runs_triton(tensor: Tensor) -> bool:
     """Whether an op on ``tensor`` runs its Triton kernel; if not, logs the reason once."""
-    return _decide(_requested, tensor.device.type, tensor.device.index)
+    return _decide(_requested, tensor.device)
 
 
 # The decision depends only on its arguments, which torch.compile guards, so it may become a constant of the graph.
 @torch.compiler.assume_constant_result
-def _decide(requested: str, device_type: str, device_index: int | None) -> bool:
-    return _decide_once(requested, device_type, device_index, is_transformed())
+def _decide(requested: str, device: torch.device) -> bool:
+    return _decide_once(requested, device, is_transformed())
 
 
 @functools.cache
-def _decide_once(requested: str, device_type: str, device_index: int | None, transformed: bool) -> bool:
-    choice = _choose(requested, device_type, device_index, transformed)
+def _decide_once(requested: str, device: torch.device, transformed: bool) -> bool:
+    choice = _choose(requested, device.type, device.index, transformed)
     if requested == "auto" and choice.backend == "reference" and (not transformed or choice.reason is _TRANSFORMED):
-        _logger.warning("fastgan ops on %s tensors run in plain torch: %s", device_type, choice.reason)
+        _logger.warning("fastgan ops on %s tensors run in plain torch: %s", device.type, choice.reason)
     return choice.backend == "triton"
 
 

@@ -30,7 +30,7 @@ def check_operand(
     op: str, name: str, operand: Tensor, shape: Sequence[int], x: Tensor, *, name_of_x: str = "x"
 ) -> None:
     """``operand`` must have ``shape``, a floating-point type and the device of ``x``."""
-    if list(operand.shape) != list(shape):
+    if operand.shape != shape:
         raise ValueError(
             f"{op}: {name} has shape {list(operand.shape)}, expected {list(shape)} for {name_of_x} of shape"
             f" {list(x.shape)}"

@@ -6,6 +6,7 @@ channels-last, it has N * pixels rows of channels.
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -45,7 +46,7 @@ def dense(x: Tensor | None, *, like: Tensor | None = None) -> Tensor | None:
         return x if x.is_contiguous() or x.movedim(1, -1).is_contiguous() else x.contiguous()
     if like.is_contiguous():
         return x.contiguous()
-    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+    return x if x.stride() == like.stride() else x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 def empty_dense(x: Tensor, *, channels: int | None = None) -> Tensor:
@@ -66,19 +67,24 @@ _MAX_PLANES = 2**30
 
 
 def as_matrix(x: Tensor) -> Matrix:
-    """A dense ``x`` [N, C, *spatial] as the matrix that it is in memory.
+    """:func:`matrix_of` a dense tensor."""
+    return matrix_of(x.shape, x.is_contiguous())
+
+
+def matrix_of(shape: Sequence[int], is_contiguous: bool) -> Matrix:
+    """A dense tensor [N, C, *spatial], contiguous or else channels-last, as the matrix that it is in memory.
 
     Images of a single pixel count as channels-last whatever their strides: rows of one element would waste loads.
 
     Raises:
         ValueError: for more than 2^30 contiguous planes, whose indices kernels keep in 32 bits.
     """
-    n, c = x.shape[:2]
-    pixels = math.prod(x.shape[2:])
-    if pixels == 1 or not x.is_contiguous():
+    n, c = shape[:2]
+    pixels = math.prod(shape[2:])
+    if pixels == 1 or not is_contiguous:
         return Matrix(n * pixels, c, c, channels_last=True)
     if n * c > _MAX_PLANES:
-        raise ValueError(f"x of shape {list(x.shape)} has {n * c} planes, expected at most {_MAX_PLANES}")
+        raise ValueError(f"x of shape {list(shape)} has {n * c} planes, expected at most {_MAX_PLANES}")
     return Matrix(n * c, pixels, c, channels_last=False)
 
 

@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgan_kernels.launch import Launch, decided_once
 from fastgan_kernels.tiling import sum_tiling
 
 
@@ -35,18 +36,19 @@ def _sum_partials_kernel(
 
 def sum_partials(partials: Tensor) -> Tensor:
     """Sums contiguous ``partials`` [A, C, B] over A and B; returns [C] in their type."""
-    outer, channels, inner = partials.shape
+    channels = partials.shape[1]
     if channels == 0:
         return partials.new_empty(0)
+    spans, launch = _launch_of(partials.shape)
+    sums = partials.new_empty(channels if spans == 1 else (spans, channels, 1))
+    launch(partials, sums)
+    return sums if spans == 1 else sum_partials(sums)
+
+
+@decided_once
+def _launch_of(shape: torch.Size) -> tuple[int, Launch]:
+    """The number of sums per channel, and the launch that computes them."""
+    outer, channels, inner = shape
     tiling = sum_tiling(channels, outer, inner)
-    sums = torch.empty(tiling.spans, channels, dtype=partials.dtype, device=partials.device)
-    _sum_partials_kernel[tiling.grid](
-        partials,
-        sums,
-        outer * inner,
-        channels,
-        inner,
-        tiling.tiles,
-        **tiling.constants,
-    )
-    return sums[0] if tiling.spans == 1 else sum_partials(sums[..., None])
+    numbers = outer * inner, channels, inner, tiling.tiles
+    return tiling.spans, Launch(_sum_partials_kernel, tiling.grid, numbers, **tiling.constants)

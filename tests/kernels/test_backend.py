@@ -129,13 +129,13 @@ def gpu_without_a_compiler(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.usefixtures("gpu_without_a_compiler")
 def test_a_gpu_without_a_compiler_runs_the_reference_and_says_so_once(caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING, logger="fastgan_kernels"):
-        assert [backend._decide("auto", "cuda", 0) for _ in range(3)] == [False] * 3
+        assert [backend._decide("auto", torch.device("cuda", 0)) for _ in range(3)] == [False] * 3
     [record] = caplog.records
     assert record.getMessage().startswith(
         "fastgan ops on cuda tensors run in plain torch: Triton needs a C compiler, and there is no 'no-such-compiler'"
     )
     with pytest.raises(RuntimeError, match=r"use_backend\('triton'\) cannot run here: Triton needs a C compiler"):
-        backend._decide("triton", "cuda", 0)
+        backend._decide("triton", torch.device("cuda", 0))
 
 
 @no_gpu
@@ -147,7 +147,7 @@ def test_what_triton_compiled_before_needs_no_compiler(
     """But in Triton 3.6, which compiles a launcher for each signature of a kernel."""
     monkeypatch.setattr(triton, "__version__", version)
     monkeypatch.setattr(triton.runtime.driver, "_active", object())
-    assert backend._decide("auto", "cuda", 0) == triton_runs
+    assert backend._decide("auto", torch.device("cuda", 0)) == triton_runs
 
 
 @no_gpu

@@ -14,8 +14,8 @@ made constant where the output is clamped, their first gradient in u is gain * f
 of that, for a cotangent h, is gain * f'(u) * h in dy and gain * f''(u) * h * dy in u. A third order raises.
 """
 
-import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,7 +34,8 @@ from fastgan_kernels.activation import (
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_activation, check_feature_map, check_operand
-from fastgan_kernels.layout import as_matrix, contiguous, dense, empty_dense, matrix_launch, program_tile
+from fastgan_kernels.launch import Launch, decided_once
+from fastgan_kernels.layout import contiguous, dense, empty_dense, matrix_launch, matrix_of, program_tile
 from fastgan_kernels.precision import compute_dtype
 from fastgan_kernels.reduction import sum_partials
 
@@ -145,7 +146,6 @@ def _curved_backward_kernel(
     _store_gradients(dx_ptr, partials_ptr, dx, tile, row_tile, col_tile, col_tiles, rows, cols, CHANNELS_LAST)
 
 
-@functools.cache
 def _round_to(value: float | None, dtype: torch.dtype) -> float | None:
     return None if value is None else torch.tensor(value, dtype=dtype).item()
 
@@ -154,40 +154,59 @@ def _launch_forward(x: Tensor, bias: Tensor | None, act: str, slope: float, gain
     x = dense(x)
     y = torch.empty_like(x)
     if y.numel():
-        m = as_matrix(x)
-        launch = matrix_launch(m.rows, m.cols, x.dtype)
-        _forward_kernel[launch.tiling.grid](
-            x, contiguous(bias), y, *launch.extents, m.channels,
-            ACT=act, SLOPE=slope, GAIN=gain, CLAMP=_round_to(clamp, x.dtype), CHANNELS_LAST=m.channels_last,
-            **launch.constants,
-        )  # fmt: skip
+        launch = _forward_launch(x.shape, x.is_contiguous(), x.dtype, act, slope, gain, clamp)
+        launch(x, contiguous(bias), y)
     return y
 
 
+@decided_once
+def _forward_launch(
+    shape: Sequence[int], is_contiguous: bool, dtype: torch.dtype, act: str, slope: float, gain: float,
+    clamp: float | None,
+) -> Launch:  # fmt: skip
+    m = matrix_of(shape, is_contiguous)
+    tiling, extents, constants = matrix_launch(m.rows, m.cols, dtype)
+    return Launch(
+        _forward_kernel, tiling.grid, (*extents, m.channels),
+        ACT=act, SLOPE=slope, GAIN=gain, CLAMP=_round_to(clamp, dtype), CHANNELS_LAST=m.channels_last, **constants,
+    )  # fmt: skip
+
+
 def _run_backward(
-    kernel: Any, operands: tuple[Tensor | None, ...], like: Tensor, clamp: float | None, needs: list[bool],
-    **constants: Any,
-) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
+    operands: tuple[Tensor | None, ...], like: Tensor, settings: tuple[Any, ...], needs: list[bool]
+) -> tuple[Tensor | None, Tensor | None]:
     """Launches a kernel of gradients on operands in the layout of the dense ``like``: dx and dbias."""
     needs_dx, needs_dbias = needs
     dx = torch.empty_like(like) if needs_dx else None
     dtype = compute_dtype(like.dtype)
     if like.numel() == 0:
         return dx, like.new_zeros(like.shape[1], dtype=dtype) if needs_dbias else None
-    m = as_matrix(like)
-    launch = matrix_launch(m.rows, m.cols, like.dtype, column_sums=needs_dbias and m.channels_last)
-    partials = None
-    if needs_dbias:
-        if m.channels_last:
-            shape = launch.tiling.row_programs, m.channels, 1
-        else:
-            shape = m.rows // m.channels, m.channels, launch.tiling.col_programs
-        partials = like.new_empty(shape, dtype=dtype)
-    kernel[launch.tiling.grid](
-        *operands, dx, partials, *launch.extents, m.channels,
-        CLAMP=_round_to(clamp, like.dtype), CHANNELS_LAST=m.channels_last, **constants, **launch.constants,
-    )  # fmt: skip
+    launch, shape = _backward_launch(like.shape, like.is_contiguous(), like.dtype, needs_dbias, *settings)
+    partials = like.new_empty(shape, dtype=dtype) if needs_dbias else None
+    launch(*operands, dx, partials)
     return dx, None if partials is None else sum_partials(partials)
+
+
+@decided_once
+def _backward_launch(
+    shape: Sequence[int], is_contiguous: bool, dtype: torch.dtype, needs_dbias: bool, act: str, slope: float | None,
+    gain: float, clamp: float | None,
+) -> tuple[Launch, tuple[int, int, int]]:  # fmt: skip
+    """A launch, and the shape of its partial sums."""
+    m = matrix_of(shape, is_contiguous)
+    tiling, extents, constants = matrix_launch(m.rows, m.cols, dtype, column_sums=needs_dbias and m.channels_last)
+    kernel = _backward_kernel
+    if act in CURVED_ACTIVATIONS:
+        kernel = _curved_backward_kernel
+    else:
+        constants = {"SLOPE": slope, **constants}
+    launch = Launch(
+        kernel, tiling.grid, (*extents, m.channels),
+        ACT=act, GAIN=gain, CLAMP=_round_to(clamp, dtype), CHANNELS_LAST=m.channels_last, **constants,
+    )  # fmt: skip
+    if m.channels_last:
+        return launch, (tiling.row_programs, m.channels, 1)
+    return launch, (m.rows // m.channels, m.channels, tiling.col_programs)
 
 
 def _launch_backward(
@@ -197,7 +216,7 @@ def _launch_backward(
     """D(g, b)."""
     y = dense(y)
     operands = dense(g, like=y), contiguous(b), None if act == "linear" and clamp is None else y
-    return _run_backward(_backward_kernel, operands, y, clamp, needs, ACT=act, SLOPE=slope, GAIN=gain)
+    return _run_backward(operands, y, (act, slope, gain, clamp), needs)
 
 
 def _launch_curved_backward(
@@ -206,7 +225,7 @@ def _launch_curved_backward(
 ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
     x = dense(x)
     operands = dense(g, like=x), contiguous(b), dense(h, like=x), x, contiguous(bias)
-    return _run_backward(_curved_backward_kernel, operands, x, clamp, needs, ACT=act, GAIN=gain)
+    return _run_backward(operands, x, (act, None, gain, clamp), needs)
 
 
 def _new_gradients(x: Tensor) -> tuple[Tensor, Tensor]:

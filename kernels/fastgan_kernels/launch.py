@@ -1,0 +1,83 @@
+"""Launches whose decisions are kept, so that a call costs the host little more than Triton's launcher does.
+
+``kernel[grid](...)`` binds arguments by name, reads the type and alignment of each and looks the compiled kernel up by
+all of them, which takes eight times as long as the launch. But a network launches the same kernels on tensors of the
+same shapes at every step. A :class:`Launch` is made once for each shape, layout, type and setting, by a function that
+:data:`decided_once` decorates. It then looks only at what may still differ: types, addresses, device and stream.
+"""
+
+import functools
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton import knobs
+from triton.compiler import CompiledKernel
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+# Every training step has the same problems.
+decided_once = functools.lru_cache(maxsize=1024)
+
+# The launcher of a compiled kernel takes these arguments in Triton 3.6 to 3.8. Other versions, AMD's (where the size of
+# a tensor's storage also decides which kernel is compiled) and the interpreter launch by ``kernel[grid](...)``.
+_KEEPS_KERNELS = torch.version.hip is None and triton.__version__.startswith(("3.6.", "3.7.", "3.8."))
+
+
+class Launch:
+    """A kernel, its grid, and all of its arguments but the tensors.
+
+    Args:
+        kernel: takes the tensors, then the numbers, then the constants.
+        grid: one to three extents.
+        numbers: arguments that are no tensors.
+        constants: compile-time arguments and Triton's options, by name.
+    """
+
+    def __init__(self, kernel: Any, grid: tuple[int, ...], numbers: tuple[Any, ...] = (), **constants: Any) -> None:
+        self._kernel = kernel
+        self._grid = grid
+        self._numbers = numbers
+        self._constants = constants
+        self._keeps = _KEEPS_KERNELS and isinstance(kernel, JITFunction)
+        self._kept: dict[Any, tuple[Any, ...]] = {}
+
+    def __call__(self, *tensors: Tensor | None) -> None:
+        """Launches on the current device, which must be that of ``tensors``; an absent tensor is ``None``."""
+        if not self._keeps:
+            self._kernel[self._grid](*tensors, *self._numbers, **self._constants)
+            return
+        active = driver.active
+        device = active.get_current_device()
+        addresses: list[int | None] = []
+        # All that decides which kernel Triton compiles: the types of tensors, and whether they start at 16 bytes.
+        key = [device]
+        for tensor in tensors:
+            if tensor is None:
+                addresses.append(None)
+                key.append(None)
+            else:
+                address = tensor.data_ptr()
+                addresses.append(address)
+                key += tensor.dtype, address % 16 == 0
+        kept = self._kept.get(tuple(key))
+        if kept is None or self._is_observed():
+            compiled = self._kernel[self._grid](*tensors, *self._numbers, **self._constants)
+            if isinstance(compiled, CompiledKernel):
+                self._kept[tuple(key)] = self._arguments(compiled, len(tensors))
+            return
+        run, grid, function, metadata, rest = kept
+        run(*grid, active.get_current_stream(device), function, metadata, None, None, None, *addresses, *rest)
+
+    def _is_observed(self) -> bool:
+        """Whether a profiler or the like has hooks, which Triton calls at a launch with what it then collects."""
+        runtime = knobs.runtime
+        enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
+        return getattr(enter, "calls", enter) or getattr(leave, "calls", leave) or self._kernel.pre_run_hooks
+
+    def _arguments(self, compiled: CompiledKernel, tensors: int) -> tuple[Any, ...]:
+        """What :meth:`__call__` passes to the launcher, which takes the constants too, and skips them."""
+        constants = self._kernel.arg_names[tensors + len(self._numbers) :]
+        rest = *self._numbers, *(self._constants[name] for name in constants)
+        return compiled.run, (*self._grid, 1, 1)[:3], compiled.function, compiled.packed_metadata, rest
