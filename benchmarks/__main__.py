@@ -43,6 +43,9 @@ def _parser() -> argparse.ArgumentParser:
 
     static = commands.add_parser("static", help="compile every kernel for five targets, check it, compare the table")
     static.add_argument(
+        "words", nargs="*", metavar="WORD", help="only print what bounds the cases whose name has all of these"
+    )
+    static.add_argument(
         "--op", action="append", metavar="NAME", help="compile only this op's kernels, without the table"
     )
     static.add_argument("--target", action="append", metavar="NAME", help="compile only for this target, such as sm_90")
@@ -99,8 +102,12 @@ def _run(given: argparse.Namespace) -> int:
         with exiting_on_sigterm():  # so that the stage in progress ends too
             return evidence.collect(_folder(given.out), until=until, toy=toy, commit=given.commit)
     if given.command == "static":
-        from benchmarks.static import compiled
+        from benchmarks.static import bounds, compiled
 
+        if given.words:
+            chosen = run.listed(given.words, of_steps=False, toy=False, every=True)
+            print("\n".join(bounds.lines(chosen, given.target or ["sm_90"])))
+            return 0
         said, sound = compiled.lines(given.op, given.target, rewrite=given.write)
         print("\n".join(said))
         return int(not sound)

@@ -1,23 +1,11 @@
 """Lists what is known of the ops without a GPU: launches, minimum bytes, and the least time that these need."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any
 
-import torch
-
-from benchmarks.cases import Case, bind, draw
+from benchmarks.cases import Case
 from benchmarks.chips import CHIPS, bound_seconds
-from benchmarks.static.launches import recorded
-
-
-def launches(function: Callable[..., Any], case: Case, target: str) -> int:
-    """The number of kernels and of torch operators that move bytes in one call, counted on the meta device."""
-    with recorded(target) as activities:
-        call = bind(function, case, draw(case, torch.device("meta")))
-        before = len(activities)
-        call()
-    return len(activities) - before
+from benchmarks.static.bounds import activities
 
 
 def lines(chosen: Sequence[Case], chip_name: str, *, details: bool) -> Iterator[str]:
@@ -39,7 +27,7 @@ def lines(chosen: Sequence[Case], chip_name: str, *, details: bool) -> Iterator[
             continue
         done.add(op)
         functions = passes[0].op.op, passes[0].op.reference
-        ours, eager = ("/".join(str(launches(f, case, chip.target)) for case in passes) for f in functions)
+        ours, eager = ("/".join(str(len(activities(case, f, chip.target))) for case in passes) for f in functions)
         mb = "/".join(_short(case.bytes / 1e6) for case in passes)
         us = "/".join(_short(1e6 * bound_seconds(chip, case.bytes)) for case in passes)
         name = passes[0].key.rsplit("/", 1)[0] if details else op

@@ -6,23 +6,28 @@ specializations; so a diff of it is short. tests/kernels/test_huge.py checks for
 """
 
 import csv
+import multiprocessing
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from math import gcd, prod
 from pathlib import Path
+from typing import Any, TypeVar
 
 import triton
 from torch import Tensor
 from triton import knobs
+from triton.compiler import CompiledKernel
 
 from benchmarks.op import BF16, F32, Call, Op, flat, is_nested
 from benchmarks.ops import OPS
 from benchmarks.static.launches import TARGETS, Launch, Specialization, launches_of
 from benchmarks.static.machine_code import MachineCode, machine_code
+
+Read = TypeVar("Read")
 
 TABLE = Path(__file__).with_name("compiled.csv")
 # Limits per thread. A layout conversion that explodes (thousands of shared stores, with a barrier for every few) does
@@ -109,15 +114,8 @@ def inspect(ops: Iterable[Op], targets: Iterable[str] = tuple(TARGETS)) -> tuple
 
 def inspect_uses(chosen_uses: Sequence[Use]) -> tuple[list[Row], list[str]]:
     """Compiles the given uses; returns rows, and one sentence per broken rule that names the targets."""
-    # Threads, since Triton's passes and ptxas release Python's lock. Nothing else can use what is compiled here, so the
-    # cache is a temporary one.
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        knobs.cache.scope(),
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
-        knobs.cache.dir = folder
-        results = list(pool.map(_compile, chosen_uses))
+    compiled = compile_all([use.specialization for use in chosen_uses], machine_code)
+    results = [_figures(use, code) for use, (code, _) in zip(chosen_uses, compiled, strict=True)]
     worst: dict[tuple[str, str], list[dict[str, int]]] = defaultdict(list)
     broken: dict[str, list[str]] = defaultdict(list)
     for use, (figures, findings) in zip(chosen_uses, results, strict=True):
@@ -223,14 +221,42 @@ def _traits(use: Use) -> set[Hashable]:
     return traits | {(name, of.signature[name]) for name in of.runtime_arguments}
 
 
-def _compile(use: Use) -> tuple[dict[str, int], list[str]]:
-    """Compiles one specialization; returns its figures for the table and the rules that it breaks."""
-    of = use.specialization
+def compile_all(
+    specializations: Iterable[Specialization], read: Callable[[CompiledKernel], Read]
+) -> list[tuple[Read | str, float]]:
+    """Compiles each; returns what is read of it, or why it does not compile, and the CPU seconds that it took."""
+    # Processes, which know their CPU time, the assembler's included. A function of Triton cannot be pickled, so they
+    # inherit it. Nothing else can use what is compiled here, so the cache is a temporary one.
+    _inherited[:] = [(read, specialization) for specialization in specializations]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        knobs.cache.scope(),
+        knobs.compilation.scope(),
+        # The first compilation in a process takes longer.
+        ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork"), _compile, (0,)) as pool,
+    ):
+        knobs.cache.dir, knobs.compilation.always_compile = folder, True
+        return list(pool.map(_compile, range(len(_inherited))))
+
+
+_inherited: list[tuple[Callable[[CompiledKernel], Any], Specialization]] = []
+
+
+def _compile(which: int) -> tuple[Any, float]:
+    read, specialization = _inherited[which]
+    start = os.times()
     try:
-        kernel = of.compile()
+        kernel = specialization.compile()
     except Exception as error:  # any pass of the compiler may fail; the other kernels are still inspected
-        return {}, [f"does not compile: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"]
-    code = machine_code(kernel)
+        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}", 0.0
+    seconds = sum(os.times()[:4]) - sum(start[:4])
+    return read(kernel), seconds
+
+
+def _figures(use: Use, code: MachineCode | str) -> tuple[dict[str, int], list[str]]:
+    """The figures of a specialization for the table, and the rules that it breaks."""
+    if isinstance(code, str):
+        return {}, [f"does not compile: {code}"]
     figures = {name: getattr(code, name) for name in ("registers", *MOST)}
     return {**figures, "accesses": len(code.loads) + len(code.stores)}, list(_findings(use, code))
 
@@ -260,11 +286,11 @@ def _row(use: Use) -> int:
     A feature map has at least as many elements as the op's first operand. Tensors behind a table of pointers may be
     aligned or not, and the kernel has code for both, so the most aligned one counts.
     """
-    maps = [t for t in use.launch.tensors if _is_map(use, t)]
+    given, behind = ([t for n, ts in use.launch.tensors.items() if n.startswith("*") == b for t in ts] for b in (0, 1))
+    maps = [t for t in given if _is_map(use, t)]
     if maps:
         return min((_row_length(t, windows=use.windows) for t in maps), key=lambda length: gcd(length, 16))
-    behind = [t for t in use.launch.pointed_to if t.dim() > 1]
-    return max(map(_row_length, behind), key=lambda length: gcd(length, 16), default=0)
+    return max((_row_length(t) for t in behind if t.dim() > 1), key=lambda length: gcd(length, 16), default=0)
 
 
 def _is_map(use: Use, tensor: Tensor) -> bool:
@@ -273,9 +299,7 @@ def _is_map(use: Use, tensor: Tensor) -> bool:
 
 def _no_feature_maps(use: Use) -> list[str]:
     """The tensor arguments of a launch that are not feature maps."""
-    of = use.specialization
-    pointers = [name for name in of.runtime_arguments if str(of.signature[name]).startswith("*")]
-    return [name for name, t in zip(pointers, use.launch.tensors, strict=True) if not _is_map(use, t)]
+    return [name for name, ts in use.launch.tensors.items() if not all(_is_map(use, t) for t in ts)]
 
 
 def _row_length(tensor: Tensor, *, windows: bool = False) -> int:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from triton.compiler import ASTSource, CompiledKernel
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from benchmarks.static.operators import TorchOperators
+from benchmarks.static.operators import TorchOperators, touched_bytes
 from benchmarks.static.tables import tables_of_pointers
 from fastgan_kernels import backend
 
@@ -68,11 +69,22 @@ class Specialization:
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch: its specialization, its tensors, and the tensors behind a table of pointers; all on meta."""
+    """One launch: its specialization, how many programs it has, and its tensors, which are on meta.
+
+    ``tensors`` has them by argument; ``*argument`` are those behind a table of pointers.
+    """
 
     specialization: Specialization
-    tensors: Sequence[Tensor]
-    pointed_to: Sequence[Tensor]
+    programs: int
+    tensors: Mapping[str, Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class TorchOperator:
+    """An operator of torch that moves bytes: those of its inputs and outputs, each once."""
+
+    name: str
+    bytes: int
 
 
 class _StandInDriver:
@@ -105,17 +117,17 @@ def launches_of(problem: Callable[[], object], target: str) -> list[Launch]:
 
 
 @contextmanager
-def recorded(target: str) -> Iterator[list[Launch | str]]:
+def recorded(target: str) -> Iterator[list[Launch | TorchOperator]]:
     """Records, in order, what the block would run on a GPU; it calls ops on tensors of the meta device.
 
-    The list has the launches of kernels, and the names of torch's operators that move bytes.
+    The list has the launches of kernels, and torch's operators that move bytes.
 
     Raises:
         RuntimeError: in a process where Triton is interpreted.
     """
     if knobs.runtime.interpret:
         raise RuntimeError("kernels cannot be compiled in a process with TRITON_INTERPRET=1: start one without it")
-    activities: list[Launch | str] = []
+    activities: list[Launch | TorchOperator] = []
     seen: list[Specialization] = []
 
     def take_specialization(*, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
@@ -140,8 +152,12 @@ def recorded(target: str) -> Iterator[list[Launch | str]]:
     def run(self: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         named = dict(zip(self.arg_names, args, strict=False)) | {k: v for k, v in kwargs.items() if k in self.arg_names}
         triton_run(self, *args, grid=grid, warmup=True, **kwargs)
-        tensors = [value for value in named.values() if isinstance(value, Tensor)]
-        activities.append(Launch(seen.pop(), tensors, [t for tensor in tensors for t in behind(tensor)]))
+        given = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+        tensors = {name: [value] for name, value in given.items()} | {f"*{n}": behind(t) for n, t in given.items()}
+        activities.append(Launch(seen.pop(), prod(grid(named) if callable(grid) else grid), tensors))
+
+    def note(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        activities.append(TorchOperator(name, sum(map(touched_bytes, [*inputs, *outputs]))))
 
     def autocast(device_type: str, *args: Any, **kwargs: Any) -> torch.autocast:
         # torch has no autocast for the meta device, but composed parts of ops switch autocast off on their device.
@@ -157,7 +173,7 @@ def recorded(target: str) -> Iterator[list[Launch | str]]:
             knobs.runtime.scope(),
             torch.enable_grad(),
             tables_of_pointers() as behind,
-            TorchOperators(lambda name, *_: activities.append(name)),
+            TorchOperators(note),
         ):
             knobs.runtime.jit_cache_hook = take_specialization
             yield activities
