@@ -12,6 +12,7 @@ from torch import Tensor
 from fastgan.data import LazyImages, normalize, open_dataset
 from fastgan.data.dataset import open_images
 from fastgan.data.images import ImageStream
+from fastgan.data.own import drawing_from
 from fastgan.metrics.collapse import detect_collapse
 from fastgan.metrics.collapse_picture import collapse_picture
 from fastgan.metrics.errors import MetricsError
@@ -167,7 +168,8 @@ def _open(images: Any, resolution: int | None, count: int) -> LazyImages:
     opened = open_images(images, resolution=resolution)
     if not isinstance(opened, ImageStream):
         return opened
-    first = open_dataset(list(itertools.islice(images, count)), resolution=opened.image_shape[-1])
+    with drawing_from(0):  # as items of a map-style dataset are read
+        first = open_dataset(list(itertools.islice(images, count)), resolution=opened.image_shape[-1])
     first.name = opened.name
     return first
 

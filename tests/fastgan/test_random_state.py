@@ -11,6 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 from torch import nn
+from torch.utils.data import IterableDataset
 
 import fastgan
 from fastgan import exporting, sampling
@@ -182,6 +183,17 @@ def scored(_):
     return run
 
 
+class DrawingItems(IterableDataset):
+    def __iter__(self):
+        for _ in range(20):
+            draw()
+            yield torch.rand(1, 8, 8)
+
+
+def of_a_stream(_):
+    return lambda: fastgan.evaluate(DrawingItems(), torch.rand(20, 1, 8, 8, generator=torch.Generator()), "digits")
+
+
 OBSERVERS = {
     "accelerate": lambda folder: accelerate(folder, check=False),
     "accelerate with check": lambda folder: accelerate(folder, check=True),
@@ -193,6 +205,7 @@ OBSERVERS = {
     "the FID while training": tracked,
     "the FID's scores": scored,
     "evaluation": evaluated,
+    "evaluation of an iterable Dataset": of_a_stream,
     "loading a run": loaded_run,
     "exports": exported,
     "reports": report,
