@@ -90,7 +90,8 @@ def save_checkpoint(
     try:
         partial.mkdir()
         for group, members in tensors.items():
-            contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in members.items()}
+            # Copies, since safetensors refuses tensors that share memory, such as tied weights.
+            contiguous = {name: torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for name, t in members.items()}
             write(f"{group}.safetensors", safetensors.torch.save(contiguous))
         text = json.dumps({**state, "format": _FORMAT, "step": step}, indent=2, sort_keys=True) + "\n"
         write(_STATE_FILE, text.encode())

@@ -182,6 +182,30 @@ def test_parameters_that_nothing_depends_on_are_noted():
     trainer.step()
 
 
+class Tied(own_networks.R3Discriminator):
+    def __init__(self):
+        super().__init__()
+        self.blocks[1].first.weight = self.blocks[0].first.weight
+        self.register_buffer("both", torch.zeros(4))
+        self.register_buffer("part", self.both[:2])
+
+
+def test_tied_weights_and_buffers_are_saved_and_resumed(tmp_path):
+    trainers = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        trainers.append(trainer_of(own_networks.R3Generator(), Tied(), out=tmp_path))
+    before, after = trainers
+    before.step()
+    before.save()
+    after.resume()
+    for trainer in trainers:
+        trainer.step()
+        trainer.images.close()
+    for a, b in zip(before.discriminator.state_dict().values(), after.discriminator.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_frozen_layers_stay_frozen():
     generator, discriminator = own_networks.r3gan()
     frozen(discriminator.from_rgb)
