@@ -222,6 +222,8 @@ class Trainer:
             draw_images=partial(self._draw_images, 0) if self.images.capturable else None,
             some_unused=len(self.schedule.resolutions) > 1 or bool(unused),
         )
+        # Other ranks had weights of their own until the step was made.
+        self.ema.module.load_state_dict(self.generator.state_dict())
         self.statistics = self.gan_step.statistics
         self.loss_sums = self.gan_step.loss_sums
         self._graphs = None

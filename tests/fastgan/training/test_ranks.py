@@ -5,6 +5,7 @@ import os
 import time
 from types import SimpleNamespace
 
+import own_networks
 import pytest
 import torch
 import torch.distributed as dist
@@ -88,6 +89,19 @@ def test_networks_that_grow_and_follow_batches_stay_equal_on_all_ranks(tiny, ima
         first, second = on_ranks(2, trained, config, data, 6)
         for a, b in zip(first[1], second[1], strict=True):
             assert (a == b).all()
+
+
+def of_the_user(distributed, images):
+    torch.manual_seed(distributed.rank)  # as a script that seeds nothing
+    settings = {"latent_dim": 8, "batch_size": 4, "device": "cpu"}
+    trainer = Trainer(*own_networks.r3gan(), images, distributed=distributed, **settings)
+    trainer.step()
+    return [t.numpy() for network in (trainer.generator, trainer.ema.module) for t in network.state_dict().values()]
+
+
+def test_networks_of_the_user_and_their_average_start_equal_on_all_ranks(images):
+    for a, b in zip(*on_ranks(2, of_the_user, images), strict=True):
+        assert (a == b).all()
 
 
 def noise(distributed, config, images):
