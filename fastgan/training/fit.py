@@ -5,6 +5,8 @@ import shlex
 import shutil
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +75,6 @@ def fit(trainer: "Trainer") -> signal.Signals | None:
         return None
     try:
         return _Fit(trainer, tracker).run()
-    except OSError as error:
-        raise write_error(error, trainer.folder, config) from error
     finally:
         trainer.images.close()
 
@@ -214,7 +214,8 @@ class _Fit:
             "grow_fade_steps"
         ]
 
-    def _reporter(self) -> Reporter | SilentReporter:
+    @contextmanager
+    def _reporter(self) -> Iterator[Reporter | SilentReporter]:
         reporters: list[Reporter] = []
 
         def begin() -> None:
@@ -230,7 +231,9 @@ class _Fit:
             reporters.append(reporter)
 
         self.trainer.on_first(begin)
-        return reporters[0] if reporters else SilentReporter()
+        with reporters[0] if reporters else SilentReporter() as reporter:
+            yield reporter
+            self.trainer.on_first(lambda: reporter.close())
 
     def _sample(self, stop: StopSignals, reporter: Reporter | SilentReporter) -> bool:
         """Draws samples on the first rank; returns on all ranks whether they were finished before any signal."""
@@ -271,7 +274,7 @@ class _Fit:
 
     def _save(self, reporter: Reporter | SilentReporter) -> None:
         if self.trainer.saved_step != self.trainer.step_count:
-            self.trainer.on_first(lambda: reporter.sync())  # a SilentReporter has no sync
+            self.trainer.on_first(lambda: reporter.sync())  # a SilentReporter has neither sync nor close
             self.trainer.save()
 
     def _how_to_resume(self) -> str:

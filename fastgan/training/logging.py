@@ -101,22 +101,25 @@ class Reporter:
         self._first_line_is_due = True
         return self
 
-    @preserved_random_state()
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.refresh()
         self._progress.stop()
-        # On a full disk closing fails too; the first error is raised.
-        expected = (OSError,) if isinstance(error, OSError) else ()
         try:
-            with contextlib.suppress(*expected):
-                self._metrics.close()
-            for logger in self._loggers:
-                with contextlib.suppress(*expected):
-                    logger.close(failed=isinstance(error, Exception))
+            # On a full disk closing fails too; the first error is raised.
+            with contextlib.nullcontext() if error is None else contextlib.suppress(OSError):
+                self.close(failed=isinstance(error, Exception))
         finally:
             threading.excepthook = self._excepthook
+
+    @preserved_random_state()
+    def close(self, *, failed: bool = False) -> None:
+        """Writes the rest of the logs and closes them; does nothing when called again."""
+        with contextlib.ExitStack() as stack:  # which closes all, and then raises the first error
+            stack.callback(self._metrics.close)
+            while self._loggers:
+                stack.callback(self._loggers.pop().close, failed=failed)
 
     def _note_exception_of_thread(self, args: threading.ExceptHookArgs) -> None:
         # TensorBoard writes in a thread, whose errors its next call raises again.

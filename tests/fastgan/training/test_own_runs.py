@@ -9,6 +9,7 @@ import own_networks
 import pytest
 import torch
 from test_own_networks import Photos
+from torch.utils.data import get_worker_info
 
 import fastgan as package
 from fastgan.training.checkpoint import CheckpointError
@@ -160,6 +161,28 @@ def test_callbacks_see_each_step_and_may_end_training(tmp_path, console):
     plain.fit()
     a, b = ((tmp_path / run / "checkpoints" / "5" / "generator.safetensors").read_bytes() for run in "ab")
     assert a == b
+
+
+class Unplugged(Photos):
+    def __getitem__(self, index):
+        if get_worker_info():
+            raise OSError("the disk of the data")
+        return super().__getitem__(index)
+
+
+class Log:
+    def on_step(self, trainer, step, metrics):
+        raise OSError("the disk of the log")
+
+
+@pytest.mark.parametrize(("data", "callbacks", "disk"), [(Unplugged(), [], "data"), (Photos(), [Log()], "log")])
+def test_an_os_error_of_the_users_code_is_not_that_of_the_runs_folder(tmp_path, console, data, callbacks, disk):
+    settings = SETTINGS | {"evaluate_every": 0}
+    trainer = package.Trainer(
+        *own_networks.r3gan(), data, out=tmp_path, console=console, callbacks=callbacks, **settings
+    )
+    with pytest.raises(OSError, match=f"the disk of the {disk}"):
+        trainer.fit()
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
