@@ -1,6 +1,5 @@
 """Reads untrusted zip files, without extracting them to disk."""
 
-import io
 import os
 import re
 import stat
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fastgan.data.errors import DataError, quoted, reason
-from fastgan.data.limits import MAX_ARCHIVE_BYTES, MAX_COMPRESSION_RATIO, MAX_FILE_BYTES, explodes
+from fastgan.data.limits import MAX_ARCHIVE_BYTES, MAX_FILE_BYTES, require_compression
 
 _DRIVE_LETTER = re.compile(r"[A-Za-z]:")
 # The methods that zip tools write by default. Python's readers of the others do not bound the output of one read.
@@ -24,43 +23,18 @@ class SafeZip:
     Raises:
         DataError: for a file that is not a zip, or is corrupt; an entry that points outside the archive (absolute,
             "..", drive letter, symbolic link), is encrypted, occurs twice, has an invalid name or an unusual
-            compression method; or sizes above ``MAX_ARCHIVE_BYTES`` or ``MAX_COMPRESSION_RATIO``.
+            compression method; or sizes above ``MAX_ARCHIVE_BYTES`` or the compression of real images.
     """
 
     def __init__(self, path: Path):
-        self._path = path
-        self._file: io.BufferedReader | None = None
+        self._path, self._process = path, os.getpid()
         try:
-            self._file = io.BufferedReader(_OwnPosition(io.FileIO(path)))
-            self._zip = zipfile.ZipFile(self._file)
+            self._zip = zipfile.ZipFile(path)
         # On damaged input zipfile raises BadZipFile, struct.error, UnicodeDecodeError, NotImplementedError and more.
         except Exception as error:
-            self.close()
             raise DataError(f"{quoted(path)} is broken ({reason(error)}); expected a whole zip file.") from error
-        try:
-            self.entries = self._checked_entries()
-        except DataError:
-            self.close()
-            raise
-
-    def __enter__(self) -> "SafeZip":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    @property
-    def names(self) -> list[str]:
-        return list(self.entries)
-
-    @property
-    def holds_arrays(self) -> bool:
-        """Whether the zip is a .npz of numpy."""
-        return any(name.endswith(".npy") for name in self.entries)
+        self.entries = self._checked_entries()
+        self.names = list(self.entries)
 
     def where(self, name: str) -> str:
         """The name of an entry in error messages."""
@@ -86,6 +60,9 @@ class SafeZip:
             raise DataError(f"{self.where(name)} is corrupt ({reason(error)}); expected a whole zip.") from error
 
     def _entry(self, name: str, max_bytes: int) -> zipfile.ZipInfo:
+        if self._process != os.getpid():
+            # Forked processes share the position of an open file.
+            self._zip.fp, self._process = self._path.open("rb"), os.getpid()
         entry = self.entries[name]
         if entry.file_size > max_bytes:
             raise DataError(
@@ -113,52 +90,14 @@ class SafeZip:
             if entry.filename in entries:
                 raise DataError(f"{where} is there twice; expected each name once.")
             entries[entry.filename] = entry
-        self._check_total(sum(entry.file_size for entry in entries.values()))
-        return entries
-
-    def _check_total(self, total: int) -> None:
-        # The total is compared with the file on disk, because entries may share compressed bytes.
-        size = self._path.stat().st_size
+        total = sum(entry.file_size for entry in entries.values())
         if total > MAX_ARCHIVE_BYTES:
             raise DataError(
                 f"{quoted(self._path)} would unpack to {total:,} bytes; expected at most {MAX_ARCHIVE_BYTES:,}."
             )
-        if explodes(size, total):
-            raise DataError(
-                f"{quoted(self._path)} would explode from {size:,} to {total:,} bytes; expected a compression of at "
-                f"most {MAX_COMPRESSION_RATIO}:1, which real images do not reach."
-            )
-
-
-class _OwnPosition(io.RawIOBase):
-    """A file with its own position. Forked processes share the position of an open file."""
-
-    def __init__(self, file: io.FileIO):
-        self._file = file
-        self._position = 0
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: os.fstat(self._file.fileno()).st_size}
-        position = start[whence] + offset
-        if position < 0:
-            raise OSError("a position before the start of the file")
-        self._position = position
-        return position
-
-    def readinto(self, buffer: memoryview) -> int:
-        count = os.preadv(self._file.fileno(), [buffer], self._position)
-        self._position += count
-        return count
+        # The total, because entries may share compressed bytes.
+        require_compression(self._path, total)
+        return entries
 
 
 def _escapes(name: str) -> bool:

@@ -114,10 +114,9 @@ def _open_path(source: str | os.PathLike[str], name: str, skip_broken: bool) -> 
     archive = SafeZip(path)
     if any(entry.endswith("/data.pkl") for entry in archive.names):
         raise DataError(torch_refusal(quoted(name)) + ".")
-    if not archive.holds_arrays:
-        return ImageFiles(archive, path, skip_broken=skip_broken)
-    with archive:
+    if any(entry.endswith(".npy") for entry in archive.names):
         return ArrayImages(*load_npz(archive, path), quoted(name))
+    return ImageFiles(archive, path, skip_broken=skip_broken)
 
 
 def absolute_source(source: str) -> str:

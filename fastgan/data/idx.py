@@ -14,14 +14,14 @@ from typing import BinaryIO
 import numpy as np
 
 from fastgan.data.errors import DataError, quoted, reason
-from fastgan.data.limits import MAX_COMPRESSION_RATIO, explodes, require_memory
+from fastgan.data.limits import require_compression, require_memory
 
 TRAIN_IMAGES = ("train-images-idx3-ubyte", "train-images-idx3-ubyte.gz")
 GZIP_MAGIC = b"\x1f\x8b"
 
-_IMAGES = (0x0803, 3, "images")
-_LABELS = (0x0801, 1, "labels")
-_CHUNK_BYTES = 2**20
+# The magic numbers; the last byte is the number of dimensions.
+_IMAGES, _LABELS = 0x0803, 0x0801
+_NAMES = {_IMAGES: "images", _LABELS: "labels"}
 
 
 def load_idx(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -53,61 +53,38 @@ def _labels_path(path: Path) -> Path | None:
     return next((path.with_name(option) for option in (name, other) if path.with_name(option).exists()), None)
 
 
-def _read(path: Path, kind: tuple[int, int, str]) -> np.ndarray:
+def _read(path: Path, magic: int) -> np.ndarray:
     try:
         with path.open("rb") as file:
-            gzipped = file.read(2) == GZIP_MAGIC
-            file.seek(0)
-            size = path.stat().st_size
-            if not gzipped:
-                return _read_values(file, path, kind, size, gzipped)
-            with gzip.GzipFile(fileobj=file) as stream:
-                return _read_values(stream, path, kind, size, gzipped)
+            gzipped = file.peek(2).startswith(GZIP_MAGIC)
+            stream = gzip.GzipFile(fileobj=file) if gzipped else file
+            shape = _read_header(stream, path, magic)
+            # With Python's integers, since the product of three 32-bit dimensions may exceed 64 bits.
+            promised = math.prod(shape)
+            what = f"{quoted(path)}, whose header promises {' x '.join(map(str, shape))} values,"
+            require_memory(promised, what)
+            if gzipped:
+                require_compression(path, promised)
+            elif path.stat().st_size != file.tell() + promised:
+                raise DataError(f"{what} has {path.stat().st_size:,} bytes; expected {file.tell() + promised:,}.")
+            values = stream.read(promised + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{quoted(path)} cannot be read ({reason(error)}); expected a whole IDX file.") from error
-
-
-def _read_values(
-    stream: BinaryIO | gzip.GzipFile, path: Path, kind: tuple[int, int, str], size: int, gzipped: bool
-) -> np.ndarray:
-    shape = _read_header(stream, path, kind)
-    header_bytes = 4 + 4 * len(shape)
-    # With Python's integers, since the product of three 32-bit dimensions may exceed 64 bits.
-    promised = math.prod(shape)
-    dimensions = " x ".join(str(extent) for extent in shape)
-    if not gzipped and size != header_bytes + promised:
-        raise DataError(
-            f"{quoted(path)} has {size:,} bytes; expected {header_bytes + promised:,} for the {dimensions} values that "
-            "its header promises."
-        )
-    require_memory(promised, f"{quoted(path)}, whose header promises {dimensions} values,")
-    if gzipped and explodes(size, promised):
-        raise DataError(
-            f"{quoted(path)} would explode from {size:,} to {promised:,} bytes; expected a compression of at most "
-            f"{MAX_COMPRESSION_RATIO}:1, which real images do not reach."
-        )
-    # Read in pieces, so that memory grows with the data and not with the size in the header.
-    values = bytearray()
-    while len(values) < promised:
-        piece = stream.read(min(_CHUNK_BYTES, promised - len(values)))
-        if not piece:
-            raise DataError(
-                f"{quoted(path)} ends after {len(values):,} values; expected the {dimensions} that its header promises."
-            )
-        values += piece
-    if stream.read(1):
-        raise DataError(f"{quoted(path)} continues after the {dimensions} values that its header promises.")
+    if len(values) != promised:
+        found = "more" if len(values) > promised else f"{len(values):,}"
+        raise DataError(f"{what} has {found}; expected as many as promised.")
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 
-def _read_header(stream: BinaryIO | gzip.GzipFile, path: Path, kind: tuple[int, int, str]) -> tuple[int, ...]:
-    magic, dimensions, noun = kind
+def _read_header(stream: BinaryIO | gzip.GzipFile, path: Path, magic: int) -> tuple[int, ...]:
+    dimensions = magic & 0xFF
     header = stream.read(4 + 4 * dimensions)
     found = int.from_bytes(header[:4], "big")
     if len(header) >= 4 and found != magic:
-        meaning = {_IMAGES[0]: " (images)", _LABELS[0]: " (labels)"}.get(found, "")
+        meaning = f" ({_NAMES[found]})" if found in _NAMES else ""
         raise DataError(
-            f"{quoted(path)} has the IDX magic number {found}{meaning}; expected {magic} ({noun} in unsigned bytes)."
+            f"{quoted(path)} has the IDX magic number {found}{meaning}; expected {magic} ({_NAMES[magic]} in unsigned "
+            "bytes)."
         )
     if len(header) < 4 + 4 * dimensions:
         raise DataError(f"{quoted(path)} ends within its IDX header; expected {4 + 4 * dimensions} bytes of it.")

@@ -1,8 +1,9 @@
 """Limits on data, which keep a small hostile or broken file from filling the memory or taking hours."""
 
 import os
+from pathlib import Path
 
-from fastgan.data.errors import DataError
+from fastgan.data.errors import DataError, quoted
 
 # The largest image that Pillow opens without its decompression-bomb warning: 256 MiB as 8-bit RGB.
 MAX_PIXELS = 2**28 // 3
@@ -23,9 +24,14 @@ MAX_COMPRESSION_RATIO = 100
 RATIO_FREE_BYTES = 2**26
 
 
-def explodes(compressed_bytes: int, promised_bytes: int) -> bool:
-    """Whether data that grows from ``compressed_bytes`` to ``promised_bytes`` looks like a decompression bomb."""
-    return promised_bytes > RATIO_FREE_BYTES and promised_bytes > MAX_COMPRESSION_RATIO * compressed_bytes
+def require_compression(path: Path, promised_bytes: int) -> None:
+    """Refuses a file that looks like a decompression bomb: one that grows too much to ``promised_bytes``."""
+    size = path.stat().st_size
+    if promised_bytes > max(RATIO_FREE_BYTES, MAX_COMPRESSION_RATIO * size):
+        raise DataError(
+            f"{quoted(path)} would explode from {size:,} to {promised_bytes:,} bytes; expected a compression of at "
+            f"most {MAX_COMPRESSION_RATIO}:1, which real images do not reach."
+        )
 
 
 def _physical_memory() -> int:

@@ -68,8 +68,8 @@ def test_wrong_lengths(tmp_path, grey, refused):
     data = idx_bytes(grey)
     refused(store(path, data[:-1], False), "has 195 bytes", "expected 196", "5 x 6 x 6")
     refused(store(path, data + b"x", False), "has 197 bytes", "expected 196")
-    refused(store(path, data[:-1], True), "ends after 179 values", "5 x 6 x 6")
-    refused(store(path, data + b"x", True), "continues after")
+    refused(store(path, data[:-1], True), "5 x 6 x 6", "has 179")
+    refused(store(path, data + b"x", True), "has more")
 
 
 def test_damaged_gzip(tmp_path, grey, refused):
@@ -109,7 +109,7 @@ def test_gzip_bomb_behind_a_small_promise_is_not_unpacked(tmp_path, refused):
     path.write_bytes(gzip.compress(struct.pack(">4I", 0x0803, 1, 8, 8) + bytes(200 * 2**20), compresslevel=1))
     tracemalloc.start()
     try:
-        refused(path, "continues after the 1 x 8 x 8")
+        refused(path, "promises 1 x 8 x 8 values, has more")
         assert tracemalloc.get_traced_memory()[1] < 2**22
     finally:
         tracemalloc.stop()

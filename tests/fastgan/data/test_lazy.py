@@ -114,7 +114,7 @@ def colours() -> dict[str, bytes]:
     return encoded
 
 
-def test_a_header_tells_the_channels_that_decoding_finds(tmp_path):
+def test_a_header_has_the_channels_that_decoding_finds(tmp_path):
     for name, data in colours().items():
         folder = tmp_path / name
         folder.mkdir()
@@ -145,12 +145,18 @@ def test_an_image_that_has_changed_since_is_refused_when_read(tmp_path, grey, rg
             lazy[index]
 
 
-def test_reading_an_archive_leaves_alone_the_position_that_forked_processes_share(tmp_path, rgb):
+def test_a_forked_process_reads_an_archive_without_moving_the_parents_position(tmp_path, rgb):
     path = str(write_stylegan_zip(tmp_path / "a.zip", rgb))
     lazy = open_dataset(path)
-    lazy[4]
+    first = lazy[0][0]
     (descriptor,) = (int(fd) for fd in os.listdir("/proc/self/fd") if os.path.realpath(f"/proc/self/fd/{fd}") == path)
-    assert os.lseek(descriptor, 0, os.SEEK_CUR) == 0
+    before = os.lseek(descriptor, 0, os.SEEK_CUR)
+    child = os.fork()
+    if child == 0:
+        os._exit(not torch.equal(lazy[4][0], torch.from_numpy(rgb[4].transpose(2, 0, 1).copy())))
+    assert os.waitpid(child, 0)[1] == 0
+    assert os.lseek(descriptor, 0, os.SEEK_CUR) == before
+    assert torch.equal(lazy[0][0], first)
 
 
 def test_the_archive_is_closed_with_the_data_set(tmp_path, rgb):
