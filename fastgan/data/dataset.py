@@ -3,7 +3,7 @@
 import os
 import stat
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fastgan.data.archive import SafeZip
 from fastgan.data.arrays import NPY_MAGIC, ArrayImages, load_npz, map_npy
@@ -12,7 +12,7 @@ from fastgan.data.errors import DataError, quoted, reason
 from fastgan.data.files import Folder, ImageFiles
 from fastgan.data.idx import GZIP_MAGIC, TRAIN_IMAGES, load_idx
 from fastgan.data.images import ImageDataset, ImageStream, LazyImages, Reader
-from fastgan.data.kinds import START_BYTES, refusal, torch_refusal
+from fastgan.data.kinds import START_BYTES, TORCH, refusal
 from fastgan.data.own import IterableImages, images_of, name_of
 
 _SOURCES = (
@@ -77,7 +77,6 @@ def open_dataset(
     Raises:
         DataError: as ``load_dataset``, for errors that are found without decoding.
     """
-    _check_resolution(source, resolution)
     opened = open_images(source, resolution=resolution, fit=fit, skip_broken=skip_broken)
     if isinstance(opened, ImageStream):
         raise DataError(
@@ -88,35 +87,27 @@ def open_dataset(
 
 def open_images(
     source: Any, *, resolution: int | None = None, fit: str = "crop", skip_broken: bool = False
-) -> "LazyImages | ImageStream":
+) -> LazyImages | ImageStream:
     """Opens a source of :func:`open_dataset`, or an iterable Dataset."""
-    _check_resolution(source, resolution)
-    if isinstance(source, str | os.PathLike):
+    if resolution is not None and (isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < 1):
+        raise DataError(f"The resolution is {resolution!r}; expected a positive integer.")
+    if isinstance(source, str) and source == "gaussians" and resolution not in (None, 1):
+        raise DataError(
+            f"'gaussians' holds points of the plane, as images of 1x1, which cannot be resized to "
+            f"{resolution}x{resolution}; expected resolution 1."
+        )
+    if isinstance(source, str) and source in BUNDLED:
+        name, reader = source, ArrayImages(*BUNDLED[source](), source)
+    elif isinstance(source, str | os.PathLike):
+        # A Path is never a bundled set, since Path drops the dot of "./digits".
         name = os.fspath(source)
-        return LazyImages(name, _open_path(source, name, skip_broken), resolution, fit, skip_broken)
-    reader, name = images_of(source), name_of(source)
+        reader = _open_path(name, skip_broken)
+    else:
+        name = name_of(source)
+        reader = images_of(source, name)
     if isinstance(reader, IterableImages):
         return ImageStream(name, reader, resolution, fit)
     return LazyImages(name, reader, resolution, fit, skip_broken)
-
-
-def _open_path(source: str | os.PathLike[str], name: str, skip_broken: bool) -> Reader:
-    # A Path is never a bundled set, since Path drops the dot of "./digits".
-    if isinstance(source, str) and source in BUNDLED:
-        return ArrayImages(*BUNDLED[source](), name)
-    kind, path = _recognize(name)
-    if kind == "folder":
-        return ImageFiles(Folder(path), path, skip_broken=skip_broken)
-    if kind == "npy":
-        return ArrayImages(map_npy(path), None, quoted(name))
-    if kind == "idx":
-        return ArrayImages(*load_idx(path), quoted(name))
-    archive = SafeZip(path)
-    if any(entry.endswith("/data.pkl") for entry in archive.names):
-        raise DataError(torch_refusal(quoted(name)) + ".")
-    if any(entry.endswith(".npy") for entry in archive.names):
-        return ArrayImages(*load_npz(archive, path), quoted(name))
-    return ImageFiles(archive, path, skip_broken=skip_broken)
 
 
 def absolute_source(source: str) -> str:
@@ -125,24 +116,17 @@ def absolute_source(source: str) -> str:
     return source if source in BUNDLED or not source else os.path.abspath(source)
 
 
-def _check_resolution(source: Any, resolution: int | None) -> None:
-    if resolution is not None and (isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < 1):
-        raise DataError(f"The resolution is {resolution!r}; expected a positive integer.")
-    if isinstance(source, str) and source == "gaussians" and resolution not in (None, 1):
-        raise DataError(
-            f"'gaussians' holds points of the plane, as images of 1x1, which cannot be resized to "
-            f"{resolution}x{resolution}; expected resolution 1."
-        )
-
-
-def _recognize(name: str) -> tuple[Literal["folder", "zip", "idx", "npy"], Path]:
-    """The kind of a source, and the file or folder to read. A zip holds image files or arrays."""
+def _open_path(name: str, skip_broken: bool) -> Reader:
+    """Opens a file or folder by its content."""
     path = Path(name)
     try:
         if not name:  # Path("") is the current folder.
             raise FileNotFoundError
         mode = path.stat().st_mode
-        start = b"" if not stat.S_ISREG(mode) else _first_bytes(path)
+        start = b""
+        if stat.S_ISREG(mode):
+            with path.open("rb") as file:
+                start = file.read(START_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"There is no file or folder {quoted(name)}; expected {_SOURCES}.") from None
     except (OSError, ValueError) as error:  # ValueError for a zero byte in the name.
@@ -150,24 +134,27 @@ def _recognize(name: str) -> tuple[Literal["folder", "zip", "idx", "npy"], Path]
 
     if stat.S_ISDIR(mode):
         idx_file = next((path / file for file in TRAIN_IMAGES if (path / file).is_file()), None)
-        return ("folder", path) if idx_file is None else ("idx", idx_file)
+        if idx_file is not None:
+            return ArrayImages(*load_idx(idx_file), quoted(name))
+        return ImageFiles(Folder(path), path, skip_broken=skip_broken)
     if not stat.S_ISREG(mode):
         raise DataError(f"{quoted(name)} is neither a regular file nor a folder; expected {_SOURCES}.")
     # The content decides; the suffix only if the content is not recognized, so that the error fits the intended kind.
+    suffix = path.suffix.lower()
     if start.startswith(NPY_MAGIC):
-        return "npy", path
-    if start.startswith(_ZIP_MAGIC) or path.suffix.lower() in (".zip", ".npz"):
-        return "zip", path
+        return ArrayImages(map_npy(path), None, quoted(name))
+    if start.startswith(_ZIP_MAGIC) or suffix in (".zip", ".npz"):
+        archive = SafeZip(path)
+        if any(entry.endswith("/data.pkl") for entry in archive.names):
+            raise DataError(f"{quoted(name)} is {TORCH}.")
+        if any(entry.endswith(".npy") for entry in archive.names):
+            return ArrayImages(*load_npz(archive, path), quoted(name))
+        return ImageFiles(archive, path, skip_broken=skip_broken)
     if (sentence := refusal(quoted(name), start)) is not None:
         raise DataError(sentence + ".")
-    if start.startswith((GZIP_MAGIC, b"\0\0")) or "idx" in path.name.lower() or path.suffix.lower() == ".gz":
-        return "idx", path
-    if path.suffix.lower() == ".npy":
-        return "npy", path
+    if start.startswith((GZIP_MAGIC, b"\0\0")) or "idx" in path.name.lower() or suffix == ".gz":
+        return ArrayImages(*load_idx(path), quoted(name))
+    if suffix == ".npy":
+        return ArrayImages(map_npy(path), None, quoted(name))
     found = f"begins with the bytes {start[:6].hex(' ')}" if start else "is empty"
     raise DataError(f"{quoted(name)} {found}; expected {_SOURCES}.")
-
-
-def _first_bytes(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(START_BYTES)

@@ -3,8 +3,7 @@
 import io
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -22,12 +21,8 @@ _GRAY_MODES = ("1", "L", "LA", "La")
 _GRAY16_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
-def _ignore() -> None:
-    pass
-
-
 def decode_image(
-    data: bytes, where: str, on_bad_metadata: Callable[[], None] = _ignore, *, resolution: int | None = None
+    data: bytes, where: str, on_bad_metadata: Callable[[], None] = lambda: None, *, resolution: int | None = None
 ) -> Image.Image:
     """Decodes an image to a Pillow image, of mode L if grayscale and RGB otherwise.
 
@@ -68,7 +63,7 @@ def decode_image(
 
 
 def read_header(
-    file: BinaryIO, where: str, on_bad_metadata: Callable[[], None] = _ignore
+    file: BinaryIO, where: str, on_bad_metadata: Callable[[], None] = lambda: None
 ) -> tuple[int, tuple[int, int]]:
     """Reads from a file's header the number of channels that :func:`decode_image` will return, and (width, height).
 
@@ -88,31 +83,25 @@ def _with_or_without_metadata(
     decode: Callable[[BinaryIO], Any], file: BinaryIO, where: str, on_bad_metadata: Callable[[], None]
 ) -> Any:
     """Decodes a file or, if that fails, a copy of it without metadata."""
-    with _in_one_sentence(where, file, on_bad_metadata):
-        try:
-            return decode(file)
-        except DataError:
-            raise
-        except Exception:
-            file.seek(0)
-            data = file.read()
-            stripped = without_metadata(data)
-            if stripped == data:
-                raise
-            decoded = decode(io.BytesIO(stripped))
-        on_bad_metadata()
-        return decoded
-
-
-@contextmanager
-def _in_one_sentence(where: str, file: BinaryIO, on_bad_metadata: Callable[[], None]) -> Iterator[None]:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
-        if caught:  # Pillow's other warnings are about metadata.
+            is_bad = False
+            try:
+                decoded = decode(file)
+            except DataError:
+                raise
+            except Exception:
+                file.seek(0)
+                data = file.read()
+                stripped = without_metadata(data)
+                if stripped == data:
+                    raise
+                decoded, is_bad = decode(io.BytesIO(stripped)), True
+        if is_bad or caught:  # Pillow's other warnings are about metadata.
             on_bad_metadata()
+        return decoded
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -152,7 +141,7 @@ def _num_channels(image: Image.Image, where: str) -> int:
     return 3
 
 
-def upright_pixels(image: Image.Image, where: str, on_bad_metadata: Callable[[], None] = _ignore) -> Image.Image:
+def upright_pixels(image: Image.Image, where: str, on_bad_metadata: Callable[[], None] = lambda: None) -> Image.Image:
     """The image upright, opaque and of mode L or RGB.
 
     Raises:

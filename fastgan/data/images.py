@@ -58,7 +58,65 @@ class ImageDataset:
     labels: Tensor | None
 
 
-class LazyImages:
+class _FittedImages:
+    """Images of any shape, fitted to squares of one size.
+
+    Args:
+        name: the name of the data.
+        reader: the reader of the images.
+        resolution: the edge length; by default the smallest of the shorter sides.
+        fit: as in :func:`fastgan.data.pixels.fit_image`, or ``refuse`` to accept only square images of one size.
+
+    Attributes:
+        name: name of the bundled data, the path as given, or a description of the object.
+        image_shape: C, S, S.
+        class_names: names of the classes, or None.
+        notes: sentences for the user on images that are fitted or left out.
+    """
+
+    def __init__(self, name: str, reader: Reader | IterableImages, resolution: int | None, fit: str) -> None:
+        if fit not in FITS:
+            raise DataError(unknown("fit", fit, FITS) + ".")
+        self.name, self.class_names, self._reader, self._fit = name, reader.class_names, reader, fit
+        sizes = reader.sizes
+        resolution = resolution or min(map(min, sizes))
+        self.image_shape = reader.channels, resolution, resolution
+        self._first_size = sizes[0]
+        others = sum(width != height for width, height in sizes)
+        checked = "" if isinstance(self, LazyImages) and len(sizes) == len(self) else "checked "
+        share = f"{others:,} of {len(sizes):,} {checked}images are not square"
+        self.notes = [*reader.notes, *([f"{share}, and {_FITTED.get(fit)}"] if others else [])]
+        if fit == "refuse":
+            for index, size in enumerate(sizes):
+                self._require_size(size, index)
+
+    @functools.cached_property
+    def labels(self) -> Tensor | None:
+        """Class indices from 0, int64 [N], or None; a Dataset's may have to be read item by item."""
+        labels = self._reader.labels
+        return None if labels is None else torch.from_numpy(labels)
+
+    def _fit_into(self, image: np.ndarray, pixels: Pixels, index: int) -> None:
+        """Fits a Pillow image or an array [C, H, W] into ``image``; gray is repeated to three channels if needed."""
+        is_array = isinstance(pixels, np.ndarray)
+        if self._fit == "refuse":
+            self._require_size(pixels.shape[:0:-1] if is_array else pixels.size, index)
+        if not is_array or pixels.shape[1:] != image.shape[1:]:
+            pixels = to_array(fit_image(to_pillow(pixels) if is_array else pixels, image.shape[-1], self._fit))
+        image[:] = pixels
+
+    def _require_size(self, size: tuple[int, int], index: int) -> None:
+        found = f"{self._reader.where(index)} is {size[0]}x{size[1]}"
+        if size[0] != size[1]:
+            raise DataError(f"{found}; expected a square image, or another fit than 'refuse'.")
+        if size != self._first_size:
+            raise DataError(
+                f"{found} while {self._reader.where(0)} is {self._first_size[0]}x{self._first_size[1]}; expected "
+                "images of one size, or another fit than 'refuse'."
+            )
+
+
+class LazyImages(_FittedImages):
     """Square images of one size, each read, decoded and fitted on access; made by :func:`open_dataset`.
 
     ``dataset[i]`` is an image, uint8 [C, S, S], and its label, an int or None. It raises DataError, one sentence, for a
@@ -66,32 +124,19 @@ class LazyImages:
     object.
 
     Attributes:
-        name: name of the bundled data, the path as given, or a description of the object.
-        image_shape: C, S, S.
-        class_names: names of the classes, or None.
         is_random: whether reading an image twice may give different pixels, because of a Dataset's transforms.
         num_bytes: the size of all images in memory.
-        notes: sentences for the user on images that are fitted or left out.
     """
 
     def __init__(self, name: str, reader: Reader, resolution: int | None, fit: str, skip_broken: bool) -> None:
-        self.name, self.class_names, self.notes = name, reader.class_names, list(reader.notes)
+        super().__init__(name, reader, resolution, fit)
         self.is_random = getattr(reader, "is_random", False)
-        self._fitting = Fitting(reader, resolution, fit)
-        self.image_shape = self._fitting.image_shape
-        self.notes += self._fitting.notes
         self.num_bytes = len(reader) * math.prod(self.image_shape)
-        self._reader, self._skip_broken = reader, skip_broken
+        self._skip_broken = skip_broken
         self._warned = mmap.mmap(-1, 1)  # Forked processes share the byte.
 
     def __len__(self) -> int:
         return len(self._reader)
-
-    @functools.cached_property
-    def labels(self) -> Tensor | None:
-        """Class indices from 0, int64 [N], or None; a Dataset's may have to be read item by item."""
-        labels = self._reader.labels
-        return None if labels is None else torch.from_numpy(labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int | None]:
         images, labels = self.batch([index])
@@ -128,7 +173,7 @@ class LazyImages:
 
     def _read(self, index: int, image: np.ndarray) -> int | None:
         pixels, label = self._reader.read(index, self.image_shape[-1])
-        self._fitting.into(image, pixels, index)
+        self._fit_into(image, pixels, index)
         return label
 
     def _read_whole(self, index: int, image: np.ndarray) -> int | None:
@@ -145,17 +190,11 @@ class LazyImages:
         raise DataError(f"{str(broken).rstrip('.')}; skip_broken = true continues without such images.") from broken
 
 
-class ImageStream:
+class ImageStream(_FittedImages):
     """Square images of one size from an iterable Dataset, repeated endlessly; made by :func:`open_images`.
 
-    The attributes are those of :class:`LazyImages`; ``labels`` has one label per class, if the dataset names them.
+    ``labels`` has one label per class, if the dataset names them.
     """
-
-    def __init__(self, name: str, reader: IterableImages, resolution: int | None, fit: str) -> None:
-        self.name, self.class_names, self._reader = name, reader.class_names, reader
-        self._fitting = Fitting(reader, resolution, fit)
-        self.image_shape, self.notes = self._fitting.image_shape, self._fitting.notes
-        self.labels = None if reader.labels is None else torch.from_numpy(reader.labels)
 
     def batches(self, sizes: Iterable[int]) -> Iterator[tuple[Tensor, list[int | None]]]:
         """Yields batches of the given sizes, uint8 [n, C, S, S], and their labels."""
@@ -163,55 +202,6 @@ class ImageStream:
         for size in sizes:
             images, labels = np.empty((size, *self.image_shape), np.uint8), []
             for image, (index, (pixels, label)) in zip(images, items, strict=False):
-                self._fitting.into(image, pixels, index)
+                self._fit_into(image, pixels, index)
                 labels.append(label)
             yield torch.from_numpy(images), labels
-
-
-class Fitting:
-    """Fits images of any shape to squares of one size.
-
-    Args:
-        reader: the reader of the images.
-        resolution: the edge length; by default the smallest of the shorter sides.
-        fit: as in :func:`fastgan.data.pixels.fit_image`, or ``refuse`` to accept only square images of one size.
-
-    Attributes:
-        image_shape: C, S, S.
-        notes: a sentence on images that are not square, if any.
-    """
-
-    def __init__(self, reader: "Reader | IterableImages", resolution: int | None, fit: str) -> None:
-        if fit not in FITS:
-            raise DataError(unknown("fit", fit, FITS) + ".")
-        sizes = reader.sizes
-        resolution = resolution or min(map(min, sizes))
-        self.image_shape = reader.channels, resolution, resolution
-        self._fit, self._first, self._where = fit, sizes[0], reader.where
-        others = sum(width != height for width, height in sizes)
-        looked_at = "" if len(sizes) == getattr(reader, "__len__", lambda: -1)() else " that were looked at"
-        share = f"{others:,} of {len(sizes):,} images{looked_at} are not square"
-        self.notes = [f"{share}, and {_FITTED.get(fit)}"] if others else []
-        if fit == "refuse":
-            for index, size in enumerate(sizes):
-                self._require(size, index)
-
-    def into(self, image: np.ndarray, pixels: Pixels, index: int) -> None:
-        """Fits a Pillow image or an array [C, H, W] into ``image``; gray is repeated to three channels if needed."""
-        is_array = isinstance(pixels, np.ndarray)
-        if self._fit == "refuse":
-            self._require(pixels.shape[:0:-1] if is_array else pixels.size, index)
-        if not is_array or pixels.shape[1:] != image.shape[1:]:
-            pixels = to_array(fit_image(to_pillow(pixels) if is_array else pixels, image.shape[-1], self._fit))
-        image[:] = pixels
-
-    def _require(self, size: tuple[int, int], index: int) -> None:
-        if size == self._first and size[0] == size[1]:
-            return
-        found = f"{self._where(index)} is {size[0]}x{size[1]}"
-        if size[0] != size[1]:
-            raise DataError(f"{found}; expected a square image, or another fit than 'refuse'.")
-        raise DataError(
-            f"{found} while {self._where(0)} is {self._first[0]}x{self._first[1]}; expected images of one size, or "
-            "another fit than 'refuse'."
-        )

@@ -5,34 +5,29 @@ import zlib
 # Number of first bytes that identify a file.
 START_BYTES = 512
 
-_TO_TRAINER = "to fastgan.Trainer"
+_PASS = "to fastgan.Trainer, or save its images as .npz"
 _PICKLE = (
-    "a Python pickle, which executes code when it is read",
-    f"pass torchvision.datasets.CIFAR10 {_TO_TRAINER} if it is CIFAR's, or save its images as .npz",
+    "a Python pickle, which executes code when it is read; pass torchvision.datasets.CIFAR10 to fastgan.Trainer if it "
+    "is CIFAR's, or save its images as .npz"
 )
-_TORCH = ("a file of torch.save", f"pass its tensor {_TO_TRAINER}, or save its images as .npz")
-_TAR = ("a tar archive", f"unpack it, or pass webdataset's Dataset {_TO_TRAINER}")
-_PARQUET = ("a Parquet file", f"load it with Hugging Face's datasets and pass that Dataset {_TO_TRAINER}")
-_LMDB = ("an LMDB database", f"pass a Dataset that reads it, such as torchvision.datasets.LSUN, {_TO_TRAINER}")
-_HDF5 = ("an HDF5 file", f"pass a Dataset that reads it {_TO_TRAINER}, or save its images as .npz")
-_HEIC = ("an image in HEIC or AVIF, which Pillow does not read everywhere", "convert it to JPEG or PNG")
-_IMAGE = ("a single image", "give the folder that it is in")
+TORCH = f"a file of torch.save; pass its tensor {_PASS}"
+_TAR = "a tar archive; unpack it, or pass webdataset's Dataset to fastgan.Trainer"
+_PARQUET = "a Parquet file; load it with Hugging Face's datasets and pass that Dataset to fastgan.Trainer"
+_LMDB = "an LMDB database; pass a Dataset that reads it, such as torchvision.datasets.LSUN, to fastgan.Trainer"
+_HDF5 = f"an HDF5 file; pass a Dataset that reads it {_PASS}"
+_HEIC = "an image in HEIC or AVIF, which Pillow does not read everywhere; convert it to JPEG or PNG"
+_IMAGE = "a single image; give the folder that it is in"
 _KINDS = (
-    (0, b"\x80\x02\x8a\x0al\xfc\x9cF", _TORCH),  # torch's files before 1.6, which begin with a pickle
+    (0, b"\x80\x02\x8a\x0al\xfc\x9cF", TORCH),  # torch's files before 1.6, which begin with a pickle
     *((0, bytes([0x80, protocol]), _PICKLE) for protocol in range(2, 6)),
     (257, b"ustar", _TAR),
     (0, b"PAR1", _PARQUET),
     (16, b"\xde\xc0\xef\xbe", _LMDB),
-    (
-        0,
-        b"\x89HDF\r\n\x1a\n",
-        ("an HDF5 file", f"pass a Dataset that reads it {_TO_TRAINER}, or save its images as .npz"),
-    ),
-    *((0, magic, ("a compressed archive", "unpack it")) for magic in (b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ")),
+    (0, b"\x89HDF\r\n\x1a\n", _HDF5),
+    *((0, magic, "a compressed archive; unpack it") for magic in (b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ")),
     *((4, b"ftyp" + brand, _HEIC) for brand in (b"hei", b"hev", b"mif1", b"msf1", b"avif")),
     *((0, magic, _IMAGE) for magic in (b"\x89PNG", b"\xff\xd8\xff", b"GIF8")),
 )
-
 
 UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".psd")
 
@@ -44,12 +39,4 @@ def refusal(where: str, start: bytes) -> str | None:
             start = zlib.decompressobj(31).decompress(start, START_BYTES)
         except zlib.error:
             return None
-    for offset, magic, (what, cure) in _KINDS:
-        if start.startswith(magic, offset):
-            return f"{where} is {what}; {cure}"
-    return None
-
-
-def torch_refusal(where: str) -> str:
-    """As :func:`refusal`, for a zip written by ``torch.save``."""
-    return f"{where} is {_TORCH[0]}; {_TORCH[1]}"
+    return next((f"{where} is {kind}" for offset, magic, kind in _KINDS if start.startswith(magic, offset)), None)

@@ -8,18 +8,9 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 _ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Ancillary chunks that affect the pixels or the number of frames.
@@ -43,11 +34,10 @@ _TAGS_OF_PIXELS = {
 def upright(image: Image.Image, on_bad_metadata: Callable[[], None]) -> Image.Image:
     """Turns a loaded image by its EXIF orientation; an orientation outside 1 to 8 is ignored."""
     try:
-        method = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
+        return ImageOps.exif_transpose(image)
     except Exception:  # Pillow's parsers raise many types on broken metadata.
         on_bad_metadata()
         return image
-    return image if method is None else image.transpose(method)
 
 
 def without_metadata(data: bytes) -> bytes:

@@ -31,15 +31,15 @@ from fastgan.data.pixels import to_uint8
 from fastgan.random_state import preserved_random_state
 
 _logger = logging.getLogger(__name__)
-_PROBED = 64
+_CHECKED = 64
 # How far rounding errors may move a value outside its range.
 _TOLERANCE = 1e-3
 
 Pixels = Image.Image | np.ndarray
 
 
-class DatasetImages:
-    """Images of a map-style dataset: any object with ``len`` and indices from 0; see the module for its items.
+class _Items:
+    """Converts the items of a dataset to pixels, after checking some of them.
 
     Attributes:
         channels: 3 if any of the checked images is in color, else 1.
@@ -48,26 +48,52 @@ class DatasetImages:
         notes: an empty list.
     """
 
-    is_random = True  # The dataset's transforms may draw from the global generators.
-
-    def __init__(self, dataset: Any, name: str) -> None:
+    def __init__(self, dataset: Any, name: str, checked: Iterator[Any]) -> None:
         self._dataset, self._name = dataset, name
-        if len(self) == 0:
+        self._signed: bool | None = None
+        images, self._labels = [], []
+        for item in checked:
+            image, label = _split(item)
+            images.append(_stored(image, f"An item of {name}"))
+            self._labels.append(label)
+        if not images:
             raise DataError(f"{name} is empty; expected at least one image.")
-        self._step = math.ceil(len(self) / _PROBED)
-        self._items = _Items(name, (dataset[index] for index in range(0, len(self), self._step)))
-        self.channels, self.sizes = self._items.channels, self._items.sizes
-        self.class_names = _class_names(dataset)
+        floats = [image for image in images if isinstance(image, np.ndarray) and image.dtype != np.uint8]
+        if floats:
+            self._signed = _is_signed(min(float(image.min()) for image in floats), name)
+        pixels = [_to_bytes(image, self._signed, name) for image in images]
+        self.sizes = [image.size if isinstance(image, Image.Image) else image.shape[:0:-1] for image in pixels]
+        self.channels = max(map(_channels, pixels))
+        names = getattr(dataset, "classes", None)
+        self.class_names = tuple(map(str, names)) if isinstance(names, list | tuple) and names else None
         self.notes: list[str] = []
-
-    def __len__(self) -> int:
-        return len(self._dataset)
 
     def where(self, index: int) -> str:
         return f"Item {index} of {self._name}"
 
+    def _converted(self, item: Any, index: int) -> tuple[Pixels, int | None]:
+        image, label = _split(item)
+        where = self.where(index)
+        pixels = _to_bytes(_stored(image, where), self._signed, where)
+        if _channels(pixels) > self.channels:
+            raise DataError(f"{where} is in color; expected a grayscale image, as all checked images are.")
+        return pixels, label
+
+
+class DatasetImages(_Items):
+    """Images of a map-style dataset: any object with ``len`` and indices from 0; see the module for its items."""
+
+    is_random = True  # The dataset's transforms may draw from the global generators.
+
+    def __init__(self, dataset: Any, name: str) -> None:
+        self._step = max(1, math.ceil(len(dataset) / _CHECKED))
+        super().__init__(dataset, name, (dataset[index] for index in range(0, len(dataset), self._step)))
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
     def read(self, index: int, resolution: int) -> tuple[Pixels, int | None]:
-        return self._items.read(self._dataset[index], self.where(index))
+        return self._converted(self._dataset[index], index)
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
@@ -75,12 +101,12 @@ class DatasetImages:
 
         These are the dataset's ``targets`` if they agree with the checked items; otherwise each item is read once.
         """
-        probed = self._items.labels
-        if None in probed:
+        if None in self._labels:
             return None
         try:
             targets = np.asarray(self._dataset.targets)
-            if targets.dtype.kind in "iu" and len(targets) == len(self) and targets[:: self._step].tolist() == probed:
+            is_whole = targets.dtype.kind in "iu" and len(targets) == len(self)
+            if is_whole and targets[:: self._step].tolist() == self._labels:
                 return class_numbers(targets, len(self), self._name)
         except (AttributeError, ValueError, TypeError):
             pass
@@ -90,26 +116,18 @@ class DatasetImages:
         return None if None in labels else class_numbers(np.array(labels), len(self), self._name)
 
 
-class IterableImages:
-    """Images of an iterable dataset, repeated endlessly; see :class:`DatasetImages` for the attributes."""
+class IterableImages(_Items):
+    """Images of an iterable dataset, repeated endlessly."""
 
     def __init__(self, dataset: Any, name: str) -> None:
-        self._dataset, self._name = dataset, name
-        with drawing_from(0):
-            self._items = _Items(name, itertools.islice(iter(dataset), _PROBED))
-        self.channels, self.sizes = self._items.channels, self._items.sizes
-        self.class_names = _class_names(dataset)
-        self.notes: list[str] = []
-
-    def where(self, index: int) -> str:
-        return f"Item {index} of {self._name}"
+        super().__init__(dataset, name, itertools.islice(iter(dataset), _CHECKED))
 
     def __iter__(self) -> Iterator[tuple[Pixels, int | None]]:
         index = 0
         while True:
             before = index
             for item in self._dataset:
-                yield self._items.read(item, self.where(index))
+                yield self._converted(item, index)
                 index += 1
             if index == before:
                 raise DataError(f"{self._name} gives no items; expected images without end, or again in each pass.")
@@ -117,44 +135,16 @@ class IterableImages:
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
         """Class indices, int64 [K], if the dataset has ``classes`` and its items have labels; else None."""
-        labeled = self.class_names is not None and None not in self._items.labels
+        labeled = self.class_names is not None and None not in self._labels
         return np.arange(len(self.class_names)) if labeled else None
 
 
-class _Items:
-    """Converts items to pixels; some items are checked at the start."""
-
-    def __init__(self, name: str, items: Iterator[Any]) -> None:
-        self._signed: bool | None = None
-        images, self.labels = [], []
-        for item in items:
-            image, label = _split(item)
-            images.append(_stored(image, f"An item of {name}"))
-            self.labels.append(label)
-        if not images:
-            raise DataError(f"{name} gives no items; expected at least one image.")
-        floats = [image for image in images if isinstance(image, np.ndarray) and image.dtype != np.uint8]
-        if floats:
-            self._signed = _is_signed(min(float(image.min()) for image in floats), name)
-        pixels = [_to_bytes(image, self._signed, name) for image in images]
-        self.sizes = [image.size if isinstance(image, Image.Image) else image.shape[:0:-1] for image in pixels]
-        self.channels = max(map(_channels, pixels))
-
-    def read(self, item: Any, where: str) -> tuple[Pixels, int | None]:
-        image, label = _split(item)
-        pixels = _to_bytes(_stored(image, where), self._signed, where)
-        if _channels(pixels) > self.channels:
-            raise DataError(f"{where} is in color; expected a grayscale image, as all are that were looked at.")
-        return pixels, label
-
-
-def images_of(data: Any) -> ArrayImages | DatasetImages | IterableImages:
+def images_of(data: Any, name: str) -> ArrayImages | DatasetImages | IterableImages:
     """Makes the reader of a Dataset, array or tensor.
 
     Raises:
         DataError: for other types, or no images; one sentence.
     """
-    name = name_of(data)
     if isinstance(data, Tensor | np.ndarray):
         return _array_images(data, None, name)
     if type(data) is TensorDataset and len(data.tensors) <= 2:
@@ -165,11 +155,11 @@ def images_of(data: Any) -> ArrayImages | DatasetImages | IterableImages:
         raise DataError(f"{name} holds {', '.join(map(repr, data))}; expected one of them, such as the split 'train'.")
     if isinstance(data, Iterator):
         raise DataError(f"{name} can be read only once; expected a torch IterableDataset, which can be read again.")
-    if not isinstance(data, IterableDataset) and hasattr(data, "__len__") and hasattr(data, "__getitem__"):
-        with drawing_from(0):
+    with drawing_from(0):
+        if not isinstance(data, IterableDataset) and hasattr(data, "__len__") and hasattr(data, "__getitem__"):
             return DatasetImages(data, name)
-    if hasattr(data, "__iter__"):
-        return IterableImages(data, name)
+        if hasattr(data, "__iter__"):
+            return IterableImages(data, name)
     raise DataError(f"The data are {name}; expected a path, a torch Dataset, an array or a tensor.")
 
 
@@ -242,8 +232,7 @@ def _to_bytes(pixels: Pixels, signed: bool | None, where: str) -> Pixels:
     if signed is None or not (low - _TOLERANCE <= found[0] and found[1] <= 1 + _TOLERANCE):
         expected = "bytes" if signed is None else f"[{low:g}, 1]"
         raise DataError(
-            f"{where} has values from {found[0]:.3g} to {found[1]:.3g}; expected {expected}, as in the images that "
-            "were looked at first."
+            f"{where} has values from {found[0]:.3g} to {found[1]:.3g}; expected {expected}, as in the checked images."
         )
     return to_uint8(torch.from_numpy(pixels if signed else 2 * pixels - 1)).numpy()
 
@@ -259,8 +248,3 @@ def _is_signed(least: float, name: str) -> bool:
 
 def _channels(pixels: Pixels) -> int:
     return len(pixels.getbands()) if isinstance(pixels, Image.Image) else len(pixels)
-
-
-def _class_names(dataset: Any) -> tuple[str, ...] | None:
-    names = getattr(dataset, "classes", None)
-    return tuple(map(str, names)) if isinstance(names, list | tuple) and names else None

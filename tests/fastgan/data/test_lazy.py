@@ -145,7 +145,8 @@ def test_an_image_that_has_changed_since_is_refused_when_read(tmp_path, grey, rg
             lazy[index]
 
 
-def test_a_forked_process_reads_an_archive_without_moving_the_parents_position(tmp_path, rgb):
+def test_a_forked_process_reads_an_archive_without_moving_the_parents_position(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 256, (5, 256, 256, 3), np.uint8)  # more than a read ahead
     path = str(write_stylegan_zip(tmp_path / "a.zip", rgb))
     lazy = open_dataset(path)
     first = lazy[0][0]

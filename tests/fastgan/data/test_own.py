@@ -112,7 +112,7 @@ def test_gray_items_among_colored_ones_and_items_of_other_shapes(rgb):
         (iter([1]), ["read only once", "IterableDataset"]),
         (DataLoader(Items([0])), ["its attribute 'dataset'"]),
         (3, ["The data are int", "expected a path"]),
-        (Endless(0), ["no items"]),
+        (Endless(0), ["Endless is empty"]),
         (Endless(3), ["no indices", "map-style"]),
     ],
 )
@@ -128,7 +128,7 @@ def test_the_range_of_floats_is_decided_once():
     dataset = open_dataset(Items([bright, *[bright] * 127, dark][::-1]))
     assert dataset[1][0].unique().tolist() == [242], "0.9 in [-1, 1], by the first item"
     dataset = open_dataset(Items([bright, dark, *[bright] * 127]))
-    assert dataset[0][0].unique().tolist() == [230], "0.9 in [0, 1], as the second item is not looked at"
+    assert dataset[0][0].unique().tolist() == [230], "0.9 in [0, 1], as the second item is not checked"
     with pytest.raises(DataError, match=r"Item 1 of Items has values from -0.9 to -0.9; expected \[0, 1\]"):
         dataset[1]
 
