@@ -36,6 +36,10 @@ class Features(NamedTuple):
     values: Tensor
     logits: Tensor | None
 
+    def at(self, indices: Tensor) -> "Features":
+        """The features of the images at ``indices``."""
+        return Features(self.values[indices], None if self.logits is None else self.logits[indices])
+
 
 @dataclass(frozen=True)
 class FeatureNetwork:

@@ -5,8 +5,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastgan.metrics.errors import MetricsError
-
 # Kynkäänniemi et al. 2019, section 3.1; Naeem et al. 2020, section 4.
 PRECISION_NEIGHBORS = 3
 COVERAGE_NEIGHBORS = 5
@@ -42,11 +40,6 @@ def neighbor_scores(real: Tensor, generated: Tensor) -> NeighborScores:
         generated: features, [M, F], M at least 6.
     """
     real, generated = real.double(), generated.double()
-    if min(len(real), len(generated)) < MIN_COUNT:
-        raise MetricsError(
-            f"the {COVERAGE_NEIGHBORS} nearest neighbors take at least {MIN_COUNT} images, and there are {len(real)} "
-            f"real and {len(generated)} generated ones"
-        )
     real_small, real_large = _radii(real, PRECISION_NEIGHBORS, COVERAGE_NEIGHBORS)
     (generated_small,) = _radii(generated, PRECISION_NEIGHBORS)
     precise = inside = 0

@@ -1,16 +1,15 @@
 """All scores of generated images from their features, with standard errors."""
 
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fastgan.metrics.distances import frechet_distance, kernel_distance
 from fastgan.metrics.errors import MetricsError
 from fastgan.metrics.features import Features
-from fastgan.metrics.frechet import frechet_distance
-from fastgan.metrics.inception_score import inception_score
-from fastgan.metrics.kernel_distance import kernel_distance
 from fastgan.metrics.neighbors import MIN_COUNT, neighbor_scores
 from fastgan.seeds import Stream, seed_of
 
@@ -73,6 +72,23 @@ def differ(a: Score, b: Score) -> bool:
     return abs(a.value - b.value) > _NORMAL_95 * (a.error**2 + b.error**2) ** 0.5
 
 
+def inception_score(logits: Tensor) -> float:
+    """The score of Salimans et al. 2016 (https://arxiv.org/abs/1606.03498, section 4), over all images in one split.
+
+    The exponential of the mean Kullback-Leibler divergence between the class probabilities of an image and those of all
+    images: high if each image clearly belongs to one class, and the classes are many.
+
+    Args:
+        logits: class logits, floating-point [N, K]; computed in float64.
+
+    Returns:
+        The score, in [1, K].
+    """
+    log_p = logits.double().log_softmax(dim=1)
+    p = log_p.exp()
+    return (p * (log_p - p.mean(dim=0).log())).nan_to_num(nan=0.0).sum(dim=1).mean().exp().item()
+
+
 def score_values(real: Features, generated: Features) -> dict[str, float]:
     """The scores of ``SCALES``; no Inception Score without class logits.
 
@@ -123,7 +139,8 @@ def score(real: Features, generated: Features, *, seed: int, progress: Iterable[
     sizes = [min(len(sample.values) // 2, _MAX_REPLICATE) for sample in (real, generated)]
     pairs = [min(len(sample.values), _MAX_REPLICATE) for sample in (real, generated)]
     for _ in progress or range(REPLICATES):
-        subsets = [_subset(sample, size, random) for sample, size in zip((real, generated), sizes, strict=True)]
+        drawn = [torch.randperm(len(sample.values), generator=random) for sample in (real, generated)]
+        subsets = [sample.at(order[:size]) for sample, order, size in zip((real, generated), drawn, sizes, strict=True)]
         spread.append(score_values(*subsets))
         pair = [real.values[torch.randint(len(real.values), (size,), generator=random)] for size in pairs]
         floor.append(frechet_distance(*pair))
@@ -134,7 +151,7 @@ def score(real: Features, generated: Features, *, seed: int, progress: Iterable[
         references.pop("inception_score", None)
     scaling = (sizes[1] / (len(generated.values) - sizes[1])) ** 0.5
     return {
-        name: Score(value, scaling * _deviation([row[name] for row in spread]), references.get(name))
+        name: Score(value, scaling * statistics.stdev(row[name] for row in spread), references.get(name))
         for name, value in values.items()
     }
 
@@ -151,18 +168,5 @@ def require_count(count: int, what: str) -> None:
 
 def _references(real: Features, random: torch.Generator) -> dict[str, float]:
     order = torch.randperm(len(real.values), generator=random)[: 2 * _MAX_REPLICATE]
-    halves = [_at(real, half) for half in (order[::2], order[1::2])]
-    values = score_values(*halves)
+    values = score_values(*(real.at(half) for half in (order[::2], order[1::2])))
     return values | ({} if real.logits is None else {"inception_score": inception_score(real.logits)})
-
-
-def _subset(features: Features, size: int, random: torch.Generator) -> Features:
-    return _at(features, torch.randperm(len(features.values), generator=random)[:size])
-
-
-def _at(features: Features, indices: Tensor) -> Features:
-    return Features(features.values[indices], None if features.logits is None else features.logits[indices])
-
-
-def _deviation(values: list[float]) -> float:
-    return torch.tensor(values, dtype=torch.float64).std().item()

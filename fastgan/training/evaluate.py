@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from fastgan.data import absolute_source, open_dataset
 from fastgan.exporting import is_model_folder
 from fastgan.metrics.cache import cache_folder, cached, digest_of
+from fastgan.metrics.distances import frechet_distance
 from fastgan.metrics.evaluation import DEFAULT_COUNT, compare, features_of
 from fastgan.metrics.features import FeatureNetwork, Features, load_features
-from fastgan.metrics.frechet import frechet_distance
 from fastgan.metrics.measure import (
     Measured,
     choose_real,

@@ -2,10 +2,9 @@
 
 import pytest
 
-from fastgan.metrics.frechet import frechet_distance
-from fastgan.metrics.inception_score import inception_score
-from fastgan.metrics.kernel_distance import kernel_distance
+from fastgan.metrics.distances import frechet_distance, kernel_distance
 from fastgan.metrics.neighbors import neighbor_scores
+from fastgan.metrics.scores import inception_score
 from tests.fastgan.metrics import digit_sets
 
 

@@ -4,13 +4,11 @@ import math
 import pytest
 import torch
 
+from fastgan.metrics.distances import frechet_distance, kernel_distance
 from fastgan.metrics.errors import MetricsError
 from fastgan.metrics.features import Features
-from fastgan.metrics.frechet import frechet_distance
-from fastgan.metrics.inception_score import inception_score
-from fastgan.metrics.kernel_distance import kernel_distance
 from fastgan.metrics.neighbors import neighbor_scores
-from fastgan.metrics.scores import SCALES, Score, differ, score, score_values
+from fastgan.metrics.scores import SCALES, Score, differ, inception_score, score, score_values
 from tests.fastgan.metrics import digit_sets
 
 EPS = torch.finfo(torch.float64).eps
@@ -110,13 +108,12 @@ def test_neighbour_scores_are_their_definitions():
 
 
 def test_chunks_of_distances_change_nothing(monkeypatch):
-    from fastgan.metrics import kernel_distance as kernel
-    from fastgan.metrics import neighbors
+    from fastgan.metrics import distances, neighbors
 
     real, generated = normal(100, 3), normal(90, 3, seed=1)
     whole = neighbor_scores(real, generated), kernel_distance(real, generated)
     monkeypatch.setattr(neighbors, "_MAX_DISTANCES", 700)
-    monkeypatch.setattr(kernel, "_ROWS", 7)
+    monkeypatch.setattr(distances, "_ROWS", 7)
     parts = neighbor_scores(real, generated), kernel_distance(real, generated)
     assert parts[0] == pytest.approx(whole[0])
     assert parts[1] == pytest.approx(whole[1], rel=1e-12)
