@@ -38,39 +38,28 @@ def cached(key: Mapping[str, str | int | bool], compute: Callable[[], Features],
     """
     text = json.dumps({"format": _FORMAT, **key}, sort_keys=True)
     path = folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
-    try:
-        return _read(path, text)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        warnings.warn(f"cached features {str(path)!r} are damaged and computed again: {error}", stacklevel=2)
+    if path.is_file():
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            if metadata.get("key") != text or metadata.get("digest") != _digest(tensors):
+                raise ValueError("its content is not what was written")
+            return Features(tensors["values"], tensors.get("logits"))
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            warnings.warn(f"cached features {str(path)!r} are damaged and computed again: {error}", stacklevel=2)
     features = compute()
+    tensors = {name: tensor.contiguous() for name, tensor in features._asdict().items() if tensor is not None}
+    content = safetensors.torch.save(tensors, metadata={"key": text, "digest": _digest(tensors)})
     try:
-        _write(path, text, features)
+        folder.mkdir(parents=True, exist_ok=True)
+        # Another process may write the same file, so each writes a temporary file first.
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".partial", delete=False) as file:
+            file.write(content)
+        os.replace(file.name, path)
     except OSError as error:
         warnings.warn(f"features cannot be kept in {str(folder)!r}: {error.strerror}", stacklevel=2)
     return features
-
-
-def _read(path: Path, key: str) -> Features:
-    if not path.is_file():
-        raise FileNotFoundError(path)
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    if metadata.get("key") != key or metadata.get("digest") != _digest(tensors):
-        raise ValueError("its content is not what was written")
-    return Features(tensors["values"], tensors.get("logits"))
-
-
-def _write(path: Path, key: str, features: Features) -> None:
-    tensors = {name: tensor.contiguous() for name, tensor in features._asdict().items() if tensor is not None}
-    content = safetensors.torch.save(tensors, metadata={"key": key, "digest": _digest(tensors)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Another process may write the same file, so each writes a temporary file first.
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".partial", delete=False) as file:
-        file.write(content)
-    os.replace(file.name, path)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

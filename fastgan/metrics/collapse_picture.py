@@ -7,6 +7,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from fastgan.data.pixels import to_pillow
 from fastgan.metrics.shares import Shares
 
 _REAL, _GENERATED, _LOST, _INK = (150, 150, 150), (31, 90, 180), (214, 48, 36), (40, 40, 40)
@@ -64,6 +65,5 @@ def draw_shares(
 
 
 def _scaled(picture: Tensor, width: int) -> Image.Image:
-    array = picture.permute(1, 2, 0).cpu().numpy()
-    image = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).convert("RGB")
+    image = to_pillow(picture).convert("RGB")
     return image.resize((width, round(width * image.height / image.width)), Image.Resampling.BICUBIC)

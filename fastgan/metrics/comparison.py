@@ -1,7 +1,7 @@
 """Recommends the best of several generators for each purpose."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastgan.metrics.report import Evaluation, require_comparable
 from fastgan.metrics.scores import SCALES, differ
@@ -64,15 +64,12 @@ def _general(evaluations: Sequence[Evaluation]) -> Recommendation:
     alike = _alike(best, others, "fid")
     if not alike:
         return _by_one("general use", evaluations, "fid")
-    balanced, *rest = _ranked([best, *alike], "f1")
+    balanced = _by_one("general use", [best, *alike], "f1")
     reason = (
-        f"the FID of {best.run} is lowest, {_value(best, 'fid')}, and {_within(alike)}; of these the "
-        f"balance of precision and recall (F1) is best, {_value(balanced, 'f1')}"
+        f"the FID of {best.run} is lowest, {_value(best, 'fid')}, and {_within(alike)}; of these {balanced.run} has the "
+        "best balance of precision and recall"
     )
-    tied = _alike(balanced, rest, "f1")
-    if tied:
-        reason += f", where {_within(tied)} as well"
-    return Recommendation("general use", balanced.run, reason, not tied)
+    return replace(balanced, reason=f"{reason}: {balanced.reason}")
 
 
 def _ranked(evaluations: Sequence[Evaluation], name: str) -> list[Evaluation]:

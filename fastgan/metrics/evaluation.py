@@ -80,13 +80,8 @@ def evaluate_images(
     count: int | None = None,
     device: torch.device | str = "cpu",
     weights: Path | None = None,
-    replicates: Iterable[int] | None = None,
 ) -> tuple[Evaluation, Tensor]:
-    """As :func:`evaluate`; also returns a picture that shows mode collapse, uint8 [3, H, W].
-
-    Args:
-        replicates: as ``progress`` in :func:`fastgan.metrics.scores.score`.
-    """
+    """As :func:`evaluate`; also returns a picture that shows mode collapse, uint8 [3, H, W]."""
     count = count or DEFAULT_COUNT
     data_a = _open(images_a, None, count)
     data_b = _open(images_b, data_a.image_shape[-1], count)
@@ -115,9 +110,7 @@ def evaluate_images(
         num_real=len(chosen_b),
         num_generated=len(chosen_a),
     )
-    evaluation, drawn = compare(
-        real, generated, network, classifier, basis, of=data_a.name, step=None, seed=seed, replicates=replicates
-    )
+    evaluation, drawn = compare(real, generated, network, classifier, basis, of=data_a.name, step=None, seed=seed)
     evaluation.notes[:0] = [f"{data.name}: {note}" for data in (data_a, data_b) for note in data.notes]
     return evaluation, drawn
 

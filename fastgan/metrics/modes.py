@@ -6,7 +6,7 @@ three standard deviations of the nearest center. There a single such sample capt
 of the samples, so that the count does not grow with the number of samples.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +21,7 @@ MIN_SHARE = 0.02
 MAX_DEVIATIONS = 3.0
 
 
-@dataclass(frozen=True)
-class ModeCoverage:
+class ModeCoverage(NamedTuple):
     """The distribution of samples over the eight modes.
 
     Attributes:
@@ -36,12 +35,7 @@ class ModeCoverage:
     @property
     def captured(self) -> int:
         """The number of modes with at least 2% of all samples near them, 0 to 8."""
-        return sum(share >= MIN_SHARE for share in self.shares)
-
-    @property
-    def shares(self) -> tuple[float, ...]:
-        """The fraction of all samples near each center; 0.125 or slightly less if the modes are balanced."""
-        return tuple(count / self.num_samples for count in self.counts)
+        return sum(count >= MIN_SHARE * self.num_samples for count in self.counts)
 
     @property
     def high_quality(self) -> float:
@@ -71,7 +65,5 @@ def mode_coverage(points: Tensor) -> ModeCoverage:
     Args:
         points: points of the plane, floating-point [N, 2], N at least 1.
     """
-    if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
-        raise ValueError(f"points have shape {list(points.shape)}, expected [N, 2] with N at least 1")
     counts = (nearest_mode(points) + 1).bincount(minlength=len(CENTERS) + 1)[1:]
     return ModeCoverage(counts=tuple(counts.tolist()), num_samples=len(points))

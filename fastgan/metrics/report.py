@@ -75,11 +75,6 @@ class Evaluation:
             raise AttributeError(f"an evaluation has no attribute {name!r}")
         return self.scores[name].value
 
-    @property
-    def name(self) -> str:
-        """The last part of the run's folder."""
-        return Path(self.run).name or self.run
-
 
 def collapse_to_json(collapse: Collapse) -> dict[str, Any]:
     """The answers, the verdict and the shares, as JSON types."""

@@ -45,19 +45,19 @@ def test_fid_that_does_not_differ_leaves_it_to_the_balance():
     found = by_purpose(a, b, worse)["general use"]
     assert (found.run, found.sure) == ("b", True)
     assert "the FID of a is lowest, 1 (0.98 to 1.02), and the difference to b is within the confidence" in found.reason
-    assert "(F1) is best, 0.7" in found.reason
+    assert "; of these b has the best balance of precision and recall: its F1 is best, 0.7" in found.reason
     # Where it does, the balance does not count.
     assert by_purpose(a, evaluation("b", fid=1.03, f1=0.7))["general use"].run == "a"
 
 
-def test_a_difference_within_the_intervals_is_told():
+def test_a_difference_within_the_intervals_is_reported():
     found = by_purpose(evaluation("a", precision=0.5), evaluation("b", precision=0.51))
     assert found["quality alone"].run == "b"
     assert not found["quality alone"].sure
     assert found["quality alone"].reason.endswith("; the difference to a is within the confidence intervals")
     tied = found["general use"]
     assert not tied.sure
-    assert tied.reason.endswith("where the difference to b is within the confidence intervals as well")
+    assert tied.reason.endswith("of b next; the difference to b is within the confidence intervals")
 
 
 @pytest.mark.parametrize(

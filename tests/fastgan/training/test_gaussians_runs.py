@@ -32,7 +32,7 @@ def trained_and_judged(tmp_path, preset, *, seed, settings=()):
     run_fastgan("generate", tmp_path / "run", "--count", 10_000, "--seed", 1000 + seed, "--out", samples)
     points = np.loadtxt(samples / "points.csv", delimiter=",", skiprows=1)
     coverage = mode_coverage(torch.from_numpy(points))
-    shares = " ".join(f"{share:.1%}" for share in coverage.shares)
+    shares = " ".join(f"{count / coverage.num_samples:.1%}" for count in coverage.counts)
     print(
         f"\n{preset} {dict(settings)}, seed {seed}: {coverage.captured} of 8 modes, {coverage.high_quality:.1%} near "
         f"one ({shares}), {seconds:.0f} s of processor time"
