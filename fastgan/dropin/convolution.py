@@ -1,7 +1,7 @@
 """A convolution by torch's operators whose backward pass can skip the gradient of the weight.
 
-Convolution and its two gradients come from one trilinear form in x, w and dy; each is a derivative of the others, so
-all orders exist, and each order checks whether to skip.
+Convolution and its two gradients are the derivatives of one trilinear form in x, the weight and dy; each is a
+derivative of the others, so all orders exist, and each order checks whether to skip.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,8 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from fastgan.dropin.arguments import check_image, integer, integers, needs_torchs_operators
-
-_aten = torch.ops.aten
 
 
 class _Settings(NamedTuple):
@@ -84,8 +82,8 @@ def _convolve(
             stride, padding, dilation, _, output_padding, groups = settings
             return functional.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
         return functional.conv2d(x, weight, bias, settings.stride, settings.padding, settings.dilation, settings.groups)
-    x, weight, bias = _autocast(x), _autocast(weight), None if bias is None else _autocast(bias)
-    return _Convolution.apply(x, weight, bias, settings, skips_weights)
+    bias = None if bias is None else _autocast(bias)
+    return _Derivative.apply(2, settings, skips_weights, _autocast(x), _autocast(weight), None, bias)
 
 
 def _pair(op: str, name: str, value: int | Sequence[int], low: int) -> tuple[int, int]:
@@ -101,68 +99,39 @@ def _autocast(t: Tensor) -> Tensor:
     return t.to(torch.get_autocast_dtype(kind))
 
 
-def _gradient(dy: Tensor, x: Tensor, weight: Tensor, settings: _Settings, which: int) -> Tensor:
-    mask = [i == which for i in range(3)]
-    return _aten.convolution_backward(dy, x, weight, None, *settings, mask)[which]
+class _Derivative(torch.autograd.Function):
+    """The derivative of ``<convolution(x, weight), dy>`` by operand 0 (x), 1 (the weight) or 2 (dy, plus the bias).
 
-
-class _Convolution(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, settings: _Settings, skips: Callable[[], bool]
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.settings, ctx.skips = settings, skips
-        return _aten.convolution(x, weight, bias, *settings)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias, _, _ = ctx.needs_input_grad
-        dx = _InputGradient.apply(dy, weight, x.detach(), ctx.settings, ctx.skips) if needs_x else None
-        dweight = None
-        if needs_weight and not ctx.skips():
-            dweight = _WeightGradient.apply(dy, x, weight.detach(), ctx.settings, ctx.skips)
-        return dx, dweight, dy.sum((0, 2, 3)) if needs_bias else None, None, None
-
-
-class _InputGradient(torch.autograd.Function):
-    """The gradient of the input: linear in dy and the weight; uses only shape and layout of x."""
+    It is linear in the other two operands, and uses only shape and layout of its own.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, dy: Tensor, weight: Tensor, x: Tensor, settings: _Settings, skips: Callable[[], bool]
+        ctx: Any,
+        operand: int,
+        settings: _Settings,
+        skips: Callable[[], bool],
+        x: Tensor,
+        weight: Tensor,
+        dy: Tensor | None,
+        bias: Tensor | None,
     ) -> Tensor:
-        ctx.save_for_backward(dy, weight)
-        ctx.settings, ctx.skips = settings, skips
-        return _gradient(dy, x, weight, settings, 0)
+        ctx.operand, ctx.settings, ctx.skips = operand, settings, skips
+        ctx.save_for_backward(x, weight, dy)
+        if operand == 2:
+            return torch.ops.aten.convolution(x, weight, bias, *settings)
+        mask = [operand == 0, operand == 1, False]
+        return torch.ops.aten.convolution_backward(dy, x, weight, None, *settings, mask)[operand]
 
     @staticmethod
-    def backward(ctx: Any, ddx: Tensor) -> tuple[Tensor | None, ...]:
-        dy, weight = ctx.saved_tensors
-        needs_dy, needs_weight = ctx.needs_input_grad[:2]
-        ddy = _Convolution.apply(ddx, weight, None, ctx.settings, ctx.skips) if needs_dy else None
-        dweight = None
-        if needs_weight and not ctx.skips():
-            dweight = _WeightGradient.apply(dy, ddx, weight.detach(), ctx.settings, ctx.skips)
-        return ddy, dweight, None, None, None
-
-
-class _WeightGradient(torch.autograd.Function):
-    """The gradient of the weight: linear in dy and x; uses only shape and layout of the weight."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, dy: Tensor, x: Tensor, weight: Tensor, settings: _Settings, skips: Callable[[], bool]
-    ) -> Tensor:
-        ctx.save_for_backward(dy, x)
-        ctx.settings, ctx.skips = settings, skips
-        return _gradient(dy, x, weight, settings, 1)
-
-    @staticmethod
-    def backward(ctx: Any, ddweight: Tensor) -> tuple[Tensor | None, ...]:
-        dy, x = ctx.saved_tensors
-        needs_dy, needs_x = ctx.needs_input_grad[:2]
-        ddy = _Convolution.apply(x, ddweight, None, ctx.settings, ctx.skips) if needs_dy else None
-        dx = _InputGradient.apply(dy, ddweight, x.detach(), ctx.settings, ctx.skips) if needs_x else None
-        return ddy, dx, None, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        operands = list(ctx.saved_tensors)
+        operands[ctx.operand] = gradient
+        gradients: list[Tensor | None] = [None] * 4
+        for i in range(3):
+            if i != ctx.operand and ctx.needs_input_grad[3 + i] and not (i == 1 and ctx.skips()):
+                detached = [t.detach() if k == i else t for k, t in enumerate(operands)]
+                gradients[i] = _Derivative.apply(i, ctx.settings, ctx.skips, *detached, None)
+        if ctx.needs_input_grad[6]:
+            gradients[3] = gradient.sum((0, 2, 3))
+        return None, None, None, *gradients

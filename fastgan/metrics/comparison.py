@@ -66,8 +66,8 @@ def _general(evaluations: Sequence[Evaluation]) -> Recommendation:
         return _by_one("general use", evaluations, "fid")
     balanced = _by_one("general use", [best, *alike], "f1")
     reason = (
-        f"the FID of {best.run} is lowest, {_value(best, 'fid')}, and {_within(alike)}; of these {balanced.run} has the "
-        "best balance of precision and recall"
+        f"the FID of {best.run} is lowest, {_value(best, 'fid')}, and {_within(alike)}; of these {balanced.run} "
+        "has the best balance of precision and recall"
     )
     return replace(balanced, reason=f"{reason}: {balanced.reason}")
 
