@@ -16,23 +16,15 @@ from fastgan.cli.doctor import doctor
 from fastgan.cli.evaluate import evaluate
 from fastgan.cli.explore import explore
 from fastgan.cli.export import export
-from fastgan.cli.generate import generate
-from fastgan.cli.interpolate import interpolate
-from fastgan.cli.mix import mix
+from fastgan.cli.images import generate, interpolate, mix, truncation, walk
 from fastgan.cli.train import TrainCommand, train
-from fastgan.cli.truncation import truncation
-from fastgan.cli.walk import walk
 from fastgan.errors import InputError
 from fastgan.extras import MissingExtraError
 
 # The base class of typer's errors for a wrong command line; recent versions of typer bundle their own click.
 _UsageError = typer.BadParameter.__mro__[1]
 
-app = typer.Typer(
-    name="fastgan",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(name="fastgan", add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.callback(invoke_without_command=True)
@@ -49,16 +41,8 @@ def show_help_or_version(
 
 
 app.command(cls=TrainCommand)(train)
-app.command()(generate)
-app.command()(evaluate)
-app.command()(collapse)
-app.command()(interpolate)
-app.command()(walk)
-app.command()(mix)
-app.command()(truncation)
-app.command()(explore)
-app.command()(export)
-app.command()(doctor)
+for command in (generate, evaluate, collapse, interpolate, walk, mix, truncation, explore, export, doctor):
+    app.command()(command)
 
 
 def main(args: list[str] | None = None) -> None:

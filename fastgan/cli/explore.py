@@ -34,7 +34,7 @@ def explore(
         raise SettingsError(
             f"cannot serve on port {port} of {host!r}: the port is taken, or the address belongs to another machine"
         ) from None
-    trained.console.print(f"{title}: {address} (Ctrl-C ends it)", highlight=False, markup=False)
+    trained.say(f"{title}: {address} (Ctrl-C ends it)")
     try:
         threading.Event().wait()
     finally:

@@ -56,12 +56,12 @@ def export(
     for each in formats:
         difference = write[each](generator, folder / _FILES[each])
         programs.append(exporting.describe_program(generator, each, _FILES[each], difference))
-        trained.console.print(programs[-1], highlight=False, markup=False)
+        trained.say(programs[-1])
     name = run.resolve().name
     about = {"step": trained.step, "settings": settings, "scores": scores, "programs": programs}
     card = exporting.card_of(generator, name=name, **about)
     exporting.save_generator(generator, folder, step=trained.step, card=card)
-    trained.console.print(f"Generator of step {trained.step}: {folder}", highlight=False, markup=False)
+    trained.say(f"Generator of step {trained.step}: {folder}")
     return 0
 
 

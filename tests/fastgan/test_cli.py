@@ -176,7 +176,7 @@ def test_classes_are_generated_in_turn_or_one_alone(fastgan, trained_by_class, t
         (["generate", "RUN", "--device", "gpu"], "device is 'gpu', expected auto, cpu, cuda or cuda:INDEX"),
         (
             ["generate", "RUN", "--class", "3"],
-            "knows no classes, so --class cannot be given; only a run with the setting",
+            "has no classes, so --class cannot be given; it needs a run with conditional = true",
         ),
         (["generate", "BY_CLASS", "--class", "10"], "--class is 10, and run '"),
         (["generate", "BY_CLASS", "--class", "-1"], "' has the classes 0 to 9"),

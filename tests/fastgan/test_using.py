@@ -223,7 +223,7 @@ def test_a_program_is_exported_and_told_of(fastgan, runs, tmp_path):
     [
         (["interpolate", "/nowhere"], "'/nowhere' is not there"),
         (["walk", "."], "'.' is neither a run with a checkpoint nor an export"),
-        (["interpolate", "PLAIN", "--class", "3"], "knows no classes, so --class cannot be given"),
+        (["interpolate", "PLAIN", "--class", "3"], "has no classes, so --class cannot be given"),
         (["walk", "BY_CLASS", "--class", "10"], "' has the classes 0 to 9"),
         (["interpolate", "PLAIN", "--space", "w"], "interpolation in w needs a generator with styles"),
         (["interpolate", "STYLES", "--space", "w", "--path", "spherical"], "--path spherical is for --space z"),
