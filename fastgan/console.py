@@ -24,10 +24,11 @@ def show_log(console: Console) -> None:
         logger.propagate = False
 
 
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Prints text as it is: unwrapped, and without markup or highlights."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 def warner(console: Console) -> Callable[[str], None]:
     """Makes a function that prints a sentence as a warning."""
-
-    def warn(sentence: str) -> None:
-        console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-
-    return warn
+    return lambda sentence: say(console, f"warning: {sentence}", "yellow")

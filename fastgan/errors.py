@@ -4,7 +4,8 @@ This module imports only the standard library, so that ``fastgan --help`` does n
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -16,6 +17,15 @@ def first_line(error: Exception | str) -> str:
     the error's type if the message is empty."""
     text = str(error).strip().partition("\n")[0][:200] or type(error).__name__
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+@contextmanager
+def writing(what: str, kind: type[InputError] = InputError) -> Iterator[None]:
+    """Raises an OSError of its body as an error of ``kind``, one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what} cannot be written: {error.strerror or error}") from None
 
 
 def unknown(kind: str, name: str, names: Iterable[str], where: str = "") -> str:

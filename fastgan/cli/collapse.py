@@ -1,6 +1,5 @@
 """``fastgan collapse``."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,14 +9,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fastgan.cli.evaluate import PICTURE, REPORT, make_folder, write_report
 from fastgan.collapse.remedies import BENCHES, NONE, choose_remedies, find_bench
-from fastgan.console import show_log
-from fastgan.training.config import SettingsError
+from fastgan.console import say, show_log
 
 if TYPE_CHECKING:
     from fastgan.collapse.trials import Moment, Reference, Trial
 
-REPORT, PICTURE = "report.json", "collapse.png"
 _REMEDIES = ", ".join(name for name in BENCHES["digits"].remedies() if name != NONE)
 
 
@@ -45,13 +43,9 @@ def collapse(
     remedies = choose_remedies(remedy or [], bench)
     # Refused before torch is imported.
     configs = {name: bench.config(name, steps=steps, seed=seed) for name in remedies}
-    folder = out or Path("runs") / f"collapse-{data}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # An error in writing is found before the work.
-        (folder / REPORT).write_text("{}\n", encoding="utf-8")
-    except OSError as error:
-        raise SettingsError(f"folder {str(folder)!r} cannot be written to: {error.strerror}") from None
+    folder = make_folder(out or Path("runs") / f"collapse-{data}")
+    # An error in writing is found before the work.
+    write_report(folder / REPORT, {})
 
     import torch
 
@@ -76,15 +70,12 @@ def collapse(
             )
             progress.remove_task(task)
             trials.append(trial)
-            console.print(f"{name}: {_outcome(trial)}", markup=False, highlight=False, soft_wrap=True)
+            say(console, f"{name}: {_outcome(trial)}")
             # Written after each trial, so that an interrupted run keeps the results so far.
-            content = to_json(bench, seed, reference, trials)
-            (folder / REPORT).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            write_report(folder / REPORT, to_json(bench, seed, reference, trials))
             save_png(remedies_picture(trials, num_columns), folder / PICTURE)
     _show(trials, reference, console)
-    console.print(
-        f"Look at {folder / PICTURE}; figures are in {folder / REPORT}", markup=False, highlight=False, soft_wrap=True
-    )
+    say(console, f"Look at {folder / PICTURE}; figures are in {folder / REPORT}")
     return 0
 
 
@@ -122,8 +113,8 @@ def _show(trials: "list[Trial]", reference: "Reference", console: Console) -> No
         captured = f"{trial.captured} of {len(moment.shares.names)}"
         table.add_row(trial.remedy, captured, f"{moment.high_quality:.1%}", ", ".join(answers), outcome)
     console.print(table)
-    console.print(
+    say(
+        console,
         f"Of the real {'points' if kind == 'modes' else 'images'} {reference.high_quality_of_real():.1%} are of high "
         f"quality. A GAN has collapsed where most answers say that {COLLAPSED_FROM:.0%} of them or more are left out.",
-        highlight=False,
     )

@@ -12,10 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from fastgan.cli.options import Model, with_generator
-from fastgan.console import show_log, warner
+from fastgan.console import say, show_log, warner
+from fastgan.errors import writing
 from fastgan.training.config import SettingsError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fastgan.metrics.comparison import Recommendation
     from fastgan.metrics.report import Evaluation
 
@@ -73,46 +76,50 @@ def evaluate(
         raise SettingsError("--images A takes --data B, the images to compare with, and no run")
     if not runs and images is None:
         raise SettingsError("there is nothing to evaluate; give a run, or --images A --data B")
-
+    if len(set(runs)) < len(runs):
+        raise SettingsError("a run is given twice")
     for run in runs:
         if run.suffix != ".json":
             with_generator(run)
     # A folder called as bundled data are, such as photos, is meant.
     images, data = (os.path.abspath(path) if path and os.path.exists(path) else path for path in (images, data))
     from fastgan.metrics.comparison import comparison_notes, recommend
+    from fastgan.metrics.evaluation import evaluate_images
     from fastgan.metrics.report import read_report, require_comparable, to_json
     from fastgan.sampling import save_png
+    from fastgan.training.device import resolve_device
     from fastgan.training.evaluate import evaluate_run, load_subject
 
     # With --json only the report goes to the standard output.
     console = Console(stderr=json_)
     show_log(console)
-    options = {"count": count, "features": features, "weights": weights, "seed": seed}
-
-    if images is not None:
-        return _evaluate_images(images, data, out or Path("evaluation"), device, console, json_, **options)
-    warn = warner(console)
-    folders, reports = ([path for path in runs if (path.suffix == ".json") is saved] for saved in (False, True))
-    if len(set(runs)) < len(runs):
-        raise SettingsError("a run is given twice")
-    earlier = {path: read_report(path) for path in reports}
-    subjects = [load_subject(run, data=data, model=model, device=device, warn=warn, **options) for run in folders]
-    # Before the work.
-    require_comparable(
-        {str(subject.run): subject.basis for subject in subjects}
-        | {f"{path}, {found.run}": found.basis for path, rows in earlier.items() for found in rows}
-    )
-    written = {run: _make_folder(out or run / "evaluation") for run in folders}
     evaluations: list[Evaluation] = []
-    for subject in subjects:
-        evaluation, drawn = evaluate_run(subject, seed=seed, console=console)
+
+    def add(evaluation: "Evaluation", drawn: "Tensor", picture: Path) -> None:
         evaluations.append(evaluation)
-        numbered = f"{len(evaluations)}-{PICTURE}" if out is not None and len(subjects) > 1 else PICTURE
-        save_png(drawn, written[subject.run] / numbered)
-        if out is None:
-            _write(written[subject.run] / REPORT, to_json([evaluation]))
+        save_png(drawn, picture)
         if not json_:
-            _show(evaluation, written[subject.run] / numbered, console)
+            _show(evaluation, picture, console)
+
+    options = {"count": count, "features": features, "weights": weights, "seed": seed}
+    if images is not None:
+        out = make_folder(out or Path("evaluation"))
+        add(*evaluate_images(images, data, device=resolve_device(device), **options), out / PICTURE)
+    folders, reports = ([path for path in runs if (path.suffix == ".json") is saved] for saved in (False, True))
+    earlier = {path: read_report(path) for path in reports}
+    options |= {"data": data, "model": model, "device": device, "warn": warner(console)}
+    subjects = [load_subject(run, **options) for run in folders]
+    # Before the work.
+    bases = {str(subject.run): subject.basis for subject in subjects}
+    bases |= {f"{path}, {found.run}": found.basis for path, rows in earlier.items() for found in rows}
+    if bases:
+        require_comparable(bases)
+    written = {run: make_folder(out or run / "evaluation") for run in folders}
+    for number, subject in enumerate(subjects, 1):
+        numbered = f"{number}-{PICTURE}" if out is not None and len(subjects) > 1 else PICTURE
+        add(*evaluate_run(subject, seed=seed, console=console), written[subject.run] / numbered)
+        if out is None:
+            write_report(written[subject.run] / REPORT, to_json(evaluations[-1:]))
     evaluations += [found for rows in earlier.values() for found in rows]
     content = to_json(evaluations)
     if len(evaluations) > 1:
@@ -122,45 +129,21 @@ def evaluate(
         if not json_:
             _show_comparison(evaluations, recommendations, content["notes"], console)
     if out is not None:
-        _write(_make_folder(out) / REPORT, content)
+        write_report(make_folder(out) / REPORT, content)
     if json_:
         print(json.dumps(content, indent=2))
     return 0
 
 
-def _evaluate_images(
-    images: str, data: str, out: Path, device: str, console: Console, json_: bool, **options: Any
-) -> int:
-    from fastgan.metrics.evaluation import evaluate_images
-    from fastgan.metrics.report import to_json
-    from fastgan.sampling import save_png
-    from fastgan.training.device import resolve_device
-
-    _make_folder(out)
-    evaluation, drawn = evaluate_images(images, data, device=resolve_device(device), **options)
-    save_png(drawn, out / PICTURE)
-    content = to_json([evaluation])
-    _write(out / REPORT, content)
-    if json_:
-        print(json.dumps(content, indent=2))
-    else:
-        _show(evaluation, out / PICTURE, console)
-    return 0
-
-
-def _make_folder(folder: Path) -> Path:
-    try:
+def make_folder(folder: Path) -> Path:
+    with writing(f"folder {str(folder)!r}"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"folder {str(folder)!r} cannot be made: {error.strerror}") from None
     return folder
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    try:
+def write_report(path: Path, content: dict[str, Any]) -> None:
+    with writing(f"report {str(path)!r}"):
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise SettingsError(f"report {str(path)!r} cannot be written: {error.strerror}") from None
 
 
 def _show(evaluation: "Evaluation", picture: Path, console: Console) -> None:
@@ -176,23 +159,23 @@ def _show(evaluation: "Evaluation", picture: Path, console: Console) -> None:
         better = "higher" if SCALES[name].higher_is_better else "lower"
         table.add_row(LABELS[name], f"{score.value:.4g}", f"{low:.4g} to {high:.4g}", reference, better)
     console.print(table)
-
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
     say(
+        console,
         f"Features {basis.features} ({basis.features_digest[:12]}), of {basis.num_generated:,} generated and "
         f"{basis.num_real:,} real images of {basis.data}, {basis.image_size}; resized: {basis.filter}; seed "
-        f"{evaluation.seed}"
+        f"{evaluation.seed}",
     )
     for note in evaluation.notes:
-        say(f"note: {note}")
+        say(console, f"note: {note}")
     shares = evaluation.collapse["shares"]
-    say(f"{shares['kind'].capitalize()} captured: {shares['captured']} of {sum(share > 0 for share in shares['real'])}")
-    say(f"Mode collapse: {evaluation.collapse['verdict']}")
+    say(
+        console,
+        f"{shares['kind'].capitalize()} captured: {shares['captured']} of {sum(share > 0 for share in shares['real'])}",
+    )
+    say(console, f"Mode collapse: {evaluation.collapse['verdict']}")
     for answer in evaluation.collapse["answers"]:
-        say(f"  by {answer['way']}: {answer['verdict']}; {answer['evidence']}")
-    say(f"Look at {picture}\n")
+        say(console, f"  by {answer['way']}: {answer['verdict']}; {answer['evidence']}")
+    say(console, f"Look at {picture}\n")
 
 
 def _show_comparison(
@@ -210,11 +193,6 @@ def _show_comparison(
     table.add_row("mode collapse", *(evaluation.collapse["verdict"] for evaluation in evaluations))
     console.print(table)
     for note in notes:
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"note: {note}")
     for recommendation in recommendations:
-        console.print(
-            f"For {recommendation.purpose}: {recommendation.run}; {recommendation.reason}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(console, f"For {recommendation.purpose}: {recommendation.run}; {recommendation.reason}")

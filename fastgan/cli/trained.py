@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from fastgan.console import show_log, warner
+from fastgan.console import say, show_log, warner
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +22,7 @@ class Trained:
     console: Console
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False)
+        say(self.console, text)
 
 
 def load_trained(source: Path, device: str, model: str | None) -> Trained:
@@ -36,7 +36,7 @@ def load_trained(source: Path, device: str, model: str | None) -> Trained:
     from fastgan.training.checkpoint import load_trained_generator
     from fastgan.training.device import resolve_device
 
-    console = Console(soft_wrap=True)
+    console = Console()
     show_log(console)
     where = resolve_device(device)
     return Trained(source, *load_trained_generator(source, where, model=model, warn=warner(console)), console)

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from fastgan.errors import InputError, first_line
+from fastgan.errors import InputError, first_line, writing
 from fastgan.models import build_networks
 from fastgan.random_state import preserved_random_state
 
@@ -61,14 +61,12 @@ def save_generator(
     grown = None if growing is None else {"resolution": growing.resolution, "fade": float(growing.fade)}
     config = {"format": _FORMAT, "architecture": generator.architecture, "growth": grown, "step": step}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
-    try:
+    with writing(f"folder {str(folder)!r}", ModelFolderError):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _WEIGHTS).write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
         (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if card:
             (folder / "README.md").write_text(card, encoding="utf-8")
-    except OSError as error:
-        raise ModelFolderError(f"folder {str(folder)!r} cannot be written: {error.strerror or error}") from None
 
 
 @preserved_random_state()

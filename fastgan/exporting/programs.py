@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import fastgan_kernels
+from fastgan.errors import writing
 from fastgan.exporting.folder import ModelFolderError
 from fastgan.extras import require_onnx
 from fastgan.random_state import preserved_random_state
@@ -74,7 +75,8 @@ def export_torch(generator: nn.Module, path: Path) -> float:
         ModelFolderError: if the file cannot be written; one sentence.
         RuntimeError: if the program's images differ; the file is deleted.
     """
-    with _writing(path), _quiet():
+    with writing(f"file {str(path)!r}", ModelFolderError), _quiet():
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.export.save(export_program(generator), path)
     program = torch.export.load(path).module()
     return _checked(generator, lambda inputs: program(*inputs.values()), path)
@@ -93,7 +95,8 @@ def export_onnx(generator: nn.Module, path: Path) -> float:
     """
     onnxruntime = require_onnx()
     names = list(_inputs(generator, 1))
-    with _writing(path), _quiet():
+    with writing(f"file {str(path)!r}", ModelFolderError), _quiet():
+        path.parent.mkdir(parents=True, exist_ok=True)
         program = torch.onnx.export(export_program(generator), input_names=names, output_names=["images"], dynamo=True)
         program.save(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -145,15 +148,6 @@ def _checked(generator: nn.Module, run: Callable[[dict[str, Tensor]], Tensor], p
         path.unlink()
         raise RuntimeError(f"the program in {path.name} differs from the generator by {largest:.2g} and is not kept")
     return largest
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise ModelFolderError(f"file {str(path)!r} cannot be written: {error.strerror or error}") from None
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastgan.data import to_uint8
 from fastgan.data.gaussians import are_points, to_points
 from fastgan.data.pixels import to_pillow
+from fastgan.errors import writing
 from fastgan.sampling.animation import require_imageio, save_animation
 from fastgan.sampling.generation import SamplingError
 from fastgan.sampling.grids import picture, save_png
@@ -63,10 +64,8 @@ def check_output(path: Path, *, animation: bool = False) -> None:
         folder = path.parent
     else:
         folder = path
-    try:
+    with writing(f"folder {str(folder)!r}", SamplingError):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SamplingError(f"folder {str(folder)!r} cannot be made: {error.strerror}") from None
 
 
 def write_sheet(sheet: Sheet, path: Path) -> list[Path]:
@@ -84,7 +83,7 @@ def write_sheet(sheet: Sheet, path: Path) -> list[Path]:
     Raises:
         SamplingError: if it cannot be written; one sentence.
     """
-    try:
+    with writing(f"output {str(path)!r}", SamplingError):
         if path.is_dir():
             return save_images(sheet.images, path, **sheet.layout)
         if path.suffix in ANIMATIONS:
@@ -93,8 +92,6 @@ def write_sheet(sheet: Sheet, path: Path) -> list[Path]:
             np.savez_compressed(path, **_main_array(sheet.images), **sheet.arrays)
         else:
             to_pillow(picture(sheet.images, **sheet.layout)).save(path, quality=95)
-    except OSError as error:
-        raise SamplingError(f"output {str(path)!r} cannot be written: {error.strerror or error}") from None
     return [path]
 
 

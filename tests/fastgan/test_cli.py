@@ -182,7 +182,7 @@ def test_classes_are_generated_in_turn_or_one_alone(fastgan, trained_by_class, t
         (["generate", "BY_CLASS", "--class", "-1"], "' has the classes 0 to 9"),
         (["train", "vanilla", "--set", "conditional=true"], "model vanilla has no conditional form (dcgan, "),
         (["train", "--set", "conditional=true", "--data", "UNLABELLED"], "unlabelled.npy' carries no labels; expected"),
-        (["generate", "RUN", "--out", "/dev/null/x"], "folder '/dev/null/x' cannot be made: Not a directory"),
+        (["generate", "RUN", "--out", "/dev/null/x"], "folder '/dev/null/x' cannot be written: Not a directory"),
         (["generate"], "Missing argument 'RUN'"),
         (["tarin"], "No such command 'tarin'"),
     ],

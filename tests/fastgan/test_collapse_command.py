@@ -56,7 +56,7 @@ def test_what_was_done_remains_when_the_rest_is_cut_off(fastgan, tmp_path, monke
         (["--remedy", "prayer"], "unknown remedy 'prayer'; choose from none, "),
         (["--steps", "0"], "Invalid value for '--steps'"),
         (["--seed", "-1"], "Invalid value for '--seed'"),
-        (["--out", "file/lab"], "cannot be written to: Not a directory"),
+        (["--out", "file/lab"], "cannot be written: Not a directory"),
     ],
 )
 def test_bad_input_is_one_sentence_before_any_work(fastgan, tmp_path, monkeypatch, args, said):

@@ -292,7 +292,7 @@ def inputs(folder):
         (["RUN", "@junk.json"], "junk.json' is no report that 'fastgan evaluate' has written"),
         (["@none.json"], "none.json' cannot be read: No such file or directory"),
         (["RUN", "POINTS"], "cannot be compared: the first are of features digits, the others of features points"),
-        (["RUN", "--out", "/dev/null/x"], "folder '/dev/null/x' cannot be made: Not a directory"),
+        (["RUN", "--out", "/dev/null/x"], "folder '/dev/null/x' cannot be written: Not a directory"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(

@@ -238,7 +238,7 @@ def test_a_program_is_exported_and_told_of(fastgan, runs, tmp_path):
         (["mix", "STYLES", "--crossover", "12"], "crossover is '12', expected one of 4, 8, 16, coarse, middle"),
         (["mix", "STYLES", "--out", "a.gif"], "output 'a.gif' has none of the endings .png, .jpg, .jpeg, .npz; a f"),
         (["truncation", "PLAIN"], "truncation needs a generator with styles"),
-        (["walk", "PLAIN", "--out", "/dev/null/x/a.png"], "folder '/dev/null/x' cannot be made: Not a directory"),
+        (["walk", "PLAIN", "--out", "/dev/null/x/a.png"], "folder '/dev/null/x' cannot be written: Not a directory"),
         (["walk", "PLAIN", "--out", "/proc/a.png"], "output '/proc/a.png' cannot be written: "),
         (["export", "PLAIN", "--format", "tf"], "Invalid value for '--format'"),
         (["export", "PLAIN", "--out", "/dev/null/x"], "folder '/dev/null/x' cannot be written: Not a directory"),
