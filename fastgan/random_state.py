@@ -30,3 +30,21 @@ def preserved_random_state() -> Iterator[None]:
             # CUDA was initialized inside, so its generators are reset to their seeds.
             for generator in torch.cuda.default_generators:
                 generator.manual_seed(generator.initial_seed())
+
+
+@contextmanager
+def seeded_random_state(seed: int) -> Iterator[None]:
+    """Seeds the global generators of torch (CPU and CUDA), numpy and Python with a 32-bit seed, and restores them."""
+    with preserved_random_state():
+        seed_generators(seed)
+        yield
+
+
+def seed_generators(seed: int) -> None:
+    """Seeds the global generators of torch (CPU, and CUDA if in use), numpy and Python with a 32-bit seed."""
+    # torch.manual_seed would also seed CUDA if that is initialized later. In a forked process CUDA is not in use.
+    cuda = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
+    for generator in (torch.default_generator, *cuda):
+        generator.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)

@@ -9,15 +9,17 @@ import torch
 from torch import nn
 
 from fastgan.acceleration.activation import (
+    INSTANCE_NORMS,
     activation_recipe,
     calls_function,
+    counts_batches,
     is_activation,
     layer_recipe,
     layers_before,
+    norm_recipe,
 )
 from fastgan.acceleration.fixed import is_candidate, recognize_fixed
 from fastgan.acceleration.measuring import difference, measure
-from fastgan.acceleration.norm import INSTANCE_NORMS, counts_batches, norm_recipe
 from fastgan.acceleration.report import Left, Report, Swapped
 from fastgan.acceleration.spectral import find_groups, find_spectral_norm, group_step
 from fastgan.acceleration.style import recognize_adain

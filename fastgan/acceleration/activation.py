@@ -9,18 +9,22 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgan.acceleration.norm import NORMS, norm_recipe
+from fastgan.acceleration.measuring import OBSERVING_HOOKS, has_hook
 from fastgan.acceleration.swaps import Recipe, Refusal, is_rewritten, require_rewritable
 from fastgan.acceleration.tracing import Call, Dataflow, called_name, reads_shape
+from fastgan.nn.norm_act import batch_norm_act, instance_norm_act
 from fastgan_kernels import bias_act
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_NORMS = (*BATCH_NORMS, *INSTANCE_NORMS)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = {
     nn.ConvTranspose1d: F.conv_transpose1d,
     nn.ConvTranspose2d: F.conv_transpose2d,
     nn.ConvTranspose3d: F.conv_transpose3d,
 }
-_LAYERS = (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED, *NORMS)
+_LAYERS = (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED, *_NORMS)
 _FUNCTIONS = ("relu", "leaky_relu")
 # Methods of a forward that a subclass may override.
 _PARTS = ("_conv_forward", "_apply_instance_norm")
@@ -59,6 +63,23 @@ def _without_bias(layer: nn.Module, x: Tensor, output_size: list[int] | None) ->
     return function(x, layer.weight, None, layer.stride, layer.padding, output_padding, layer.groups, layer.dilation)
 
 
+def _norm_act(act: str, slope: float) -> Callable[..., Tensor]:
+    def forward(self: nn.Module, input: Tensor) -> Tensor:
+        if isinstance(self, BATCH_NORMS):
+            return batch_norm_act(self, input, self.weight, self.bias, act, slope)
+        self._check_input_dim(input)
+        if input.dim() == self._get_no_batch_dim():
+            return instance_norm_act(self, input[None], act, slope)[0]
+        return instance_norm_act(self, input, act, slope)
+
+    return forward
+
+
+def norm_recipe(act: str, slope: float = 0.0) -> Recipe:
+    """The recipe of a norm with an activation."""
+    return Recipe(_norm_act, (act, slope), f"norm_act({act}, {slope})" if act == "lrelu" else f"norm_act({act})")
+
+
 def is_activation(module: nn.Module) -> bool:
     return isinstance(module, nn.ReLU | nn.LeakyReLU) and not is_rewritten(module)
 
@@ -67,7 +88,7 @@ def layer_recipe(layer: nn.Module, activation: nn.Module) -> Recipe:
     """The recipe of a layer before ``activation``."""
     leaky = isinstance(activation, nn.LeakyReLU)
     act, slope = ("lrelu", float(activation.negative_slope)) if leaky else ("relu", 0.0)
-    if isinstance(layer, NORMS):
+    if isinstance(layer, _NORMS):
         return norm_recipe(act, slope)
     return Recipe(_with_activation, (act, slope), f"bias_act({act}, {slope})" if leaky else "bias_act(relu)")
 
@@ -75,6 +96,20 @@ def layer_recipe(layer: nn.Module, activation: nn.Module) -> Recipe:
 def activation_recipe(layers: str) -> Recipe:
     """The recipe of an activation after ``layers``."""
     return Recipe(_pass_through, (), f"in {layers}")
+
+
+def counts_batches(module: nn.Module) -> bool:
+    """Whether a module is a batch norm of torch that can be swapped without an activation.
+
+    Raises:
+        Refusal: if it is a batch norm that cannot be swapped.
+    """
+    if not isinstance(module, BATCH_NORMS) or not module.track_running_stats:
+        return False
+    if type(module).forward is not nn.BatchNorm2d.forward:
+        raise Refusal(f"{type(module).__name__} overrides forward")
+    require_rewritable(module)
+    return True
 
 
 def calls_function(layer: nn.Module, flow: Dataflow) -> bool:
@@ -118,7 +153,7 @@ def _require_plain_activation(activation: nn.Module) -> None:
         raise Refusal(f"{type(activation).__name__} overrides forward")
     if cls is nn.LeakyReLU and not 0 <= activation.negative_slope < float("inf"):
         raise Refusal(f"its slope is {activation.negative_slope}, and the ops take finite ones from 0 on")
-    if _hooked(activation, "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"):
+    if has_hook(activation):
         raise Refusal("it has a hook, which would see another input")
     require_rewritable(activation)
 
@@ -131,9 +166,9 @@ def _require_plain_layer(
         raise Refusal(f"{own.__name__} overrides forward")
     if any(map(nn.parameter.is_lazy, layer.parameters())):
         raise Refusal("its parameters are not initialized")
-    if layer.bias is None and not isinstance(layer, NORMS):
+    if layer.bias is None and not isinstance(layer, _NORMS):
         raise Refusal("it has no bias; an unfused activation is one pass in torch too")
-    if _hooked(layer, "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"):
+    if has_hook(layer, OBSERVING_HOOKS):
         raise Refusal("it has a hook, which would see another output")
     for call in flow.calls[layer]:
         users = [user for user in call.node.users if not reads_shape(user)]
@@ -151,7 +186,7 @@ def _require_nothing_between(source: Call, target: Call, path_of: Callable[[nn.M
     """Refuses a hook of a module between the layer and its activation, which would see another value."""
     shared = sum(1 for a, b in zip(source.callers, target.callers, strict=False) if a is b)
     for module in (*source.callers[shared:], *target.callers[shared:]):
-        if _hooked(module, "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"):
+        if has_hook(module):
             raise Refusal(f"`{path_of(module)}` between them has a hook, which would see another value")
 
 
@@ -160,7 +195,3 @@ def _unobserved(activation: nn.Module, flow: Dataflow, path_of: Callable[[nn.Mod
         if any(m is activation for m in module.modules()):
             return f"the forward of `{path_of(module)}` cannot be traced ({why}), and no other calls it"
     return "no forward calls it"
-
-
-def _hooked(module: nn.Module, *kinds: str) -> bool:
-    return any(getattr(module, kind) for kind in kinds)

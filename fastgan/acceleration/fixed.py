@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fastgan.acceleration.measuring import changed_by, fixed_random_state, scratch_values, unobserved
+from fastgan.acceleration.measuring import changed_by, scratch_values, unobserved
 from fastgan.acceleration.swaps import Recipe, Refusal, require_rewritable, rewrite
+from fastgan.random_state import seeded_random_state
 from fastgan_kernels import minibatch_stddev, pixel_norm, upfirdn2d
 
 _WHOLE_BATCH = 2**30
@@ -74,7 +75,7 @@ def recognize_fixed(module: nn.Module) -> Recipe | None:
     Raises:
         Refusal: if the module resembles an op, but is not equal to it.
     """
-    with warnings.catch_warnings(), fixed_random_state():
+    with warnings.catch_warnings(), seeded_random_state(0):
         warnings.simplefilter("ignore")  # torch warns about sizes that the module does not expect
         return _as_pixel_norm(module) or _as_minibatch_stddev(module) or _as_blur(module)
 

@@ -5,19 +5,17 @@ model itself is not copied, because a module that stores the result of a computa
 """
 
 import itertools
-import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
-from fastgan.random_state import preserved_random_state
+from fastgan.random_state import seeded_random_state
 
 OBSERVING_HOOKS = (
     "_forward_hooks",
@@ -27,6 +25,10 @@ OBSERVING_HOOKS = (
     "_backward_hooks",
 )
 HOOKS = ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", *OBSERVING_HOOKS)
+
+
+def has_hook(module: nn.Module, hooks: Sequence[str] = HOOKS) -> bool:
+    return any(getattr(module, kind) for kind in hooks)
 
 
 @contextmanager
@@ -48,12 +50,11 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def unobserved(model: nn.Module, *, with_pre_hooks: bool = True) -> Iterator[None]:
-    """Disables hooks; ``with_pre_hooks`` keeps forward pre-hooks, which may compute weights."""
+def unobserved(model: nn.Module, hooks: Sequence[str] = OBSERVING_HOOKS) -> Iterator[None]:
+    """Disables hooks; by default not forward pre-hooks, which may compute weights."""
     with preserved(model):
         for module in model.modules():
-            for hooks in HOOKS if not with_pre_hooks else OBSERVING_HOOKS:
-                vars(module)[hooks] = OrderedDict()
+            vars(module).update({kind: OrderedDict() for kind in hooks})
         yield
 
 
@@ -83,18 +84,6 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def fixed_random_state(seed: int = 0) -> Iterator[None]:
-    """Seeds the random number generators of torch, Python and NumPy, and restores their states."""
-    with preserved_random_state():
-        # Not with torch.manual_seed, which would also seed CUDA if that is initialized later.
-        for generator in (torch.default_generator, *torch.cuda.default_generators):
-            generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
-        yield
-
-
 @dataclass(frozen=True)
 class Measured:
     """Outputs, buffers after the run, first gradients with respect to inputs and parameters, and second gradients.
@@ -111,15 +100,15 @@ class Measured:
 
 def measure(module: nn.Module, args: Sequence[Any], *, dtype: torch.dtype | None = torch.float64) -> Measured:
     """Runs ``module`` on ``args`` and differentiates twice, without side effects and always with the same seed."""
-    with scratch_values(module, dtype), fixed_random_state(), torch.enable_grad():
+    with scratch_values(module, dtype), seeded_random_state(0), torch.enable_grad():
         args = tree_map(lambda a: _leaf(a, dtype) if isinstance(a, Tensor) else a, tuple(args))
         outputs = [o for o in tree_flatten(module(*args))[0] if isinstance(o, Tensor)]
         leaves = [a for a in tree_flatten(args)[0] if isinstance(a, Tensor) and a.requires_grad]
         num_inputs = len(leaves)
         leaves += [p for p in module.parameters() if p.requires_grad]
         differentiable = [o for o in outputs if o.requires_grad]
-        detached = [o.detach().clone() for o in outputs]
-        buffers = [b.detach().clone() for _, b in sorted(module.named_buffers(), key=lambda entry: entry[0])]
+        detached = _copies(outputs)
+        buffers = _copies([buffer for _, buffer in sorted(module.named_buffers(), key=lambda entry: entry[0])])
         if not differentiable:
             return Measured(detached, buffers, [], [])
         loss = sum((o * torch.randn_like(o)).sum() for o in differentiable)
@@ -131,12 +120,11 @@ def measure(module: nn.Module, args: Sequence[Any], *, dtype: torch.dtype | None
                 second = torch.autograd.grad(sum(lengths), leaves, allow_unused=True)
             except RuntimeError:
                 second = None
-        return Measured(
-            detached,
-            buffers,
-            [g if g is None else g.detach().clone() for g in first],
-            None if second is None else [g if g is None else g.detach().clone() for g in second],
-        )
+        return Measured(detached, buffers, _copies(first), None if second is None else _copies(second))
+
+
+def _copies(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    return [None if t is None else t.detach().clone() for t in tensors]
 
 
 def changed_by(
@@ -188,7 +176,7 @@ def difference(before: Measured, after: Measured) -> tuple[float, str | None]:
     for name, olds, news in groups:
         if len(olds) != len(news):
             return float("inf"), f"the number of {name} changes from {len(olds)} to {len(news)}"
-        top = max((_largest(old) for old in olds), default=0.0)
+        top = max(map(_largest, olds), default=0.0)
         for old, new in zip(olds, news, strict=True):
             if old is None and new is None:
                 continue
@@ -198,19 +186,14 @@ def difference(before: Measured, after: Measured) -> tuple[float, str | None]:
             if old.shape != new.shape or old.dtype != new.dtype:
                 return float("inf"), f"{name} change from {_describe(old)} to {_describe(new)}"
             if not old.is_floating_point():
-                if not torch.equal(old, new):
-                    return float("inf"), f"{name} of type {old.dtype} differ"
-                continue
+                old, new = old.double(), new.double()
             eps = torch.finfo(old.dtype).eps
             gap, size = _gap(old, new), _largest(old)
-            if gap == 0:
-                continue
-            if not gap <= eps**0.5 * size + eps**0.75 * top:
-                relative = gap / (size or top or 1.0)
-                if complaint is None or relative > worst:
-                    worst, complaint = relative, f"{name} differ by {relative:.1e} of the largest element"
-            elif complaint is None:
-                worst = max(worst, gap / (top or 1.0))
+            relative = gap / (size or top or 1.0)
+            if gap <= eps**0.5 * size + eps**0.75 * top:
+                worst = worst if complaint else max(worst, gap / (top or 1.0))
+            elif complaint is None or relative > worst:
+                worst, complaint = relative, f"{name} differ by {relative:.1e} of the largest element"
     return worst, complaint
 
 

@@ -56,10 +56,10 @@ class FusedHook(TorchHook):
 
 def find_spectral_norm(module: nn.Module) -> tuple[str, Step | str] | None:
     """The form of torch's spectral norm in a module, and the step that swaps it or the reason to leave it."""
-    for hook in module._forward_pre_hooks.values():
+    for key, hook in module._forward_pre_hooks.items():
         if type(hook) is TorchHook:
             why_not = _why_not(hook.name, getattr(module, f"{hook.name}_orig"))
-            return "torch.nn.utils.spectral_norm", why_not or _hook_step(module, hook)
+            return "torch.nn.utils.spectral_norm", why_not or _hook_step(module, key, hook)
     if parametrize.is_parametrized(module):
         for name, norms in module.parametrizations.items():
             for i, norm in enumerate(norms):
@@ -79,29 +79,23 @@ def _why_not(name: str, original: Tensor) -> str | None:
     return None
 
 
-def _hook_step(module: nn.Module, hook: TorchHook) -> Step:
+def _hook_step(module: nn.Module, key: int, hook: TorchHook) -> Step:
     def step() -> Undo:
         norm = OfHook(hook.n_power_iterations, hook.eps, hook.dim % module.weight_orig.dim())
         norm.training = module.training
         fused = FusedHook(hook.name, hook.n_power_iterations, hook.dim, hook.eps)
-        places = [key for key, found in module._forward_pre_hooks.items() if found is hook]
         weight = module.weight
         module.add_module(UNPARAMETRIZED, norm)
-        _put(module._forward_pre_hooks, places, fused)
+        module._forward_pre_hooks[key] = fused
 
         def undo() -> None:
-            _put(module._forward_pre_hooks, places, hook)
+            module._forward_pre_hooks[key] = hook
             delattr(module, UNPARAMETRIZED)
             module.weight = weight
 
         return undo
 
     return step
-
-
-def _put(hooks: dict[int, Any], places: list[int], hook: Any) -> None:
-    for place in places:
-        hooks[place] = hook
 
 
 def _parametrization_step(module: nn.Module, theirs: nn.Module) -> Step:

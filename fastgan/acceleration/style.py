@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fastgan.acceleration.measuring import changed_by, fixed_random_state, in_mode, scratch_values, unobserved
-from fastgan.acceleration.norm import INSTANCE_NORMS
+from fastgan.acceleration.activation import INSTANCE_NORMS
+from fastgan.acceleration.measuring import changed_by, has_hook, in_mode, scratch_values, unobserved
 from fastgan.acceleration.swaps import Recipe, Refusal, require_rewritable, rewrite
 from fastgan.acceleration.tracing import Tracer, called_name, reads_shape
+from fastgan.random_state import seeded_random_state
 from fastgan_kernels import adain
 
 # The operations of a normalization: analytic, deterministic and without side effects.
@@ -174,7 +175,7 @@ def _require_plain(found: _Split, inputs: list[fx.Node], tracer: Tracer) -> None
             raise Refusal(f"the scale and shift of `{node.target}` are parameters (affine=True)")
         if norm.track_running_stats:
             raise Refusal(f"`{node.target}` keeps running statistics")
-        if any(getattr(norm, k) for k in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")):
+        if has_hook(norm):
             raise Refusal(f"`{node.target}` has a hook, which would not be called any more")
 
 
@@ -254,7 +255,7 @@ def _probes(module: nn.Module, inputs: list[fx.Node], x: fx.Node) -> list[tuple[
         values[position] = scale * values[position] + (0 if scale < 1 else 1)
         return tuple(values)
 
-    with warnings.catch_warnings(), fixed_random_state(), scratch_values(module), unobserved(module):
+    with warnings.catch_warnings(), seeded_random_state(0), scratch_values(module), unobserved(module):
         warnings.simplefilter("ignore")  # of torch, about sizes that are not the module's
         for channels in sizes:
             shapes = [(size,) for size in sizes] + [(channels, 1, 1), (channels, 3, 2)]

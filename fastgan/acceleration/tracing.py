@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fastgan.acceleration.measuring import fixed_random_state, in_mode, unobserved
+from fastgan.acceleration.measuring import HOOKS, in_mode, unobserved
 from fastgan.acceleration.swaps import is_rewritten
 from fastgan.errors import first_line
+from fastgan.random_state import seeded_random_state
 
 # Functions that a tracer cannot override, so that a symbolic size would stop the trace.
 _FACTORIES = ("arange", "empty", "eye", "full", "linspace", "normal", "ones", "rand", "randint", "randn", "zeros")
@@ -92,7 +93,7 @@ class Tracer(fx.Tracer):
     def trace_forward(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """The graph of ``root``'s forward; attributes that the traced code sets are restored."""
         self._callers = [root]
-        with unobserved(root, with_pre_hooks=False), fixed_random_state(), _symbolic_factories():
+        with unobserved(root, HOOKS), seeded_random_state(0), _symbolic_factories():
             return self.trace(root, concrete_args)
 
 

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from fastgan.data.errors import DataError, quoted, skipped
 from fastgan.data.limits import require_memory
-from fastgan.data.own import IterableImages, Pixels, drawing_from
+from fastgan.data.own import IterableImages, Pixels
 from fastgan.data.pixels import fit_image, to_array, to_pillow
 from fastgan.errors import unknown
+from fastgan.random_state import seeded_random_state
 
 _logger = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ class LazyImages(_FittedImages):
             seed: seed of the global generators of torch, numpy and Python, for a Dataset's random transforms.
         """
         images = np.empty((len(indices), *self.image_shape), np.uint8)
-        with drawing_from(seed) if self.is_random else contextlib.nullcontext():
+        with seeded_random_state(seed) if self.is_random else contextlib.nullcontext():
             labels = [self._read_whole(index, image) for index, image in zip(indices, images, strict=True)]
         return torch.from_numpy(images), labels
 
@@ -160,7 +161,7 @@ class LazyImages(_FittedImages):
         images = np.empty((len(self), *self.image_shape), np.uint8)
         labels: list[int | None] = []
         broken: dict[int, DataError] = {}
-        with drawing_from(0) if self.is_random else contextlib.nullcontext():
+        with seeded_random_state(0) if self.is_random else contextlib.nullcontext():
             for index in range(len(self)):
                 try:
                     labels.append(self._read(index, images[index]))

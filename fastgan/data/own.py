@@ -13,9 +13,7 @@ import functools
 import itertools
 import logging
 import math
-import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -28,7 +26,7 @@ from fastgan.data.arrays import ArrayImages, channels_first, class_numbers
 from fastgan.data.decode import upright_pixels
 from fastgan.data.errors import DataError
 from fastgan.data.pixels import to_uint8
-from fastgan.random_state import preserved_random_state
+from fastgan.random_state import seeded_random_state
 
 _logger = logging.getLogger(__name__)
 _CHECKED = 64
@@ -111,7 +109,7 @@ class DatasetImages(_Items):
         except (AttributeError, ValueError, TypeError):
             pass
         _logger.warning("%s has no targets that agree with its items; each is read once for its label", self._name)
-        with drawing_from(0):
+        with seeded_random_state(0):
             labels = [_split(self._dataset[index])[1] for index in range(len(self))]
         return None if None in labels else class_numbers(np.array(labels), len(self), self._name)
 
@@ -155,7 +153,7 @@ def images_of(data: Any, name: str) -> ArrayImages | DatasetImages | IterableIma
         raise DataError(f"{name} holds {', '.join(map(repr, data))}; expected one of them, such as the split 'train'.")
     if isinstance(data, Iterator):
         raise DataError(f"{name} can be read only once; expected a torch IterableDataset, which can be read again.")
-    with drawing_from(0):
+    with seeded_random_state(0):
         if not isinstance(data, IterableDataset) and hasattr(data, "__len__") and hasattr(data, "__getitem__"):
             return DatasetImages(data, name)
         if hasattr(data, "__iter__"):
@@ -167,21 +165,6 @@ def name_of(data: Any) -> str:
     """The name of a Dataset, array or tensor in messages."""
     shape = f" of shape {list(data.shape)}" if isinstance(data, Tensor | np.ndarray) else ""
     return f"{type(data).__name__}{shape}"
-
-
-@contextmanager
-def drawing_from(seed: int) -> Iterator[None]:
-    """A context in which the global CPU generators of torch, numpy and Python are seeded; restores their states."""
-    with preserved_random_state():
-        seed_generators(seed)
-        yield
-
-
-def seed_generators(seed: int) -> None:
-    """Seeds the global CPU generators of torch, numpy and Python with a 32-bit seed."""
-    torch.default_generator.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    random.seed(seed)
 
 
 def _array_images(images: Tensor | np.ndarray, labels: Tensor | None, name: str) -> ArrayImages:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from fastgan.data.errors import DataError
 from fastgan.data.images import ImageStream, LazyImages
-from fastgan.data.own import seed_generators
+from fastgan.random_state import seed_generators
 from fastgan.seeds import Stream, seed_of
 
 # Few, since waiting batches are in shared memory, of which containers often have little.

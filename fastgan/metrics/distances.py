@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from fastgan.metrics.errors import MetricsError
+
 _ROWS = 1024  # of the kernel matrix computed at a time
 
 
@@ -22,7 +24,8 @@ def frechet_distance(real: Tensor, generated: Tensor) -> float:
     Returns:
         At least 0.
     """
-    (mean_s, root_s), (mean_t, root_t) = _moments(real.double()), _moments(generated.double())
+    real, generated = _checked(real, generated)
+    (mean_s, root_s), (mean_t, root_t) = _moments(real), _moments(generated)
     traces = root_s.square().sum() + root_t.square().sum()
     of_roots = torch.linalg.svdvals(root_s @ root_t.T).sum()
     return max(0.0, ((mean_s - mean_t).square().sum() + traces - 2 * of_roots).item())
@@ -46,12 +49,20 @@ def kernel_distance(real: Tensor, generated: Tensor) -> float:
         real: features, floating-point [N, F], N at least 2; computed in float64.
         generated: features, [M, F], M at least 2.
     """
-    real, generated = real.double(), generated.double()
+    real, generated = _checked(real, generated)
     within = 0
     for x in (real, generated):
         diagonal = (x.square().sum(dim=1) / x.shape[1] + 1).pow(3).sum()
         within += (_kernel_sum(x, x) - diagonal) / (len(x) * (len(x) - 1))
     return (within - 2 * _kernel_sum(real, generated) / (len(real) * len(generated))).item()
+
+
+def _checked(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
+    fits = real.ndim == generated.ndim == 2 and real.shape[1] == generated.shape[1]
+    if not fits or min(len(real), len(generated)) < 2:
+        found = f"{list(real.shape)} and {list(generated.shape)}"
+        raise MetricsError(f"features have shapes {found}, expected [N, F] and [M, F] with N and M from 2")
+    return real.double(), generated.double()
 
 
 def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:

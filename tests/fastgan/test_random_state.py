@@ -15,13 +15,12 @@ from torch.utils.data import IterableDataset
 
 import fastgan
 from fastgan import exporting, sampling
-from fastgan.acceleration.measuring import fixed_random_state
 from fastgan.metrics.collapse import detect_collapse
 from fastgan.metrics.digits import digit_network
 from fastgan.metrics.features import FeatureNetwork, Features, load_features
 from fastgan.metrics.scores import score
 from fastgan.models import build_networks
-from fastgan.random_state import preserved_random_state
+from fastgan.random_state import preserved_random_state, seeded_random_state
 from fastgan.training import run as run_module
 from fastgan.training.checkpoint import load_generator_ema
 from fastgan.training.config import TrainingConfig
@@ -197,7 +196,7 @@ def of_a_stream(_):
 OBSERVERS = {
     "accelerate": lambda folder: accelerate(folder, check=False),
     "accelerate with check": lambda folder: accelerate(folder, check=True),
-    "a fixed random state": lambda _: fixed_random_state()(draw),
+    "a seeded random state": lambda _: seeded_random_state(0)(draw),
     "sampling": lambda _: lambda: sampling.generate(DrawingGenerator(), 3),
     "sampling of stylegan": stylegan,
     "features of a user": lambda _: lambda: FeatureNetwork("f", "", "none", drawing_features)(torch.zeros(2, 1, 8, 8)),
@@ -245,7 +244,7 @@ def test_the_generators_of_cuda_are_put_back():
 def test_the_generators_of_a_cuda_that_starts_meanwhile_begin_with_their_seeds():
     code = """
 import torch
-from fastgan.random_state import preserved_random_state
+from fastgan.random_state import preserved_random_state, seeded_random_state
 torch.manual_seed(3)
 with preserved_random_state():
     torch.rand(3, device="cuda")

@@ -172,6 +172,13 @@ def test_too_few_images_are_refused(count):
             score(*pair, seed=0)
 
 
+@pytest.mark.parametrize("shapes", [((1, 3), (5, 3)), ((5, 3), (0, 3)), ((5, 3), (5, 4)), ((5,), (5, 3))])
+@pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
+def test_distances_of_other_shapes_are_refused(distance, shapes):
+    with pytest.raises(MetricsError, match=r"expected \[N, F\] and \[M, F\] with N and M from 2"):
+        distance(*map(torch.zeros, shapes))
+
+
 def test_digits_against_themselves_and_their_halves():
     features = digit_sets.features_of_digits()
     assert frechet_distance(features.values, features.values) < 1e-3
