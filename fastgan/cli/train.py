@@ -26,8 +26,7 @@ from fastgan.training.config import (
 DEFAULT_PRESET = "dcgan"
 _BUNDLED = ("digits", "photos", "gaussians")
 _SOURCES = "'digits', 'photos' or 'gaussians' (bundled), a folder of images, a zip, an IDX file, .npy or .npz"
-_THE_RUN, _SETTINGS = "The run", "Settings"
-
+_THE_RUN = "The run"
 
 # The headings of the settings, each at its first one in TrainingConfig.
 _HEADINGS = {
@@ -67,6 +66,10 @@ def grouped_settings() -> dict[str, list[tuple[str, str, str]]]:
     return groups
 
 
+def _setting(metavar: str, help: str, *names: str) -> Any:
+    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel="Settings")
+
+
 def train(
     preset: Annotated[
         str, typer.Argument(metavar="PRESET", help=f"Settings to start from: {', '.join(preset_names())}.")
@@ -79,46 +82,22 @@ def train(
         Path | None,
         typer.Option(metavar="RUN", help="Resume a run from its latest checkpoint.", rich_help_panel=_THE_RUN),
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A TOML file of settings.", rich_help_panel=_SETTINGS)
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated.", rich_help_panel=_SETTINGS),
-    ] = None,
+    config: Annotated[Path | None, _setting("FILE", "A TOML file of settings.")] = None,
+    set_: Annotated[list[str] | None, _setting("KEY=VALUE", "Any setting; may be repeated.", "--set")] = None,
     model: Annotated[
         str | None,
-        typer.Option(
-            metavar="MODULE:FUNCTION",
-            help="Networks of your own: a function that returns generator and discriminator, called by keyword with "
-            "those of resolution, num_channels, latent_dim and num_classes that it names.",
-            rich_help_panel=_SETTINGS,
+        _setting(
+            "MODULE:FUNCTION",
+            "Networks of your own: a function that returns generator and discriminator; it is called with those of "
+            "resolution, num_channels, latent_dim and num_classes that are among its parameters.",
         ),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="D", help=f"{_SOURCES}.", rich_help_panel=_SETTINGS),
-    ] = None,
-    steps: Annotated[
-        str | None, typer.Option(metavar="N", help="Steps to train in all.", rich_help_panel=_SETTINGS)
-    ] = None,
-    seed: Annotated[
-        str | None, typer.Option(metavar="S", help="Seed of all random numbers.", rich_help_panel=_SETTINGS)
-    ] = None,
-    batch: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N|auto",
-            help="Images in a batch; auto for as many as the GPU holds.",
-            rich_help_panel=_SETTINGS,
-        ),
-    ] = None,
-    checkpoint_every: Annotated[
-        str | None, typer.Option(metavar="N", help="Steps between checkpoints.", rich_help_panel=_SETTINGS)
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="D", help="auto, cpu, cuda or cuda:INDEX.", rich_help_panel=_SETTINGS)
-    ] = None,
+    data: Annotated[str | None, _setting("D", f"{_SOURCES}.")] = None,
+    steps: Annotated[str | None, _setting("N", "Total number of steps.")] = None,
+    seed: Annotated[str | None, _setting("S", "Seed of all random numbers.")] = None,
+    batch: Annotated[str | None, _setting("N|auto", "Images in a batch; auto for as many as the GPU holds.")] = None,
+    checkpoint_every: Annotated[str | None, _setting("N", "Steps between checkpoints.")] = None,
+    device: Annotated[str | None, _setting("D", "auto, cpu, cuda or cuda:INDEX.")] = None,
 ) -> int:
     """Train a GAN; without arguments, on the bundled handwritten digits.
 

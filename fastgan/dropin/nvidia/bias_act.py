@@ -52,23 +52,16 @@ def bias_act(
     clamp: float | None = None,
     impl: str = "cuda",
 ) -> Tensor:
-    """Adds a bias along one axis, applies an activation, multiplies by a gain and clamps.
+    """Adds a bias along one axis, applies an activation, multiplies by a gain and clamps; differentiable twice.
 
     Args:
         x: any shape, any floating-point type.
-        b: [x.shape[dim]], or ``None``.
-        dim: the axis of the bias; ignored without one.
+        b: [x.shape[dim]], or None, for which ``dim`` is ignored.
         act: a key of ``activation_funcs``.
-        alpha: slope of ``"lrelu"`` below zero, at least 0; other activations have none. ``None`` is 0.2.
-        gain: above 0. ``None`` is sqrt(2) for ``"relu"``, ``"lrelu"`` and ``"swish"``, else 1.
-        clamp: limits the output to [-clamp, clamp]; at least 0, or ``None``.
+        alpha: slope of ``"lrelu"`` below zero, at least 0; None for 0.2.
+        gain: above 0; None for sqrt(2) with ``"relu"``, ``"lrelu"`` and ``"swish"``, else 1.
+        clamp: limits the output to [-clamp, clamp]; at least 0, or None.
         impl: ``"cuda"`` for the fused op, ``"ref"`` for plain torch.
-
-    Returns:
-        The shape and type of ``x``. Differentiable twice in ``x`` and ``b``.
-
-    Raises:
-        ValueError, TypeError: for other arguments.
     """
     check_tensor("bias_act", "x", x)
     if act not in activation_funcs:

@@ -22,24 +22,15 @@ def conv2d_resample(
     flip_weight: bool = True,
     flip_filter: bool = False,
 ) -> Tensor:
-    """Resamples up by a filter, convolves, resamples down by the same filter.
+    """Upsamples with a filter, convolves, and downsamples with the same filter; differentiable to any order.
 
     Args:
         x: [N, C, H, W], any floating-point type.
         w: [channels out, C / groups, height, width] in the type of ``x``.
-        f: a filter from ``upfirdn2d.setup_filter``, or ``None``.
-        up, down: factors. The way up has the gain ``up**2``.
-        padding: of the image after zero insertion, on top of what the filter needs: one number, [x, y] or
-            [x before, x after, y before, y after].
-        groups: of the convolution.
-        flip_weight: correlate with ``w``, as ``torch.nn.functional.conv2d``; else convolve.
+        f: as in ``upfirdn2d``; upsampling has the gain ``up**2``.
+        padding: as in ``upfirdn2d``, of the upsampled image, in addition to what the filter needs.
+        flip_weight: correlate with ``w``, as ``torch.nn.functional.conv2d`` does, instead of convolving.
         flip_filter: correlate with ``f`` instead of convolving.
-
-    Returns:
-        [N, channels out, height, width]. Differentiable to any order in ``x`` and ``w``.
-
-    Raises:
-        ValueError, TypeError: for other arguments.
     """
     op = "conv2d_resample"
     check_image(op, "x", x)

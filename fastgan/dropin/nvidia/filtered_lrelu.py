@@ -32,25 +32,18 @@ def filtered_lrelu(
     flip_filter: bool = False,
     impl: str = "cuda",
 ) -> Tensor:
-    """Adds a bias, resamples up, applies a leaky ReLU with gain and clamp, and resamples down.
+    """Adds a bias, upsamples, applies a leaky ReLU with gain and clamp, and downsamples; differentiable twice.
 
     Args:
         x: [N, C, H, W], any floating-point type.
-        fu, fd: constant float32 filters of the way up and down: [height, width], [taps] or ``None``.
-        b: [C] in the type of ``x``, or ``None``.
-        up, down: factors. The way up has the gain ``up**2``.
-        padding: of the image after zero insertion: one number, [x, y] or [x before, x after, y before, y after].
-        gain: before the leaky ReLU; above 0.
-        slope: below zero; at least 0.
-        clamp: limits the output of the leaky ReLU to [-clamp, clamp]; at least 0, or ``None``.
-        flip_filter: correlate instead of convolving, both ways.
+        fu, fd: filters of up- and downsampling, as ``f`` in ``upfirdn2d``; upsampling has the gain ``up**2``.
+        b: [C] in the type of ``x``, or None.
+        padding: as in ``upfirdn2d``, of the upsampled image.
+        gain: gain before the leaky ReLU, above 0.
+        slope: slope below zero, at least 0.
+        clamp: limits the output of the leaky ReLU to [-clamp, clamp]; at least 0, or None.
+        flip_filter: correlate instead of convolving with both filters.
         impl: ``"cuda"`` for the fused op, ``"ref"`` for plain torch.
-
-    Returns:
-        [N, C, height, width] in the type of ``x``. Differentiable twice in ``x`` and ``b``.
-
-    Raises:
-        ValueError, TypeError: for other arguments.
     """
     op = "filtered_lrelu"
     check_image(op, "x", x)

@@ -15,13 +15,8 @@ enabled = False
 def grid_sample(input: Tensor, grid: Tensor) -> Tensor:
     """``torch.nn.functional.grid_sample``: bilinear, zeros outside, corners not aligned.
 
-    Args:
-        input: [N, C, H, W], any floating-point type.
-        grid: [N, height, width, 2], of x and y in [-1, 1].
-
-    Returns:
-        [N, C, height, width]. Differentiable to any order in ``input`` where ``grid`` is constant; else as often as
-        torch's operator, which is once before torch 2.13.
+    Differentiable to any order in ``input`` [N, C, H, W] for a constant ``grid`` [N, height, width, 2]; otherwise as
+    often as torch's operator, which is once before torch 2.13.
     """
     check_image("grid_sample", "input", input)
     check_image("grid_sample", "grid", grid)

@@ -21,18 +21,13 @@ def setup_filter(
     gain: float = 1,
     separable: bool | None = None,
 ) -> Tensor:
-    """A filter for :func:`upfirdn2d` from a tensor, array or list.
+    """Makes a filter for :func:`upfirdn2d`, float32 [height, width] or [taps], from a tensor, array or list.
 
     Args:
-        f: [height, width], [taps], one number, or ``None`` for the identity.
-        device: of the result.
-        normalize: divide by the sum, which keeps constant images.
-        flip_filter: turn the filter around.
-        gain: of the whole filter in two dimensions.
-        separable: whether [taps] stays one-dimensional; ``None`` for filters of 8 taps and more.
-
-    Returns:
-        float32, [height, width] or [taps].
+        f: [height, width], [taps], one number, or None for the identity.
+        normalize: divide by the sum, so that constant images do not change.
+        gain: gain of the whole filter in two dimensions.
+        separable: whether [taps] stays one-dimensional; None for filters of 8 or more taps.
     """
     taps = torch.as_tensor(1 if f is None else f, dtype=torch.float32)
     if taps.dim() > 2 or taps.numel() == 0:
@@ -61,23 +56,19 @@ def upfirdn2d(
     gain: float = 1,
     impl: str = "cuda",
 ) -> Tensor:
-    """Inserts zeros, pads or crops, convolves every channel with a filter, and keeps every ``down``-th pixel.
+    """Inserts zeros, pads or crops, convolves each channel with a filter, and keeps every ``down``-th pixel.
+
+    Differentiable to any order in ``x``.
 
     Args:
         x: [N, C, H, W], any floating-point type.
-        f: constant float32, [height, width], [taps] for a separable filter, or ``None`` for the identity.
-        up, down: factors, one or [x, y].
-        padding: of the image after zero insertion: one number, [x, y] or [x before, x after, y before, y after];
-            negative ones crop.
+        f: constant float32, [height, width], [taps] for a separable filter, or None for the identity.
+        up, down: factors: one number or [x, y].
+        padding: padding of the image after zero insertion: one number, [x, y] or [x before, x after, y before,
+            y after]; negative numbers crop.
         flip_filter: correlate instead of convolving.
-        gain: multiplies the output.
+        gain: factor of the output.
         impl: ``"cuda"`` for the fused op, ``"ref"`` for plain torch.
-
-    Returns:
-        [N, C, height, width] in the type of ``x``. Differentiable to any order in ``x``.
-
-    Raises:
-        ValueError, TypeError: for other arguments.
     """
     check_image("upfirdn2d", "x", x)
     check_filter("upfirdn2d", "f", f)
@@ -99,7 +90,7 @@ def filter2d(
     gain: float = 1,
     impl: str = "cuda",
 ) -> Tensor:
-    """:func:`upfirdn2d` that keeps the size; ``padding`` comes on top of that."""
+    """:func:`upfirdn2d` that keeps the size; ``padding`` is added to that."""
     pads = _padded_by(padding, *((k // 2, (k - 1) // 2) for k in _get_filter_size(f)))
     return upfirdn2d(x, f, padding=pads, flip_filter=flip_filter, gain=gain, impl=impl)
 
@@ -113,7 +104,7 @@ def upsample2d(
     gain: float = 1,
     impl: str = "cuda",
 ) -> Tensor:
-    """:func:`upfirdn2d` to ``up`` times the size at the same brightness; ``padding`` comes on top of that."""
+    """:func:`upfirdn2d` to ``up`` times the size with the same brightness; ``padding`` is added to that."""
     factors = _parse_scaling(up)
     sizes = zip(_get_filter_size(f), factors, strict=True)
     pads = _padded_by(padding, *(((k + by - 1) // 2, (k - by) // 2) for k, by in sizes))
@@ -130,7 +121,7 @@ def downsample2d(
     gain: float = 1,
     impl: str = "cuda",
 ) -> Tensor:
-    """:func:`upfirdn2d` to a ``down``-th of the size; ``padding`` comes on top of that."""
+    """:func:`upfirdn2d` to 1/``down`` of the size; ``padding`` is added to that."""
     factors = _parse_scaling(down, "down")
     sizes = zip(_get_filter_size(f), factors, strict=True)
     pads = _padded_by(padding, *(((k - by + 1) // 2, (k - by) // 2) for k, by in sizes))

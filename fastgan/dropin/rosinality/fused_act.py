@@ -8,16 +8,7 @@ from fastgan.dropin.arguments import check_at_least, check_tensor
 
 
 class FusedLeakyReLU(nn.Module):
-    """A learned bias per channel and a leaky ReLU with a gain.
-
-    Args:
-        channel: C.
-        bias: whether there is one.
-        negative_slope, scale: as in :func:`fused_leaky_relu`.
-
-    Shape:
-        [N, C, \\*spatial] to the same.
-    """
+    """A learned bias per channel and :func:`fused_leaky_relu`, for [N, C, ...]."""
 
     bias: nn.Parameter | None
 
@@ -34,19 +25,13 @@ class FusedLeakyReLU(nn.Module):
 def fused_leaky_relu(
     input: Tensor, bias: Tensor | None = None, negative_slope: float = 0.2, scale: float = 2**0.5
 ) -> Tensor:
-    """``scale * leaky_relu(input + bias)``.
+    """``scale * leaky_relu(input + bias)``, differentiable to any order.
 
     Args:
-        input: [N, C, *spatial], any floating-point type.
-        bias: [C], or ``None``.
-        negative_slope: at least 0. It is heeded on the CPU too, where the original takes 0.2.
+        input: [N, C, ...], any floating-point type.
+        bias: [C], or None.
+        negative_slope: at least 0; also on the CPU, where the original always uses 0.2.
         scale: above 0.
-
-    Returns:
-        The shape and type of ``input``. Differentiable to any order.
-
-    Raises:
-        ValueError, TypeError: for other arguments.
     """
     check_tensor("fused_leaky_relu", "input", input)
     if input.dim() < 2:

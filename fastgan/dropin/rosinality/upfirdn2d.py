@@ -15,19 +15,15 @@ def upfirdn2d(
     down: int | Sequence[int] = 1,
     pad: Sequence[int] = (0, 0),
 ) -> Tensor:
-    """Inserts zeros, pads or crops, convolves every channel with a kernel, and keeps every ``down``-th pixel.
+    """Inserts zeros, pads or crops, convolves each channel with a kernel, and keeps every ``down``-th pixel.
+
+    Differentiable to any order in ``input``.
 
     Args:
         input: [N, C, H, W], any floating-point type.
         kernel: [height, width], constant.
-        up, down: factors, one or (x, y).
-        pad: (before, after) of both axes, or (x before, x after, y before, y after); negative ones crop.
-
-    Returns:
-        [N, C, height, width]. Differentiable to any order in ``input``.
-
-    Raises:
-        ValueError, TypeError: for other arguments.
+        up, down: factors: one number or (x, y).
+        pad: (before, after) for both axes, or (x before, x after, y before, y after); negative numbers crop.
     """
     check_image("upfirdn2d", "input", input)
     check_tensor("upfirdn2d", "kernel", kernel)
