@@ -37,7 +37,8 @@ class EMA:
         self._averages = [a for a, _ in pairs if a.is_floating_point()]
         self._sources = [s for _, s in pairs if s.is_floating_point()]
         self._copies = [(a, s) for a, s in pairs if not a.is_floating_point()]
-        self._share = torch.zeros((), device=self._averages[0].device, dtype=self._averages[0].dtype)
+        # The share of the new weights, a tensor, so that a captured graph follows it; one per dtype, as lerp requires.
+        self._share = {a.dtype: torch.zeros((), device=a.device, dtype=a.dtype) for a in self._averages}
 
     def update(self) -> None:
         """Updates the average with the current weights; call it after each step of the optimizer."""
@@ -51,14 +52,20 @@ class EMA:
             decay = 0.5 ** (1 / half_life) if half_life else 0.0
         else:
             decay = min(self.decay, 0.5 ** (1 / (self.ramp_up * step)) if self.ramp_up else (1 + step) / (10 + step))
-        self._share.fill_(1 - decay)
+        for share in self._share.values():
+            share.fill_(1 - decay)
 
     @torch.no_grad()
     def average(self) -> None:
-        """Updates the average with the current weights. The decay is a tensor, so that a captured graph follows it."""
-        differences = torch._foreach_sub(self._sources, self._averages)
-        torch._foreach_mul_(differences, self._share)
-        torch._foreach_add_(self._averages, differences)
+        """Updates the average with the current weights, by the decay that was last set."""
+        shares = [self._share[average.dtype] for average in self._averages]
+        if self._averages[0].is_cuda:
+            # Three launches for all weights; lerp with a tensor would take one for each.
+            differences = torch._foreach_sub(self._sources, self._averages)
+            torch._foreach_mul_(differences, shares[0])
+            torch._foreach_add_(self._averages, differences)
+        else:
+            torch._foreach_lerp_(self._averages, self._sources, shares)
         for average, source in self._copies:
             average.copy_(source)
 
