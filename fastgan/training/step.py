@@ -207,7 +207,6 @@ class GanStep:
             plan: what the host decided.
             images: the real images of each discriminator update; empty with ``draw_images``.
         """
-        self.watch.between_steps()
         for update, penalize in enumerate(plan.penalize):
             batch = self.draw(plan, images[update] if images else None, bool(penalize))
             micro_batches = batch.split(self._micro_batches)
@@ -222,6 +221,7 @@ class GanStep:
             self.statistics.add_distances(micro_batches[-1].real, fake)
         self._distributed.all_reduce_mean_(self._batch_statistics)
         self._ema.average()
+        self.watch.after_generator()
 
     def draw(self, plan: Plan, images: Images | None, penalize: bool) -> Batch:
         """Draws a batch: real images with their labels, latents and, for a penalty, interpolation weights."""

@@ -486,7 +486,7 @@ class Trainer:
         """
         watch = self.gan_step.watch
         watch.set_step(self.step_count)
-        watch.between_steps(all=True)
+        watch.now()
         self.distributed.all_reduce_min_(watch.moments())
         if found := watch.first():
             return found
