@@ -12,7 +12,6 @@ from torch import Tensor
 from fastgan.data import LazyImages, normalize, open_dataset
 from fastgan.data.dataset import open_images
 from fastgan.data.images import ImageStream
-from fastgan.data.own import drawing_from
 from fastgan.metrics.collapse import detect_collapse
 from fastgan.metrics.collapse_picture import collapse_picture
 from fastgan.metrics.errors import MetricsError
@@ -28,6 +27,7 @@ from fastgan.metrics.measure import (
 )
 from fastgan.metrics.report import Basis, Evaluation, collapse_to_json
 from fastgan.metrics.scores import require_count, score
+from fastgan.random_state import seeded_random_state
 from fastgan.sampling import picture
 
 # Papers use 50,000. With fewer images FID is too large, but equally for all runs that are compared.
@@ -161,7 +161,7 @@ def _open(images: Any, resolution: int | None, count: int) -> LazyImages:
     opened = open_images(images, resolution=resolution)
     if not isinstance(opened, ImageStream):
         return opened
-    with drawing_from(0):  # as items of a map-style dataset are read
+    with seeded_random_state(0):  # as items of a map-style dataset are read
         first = open_dataset(list(itertools.islice(images, count)), resolution=opened.image_shape[-1])
     first.name = opened.name
     return first
