@@ -12,6 +12,7 @@ from rich.table import Table
 from fastgan.cli.evaluate import PICTURE, REPORT, make_folder, write_report
 from fastgan.collapse.remedies import BENCHES, NONE, choose_remedies, find_bench
 from fastgan.console import say, show_log
+from fastgan.errors import writing
 
 if TYPE_CHECKING:
     from fastgan.collapse.trials import Moment, Reference, Trial
@@ -73,7 +74,8 @@ def collapse(
             say(console, f"{name}: {_outcome(trial)}")
             # Written after each trial, so that an interrupted run keeps the results so far.
             write_report(folder / REPORT, to_json(bench, seed, reference, trials))
-            save_png(remedies_picture(trials, num_columns), folder / PICTURE)
+            with writing(f"file {str(folder / PICTURE)!r}"):
+                save_png(remedies_picture(trials, num_columns), folder / PICTURE)
     _show(trials, reference, console)
     say(console, f"Look at {folder / PICTURE}; figures are in {folder / REPORT}")
     return 0

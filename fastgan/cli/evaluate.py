@@ -97,7 +97,8 @@ def evaluate(
 
     def add(evaluation: "Evaluation", drawn: "Tensor", picture: Path) -> None:
         evaluations.append(evaluation)
-        save_png(drawn, picture)
+        with writing(f"file {str(picture)!r}"):
+            save_png(drawn, picture)
         if not json_:
             _show(evaluation, picture, console)
 

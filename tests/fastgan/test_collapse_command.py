@@ -1,5 +1,7 @@
 import dataclasses
+import errno
 import json
+import os
 
 import pytest
 from PIL import Image
@@ -32,6 +34,16 @@ def test_table_picture_and_report(fastgan, tmp_path, data, kind):
     assert set(report["trials"][1]["settings"]) == {"regularizer", "regularizer_weight"}
     with Image.open(tmp_path / "lab" / "collapse.png") as picture:
         assert picture.size == (218 + 2 * 160 + 408, 30 + 2 * 176)
+
+
+def test_a_disk_that_fills_up_meanwhile_is_one_sentence(fastgan, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("fastgan.sampling.save_png", full)
+    code, _, err = fastgan("collapse", "--steps", 1, "--out", tmp_path)
+    picture = tmp_path / "collapse.png"
+    assert (code, err) == (2, f"fastgan: file '{picture}' cannot be written: No space left on device\n")
 
 
 def test_what_was_done_remains_when_the_rest_is_cut_off(fastgan, tmp_path, monkeypatch):

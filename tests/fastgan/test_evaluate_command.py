@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 import sys
 
@@ -326,3 +328,14 @@ def test_a_generator_of_images_that_are_not_finite_is_refused(fastgan, run, fold
     code, out, err = fastgan("evaluate", broken)
     assert (code, out) == (2, "")
     assert "generated image 0 has values that are infinite or not a number, so nothing can be judged" in err
+
+
+def test_what_cannot_be_written_after_the_work_is_one_sentence(fastgan, run, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("fastgan.sampling.save_png", full)
+    for of in ([run, "--count", 20], ["--images", "digits", "--data", "digits", "--count", 20]):
+        code, _, err = fastgan("evaluate", *of, "--out", tmp_path)
+        picture = tmp_path / "collapse.png"
+        assert (code, err) == (2, f"fastgan: file '{picture}' cannot be written: No space left on device\n")
