@@ -53,12 +53,10 @@ class Explorer:
         self._directions = None
         if hasattr(generator, "truncate"):
             resolutions = generator.synthesis.in_use()
-            ranges = [(name, *ends) for name, ends in sampling.RANGES.items() if ends[0] <= resolutions[-1]]
             self.crossovers = {_UNMIXED: "none"}
-            self.crossovers |= {
-                name: f"{name}: {', '.join(str(size) for size in resolutions if low <= size < high)}"
-                for name, low, high in ranges
-            }
+            for name, (low, high) in sampling.RANGES.items():
+                if sizes := [str(size) for size in resolutions if low <= size < high]:
+                    self.crossovers[name] = f"{name}: {', '.join(sizes)}"
             self.crossovers |= {str(size): f"from {size}x{size} on" for size in resolutions}
             self._directions = sampling.principal_directions(generator)
         size = generator.latent_dim if self._directions is None else len(self._directions.deviations)
@@ -99,7 +97,9 @@ class Explorer:
             labels = None if self.num_classes is None else sampling.labels_in_turn(1, self.num_classes) + label
             return _pixels(sampling.render(self.generator, latents, labels), edge)
         w = sampling.map_latents(self.generator, latents)
-        for vector, deviation, offset in zip(*self._of_w(len(offsets)), offsets, strict=True):
+        for vector, deviation, offset in zip(
+            self._directions.vectors, self._directions.deviations, offsets, strict=False
+        ):
             w = w + offset * deviation * vector
         styles = self.generator.styles(w)
         if crossover != _UNMIXED:
@@ -144,9 +144,6 @@ class Explorer:
         )
         plain = not set(run) & set("\"\\$`!'")  # characters with a meaning in double quotes
         return f'python -c "{program}"' if plain else f"python -c {shlex.quote(program)}"
-
-    def _of_w(self, count: int) -> tuple[Tensor, Tensor]:
-        return self._directions.vectors[:count], self._directions.deviations[:count]
 
 
 def build_page(explorer: Explorer, title: str, run: str = "RUN", model: str | None = None) -> Any:

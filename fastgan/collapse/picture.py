@@ -9,8 +9,7 @@ from fastgan.collapse.trials import Moment, Trial
 from fastgan.data import normalize
 from fastgan.data.gaussians import are_points, to_points
 from fastgan.metrics.collapse_picture import draw_shares
-from fastgan.sampling import image_grid
-from fastgan.sampling.scatter import scatter
+from fastgan.sampling import image_grid, scatter
 
 _INK, _DIM, _GENERATED, _BAD, _GOOD = "#282828", "#c8c8c8", "#1f5ab4", "#d63024", "#1a7f37"
 _TILE, _GAP, _LINE = 146, 14, 16

@@ -156,13 +156,11 @@ def open_source(
         DataError: as ``load_dataset``, and with "yes" for images larger than the free memory of the device.
     """
     dataset = open_images(data, resolution=resolution, fit=fit, skip_broken=skip_broken)
-    kind = StreamedItems
+    rank_options = {"rank": rank, "world_size": world_size}
     if isinstance(dataset, ImageStream):
-        workers, why = workers or 1, f"{dataset.name} is iterable"
+        kind, workers, why = StreamedItems, workers or 1, f"{dataset.name} is iterable"
     else:
-        kind = StreamedImages
-        needed = f"the images take {_size(dataset.num_bytes)}"
-        free = free_memory(device)
+        kind, needed, free = StreamedImages, f"the images take {_size(dataset.num_bytes)}", free_memory(device)
         if on_device == "yes" and dataset.num_bytes > free:
             raise DataError(
                 f"{quoted(dataset.name)} is to be kept on {device}, and {needed}; {_size(free)} are free there, so "
@@ -172,27 +170,26 @@ def open_source(
         if on_device == "yes" or (on_device == "auto" and fitting):
             whole = dataset.load()
             labels = whole.labels if with_labels else None
-            resident = ResidentImages(whole.images, labels, device, name=dataset.name, rank=rank, world_size=world_size)
+            resident = ResidentImages(whole.images, labels, device, name=dataset.name, **rank_options)
             resident.note = f"The images are kept on {device}: {needed}, and {_size(free)} were free"
             resident.class_names, resident.notes = dataset.class_names, dataset.notes
             return resident
         why = f"{needed}, more than a quarter of the {_size(free)} free"
         if dataset.is_random:
-            why = "transforms of a Dataset may be random; data_on_device 'yes' keeps them"
+            why = "transforms of a Dataset may be random; data_on_device 'yes' keeps its images"
         if on_device == "no":
             why = "data_on_device is 'no'"
-    num_workers = workers or default_workers(world_size)
+    workers = workers or default_workers(world_size)
     streamed = kind(
         dataset,
         seed=seed,
         batch_size_of=batch_size_of,
-        num_workers=num_workers,
+        num_workers=workers,
         device=device,
         with_labels=with_labels,
-        rank=rank,
-        world_size=world_size,
+        **rank_options,
     )
-    streamed.note = f"The images are read by {num_workers} worker process{'es' * (num_workers > 1)}: {why}"
+    streamed.note = f"The images are read by {workers} worker process{'es' * (workers > 1)}: {why}"
     return streamed
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fastgan.errors import InputError, first_line, writing
@@ -23,6 +23,8 @@ _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
 # A config has a few hundred bytes; a larger file is not a config.
 _MOST_BYTES = 2**16
+# The errors of building networks from a wrong architecture and of loading other weights.
+_MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 
 
 class ModelFolderError(InputError):
@@ -80,19 +82,18 @@ def load_model_folder(folder: Path, device: torch.device) -> tuple[nn.Module, in
     config = _read_config(folder / _CONFIG)
     path = folder / _WEIGHTS
     try:
-        with safe_open(path, framework="pt") as file:
-            layout = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        tensors = safetensors.torch.load_file(path)
         # Checked before memory is allocated for the sizes in the config.
-        _require_layout(_expected_layout(config["architecture"]), layout)
+        _require_layout(config["architecture"], tensors)
         generator = build_networks(**config["architecture"]).generator
-        generator.load_state_dict(safetensors.torch.load_file(path))
+        generator.load_state_dict(tensors)
         if config["growth"]:
             generator.grow(**config["growth"])
     except OSError as error:
         raise ModelFolderError(f"file {str(path)!r} cannot be read: {error.strerror or error}") from None
     except SafetensorError as error:
         raise ModelFolderError(f"file {str(path)!r} is damaged: {' '.join(str(error).split())}") from None
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+    except _MISFITS as error:
         raise ModelFolderError(
             f"the files of model folder {str(folder)!r} do not fit together: {first_line(error)}"
         ) from None
@@ -105,9 +106,9 @@ def _require_ours(generator: nn.Module) -> None:
     why = "it has no architecture, as the generators of fastgan.models have"
     if isinstance(architecture, dict):
         try:
-            _require_layout(_expected_layout(architecture), _layout(generator.state_dict()))
+            _require_layout(architecture, generator.state_dict())
             return
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        except _MISFITS as error:
             why = f"it is not what its architecture builds: {first_line(error)}"
     raise ModelFolderError(
         f"a {type(generator).__name__} cannot be saved as a model folder: {why}; save its state_dict() with torch.save "
@@ -115,29 +116,26 @@ def _require_ours(generator: nn.Module) -> None:
     )
 
 
-def _expected_layout(architecture: dict[str, Any]) -> dict[str, list[int]]:
-    # The meta device allocates no memory.
-    with torch.device("meta"):
-        return _layout(build_networks(**architecture).generator.state_dict())
-
-
-def _layout(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
-    return {name: list(tensor.shape) for name, tensor in tensors.items()}
+def _require_layout(architecture: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    with torch.device("meta"):  # allocates no memory
+        built = build_networks(**architecture).generator.state_dict()
+    expected, found = ({name: list(tensor.shape) for name, tensor in state.items()} for state in (built, tensors))
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise ValueError(f"{name} has shape {found.get(name)}, expected {expected.get(name)}")
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             text = file.read(_MOST_BYTES + 1)
-        if len(text) > _MOST_BYTES:
-            raise ModelFolderError(f"file {str(path)!r} has more than {_MOST_BYTES} bytes, and is no config")
-        config = json.loads(text)
+        config = json.loads(text) if len(text) <= _MOST_BYTES else None
     except OSError as error:
         raise ModelFolderError(f"file {str(path)!r} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        if isinstance(error, ModelFolderError):
-            raise
         raise ModelFolderError(f"file {str(path)!r} is damaged: {error}") from None
+    if len(text) > _MOST_BYTES:
+        raise ModelFolderError(f"file {str(path)!r} has more than {_MOST_BYTES} bytes, and is no config")
     found = config.get("format") if isinstance(config, dict) else None
     if found != _FORMAT:
         raise ModelFolderError(f"file {str(path)!r} has format {found!r}, expected {_FORMAT}")
@@ -146,9 +144,3 @@ def _read_config(path: Path) -> dict[str, Any]:
         if name not in config or not isinstance(config[name], kind):
             raise ModelFolderError(f"file {str(path)!r} has {name} {config.get(name)!r}, which does not belong there")
     return config
-
-
-def _require_layout(expected: dict[str, list[int]], found: dict[str, list[int]]) -> None:
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise ValueError(f"{name} has shape {found.get(name)}, expected {expected.get(name)}")

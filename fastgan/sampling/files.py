@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,15 @@ from fastgan.data import to_uint8
 from fastgan.data.gaussians import are_points, to_points
 from fastgan.data.pixels import to_pillow
 from fastgan.errors import writing
-from fastgan.sampling.animation import require_imageio, save_animation
+from fastgan.extras import require_extra
 from fastgan.sampling.generation import SamplingError
 from fastgan.sampling.grids import picture, save_png
 
 PICTURES = (".png", ".jpg", ".jpeg", ".npz")
 ANIMATIONS = (".gif", ".mp4")
+
+_FRAMES_PER_SECOND = 12.5  # 8 hundredths of a second per frame, since GIF counts in hundredths
+_SMALLEST_WIDTH = 128  # pixels; smaller frames are enlarged by an integer factor, so that pixels stay squares
 
 
 @dataclass(frozen=True)
@@ -89,24 +93,19 @@ def write_sheet(sheet: Sheet, path: Path) -> list[Path]:
         if path.suffix in ANIMATIONS:
             save_animation(_frames(sheet), path)
         elif path.suffix == ".npz":
-            np.savez_compressed(path, **_main_array(sheet.images), **sheet.arrays)
+            is_plane = are_points(sheet.images)
+            name, array = ("points", to_points(sheet.images)) if is_plane else ("images", to_uint8(sheet.images))
+            np.savez_compressed(path, **{name: array.numpy()}, **sheet.arrays)
         else:
             to_pillow(picture(sheet.images, **sheet.layout)).save(path, quality=95)
     return [path]
 
 
-def save_images(
-    images: Tensor,
-    folder: Path,
-    *,
-    columns: int | None = None,
-    row_names: Sequence[str] = (),
-    column_names: Sequence[str] = (),
-) -> list[Path]:
+def save_images(images: Tensor, folder: Path, **layout: Any) -> list[Path]:
     """Writes images [N, C, H, W] in [-1, 1] to an existing folder: ``grid.png``, and ``00000.png`` and so on.
 
-    ``columns`` and names are those of the grid, as in :func:`~fastgan.sampling.image_grid`. Points of the plane are
-    written as ``points.png``, a scatter plot, and ``points.csv``, with one line "x,y" per point.
+    ``layout`` is that of :func:`~fastgan.sampling.image_grid`. Points of the plane are written as ``points.png``, a
+    scatter plot, and ``points.csv``, with one line "x,y" per point.
 
     Returns:
         The written files, the picture of all images first.
@@ -118,12 +117,45 @@ def save_images(
         files = [folder / "grid.png", *(folder / f"{i:05d}.png" for i in range(len(images)))]
         for pixels, path in zip(to_uint8(images), files[1:], strict=True):
             save_png(pixels, path)
-    save_png(picture(images, columns=columns, row_names=row_names, column_names=column_names), files[0])
+    save_png(picture(images, **layout), files[0])
     return files
 
 
-def _main_array(images: Tensor) -> dict[str, np.ndarray]:
-    return {"points": to_points(images).numpy()} if are_points(images) else {"images": to_uint8(images).numpy()}
+def require_imageio() -> ModuleType:
+    """Imports imageio; MissingExtraError unless it and its ffmpeg are installed."""
+    return require_extra("mp4", "MP4, in place of which there is GIF,", "imageio.v2", "imageio_ffmpeg")
+
+
+def save_animation(frames: Sequence[Tensor], path: Path) -> None:
+    """Writes frames as a GIF that repeats forever, or as an MP4 (H.264), at 12.5 frames per second.
+
+    Args:
+        frames: at least one frame, uint8 [C, H, W], gray or color, all of one shape. Frames less than 128 pixels wide
+            are enlarged by an integer factor to at least that.
+        path: ends in .gif or .mp4.
+
+    Raises:
+        MissingExtraError: for MP4 without imageio; one sentence.
+        OSError: if the file cannot be written.
+    """
+    factor = max(1, -(-_SMALLEST_WIDTH // frames[0].shape[2]))
+    large = [frame.repeat_interleave(factor, 1).repeat_interleave(factor, 2) for frame in frames]
+    if path.suffix == ".gif":
+        first, *others = (to_pillow(frame) for frame in large)
+        milliseconds = round(1000 / _FRAMES_PER_SECOND)
+        first.save(path, format="GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
+        return
+    imageio = require_imageio()
+    # Players' H.264 halves the color resolution, so sizes must be even; imageio would enlarge to multiples of 16.
+    with imageio.get_writer(path, fps=_FRAMES_PER_SECOND, macro_block_size=2) as writer:
+        for frame in large:
+            writer.append_data(_color_of_even_size(frame))
+
+
+def _color_of_even_size(frame: Tensor) -> np.ndarray:
+    channels, height, width = frame.shape
+    array = frame.expand(3, -1, -1).permute(1, 2, 0).numpy() if channels == 1 else frame.permute(1, 2, 0).numpy()
+    return np.pad(array, ((0, height % 2), (0, width % 2), (0, 0)))
 
 
 def _frames(sheet: Sheet) -> list[Tensor]:

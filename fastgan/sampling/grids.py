@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,13 +11,16 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from fastgan.data import to_uint8
-from fastgan.data.gaussians import are_points, to_points
-from fastgan.data.pixels import to_pillow
-from fastgan.sampling.scatter import scatter
+from fastgan.data.gaussians import CENTERS, EXTENT, STANDARD_DEVIATION, are_points, load_gaussians, to_points
+from fastgan.data.pixels import normalize, to_pillow
 
 _TEXT_SIZE = 10  # pixels, for Pillow's built-in font: the smallest size that is easy to read
 _GRAY = 170
 _SMALLEST = 32  # pixels; smaller images are enlarged by an integer factor, so that pixels stay squares
+
+# Colors of the points of the data, the samples and the circles around the modes.
+_REAL, _SAMPLE, _CENTER = (222, 222, 222), (31, 90, 180), (214, 48, 36)
+_NUM_REAL = 2000
 
 
 def columns_by_class(count: int, num_classes: int) -> int | None:
@@ -75,18 +79,41 @@ def save_png(pixels: Tensor, path: Path) -> None:
     to_pillow(pixels).save(path, format="PNG")
 
 
-def picture(
-    images: Tensor,
-    *,
-    columns: int | None = None,
-    padding: int = 2,
-    row_names: Sequence[str] = (),
-    column_names: Sequence[str] = (),
-) -> Tensor:
-    """Makes one picture, uint8 [C', H', W'], of images [N, C, H, W] in [-1, 1]: a grid, or a scatter plot of points."""
-    if are_points(images):
-        return scatter(to_points(images))
-    return image_grid(images, columns=columns, padding=padding, row_names=row_names, column_names=column_names)
+def picture(images: Tensor, **layout: Any) -> Tensor:
+    """Makes one picture, uint8 [C', H', W'], of images [N, C, H, W] in [-1, 1]: a grid, or a scatter plot of points.
+
+    ``layout`` is that of :func:`image_grid`; a scatter plot has none.
+    """
+    return scatter(to_points(images)) if are_points(images) else image_grid(images, **layout)
+
+
+def scatter(points: Tensor, *, size: int = 400) -> Tensor:
+    """Draws points in blue over 2,000 dim points of the data; red circles mark three standard deviations of each mode.
+
+    Args:
+        points: points of the plane, floating-point [N, 2]; points outside [-2.5, 2.5] or non-finite are not drawn.
+        size: edge length in pixels, for 5 units of the plane; x grows to the right and y upwards.
+
+    Returns:
+        uint8 [3, size, size].
+    """
+    image = Image.new("RGB", (size, size), "white")
+    draw = ImageDraw.Draw(image)
+    real = to_points(normalize(torch.from_numpy(load_gaussians()[0][:_NUM_REAL])))
+    for positions, color in ((real, _REAL), (points, _SAMPLE)):
+        positions = positions[positions.isfinite().all(dim=1)].cpu().double()
+        for x, y in _pixels(positions, size).tolist():
+            draw.rectangle((x - 1, y - 1, x, y), fill=color)  # two pixels wide, to be visible
+    radius = 3 * STANDARD_DEVIATION * size / (2 * EXTENT)
+    for x, y in _pixels(torch.tensor(CENTERS, dtype=torch.float64), size).tolist():
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=_CENTER)
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+
+
+def _pixels(points: Tensor, size: int) -> Tensor:
+    """Columns and rows of points in the picture, whose top left corner is (-2.5, 2.5)."""
+    x, y = points.unbind(dim=1)
+    return torch.stack([(x + EXTENT), (EXTENT - y)], dim=1) * (size / (2 * EXTENT))
 
 
 def _with_names(grid: Tensor, row_names: Sequence[str], column_names: Sequence[str], cell: tuple[int, int]) -> Tensor:

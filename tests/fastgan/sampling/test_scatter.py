@@ -3,8 +3,7 @@ import torch
 from PIL import Image
 
 from fastgan.data.gaussians import CENTERS, to_images
-from fastgan.sampling import picture, save_images
-from fastgan.sampling.scatter import scatter
+from fastgan.sampling import picture, save_images, scatter
 
 BLUE = torch.tensor([31, 90, 180])
 
