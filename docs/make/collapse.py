@@ -27,7 +27,7 @@ def block(report: dict[str, Any]) -> str:
     tried = [trial["remedy"] for trial in report["trials"]]
     missing = [name for name in BENCHES[report["data"]].remedies() if name not in tried]
     head = ["remedy", "settings", "modes captured", "high quality"]
-    head += ["left out, by looking", "by clustering", "by a score", "verdict", "the remedy"]
+    head += ["missing, by looking", "by clustering", "by a score", "verdict", "the remedy"]
     rows = table(head, (_row(trial, len(report["modes"])) for trial in report["trials"]))
     cut_off = f"\n\nCut off before {', '.join(missing)}." if missing else ""
     return f"{rows}{cut_off}\n\n{report['high_quality_of_real']:.1%} of the data themselves are of high quality."

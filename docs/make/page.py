@@ -8,7 +8,7 @@ from typing import Any
 
 DOCS = Path(__file__).parents[1]
 RUNS = Path("runs/docs")
-"""The folder of the pages' runs. A run that has its result there is not trained again."""
+"""The folder of the pages' runs. A run whose result is there is not trained again."""
 
 _BLOCK = re.compile(r"<!-- made: ([\w-]+) -->\n(.*?)\n?<!-- /made -->", re.DOTALL)
 

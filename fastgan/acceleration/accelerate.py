@@ -125,7 +125,7 @@ class _Plan:
         self._find_mapped(mapping)
         self._find_functions()
         normalized = self._find_spectral_norms()
-        flow = trace_model(model, self._closed | set(normalized))
+        flow = trace_model(model, self._paths, self._closed | set(normalized))
         self._find_activations(flow)
         self._find_norms()
         for root, layers in find_groups(normalized, flow).items():
@@ -211,10 +211,10 @@ class _Plan:
         open_modules = self._open_modules()
         for layer in open_modules:
             if calls_function(layer, flow):
-                self.leave(layer, "the activation behind it is a function call, which has no module to swap")
+                self.leave(layer, "the activation after it is a function call, which has no module to swap")
         for activation in filter(is_activation, open_modules):
             try:
-                layers = layers_before(activation, flow, self._paths.__getitem__)
+                layers = layers_before(activation, flow)
             except Refusal as why:
                 self.leave(activation, str(why))
                 continue

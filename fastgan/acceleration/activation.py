@@ -119,7 +119,7 @@ def calls_function(layer: nn.Module, flow: Dataflow) -> bool:
     return any(called_name(user) in _FUNCTIONS for call in flow.calls.get(layer, ()) for user in call.node.users)
 
 
-def layers_before(activation: nn.Module, flow: Dataflow, path_of: Callable[[nn.Module], str]) -> list[nn.Module]:
+def layers_before(activation: nn.Module, flow: Dataflow) -> list[nn.Module]:
     """The layers whose outputs are the only inputs of ``activation`` and have no other use.
 
     Raises:
@@ -127,22 +127,22 @@ def layers_before(activation: nn.Module, flow: Dataflow, path_of: Callable[[nn.M
     """
     calls = flow.calls.get(activation)
     if not calls:
-        raise Refusal(_unobserved(activation, flow, path_of))
+        raise Refusal(_unobserved(activation, flow))
     _require_plain_activation(activation)
     layers: dict[nn.Module, None] = {}
     for call in calls:
         inputs = call.node.all_input_nodes
         source = flow.by_node.get(inputs[0]) if len(inputs) == 1 else None
         if source is None or not isinstance(source.module, _LAYERS):
-            origin = f"computed in the forward of `{path_of(call.callers[-1])}`"
+            origin = f"computed in the forward of `{flow.paths[call.callers[-1]]}`"
             if source is not None:
-                origin = f"the output of {type(source.module).__name__} `{path_of(source.module)}`"
+                origin = f"the output of {type(source.module).__name__} `{flow.paths[source.module]}`"
             raise Refusal(f"its input is {origin}; an unfused activation is one pass in torch too")
         try:
-            _require_plain_layer(source.module, activation, flow, path_of)
-            _require_nothing_between(source, call, path_of)
+            _require_plain_layer(source.module, activation, flow)
+            _require_nothing_between(source, call, flow)
         except Refusal as why:
-            raise Refusal(f"{type(source.module).__name__} `{path_of(source.module)}` before it: {why}") from None
+            raise Refusal(f"{type(source.module).__name__} `{flow.paths[source.module]}` before it: {why}") from None
         layers[source.module] = None
     return list(layers)
 
@@ -158,9 +158,7 @@ def _require_plain_activation(activation: nn.Module) -> None:
     require_rewritable(activation)
 
 
-def _require_plain_layer(
-    layer: nn.Module, activation: nn.Module, flow: Dataflow, path_of: Callable[[nn.Module], str]
-) -> None:
+def _require_plain_layer(layer: nn.Module, activation: nn.Module, flow: Dataflow) -> None:
     cls, own = next(cls for cls in _LAYERS if isinstance(layer, cls)), type(layer)
     if any(getattr(own, name, None) is not getattr(cls, name, None) for name in ("forward", *_PARTS)):
         raise Refusal(f"{own.__name__} overrides forward")
@@ -177,21 +175,21 @@ def _require_plain_layer(
         if not any(c.node in users for c in flow.calls[activation]):
             raise Refusal("its output is not always followed by this activation")
         if call.callers[-1] in flow.reached_into:
-            caller = path_of(call.callers[-1])
+            caller = flow.paths[call.callers[-1]]
             raise Refusal(f"a forward that cannot be traced may call the layers of `{caller}` one by one")
     require_rewritable(layer)
 
 
-def _require_nothing_between(source: Call, target: Call, path_of: Callable[[nn.Module], str]) -> None:
+def _require_nothing_between(source: Call, target: Call, flow: Dataflow) -> None:
     """Refuses a hook of a module between the layer and its activation, which would see another value."""
     shared = sum(1 for a, b in zip(source.callers, target.callers, strict=False) if a is b)
     for module in (*source.callers[shared:], *target.callers[shared:]):
         if has_hook(module):
-            raise Refusal(f"`{path_of(module)}` between them has a hook, which would see another value")
+            raise Refusal(f"`{flow.paths[module]}` between them has a hook, which would see another value")
 
 
-def _unobserved(activation: nn.Module, flow: Dataflow, path_of: Callable[[nn.Module], str]) -> str:
+def _unobserved(activation: nn.Module, flow: Dataflow) -> str:
     for module, why in flow.untraced.items():
         if any(m is activation for m in module.modules()):
-            return f"the forward of `{path_of(module)}` cannot be traced ({why}), and no other calls it"
+            return f"the forward of `{flow.paths[module]}` cannot be traced ({why}), and no other calls it"
     return "no forward calls it"

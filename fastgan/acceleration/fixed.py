@@ -144,7 +144,7 @@ def _as_minibatch_stddev(module: nn.Module) -> Recipe | None:
         if all(_agrees(module, recipe, x, y, 1e-4) for x, y in asked):
             inputs = [_normal(module, n, channels, 4, 3, scale=scale) for n in (4, 8, 12) for scale in (1.0, 1e-4)]
             return _verified(module, recipe, inputs, "sqrt(biased variance + 1e-8) over each group, averaged")
-    raise Refusal("for no size of the groups are its statistics those of minibatch_stddev (members i, i + N/G, ...)")
+    raise Refusal("its statistics are not those of minibatch_stddev (members i, i + N/G, ...) for any group size")
 
 
 def _integers(module: nn.Module) -> set[int]:

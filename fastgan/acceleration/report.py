@@ -46,7 +46,7 @@ class Report:
         lines = [f"{len(self.swapped)} {verb}, {len(self.left)} left"]
         lines += _table(("module", "was", "runs"), [(s.path, s.what, s.by) for s in self.swapped])
         lines += _table(("module", "is", "left because"), [(s.path, s.what, s.why) for s in self.left])
-        faster = "" if self.backend.backend == "triton" else "; nothing is faster there"
+        faster = "" if self.backend.backend == "triton" else "; it is not faster than plain torch"
         lines.append(f"the ops run on {self.backend.backend}: {self.backend.reason}{faster}")
         if self.check is not None:
             lines.append(f"check: {self.check}")

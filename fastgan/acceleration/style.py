@@ -182,7 +182,7 @@ def _require_plain(found: _Split, inputs: list[fx.Node], tracer: Tracer) -> None
 def _verified(module: nn.Module, found: _Split, inputs: list[fx.Node]) -> Recipe:
     probes = _probes(module, inputs, found.x)
     if not probes:
-        raise Refusal("no example input could be made up for it")
+        raise Refusal("no example input was found for it")
     complaints = []
     for eps in _eps_candidates(module, found):
         recipe = Recipe(_from_source, (_write(found, inputs, eps),), f"adain(eps={eps})")

@@ -102,6 +102,7 @@ class Dataflow:
     """The calls in the traces of a model.
 
     Attributes:
+        paths: the path of each module.
         calls: for each leaf module, its calls in all traces.
         by_node: the same calls by node.
         traces: the number of traces of each traced module.
@@ -109,6 +110,7 @@ class Dataflow:
         reached_into: modules whose children an untraced forward may call one by one.
     """
 
+    paths: dict[nn.Module, str]
     calls: dict[nn.Module, list[Call]] = field(default_factory=lambda: defaultdict(list))
     by_node: dict[fx.Node, Call] = field(default_factory=dict)
     traces: dict[nn.Module, int] = field(default_factory=dict)
@@ -116,9 +118,9 @@ class Dataflow:
     reached_into: set[nn.Module] = field(default_factory=set)
 
 
-def trace_model(model: nn.Module, closed: set[nn.Module]) -> Dataflow:
+def trace_model(model: nn.Module, paths: dict[nn.Module, str], closed: set[nn.Module]) -> Dataflow:
     """Traces ``model`` as far as possible, without entering ``closed`` modules."""
-    flow = Dataflow()
+    flow = Dataflow(paths)
     _trace_or_descend(model, closed, flow)
     return flow
 

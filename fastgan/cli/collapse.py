@@ -103,7 +103,7 @@ def _show(trials: "list[Trial]", reference: "Reference", console: Console) -> No
 
     kind = reference.classifier.kind
     table = Table()
-    for heading in ("remedy", f"{kind} captured", "high quality", "left out: looking, clustering, score", "the remedy"):
+    for heading in ("remedy", f"{kind} captured", "high quality", "missing: looking, clustering, score", "the remedy"):
         table.add_column(heading, overflow="fold")
     for trial in trials:
         outcome = "; ".join(filter(None, (trial.verdict, trial.against(trials[0]))))
@@ -117,6 +117,6 @@ def _show(trials: "list[Trial]", reference: "Reference", console: Console) -> No
     console.print(table)
     say(
         console,
-        f"Of the real {'points' if kind == 'modes' else 'images'} {reference.high_quality_of_real():.1%} are of high "
-        f"quality. A GAN has collapsed where most answers say that {COLLAPSED_FROM:.0%} of them or more are left out.",
+        f"{reference.high_quality_of_real():.1%} of the real {'points' if kind == 'modes' else 'images'} are of high "
+        f"quality. By most answers, a GAN that has collapsed misses modes with {COLLAPSED_FROM:.0%} of them or more.",
     )

@@ -11,7 +11,7 @@ import fastgan
 
 
 def doctor() -> int:
-    """Report versions, devices, the C compiler that Triton needs, and on what the ops run, and why."""
+    """Report versions, devices, the C compiler that Triton needs, and the backend of each op with the reason."""
     import torch
     from triton import knobs
 
@@ -43,7 +43,7 @@ def doctor() -> int:
         table.add_row(f"cuda:{index}", f"{properties.name}, {capability}, {free:.1f} of {total:.1f} GiB free")
         devices.append(torch.device("cuda", index))
     if len(devices) == 1:
-        table.add_row("gpu", "none that torch sees")
+        table.add_row("gpu", "none visible to torch")
     names = op_names()
     for device in devices:
         by_choice: dict[object, list[str]] = {}

@@ -39,7 +39,8 @@ def evaluate(
     count: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Generated images, and real ones at most; by default as many as real, up to 10,000."
+            metavar="N",
+            help="Number of generated images, and maximum of real ones; by default that of real ones, up to 10,000.",
         ),
     ] = None,
     seed: Annotated[
@@ -57,7 +58,7 @@ def evaluate(
         ),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The weights of inception, instead of a download.")
+        Path | None, typer.Option(metavar="FILE", help="Weights file of inception; downloaded by default.")
     ] = None,
     model: Model = None,
     device: Annotated[str, typer.Option(metavar="D", help="auto, cpu, cuda or cuda:INDEX.")] = "auto",
@@ -73,7 +74,7 @@ def evaluate(
     """
     runs = runs or []
     if images is not None and (runs or data is None):
-        raise SettingsError("--images A takes --data B, the images to compare with, and no run")
+        raise SettingsError("--images A needs --data B, the images to compare with, and cannot be combined with runs")
     if not runs and images is None:
         raise SettingsError("there is nothing to evaluate; give a run, or --images A --data B")
     if len(set(runs)) < len(runs):
@@ -81,7 +82,7 @@ def evaluate(
     for run in runs:
         if run.suffix != ".json":
             with_generator(run)
-    # A folder called as bundled data are, such as photos, is meant.
+    # A folder has priority over bundled data of the same name, such as photos.
     images, data = (os.path.abspath(path) if path and os.path.exists(path) else path for path in (images, data))
     from fastgan.metrics.comparison import comparison_notes, recommend
     from fastgan.metrics.evaluation import evaluate_images

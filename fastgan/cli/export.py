@@ -24,7 +24,7 @@ def export(
     model: Model = None,
     format: Annotated[
         list[Format] | None,
-        typer.Option(help="A program to write next to the weights, torch.export's or ONNX; may be repeated."),
+        typer.Option(help="Also write a program, by torch.export or as ONNX; may be repeated."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for the model; RUN/export by default.")
@@ -66,7 +66,7 @@ def export(
 
 
 def _scores(report: Path, step: int | None) -> list[str]:
-    """The scores of ``fastgan evaluate`` for a step, as sentences; none where it has not evaluated that step."""
+    """The scores of ``fastgan evaluate`` for a step, as sentences; none if another step was evaluated."""
     if not report.is_file():
         return []
     try:
@@ -81,4 +81,4 @@ def _scores(report: Path, step: int | None) -> list[str]:
             f"features {basis['features']}; do not compare with scores of other features or counts",
         ]
     except (OSError, LookupError, TypeError, ValueError) as error:
-        raise SettingsError(f"report {str(report)!r} is none that 'fastgan evaluate' has written: {error}") from None
+        raise SettingsError(f"report {str(report)!r} is not a report of 'fastgan evaluate': {error}") from None

@@ -9,9 +9,9 @@ from fastgan.training.config import SettingsError
 
 
 def with_generator(run: Path) -> Path:
-    """Refuses a folder that is no run and no export before torch is imported, which takes seconds."""
+    """Refuses a folder that is neither a run nor an export, before torch is imported, which takes seconds."""
     if not any((run / name).exists() for name in ("checkpoints", "config.json", "model.safetensors")):
-        what = "is neither a run with a checkpoint nor an export" if run.exists() else "is not there"
+        what = "is neither a run with a checkpoint nor an export" if run.exists() else "does not exist"
         raise SettingsError(
             f"{str(run)!r} {what}; expected a folder that 'fastgan train' or 'fastgan export' has written"
         )
@@ -24,7 +24,9 @@ Run = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option(metavar="MODULE:FUNCTION", help="What builds the networks of a run of your own; it is imported."),
+    typer.Option(
+        metavar="MODULE:FUNCTION", help="Function that builds the networks of a run of --model; its module is imported."
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, metavar="S", help="The same seed gives the same images.")]
 Class = Annotated[
@@ -32,7 +34,10 @@ Class = Annotated[
     typer.Option("--class", metavar="K", help="The class, in a conditional run; its classes in turn by default."),
 ]
 Truncation = Annotated[
-    float, typer.Option(min=0, max=1, metavar="PSI", help="Only stylegan: 0 for the average image, 1 for none.")
+    float,
+    typer.Option(
+        min=0, max=1, metavar="PSI", help="Truncation psi, only for stylegan: 0 for the average image, 1 for none."
+    ),
 ]
 Device = Annotated[str, typer.Option(metavar="D", help="auto, cpu, cuda or cuda:INDEX.")]
 Rows = Annotated[int, typer.Option("--count", min=1, metavar="N", help="Number of rows, one for each latent.")]

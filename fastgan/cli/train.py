@@ -104,7 +104,7 @@ def train(
     Settings come from the preset; --config overrides it, --set overrides both, and the other options override all.
     """
     if data is not None and os.path.exists(data):
-        data = os.path.abspath(data)  # A folder called as bundled data are, such as photos, is meant.
+        data = os.path.abspath(data)  # A folder has priority over bundled data of the same name, such as photos.
     # Parsed like --set, so that a wrong value has the same error.
     named = {"data": data, "steps": steps, "seed": seed, "checkpoint_every": checkpoint_every, "device": device}
     if batch != "auto":
@@ -117,7 +117,7 @@ def train(
         refused += [f"the preset {preset!r}"] if preset != DEFAULT_PRESET else []
         if refused:
             raise SettingsError(
-                f"--resume takes the settings of the run, so {refused[0]} cannot be given with it; only --steps can"
+                f"--resume uses the settings of the run; {refused[0]} cannot be combined with it, only --steps can"
             )
     else:
         settings: dict[str, Any] = load_preset(preset)
@@ -130,7 +130,7 @@ def train(
     # Before torch is imported, which takes seconds. Of torchrun's processes only the first reports, and needs the run.
     first = os.environ.get("RANK", "0") == "0"
     if resume is not None and first and not resume.exists():
-        raise SettingsError(f"run {str(resume)!r} is not there; expected the folder of a run")
+        raise SettingsError(f"run {str(resume)!r} does not exist; expected the folder of a run")
     if resume is None and chosen.data not in _BUNDLED and not os.path.exists(chosen.data):
         raise SettingsError(f"there is no file or folder {chosen.data!r}; expected {_SOURCES}")
 

@@ -84,7 +84,7 @@ def _draw_name(draw: ImageDraw.ImageDraw, corner: tuple[int, int], trial: Trial)
     _write(draw, (x, y), trial.verdict, size=13, fill=_COLORS.get(trial.verdict, _INK))
     if trial.collapse is not None:
         for i, answer in enumerate(trial.collapse.answers):
-            lost = "no answer" if answer.lost is None else f"{answer.lost:.0%} left out"
+            lost = "no answer" if answer.lost is None else f"{answer.lost:.0%} missing"
             _write(draw, (x, y + 20 + i * _LINE), f"by {answer.way}: {lost}", fill=_COLORS.get(answer.verdict, _INK))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fastgan.data.errors import DataError, quoted, reason
-from fastgan.data.limits import MAX_ARCHIVE_BYTES, MAX_FILE_BYTES, require_compression
+from fastgan.data.limits import MAX_FILE_BYTES, require_compression
 
 _DRIVE_LETTER = re.compile(r"[A-Za-z]:")
 # The methods that zip tools write by default. Python's readers of the others do not bound the output of one read.
@@ -23,7 +23,7 @@ class SafeZip:
     Raises:
         DataError: for a file that is not a zip, or is corrupt; an entry that points outside the archive (absolute,
             "..", drive letter, symbolic link), is encrypted, occurs twice, has an invalid name or an unusual
-            compression method; or sizes above ``MAX_ARCHIVE_BYTES`` or the compression of real images.
+            compression method; or a higher compression than that of real images.
     """
 
     def __init__(self, path: Path):
@@ -76,7 +76,7 @@ class SafeZip:
             where = self.where(entry.orig_filename)
             # zipfile cuts a name at its first zero byte, so two names may become equal, or a name empty.
             if not entry.orig_filename or "\0" in entry.orig_filename:
-                raise DataError(f"{where} is no name for a file; expected one without zero bytes.")
+                raise DataError(f"{where} is not a valid file name; expected one without zero bytes.")
             if _escapes(entry.orig_filename):
                 raise DataError(f"{where} points outside the archive; expected relative paths without '..'.")
             if stat.S_ISLNK(entry.external_attr >> 16):
@@ -88,15 +88,10 @@ class SafeZip:
             if entry.compress_type not in _METHODS:
                 raise DataError(f"{where} uses compression method {entry.compress_type}; expected stored or deflated.")
             if entry.filename in entries:
-                raise DataError(f"{where} is there twice; expected each name once.")
+                raise DataError(f"{where} occurs twice; expected each name once.")
             entries[entry.filename] = entry
-        total = sum(entry.file_size for entry in entries.values())
-        if total > MAX_ARCHIVE_BYTES:
-            raise DataError(
-                f"{quoted(self._path)} would unpack to {total:,} bytes; expected at most {MAX_ARCHIVE_BYTES:,}."
-            )
         # The total, because entries may share compressed bytes.
-        require_compression(self._path, total)
+        require_compression(self._path, sum(entry.file_size for entry in entries.values()))
         return entries
 
 

@@ -1,4 +1,4 @@
-"""Opening data, of which :func:`load_dataset` says what kinds there are."""
+"""Opens data of any kind; :func:`load_dataset` lists the kinds."""
 
 import os
 import stat

@@ -30,8 +30,8 @@ def skipped(broken: Sequence[DataError], count: int, *, whole: bool) -> str:
     """
     first, share = str(broken[0]).rstrip("."), f"{len(broken):,} of {count:,} images cannot be read"
     if not whole:
-        cure = "remove them" if len(broken) > 1 else "remove it"
-        raise DataError(f"{first}; {share}: {cure}, or continue without with skip_broken = true.")
+        them = "them" if len(broken) > 1 else "it"
+        raise DataError(f"{first}; {share}: remove {them}, or set skip_broken = true to leave {them} out.")
     if len(broken) == count:
         raise DataError(f"{first}; none of {count:,} images can be read.")
     return f"{share} and are left out, the first because {first}."

@@ -12,10 +12,6 @@ MAX_PIXELS = 2**28 // 3
 # The labels of ImageNet's 1.3 million images take 50 MB.
 MAX_FILE_BYTES = 2**28
 
-# FFHQ at 1024x1024, the largest common set in the zip layout, is 220 GB without compression; a forged directory can
-# promise 16 EiB.
-MAX_ARCHIVE_BYTES = 2**40
-
 # Deflate reaches 1030:1 on zeros, real image data far less: 12.5:1 for a dataset.json of 60,000 labels, 2.5:1 for the
 # bundled digits, 402:1 for a flat drawing of two colors stored raw. 100:1 leaves a wide margin for all but the last ...
 MAX_COMPRESSION_RATIO = 100

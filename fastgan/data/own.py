@@ -128,7 +128,9 @@ class IterableImages(_Items):
                 yield self._converted(item, index)
                 index += 1
             if index == before:
-                raise DataError(f"{self._name} gives no items; expected images without end, or again in each pass.")
+                raise DataError(
+                    f"{self._name} gives no items; expected an endless dataset, or one that can be read again."
+                )
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:

@@ -180,8 +180,8 @@ class StreamedItems(StreamedImages):
     """
 
     resume_note = (
-        "An iterable dataset has an order of its own, so the resumed run begins another pass over it; all else is "
-        "exact, and the images too with a map-style dataset."
+        "The resumed run starts a new pass over the iterable dataset, so its real images differ from those of an "
+        "uninterrupted run; a map-style dataset has the same ones."
     )
 
     def __len__(self) -> int:

@@ -5,7 +5,7 @@ They are used by :func:`fastgan.accelerate`, which sets hooks and mode::
     fastgan.accelerate(model, mapping={FusedLeakyReLU: converters.fused_leaky_relu})
 
 A fused layer keeps the parameters of its original, the same objects under the same names, so that optimizers and
-checkpoints keep working. For a layer that is not what its name says, a converter returns ``None``, and it is left.
+checkpoints keep working. For a layer unlike the named one, a converter returns ``None``, and the layer stays.
 """
 
 from torch import nn

@@ -98,10 +98,10 @@ def _change_in_place(modules: list[ModuleType]) -> int:
 
 
 def _say(packages: dict[str, str], modules: list[ModuleType], copies: int) -> None:
-    lines = ["fastgan.dropin: these modules are fastgan's, in this process and in Python processes that it starts"]
+    lines = ["fastgan.dropin: these modules are replaced by fastgan's, in this process and its Python child processes"]
     for name, family in packages.items():
         changed = sum(module.__name__.rpartition(".")[0] == name for module in modules)
-        when = f"{changed} were imported before and changed in place" if changed else "from their import on"
+        when = f"{changed} were imported before and changed in place" if changed else "when they are imported"
         where = ", if it holds fused_act.py" if name == "op" else ""
         lines.append(f"  {name}{where}: {', '.join(FAMILIES[family])} ({when})")
     if copies:

@@ -70,7 +70,7 @@ def card_of(
     lines += [
         "## License of the data",
         "",
-        "To be filled in before sharing: the license of the training images, and what it allows for generated images.",
+        "Fill in before sharing: the license of the training images, and what it allows for generated images.",
         "",
     ]
     return "\n".join(lines)

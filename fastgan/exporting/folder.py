@@ -135,7 +135,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"file {str(path)!r} is damaged: {error}") from None
     if len(text) > _MOST_BYTES:
-        raise ModelFolderError(f"file {str(path)!r} has more than {_MOST_BYTES} bytes, and is no config")
+        raise ModelFolderError(f"file {str(path)!r} has more than {_MOST_BYTES} bytes, and is not a config")
     found = config.get("format") if isinstance(config, dict) else None
     if found != _FORMAT:
         raise ModelFolderError(f"file {str(path)!r} has format {found!r}, expected {_FORMAT}")

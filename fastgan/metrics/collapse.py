@@ -119,7 +119,7 @@ def _by_score(real: Features, generated: Features, seed: int) -> Answer:
     found = neighbor_scores(first, generated.values[chosen])
     evidence = (
         f"coverage is {found.coverage:.2f} and recall {found.recall:.2f}, and {of_real.coverage:.2f} and "
-        f"{of_real.recall:.2f} for as many real images"
+        f"{of_real.recall:.2f} for the same number of real images"
     )
     if found.precision < _MIN_PRECISION * of_real.precision:
         unlike = f"precision is {found.precision:.2f}, so most images are unlike real ones and do not measure variety"

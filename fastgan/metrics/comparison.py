@@ -53,7 +53,7 @@ def comparison_notes(evaluations: Sequence[Evaluation]) -> list[str]:
 def _by_one(purpose: str, evaluations: Sequence[Evaluation], name: str) -> Recommendation:
     best, *others = _ranked(evaluations, name)
     alike = _alike(best, others, name)
-    reason = f"its {LABELS[name]} is best, {_value(best, name)}, and {_value(others[0], name)} of {others[0].run} next"
+    reason = f"its {LABELS[name]} is best, {_value(best, name)}; {others[0].run} is next with {_value(others[0], name)}"
     if alike:
         reason += f"; {_within(alike)}"
     return Recommendation(purpose, best.run, reason, not alike)

@@ -88,7 +88,7 @@ def evaluate_images(
     if data_a.image_shape != data_b.image_shape:
         raise MetricsError(
             f"the images of {data_a.name} have {data_a.image_shape[0]} channels, and those of {data_b.name} "
-            f"{data_b.image_shape[0]}; expected as many"
+            f"{data_b.image_shape[0]}; expected the same number"
         )
     name = features or features_of(data_b.name)
     network = load_features(name, torch.device(device), weights=weights)
@@ -181,13 +181,13 @@ def _notes(basis: Basis, features: FeatureNetwork, generated: Measured) -> list[
     notes = []
     if fewest <= dimension:
         notes.append(
-            f"FID has {fewest} images for {dimension} features, so their covariance is singular and FID far too large; "
-            "take more than ten images a feature to have one that means something"
+            f"FID is computed from {fewest} images with {dimension} features, so the covariance is singular and FID is "
+            "far too large; use more than ten images per feature"
         )
     if not features.determined:
         notes.append(
-            f"features {basis.features!r} are a function of yours, and their digest is of its own file only; compare "
-            "with earlier reports where the other modules and the weights that it uses are the same"
+            f"features {basis.features!r} are your own function, whose digest covers only its own file; compare with "
+            "earlier reports only if the other modules and weights that it uses are unchanged"
         )
     if generated.features.logits is None:
         notes.append(f"features {basis.features!r} give no class logits, so there is no Inception Score")

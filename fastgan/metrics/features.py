@@ -166,7 +166,7 @@ def _torchscript(path: Path, device: torch.device) -> FeatureNetwork:
     except OSError as error:
         raise MetricsError(f"TorchScript file {str(path)!r} cannot be read: {error.strerror}") from None
     except (RuntimeError, ValueError) as error:
-        raise MetricsError(f"file {str(path)!r} is no TorchScript: {first_line(error)}") from None
+        raise MetricsError(f"file {str(path)!r} is not a TorchScript file: {first_line(error)}") from None
 
     @torch.inference_mode()
     def extract(images: Tensor) -> Any:

@@ -73,8 +73,8 @@ def _require_tensors(path: Path) -> None:
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise MetricsError(f"file of weights {str(path)!r} cannot be read: {error.strerror}") from None
+        raise MetricsError(f"weights file {str(path)!r} cannot be read: {error.strerror}") from None
     except Exception as error:  # torch raises many types for a file of another format.
-        raise MetricsError(f"file {str(path)!r} is no file of weights: {first_line(error)}") from None
+        raise MetricsError(f"file {str(path)!r} is not a weights file: {first_line(error)}") from None
     if not isinstance(weights, dict):
         raise MetricsError(f"file {str(path)!r} holds a {type(weights).__name__}, expected the weights of Inception")

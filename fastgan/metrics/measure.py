@@ -140,7 +140,7 @@ def generated_batches(generator: nn.Module, count: int, *, seed: int, labels: Te
         if bad.any():
             first = i * BATCH_SIZE + int(bad.int().argmax())
             raise MetricsError(
-                f"generated image {first} has values that are infinite or not a number, so nothing can be judged"
+                f"generated image {first} has values that are infinite or not a number, so it cannot be evaluated"
             )
         yield to_uint8(images)
 

@@ -117,7 +117,7 @@ def read_report(path: Path) -> list[Evaluation]:
     except MetricsError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MetricsError(f"file {str(path)!r} is no report that 'fastgan evaluate' has written") from error
+        raise MetricsError(f"file {str(path)!r} is not a report of 'fastgan evaluate'") from error
 
 
 def _evaluation(row: dict[str, Any]) -> Evaluation:

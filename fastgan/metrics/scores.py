@@ -161,7 +161,7 @@ def require_count(count: int, what: str) -> None:
     if count < MIN_IMAGES:
         images = "image" if count == 1 else "images"
         raise MetricsError(
-            f"there {'is' if count == 1 else 'are'} {count} {what} {images}, and scores with their errors take at "
+            f"there {'is' if count == 1 else 'are'} {count} {what} {images}; scores and their standard errors need at "
             f"least {MIN_IMAGES}"
         )
 

@@ -61,7 +61,7 @@ def check_output(path: Path, *, animation: bool = False) -> None:
     if path.suffix and not path.is_dir():
         if path.suffix not in known:
             raise SamplingError(
-                f"output {str(path)!r} has none of the endings {', '.join(known)}; a folder has no ending"
+                f"output {str(path)!r} has an unknown suffix; expected {', '.join(known)}, or a folder without a suffix"
             )
         if path.suffix == ".mp4":
             require_imageio()

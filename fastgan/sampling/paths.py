@@ -47,7 +47,7 @@ def spherical(a: Tensor, b: Tensor, frames: int) -> Tensor:
     sine = angle.sin()
     small = sine < _SMALL_SINE
     if (small & (cosine < 0)).any():
-        raise SamplingError("two latents point in opposite directions, so there is no one arc between them")
+        raise SamplingError("two latents point in opposite directions, so the arc between them is not unique")
     t = torch.linspace(0, 1, frames, dtype=torch.float64, device=a.device)[:, None]
     arc = (((1 - t) * angle).sin() * start + (t * angle).sin() * end) / sine
     return torch.where(small, torch.lerp(start, end, t), arc).to(a.dtype)

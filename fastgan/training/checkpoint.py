@@ -130,7 +130,7 @@ def find_checkpoint(run: Path, *, warn: Warn = warnings.warn) -> tuple[Path, dic
     """
     checkpoints = list_checkpoints(run)
     if not checkpoints:
-        what = "is not there" if not run.exists() else "has no checkpoint"
+        what = "does not exist" if not run.exists() else "has no checkpoint"
         raise CheckpointError(f"run {str(run)!r} {what}; expected a folder that 'fastgan train' has written")
     damaged = []
     for checkpoint in reversed(checkpoints):
@@ -288,7 +288,7 @@ def load_trained_generator(
     if is_model_folder(folder):
         return load_model_folder(folder, device)
     if not list_checkpoints(folder):
-        what = "is not there" if not folder.exists() else "is neither a run with a checkpoint nor an export"
+        what = "does not exist" if not folder.exists() else "is neither a run with a checkpoint nor an export"
         raise ModelFolderError(
             f"{str(folder)!r} {what}; expected a folder that 'fastgan train' or 'fastgan export' has written"
         )

@@ -249,7 +249,7 @@ class FidTracker:
             name = features_of(config.data)
             if name == "inception":
                 raise SettingsError(
-                    f"evaluate_features is 'auto', and there are none for {config.data!r}; expected digits (of grey "
+                    f"evaluate_features is 'auto', and there are none for {config.data!r}; expected digits (of gray "
                     "images) or inception"
                 )
         self._network = load_features(name, device)

@@ -165,12 +165,12 @@ def test_classes_are_generated_in_turn_or_one_alone(fastgan, trained_by_class, t
         (["train", "--data", "/nowhere"], "/nowhere"),
         (["train", "--config", "/nowhere.toml"], "settings file '/nowhere.toml' cannot be read"),
         (["train", "--bogus"], "No such option"),
-        (["train", "--resume", "/nowhere"], "run '/nowhere' is not there"),
-        (["train", "--resume", "RUN", "--seed", "3"], "so --seed cannot be given with it; only --steps can"),
-        (["train", "--resume", "RUN", "--set", "lr=1"], "so --set cannot be given with it"),
+        (["train", "--resume", "/nowhere"], "run '/nowhere' does not exist"),
+        (["train", "--resume", "RUN", "--seed", "3"], "; --seed cannot be combined with it, only --steps can"),
+        (["train", "--resume", "RUN", "--set", "lr=1"], "; --set cannot be combined with it"),
         (["train", "--resume", "RUN", "--steps", "2"], "is at step 3 already, past its last, 2"),
         (["train", "--out", "RUN"], "has a checkpoint already; resume it with 'fastgan train --resume "),
-        (["generate", "/nowhere"], "'/nowhere' is not there"),
+        (["generate", "/nowhere"], "'/nowhere' does not exist"),
         (["generate", "."], "'.' is neither a run with a checkpoint nor an export"),
         (["generate", "RUN", "--count", "0"], "Invalid value for '--count'"),
         (["generate", "RUN", "--device", "gpu"], "device is 'gpu', expected auto, cpu, cuda or cuda:INDEX"),
@@ -181,7 +181,7 @@ def test_classes_are_generated_in_turn_or_one_alone(fastgan, trained_by_class, t
         (["generate", "BY_CLASS", "--class", "10"], "--class is 10, and run '"),
         (["generate", "BY_CLASS", "--class", "-1"], "' has the classes 0 to 9"),
         (["train", "vanilla", "--set", "conditional=true"], "model vanilla has no conditional form (dcgan, "),
-        (["train", "--set", "conditional=true", "--data", "UNLABELLED"], "unlabelled.npy' carries no labels; expected"),
+        (["train", "--set", "conditional=true", "--data", "UNLABELED"], "unlabeled.npy' carries no labels; expected"),
         (["generate", "RUN", "--out", "/dev/null/x"], "folder '/dev/null/x' cannot be written: Not a directory"),
         (["generate"], "Missing argument 'RUN'"),
         (["tarin"], "No such command 'tarin'"),
@@ -192,9 +192,9 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 ):
     monkeypatch.chdir(tmp_path)
     paths = {"RUN": trained, "BY_CLASS": trained_by_class}
-    if "UNLABELLED" in args:
-        paths["UNLABELLED"] = tmp_path_factory.mktemp("data") / "unlabelled.npy"
-        np.save(paths["UNLABELLED"], np.zeros((2, 8, 8), np.uint8))
+    if "UNLABELED" in args:
+        paths["UNLABELED"] = tmp_path_factory.mktemp("data") / "unlabeled.npy"
+        np.save(paths["UNLABELED"], np.zeros((2, 8, 8), np.uint8))
     code, out, err = fastgan(*(paths.get(arg, arg) for arg in args))
     assert code == 2
     assert out == ""

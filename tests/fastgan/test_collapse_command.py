@@ -26,7 +26,7 @@ def test_table_picture_and_report(fastgan, tmp_path, data, kind):
     assert f"{kind}, " in out
     report = json.loads((tmp_path / "lab" / "report.json").read_text())
     outcome = report["trials"][1]["against_none"]
-    for words in ("left out: looking, clustering, score", "high quality", f"; {outcome}"):
+    for words in ("missing: looking, clustering, score", "high quality", f"; {outcome}"):
         assert words in out, words
     assert [report[key] for key in ("data", "seed")] == [data, 2]
     assert [trial["remedy"] for trial in report["trials"]] == ["none", "r1"]

@@ -154,7 +154,7 @@ def test_a_conditional_run_is_judged(fastgan, folder):
     code, out, err = fastgan("evaluate", of_classes, "--count", 40)
     assert (code, err) == (0, "")
     assert "of 40 generated and 40 real images of digits, 1x16x16" in out
-    assert "note: FID has 40 images for 64 features, so their covariance is singular" in out
+    assert "note: FID is computed from 40 images with 64 features, so the covariance is singular" in out
 
 
 def test_runs_are_compared_with_a_recommendation_for_each_purpose(fastgan, run, folder, monkeypatch):
@@ -187,7 +187,7 @@ def test_features_of_the_users_own(fastgan, run, folder, monkeypatch):
     code, out, err = fastgan("evaluate", run, "--count", 20, "--features", f"{__name__}:means", "--out", folder / "own")
     assert (code, err) == (0, "")
     assert f"Features {__name__}:means (" in out
-    assert f"note: features '{__name__}:means' are a function of yours, and their digest is of its own file only" in out
+    assert f"note: features '{__name__}:means' are your own function, whose digest covers only its own file" in out
     assert "by looking: no answer; there is no classifier for these images" in out
 
 
@@ -267,12 +267,12 @@ def inputs(folder):
     [
         (
             ["/nowhere"],
-            "'/nowhere' is not there; expected a folder that 'fastgan train' or 'fastgan export' has",
+            "'/nowhere' does not exist; expected a folder that 'fastgan train' or 'fastgan export' has",
         ),
         (["."], "'.' is neither a run with a checkpoint nor an export"),
         ([], "there is nothing to evaluate; give a run, or --images A --data B"),
-        (["RUN", "--images", "digits", "--data", "digits"], "--images A takes --data B, the images to compare with"),
-        (["--images", "digits"], "--images A takes --data B, the images to compare with"),
+        (["RUN", "--images", "digits", "--data", "digits"], "--images A needs --data B, the images to compare with"),
+        (["--images", "digits"], "--images A needs --data B, the images to compare with"),
         (["RUN", "RUN"], "a run is given twice"),
         (["RUN", "--data", "/nowhere"], "There is no file or folder '/nowhere'"),
         (["RUN", "--data", "gaussians"], "cannot be resized to 28x28; expected resolution 1."),
@@ -280,9 +280,9 @@ def inputs(folder):
         (["RUN", "--data", "@nan.npy"], "float32"),
         (
             ["RUN", "--data", "@single.npy", "--features", "digits"],
-            "there is 1 real image, and scores with their ",
+            "there is 1 real image; scores and their ",
         ),
-        (["RUN", "--count", "1"], "there is 1 generated image, and scores with their errors take at least 12"),
+        (["RUN", "--count", "1"], "there is 1 generated image; scores and their standard errors need at least 12"),
         (
             ["RUN", "--features", "resnet"],
             "unknown features 'resnet'; choose from 'digits'",
@@ -291,7 +291,7 @@ def inputs(folder):
             ["RUN", "--weights", "@junk.pt"],
             "given for features 'digits'; expected them only for 'inception'",
         ),
-        (["RUN", "@junk.json"], "junk.json' is no report that 'fastgan evaluate' has written"),
+        (["RUN", "@junk.json"], "junk.json' is not a report of 'fastgan evaluate'"),
         (["@none.json"], "none.json' cannot be read: No such file or directory"),
         (["RUN", "POINTS"], "cannot be compared: the first are of features digits, the others of features points"),
         (["RUN", "--out", "/dev/null/x"], "folder '/dev/null/x' cannot be written: Not a directory"),
@@ -327,7 +327,7 @@ def test_a_generator_of_images_that_are_not_finite_is_refused(fastgan, run, fold
     shutil.copy(run / "config.toml", broken)
     code, out, err = fastgan("evaluate", broken)
     assert (code, out) == (2, "")
-    assert "generated image 0 has values that are infinite or not a number, so nothing can be judged" in err
+    assert "generated image 0 has values that are infinite or not a number, so it cannot be evaluated" in err
 
 
 def test_what_cannot_be_written_after_the_work_is_one_sentence(fastgan, run, tmp_path, monkeypatch):

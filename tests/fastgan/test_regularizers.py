@@ -123,7 +123,7 @@ def test_a_zero_gradient_has_a_penalty_with_gradient_zero():
 
 
 @pytest.mark.parametrize("penalty", ["wgan_gp", "r1", "r2", "dragan"])
-def test_batch_norm_in_a_penalised_critic_is_refused(penalty: str):
+def test_batch_norm_in_a_penalized_critic_is_refused(penalty: str):
     def call(critic: nn.Module, **options: bool) -> torch.Tensor:
         real = images(1).float()
         batches = (real, images(2).float()) if penalty == "wgan_gp" else (real,)
@@ -157,7 +157,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_batch_norm_in_a_penalised_function_is_refused(form: str):
+def test_batch_norm_in_a_penalized_function_is_refused(form: str):
     critic, real = with_batch_norm(), images(1).float()
     with pytest.raises(ValueError, match="batch normalization \\(NativeBatchNormBackward0\\)"):
         r1(FORMS[form](critic), real)

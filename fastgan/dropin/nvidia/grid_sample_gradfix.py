@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from fastgan.dropin.arguments import check_image, needs_torchs_operators
 
-# Scripts set it. The sampling differentiates twice whatever it is.
+# Scripts set it, without effect: the sampling always differentiates twice.
 enabled = False
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from fastgan.dropin.convolution import convolutions
 
-# Scripts set it. The convolutions differentiate twice whatever it is.
+# Scripts set it, without effect: the convolutions always differentiate twice.
 enabled = True
 weight_gradients_disabled = False
 

@@ -1,6 +1,6 @@
 """Runs when a Python process starts below one that called ``fastgan.dropin.install()``, and serves the same ops there.
 
-It is not imported by name: its folder stands at the front of PYTHONPATH. It imports no torch.
+Python imports it because its folder is at the front of PYTHONPATH. It does not import torch.
 """
 
 import os
@@ -15,7 +15,7 @@ except ImportError:  # an interpreter of another environment, which has no fastg
 else:
     serve_inherited()
 
-# The sitecustomize that this one hides, such as Debian's, runs as it would have.
+# Runs the sitecustomize that this one hides, such as Debian's.
 _here = os.path.dirname(os.path.abspath(__file__))
 _hidden = PathFinder.find_spec("sitecustomize", [p for p in sys.path if os.path.abspath(p) != _here])
 if _hidden is not None and _hidden.loader is not None:

@@ -7,7 +7,7 @@ from fastgan.data import DataError, load_dataset, open_dataset
 
 
 @pytest.fixture
-def grey() -> np.ndarray:
+def gray() -> np.ndarray:
     """uint8 [5, 6, 6]."""
     return np.random.default_rng(0).integers(0, 256, (5, 6, 6), np.uint8)
 

@@ -25,12 +25,12 @@ def path(tmp_path):
     return tmp_path / "a.npy"
 
 
-def test_npy_layouts(path, grey, rgb):
+def test_npy_layouts(path, gray, rgb):
     nchw = torch.from_numpy(rgb).permute(0, 3, 1, 2)
     for array, expected in (
-        (grey, torch.from_numpy(grey)[:, None]),
-        (grey[..., None], torch.from_numpy(grey)[:, None]),
-        (grey[:, None], torch.from_numpy(grey)[:, None]),
+        (gray, torch.from_numpy(gray)[:, None]),
+        (gray[..., None], torch.from_numpy(gray)[:, None]),
+        (gray[:, None], torch.from_numpy(gray)[:, None]),
         (rgb, nchw),
         (rgb.transpose(0, 3, 1, 2), nchw),
         (np.asfortranarray(rgb), nchw),
@@ -42,8 +42,8 @@ def test_npy_layouts(path, grey, rgb):
         assert dataset.labels is None
 
 
-def test_loaded_images_may_be_written_to(path, grey):
-    np.save(path, grey)
+def test_loaded_images_may_be_written_to(path, gray):
+    np.save(path, gray)
     images = load_dataset(str(path)).images
     images.zero_()
     assert images.sum() == 0
@@ -95,11 +95,11 @@ class Explosive:
         return (exec, ("raise SystemExit('unpickled')",))
 
 
-def test_objects_are_never_unpickled(path, refused, grey):
+def test_objects_are_never_unpickled(path, refused, gray):
     array = np.array([Explosive()], dtype=object)
     np.save(path, array, allow_pickle=True)
     refused(path, "Python objects", "never unpickled")
-    np.savez(path.with_suffix(".npz"), images=grey, labels=array)
+    np.savez(path.with_suffix(".npz"), images=gray, labels=array)
     refused(path.with_suffix(".npz"), "'labels' in ", "Python objects")
     path.write_bytes(pickle.dumps(Explosive()))
     with pytest.raises(DataError, match="is a Python pickle, which executes code"):
@@ -132,16 +132,16 @@ def test_hostile_headers(path, refused, data):
     refused(path.with_suffix(".npz"), "'images' in ")
 
 
-def test_wrong_lengths(path, refused, grey):
-    data = npy(grey)
+def test_wrong_lengths(path, refused, gray):
+    data = npy(gray)
     path.write_bytes(data[:-1])
     refused(path, f"has {len(data) - 1} bytes", f"expected {len(data)}", "[5, 6, 6]")
     path.write_bytes(data + b"x")
     refused(path, f"has {len(data) + 1} bytes")
 
 
-def test_unknown_names(tmp_path, refused, grey):
-    np.savez(tmp_path / "a.npz", faces=grey, other=grey)
+def test_unknown_names(tmp_path, refused, gray):
+    np.savez(tmp_path / "a.npz", faces=gray, other=gray)
     refused(tmp_path / "a.npz", "'faces, other'", "images, x_train, train_images, arr_0")
 
 
@@ -158,6 +158,6 @@ def test_unknown_names(tmp_path, refused, grey):
         (np.array([0, 1, 2**63, 2, 3], np.uint64), ["from 0 to 9223372036854775808"]),
     ],
 )
-def test_unusable_labels(tmp_path, refused, grey, labels, parts):
-    np.savez(tmp_path / "a.npz", images=grey, labels=labels)
+def test_unusable_labels(tmp_path, refused, gray, labels, parts):
+    np.savez(tmp_path / "a.npz", images=gray, labels=labels)
     refused(tmp_path / "a.npz", "'labels' in ", *parts)

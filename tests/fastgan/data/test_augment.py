@@ -34,8 +34,8 @@ def test_color_from_its_definition(monkeypatch, channels):
     for sample, found, (brightness, saturation, contrast) in zip(x.numpy(), result, drawn.T, strict=True):
         expected = sample + brightness - 0.5
         for i, j in itertools.product(range(5), range(6)):
-            grey = sum(expected[:, i, j]) / channels
-            expected[:, i, j] = [grey + 2 * saturation * (value - grey) for value in expected[:, i, j]]
+            gray = sum(expected[:, i, j]) / channels
+            expected[:, i, j] = [gray + 2 * saturation * (value - gray) for value in expected[:, i, j]]
         mean = sum(expected.flatten()) / expected.size
         expected = mean + (contrast + 0.5) * (expected - mean)
         # At most 90 additions for the mean and 9 other operations, on values below 6 and doubled or less afterwards.
@@ -49,7 +49,7 @@ def test_what_color_draws():
     torch.manual_seed(0)
     y = diff_augment(x, ("color",))
     brightness = (y - x).mean((1, 2, 3))
-    # Both pixels have the same grey, so saturation and contrast change no more than their product.
+    # Both pixels have the same gray, so saturation and contrast change no more than their product.
     product = (y[:, 2, 0] - y[:, 1, 0]) / (x[:, 2, 0] - x[:, 1, 0])
     assert -0.5 <= brightness.min() < -0.499
     assert 0.499 < brightness.max() <= 0.5
@@ -58,8 +58,8 @@ def test_what_color_draws():
     # Means of uniform numbers: 0, and 1 * 1; the standard error is below 0.005 for both.
     assert abs(brightness.mean()) < 0.02
     assert abs(product.mean() - 1) < 0.02
-    grey = diff_augment(x[:, :1], ("color",))
-    contrast = (grey[:, 0, 0] - grey[:, 0, 1]) / (x[:, 0, 0] - x[:, 0, 1])
+    gray = diff_augment(x[:, :1], ("color",))
+    contrast = (gray[:, 0, 0] - gray[:, 0, 1]) / (x[:, 0, 0] - x[:, 0, 1])
     assert 0.5 <= contrast.min() + 1e-9 < 0.501
     assert 1.499 < contrast.max() - 1e-9 < 1.5
 
@@ -105,12 +105,12 @@ def test_translation_by_any_number_of_pixels_up_to_an_eighth(height, width, down
 
 
 @pytest.mark.parametrize(("height", "width"), [(6, 8), (5, 4), (3, 2)])
-def test_cutout_of_a_square_of_half_the_size_with_its_centre_anywhere(height, width):
+def test_cutout_of_a_square_of_half_the_size_with_its_center_anywhere(height, width):
     x = images(1, 2, height, width)
     tall, wide = (height + 1) // 2, (width + 1) // 2
-    # A centre is a pixel where the length is odd, and a border between pixels, or of the image, where it is even.
-    tops = [centre - tall // 2 for centre in range(height + (tall % 2 == 0))]
-    lefts = [centre - wide // 2 for centre in range(width + (wide % 2 == 0))]
+    # A center is a pixel where the length is odd, and a border between pixels, or of the image, where it is even.
+    tops = [center - tall // 2 for center in range(height + (tall % 2 == 0))]
+    lefts = [center - wide // 2 for center in range(width + (wide % 2 == 0))]
     corners = itertools.product(tops, lefts)
     candidates = {corner: with_a_hole(x[0].numpy(), *corner, tall, wide) for corner in corners}
     assert len({candidate.tobytes() for candidate in candidates.values()}) == len(candidates)

@@ -61,7 +61,7 @@ def read_lazily(path) -> torch.Tensor | DataError:
 
 @pytest.mark.parametrize("kind", ["zip", "deflated.npz", "npz", "npy", "idx", "idx.gz", "labels", "json"])
 @pytest.mark.filterwarnings("ignore")
-def test_damaged_sources(tmp_path, grey, rgb, kind):
+def test_damaged_sources(tmp_path, gray, rgb, kind):
     labels = np.arange(5)
     target = tmp_path / f"a.{kind}"
     if kind == "zip":
@@ -71,13 +71,13 @@ def test_damaged_sources(tmp_path, grey, rgb, kind):
         (np.savez if kind == "npz" else np.savez_compressed)(source, images=rgb, labels=labels)
     elif kind == "npy":
         source = tmp_path / "source.npy"
-        np.save(source, grey)
+        np.save(source, gray)
     elif kind == "json":
         source = target = tmp_path / "dataset.json"
         source.write_text('{"labels": [["a.png", 3]]}')
-        (tmp_path / "a.png").write_bytes(encode(grey[0]))
+        (tmp_path / "a.png").write_bytes(encode(gray[0]))
     else:
-        source = write_mnist(tmp_path / "m", grey, labels, gz=kind == "idx.gz")
+        source = write_mnist(tmp_path / "m", gray, labels, gz=kind == "idx.gz")
         target = source = (
             source.with_name(source.name.replace("images-idx3", "labels-idx1")) if kind == "labels" else source
         )

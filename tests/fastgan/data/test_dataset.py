@@ -54,13 +54,13 @@ def test_resized_digits_keep_their_strokes():
     assert torch.corrcoef(pair)[0, 1] > 0.95
 
 
-def test_every_source_takes_a_resolution(tmp_path, rgb, grey):
+def test_every_source_takes_a_resolution(tmp_path, rgb, gray):
     np.save(tmp_path / "a.npy", rgb)
     expected = load_dataset(str(tmp_path / "a.npy"), resolution=16).images
     assert expected.shape == (5, 3, 16, 16)
     zipped = load_dataset(str(write_stylegan_zip(tmp_path / "a.zip", rgb)), resolution=16).images
     assert torch.equal(zipped, expected), "one filter for all sources"
-    assert load_dataset(str(write_mnist(tmp_path / "m", grey)), resolution=4).images.shape == (5, 1, 4, 4)
+    assert load_dataset(str(write_mnist(tmp_path / "m", gray)), resolution=4).images.shape == (5, 1, 4, 4)
     assert load_dataset(str(tmp_path / "a.npy"), resolution=6).images.shape == (5, 3, 6, 6)
 
 
@@ -74,27 +74,27 @@ def test_a_resolution_past_the_memory_is_refused_before_allocating(refused, reso
     refused("digits", "GiB of memory", resolution=resolution)
 
 
-def test_the_name_is_the_path_as_given(tmp_path, grey, monkeypatch):
+def test_the_name_is_the_path_as_given(tmp_path, gray, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    np.save("a.npy", grey)
+    np.save("a.npy", gray)
     assert load_dataset("./a.npy").name == "./a.npy"
     assert load_dataset(Path("a.npy")).name == "a.npy"
 
 
-def test_a_path_called_digits_is_reached_with_its_dot(tmp_path, grey, monkeypatch):
+def test_a_path_called_digits_is_reached_with_its_dot(tmp_path, gray, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_mnist(tmp_path / "digits", grey)
+    write_mnist(tmp_path / "digits", gray)
     assert len(load_dataset("./digits").images) == 5
     assert len(load_dataset(Path("digits")).images) == 5
     assert len(load_dataset("digits").images) == 1797
 
 
-def test_content_decides_not_the_suffix(tmp_path, grey, rgb):
-    np.save(tmp_path / "a.npy", grey)
-    np.savez(tmp_path / "b.npz", images=grey)
+def test_content_decides_not_the_suffix(tmp_path, gray, rgb):
+    np.save(tmp_path / "a.npy", gray)
+    np.savez(tmp_path / "b.npz", images=gray)
     write_stylegan_zip(tmp_path / "c.zip", rgb)
-    write_mnist(tmp_path / "d", grey, gz=True)
-    write_mnist(tmp_path / "d", grey)
+    write_mnist(tmp_path / "d", gray, gz=True)
+    write_mnist(tmp_path / "d", gray)
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) == 5
     for path in written:
@@ -103,8 +103,8 @@ def test_content_decides_not_the_suffix(tmp_path, grey, rgb):
         assert torch.equal(load_dataset(str(renamed)).images, expected)
 
 
-def test_missing_paths(tmp_path, refused, grey):
-    np.save(tmp_path / "a.npy", grey)
+def test_missing_paths(tmp_path, refused, gray):
+    np.save(tmp_path / "a.npy", gray)
     refused(tmp_path / "none", repr(str(tmp_path / "none")), "no file or folder", "'digits'")
     refused(tmp_path / "a.npy" / "below", "no file or folder")
     refused("", "no file or folder")
@@ -144,12 +144,12 @@ def test_names_are_shown_on_one_line(tmp_path, refused):
     refused(str(tmp_path / "undecodable\udcff"), r"undecodable\udcff")
 
 
-def test_sources_past_the_memory_are_refused(tmp_path, refused, grey, monkeypatch):
-    np.save(tmp_path / "a.npy", grey)
-    np.savez(tmp_path / "a.npz", images=grey)
-    write_mnist(tmp_path / "m", grey)
-    write_stylegan_zip(tmp_path / "a.zip", grey)
-    monkeypatch.setattr(limits, "_physical_memory", lambda: grey.nbytes - 1)
+def test_sources_past_the_memory_are_refused(tmp_path, refused, gray, monkeypatch):
+    np.save(tmp_path / "a.npy", gray)
+    np.savez(tmp_path / "a.npz", images=gray)
+    write_mnist(tmp_path / "m", gray)
+    write_stylegan_zip(tmp_path / "a.zip", gray)
+    monkeypatch.setattr(limits, "_physical_memory", lambda: gray.nbytes - 1)
     for name in ("a.npy", "a.npz", "m", "a.zip"):
         refused(tmp_path / name, "GiB of memory", name)
     with monkeypatch.context() as patch:

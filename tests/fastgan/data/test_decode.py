@@ -16,36 +16,36 @@ def saved(image: Image.Image, kind: str = "PNG", **options) -> bytes:
     return stream.getvalue()
 
 
-def png(width: int, height: int, bit_depth: int, colour_type: int, rows: bytes) -> bytes:
+def png(width: int, height: int, bit_depth: int, color_type: int, rows: bytes) -> bytes:
     """A PNG from its parts, for what Pillow reads but does not write; ``rows`` includes the filter bytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, bit_depth, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bit_depth, color_type, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def test_lossless_formats_return_the_exact_pixels(grey, rgb):
+def test_lossless_formats_return_the_exact_pixels(gray, rgb):
     for suffix in ("png", "bmp", "tif", "ppm"):
-        assert np.array_equal(decoded(encode(grey[0], suffix), "x"), grey[:1]), suffix
+        assert np.array_equal(decoded(encode(gray[0], suffix), "x"), gray[:1]), suffix
         assert np.array_equal(decoded(encode(rgb[0], suffix), "x"), rgb[0].transpose(2, 0, 1)), suffix
     assert np.array_equal(decoded(encode(rgb[0], "webp", lossless=True), "x"), rgb[0].transpose(2, 0, 1))
-    # A GIF's pixels are palette entries, even where all of them are grey.
-    assert np.array_equal(decoded(encode(grey[0], "gif"), "x"), np.stack([grey[0]] * 3))
+    # A GIF's pixels are palette entries, even where all of them are gray.
+    assert np.array_equal(decoded(encode(gray[0], "gif"), "x"), np.stack([gray[0]] * 3))
 
 
 def test_jpeg_is_close_and_keeps_its_channels():
-    grey = np.tile(np.arange(16, dtype=np.uint8) * 16, (16, 1))
-    found = decoded(encode(grey, "jpg", quality=100), "x")
+    gray = np.tile(np.arange(16, dtype=np.uint8) * 16, (16, 1))
+    found = decoded(encode(gray, "jpg", quality=100), "x")
     assert found.shape == (1, 16, 16)
     # At quality 100 the quantisation step is 1 for every DCT coefficient: each of the 64 errs by at most a half, and
     # the orthonormal transform spreads an error of norm at most 4; rounding adds a half.
-    assert np.abs(found[0].astype(int) - grey).max() <= 4.5
-    assert decoded(encode(np.stack([grey] * 3, -1), "jpg"), "x").shape == (3, 16, 16)
+    assert np.abs(found[0].astype(int) - gray).max() <= 4.5
+    assert decoded(encode(np.stack([gray] * 3, -1), "jpg"), "x").shape == (3, 16, 16)
 
 
-def test_16_bit_greyscale_is_scaled_not_clipped():
+def test_16_bit_grayscale_is_scaled_not_clipped():
     values = np.array([[0, 128, 257, 300], [65535, 65407, 32768, 40000]] * 2, np.uint16)
     expected = [[0, 0, 1, 1], [255, 255, 128, 156]]
     assert decoded(saved(Image.fromarray(values)), "x")[0, :2].tolist() == expected
@@ -57,7 +57,7 @@ def test_16_bit_greyscale_is_scaled_not_clipped():
 def test_16_bit_rgb_is_scaled():
     rows = b"".join(b"\0" + struct.pack(">6H", 0, 32768, 65535, 257, 40000, 255 * 257) for _ in range(2))
     found = decoded(png(2, 2, 16, 2, rows), "x")
-    # Pillow keeps the high byte of 16-bit colours, at most one level from v / 257.
+    # Pillow keeps the high byte of 16-bit colors, at most one level from v / 257.
     assert np.abs(found[:, 0].astype(int) - np.array([[0, 1], [128, 156], [255, 255]])).max() <= 1
 
 
@@ -76,16 +76,16 @@ def test_transparency_is_composited_over_white():
     rgba = Image.new("RGBA", (2, 2), (10, 20, 30, 255))
     rgba.putpixel((1, 0), (10, 20, 30, 0))
     assert decoded(saved(rgba), "x")[:, 0].T.tolist() == [[10, 20, 30], [255, 255, 255]]
-    grey = Image.new("LA", (2, 2), (10, 255))
-    grey.putpixel((1, 0), (10, 0))
-    assert decoded(saved(grey), "x")[:, 0].tolist() == [[10, 255]]
+    gray = Image.new("LA", (2, 2), (10, 255))
+    gray.putpixel((1, 0), (10, 0))
+    assert decoded(saved(gray), "x")[:, 0].tolist() == [[10, 255]]
     palette = Image.new("P", (2, 2))
     palette.putpalette([10, 20, 30, 40, 50, 60])
     palette.putpixel((1, 0), 1)
     assert decoded(saved(palette, transparency=1), "x")[:, 0].T.tolist() == [[10, 20, 30], [255, 255, 255]]
 
 
-def test_all_greys_survive_the_way_through_transparency():
+def test_all_grays_survive_the_way_through_transparency():
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
     opaque = Image.merge("LA", [Image.fromarray(values), Image.new("L", (16, 16), 255)])
     assert np.array_equal(decoded(saved(opaque), "x"), values[None])
@@ -99,22 +99,22 @@ def fails(data: bytes, *parts: str) -> None:
         assert part in str(caught.value), str(caught.value)
 
 
-def test_refusals(grey, rgb, monkeypatch):
+def test_refusals(gray, rgb, monkeypatch):
     fails(b"", "not a readable image", "missing")
     fails(b"not an image at all", "not a readable image", "6e 6f 74")
-    fails(encode(grey[0])[:-20], "broken or truncated")
+    fails(encode(gray[0])[:-20], "broken or truncated")
     fails(encode(rgb[0], "jpg")[:-20], "broken or truncated")
     fails(saved(Image.new("F", (4, 4)), "TIFF"), "32-bit")
     fails(saved(Image.new("I", (4, 4)), "TIFF"), "32-bit")
-    frames = [Image.fromarray(image) for image in grey]
+    frames = [Image.fromarray(image) for image in gray]
     fails(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]), "5 frames")
     fails(saved(frames[0], "TIFF", save_all=True, append_images=frames[1:]), "5 frames")
     # EPS would run Ghostscript.
     fails(saved(Image.fromarray(rgb[0]), "EPS"), "not a readable image")
 
 
-def test_any_flipped_byte_in_the_pixels_of_a_png_is_noticed(grey):
-    data = encode(grey[0])
+def test_any_flipped_byte_in_the_pixels_of_a_png_is_noticed(gray):
+    data = encode(gray[0])
     # From the chunk's name to its checksum; the next chunk begins with its length.
     for position in range(data.index(b"IDAT"), data.index(b"IEND") - 4):
         flipped = bytearray(data)

@@ -29,27 +29,27 @@ def channels_first(images):
     return torch.from_numpy(images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2).copy())
 
 
-def test_folder_of_grey_and_of_colour(tmp_path, grey, rgb):
-    for name, images in (("grey", grey), ("rgb", rgb)):
+def test_folder_of_gray_and_of_color(tmp_path, gray, rgb):
+    for name, images in (("gray", gray), ("rgb", rgb)):
         dataset = load_dataset(str(write_folder(tmp_path / name, images)))
         assert torch.equal(dataset.images, channels_first(images))
         assert dataset.labels is None
 
 
-def test_folder_is_read_in_the_order_of_relative_paths(tmp_path, grey):
+def test_folder_is_read_in_the_order_of_relative_paths(tmp_path, gray):
     names = ["b/1.png", "a/2.PNG", "a/1.png", "c.png", "a/b/3.png"]
-    write_folder(tmp_path, grey, names)
-    expected = grey[[names.index(name) for name in sorted(names)]]
+    write_folder(tmp_path, gray, names)
+    expected = gray[[names.index(name) for name in sorted(names)]]
     assert torch.equal(load_dataset(str(tmp_path)).images, channels_first(expected))
 
 
-def test_hidden_and_other_files_are_passed_over(tmp_path, grey):
-    write_folder(tmp_path, grey)
+def test_hidden_and_other_files_are_passed_over(tmp_path, gray):
+    write_folder(tmp_path, gray)
     for name in (".hidden.png", ".thumbs/a.png", "a/._b.png", "notes.txt", "model.bin"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"not an image")
     (tmp_path / ".loop").symlink_to(tmp_path)
-    assert torch.equal(load_dataset(str(tmp_path)).images, channels_first(grey))
+    assert torch.equal(load_dataset(str(tmp_path)).images, channels_first(gray))
 
 
 OF_SYSTEMS = [
@@ -67,17 +67,17 @@ OF_SYSTEMS = [
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_what_systems_put_beside_the_images_is_no_image(tmp_path, grey, packed):
-    write_folder(tmp_path / "a", grey)
+def test_what_systems_put_beside_the_images_is_no_image(tmp_path, gray, packed):
+    write_folder(tmp_path / "a", gray)
     for name in [*OF_SYSTEMS, "@eaDir/dataset.json"]:
         (tmp_path / "a" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "a" / name).write_bytes(encode(grey[0, :3, :3]))
+        (tmp_path / "a" / name).write_bytes(encode(gray[0, :3, :3]))
     source = shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "a") if packed else str(tmp_path / "a")
-    assert torch.equal(load_dataset(source).images, channels_first(grey))
+    assert torch.equal(load_dataset(source).images, channels_first(gray))
 
 
-def test_a_folder_of_the_system_that_nobody_may_read_is_not_looked_into(tmp_path, grey, monkeypatch):
-    write_folder(tmp_path, grey)
+def test_a_folder_of_the_system_that_nobody_may_read_is_not_looked_into(tmp_path, gray, monkeypatch):
+    write_folder(tmp_path, gray)
     (tmp_path / "lost+found").mkdir()
     scandir = os.scandir
 
@@ -92,57 +92,57 @@ def test_a_folder_of_the_system_that_nobody_may_read_is_not_looked_into(tmp_path
 
 @pytest.mark.parametrize(("of_files", "of_labels"), [("NFC", "NFD"), ("NFD", "NFC")])
 @pytest.mark.parametrize("packed", [False, True])
-def test_names_that_look_alike_are_alike(tmp_path, grey, of_files, of_labels, packed):
+def test_names_that_look_alike_are_alike(tmp_path, gray, of_files, of_labels, packed):
     names = [f"é{index}/Ångström.png" for index in range(5)]
-    write_folder(tmp_path / "a", grey, [unicodedata.normalize(of_files, name) for name in names])
+    write_folder(tmp_path / "a", gray, [unicodedata.normalize(of_files, name) for name in names])
     pairs = [[unicodedata.normalize(of_labels, name), index] for index, name in enumerate(names)]
     (tmp_path / "a" / "dataset.json").write_text(json.dumps({"labels": pairs}))
     source = shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "a") if packed else str(tmp_path / "a")
     assert load_dataset(source).labels.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_files_that_differ_only_in_how_a_letter_is_written_keep_their_own_labels(tmp_path, grey):
+def test_files_that_differ_only_in_how_a_letter_is_written_keep_their_own_labels(tmp_path, gray):
     names = [unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD")]
-    write_folder(tmp_path, grey[:2], names)
+    write_folder(tmp_path, gray[:2], names)
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": [[names[0], 3], [names[1], 4]]}))
     assert sorted(load_dataset(str(tmp_path)).labels.tolist()) == [3, 4]
 
 
-@pytest.mark.parametrize("first", ["grey", "rgb"])
-def test_mixed_channels_become_rgb(tmp_path, grey, rgb, first):
-    pair = [grey[0], rgb[0]] if first == "grey" else [rgb[0], grey[0]]
-    images = load_dataset(str(write_folder(tmp_path, [*pair, grey[1]]))).images
-    as_rgb = [np.stack([image] * 3, -1) if image.ndim == 2 else image for image in [*pair, grey[1]]]
+@pytest.mark.parametrize("first", ["gray", "rgb"])
+def test_mixed_channels_become_rgb(tmp_path, gray, rgb, first):
+    pair = [gray[0], rgb[0]] if first == "gray" else [rgb[0], gray[0]]
+    images = load_dataset(str(write_folder(tmp_path, [*pair, gray[1]]))).images
+    as_rgb = [np.stack([image] * 3, -1) if image.ndim == 2 else image for image in [*pair, gray[1]]]
     assert torch.equal(images, channels_first(np.stack(as_rgb)))
 
 
-def test_zip_as_dataset_tool_writes_it(tmp_path, rgb, grey):
+def test_zip_as_dataset_tool_writes_it(tmp_path, rgb, gray):
     dataset = load_dataset(str(write_stylegan_zip(tmp_path / "a.zip", rgb, [3, 1, 4, 1, 5])))
     assert torch.equal(dataset.images, channels_first(rgb))
     assert dataset.labels.tolist() == [3, 1, 4, 1, 5]
     assert dataset.labels.dtype == torch.int64
-    dataset = load_dataset(str(write_stylegan_zip(tmp_path / "b.zip", grey)))
-    assert torch.equal(dataset.images, channels_first(grey))
+    dataset = load_dataset(str(write_stylegan_zip(tmp_path / "b.zip", gray)))
+    assert torch.equal(dataset.images, channels_first(gray))
     assert dataset.labels is None
 
 
-def test_zip_without_dataset_json_deflated_in_any_order(tmp_path, grey):
+def test_zip_without_dataset_json_deflated_in_any_order(tmp_path, gray):
     order = [3, 0, 4, 1, 2]
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x/", b"")
         archive.writestr("__MACOSX/._0.png", b"finder's notes")
         for index in order:
-            archive.writestr(f"x/{index}.png", encode(grey[index]))
+            archive.writestr(f"x/{index}.png", encode(gray[index]))
     dataset = load_dataset(str(tmp_path / "a.zip"))
-    assert torch.equal(dataset.images, channels_first(grey))
+    assert torch.equal(dataset.images, channels_first(gray))
     assert dataset.labels is None
 
 
-def test_links_to_folders_are_followed_but_loops_refused(tmp_path, grey, refused):
-    write_folder(tmp_path / "elsewhere", grey)
+def test_links_to_folders_are_followed_but_loops_refused(tmp_path, gray, refused):
+    write_folder(tmp_path / "elsewhere", gray)
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "link").symlink_to(tmp_path / "elsewhere")
-    assert torch.equal(load_dataset(str(tmp_path / "set")).images, channels_first(grey))
+    assert torch.equal(load_dataset(str(tmp_path / "set")).images, channels_first(gray))
     (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "set")
     refused(tmp_path / "set", "links back", "loop")
 
@@ -158,36 +158,36 @@ def test_folders_without_images(tmp_path, refused):
     refused(tmp_path / "a.zip", "holds no images", "a.zip")
 
 
-def test_broken_images_are_named(tmp_path, grey, refused):
-    write_folder(tmp_path / "a", grey)
-    (tmp_path / "a" / "002.png").write_bytes(encode(grey[2])[:60])
+def test_broken_images_are_named(tmp_path, gray, refused):
+    write_folder(tmp_path / "a", gray)
+    (tmp_path / "a" / "002.png").write_bytes(encode(gray[2])[:60])
     refused(tmp_path / "a", "002.png", "broken or truncated")
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("0/0.png", b"")
     refused(tmp_path / "a.zip", "'0/0.png' in ", "a.zip", "not a readable image")
 
 
-def test_mixed_sizes_name_two_files(tmp_path, grey, refused):
-    write_folder(tmp_path, [grey[0], grey[1], grey[2, :4, :4]])
+def test_mixed_sizes_name_two_files(tmp_path, gray, refused):
+    write_folder(tmp_path, [gray[0], gray[1], gray[2, :4, :4]])
     refused(tmp_path, "002.png", "4x4", "000.png", "6x6", "one size", fit="refuse")
     refused(tmp_path, "002.png", "000.png", resolution=8, fit="refuse")
 
 
-def test_non_square_images(tmp_path, grey, refused):
-    write_folder(tmp_path, [grey[0], grey[1, :4]])
+def test_non_square_images(tmp_path, gray, refused):
+    write_folder(tmp_path, [gray[0], gray[1, :4]])
     refused(tmp_path, "001.png", "6x4", "square", fit="refuse")
 
 
-def test_folders_at_the_top_are_classes(tmp_path, grey):
+def test_folders_at_the_top_are_classes(tmp_path, gray):
     names = ["b/0.png", "a/x/1.png", "c c/2.png", "a/0.png", "b/1.png"]
-    source = write_folder(tmp_path / "s", grey, names)
+    source = write_folder(tmp_path / "s", gray, names)
     (source / "empty").mkdir()
     for path in (source, shutil.make_archive(str(tmp_path / "a"), "zip", source)):
         dataset = open_dataset(path)
         assert dataset.class_names == ("a", "b", "c c")
         assert dataset.labels.tolist() == [0, 0, 1, 1, 2]
         assert [dataset[index][1] for index in range(5)] == [0, 0, 1, 1, 2]
-    (source / "top.png").write_bytes(encode(grey[0]))
+    (source / "top.png").write_bytes(encode(gray[0]))
     assert open_dataset(source).labels is None, "an image without a folder"
     assert open_dataset(source / "b").labels is None
     (source / "top.png").unlink()
@@ -226,15 +226,15 @@ def spoil(path, header: bool):
 
 
 @pytest.mark.parametrize("header", [True, False])
-def test_broken_images_are_counted_and_may_be_left_out(tmp_path, grey, refused, caplog, header):
-    source = write_folder(tmp_path, grey)
+def test_broken_images_are_counted_and_may_be_left_out(tmp_path, gray, refused, caplog, header):
+    source = write_folder(tmp_path, gray)
     for index in (1, 2):
         spoil(source / f"{index:03}.png", header)
-    sentence = "2 of 5 images cannot be read: remove them, or continue without with skip_broken = true."
+    sentence = "2 of 5 images cannot be read: remove them, or set skip_broken = true to leave them out."
     with pytest.raises(DataError, match=rf"^'.*001\.png' is .*; {sentence}"):
         load_dataset(source)
     dataset = load_dataset(source, skip_broken=True)
-    assert torch.equal(dataset.images[:, 0], torch.from_numpy(grey[[0, 3, 4]]))
+    assert torch.equal(dataset.images[:, 0], torch.from_numpy(gray[[0, 3, 4]]))
     lazy = open_dataset(source, skip_broken=True)
     assert len(lazy) == (3 if header else 5)
     if header:
@@ -242,7 +242,7 @@ def test_broken_images_are_counted_and_may_be_left_out(tmp_path, grey, refused, 
         assert note.startswith("2 of 5 images cannot be read and are left out, the first because '")
     else:
         found, _ = lazy.batch([1, 2, 3, 0])
-        assert torch.equal(found[:, 0], torch.from_numpy(grey[[3, 3, 3, 0]])), "the next whole one"
+        assert torch.equal(found[:, 0], torch.from_numpy(gray[[3, 3, 3, 0]])), "the next whole one"
         assert caplog.text.count("it is left out, and so are other broken images") == 1
     for index in (0, 3, 4):
         spoil(source / f"{index:03}.png", header)
@@ -261,8 +261,8 @@ def test_a_large_photograph_is_decoded_at_a_fraction_of_its_size(tmp_path):
     assert np.abs(whole - reduced).max() <= 3
 
 
-def test_unreadable_places(tmp_path, grey, refused, monkeypatch):
-    write_folder(tmp_path, grey)
+def test_unreadable_places(tmp_path, gray, refused, monkeypatch):
+    write_folder(tmp_path, gray)
     (tmp_path / "zz.png").symlink_to(tmp_path / "nowhere")
     refused(tmp_path, "zz.png", "No such file")
     (tmp_path / "zz.png").unlink()
@@ -278,9 +278,9 @@ def test_unreadable_places(tmp_path, grey, refused, monkeypatch):
     refused(tmp_path, "locked", "Permission denied", "readable folder")
 
 
-def test_files_past_the_limit_are_not_read(tmp_path, grey, refused, monkeypatch):
-    write_folder(tmp_path / "a", grey)
-    write_stylegan_zip(tmp_path / "a.zip", grey)
+def test_files_past_the_limit_are_not_read(tmp_path, gray, refused, monkeypatch):
+    write_folder(tmp_path / "a", gray)
+    write_stylegan_zip(tmp_path / "a.zip", gray)
     for module in (files, archive):
         monkeypatch.setattr(module, "MAX_FILE_BYTES", 10)
     refused(tmp_path / "a", "000.png", "expected at most 10")
@@ -291,8 +291,8 @@ def test_files_past_the_limit_are_not_read(tmp_path, grey, refused, monkeypatch)
 LABELLED = ["000.png", "001.png", "002.png", "003.png", "004.png"]
 
 
-def test_labels_of_absent_images_and_backslashes_are_accepted(tmp_path, grey):
-    write_folder(tmp_path, grey, [f"a/{name}" for name in LABELLED])
+def test_labels_of_absent_images_and_backslashes_are_accepted(tmp_path, gray):
+    write_folder(tmp_path, gray, [f"a/{name}" for name in LABELLED])
     pairs = [[f"a\\{name}", index] for index, name in enumerate(LABELLED)]
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": [["a/gone.png", 9], *reversed(pairs)]}))
     assert load_dataset(str(tmp_path)).labels.tolist() == [0, 1, 2, 3, 4]
@@ -322,8 +322,8 @@ def test_labels_of_absent_images_and_backslashes_are_accepted(tmp_path, grey):
         ({"labels": [["000.png", 1], ["000.png", 2]]}, ["'000.png' twice"]),
     ],
 )
-def test_unusable_labels(tmp_path, grey, refused, content, parts):
-    write_folder(tmp_path / "a", grey)
+def test_unusable_labels(tmp_path, gray, refused, content, parts):
+    write_folder(tmp_path / "a", gray)
     data = (
         content
         if isinstance(content, bytes)
@@ -333,13 +333,13 @@ def test_unusable_labels(tmp_path, grey, refused, content, parts):
     refused(tmp_path / "a", "dataset.json", *parts)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for index, name in enumerate(LABELLED):
-            archive.writestr(name, encode(grey[index]))
+            archive.writestr(name, encode(gray[index]))
         archive.writestr("dataset.json", data)
     refused(tmp_path / "a.zip", "'dataset.json' in ", "a.zip", *parts)
 
 
-def test_labels_below_the_top_are_not_passed_over_in_silence(tmp_path, grey, refused):
-    write_folder(tmp_path / "inner", grey)
+def test_labels_below_the_top_are_not_passed_over_in_silence(tmp_path, gray, refused):
+    write_folder(tmp_path / "inner", gray)
     (tmp_path / "inner" / "dataset.json").write_text('{"labels": null}')
     refused(tmp_path, "inner/dataset.json", "at the top")
 
@@ -351,7 +351,7 @@ def test_every_suffix_is_decoded(tmp_path):
         image.save(stream, Image.registered_extensions()[suffix])
         (tmp_path / f"a{suffix}").write_bytes(stream.getvalue())
     images = load_dataset(str(tmp_path)).images
-    # WebP has no greyscale, so the mixture is RGB.
+    # WebP has no grayscale, so the mixture is RGB.
     assert images.shape == (len(files.SUFFIXES), 3, 4, 4)
     assert (images.int() - 77).abs().max() <= 1
 

@@ -29,7 +29,7 @@ def test_points_are_images_of_one_pixel_with_their_modes_as_labels(gaussians):
     assert torch.equal(again.labels, gaussians.labels)
 
 
-def test_the_centres_are_those_of_the_specification():
+def test_the_centers_are_those_of_the_specification():
     wanted = {(x, y) for x in (-1.0, 1.0) for y in (-1.0, 1.0)} | {(-2.0, 0.0), (2.0, 0.0), (0.0, -2.0), (0.0, 2.0)}
     assert set(CENTERS) == wanted
     assert len(CENTERS) == 8
@@ -43,7 +43,7 @@ def test_every_mode_has_its_share(gaussians):
 
 
 @pytest.mark.parametrize("mode", range(8))
-def test_a_mode_has_its_centre_and_covariance(gaussians, mode):
+def test_a_mode_has_its_center_and_covariance(gaussians, mode):
     deviations = points_of(gaussians)[gaussians.labels == mode] - torch.tensor(CENTERS[mode], dtype=torch.float64)
     n = len(deviations)
     variance = STANDARD_DEVIATION**2 + ROUNDING_VARIANCE

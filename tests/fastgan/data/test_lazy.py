@@ -31,18 +31,18 @@ def npz_of(path, **arrays):
 
 LABELS = [3, 1, 4, 1, 5]
 SOURCES = {
-    "grey folder": lambda path, grey, rgb: folder_of(path, grey),
-    "colour folder": lambda path, grey, rgb: folder_of(path, rgb),
-    "folder of both, grey first": lambda path, grey, rgb: folder_of(path, [grey[0], grey[1], rgb[0], grey[2]]),
-    "folder of both, colour first": lambda path, grey, rgb: folder_of(path, [rgb[0], grey[0]]),
-    "zip": lambda path, grey, rgb: write_stylegan_zip(path, rgb, LABELS),
-    "npy, N S S": lambda path, grey, rgb: npy_of(path.with_suffix(".npy"), grey),
-    "npy, N S S C": lambda path, grey, rgb: npy_of(path.with_suffix(".npy"), rgb),
-    "npy, N C S S": lambda path, grey, rgb: npy_of(path.with_suffix(".npy"), rgb.transpose(0, 3, 1, 2)),
-    "npy in Fortran's order": lambda path, grey, rgb: npy_of(path.with_suffix(".npy"), np.asfortranarray(rgb)),
-    "npz": lambda path, grey, rgb: npz_of(path.with_suffix(".npz"), images=rgb, labels=np.array(LABELS)),
-    "idx": lambda path, grey, rgb: write_mnist(path, grey, np.array(LABELS)),
-    "idx.gz": lambda path, grey, rgb: write_mnist(path, grey, gz=True),
+    "gray folder": lambda path, gray, rgb: folder_of(path, gray),
+    "color folder": lambda path, gray, rgb: folder_of(path, rgb),
+    "folder of both, gray first": lambda path, gray, rgb: folder_of(path, [gray[0], gray[1], rgb[0], gray[2]]),
+    "folder of both, color first": lambda path, gray, rgb: folder_of(path, [rgb[0], gray[0]]),
+    "zip": lambda path, gray, rgb: write_stylegan_zip(path, rgb, LABELS),
+    "npy, N S S": lambda path, gray, rgb: npy_of(path.with_suffix(".npy"), gray),
+    "npy, N S S C": lambda path, gray, rgb: npy_of(path.with_suffix(".npy"), rgb),
+    "npy, N C S S": lambda path, gray, rgb: npy_of(path.with_suffix(".npy"), rgb.transpose(0, 3, 1, 2)),
+    "npy in Fortran's order": lambda path, gray, rgb: npy_of(path.with_suffix(".npy"), np.asfortranarray(rgb)),
+    "npz": lambda path, gray, rgb: npz_of(path.with_suffix(".npz"), images=rgb, labels=np.array(LABELS)),
+    "idx": lambda path, gray, rgb: write_mnist(path, gray, np.array(LABELS)),
+    "idx.gz": lambda path, gray, rgb: write_mnist(path, gray, gz=True),
 }
 
 
@@ -63,8 +63,8 @@ def assert_the_same(lazy, whole):
 
 @pytest.mark.parametrize("resolution", [None, 9])
 @pytest.mark.parametrize("source", SOURCES)
-def test_images_are_those_of_the_loaded_data_set(tmp_path, grey, rgb, source, resolution):
-    path = str(SOURCES[source](tmp_path / "source", grey, rgb))
+def test_images_are_those_of_the_loaded_data_set(tmp_path, gray, rgb, source, resolution):
+    path = str(SOURCES[source](tmp_path / "source", gray, rgb))
     assert_the_same(open_dataset(path, resolution=resolution), load_dataset(path, resolution=resolution))
 
 
@@ -83,7 +83,7 @@ def test_a_npy_file_of_either_layout_stays_on_the_disk(tmp_path, rgb, axes):
     assert isinstance(map_npy(npy_of(tmp_path / "a.npy", rgb.transpose(axes))), np.memmap)
 
 
-def colours() -> dict[str, bytes]:
+def colors() -> dict[str, bytes]:
     """An image of each kind that decode_image distinguishes."""
     palette = Image.new("P", (4, 4))
     palette.putpalette([10, 20, 30, 40, 50, 60])
@@ -115,7 +115,7 @@ def colours() -> dict[str, bytes]:
 
 
 def test_a_header_has_the_channels_that_decoding_finds(tmp_path):
-    for name, data in colours().items():
+    for name, data in colors().items():
         folder = tmp_path / name
         folder.mkdir()
         (folder / name).write_bytes(data)
@@ -134,11 +134,11 @@ def test_an_image_that_is_broken_further_on_is_refused_when_read(tmp_path, rgb):
         lazy[3]
 
 
-def test_an_image_that_has_changed_since_is_refused_when_read(tmp_path, grey, rgb):
-    folder = folder_of(tmp_path / "folder", grey)
+def test_an_image_that_has_changed_since_is_refused_when_read(tmp_path, gray, rgb):
+    folder = folder_of(tmp_path / "folder", gray)
     lazy = open_dataset(folder, resolution=6, fit="refuse")
     (folder / "1.png").write_bytes(encode(rgb[0]))
-    (folder / "2.png").write_bytes(encode(grey[0][:3, :3]))
+    (folder / "2.png").write_bytes(encode(gray[0][:3, :3]))
     (folder / "3.png").unlink()
     for index, sentence in ((1, "1.png' is in color now"), (2, "2.png' is 3x3 while"), (3, "3.png' cannot be read")):
         with pytest.raises(DataError, match=sentence):

@@ -187,7 +187,7 @@ def test_a_dataset_is_resident_where_that_is_set(images):
 def test_an_iterable_dataset_is_read_again_and_again_in_its_order(workers):
     source = source_of(Endless(6), workers=workers, with_labels=True)
     assert source.labels.tolist() == [0, 1]
-    assert "another pass" in source.resume_note
+    assert "a new pass" in source.resume_note
     with pytest.raises(TypeError, match="no length"):
         len(source)
     batches = [source.next_batch(update, 4) for update in range(3)]

@@ -12,9 +12,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def folder(tmp_path, grey):
+def folder(tmp_path, gray):
     """Five images of 6x6, 180 bytes in all, with labels."""
-    for index, image in enumerate(grey):
+    for index, image in enumerate(gray):
         (tmp_path / f"{index}.png").write_bytes(encode(image))
     labels = ", ".join(f'["{index}.png", {index}]' for index in range(5))
     (tmp_path / "dataset.json").write_text(f'{{"labels": [{labels}]}}')
@@ -39,8 +39,8 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(5)
 
 
-def test_resident_images_are_drawn_with_replacement_by_the_generator(grey):
-    images, labels = torch.from_numpy(grey[:, None]), torch.arange(5)
+def test_resident_images_are_drawn_with_replacement_by_the_generator(gray):
+    images, labels = torch.from_numpy(gray[:, None]), torch.arange(5)
     source = ResidentImages(images, labels, CPU)
     batch, its_labels = source.next_batch(0, 40, generator())
     chosen = torch.randint(5, (40,), generator=generator())
@@ -52,8 +52,8 @@ def test_resident_images_are_drawn_with_replacement_by_the_generator(grey):
     assert (counts - 800).abs().max() < 5 * 800**0.5
 
 
-def test_ranks_draw_parts_of_one_batch(grey):
-    images, labels = torch.from_numpy(grey[:, None]), torch.arange(5)
+def test_ranks_draw_parts_of_one_batch(gray):
+    images, labels = torch.from_numpy(gray[:, None]), torch.arange(5)
     whole = ResidentImages(images, labels, CPU).next_batch(0, 7, generator())
     ranks = [ResidentImages(images, labels, CPU, rank=rank, world_size=3) for rank in range(3)]
     parts = [source.next_batch(0, 7, generator()) for source in ranks]
@@ -130,9 +130,9 @@ def test_free_memory_of_this_machine():
 
 
 @pytest.mark.gpu
-def test_resident_batches_in_a_cuda_graph(grey):
+def test_resident_batches_in_a_cuda_graph(gray):
     device = torch.device("cuda")
-    images, labels = torch.from_numpy(grey[:, None]), torch.arange(5)
+    images, labels = torch.from_numpy(gray[:, None]), torch.arange(5)
     source = ResidentImages(images, labels, device)
     random = torch.Generator(device).manual_seed(5)
     expected = [source.next_batch(update, 8, random) for update in range(3)]

@@ -19,9 +19,9 @@ SEED = 2**63 - 1
 
 
 @pytest.fixture
-def folder(tmp_path, grey):
+def folder(tmp_path, gray):
     """Five images of 6x6 with labels."""
-    for index, image in enumerate(grey):
+    for index, image in enumerate(gray):
         (tmp_path / f"{index}.png").write_bytes(encode(image))
     labels = ", ".join(f'["{index}.png", {index * index}]' for index in range(5))
     (tmp_path / "dataset.json").write_text(f'{{"labels": [{labels}]}}')
@@ -132,7 +132,7 @@ def test_ranks_have_parts_of_the_same_batch(folder, world_size):
         assert same(map(torch.cat, zip(*parts, strict=True)), whole)
 
 
-def test_labels_where_they_are_wanted(folder, grey):
+def test_labels_where_they_are_wanted(folder, gray):
     assert streamed(folder).next_batch(0, 4)[1].dtype == torch.int64
     source = streamed(folder, with_labels=False)
     assert source.labels is None

@@ -77,7 +77,7 @@ def missing(file):
         (content("config.json", b"{"), "is damaged"),
         (content("config.json", b"[" * 5000), "is damaged"),
         (content("config.json", b"[]"), "has format None, expected 1"),
-        (content("config.json", b" " * 100_000), "has more than 65536 bytes, and is no config"),
+        (content("config.json", b" " * 100_000), "has more than 65536 bytes, and is not a config"),
         (content("model.safetensors", b"\x80\x04cos\nsystem\n"), "is damaged"),
         (content("model.safetensors", safetensors.torch.save({"a": torch.zeros(9)})[:-8]), "is damaged"),
         (content("model.safetensors", safetensors.torch.save({"a": torch.zeros(1)})), "together: a has shape [1]"),
@@ -100,7 +100,12 @@ def test_the_card_describes_the_generator_and_what_is_missing(make_generator):
     )
     for text in ("# my-run", "[N, 6], and class numbers, 0 to 2,", "| model | dcgan |", "| trained on | photos |"):
         assert text in card
-    for text in ("| steps | 12,000 |", 'data = "photos"', "- `a.pt2`: x", "## License of the data\n\nTo be filled in"):
+    for text in (
+        "| steps | 12,000 |",
+        'data = "photos"',
+        "- `a.pt2`: x",
+        "## License of the data\n\nFill in before sharing",
+    ):
         assert text in card
     assert "torch.arange(16) % 3" in card
 

@@ -121,13 +121,13 @@ def test_the_picture_shows_both_and_the_bars():
     drawn = collapse_picture(real, generated, shares([50, 50], [100, 0]), width=100)
     assert drawn.dtype == torch.uint8
     assert drawn.shape[0] == 3
-    colours = drawn.flatten(1).T
+    colors = drawn.flatten(1).T
     counts = {
-        colour: int((colours == torch.tensor(colour, dtype=torch.uint8)).all(dim=1).sum())
-        for colour in ((0, 0, 0), (200, 200, 200), (150, 150, 150), (31, 90, 180))
+        color: int((colors == torch.tensor(color, dtype=torch.uint8)).all(dim=1).sum())
+        for color in ((0, 0, 0), (200, 200, 200), (150, 150, 150), (31, 90, 180))
     }
     assert counts[0, 0, 0] == counts[200, 200, 200] == 100 * 100
-    # Two grey bars of half the height of the blue one; each row of pixels counts, and the base line covers one.
+    # Two gray bars of half the height of the blue one; each row of pixels counts, and the base line covers one.
     assert counts[150, 150, 150] == pytest.approx(counts[31, 90, 180], rel=0.03)
     # The name of a lost class is red, in shades where letters are smoothed.
     red, green, _ = drawn.int()

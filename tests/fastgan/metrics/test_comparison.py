@@ -34,9 +34,9 @@ def test_each_purpose_has_its_own_score():
     }
     assert all(one.sure for one in found.values())
     assert (
-        found["quality alone"].reason == "its precision is best, 0.9 (0.88 to 0.92), and 0.4 (0.38 to 0.42) of c next"
+        found["quality alone"].reason == "its precision is best, 0.9 (0.88 to 0.92); c is next with 0.4 (0.38 to 0.42)"
     )
-    assert found["general use"].reason == "its FID is best, 1 (0.98 to 1.02), and 2 (1.98 to 2.02) of b next"
+    assert found["general use"].reason == "its FID is best, 1 (0.98 to 1.02); b is next with 2 (1.98 to 2.02)"
 
 
 def test_fid_that_does_not_differ_leaves_it_to_the_balance():
@@ -57,7 +57,9 @@ def test_a_difference_within_the_intervals_is_reported():
     assert found["quality alone"].reason.endswith("; the difference to a is within the confidence intervals")
     tied = found["general use"]
     assert not tied.sure
-    assert tied.reason.endswith("of b next; the difference to b is within the confidence intervals")
+    assert tied.reason.endswith(
+        "b is next with 0.5 (0.48 to 0.52); the difference to b is within the confidence intervals"
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,13 +109,13 @@ def test_a_report_comes_back_as_it_was(tmp_path):
     ("text", "sentence"),
     [
         (None, "cannot be read: No such file"),
-        ("", "is no report"),
-        ("[]", "is no report"),
-        ("{}", "is no report"),
+        ("", "is not a report"),
+        ("[]", "is not a report"),
+        ("{}", "is not a report"),
         ('{"format": 9}', "has format 9, expected 1"),
-        ('{"format": 1, "evaluations": [{}]}', "is no report"),
-        ('{"format": 1, "evaluations": [3]}', "is no report"),
-        ("NAN", "is no report"),
+        ('{"format": 1, "evaluations": [{}]}', "is not a report"),
+        ('{"format": 1, "evaluations": [3]}', "is not a report"),
+        ("NAN", "is not a report"),
     ],
 )
 def test_what_is_no_report_is_refused(tmp_path, text, sentence):

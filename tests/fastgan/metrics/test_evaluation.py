@@ -85,5 +85,5 @@ def test_at_most_count_images_of_each_are_chosen_by_the_seed(images):
 
 
 def test_images_with_other_channels_are_refused(images):
-    with pytest.raises(MetricsError, match=r"have 1 channels, and those of ndarray.* 3; expected as many"):
+    with pytest.raises(MetricsError, match=r"have 1 channels, and those of ndarray.* 3; expected the same number"):
         fastgan.evaluate(images, np.zeros((20, 8, 8, 3), np.uint8), "digits")

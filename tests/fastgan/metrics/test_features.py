@@ -141,9 +141,9 @@ def test_a_function_of_the_current_folder(tmp_path, monkeypatch):
         ("no_such_module:f", "module 'no_such_module' cannot be imported: ModuleNotFoundError: No module named"),
         ("math:no_such", "module 'math' has no function 'no_such'"),
         ("math:pi", "module 'math' has no function 'pi'"),
-        ("JUNK", "is no TorchScript: "),
-        ("EMPTY", "is no TorchScript: "),
-        ("PICKLE", "is no TorchScript: "),
+        ("JUNK", "is not a TorchScript file: "),
+        ("EMPTY", "is not a TorchScript file: "),
+        ("PICKLE", "is not a TorchScript file: "),
     ],
 )
 def test_what_is_no_features_is_refused(tmp_path, name, sentence):

@@ -43,16 +43,16 @@ def weights(torch_fidelity, tmp_path_factory):
     return path
 
 
-def test_features_and_logits_of_grey_and_colour(weights):
+def test_features_and_logits_of_gray_and_color(weights):
     network = load_features("inception", CPU, weights=weights)
-    grey = torch.randint(256, (3, 1, 16, 16), dtype=torch.uint8)
-    found = network(grey)
+    gray = torch.randint(256, (3, 1, 16, 16), dtype=torch.uint8)
+    found = network(gray)
     assert found.values.shape == (3, 2048)
     assert found.logits.shape == (3, 1008)
-    assert torch.equal(found.values, network(grey.repeat(1, 3, 1, 1)).values)
+    assert torch.equal(found.values, network(gray.repeat(1, 3, 1, 1)).values)
     assert network.digest == load_features("inception", CPU, weights=weights).digest
     with pytest.raises(MetricsError, match="take gray or RGB images, and these have 2 channels"):
-        network(grey.repeat(1, 2, 1, 1))
+        network(gray.repeat(1, 2, 1, 1))
 
 
 class Harmful:
@@ -67,8 +67,8 @@ def test_files_that_are_no_weights_are_refused(weights, tmp_path, capsys):
     torch.save(torch.zeros(1), tmp_path / "tensor.pth")
     for name, sentence in (
         ("none.pth", "cannot be read: No such file"),
-        ("junk.pth", "is no file of weights"),
-        ("code.pth", "is no file of weights"),
+        ("junk.pth", "is not a weights file"),
+        ("code.pth", "is not a weights file"),
         ("other.pth", "does not hold the weights of Inception"),
         ("tensor.pth", "holds a Tensor, expected the weights of Inception"),
     ):

@@ -59,13 +59,13 @@ def test_a_conditional_generator_is_asked_for_the_classes_of_the_real_images():
     assert labels_like(None, generator, 5).tolist() == [0, 1, 2, 0, 1]
 
 
-def test_points_far_from_every_centre_are_in_no_mode():
+def test_points_far_from_every_center_are_in_no_mode():
     features = load_features("points", torch.device("cpu"))
     judge = classifier_of(features)
-    at_centres = to_uint8(to_images(torch.tensor(CENTERS)))
+    at_centers = to_uint8(to_images(torch.tensor(CENTERS)))
     far = to_uint8(to_images(torch.zeros(4, 2)))
-    real = measure(real_batches(at_centres), features, judge)
-    found = measure(real_batches(torch.cat([at_centres[:2], far])), features, judge)
+    real = measure(real_batches(at_centers), features, judge)
+    found = measure(real_batches(torch.cat([at_centers[:2], far])), features, judge)
     shares = shares_of(judge, real, found)
     assert shares.generated == [1, 1, 0, 0, 0, 0, 0, 0]
     assert shares.num_generated == 6

@@ -82,7 +82,7 @@ def test_inception_score_counts_classes():
     assert inception_score(torch.tensor([[0.0, 0, -900]])) == pytest.approx(1, rel=10 * EPS)
 
 
-def test_neighbour_scores_are_their_definitions():
+def test_neighbor_scores_are_their_definitions():
     real, generated = normal(40, 2), 0.7 * normal(30, 2, seed=1) + 1
 
     def radius(points, i, k):
@@ -95,7 +95,7 @@ def test_neighbour_scores_are_their_definitions():
     recalled = [
         any(math.dist(y, x) <= radius(generated, i, 3) for i, x in enumerate(generated.tolist())) for y in real.tolist()
     ]
-    # Three neighbours and five tell different things of these.
+    # Three neighbors and five tell different things of these.
     assert sum(precise) < sum(map(any, inside))
     found = neighbor_scores(real, generated)
     assert found.precision == pytest.approx(sum(precise) / 30)
@@ -168,7 +168,7 @@ def test_intervals_stay_within_what_a_score_may_be():
 def test_too_few_images_are_refused(count):
     many, few = (Features(normal(n, 3), None) for n in (20, count))
     for pair in ((many, few), (few, many)):
-        with pytest.raises(MetricsError, match=f"{count} (real|generated) images?, and scores .* at least 12"):
+        with pytest.raises(MetricsError, match=f"{count} (real|generated) images?; scores .* need at least 12"):
             score(*pair, seed=0)
 
 

@@ -69,7 +69,7 @@ def test_an_mp4_has_all_frames_in_color_of_even_size(tmp_path):
         found = [np.asarray(frame) for frame in reader]
         assert reader.get_meta_data()["fps"] == 12.5
     assert [frame.shape for frame in found] == [(32, 258, 3)] * 3
-    # H.264 keeps a flat grey to a few levels of 255.
+    # H.264 keeps a flat gray to a few levels of 255.
     assert [round(float(frame[4:20, 20:200].mean()), -1) for frame in found] == [20, 220, 120]
 
 

@@ -50,7 +50,7 @@ class _Generator(nn.Sequential):
 
 @pytest.fixture(autouse=True)
 def plain_model(monkeypatch):
-    """The model ``plain``, whose discriminator has no batch normalisation and draws nothing."""
+    """The model ``plain``, whose discriminator has no batch normalization and draws nothing."""
 
     def build(*, resolution, num_channels, latent_dim, base_channels):
         layers = nn.Conv2d(num_channels, 3, 4, stride=4), nn.LeakyReLU(0.2), nn.Flatten()

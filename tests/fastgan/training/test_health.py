@@ -155,9 +155,9 @@ def test_a_history_is_the_same_through_json():
     assert len(told([HEALTHY] * 1200, every=1)[1].readings) <= 500
 
 
-def points_of(centres, n, std, seed):
+def points_of(centers, n, std, seed):
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.tensor(centres)[torch.randint(len(centres), (n,), generator=generator)]
+    chosen = torch.tensor(centers)[torch.randint(len(centers), (n,), generator=generator)]
     return (chosen + std * torch.randn(n, 2, generator=generator)).view(n, 2, 1, 1)
 
 
@@ -230,7 +230,7 @@ def test_the_variance_of_the_ranking_is_without_that_of_sampling():
 
 
 @pytest.mark.parametrize(
-    ("centres", "std", "collapsed"),
+    ("centers", "std", "collapsed"),
     [
         (EIGHT, 0.1, False),
         (EIGHT, 0.002, False),  # tight, but whole
@@ -243,10 +243,10 @@ def test_the_variance_of_the_ranking_is_without_that_of_sampling():
     ],
 )
 @pytest.mark.parametrize("real_std", [0.1, 0.001])
-def test_collapse_is_seen_in_a_batch_of_points(centres, std, collapsed, real_std):
-    if centres == EIGHT[:1] and real_std == 0.001:
+def test_collapse_is_seen_in_a_batch_of_points(centers, std, collapsed, real_std):
+    if centers == EIGHT[:1] and real_std == 0.001:
         std = 0.05
-    reading = read_of(points_of(EIGHT, 64, real_std, 0), points_of(centres, 64, std, 1))
+    reading = read_of(points_of(EIGHT, 64, real_std, 0), points_of(centers, 64, std, 1))
     found = told([reading] * 10)[0][-1]
     assert (MODE_COLLAPSE in found) == collapsed
 

@@ -24,9 +24,9 @@ def digits():
     return load_dataset("digits", resolution=16).images
 
 
-def points(centres, n=2000, std=0.1, scale=3.0):
+def points(centers, n=2000, std=0.1, scale=3.0):
     generator = torch.Generator().manual_seed(0)
-    chosen = torch.tensor(centres)[torch.randint(len(centres), (n,), generator=generator)]
+    chosen = torch.tensor(centers)[torch.randint(len(centers), (n,), generator=generator)]
     x = (chosen + std * torch.randn(n, 2, generator=generator)) / scale
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).view(n, 2, 1, 1)
 

@@ -15,16 +15,16 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def labelled():
-    """Flat images whose grey tells their label, 0 to 4, in no order."""
+def labeled():
+    """Flat images whose gray tells their label, 0 to 4, in no order."""
     labels = torch.tensor([3, 1, 4, 0, 0, 2, 1, 3, 3, 2, 4, 4, 1])
     return (labels * 60).to(torch.uint8)[:, None, None, None].expand(-1, 1, 16, 16).contiguous(), labels
 
 
 @pytest.fixture
-def conditional(tiny, labelled):
+def conditional(tiny, labeled):
     def make(**settings):
-        images, labels = labelled
+        images, labels = labeled
         return Trainer.from_config(tiny(conditional=True, **settings), ResidentImages(images, labels, CPU))
 
     return make
@@ -60,14 +60,14 @@ def test_every_call_of_an_update_has_the_labels_of_its_real_images(conditional, 
     for (latents, labels), *of_discriminator in updates:
         assert latents.shape == (6, 8)
         real, _ = of_discriminator[0]
-        # The grey of a real image tells its label.
+        # The gray of a real image tells its label.
         assert torch.equal(((real[:, 0, 0, 0] + 1) * 127.5 / 60).round().long(), labels)
         assert all(given is labels for _, given in of_discriminator)
     assert len({tuple(labels.tolist()) for (_, labels), *_ in updates}) == len(updates)
 
 
-def test_labels_of_an_unconditional_run_are_passed_over(tiny, labelled):
-    images, labels = labelled
+def test_labels_of_an_unconditional_run_are_passed_over(tiny, labeled):
+    images, labels = labeled
     trainer = Trainer.from_config(tiny(), ResidentImages(images, labels, CPU))
     assert "num_classes" not in trainer.architecture
     assert all(len(args) == 1 for update in updates_of(trainer, 1) for args in update)
@@ -82,8 +82,8 @@ def test_labels_of_an_unconditional_run_are_passed_over(tiny, labelled):
         ([0, -1], "2 different labels from -1 to 0; expected"),
     ],
 )
-def test_labels_that_cannot_be_learned_are_refused(tiny, labelled, labels, message):
-    images = labelled[0][:2]
+def test_labels_that_cannot_be_learned_are_refused(tiny, labeled, labels, message):
+    images = labeled[0][:2]
     with pytest.raises(SettingsError, match=f"^conditional is true and .*{message}"):
         Trainer.from_config(
             tiny(conditional=True), ResidentImages(images, None if labels is None else torch.tensor(labels), CPU)

@@ -135,7 +135,7 @@ def test_graphs_train_every_preset_as_eager_steps_do(trainer_of, images, device,
     assert largest_difference(found, expected) < CLOSE_AFTER_50
 
 
-# Inductor takes up to a minute a preset: the others beside one that is penalised are exhaustive.
+# Inductor takes up to a minute a preset: the others beside one that is penalized are exhaustive.
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     "preset",

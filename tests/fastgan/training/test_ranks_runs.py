@@ -147,7 +147,7 @@ def test_what_fails_on_the_first_rank_ends_all_with_its_sentence(config, tmp_pat
         monkeypatch.setattr(fit if name == "Reporter" else trainer_module, name, full_disk)
         results = in_processes(2, on_own_disk, sentence_of, run_of, config(), tmp_path / "run")
     assert results[0] == results[1]
-    assert "No space left" in results[0][1] or "is not there" in results[0][1]
+    assert "No space left" in results[0][1] or "does not exist" in results[0][1]
 
 
 def interrupt_second(trainer):

@@ -83,7 +83,7 @@ GROWING = {
     **{"batch_sizes": "4:8, 8:5", "lrs": "8:1e-3"},
 }
 BY_CLASS = {"conditional": True, "model": "wgan-gp", "regularizer": "wgan-gp", "spectral_norm": True}
-NORMALISED = {"spectral_norm": True, "loss": "hinge", "generator_lr": 1e-3, "ema_ramp_up": 0.05}
+NORMALIZED = {"spectral_norm": True, "loss": "hinge", "generator_lr": 1e-3, "ema_ramp_up": 0.05}
 
 
 def preset_settings(name):
@@ -117,7 +117,7 @@ def preset_settings(name):
                 (LAZY, interrupt, 7, 7),
                 (GROWING, cut_power, 6, 4),
                 (GROWING, cut_power, 11, 8),
-                (NORMALISED, interrupt, 5, 5),
+                (NORMALIZED, interrupt, 5, 5),
                 (BY_CLASS, interrupt, 7, 7),
                 (BY_CLASS, cut_power, 6, 4),
                 *((settings, cut_power, 7, 4) for settings in map(preset_settings, preset_names())),

@@ -15,7 +15,7 @@ from fastgan.training.config import SettingsError
 from fastgan.training.trainer import Trainer
 
 CPU = torch.device("cpu")
-PENALISED = {"model": "plain", "loss": "wasserstein", "regularizer": "wgan-gp", "discriminator_steps": 2}
+PENALIZED = {"model": "plain", "loss": "wasserstein", "regularizer": "wgan-gp", "discriminator_steps": 2}
 LABELS = torch.arange(20) % 3
 
 
@@ -103,7 +103,7 @@ def test_a_compiled_step_that_differs_is_run_eagerly(trainer_of, monkeypatch, ca
         return wrong
 
     monkeypatch.setattr(compiled_module, "compile_step", without_second_order)
-    trainer, eager = trainer_of(**PENALISED, engine="compiled"), trainer_of(**PENALISED)
+    trainer, eager = trainer_of(**PENALIZED, engine="compiled"), trainer_of(**PENALIZED)
     sentence = r"a compiled step of this run differs from the eager one by 0\.1 .*, so steps run without torch\.compile"
     assert_eager_from_now_on(trainer, eager, sentence, caplog)
 
@@ -113,7 +113,7 @@ def test_what_torch_cannot_compile_is_run_eagerly_and_the_line_is_named(trainer_
     def hook(*_):
         print()
 
-    trainer, eager = trainer_of(**PENALISED, engine="compiled"), trainer_of(**PENALISED)
+    trainer, eager = trainer_of(**PENALIZED, engine="compiled"), trainer_of(**PENALIZED)
     getattr(trainer, network).register_forward_hook(hook)
     line = rf"\(test_step_modes\.py:{hook.__code__.co_firstlineno + 1}\)"
     sentence = rf"torch\.compile fails on a step of this run: .* {line}, so steps run without torch\.compile"
@@ -147,7 +147,7 @@ def test_the_default_on_the_cpu_is_eager_and_says_why(trainer_of):
     assert (trainer.mode, trainer.mode_reason) == ("eager", "CUDA graphs need a GPU")
 
 
-@pytest.mark.parametrize("settings", [PENALISED, {"model": "plain", "regularizer": "r1", "loss": "hinge"}])
+@pytest.mark.parametrize("settings", [PENALIZED, {"model": "plain", "regularizer": "r1", "loss": "hinge"}])
 def test_a_batch_in_parts_is_the_whole_batch(trainer_of, settings):
     """Of networks that look at one sample at a time."""
     whole, parts = (trainer_of(**settings, precision="float64", accumulate=n) for n in (1, 3))

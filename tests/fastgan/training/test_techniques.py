@@ -29,7 +29,7 @@ PENALTIES = {
 
 @pytest.fixture
 def trainer_of(tiny, images):
-    """A trainer of the model without batch normalisation."""
+    """A trainer of the model without batch normalization."""
 
     def make(**settings):
         return Trainer.from_config(tiny(**{"model": "plain"} | settings), ResidentImages(images, None, CPU))
@@ -96,8 +96,8 @@ def test_every_regularizer_is_looked_at_and_no_two_are_one(trainer_of):
 
 
 def test_a_lazy_penalty_is_taken_every_so_many_updates_with_so_many_times_the_weight(trainer_of):
-    def penalised_updates(trainer, num_steps):
-        """Which of the updates to come are penalised, and with which weight."""
+    def penalized_updates(trainer, num_steps):
+        """Which of the updates to come are penalized, and with which weight."""
         updates = at_updates(trainer, "discriminator", lambda: None)
         real, found = regularizers.r1, []
 
@@ -113,10 +113,10 @@ def test_a_lazy_penalty_is_taken_every_so_many_updates_with_so_many_times_the_we
 
     settings = {"regularizer": "r1", "regularizer_weight": 2.0, "regularizer_interval": 3, "discriminator_steps": 2}
     first = trainer_of(**settings)
-    assert penalised_updates(first, 4) == [(0, 6.0), (3, 6.0), (6, 6.0)]
+    assert penalized_updates(first, 4) == [(0, 6.0), (3, 6.0), (6, 6.0)]
     second = trainer_of(**settings)
     second.load(first.tensors(), first.state())
-    assert penalised_updates(second, 2) == [(1, 6.0)]  # the ninth and the tenth of all are 8 and 9
+    assert penalized_updates(second, 2) == [(1, 6.0)]  # the ninth and the tenth of all are 8 and 9
 
 
 def test_several_penalties_add_up_each_in_its_own_updates(trainer_of):
@@ -264,11 +264,11 @@ def test_a_model_with_spectral_norms_of_its_own_keeps_them(trainer_of, monkeypat
 
     build = MODELS["plain"]
 
-    def normalised(**shape):
+    def normalized(**shape):
         generator, discriminator = build(**shape)
         return generator, spectral_norm_(discriminator)
 
-    monkeypatch.setitem(MODELS, "plain", normalised)
+    monkeypatch.setitem(MODELS, "plain", normalized)
     names = [list(trainer_of(spectral_norm=on).discriminator.state_dict()) for on in (False, True)]
     assert names[0] == names[1]
 

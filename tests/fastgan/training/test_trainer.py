@@ -138,7 +138,7 @@ def test_weights_images_latents_and_noise_have_streams_of_their_own(tiny, images
         ({"loss": "saturating"}, "unknown loss 'saturating'"),
         ({"loss": "hinge", "real_label": 0.9}, "loss 'hinge' has no labels"),
         ({"regularizer": "r3"}, r"unknown regularizer 'r3'; "),
-        ({"diff_augment": "colour"}, "unknown augmentation 'colour' in diff_augment; did you mean 'color'"),
+        ({"diff_augment": "color"}, "unknown augmentation 'color' in diff_augment; did you mean 'color'"),
         ({"regularizer": "r1"}, "regularizer 'r1' cannot penalize .* model 'dcgan', which has batch normalization"),
     ],
 )
