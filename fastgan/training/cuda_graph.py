@@ -128,7 +128,7 @@ class Graphs:
             self.forget()
             self._stage = stage
         with self._recorder.aside():
-            inputs = [*self._take_in(given)]
+            inputs = [*self._copy_inputs(given)]
             if plan not in self._seen:
                 self._seen.add(plan)
                 # Also hides torch's warning that a capturable optimizer is not being captured.
@@ -167,7 +167,7 @@ class Graphs:
         self._is_refused = True
         self._refused(f"{why}, so steps run without CUDA graphs")
 
-    def _take_in(self, given: Sequence[Images]) -> list[Images]:
+    def _copy_inputs(self, given: Sequence[Images]) -> list[Images]:
         """Copies images into the tensors that graphs read."""
         if not self._inputs:
             self._inputs = [(images.clone(), None if labels is None else labels.clone()) for images, labels in given]

@@ -205,7 +205,7 @@ class GradientSync:
         """Wraps a function of the network so that its backward pass averages gradients."""
         return function if self._ddp is None else partial(self._ddp, function)
 
-    def skipped_unless(self, last: bool) -> AbstractContextManager[None]:
+    def no_sync_unless(self, last: bool) -> AbstractContextManager[None]:
         """A context in which gradients stay on their rank, except for the last micro-batch, whose backward pass
         averages the sum."""
         return nullcontext() if last or self._ddp is None else self._ddp.no_sync()

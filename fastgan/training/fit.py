@@ -224,7 +224,7 @@ class _Fit:
                 self.config,
                 step=self.trainer.step_count,
                 num_images=self.trainer.num_images,
-                ongoing=self.trainer.history.going_on,
+                ongoing=self.trainer.history.ongoing,
                 device=self.trainer.device,
                 console=self.trainer.console,
             )

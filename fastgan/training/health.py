@@ -91,7 +91,7 @@ class History:
     """Readings of the recent reports, oldest first, each over the steps since the report before."""
     highest_gradient: float = 0.0
     """The highest generator gradient in the run's readings so far."""
-    going_on: tuple[str, ...] = ()
+    ongoing: tuple[str, ...] = ()
     """Names of the findings at the last report."""
 
     def to_json(self) -> dict[str, Any]:
@@ -106,7 +106,9 @@ class History:
             KeyError, TypeError: for anything else.
         """
         readings = tuple(Reading(**reading) for reading in values["readings"])
-        return cls(readings, values["highest_gradient"], tuple(values["going_on"]))
+        # Older checkpoints have another name.
+        ongoing = values["ongoing"] if "ongoing" in values else values["going_on"]
+        return cls(readings, values["highest_gradient"], tuple(ongoing))
 
 
 def diagnose(history: History, reading: Reading, loss: str) -> tuple[History, list[Finding]]:
@@ -127,7 +129,7 @@ def diagnose(history: History, reading: Reading, loss: str) -> tuple[History, li
     for name, (symptom, remedy) in _TROUBLES.items():
         evidence = symptom(recent, loss, highest_gradient)
         sentences = [sentence for sentence in evidence if sentence]
-        if sentences and (name in history.going_on or (old_enough and len(sentences) == len(evidence))):
+        if sentences and (name in history.ongoing or (old_enough and len(sentences) == len(evidence))):
             findings.append(Finding(name, sentences[-1], remedy))
     return History(recent, highest_gradient, tuple(finding.name for finding in findings)), findings
 

@@ -257,7 +257,7 @@ class GanStep:
             with torch.set_grad_enabled(keep_graph):
                 fake = self.mode.forward(self._generator_sync.of(self.generate), batch.latents, batch.labels)
             # Loss and penalties have separate backward passes: the memory of each is freed before the next.
-            with sync.skipped_unless(batch is micro_batches[-1]):
+            with sync.no_sync_unless(batch is micro_batches[-1]):
                 inputs = self._discriminator_parameters, scaler, batch.real, fake.detach(), batch.labels
                 loss, *logits = self.mode.backward(sync.of(self.discriminator_loss), *inputs)
                 self.loss_sums[0] += loss
@@ -287,7 +287,7 @@ class GanStep:
             parameter.requires_grad_(False)
         self._generator_optimizer.zero_grad()
         for batch in micro_batches:
-            with sync.skipped_unless(batch is micro_batches[-1]):
+            with sync.no_sync_unless(batch is micro_batches[-1]):
                 function, first = self.generator_loss, fake
                 if fake is None:
                     function, first = sync.of(self.generator_loss_of_latents), batch.latents

@@ -47,8 +47,8 @@ def findings_of(images, steps, *, change=None, **settings):
         if step % 50 == 0:
             trainer.history, _ = diagnose(trainer.history, trainer.statistics.read(step), config.loss)
             trainer.reset_figures()
-            ever.update(trainer.history.going_on)
-    return ever, set(trainer.history.going_on)
+            ever.update(trainer.history.ongoing)
+    return ever, set(trainer.history.ongoing)
 
 
 @pytest.mark.exhaustive
