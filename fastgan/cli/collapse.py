@@ -1,8 +1,7 @@
 """``fastgan collapse``."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,7 +14,7 @@ from fastgan.console import say, show_log
 from fastgan.errors import writing
 
 if TYPE_CHECKING:
-    from fastgan.collapse.trials import Moment, Reference, Trial
+    from fastgan.collapse.trials import Reference, Trial
 
 _REMEDIES = ", ".join(name for name in BENCHES["digits"].remedies() if name != NONE)
 
@@ -63,13 +62,12 @@ def collapse(
     trials: list[Trial] = []
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        total = progress.add_task("all", total=sum(config.steps for config in configs.values()))
+        total = progress.add_task("", total=sum(config.steps for config in configs.values()))
         for name in remedies:
-            task = progress.add_task(name, total=configs[name].steps)
+            progress.update(total, description=name)
             trial = run_trial(
-                bench, name, reference, steps=steps, seed=seed, progress=_shower(progress, total, task, name)
+                bench, name, reference, steps=steps, seed=seed, progress=lambda step: progress.advance(total)
             )
-            progress.remove_task(task)
             trials.append(trial)
             say(console, f"{name}: {_outcome(trial)}")
             # Written after each trial, so that an interrupted run keeps the results so far.
@@ -79,15 +77,6 @@ def collapse(
     _show(trials, reference, console)
     say(console, f"Look at {folder / PICTURE}; figures are in {folder / REPORT}")
     return 0
-
-
-def _shower(progress: Progress, total: Any, task: Any, name: str) -> "Callable[[int, Moment | None], None]":
-    def show(step: int, moment: "Moment | None") -> None:
-        progress.advance(total)
-        found = "" if moment is None else f", {moment.shares.captured} modes at {moment.step}"
-        progress.update(task, completed=step, description=f"{name}{found}")
-
-    return show
 
 
 def _outcome(trial: "Trial") -> str:

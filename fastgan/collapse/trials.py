@@ -147,7 +147,7 @@ def run_trial(
     *,
     steps: int | None,
     seed: int,
-    progress: Callable[[int, Moment | None], None] = lambda step, moment: None,
+    progress: Callable[[int], None] = lambda step: None,
 ) -> Trial:
     """Trains a GAN with a remedy.
 
@@ -157,7 +157,7 @@ def run_trial(
         reference: the real images of the bench.
         steps: number of training steps; None for the bench's.
         seed: seed of training, samples and clusters.
-        progress: called after each step with its number and the latest moment.
+        progress: called after each step with its number.
     """
     config = bench.config(remedy, steps=steps, seed=seed)
     trainer = Trainer.from_config(config, ResidentImages(reference.images, None, _CPU, name=bench.data))
@@ -173,7 +173,7 @@ def run_trial(
             shares = reference.shares(generated)
             moments.append(Moment(step, shares, reference.high_quality(shares, generated), generated.shown))
             trainer.reset_figures()
-        progress(step, moments[-1] if moments else None)
+        progress(step)
     collapse = detect_collapse(reference.real.features, generated.features, shares, seed=seed)
     return Trial(remedy, bench.remedies()[remedy], moments, collapse)
 

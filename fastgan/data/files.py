@@ -52,11 +52,11 @@ class Folder:
         return quoted(self._path / name)
 
     def read(self, name: str) -> bytes:
-        with self.open(name) as file:
-            try:
+        try:
+            with self.open(name) as file:
                 return file.read()
-            except OSError as error:
-                raise self._unreadable(name, error) from error
+        except OSError as error:
+            raise self._unreadable(name, error) from error
 
     def open(self, name: str) -> BinaryIO:
         path = self._path / name

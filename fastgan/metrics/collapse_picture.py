@@ -11,10 +11,10 @@ from fastgan.data.pixels import to_pillow
 from fastgan.metrics.shares import Shares
 
 _REAL, _GENERATED, _LOST, _INK = (150, 150, 150), (31, 90, 180), (214, 48, 36), (40, 40, 40)
-_MARGIN, _LINE, _BARS = 12, 16, 140
+_WIDTH, _MARGIN, _LINE, _BARS = 400, 12, 16, 140
 
 
-def collapse_picture(real: Tensor, generated: Tensor, shares: Shares, *, width: int = 400) -> Tensor:
+def collapse_picture(real: Tensor, generated: Tensor, shares: Shares) -> Tensor:
     """Draws two pictures side by side, and below them two bars per class: its real and its generated share.
 
     Real bars are gray, generated bars blue; the names of lost classes are red.
@@ -22,18 +22,17 @@ def collapse_picture(real: Tensor, generated: Tensor, shares: Shares, *, width: 
     Args:
         real, generated: pictures, uint8 [C, H, W], C 1 or 3.
         shares: shares that the bars show.
-        width: width in pixels to which each picture is scaled.
 
     Returns:
         uint8 [3, H', W'].
     """
-    left, right = _scaled(real, width), _scaled(generated, width)
-    total = 2 * width + 3 * _MARGIN
+    left, right = _scaled(real), _scaled(generated)
+    total = 2 * _WIDTH + 3 * _MARGIN
     top = _MARGIN + _LINE
     base = top + max(left.height, right.height) + 2 * _LINE + _BARS
     image = Image.new("RGB", (total, base + 2 * _LINE), "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default()
-    for picture, x, title in ((left, _MARGIN, "real"), (right, width + 2 * _MARGIN, "generated")):
+    for picture, x, title in ((left, _MARGIN, "real"), (right, _WIDTH + 2 * _MARGIN, "generated")):
         draw.text((x, _MARGIN - 4), title, fill=_INK, font=font)
         image.paste(picture, (x, top))
     draw.text((_MARGIN, base - _BARS - _LINE - 4), f"share of {shares.kind}, real and generated", fill=_INK, font=font)
@@ -64,6 +63,6 @@ def draw_shares(
     draw.line((left, base, left + width, base), fill=_INK)
 
 
-def _scaled(picture: Tensor, width: int) -> Image.Image:
+def _scaled(picture: Tensor) -> Image.Image:
     image = to_pillow(picture).convert("RGB")
-    return image.resize((width, round(width * image.height / image.width)), Image.Resampling.BICUBIC)
+    return image.resize((_WIDTH, round(_WIDTH * image.height / image.width)), Image.Resampling.BICUBIC)

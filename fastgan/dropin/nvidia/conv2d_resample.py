@@ -8,7 +8,7 @@ from fastgan.dropin.arguments import check_filter, check_image, integer
 
 # Of the package that this module is served in, whose switches count.
 from . import conv2d_gradfix
-from .upfirdn2d import _get_filter_size, _parse_padding, upfirdn2d
+from .upfirdn2d import _parse_padding, pad_for_filter, upfirdn2d
 
 
 def conv2d_resample(
@@ -39,15 +39,12 @@ def conv2d_resample(
     if w.dtype != x.dtype:
         raise TypeError(f"{op}: w is {w.dtype} and x {x.dtype}, expected one type")
     up, down, groups = integer(op, "up", up, 1), integer(op, "down", down, 1), integer(op, "groups", groups, 1)
-    left, right, top, bottom = _parse_padding(padding)
-    taps_x, taps_y = _get_filter_size(f)
+    pads = _parse_padding(padding)
     if up > 1:
-        left, right = left + (taps_x + up - 1) // 2, right + (taps_x - up) // 2
-        top, bottom = top + (taps_y + up - 1) // 2, bottom + (taps_y - up) // 2
+        pads = pad_for_filter(pads, f, up=(up, up))
     if down > 1:
-        left, right = left + (taps_x - down + 1) // 2, right + (taps_x - down) // 2
-        top, bottom = top + (taps_y - down + 1) // 2, bottom + (taps_y - down) // 2
-    pads = left, right, top, bottom
+        pads = pad_for_filter(pads, f, down=(down, down))
+    left, right, top, bottom = pads
     height, width = w.shape[2:]
     pointwise = height == width == 1
     kernel = w if flip_weight or pointwise else w.flip((2, 3))

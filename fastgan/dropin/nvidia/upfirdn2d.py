@@ -91,7 +91,7 @@ def filter2d(
     impl: str = "cuda",
 ) -> Tensor:
     """:func:`upfirdn2d` that keeps the size; ``padding`` is added to that."""
-    pads = _padded_by(padding, *((k // 2, (k - 1) // 2) for k in _get_filter_size(f)))
+    pads = pad_for_filter(padding, f)
     return upfirdn2d(x, f, padding=pads, flip_filter=flip_filter, gain=gain, impl=impl)
 
 
@@ -106,8 +106,7 @@ def upsample2d(
 ) -> Tensor:
     """:func:`upfirdn2d` to ``up`` times the size with the same brightness; ``padding`` is added to that."""
     factors = _parse_scaling(up)
-    sizes = zip(_get_filter_size(f), factors, strict=True)
-    pads = _padded_by(padding, *(((k + by - 1) // 2, (k - by) // 2) for k, by in sizes))
+    pads = pad_for_filter(padding, f, up=factors)
     gain = gain * factors[0] * factors[1]
     return upfirdn2d(x, f, up=factors, padding=pads, flip_filter=flip_filter, gain=gain, impl=impl)
 
@@ -123,9 +122,19 @@ def downsample2d(
 ) -> Tensor:
     """:func:`upfirdn2d` to 1/``down`` of the size; ``padding`` is added to that."""
     factors = _parse_scaling(down, "down")
-    sizes = zip(_get_filter_size(f), factors, strict=True)
-    pads = _padded_by(padding, *(((k - by + 1) // 2, (k - by) // 2) for k, by in sizes))
+    pads = pad_for_filter(padding, f, down=factors)
     return upfirdn2d(x, f, down=factors, padding=pads, flip_filter=flip_filter, gain=gain, impl=impl)
+
+
+def pad_for_filter(
+    padding: _Pair, f: Tensor | None, up: tuple[int, int] = (1, 1), down: tuple[int, int] = (1, 1)
+) -> tuple[int, ...]:
+    """``padding``, and what keeps the image in place under a filter that goes up or down."""
+    pads = list(_parse_padding(padding))
+    for axis, taps in enumerate(_get_filter_size(f)):
+        pads[2 * axis] += (taps + up[axis] - down[axis]) // 2
+        pads[2 * axis + 1] += (taps - max(up[axis], down[axis])) // 2
+    return tuple(pads)
 
 
 # Forks of the repositories call the functions from here on, too.
@@ -149,10 +158,6 @@ def _parse_padding(padding: _Pair) -> tuple[int, int, int, int]:
     if len(values) == 4:
         return values  # type: ignore[return-value]
     return values[0], values[0], values[-1], values[-1]
-
-
-def _padded_by(padding: _Pair, x: tuple[int, int], y: tuple[int, int]) -> tuple[int, ...]:
-    return tuple(p + q for p, q in zip(_parse_padding(padding), (*x, *y), strict=True))
 
 
 def _init() -> bool:

@@ -118,7 +118,7 @@ def test_distance_and_test_of_shares():
 
 def test_the_picture_shows_both_and_the_bars():
     real, generated = torch.zeros(1, 20, 20, dtype=torch.uint8), torch.full((3, 20, 20), 200, dtype=torch.uint8)
-    drawn = collapse_picture(real, generated, shares([50, 50], [100, 0]), width=100)
+    drawn = collapse_picture(real, generated, shares([50, 50], [100, 0]))
     assert drawn.dtype == torch.uint8
     assert drawn.shape[0] == 3
     colors = drawn.flatten(1).T
@@ -126,7 +126,7 @@ def test_the_picture_shows_both_and_the_bars():
         color: int((colors == torch.tensor(color, dtype=torch.uint8)).all(dim=1).sum())
         for color in ((0, 0, 0), (200, 200, 200), (150, 150, 150), (31, 90, 180))
     }
-    assert counts[0, 0, 0] == counts[200, 200, 200] == 100 * 100
+    assert counts[0, 0, 0] == counts[200, 200, 200] == 400 * 400
     # Two gray bars of half the height of the blue one; each row of pixels counts, and the base line covers one.
     assert counts[150, 150, 150] == pytest.approx(counts[31, 90, 180], rel=0.03)
     # The name of a lost class is red, in shades where letters are smoothed.
