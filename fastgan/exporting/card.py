@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from fastgan.models.own import OWN
+
 
 def card_of(
     generator: nn.Module,
@@ -28,6 +30,7 @@ def card_of(
     """
     architecture = {key: value for key, value in generator.architecture.items() if value is not None}
     settings = settings or {}
+    own = architecture.get("model") == OWN
     lines = [
         f"# {name}",
         "",
@@ -38,6 +41,7 @@ def card_of(
         "| | |",
         "| --- | --- |",
         *(f"| {key} | {value} |" for key, value in architecture.items()),
+        *([f"| classes | {', '.join(names)} |"] if (names := getattr(generator, "class_names", None)) else []),
         f"| parameters | {sum(p.numel() for p in generator.parameters()):,} |",
         f"| trained on | {settings.get('data', 'not recorded')} |",
         f"| steps | {'not recorded' if step is None else f'{step:,}'} |",
@@ -47,11 +51,13 @@ def card_of(
         "```python",
         "import fastgan, torch",
         "",
-        'generator = fastgan.load_generator("this folder")',
+        f'generator = fastgan.load_generator("this folder"{", model=build" if own else ""})'
+        + ("  # the function that builds the networks" if own else ""),
         _example(generator),
         "```",
         "",
-        "The command line takes this folder in place of a run: `fastgan generate FOLDER`.",
+        "The command line takes this folder in place of a run: `fastgan generate FOLDER"
+        + (" --model MODULE:FUNCTION`." if own else "`."),
         "",
     ]
     if scores:

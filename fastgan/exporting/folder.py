@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fastgan.errors import InputError, first_line, writing
 from fastgan.models import build_networks
+from fastgan.models.own import OWN, Model, build_generator, require_build
 from fastgan.random_state import preserved_random_state
 
 _FORMAT = 1
@@ -42,15 +43,15 @@ def save_generator(
     """Writes a generator to a folder, which is created if missing.
 
     Args:
-        generator: a generator from :func:`fastgan.models.build_networks` or :func:`fastgan.load_generator`, compiled or
-            not.
+        generator: a generator from :func:`fastgan.models.build_networks` or :func:`fastgan.load_generator`, or a
+            trainer's ``ema.module``, compiled or not.
         folder: folder for ``config.json``, ``model.safetensors`` and, with a ``card``, ``README.md``.
         step: number of steps trained, if known.
         card: the model card in Markdown.
 
     Raises:
         TypeError: for a generator that is not a module, a folder that is not a path, or a step that is not an integer.
-        ModelFolderError: for a module not built by fastgan, or a folder that cannot be written; one sentence.
+        ModelFolderError: for any other module, or a folder that cannot be written; one sentence.
     """
     if not isinstance(generator, nn.Module):
         raise TypeError(f"save_generator: generator is a {type(generator).__name__}, expected a torch.nn.Module")
@@ -61,7 +62,13 @@ def save_generator(
     _require_ours(generator)
     growing = getattr(generator, "synthesis", None)
     grown = None if growing is None else {"resolution": growing.resolution, "fade": float(growing.fade)}
-    config = {"format": _FORMAT, "architecture": generator.architecture, "growth": grown, "step": step}
+    config = {
+        "format": _FORMAT,
+        "architecture": generator.architecture,
+        "class_names": getattr(generator, "class_names", None),
+        "growth": grown,
+        "step": step,
+    }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
     with writing(f"folder {str(folder)!r}", ModelFolderError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,20 +79,27 @@ def save_generator(
 
 
 @preserved_random_state()
-def load_model_folder(folder: Path, device: torch.device) -> tuple[nn.Module, int | None]:
+def load_model_folder(folder: Path, device: torch.device, model: Model | None = None) -> tuple[nn.Module, int | None]:
     """Loads the generator of a model folder, without executing any file in it.
+
+    Args:
+        folder: the model folder.
+        device: the generator's device.
+        model: for the user's networks; see :func:`fastgan.load_generator`.
 
     Returns:
         The generator in evaluation mode, with parameters that require no gradients, and the number of steps trained, or
         None if unknown.
     """
     config = _read_config(folder / _CONFIG)
+    architecture = config["architecture"]
+    require_build(folder, str(architecture.get("model")), model)
     path = folder / _WEIGHTS
     try:
         tensors = safetensors.torch.load_file(path)
-        # Checked before memory is allocated for the sizes in the config.
-        _require_layout(config["architecture"], tensors)
-        generator = build_networks(**config["architecture"]).generator
+        if model is None:  # checked before memory is allocated for the sizes in the config
+            _require_layout(architecture, tensors)
+        generator = build_generator(architecture, model, config.get("class_names"))
         generator.load_state_dict(tensors)
         if config["growth"]:
             generator.grow(**config["growth"])
@@ -93,6 +107,8 @@ def load_model_folder(folder: Path, device: torch.device) -> tuple[nn.Module, in
         raise ModelFolderError(f"file {str(path)!r} cannot be read: {error.strerror or error}") from None
     except SafetensorError as error:
         raise ModelFolderError(f"file {str(path)!r} is damaged: {' '.join(str(error).split())}") from None
+    except InputError:
+        raise
     except _MISFITS as error:
         raise ModelFolderError(
             f"the files of model folder {str(folder)!r} do not fit together: {first_line(error)}"
@@ -105,6 +121,8 @@ def _require_ours(generator: nn.Module) -> None:
     architecture = getattr(generator, "architecture", None)
     why = "it has no architecture, as the generators of fastgan.models have"
     if isinstance(architecture, dict):
+        if architecture.get("model") == OWN:
+            return
         try:
             _require_layout(architecture, generator.state_dict())
             return

@@ -8,7 +8,7 @@ generator with styles ``truncation``, the psi of all layers, float32 []. Output:
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import fastgan_kernels
-from fastgan.errors import writing
+from fastgan.errors import first_line, writing
 from fastgan.exporting.folder import ModelFolderError
 from fastgan.extras import require_onnx
 from fastgan.random_state import preserved_random_state
@@ -45,15 +45,24 @@ class _WithTruncation(nn.Module):
 
 @preserved_random_state()
 def export_program(generator: nn.Module) -> ExportedProgram:
-    """Traces a generator on the CPU in evaluation mode; the program has plain torch in place of fastgan's ops."""
+    """Traces a generator on the CPU in evaluation mode; the program has plain torch in place of fastgan's ops.
+
+    Raises:
+        ModelFolderError: for a generator that ``torch.export`` cannot trace; one sentence.
+    """
     inputs = _inputs(generator, 2)
     batch = Dim("batch", min=1)
     with torch.no_grad(), fastgan_kernels.use_backend("reference"), _quiet():
-        program = torch.export.export(
-            _module(generator),
-            tuple(inputs.values()),
-            dynamic_shapes=[{0: batch} if tensor.dim() else {} for tensor in inputs.values()],
-        )
+        try:
+            program = torch.export.export(
+                _module(generator),
+                tuple(inputs.values()),
+                dynamic_shapes=[{0: batch} if tensor.dim() else {} for tensor in inputs.values()],
+            )
+        except Exception as error:  # the user's network may raise any type
+            raise ModelFolderError(
+                f"torch.export cannot trace {type(generator).__name__}: {type(error).__name__}: {first_line(error)}"
+            ) from error
     modules = [module for module in program.graph_module.modules() if isinstance(module, torch.fx.GraphModule)]
     for module in modules:
         for node in module.graph.nodes:
@@ -72,7 +81,7 @@ def export_torch(generator: nn.Module, path: Path) -> float:
         The largest difference of a pixel, in [-1, 1], from the generator's images at ``BATCH_SIZES``.
 
     Raises:
-        ModelFolderError: if the file cannot be written; one sentence.
+        ModelFolderError: if the generator cannot be traced or the file cannot be written; one sentence.
         RuntimeError: if the program's images differ; the file is deleted.
     """
     with writing(f"file {str(path)!r}", ModelFolderError), _quiet():
@@ -156,7 +165,7 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()):
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

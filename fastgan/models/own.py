@@ -9,12 +9,14 @@ from torch import nn
 
 from fastgan.errors import InputError, first_line
 from fastgan.extras import import_from_here
-from fastgan.models import Networks
+from fastgan.models import Networks, build_networks
 
 OWN = "own"
-"""Stands for the name of a model in checkpoints."""
+"""Stands for the name of a model in checkpoints and exports."""
 
 Build = Callable[..., tuple[nn.Module, nn.Module]]
+Model = Build | str | nn.Module
+"""What builds the user's networks again: a function, its name ``package.module:function``, or the generator."""
 
 
 def is_own(model: str) -> bool:
@@ -70,13 +72,13 @@ def build_own(build: Build, shape: dict[str, Any]) -> Networks:
     return Networks(*networks)
 
 
-def require_build(run: Path, model: str, build: Any) -> None:
-    """Refuses a run of the user's own networks without their function, which is never imported by itself; also refuses
-    a function for a run of fastgan's networks.
+def require_build(folder: Path, model: str, build: Any) -> None:
+    """Refuses a folder of the user's own networks without their function, which is never imported by itself; also
+    refuses a function for a folder of fastgan's networks.
 
     Args:
-        run: the run's folder.
-        model: the model in the run's settings or checkpoint.
+        folder: a run or an export.
+        model: the model in its settings or checkpoint.
         build: the user's function, generator or name, or None.
 
     Raises:
@@ -85,8 +87,41 @@ def require_build(run: Path, model: str, build: Any) -> None:
     if is_own(model) and build is None:
         whose = "" if model == OWN else f", {model!r}"
         raise InputError(
-            f"run {str(run)!r} has networks of your own{whose}; give the function that builds them again with --model "
+            f"{str(folder)!r} has networks of your own{whose}; give the function that builds them again with --model "
             "package.module:function, in Python with model="
         )
     if not is_own(model) and build is not None:
-        raise InputError(f"run {str(run)!r} has the networks of model {model!r}; expected no other model with it")
+        raise InputError(f"{str(folder)!r} has the networks of model {model!r}; expected no other model with it")
+
+
+def build_generator(architecture: dict[str, Any], model: Model | None, class_names: Any) -> nn.Module:
+    """Builds the generator of a checkpoint or an export.
+
+    Args:
+        architecture: the arguments of :func:`fastgan.models.build_networks`; for the user's networks, those of
+            :func:`build_own`, and ``model``.
+        model: for the user's networks.
+        class_names: the names of its classes, a list of JSON, or None.
+
+    Returns:
+        The generator, with the attributes ``architecture``, ``latent_dim``, ``num_classes`` and ``class_names``.
+    """
+    if model is None:
+        generator = build_networks(**architecture).generator
+    elif isinstance(model, nn.Module):
+        generator = model
+    else:
+        shape = {name: value for name, value in architecture.items() if name != "model"}
+        generator = build_own(import_build(model) if isinstance(model, str) else model, shape).generator
+    describe(generator, architecture, class_names)
+    return generator
+
+
+def describe(generator: nn.Module, architecture: dict[str, Any], class_names: Any) -> None:
+    """Sets the attributes that sampling and exporting read from a generator."""
+    num_classes = architecture.get("num_classes")
+    if not hasattr(generator, "architecture"):  # the user's network may have one of its own, which it needs
+        generator.architecture = architecture
+    generator.latent_dim, generator.num_classes = architecture["latent_dim"], num_classes
+    named = isinstance(class_names, list | tuple) and num_classes is not None and len(class_names) >= num_classes
+    generator.class_names = list(map(str, class_names)) if named else None

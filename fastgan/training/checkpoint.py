@@ -27,14 +27,12 @@ from torch import Tensor, nn
 
 from fastgan.errors import InputError, first_line
 from fastgan.exporting import ModelFolderError, is_model_folder, load_model_folder
-from fastgan.models import build_networks
-from fastgan.models.own import Build, build_own, import_build, require_build
+from fastgan.models.own import Model, build_generator, require_build
 from fastgan.random_state import preserved_random_state
 from fastgan.training.device import resolve_device
 
 Tensors = dict[str, dict[str, Tensor]]
 Warn = Callable[[str], None]
-Model = str | Build | nn.Module
 
 _FORMAT = 2
 _STATE_FILE = "state.json"
@@ -223,31 +221,18 @@ def load_generator_ema(
     try:
         architecture = state["architecture"]
         require_build(run, architecture["model"], model)
-        generator = build_networks(**architecture).generator if model is None else _own_generator(model, architecture)
+        generator = build_generator(architecture, model, state.get("class_names"))
         num_bytes = sum(tensor.nbytes for tensor in generator.state_dict().values())
         tensors = load_tensors(checkpoint, "averaged_generator", most_bytes=num_bytes)
         generator.load_state_dict(tensors)
         require_layout(generator.state_dict(), tensors)
         if growth := state.get("growth"):
             generator.grow(**growth)
-        names, num_classes = state.get("class_names"), generator.num_classes
-        named = isinstance(names, list) and num_classes is not None and len(names) >= num_classes
-        generator.class_names = list(map(str, names)) if named else None
     except InputError:
         raise
     except (OSError, *MISFITS) as error:
         raise misfit(checkpoint, error) from None
     return generator.eval().requires_grad_(False).to(device), state["step"]
-
-
-def _own_generator(model: Model, architecture: dict[str, Any]) -> nn.Module:
-    shape = {name: value for name, value in architecture.items() if name != "model"}
-    if isinstance(model, nn.Module):
-        generator = model
-    else:
-        generator = build_own(import_build(model) if isinstance(model, str) else model, shape).generator
-    generator.latent_dim, generator.num_classes = shape["latent_dim"], shape["num_classes"]
-    return generator
 
 
 def load_generator(
@@ -259,7 +244,7 @@ def load_generator(
         folder: a run, whose latest complete checkpoint is loaded, or a folder written by :func:`fastgan.save_generator`
             or ``fastgan export``.
         device: the generator's device: a device, or ``auto``, ``cpu``, ``cuda`` or ``cuda:INDEX``.
-        model: for a run of your own networks: the function that builds them, its name ``package.module:function``, or
+        model: for your own networks: the function that builds them, its name ``package.module:function``, or
             a generator, into which the weights are loaded and which is returned.
 
     Returns:
@@ -286,7 +271,7 @@ def load_trained_generator(
         warn: called with one sentence per damaged checkpoint that is skipped.
     """
     if is_model_folder(folder):
-        return load_model_folder(folder, device)
+        return load_model_folder(folder, device, model)
     if not list_checkpoints(folder):
         what = "does not exist" if not folder.exists() else "is neither a run with a checkpoint nor an export"
         raise ModelFolderError(

@@ -19,7 +19,7 @@ from fastgan.console import warner
 from fastgan.data import absolute_source
 from fastgan.data.gaussians import has_points
 from fastgan.errors import first_line
-from fastgan.models.own import OWN, Build, is_own
+from fastgan.models.own import OWN, Build, describe, is_own
 from fastgan.sampling import Sheet, columns_by_class, draw_latents, generate, labels_in_turn, render
 from fastgan.seeds import Stream, seed_of
 from fastgan.training.build import (
@@ -187,8 +187,7 @@ class Trainer:
         self.notes += check_group_sizes(discriminator, batch_sizes, distributed.world_size * config.accumulate)
         loss, penalties, augment = build_objective(config, discriminator, self.images.image_shape)
         self.ema = EMA(self.generator, config.ema_decay, config.ema_ramp_up or None)
-        # Attributes that sampling reads from a generator.
-        self.ema.module.latent_dim, self.ema.module.num_classes = config.latent_dim, self.num_classes
+        describe(self.ema.module, self.architecture, self.images.class_names)
         unused = []
         if own:
             unused = tryout.check(self.images.image_shape, self.images.name, self.num_classes, loss)

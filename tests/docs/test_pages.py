@@ -96,7 +96,7 @@ def test_the_snippets_of_training_run_one_after_the_other(tmp_path: Path, monkey
     commands = [
         line for language, code in languages if not language for line in code.splitlines() if "mine:build" in line
     ]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in (commands[0], commands[2]):
         with pytest.raises(SystemExit) as ended:
             cli.main(shlex.split(command)[1:])

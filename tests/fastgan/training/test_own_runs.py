@@ -137,6 +137,36 @@ def test_a_run_from_the_command_line_has_networks_of_the_user(tmp_path, fastgan)
     assert "setting 'model' is 'own_networks:patch', code of your own; give it with --model" in err
 
 
+def test_a_generator_of_the_user_is_exported_and_loaded_with_its_function(tmp_path, console, fastgan):
+    trainer_of("conditional", tmp_path, console, steps=2, evaluate_every=0).fit()
+    model = ["--model", "own_networks:conditional"]
+    code, _, err = fastgan("export", tmp_path, *model, "--format", "torch", "--out", tmp_path / "export")
+    assert (code, err) == (0, "")
+    generators = [
+        package.load_generator(folder, model=own_networks.conditional) for folder in (tmp_path, tmp_path / "export")
+    ]
+    images = [package.sampling.generate(g, 6, seed=1, labels=torch.arange(6) % 3) for g in generators]
+    assert torch.equal(*images)
+    program = torch.export.load(tmp_path / "export" / "generator.pt2").module()
+    assert torch.equal(program(torch.ones(2, 8), torch.arange(2)), generators[0](torch.ones(2, 8), torch.arange(2)))
+    assert "--model MODULE:FUNCTION`" in (tmp_path / "export" / "README.md").read_text()
+    code, _, err = fastgan("generate", tmp_path / "export")
+    assert code == 2
+    assert "has networks of your own; give the function that builds them again" in err
+    code, _, err = fastgan("generate", tmp_path / "export", "--model", "own_networks:patch")
+    assert code == 2
+    assert "do not fit together" in err
+
+
+def test_a_generator_that_cannot_be_traced_is_refused_in_one_sentence(tmp_path, console, fastgan, monkeypatch):
+    trainer_of("patch", tmp_path, console, steps=1, evaluate_every=0).fit()
+    forward = own_networks.DCGenerator.forward
+    monkeypatch.setattr(own_networks.DCGenerator, "forward", lambda self, z: forward(self, z if z.sum() > 0 else -z))
+    code, _, err = fastgan("export", tmp_path, "--model", "own_networks:patch", "--format", "torch")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "torch.export cannot trace DCGenerator" in err
+
+
 class Watcher:
     def __init__(self, last):
         self.seen, self.ended, self.last = [], 0, last
