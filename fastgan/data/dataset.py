@@ -99,8 +99,10 @@ def open_images(
     if isinstance(source, str) and source in BUNDLED:
         name, reader = source, ArrayImages(*BUNDLED[source](), source)
     elif isinstance(source, str | os.PathLike):
-        # A Path is never a bundled set, since Path drops the dot of "./digits".
+        # A Path is never a bundled set, since Path drops the dot of "./digits", and its name says so.
         name = os.fspath(source)
+        if name in BUNDLED:
+            name = os.path.join(".", name)
         reader = _open_path(name, skip_broken)
     else:
         name = name_of(source)

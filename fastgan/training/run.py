@@ -130,7 +130,7 @@ def find_largest_batch(
 
     def try_out(batch_size: int) -> None:
         alone = dataclasses.replace(grown, batch_size=batch_size, engine="eager", device=str(device))
-        trainer = Trainer.from_config(alone, images, build=build)
+        trainer = Trainer.from_config(alone, images, build=build, distributed=Distributed())
         for _ in range(2):  # the second step includes the optimizers' state
             trainer.step()
 

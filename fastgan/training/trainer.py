@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fastgan.console import warner
 from fastgan.data import absolute_source
 from fastgan.data.gaussians import has_points
+from fastgan.data.sources import ImageSource
 from fastgan.errors import first_line
 from fastgan.models.own import OWN, Build, describe, is_own
 from fastgan.sampling import Sheet, columns_by_class, draw_latents, generate, labels_in_turn, render
@@ -136,11 +137,8 @@ class Trainer:
         **settings: Any,
     ) -> None:
         config, resolution_given = _merged(config, settings)
-        if distributed is None:
-            distributed = Distributed.from_environment()
-            atexit.register(distributed.close)
-            distributed.use(resolve_device(config.device))
         device = resolve_device(config.device)
+        distributed = distributed or _joined(device)
         self.distributed, self.device = distributed, device
         self.folder = None if out is None else Path(out)
         self.callbacks = callbacks
@@ -168,13 +166,7 @@ class Trainer:
             )
             if not resolution_given:
                 config = dataclasses.replace(config, resolution=tryout.image_shape()[-1])
-        if isinstance(data, str | Path):
-            config, data = dataclasses.replace(config, data=absolute_source(str(data))), None
-        self.images = open_images(config, device, distributed, data)
-        self.data = config.data
-        if data is not None and data is not self.images:
-            self.data, config = data, dataclasses.replace(config, data=f"<{self.images.name}>")
-        self.config = config
+        self.config, self.images, self.data = config, _, _ = _opened(config, device, distributed, data)
         self.architecture = architecture or {"model": OWN, **own_architecture(config, self.images)}
         self.num_classes: int | None = self.architecture.get("num_classes")
 
@@ -248,12 +240,15 @@ class Trainer:
             SettingsError, DataError: as :class:`Trainer`, and for a model that does not exist or does not take the
                 images, or labels that a conditional run cannot learn from; one sentence.
         """
-        distributed = options.setdefault("distributed", Distributed())
-        images = open_images(config, resolve_device(config.device), distributed, data)
+        device = resolve_device(config.device)
+        distributed = options["distributed"] = options.get("distributed") or _joined(device)
+        config, images, source = _opened(config, device, distributed, data)
         # Torch's global random state draws first the weights, then the noise.
         torch.manual_seed(seed_of(config.seed, Stream.WEIGHTS))
         generator, discriminator, architecture = build_networks(config, images, build)
-        return cls(generator, discriminator, images, config=config, architecture=architecture, **options)
+        trainer = cls(generator, discriminator, images, config=config, architecture=architecture, **options)
+        trainer.data = source
+        return trainer
 
     def _adam(self, network: nn.Module) -> torch.optim.Adam:
         config, device = self.config, self.device
@@ -666,6 +661,30 @@ def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor
 def _of_any_world_size(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose presence does not depend on the number of ranks: all but other ranks' random states."""
     return {name: tensor for name, tensor in tensors.items() if not _OF_OTHER_RANKS.fullmatch(name)}
+
+
+def _joined(device: torch.device) -> Distributed:
+    """The processes that torchrun has started, which this one leaves when it exits."""
+    distributed = Distributed.from_environment()
+    atexit.register(distributed.close)
+    distributed.use(device)
+    return distributed
+
+
+def _opened(
+    config: TrainingConfig, device: torch.device, distributed: Distributed, data: Any
+) -> tuple[TrainingConfig, ImageSource, Any]:
+    """Opens the images of a run; returns settings that name them, in any folder, the images, and their data."""
+    if isinstance(data, Path):
+        data = str(data.absolute())  # also where its name is that of bundled data
+    if data is None or isinstance(data, str):
+        name = config.data if data is None else data
+        config = dataclasses.replace(config, data=name if name.startswith("<") else absolute_source(name))
+        return config, open_images(config, device, distributed), config.data
+    images = open_images(config, device, distributed, data)
+    if images is data:
+        return config, images, config.data
+    return dataclasses.replace(config, data=f"<{images.name}>"), images, data
 
 
 def _merged(config: TrainingConfig | str | Path | None, settings: dict[str, Any]) -> tuple[TrainingConfig, bool]:

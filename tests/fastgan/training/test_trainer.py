@@ -1,10 +1,15 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from bare_training import BareTraining
+from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastgan.data.sources import ResidentImages
 from fastgan.losses import LOSSES, get_loss
+from fastgan.models import build_networks
 from fastgan.seeds import Stream, seed_of
 from fastgan.training import trainer as trainer_module
 from fastgan.training.config import SettingsError
@@ -138,7 +143,7 @@ def test_weights_images_latents_and_noise_have_streams_of_their_own(tiny, images
         ({"loss": "saturating"}, "unknown loss 'saturating'"),
         ({"loss": "hinge", "real_label": 0.9}, "loss 'hinge' has no labels"),
         ({"regularizer": "r3"}, r"unknown regularizer 'r3'; "),
-        ({"diff_augment": "color"}, "unknown augmentation 'color' in diff_augment; did you mean 'color'"),
+        ({"diff_augment": "colour"}, "unknown augmentation 'colour' in diff_augment; did you mean 'color'"),
         ({"regularizer": "r1"}, "regularizer 'r1' cannot penalize .* model 'dcgan', which has batch normalization"),
     ],
 )
@@ -207,3 +212,28 @@ def test_each_side_is_trained_by_the_loss_that_is_set(tiny, images, name):
         "discriminator_loss": discriminator[1].item(),
         "generator_loss": generator[1].item(),
     }
+
+
+def test_settings_name_the_data_that_are_trained_on(tiny, images, tmp_path, monkeypatch):
+    """Paths are absolute, and a Path is never bundled data of that name; a Dataset or tensor is named by its kind."""
+    monkeypatch.chdir(tmp_path)
+    np.save("digits.npy", images.numpy())
+    for name in ("relative", "photos"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(images[0, 0].numpy()).save(tmp_path / name / "a.png")
+    given = {"relative": "relative", "photos": Path("photos"), "digits.npy": Path("digits.npy")}
+
+    def made_of(data):
+        yield Trainer.from_config(tiny(model="plain"), data)
+        networks = build_networks("plain", resolution=16, num_channels=1, latent_dim=8, base_channels=4)
+        yield Trainer(*networks, data, config=tiny())
+        if isinstance(data, str):
+            yield Trainer.from_config(tiny(model="plain", data=data))
+            yield Trainer(*networks, config=tiny(data=data))
+
+    for name, data in given.items():
+        for trainer in made_of(data):
+            assert trainer.config.data == trainer.data == trainer.images.name == str(tmp_path / name)
+    for trainer in made_of(images):
+        assert trainer.config.data == f"<{trainer.images.name}>" == "<Tensor of shape [20, 1, 16, 16]>"
+        assert trainer.data is images
