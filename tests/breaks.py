@@ -250,8 +250,8 @@ spectral norm: u and v are not copied for backward
 + mask=exists & (item.tile < 0)
 @ ops/spectral/pointers.py test_spectral_norm.py
 spectral norm: pointers of weights that have moved
-- key = device, tuple([tensor.data_ptr() for tensor in tensors])
-+ key = device, tuple([tensor.shape for tensor in tensors])
+- *map(Tensor.data_ptr, tensors),
++ *[t.shape for t in tensors],
 @ ops/spectral/normalize.py test_spectral_norm.py
 spectral norm: the second order without the part of <H, dy>
 - gw * alpha + gw * alpha + hg * inverse

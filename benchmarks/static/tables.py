@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
 from fastgan_kernels.ops.spectral import pointers
@@ -18,13 +17,12 @@ def tables_of_pointers() -> Iterator[Callable[[Tensor], Sequence[Tensor]]]:
         argument is not such a table or a part of one. The tensors live as long as the block.
     """
     asked: list[tuple[Tensor, Sequence[Tensor]]] = []
-    originals = {name: getattr(pointers, name) for name in ("kept_pointers", "written_pointers")}
+    originals = {name: getattr(pointers, name) for name in ("uploaded_pointers", "written_pointers")}
+    kept, most = pointers._kept, pointers._MOST_KEPT
 
     def noting(original: Callable[[Sequence[Tensor]], Tensor]) -> Callable[[Sequence[Tensor]], Tensor]:
         def note(tensors: Sequence[Tensor]) -> Tensor:
             table = original(tensors)
-            if table.is_meta:  # all pointers are 0 there, so all tables would share one cache entry
-                table = torch.empty_like(table)
             asked.append((table, list(tensors)))
             return table
 
@@ -39,8 +37,11 @@ def tables_of_pointers() -> Iterator[Callable[[Tensor], Sequence[Tensor]]]:
 
     for name, original in originals.items():
         setattr(pointers, name, noting(original))
+    # Every table is made anew: on the meta device, where all pointers are 0, equal shapes would share one.
+    pointers._kept, pointers._MOST_KEPT = {}, 0
     try:
         yield behind
     finally:
+        pointers._kept, pointers._MOST_KEPT = kept, most
         for name, original in originals.items():
             setattr(pointers, name, original)

@@ -7,6 +7,7 @@ gradients in a compiled region (seen with torch 2.13). :class:`DifferentiableOp`
 
 import hashlib
 import itertools
+import operator
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -178,19 +179,36 @@ def _function(name: str, forward: Callable[..., Any], backward: Callable[..., An
 
 
 class _Lists:
-    """The lengths of the lists among the arguments and outputs of one call; ``None`` for those that are not lists."""
+    """How the arguments and outputs of one call are taken apart.
+
+    Attributes:
+        inputs, outputs: the lengths of the lists; ``None`` where a value stays as it is.
+        constant: the lengths of those lists of tensors among the inputs that stay as they are, since they need no
+            gradients.
+    """
 
     def __init__(self, inputs: Sequence[Any]) -> None:
-        self.inputs = [len(a) if _is_list_of_tensors(a) else None for a in inputs]
+        self.inputs: list[int | None] = []
+        self.constant: list[int | None] = []
         self.outputs: list[int | None] = []
+        for value in inputs:
+            count = len(value) if isinstance(value, list) and value and isinstance(value[0], Tensor) else None
+            needed = count is not None and any(map(_requires_grad, value))
+            self.inputs.append(count if needed else None)
+            self.constant.append(None if needed else count)
 
 
-def _is_list_of_tensors(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(entry, Tensor) for entry in value)
+_requires_grad = operator.attrgetter("requires_grad")
 
 
 def _flat(values: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
-    return [e for value, n in zip(values, lengths, strict=True) for e in ((value,) if n is None else value)]
+    flat: list[Any] = []
+    for value, n in zip(values, lengths, strict=True):
+        if n is None:
+            flat.append(value)
+        else:
+            flat += value
+    return flat
 
 
 def _nested(flat: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
@@ -209,13 +227,18 @@ def _function_of_lists(name: str, forward: Callable[..., Any], backward: Callabl
         return tuple(_flat(outputs, lists.outputs))
 
     def flat_backward(ctx: Any, *grads: Tensor | None) -> Any:
-        needs = ctx.needs_input_grad
-        ctx.needs_input_grad = tuple(_nested(needs[1:], ctx.lists.inputs))
+        needs, lists = ctx.needs_input_grad, ctx.lists
+        nested = _nested(needs[1:], lists.inputs)
+        ctx.needs_input_grad = tuple(
+            [need if n is None else [False] * n for need, n in zip(nested, lists.constant, strict=True)]
+        )
         try:
-            gradients = backward(ctx, *_nested(grads, ctx.lists.outputs))
+            gradients = backward(ctx, *_nested(grads, lists.outputs))
         finally:
             ctx.needs_input_grad = needs
-        return None, *_flat(gradients if isinstance(gradients, tuple) else (gradients,), ctx.lists.inputs)
+        gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+        kept = [g if n is None else None for g, n in zip(gradients, lists.constant, strict=True)]
+        return None, *_flat(kept, lists.inputs)
 
     apply = _function(name, flat_forward, flat_backward)
 

@@ -43,20 +43,24 @@ class Launch:
         self._keeps = _KEEPS_KERNELS and isinstance(kernel, JITFunction)
         self._kept: dict[Any, tuple[Any, ...]] = {}
 
-    def __call__(self, *tensors: Tensor | None) -> None:
+    def __call__(self, *tensors: Tensor | tuple[Tensor, ...] | None) -> None:
         """Launches on the current device, which must be that of ``tensors``; an absent tensor is ``None``."""
         if not self._keeps:
             self._kernel[self._grid](*tensors, *self._numbers, **self._constants)
             return
         active = driver.active
         device = active.get_current_device()
-        addresses: list[int | None] = []
+        addresses: list[Any] = []
         # All that decides which kernel Triton compiles: the types of tensors, and whether they start at 16 bytes.
         key = [device]
         for tensor in tensors:
             if tensor is None:
                 addresses.append(None)
                 key.append(None)
+            elif type(tensor) is tuple:
+                several = tuple([t.data_ptr() for t in tensor])
+                addresses.append(several)
+                key += [(t.dtype, address % 16 == 0) for t, address in zip(tensor, several, strict=True)]
             else:
                 address = tensor.data_ptr()
                 addresses.append(address)

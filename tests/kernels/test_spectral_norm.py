@@ -4,6 +4,7 @@ import importlib
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from typing import Any, NamedTuple
 
 import pytest
@@ -262,13 +263,41 @@ def test_the_same_weight_twice():
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_tables_of_old_addresses_make_room(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pointers, "_MOST_TABLES", 3)
-    monkeypatch.setattr(pointers, "_tables", {})
-    tensors = [torch.empty(1, device=DEVICE) for _ in range(5)]
-    for tensor in tensors:
-        assert pointers.kept_pointers([tensor]).tolist() == [tensor.data_ptr()]
-    assert [key[1] for key in pointers._tables] == [(t.data_ptr(),) for t in tensors[2:]]
+def test_the_least_recently_used_tables_make_room(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pointers, "_MOST_KEPT", 3)
+    monkeypatch.setattr(pointers, "_kept", {})
+    made = []
+
+    @pointers.kept_by_tensors
+    def table(tensors: list[Tensor], name: str) -> Tensor:
+        made.append(name)
+        return pointers.uploaded_pointers(tensors)
+
+    tensors = [torch.empty(2, device=DEVICE) for _ in range(4)]
+    for i in (0, 1, 2, 0, 3, 0, 1):
+        assert table([tensors[i]], str(i)).tolist() == [tensors[i].data_ptr()]
+    assert made == ["0", "1", "2", "3", "1"]
+
+
+def test_tables_are_kept_by_all_that_kernels_depend_on(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pointers, "_kept", {})
+    table = pointers.kept_by_tensors(lambda *args: object())
+    x = torch.empty(6, 4, device=DEVICE)
+    others = x.view(4, 6), x.as_strided((6, 4), (1, 6)), x.view(torch.int32), x[1:], x.clone()
+    assert len({table([t], []) for t in (x, *others)}) == 1 + len(others)
+    assert table([x], []) is table([x.view(6, 4)], [])
+    # Nor by tensors in another list, nor by other values.
+    assert len({table([x, x], []), table([x], [x]), table([x], [x], 1)}) == 3
+
+
+def test_tables_stay_out_of_memory_that_torch_captures(monkeypatch: pytest.MonkeyPatch):
+    """Memory pools are entered by thread: a table that a warm-up leaves in one makes "reduce-overhead" raise."""
+    threads = []
+    new = torch.tensor
+    monkeypatch.setattr(torch, "tensor", lambda *args, **kwargs: threads.append(get_ident()) or new(*args, **kwargs))
+    pointers.upload(torch.device(DEVICE), [1, 2])
+    assert threads
+    assert get_ident() not in threads
 
 
 @pytest.mark.parametrize("count", [1, 16, 17, 256, 300])
@@ -281,7 +310,7 @@ def test_a_capture_needs_shapes_used_before_and_keeps_what_the_graph_reads(monke
     """As on a GPU: nothing may be uploaded while a CUDA graph is captured."""
     monkeypatch.setattr(pointers, "_kept_for_graphs", [])
     capturing = False
-    monkeypatch.setattr(pointers, "_is_captured", lambda device: capturing)
+    monkeypatch.setattr(pointers, "_captures", lambda device: capturing)
     group = group_of([(11, 13), (3, 4)])
     capturing = True
     with pytest.raises(RuntimeError, match="run the same ops on weights of the same shapes once before the capture"):
@@ -290,8 +319,8 @@ def test_a_capture_needs_shapes_used_before_and_keeps_what_the_graph_reads(monke
     group.iterate()
     capturing = True
     check_power_iteration(group, 1)
-    # Pointers of three lists and the tables of the layers; those of new addresses are written within the graph.
-    assert len(pointers._kept_for_graphs) == 4
+    # The tables of these weights, u and v; those of new addresses are written within the graph.
+    assert len(pointers._kept_for_graphs) == 1
     assert_same(orders(group.copy()), orders(group.copy(), function=reference.spectral_normalize), tolerance=1e-12)
 
 

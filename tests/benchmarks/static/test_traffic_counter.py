@@ -182,7 +182,7 @@ def test_what_a_table_points_to_is_counted():
     sources, targets = (torch.randn(3, 256).unbind() for _ in range(2))
     for _ in range(2):
         with count_traffic() as traffic:
-            kept, written = pointers.kept_pointers(sources), pointers.written_pointers([*targets, *sources])
+            kept, written = pointers.uploaded_pointers(sources), pointers.written_pointers([*targets, *sources])
             _copy_by_table[(3,)](kept, written[:3], BLOCK=256)
         launch = traffic.launches[-1]
         assert launch.tensors["sources_ptr"].loaded == launch.tensors["targets_ptr"].loaded == 3 * 32

@@ -30,6 +30,7 @@ from fastgan_kernels import reference
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_float
+from fastgan_kernels.launch import Launch, decided_once
 from fastgan_kernels.ops.spectral import pointers
 from fastgan_kernels.ops.spectral.weight_group import (
     BLOCKS,
@@ -41,13 +42,13 @@ from fastgan_kernels.ops.spectral.weight_group import (
     ORDINAL,
     U_START,
     V_START,
-    WeightGroup,
     check_layers,
+    checked_tables,
     dense_weight,
     empty_weight,
     geometry_of,
-    group_of,
-    packed_size,
+    matrix_shape,
+    tables_of,
     tile_of_weight,
     triton_dtype,
     weight_pointer,
@@ -242,91 +243,94 @@ def _terms_kernel(
                 )  # fmt: skip
 
 
-class _Launch:
-    """The launches on the ``selected`` layers, whose tensors of one call are the lists ``tensors``.
+@decided_once
+def products_launch(
+    programs: int, kinds: int, weight: torch.dtype, vector: torch.dtype | None, *, copy: bool
+) -> Launch:
+    """Parts of h, <G, W> and <H, G>; u and v are of type ``vector``, or, where it is ``None``, the copies."""
+    return Launch(_products_kernel, (programs,), (programs,), COPY=copy, **_constants(kinds, weight, vector))
 
-    u and v are ``us`` and ``vs``, or, without these, what ``vectors`` holds.
+
+@decided_once
+def _terms_launch(result: str, programs: int, kinds: int, weight: torch.dtype, vector: torch.dtype | None) -> Launch:
+    return Launch(_terms_kernel, (programs,), (programs,), RESULT=result, **_constants(kinds, weight, vector))
+
+
+def _constants(kinds: int, weight: torch.dtype, vector: torch.dtype | None) -> dict[str, Any]:
+    return {
+        "OCCURRING": kinds,
+        "WEIGHT": triton_dtype(weight),
+        "STORED": None if vector is None else triton_dtype(vector),
+        "COMPUTE": triton_compute_dtype(weight),
+        "num_warps": NUM_WARPS,
+    }
+
+
+class _Launches:
+    """The launches of a backward pass on the ``selected`` layers, whose tensors of this call are the lists ``tensors``.
+
+    ``tables`` are the pointers of these lists. u and v are what ``vectors`` holds.
     """
 
     def __init__(
-        self,
-        weights: Sequence[Tensor],
-        dims: Sequence[int],
-        selected: Sequence[int],
-        vectors: Tensor | None,
-        tensors: Sequence[Sequence[Tensor]] = (),
-        us: Sequence[Tensor] | None = None,
-        vs: Sequence[Tensor] | None = None,
-    ) -> None:
-        first = weights[0]
-        self._group = group_of(weights, dims, selected, others=tensors)
-        self._vectors = vectors
-        self._us = None if us is None else pointers.kept_pointers(us)
-        self._vs = None if vs is None else pointers.kept_pointers(vs)
-        self.programs = len(self._group.row_items)
-        self.weights = pointers.kept_pointers([weights[i] for i in selected])
-        self.tables: list[Tensor] = []
-        if tensors:
-            table, n = pointers.written_pointers([t for of_layers in tensors for t in of_layers]), len(selected)
-            self.tables = [table[i * n : (i + 1) * n] for i in range(len(tensors))]
-        self._products = first.new_empty(3, self.programs, dtype=compute_dtype(first.dtype))
-        self._constants = {
-            "OCCURRING": self._group.kinds,
-            "WEIGHT": triton_dtype(first),
-            "STORED": None if us is None else triton_dtype(us[0]),
-            "COMPUTE": triton_compute_dtype(first.dtype),
-            "num_warps": NUM_WARPS,
-        }
+        self, weights: list[Tensor], dims: list[int], selected: list[int], vectors: Tensor, sigma: Tensor,
+        tensors: list[list[Tensor]],
+    ) -> None:  # fmt: skip
+        misaligned = {i for ts in tensors for i, t in zip(selected, ts, strict=True) if t.data_ptr() % 16}
+        of_weights = tables_of(weights, [], [], tuple(dims), tuple(selected), tuple(sorted(misaligned)))
+        self._group, self.weights, _, _, _ = of_weights
+        self._dtype, self._vectors, self._sigma = weights[0].dtype, vectors, sigma
+        table, n = pointers.written_pointers([t for of_layers in tensors for t in of_layers]), len(selected)
+        self.tables = [table[i * n : (i + 1) * n] for i in range(len(tensors))]
+        self._products = sigma.new_empty(3, len(self._group.row_items))
 
-    def products(self, hs: Tensor | None, gs: Tensor | None) -> Tensor:
-        """Parts of h, <G, W> and <H, G>: [3, programs]. Products with an absent H or G are not written."""
-        _products_kernel[(self.programs,)](
-            self._group.row_items, self._group.layers, hs, gs, None if gs is None else self.weights, self._us, self._vs,
-            self._vectors, self._products, self.programs,
-            COPY=self._us is not None and self._vectors is not None, **self._constants,
-        )  # fmt: skip
-        return self._products
-
-    def terms(
-        self, result: str, a: Tensor, b: Tensor | None, out: Tensor, sigma: Tensor, given: Tensor | None = None
-    ) -> None:
-        # Without sigma the products have copied u and v.
-        us, vs = (None, None) if given is None else (self._us, self._vs)
-        _terms_kernel[(self.programs,)](
-            self._group.row_items, self._group.layers, a, b, out, us, vs, self._vectors, self._products, given,
-            sigma, self.programs, RESULT=result, **self._constants,
+    def products(self, hs: Tensor | None, gs: Tensor | None) -> None:
+        """Those with an absent H or G are not written."""
+        group = self._group
+        products_launch(len(group.row_items), group.kinds, self._dtype, None, copy=False)(
+            group.row_items, group.layers, hs, gs, None if gs is None else self.weights, None, None, self._vectors,
+            self._products,
         )  # fmt: skip
 
-
-def parts_of_sigma(
-    weights: Sequence[Tensor], us: Sequence[Tensor], vs: Sequence[Tensor], dims: Sequence[int]
-) -> tuple[WeightGroup, Tensor]:
-    """The tables of dense ``weights`` and, by program, parts of their u^T W v, which :func:`sum_of_items` sums."""
-    launch = _Launch(weights, dims, range(len(weights)), None, us=us, vs=vs)
-    return launch._group, launch.products(launch.weights, None)
+    def terms(self, result: str, a: Tensor, b: Tensor | None, out: Tensor) -> None:
+        group = self._group
+        _terms_launch(result, len(group.row_items), group.kinds, self._dtype, None)(
+            group.row_items, group.layers, a, b, out, None, None, self._vectors, self._products, None, self._sigma
+        )
 
 
 def _launch_forward(
-    weights: list[Tensor], us: list[Tensor], vs: list[Tensor], sigma: Tensor | None, dims: list[int]
+    weights: list[Tensor], us: list[Tensor], vs: list[Tensor], given: Tensor | None, dims: list[int]
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    weights = [dense_weight(weight, dim) for weight, dim in zip(weights, dims, strict=True)]
-    us, vs = [u.contiguous() for u in us], [v.contiguous() for v in vs]
-    outputs, vectors, kept_sigma = _empty_outputs(weights, us, vs, sigma, dims)
-    launch = _Launch(weights, dims, range(len(weights)), vectors, [outputs], us, vs)
-    if sigma is None:
-        launch.products(launch.weights, None)
-    launch.terms("y", launch.weights, None, launch.tables[0], kept_sigma, sigma)
-    return outputs, vectors, kept_sigma
+    # The weights, u and v are kept until the launches, for which they may have been copied.
+    tables, weights, us, vs = checked_tables(_check, weights, us, vs, dims)
+    group, first = tables.group, weights[0]
+    outputs = [torch.empty_like(weight) for weight in weights]
+    sigma = first.new_empty(len(weights), dtype=compute_dtype(first.dtype))
+    vectors = sigma.new_empty(tables.packed)
+    table = pointers.written_pointers(outputs)
+    programs, kinds, vector = len(group.row_items), group.kinds, us[0].dtype
+    products, of_u, of_v = None, tables.us, tables.vs
+    if given is None:
+        products = sigma.new_empty(3, programs)
+        products_launch(programs, kinds, first.dtype, vector, copy=True)(
+            group.row_items, group.layers, tables.weights, None, None, of_u, of_v, vectors, products
+        )
+        of_u = of_v = vector = None  # the products have copied u and v
+    _terms_launch("y", programs, kinds, first.dtype, vector)(
+        group.row_items, group.layers, tables.weights, None, table, of_u, of_v, vectors, products, given, sigma
+    )
+    return outputs, vectors, sigma
 
 
-def _empty_outputs(
+def _new_outputs(
     weights: list[Tensor], us: list[Tensor], vs: list[Tensor], sigma: Tensor | None, dims: list[int]
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     first = weights[0]
     dtype = compute_dtype(first.dtype)
-    outputs = [empty_weight(weight, dim) for weight, dim in zip(weights, dims, strict=True)]
-    vectors = first.new_empty(packed_size(weights, dims), dtype=dtype)
-    return outputs, vectors, first.new_empty(len(weights), dtype=dtype)
+    packed = sum(n for weight, dim in zip(weights, dims, strict=True) for n in matrix_shape(weight, dim))
+    outputs = _new_gradients(weights, list(range(len(weights))), dims)
+    return outputs, first.new_empty(packed, dtype=dtype), first.new_empty(len(weights), dtype=dtype)
 
 
 def _launch_backward(
@@ -335,10 +339,10 @@ def _launch_backward(
     weights = [dense_weight(weight, dim) for weight, dim in zip(weights, dims, strict=True)]
     gs = [dense_weight(g, dims[i], like=weights[i]) for g, i in zip(gs, layers, strict=True)]
     dws = [torch.empty_like(weights[i]) for i in layers]
-    launch = _Launch(weights, dims, layers, vectors, [gs, dws])
-    g_table, dw_table = launch.tables
-    launch.products(None, g_table)
-    launch.terms("dw", g_table, None, dw_table, sigma)
+    launches = _Launches(weights, dims, layers, vectors, sigma, [gs, dws])
+    g_table, dw_table = launches.tables
+    launches.products(None, g_table)
+    launches.terms("dw", g_table, None, dw_table)
     return dws
 
 
@@ -349,13 +353,14 @@ def _launch_double_backward(
     weights = [dense_weight(weight, dim) for weight, dim in zip(weights, dims, strict=True)]
     hs, gs = ([dense_weight(t, dims[i], like=weights[i]) for t, i in zip(ts, layers, strict=True)] for ts in (hs, gs))
     ddys, ddws = ([torch.empty_like(weights[i]) for i in layers] if need else None for need in needs)
-    launch = _Launch(weights, dims, layers, vectors, [tensors for tensors in (hs, gs, ddys, ddws) if tensors])
-    h_table, g_table, *tables = launch.tables
-    launch.products(h_table, g_table if ddws else None)
+    tensors = [tensors for tensors in (hs, gs, ddys, ddws) if tensors]
+    launches = _Launches(weights, dims, layers, vectors, sigma, tensors)
+    h_table, g_table, *tables = launches.tables
+    launches.products(h_table, g_table if ddws else None)
     if ddys:
-        launch.terms("ddy", h_table, launch.weights, tables[0], sigma)
+        launches.terms("ddy", h_table, launches.weights, tables[0])
     if ddws:
-        launch.terms("ddw", g_table, None, tables[-1], sigma)
+        launches.terms("ddw", g_table, None, tables[-1])
     return ddys, ddws
 
 
@@ -425,7 +430,7 @@ _spectral_normalize = DifferentiableOp(
     "spectral_normalize(Tensor[] weights, Tensor[] us, Tensor[] vs, Tensor? sigma, int[] dims)"
     " -> (Tensor[], Tensor, Tensor)",
     launch=_launch_forward,
-    fake=_empty_outputs,
+    fake=_new_outputs,
     setup_context=_save_for_backward,
     backward=_backward,
 )
@@ -459,7 +464,12 @@ def spectral_normalize(
         TypeError: for integer or complex tensors, or several types in a list.
         RuntimeError: for a third gradient; or while a CUDA graph is captured, for shapes that were never used before.
     """
-    dims = check_layers("spectral_normalize", weights, us, vs, dims)
+    weights, us, vs = list(weights), list(us), list(vs)
+    kernels = bool(weights) and runs_triton(weights[0])
+    if torch.compiler.is_compiling() or not kernels or (dims is not None and min(dims, default=0) < 0):
+        dims = _check(weights, us, vs, dims)
+    elif dims is None:
+        dims = [0] * len(weights)
     first = weights[0]
     if sigma is not None:
         if list(sigma.shape) != [len(weights)]:
@@ -473,8 +483,12 @@ def spectral_normalize(
                 f"spectral_normalize: sigma is on {sigma.device} and weights[0] on {first.device}, expected one device"
             )
         sigma = sigma.detach().to(compute_dtype(first.dtype))
-    if not runs_triton(first):
+    if not kernels:
         weights = [guard_second_order(weight) for weight in weights]
         return reference.spectral_normalize(weights, us, vs, sigma, dims=dims)
-    us, vs = [u.detach() for u in us], [v.detach() for v in vs]
-    return _spectral_normalize(list(weights), us, vs, sigma, dims)[0]
+    us, vs = ([t.detach() if t.requires_grad else t for t in vectors] for vectors in (us, vs))
+    return _spectral_normalize(weights, us, vs, sigma, list(dims))[0]
+
+
+def _check(weights: list[Tensor], us: list[Tensor], vs: list[Tensor], dims: Sequence[int] | None) -> list[int]:
+    return check_layers("spectral_normalize", weights, us, vs, dims)

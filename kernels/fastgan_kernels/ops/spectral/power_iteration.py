@@ -22,8 +22,8 @@ from fastgan_kernels import reference
 from fastgan_kernels.autograd import on_the_device_of_its_tensors
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_eps
-from fastgan_kernels.ops.spectral import pointers
-from fastgan_kernels.ops.spectral.normalize import parts_of_sigma, sum_of_items
+from fastgan_kernels.launch import Launch, decided_once
+from fastgan_kernels.ops.spectral.normalize import products_launch, sum_of_items
 from fastgan_kernels.ops.spectral.weight_group import (
     BLOCKS,
     COL_CHUNKS,
@@ -39,11 +39,9 @@ from fastgan_kernels.ops.spectral.weight_group import (
     U_START,
     V_START,
     check_layers,
+    checked_tables,
     column_at,
-    dense_weight,
     geometry_of,
-    group_of,
-    packed_size,
     tile_of_weight,
     triton_dtype,
     weight_pointer,
@@ -205,34 +203,51 @@ _OF_V = {
 }  # fmt: skip
 
 
+@decided_once
+def _launches(
+    row_programs: int, col_programs: int, layers: int, kinds: int, weight: torch.dtype, vector: torch.dtype, eps: float
+) -> tuple[Launch, Launch, Launch, Launch]:
+    """The four launches of an iteration."""
+    compute, stored = triton_compute_dtype(weight), triton_dtype(vector)
+    of_weights = {"OCCURRING": kinds, "WEIGHT": triton_dtype(weight), "COMPUTE": compute, "num_warps": NUM_WARPS}
+    of_vectors = {"EPS": eps, "STORED": stored, "COMPUTE": compute, "num_warps": 16}
+    return (
+        Launch(_times_v_kernel, (row_programs,), STORED=stored, **of_weights),
+        Launch(_normalize_kernel, (layers,), **_OF_U, **of_vectors),
+        Launch(_times_u_kernel, (col_programs,), **of_weights),
+        Launch(_normalize_kernel, (layers,), **_OF_V, **of_vectors),
+    )
+
+
+@decided_once
+def _sigma_launch(layers: int, weight: torch.dtype) -> Launch:
+    return Launch(_sigma_kernel, (layers,), COMPUTE=triton_compute_dtype(weight))
+
+
 def _launch(
     weights: list[Tensor], us: list[Tensor], vs: list[Tensor], dims: list[int], n_iterations: int, eps: float
 ) -> Tensor:
-    first, compute = weights[0], triton_compute_dtype(weights[0].dtype)
-    weights = [dense_weight(weight, dim) for weight, dim in zip(weights, dims, strict=True)]
-    grid = (len(weights),)
-    sigma = first.new_empty(grid, dtype=compute_dtype(first.dtype))
+    # The weights are kept until the launches, for which they may have been copied.
+    tables, weights, us, vs = checked_tables(_check, weights, us, vs, dims)
+    group, first = tables.group, weights[0]
+    sigma = first.new_empty(len(weights), dtype=compute_dtype(first.dtype))
     if n_iterations == 0:
-        group, parts = parts_of_sigma(weights, us, vs, dims)
-        _sigma_kernel[grid](group.layers, parts, sigma, COMPUTE=compute)
-        return sigma
-    group = group_of(weights, dims)
-    weight_table, u_table, v_table = (pointers.kept_pointers(tensors) for tensors in (weights, us, vs))
-    row_partials, col_partials = sigma.new_empty(group.row_partials), sigma.new_empty(group.col_partials)
-    vectors = sigma.new_empty(packed_size(weights, dims))
-    kinds = {"OCCURRING": group.kinds, "WEIGHT": triton_dtype(first), "COMPUTE": compute, "num_warps": NUM_WARPS}
-    stored = triton_dtype(us[0])
-    constants = {"EPS": eps, "STORED": stored, "COMPUTE": compute, "num_warps": 16}
-    for i in range(n_iterations):
-        _times_v_kernel[(len(group.row_items),)](
-            group.row_items, group.layers, weight_table, v_table if i == 0 else None, vectors, row_partials,
-            STORED=stored, **kinds,
-        )  # fmt: skip
-        _normalize_kernel[grid](group.layers, row_partials, vectors, u_table, None, **_OF_U, **constants)
-        _times_u_kernel[(len(group.col_items),)](
-            group.col_items, group.layers, weight_table, vectors, col_partials, **kinds
+        products = sigma.new_empty(3, len(group.row_items))
+        products_launch(len(group.row_items), group.kinds, first.dtype, us[0].dtype, copy=False)(
+            group.row_items, group.layers, tables.weights, None, None, tables.us, tables.vs, None, products
         )
-        _normalize_kernel[grid](group.layers, col_partials, vectors, v_table, sigma, **_OF_V, **constants)
+        _sigma_launch(len(weights), first.dtype)(group.layers, products, sigma)
+        return sigma
+    times_v, normalize_u, times_u, normalize_v = _launches(
+        len(group.row_items), len(group.col_items), len(weights), group.kinds, first.dtype, us[0].dtype, eps
+    )
+    row_partials, col_partials = sigma.new_empty(group.row_partials), sigma.new_empty(group.col_partials)
+    vectors = sigma.new_empty(tables.packed)
+    for i in range(n_iterations):
+        times_v(group.row_items, group.layers, tables.weights, tables.vs if i == 0 else None, vectors, row_partials)
+        normalize_u(group.layers, row_partials, vectors, tables.us, None)
+        times_u(group.col_items, group.layers, tables.weights, vectors, col_partials)
+        normalize_v(group.layers, col_partials, vectors, tables.vs, sigma)
     return sigma
 
 
@@ -283,6 +298,28 @@ def power_iteration(
         TypeError: for integer or complex tensors, or several types in a list.
         RuntimeError: while a CUDA graph is captured, for shapes that were never used before.
     """
+    if n_iterations < 0:
+        raise ValueError(f"power_iteration: n_iterations is {n_iterations}, expected at least 0")
+    check_eps("power_iteration", eps)
+    weights, us, vs = list(weights), list(us), list(vs)
+    compiling = torch.compiler.is_compiling()
+    kernels = bool(weights) and runs_triton(weights[0])
+    if compiling or not kernels or (dims is not None and min(dims, default=0) < 0):
+        dims = _check(weights, us, vs, dims)
+    elif dims is None:
+        dims = [0] * len(weights)
+    if not kernels:
+        return reference.power_iteration(weights, us, vs, n_iterations=n_iterations, eps=eps, dims=dims)
+    with torch.no_grad():
+        if compiling:
+            return _registered(weights, us, vs, dims, n_iterations, float(eps))
+        sigma = _launch_there(weights, us, vs, dims, n_iterations, float(eps))
+        if n_iterations:
+            torch.autograd.graph.increment_version([*us, *vs])
+        return sigma
+
+
+def _check(weights: list[Tensor], us: list[Tensor], vs: list[Tensor], dims: Sequence[int] | None) -> list[int]:
     dims = check_layers("power_iteration", weights, us, vs, dims)
     for name, vectors in (("us", us), ("vs", vs)):
         for i, vector in enumerate(vectors):
@@ -291,16 +328,4 @@ def power_iteration(
             same = next((j for j in range(i) if vectors[j] is vector), None)
             if same is not None:
                 raise ValueError(f"power_iteration: {name}[{i}] is {name}[{same}], expected one for each weight")
-    if n_iterations < 0:
-        raise ValueError(f"power_iteration: n_iterations is {n_iterations}, expected at least 0")
-    check_eps("power_iteration", eps)
-    if not runs_triton(weights[0]):
-        return reference.power_iteration(weights, us, vs, n_iterations=n_iterations, eps=eps, dims=dims)
-    weights, us, vs = list(weights), list(us), list(vs)
-    with torch.no_grad():
-        if torch.compiler.is_compiling():
-            return _registered(weights, us, vs, dims, n_iterations, float(eps))
-        sigma = _launch_there(weights, us, vs, dims, n_iterations, float(eps))
-        if n_iterations:
-            torch.autograd.graph.increment_version([*us, *vs])
-        return sigma
+    return dims

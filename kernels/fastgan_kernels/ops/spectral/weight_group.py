@@ -12,7 +12,7 @@ a * stride_a + r * stride_row + b * stride_b.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,7 +22,9 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels.checks import check_float
-from fastgan_kernels.ops.spectral.pointers import prepared_once, upload
+from fastgan_kernels.launch import decided_once
+from fastgan_kernels.ops.spectral import pointers
+from fastgan_kernels.ops.spectral.pointers import kept_by_tensors, prepared_once, upload
 from fastgan_kernels.tiling import cdiv
 
 # Rows and columns of a tile, of 16 elements for each thread, by the kind of a layer: long runs, short runs, rows as
@@ -66,20 +68,29 @@ def matrix_shape(weight: Tensor, dim: int) -> tuple[int, int]:
 def dense_weight(weight: Tensor, dim: int, *, like: Tensor | None = None) -> Tensor:
     """``weight`` itself if kernels read it without a copy, else a contiguous copy; with ``like``, in its strides."""
     if like is not None:
-        same = all(n == 1 or s == t for n, s, t in zip(like.shape, weight.stride(), like.stride(), strict=True))
+        same = weight.stride() == like.stride() or all(
+            n == 1 or s == t for n, s, t in zip(like.shape, weight.stride(), like.stride(), strict=True)
+        )
         return weight if same else torch.empty_like(like).copy_(weight)
-    return weight if _is_dense(weight) and _runs(weight.shape, weight.stride(), dim) else weight.contiguous()
+    return weight if _is_readable_once(weight.shape, weight.stride(), dim) else weight.contiguous()
 
 
 def empty_weight(weight: Tensor, dim: int) -> Tensor:
     """Uninitialized memory of the shape, type and strides of ``dense_weight(weight, dim)``."""
-    readable = _is_dense(weight) and _runs(weight.shape, weight.stride(), dim)
+    readable = _is_readable(weight.shape, weight.stride(), dim)
     return torch.empty_like(weight, memory_format=torch.preserve_format if readable else torch.contiguous_format)
 
 
-def _is_dense(weight: Tensor) -> bool:
+def _is_readable(shape: Sequence[int], strides: Sequence[int], dim: int) -> bool:
+    return _is_dense(shape, strides) and _runs(shape, strides, dim) is not None
+
+
+_is_readable_once = decided_once(_is_readable)  # not for the symbolic shapes of traced weights
+
+
+def _is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
     expected = 1
-    for stride, size in sorted((t, s) for s, t in zip(weight.shape, weight.stride(), strict=True) if s != 1):
+    for stride, size in sorted((t, s) for s, t in zip(shape, strides, strict=True) if s != 1):
         if stride != expected:
             return False
         expected *= size
@@ -156,24 +167,59 @@ FIELDS = tl.constexpr(18)
 _ITEM_FIELDS = tl.constexpr(5)
 
 
-def packed_size(weights: Sequence[Tensor], dims: Sequence[int]) -> int:
-    """Elements of a buffer that holds u and v of every layer, v in the order of the columns in memory."""
-    return sum(n for weight, dim in zip(weights, dims, strict=True) for n in matrix_shape(weight, dim))
+class Tables(NamedTuple):
+    """What kernels need of the selected layers of dense weights, but the tensors that are new at each call.
 
-
-def group_of(
-    weights: Sequence[Tensor],
-    dims: Sequence[int],
-    selected: Sequence[int] | None = None,
-    *,
-    others: Sequence[Sequence[Tensor]] = (),
-) -> WeightGroup:
-    """The tables of the ``selected`` (default: all) of dense ``weights``, made once for each set of shapes and strides.
-
-    ``others`` are lists of tensors in the strides of the selected weights that are read or written along with them.
+    Attributes:
+        group: the work lists.
+        weights, us, vs: the pointers of the selected weights and of all u and v, if there are any.
+        packed: elements of a buffer that holds u and v of every layer, v in the order of the columns in memory.
     """
-    selected = range(len(weights)) if selected is None else selected
-    misaligned = {i for tensors in others for i, t in zip(selected, tensors, strict=True) if t.data_ptr() % 16}
+
+    group: WeightGroup
+    weights: Tensor
+    us: Tensor | None
+    vs: Tensor | None
+    packed: int
+
+
+def checked_tables(
+    check: Callable[..., Any], weights: list[Tensor], us: list[Tensor], vs: list[Tensor], dims: list[int]
+) -> tuple[Tables, list[Tensor], list[Tensor], list[Tensor]]:
+    """The tables of all layers, and the tensors that they point to: copies of those that kernels cannot read.
+
+    Raises:
+        ValueError, TypeError: as ``check(weights, us, vs, dims)`` does, which is called where a tensor is not known.
+    """
+    tables = _checked_tables(weights, us, vs, check, tuple(dims))
+    if tables is None:
+        weights = [dense_weight(weight, dim) for weight, dim in zip(weights, dims, strict=True)]
+        us, vs = [u.contiguous() for u in us], [v.contiguous() for v in vs]
+        tables = _checked_tables(weights, us, vs, check, tuple(dims))
+    return tables, weights, us, vs
+
+
+@kept_by_tensors
+def _checked_tables(
+    weights: list[Tensor], us: list[Tensor], vs: list[Tensor], check: Callable[..., Any], dims: tuple[int, ...]
+) -> Tables | None:
+    """``None`` where a tensor must be copied."""
+    check(weights, us, vs, dims)
+    readable = (_is_readable(weight.shape, weight.stride(), dim) for weight, dim in zip(weights, dims, strict=True))
+    if not all(readable) or not all(vector.is_contiguous() for vector in (*us, *vs)):
+        return None
+    return tables_of(weights, us, vs, dims, tuple(range(len(weights))), ())
+
+
+@kept_by_tensors
+def tables_of(
+    weights: list[Tensor], us: list[Tensor], vs: list[Tensor], dims: tuple[int, ...], selected: tuple[int, ...],
+    misaligned: tuple[int, ...],
+) -> Tables:  # fmt: skip
+    """The tables of the ``selected`` of dense ``weights``.
+
+    ``misaligned`` are those of them along with which other tensors that do not start at 16 bytes are read or written.
+    """
     layers = tuple(
         as_layer(
             weight.shape,
@@ -184,7 +230,14 @@ def group_of(
         )
         for i, (weight, dim) in enumerate(zip(weights, dims, strict=True))
     )
-    return _tables_of(weights[0].device, layers, tuple(selected))
+    u_table, v_table = (pointers.uploaded_pointers(vectors) if vectors else None for vectors in (us, vs))
+    return Tables(
+        _tables_of(weights[0].device, layers, selected),
+        pointers.uploaded_pointers([weights[i] for i in selected]),
+        u_table,
+        v_table,
+        sum(n for weight, dim in zip(weights, dims, strict=True) for n in matrix_shape(weight, dim)),
+    )
 
 
 @prepared_once
@@ -275,8 +328,8 @@ _TRITON_TYPES = {
 }
 
 
-def triton_dtype(tensor: Tensor) -> tl.dtype:
-    return _TRITON_TYPES[tensor.dtype]
+def triton_dtype(dtype: torch.dtype) -> tl.dtype:
+    return _TRITON_TYPES[dtype]
 
 
 class Item(NamedTuple):
