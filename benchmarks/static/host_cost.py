@@ -53,6 +53,15 @@ def host_costs(ops: Sequence[str] = ()) -> list[HostCost]:
         ValueError: for a name that is not among the ops.
         RuntimeError: if the child process fails; the message is its last output.
     """
+    return [HostCost(**cost) for cost in json.loads(run_over_stub("-m", "benchmarks.static.host_cost", *ops))]
+
+
+def run_over_stub(*arguments: str) -> str:
+    """The output of Python, run with ``arguments``, in which :func:`stub_driver` can be entered.
+
+    Raises:
+        ValueError: if it ends with exit code 2, for bad input; RuntimeError for any other but 0.
+    """
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "libcuda.so.1"
         compiler = os.environ.get("CC", "cc")
@@ -64,12 +73,10 @@ def host_costs(ops: Sequence[str] = ()) -> list[HostCost]:
             "TRITON_LIBCUDA_PATH": folder,
             _STUB_VARIABLE: str(library),
         }
-        child = subprocess.run(
-            [sys.executable, "-m", "benchmarks.static.host_cost", *ops], env=environment, capture_output=True, text=True
-        )
+        child = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
     if child.returncode:
         raise (ValueError if child.returncode == 2 else RuntimeError)(child.stderr.strip())
-    return [HostCost(**cost) for cost in json.loads(child.stdout)]
+    return child.stdout
 
 
 def lines(ops: Sequence[str] = ()) -> Iterator[str]:
@@ -81,10 +88,10 @@ def lines(ops: Sequence[str] = ()) -> Iterator[str]:
 
 
 @contextmanager
-def stub_driver() -> Iterator[Callable[[], int]]:
-    """Makes Triton launch into the stub, and the ops run their kernels on the CPU; yields a counter of launches.
+def stub_driver() -> Iterator[ctypes.CDLL]:
+    """Makes Triton launch into the stub, and the ops run their kernels on the CPU; yields the stub.
 
-    Only in a child process that :func:`host_costs` or a test has started.
+    Only in a child process of :func:`run_over_stub`.
     """
     stub = ctypes.CDLL(os.environ[_STUB_VARIABLE], mode=ctypes.RTLD_GLOBAL)  # before torch loads another
     import torch
@@ -102,16 +109,17 @@ def stub_driver() -> Iterator[Callable[[], int]]:
             self.get_current_device = lambda: 0
 
     stub.stub_launches.restype = ctypes.c_long
+    stub.stub_last.restype = ctypes.POINTER(ctypes.c_uint64)
     torch.set_num_threads(1)
     driver.set_active(Driver())
     why_not_triton, backend._why_not_triton = backend._why_not_triton, lambda *_, **__: None
     try:
-        yield stub.stub_launches
+        yield stub
     finally:
         backend._why_not_triton = why_not_triton
 
 
-def _calls(names: Sequence[str]) -> Iterator[tuple[str, str, Callable[[], Any], Callable[[], Any]]]:
+def calls(names: Sequence[str]) -> Iterator[tuple[str, str, Callable[[], Any], Callable[[], Any]]]:
     """Op, pass, a call of the fused op and one of its reference."""
     import torch
 
@@ -144,27 +152,27 @@ def _calls(names: Sequence[str]) -> Iterator[tuple[str, str, Callable[[], Any], 
             yield name, pass_, fused, eager
 
 
-def measure(names: Sequence[str], *, rounds: int = 30, calls: int = 20) -> list[HostCost]:
+def measure(names: Sequence[str], *, rounds: int = 30, repeats: int = 20) -> list[HostCost]:
     """All calls and the unit take turns, so a machine that is busy for a while slows them alike; the least counts."""
-    with stub_driver() as launches:
+    with stub_driver() as stub:
         import torch
         from torch.nn import functional as F
 
         x, bias = torch.randn(4, 4, 4, 4, requires_grad=True), torch.randn(4, requires_grad=True)
-        subjects = list(_calls(names))
+        subjects = list(calls(names))
         functions = [lambda: F.leaky_relu(x + bias.view(-1, 1, 1), 0.2)]
         functions += [function for *_, fused, eager in subjects for function in (fused, eager)]
         launched = []
         for function in functions:
             for _ in range(3):
-                before = launches()
+                before = stub.stub_launches()
                 function()
-            launched.append(launches() - before)
+            launched.append(stub.stub_launches() - before)
         gc.disable()
         least = [math.inf for _ in functions]
         for _ in range(rounds):
             least = [
-                min(before, _cpu_seconds(function, calls)) for before, function in zip(least, functions, strict=True)
+                min(before, _cpu_seconds(function, repeats)) for before, function in zip(least, functions, strict=True)
             ]
     return [
         HostCost(name, pass_, least[i] / least[0], least[i + 1] / least[0], launched[i])
@@ -172,10 +180,10 @@ def measure(names: Sequence[str], *, rounds: int = 30, calls: int = 20) -> list[
     ]
 
 
-def _cpu_seconds(function: Callable[[], Any], calls: int) -> float:
+def _cpu_seconds(function: Callable[[], Any], repeats: int) -> float:
     """CPU time, so that other processes on the machine count little."""
     start = time.process_time()
-    for _ in range(calls):
+    for _ in range(repeats):
         function()
     return time.process_time() - start
 
