@@ -188,8 +188,8 @@ saved: the images although no gradient needs them
 + if True else ()
 @ ops/noise_injection.py
 noise: the counter starts anew in every sample
-- pixel < pixels, sample * pixels + pixel
-+ pixel < pixels, sample * 0 + pixel
+- counter = sample * pixels + first
++ counter = first
 @ noise.py test_noise.py
 noise: a counter of 32 bits
 - tl.load(seed_ptr), counter)
@@ -201,9 +201,9 @@ noise: one seed for every call
 noise: the backward pass draws anew
 - seed if needs_strength else None,
 + draw_seed(strength) if needs_strength else None,
-noise: drawn again by every program that shares its pixels
-- seed is not None and self.tiling.splits > 1
-+ False
+noise: the first channel of a tile takes the sums of all
+- (channel[:, None] + thread)
++ (tile * BLOCK_CHANNELS + thread)
 noise: the second order takes the strength for its cotangent
 - _noise_injection_backward(g, a, b, None,
 + _noise_injection_backward(g, strength, b, None,

@@ -270,22 +270,23 @@ def _spans(
 
 @dataclass(frozen=True)
 class NoiseTiling(Tiling):
-    """How a feature map is shared among programs that each hold one value per pixel of a block.
+    """How a feature map is shared among programs of one warp that each hold one value per pixel of a block.
 
     Attributes:
         block_channels, block_pixels: the extents of a tile.
-        tiles: tiles per program, each with another block of channels.
+        walks: whether a program can take several tiles, each with another block of channels.
+        tiles: tiles per program.
         splits: programs that share the channels of a block of pixels.
         pixel_programs: number of blocks of pixels, over all samples.
-        num_warps: warps per program.
     """
 
     block_channels: int
     block_pixels: int
+    walks: bool
     tiles: int
     splits: int
     pixel_programs: int
-    num_warps: int
+    num_warps: int = 1
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -302,36 +303,33 @@ def noise_tiling(
         samples, channels, pixels: the problem; each at least 1.
         element_size: bytes of an element.
         channels_last: channels, not pixels, are neighbors in memory.
-        sums: whether each program also writes one sum per channel, as in :func:`matrix_tiling`.
+        sums: whether each program also writes one sum per channel.
     """
-    tile = 16384 // max(element_size, 4)
-    tile = min(tile, max(512, next_power_of_2(samples * channels * pixels // 256)))
+    # Four accesses of 16 bytes per thread; or, in rows that start inside a sector, 32 of one element.
+    aligned = (channels if channels_last else pixels) * element_size % 32 == 0
+    tile = 2048 // element_size if aligned else 1024
+    # Where a warp has whole rows of 16 bytes per thread, it adds up each channel by itself. Elsewhere sums pass through
+    # shared memory, and so a program has one tile, of more pixels: its sums are then 1.6% of its bytes in float32.
+    walks = not channels_last and pixels * element_size >= 512
+    if sums and not walks and aligned:
+        tile *= 2
     if channels_last:
-        # More pixels per tile mean fewer partial sums, and values that are used longer; but rows that start inside a
-        # sector are better read whole.
-        strip = 32 if sums else 64 if channels * element_size % 32 == 0 else 1024
-        block_channels = min(next_power_of_2(channels), strip, tile)
+        # Two sectors; or, where rows start inside one, whole rows.
+        block_channels = min(next_power_of_2(channels), 64 // element_size if aligned else tile)
         block_pixels = min(next_power_of_2(pixels), tile // block_channels)
     else:
-        # The same holds here, but where rows are aligned to sectors, fewer pixels per tile give more programs.
-        row = tile // min(next_power_of_2(channels), 16) if pixels * element_size % 32 == 0 else tile
-        block_pixels = min(next_power_of_2(pixels), row, 1024)
+        row = 512 // element_size if aligned else tile
+        block_pixels = min(next_power_of_2(pixels), max(row, tile // next_power_of_2(channels)), tile)
         block_channels = min(next_power_of_2(channels), tile // block_pixels)
     pixel_programs = samples * cdiv(pixels, block_pixels)
     channel_tiles = cdiv(channels, block_channels)
-    # If blocks of pixels give two programs per multiprocessor of a large chip (132), that is enough; otherwise channels
-    # are split, for up to eight. Few channels are not split: each program reads the values of its pixels, which would
-    # then be a large part of the traffic.
-    splits = 1 if pixel_programs >= 256 or channels <= 16 else min(channel_tiles, cdiv(8 * 132, pixel_programs))
-    tiles = cdiv(channel_tiles, splits)
-    return NoiseTiling(
-        block_channels,
-        block_pixels,
-        tiles,
-        splits=cdiv(channel_tiles, tiles),
-        pixel_programs=pixel_programs,
-        num_warps=max(2, block_channels * block_pixels * max(element_size, 4) // 2048),
-    )
+    # Each program draws or reads the values of its pixels, so it takes as many channels as leave sixteen programs per
+    # multiprocessor, with 32 KB in flight. All of them run at once. Few channels are not split: the values would be a
+    # large part of the traffic.
+    wanted = cdiv(16 * 132, pixel_programs) if channels > 16 else 1
+    tiles = cdiv(channel_tiles, min(channel_tiles, wanted)) if walks else 1
+    splits = cdiv(channel_tiles, tiles)
+    return NoiseTiling(block_channels, block_pixels, walks, cdiv(channel_tiles, splits), splits, pixel_programs)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,15 @@ the others are
     B(dy, strength, noise) = (dstrength, dnoise) = (sum(dy * noise), sum over c of dy * strength)
 
 B is linear in each argument, so for cotangents (a, b) its own derivative in strength and noise is B(dy, b, a), its
-places exchanged, and in dy it is a * noise + b * strength.
+places exchanged, and in dy it is
+
+    E(a, noise, strength, b) = a * noise + strength * b.
+
+The derivative of E, for a cotangent h, is B(h, strength, noise) in (a, b) and B(h, a, b) in (strength, noise). So two
+kernels make the gradients of every order: the forward pass adds products to x or to nothing, the other sums them.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -22,55 +27,76 @@ from fastgan_kernels import reference
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_feature_map, check_operand, check_strength
-from fastgan_kernels.layout import as_matrix, dense, empty_dense
-from fastgan_kernels.noise import draw_seed, normal_noise, standard_normal
+from fastgan_kernels.layout import as_matrix, contiguous, dense, empty_dense, extents
+from fastgan_kernels.noise import draw_seed, standard_normal
 from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
 from fastgan_kernels.reduction import sum_partials
 from fastgan_kernels.tiling import NoiseTiling, alignment, noise_tiling
 
-# A program keeps the noise of a block of pixels and walks with it over channels.
+# A program is one warp. It keeps the noise of a block of pixels and walks with it over channels.
+
+
+class Block(NamedTuple):
+    """In kernels, the pixels of a program.
+
+    The number of channels and of pixels in all, the offset of the block in a feature map, the distances of neighboring
+    channels and of the block's pixels in it, which of them exist, and the index n * HW + pixel of each.
+    """
+
+    channels: Any
+    all_pixels: Any
+    start: Any
+    channel_step: Any
+    pixel: Any
+    exists: Any
+    counter: Any
 
 
 @triton.jit
 def _block_of_pixels(
     minor_groups, major, pixel_tiles, ALIGN: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK_PIXELS: tl.constexpr
 ):
-    """Channels, pixels, the sample, the pixels of this program, which exist, and their counters.
-
-    Channels-last, all samples count as one.
-    """
-    block = tl.program_id(0)
+    """The block of this program. Channels-last, all samples count as one."""
+    channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
     lane = tl.arange(0, BLOCK_PIXELS)
+    sample = (tl.program_id(0) // pixel_tiles).to(tl.int64)
+    first = (tl.program_id(0) % pixel_tiles).to(tl.int64) * BLOCK_PIXELS
+    exists = lane < pixels - first
+    counter = sample * pixels + first + lane
+    all_pixels = (tl.num_programs(0) // pixel_tiles).to(tl.int64) * pixels
     if CHANNELS_LAST:
-        pixel = block.to(tl.int64) * BLOCK_PIXELS + lane
-        return minor_groups * ALIGN, major, tl.zeros((), tl.int64), pixel, pixel < major, pixel
+        pixel = lane.to(tl.int64) * channels
+        return Block(channels, all_pixels, first * channels, 1, pixel, exists, counter)
     else:
-        pixels = minor_groups * ALIGN
-        sample = (block // pixel_tiles).to(tl.int64)
-        pixel = block % pixel_tiles * BLOCK_PIXELS + lane
-        return major, pixels, sample, pixel, pixel < pixels, sample * pixels + pixel
+        start = sample * channels * pixels + first
+        return Block(channels, all_pixels, start, pixels.to(tl.int64), lane, exists, counter)
 
 
 @triton.jit
-def _tile_of_channels(
-    tile, sample, pixel, exists, channels, pixels, CHANNELS_LAST: tl.constexpr, BLOCK_CHANNELS: tl.constexpr
-):
-    """The channels of a tile, the offsets [channels, pixels] of its elements, and which of them exist."""
-    channel = tile * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-    mask = (channel < channels)[:, None] & exists[None, :]
-    if CHANNELS_LAST:
-        return channel, (pixel * channels)[None, :] + channel[:, None], mask
-    else:
-        return channel, ((sample * channels + channel) * pixels)[:, None] + pixel[None, :], mask
+def _tiles(tiles, channels, WALKS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr):
+    """The first of this program's tiles, and the tile after the last one."""
+    start = tl.program_id(1) * tiles
+    # A loop that runs once is none to the compiler.
+    return start, tl.minimum(start + tiles, tl.cdiv(channels, BLOCK_CHANNELS)) if WALKS else start + 1
 
 
 @triton.jit
-def _noise_of(noise_ptr, seed_ptr, counter, exists, COMPUTE: tl.constexpr):
+def _tile_of_channels(tile, block, BLOCK_CHANNELS: tl.constexpr):
+    """The channels of a tile; the offset of its first element, those of all [channels, pixels] from there, their mask."""
+    lane = tl.arange(0, BLOCK_CHANNELS)
+    channel = tile * BLOCK_CHANNELS + lane
+    offset = (lane * block.channel_step)[:, None] + block.pixel[None, :]
+    mask = (channel < block.channels)[:, None] & block.exists[None, :]
+    return channel, block.start + tile * BLOCK_CHANNELS * block.channel_step, offset, mask
+
+
+@triton.jit
+def _noise_of(noise_ptr, seed_ptr, block, COMPUTE: tl.constexpr):
     """The noise of a block of pixels, read or, where there is a seed, drawn."""
     if noise_ptr is not None:
-        return tl.load(noise_ptr + counter, mask=exists, other=0.0).to(COMPUTE)
+        return tl.load(noise_ptr + block.counter, mask=block.exists, other=0.0).to(COMPUTE)[None, :]
     else:
-        return standard_normal(seed_ptr, counter).to(COMPUTE)
+        return standard_normal(seed_ptr, block.counter).to(COMPUTE)[None, :]
 
 
 @triton.jit
@@ -83,23 +109,29 @@ def _strength_of(strength_ptr, channel, channels, PER_CHANNEL: tl.constexpr, COM
 
 @triton.jit(do_not_specialize=["minor_groups", "major", "pixel_tiles", "tiles"])
 def _forward_kernel(
-    x_ptr, strength_ptr, noise_ptr, seed_ptr, y_ptr,
+    x_ptr, a_ptr, noise_ptr, seed_ptr, strength_ptr, b_ptr, y_ptr,
     minor_groups, major, pixel_tiles, tiles,
     PER_CHANNEL: tl.constexpr, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
+    WALKS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
-    channels, pixels, sample, pixel, exists, counter = _block_of_pixels(
-        minor_groups, major, pixel_tiles, ALIGN, CHANNELS_LAST, BLOCK_PIXELS
-    )
-    noise = _noise_of(noise_ptr, seed_ptr, counter, exists, COMPUTE)
-    start = tl.program_id(1) * tiles
-    for tile in range(start, tl.minimum(start + tiles, tl.cdiv(channels, BLOCK_CHANNELS))):
-        channel, offset, mask = _tile_of_channels(
-            tile, sample, pixel, exists, channels, pixels, CHANNELS_LAST, BLOCK_CHANNELS
-        )
-        y = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-        y += _strength_of(strength_ptr, channel, channels, PER_CHANNEL, COMPUTE) * noise[None, :]
-        tl.store(y_ptr + offset, y.to(y_ptr.dtype.element_ty), mask=mask)
+    """y = x + a * noise + strength * b. An absent x and factors that are both absent are None."""
+    block = _block_of_pixels(minor_groups, major, pixel_tiles, ALIGN, CHANNELS_LAST, BLOCK_PIXELS)
+    if a_ptr is not None:
+        noise = _noise_of(noise_ptr, seed_ptr, block, COMPUTE)
+    if b_ptr is not None:
+        b = _noise_of(b_ptr, None, block, COMPUTE)
+    start, stop = _tiles(tiles, block.channels, WALKS, BLOCK_CHANNELS)
+    for tile in range(start, stop):
+        channel, first, offset, mask = _tile_of_channels(tile, block, BLOCK_CHANNELS)
+        if x_ptr is not None:
+            y = tl.load(x_ptr + first + offset, mask=mask, other=0.0).to(COMPUTE)
+        else:
+            y = tl.zeros([BLOCK_CHANNELS, BLOCK_PIXELS], dtype=COMPUTE)
+        if a_ptr is not None:
+            y += _strength_of(a_ptr, channel, block.channels, PER_CHANNEL, COMPUTE) * noise
+        if b_ptr is not None:
+            y += _strength_of(strength_ptr, channel, block.channels, PER_CHANNEL, COMPUTE) * b
+        tl.store(y_ptr + first + offset, y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["minor_groups", "major", "pixel_tiles", "tiles"])
@@ -107,33 +139,34 @@ def _backward_kernel(
     g_ptr, strength_ptr, noise_ptr, seed_ptr, dstrength_ptr, dnoise_ptr,
     minor_groups, major, pixel_tiles, tiles,
     PER_CHANNEL: tl.constexpr, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
+    WALKS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
     """Partial sums: of g * noise per block of pixels and channel, of g * strength per split and pixel.
 
     An output that is not needed is None, and so is the operand that only this output needs.
     """
-    channels, pixels, sample, pixel, exists, counter = _block_of_pixels(
-        minor_groups, major, pixel_tiles, ALIGN, CHANNELS_LAST, BLOCK_PIXELS
-    )
+    block = _block_of_pixels(minor_groups, major, pixel_tiles, ALIGN, CHANNELS_LAST, BLOCK_PIXELS)
     if dstrength_ptr is not None:
-        noise = _noise_of(noise_ptr, seed_ptr, counter, exists, COMPUTE)
+        noise = _noise_of(noise_ptr, seed_ptr, block, COMPUTE)
+        dstrength_ptr += tl.program_id(0).to(tl.int64) * block.channels
     if dnoise_ptr is not None:
         dnoise = tl.zeros([BLOCK_CHANNELS, BLOCK_PIXELS], dtype=COMPUTE)
-    start = tl.program_id(1) * tiles
-    for tile in range(start, tl.minimum(start + tiles, tl.cdiv(channels, BLOCK_CHANNELS))):
-        channel, offset, mask = _tile_of_channels(
-            tile, sample, pixel, exists, channels, pixels, CHANNELS_LAST, BLOCK_CHANNELS
-        )
-        g = tl.load(g_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+    start, stop = _tiles(tiles, block.channels, WALKS, BLOCK_CHANNELS)
+    for tile in range(start, stop):
+        channel, first, offset, mask = _tile_of_channels(tile, block, BLOCK_CHANNELS)
+        g = tl.load(g_ptr + first + offset, mask=mask, other=0.0).to(COMPUTE)
         if dstrength_ptr is not None:
-            partial = tl.program_id(0).to(tl.int64) * channels + channel
-            tl.store(dstrength_ptr + partial, tl.sum(g * noise[None, :], axis=1), mask=channel < channels)
+            # The first thread stores all sums, which every thread has: to be stored side by side by several threads
+            # they would pass through shared memory.
+            total = tl.broadcast_to(tl.sum(g * noise, axis=1, keep_dims=True), [BLOCK_CHANNELS, 32])
+            thread = tl.arange(0, 32)[None, :]
+            of_first = (channel < block.channels)[:, None] & (thread == 0)
+            tl.store(dstrength_ptr + (channel[:, None] + thread), total, mask=of_first)
         if dnoise_ptr is not None:
-            dnoise += g * _strength_of(strength_ptr, channel, channels, PER_CHANNEL, COMPUTE)
+            dnoise += g * _strength_of(strength_ptr, channel, block.channels, PER_CHANNEL, COMPUTE)
     if dnoise_ptr is not None:
-        all_pixels = tl.num_programs(0).to(tl.int64) // pixel_tiles * pixels
-        tl.store(dnoise_ptr + (tl.program_id(1) * all_pixels + counter), tl.sum(dnoise, axis=0), mask=exists)
+        dnoise_ptr += tl.program_id(1) * block.all_pixels
+        tl.store(dnoise_ptr + block.counter, tl.sum(dnoise, axis=0), mask=block.exists)
 
 
 class _Launch:
@@ -158,26 +191,28 @@ class _Launch:
             "CHANNELS_LAST": m.channels_last,
             "COMPUTE": triton_compute_dtype(x.dtype),
             "ALIGN": align,
+            "WALKS": self.tiling.walks,
             **self.tiling.constants,
         }
 
-    def noise(self, x: Tensor, noise: Tensor | None, seed: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """The noise as [N, pixels] and None; or None and the seed, where every program may draw the noise itself."""
-        if seed is not None and self.tiling.splits > 1:
-            noise, seed = normal_noise(seed, x), None
-        return None if noise is None else noise.reshape(x.shape[0], -1).contiguous(), seed
+
+def _add_products(
+    like: Tensor, x: Tensor | None, a: Tensor | None, noise: Tensor | None, seed: Tensor | None,
+    strength: Tensor | None, b: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """x + a * noise + strength * b, in the shape, type and layout of the dense ``like``."""
+    y = torch.empty_like(like)
+    if y.numel():
+        launch = _Launch(like, per_channel=(strength if a is None else a).dim() == 1)
+        _forward_kernel[launch.tiling.grid](
+            x, *map(contiguous, (a, noise, seed, strength, b)), y, *launch.extents, **launch.constants
+        )
+    return y
 
 
 def _launch_forward(x: Tensor, strength: Tensor, noise: Tensor | None, seed: Tensor | None) -> Tensor:
     x = dense(x)
-    y = torch.empty_like(x)
-    if y.numel() == 0:
-        return y
-    launch = _Launch(x, per_channel=strength.dim() == 1)
-    _forward_kernel[launch.tiling.grid](
-        x, strength.contiguous(), *launch.noise(x, noise, seed), y, *launch.extents, **launch.constants
-    )
-    return y
+    return _add_products(x, x, strength, noise, seed, None, None)
 
 
 def noise_gradients(
@@ -194,8 +229,8 @@ def noise_gradients(
     dnoise = g.new_empty(tiling.splits, g.numel() // channels, 1, dtype=dtype) if needs_noise else None
     _backward_kernel[tiling.grid](
         g,
-        strength.contiguous() if needs_noise else None,
-        *(launch.noise(g, noise, seed) if needs_strength else (None, None)),
+        contiguous(strength) if needs_noise else None,
+        *(map(contiguous, (noise, seed)) if needs_strength else (None, None)),
         dstrength,
         dnoise,
         *launch.extents,
@@ -214,6 +249,28 @@ def _new_gradients(g: Tensor, per_channel: bool) -> tuple[Tensor, Tensor]:
     return tuple(g.new_empty(shape, dtype=compute_dtype(g.dtype)) for shape in shapes)
 
 
+def _launch_double_backward(g: Tensor, *factors: Tensor | None) -> Tensor:
+    """E in the shape, type and layout of g, whose values do not matter."""
+    return _add_products(dense(g), None, *factors)
+
+
+def _save_factors(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[1:])
+
+
+def _triple_backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, ...]:
+    """The derivative of E: B at its factors and at its cotangents."""
+    a, noise, seed, strength, b = ctx.saved_tensors
+    _, needs_a, needs_noise, _, needs_strength, needs_b = ctx.needs_input_grad
+    per_channel = (strength if a is None else a).dim() == 1
+    da = dnoise = dstrength = db = None
+    if needs_a or needs_b:
+        da, db = _noise_injection_backward(h, strength, noise, seed, per_channel, [needs_a, needs_b])
+    if needs_strength or needs_noise:
+        dstrength, dnoise = _noise_injection_backward(h, a, b, None, per_channel, [needs_strength, needs_noise])
+    return None, da, dnoise, None, dstrength, db
+
+
 def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
     *tensors, ctx.per_channel, _ = inputs
     ctx.save_for_backward(*tensors)
@@ -226,20 +283,11 @@ def _double_backward(ctx: Any, a: Tensor | None, b: Tensor | None) -> tuple[Tens
     needs = [needs_strength and b is not None, needs_noise and a is not None]
     dg = dstrength = dnoise = None
     if needs_g:
-        with reference.no_autocast(g):
-            dtype = compute_dtype(g.dtype)
-            if a is not None:
-                noise = normal_noise(seed, g.detach()) if noise is None else noise
-                dg = _across(a, g) * noise.to(dtype)
-            dg = reference.sum_of(dg, None if b is None else _across(strength.to(dtype), g) * b).expand(g.shape)
+        given = (None, None, None) if a is None else (a, noise, seed)
+        dg = _noise_injection_double_backward(g, *given, *((None, None) if b is None else (strength, b)))
     if any(needs):
         dstrength, dnoise = _noise_injection_backward(g, a, b, None, ctx.per_channel, needs)
     return dg, dstrength, dnoise
-
-
-def _across(strength: Tensor, x: Tensor) -> Tensor:
-    """``strength`` so that it broadcasts over the spatial axes of ``x``."""
-    return strength.reshape(*strength.shape, *(1,) * (x.dim() - 2)) if strength.dim() else strength
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], y: Tensor) -> None:
@@ -260,6 +308,16 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         dstrength, dnoise = _noise_injection_backward(dy, *ctx.saved_tensors, ctx.per_channel, needs)
     return dy if needs_x else None, dstrength, dnoise
 
+
+_noise_injection_double_backward = DifferentiableOp(
+    "noise_injection_double_backward(Tensor g, Tensor? a, Tensor? noise, Tensor? seed, Tensor? strength, Tensor? b)"
+    " -> Tensor",
+    launch=_launch_double_backward,
+    fake=lambda g, *_: empty_dense(g),
+    setup_context=_save_factors,
+    backward=_triple_backward,
+    is_gradient=True,
+)
 
 _noise_injection_backward = DifferentiableOp(
     "noise_injection_backward(Tensor g, Tensor? strength, Tensor? noise, Tensor? seed, bool per_channel, bool[] needs)"
@@ -291,9 +349,9 @@ def noise_injection(x: Tensor, strength: Tensor, noise: Tensor | None = None) ->
             every replay of a CUDA graph, the same values in the backward pass, in every layout and on every backend.
 
     Returns:
-        x + strength * noise in the shape, type and layout of ``x``. Differentiable to any order in all three; the first
-        gradient is fused (that of ``x`` is the incoming one itself), higher ones in part torch operations. Saves the
-        noise, or a seed where it is drawn; and the strength where the noise requires a gradient.
+        x + strength * noise in the shape, type and layout of ``x``. Differentiable to any order in all three; every
+        order is fused (the gradient of ``x`` is the incoming one itself). Saves the noise, or a seed where it is drawn;
+        and the strength where the noise requires a gradient.
 
     Raises:
         ValueError: for a shape or device other than those above.
