@@ -13,9 +13,12 @@ class InputError(ValueError):
 
 
 def first_line(error: Exception | str) -> str:
-    """The first line of another library's message, at most 200 printable characters, since it may quote a hostile file;
-    the error's type if the message is empty."""
-    text = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+    """The first line of another library's message, and the second behind a colon, at most 200 printable characters,
+    since it may quote a hostile file; the error's type if the message is empty."""
+    first, _, others = str(error).strip().partition("\n")
+    if first.endswith(":"):
+        first = f"{first} {others.strip().partition(chr(10))[0]}"
+    text = first[:200] or type(error).__name__
     return "".join(character if character.isprintable() else "?" for character in text)
 
 

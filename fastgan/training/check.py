@@ -96,7 +96,9 @@ class Tryout:
             images = self._generate()
         return tuple(images.shape[1:])
 
-    def check(self, image_shape: tuple[int, int, int], data: str, num_classes: int | None, loss: Loss) -> list[str]:
+    def check(
+        self, image_shape: tuple[int, int, int], data: str, num_classes: int | None, loss: Loss
+    ) -> tuple[list[str], list[str]]:
         """Checks the networks on images like those of the data.
 
         Args:
@@ -106,7 +108,8 @@ class Tryout:
             loss: the run's loss.
 
         Returns:
-            One sentence per finding that may be intended, such as parameters without a gradient.
+            One sentence per network with parameters that get no gradient, and one per buffer that changes but is not
+            saved; either may be intended.
 
         Raises:
             SettingsError: for networks that cannot be trained; one sentence.
@@ -115,7 +118,7 @@ class Tryout:
         self._latents.normal_(generator=torch.Generator(self._latents.device).manual_seed(0))
         if num_classes is not None:
             self._labels = torch.arange(count, device=self._latents.device) % num_classes
-        with self._without_a_trace():
+        with self._without_a_trace() as before:
             fake = self._generate()
             if fake.shape[1:] != image_shape:
                 raise SettingsError(
@@ -131,15 +134,13 @@ class Tryout:
                     "logits; remove the sigmoid, or give functions of your own as the loss"
                 )
             total = fake_logits.float().sum() + real_logits.float().sum()
-            notes = [
-                note
-                for name, network in (("generator", self._generator), ("discriminator", self._discriminator))
-                for note in _without_gradient(name, network, total)
-            ]
+            networks = {"generator": self._generator, "discriminator": self._discriminator}
+            unused = [note for name, network in networks.items() for note in _without_gradient(name, network, total)]
+            unsaved = [note for name, network in networks.items() for note in _not_saved(name, network, before)]
             labels = None if self._labels is None else self._labels[:1]
             sample = partial(render, self._generator, self._latents[:1], labels)
             self._call("generator", "16 latents in evaluation mode, in which samples are drawn,", sample)
-        return notes
+        return unused, unsaved
 
     def _generate(self) -> Tensor:
         count = len(self._latents)
@@ -173,12 +174,12 @@ class Tryout:
             ) from error
 
     @contextmanager
-    def _without_a_trace(self) -> Iterator[None]:
+    def _without_a_trace(self) -> Iterator[dict[tuple[str, str], Tensor]]:
         networks = {"generator": self._generator, "discriminator": self._discriminator}
         buffers = {(kind, name): b for kind, network in networks.items() for name, b in network.named_buffers()}
         before = {key: buffer.clone() for key, buffer in buffers.items()}
         with preserved_random_state():
-            yield
+            yield before
         for kind, network in networks.items():
             for name, buffer in network.named_buffers():
                 if buffer is not buffers.get((kind, name)):
@@ -204,6 +205,16 @@ def _without_gradient(name: str, network: nn.Module, total: Tensor) -> list[str]
     if not unused:
         return []
     return [f"{len(unused)} of {len(trained)} parameters of the {name} get no gradient, the first of them {unused[0]}"]
+
+
+def _not_saved(name: str, network: nn.Module, before: dict[tuple[str, str], Tensor]) -> list[str]:
+    saved = network.state_dict().keys()
+    return [
+        f"buffer {key} of the {name} changes when it runs and is not saved (persistent=False), so a resumed run begins "
+        "with it anew"
+        for key, buffer in network.named_buffers()
+        if key not in saved and (name, key) in before and not torch.equal(buffer, before[name, key])
+    ]
 
 
 def _is_of_sigmoid(logits: Tensor) -> bool:

@@ -253,11 +253,13 @@ def load_generator(
         conditional, labels, int64 [N], to images [N, C, H, W] in [-1, 1].
 
     Raises:
-        TypeError: for a folder that is not a path; one sentence.
+        TypeError: for a folder that is not a path, or a model of another type; one sentence.
         InputError: where the folder is missing, is neither kind, or is damaged, or the device is missing; one sentence.
     """
     if not isinstance(folder, str | os.PathLike):
         raise TypeError(f"load_generator: folder is a {type(folder).__name__}, expected a path")
+    if model is not None and not isinstance(model, str) and not callable(model):
+        raise TypeError(f"load_generator: model is a {type(model).__name__}, expected a function, its name or a module")
     where = device if isinstance(device, torch.device) else resolve_device(device)
     return load_trained_generator(Path(folder), where, model=model)[0]
 

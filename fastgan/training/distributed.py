@@ -96,6 +96,22 @@ class Distributed:
                 f"expected a multiple of {parts}, and at least 2 images in each micro-batch"
             )
 
+    def require_same(self, what: str, found: str) -> None:
+        """Refuses hosts on which ``what`` differs, such as data of which one has only a part; all ranks must call this.
+
+        Raises:
+            SettingsError: on all ranks; one sentence.
+        """
+        everyone = [found] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(everyone, found)
+        for rank, other in enumerate(everyone):
+            if other != everyone[0]:
+                raise SettingsError(
+                    f"{what} of rank {rank} are {other}, and those of rank 0 are {everyone[0]}; expected the same on "
+                    "all hosts"
+                )
+
     def sync_batch_norm(self, network: nn.Module) -> nn.Module:
         """The network with batch normalization over the batch of all ranks.
 

@@ -188,7 +188,7 @@ class _Fit:
             model = f"{type(trainer.generator).__name__} and {type(trainer.discriminator).__name__}"
         self._print(
             f"Training {model} at {config.resolution}x{config.resolution} on {trainer.device}{together} with "
-            f"{_count(trainer.images)}images of {config.data}, into {trainer.folder}"
+            f"{count_of(trainer.images)}images of {config.data}, into {trainer.folder}"
         )
         for note in (trainer.images.note, f"Engine: {trainer.mode} ({trainer.mode_reason})"):
             self._print(note, "dim")
@@ -288,7 +288,8 @@ class _Fit:
         return f"; make more with:\n  fastgan generate {shlex.quote(str(self.trainer.folder))}{model}"
 
 
-def _count(images: ImageSource) -> str:
+def count_of(images: ImageSource) -> str:
+    """The number of images with a space behind it; empty if unknown."""
     try:
         return f"{len(images):,} "
     except TypeError:  # an iterable Dataset has no length

@@ -56,7 +56,7 @@ from fastgan.training.device import resolve_device
 from fastgan.training.distributed import Distributed
 from fastgan.training.ema import EMA
 from fastgan.training.evaluate import Best
-from fastgan.training.fit import fit, kept_settings, prepare_folder, require_finite, write_error
+from fastgan.training.fit import count_of, fit, kept_settings, prepare_folder, require_finite, write_error
 from fastgan.training.health import History
 from fastgan.training.precision import Precision, laid_out_as
 from fastgan.training.progressive import GrowingSchedule, Stage
@@ -182,8 +182,8 @@ class Trainer:
         describe(self.ema.module, self.architecture, self.images.class_names)
         unused = []
         if own:
-            unused = tryout.check(self.images.image_shape, self.images.name, self.num_classes, loss)
-            self.notes += unused
+            unused, unsaved = tryout.check(self.images.image_shape, self.images.name, self.num_classes, loss)
+            self.notes += unused + unsaved
         self.generator_optimizer = self._adam(self.generator)
         self.discriminator_optimizer = self._adam(self.discriminator)
         self.random = torch.Generator(device).manual_seed(seed_of(config.seed, Stream.LATENTS))
@@ -674,17 +674,27 @@ def _joined(device: torch.device) -> Distributed:
 def _opened(
     config: TrainingConfig, device: torch.device, distributed: Distributed, data: Any
 ) -> tuple[TrainingConfig, ImageSource, Any]:
-    """Opens the images of a run; returns settings that name them, in any folder, the images, and their data."""
+    """Opens the images of a run; returns settings that name them, in any folder, the images, and their data.
+
+    Raises:
+        DataError, SettingsError: as :func:`open_images`, and for hosts whose data differ; one sentence.
+    """
     if isinstance(data, Path):
         data = str(data.absolute())  # also where its name is that of bundled data
     if data is None or isinstance(data, str):
         name = config.data if data is None else data
         config = dataclasses.replace(config, data=name if name.startswith("<") else absolute_source(name))
-        return config, open_images(config, device, distributed), config.data
-    images = open_images(config, device, distributed, data)
+        images, data = open_images(config, device, distributed), config.data
+    else:
+        images = open_images(config, device, distributed, data)
+    # Each rank draws the indices of a whole batch: they, and labels, must mean the same on all hosts.
+    classes = f", of the classes {', '.join(images.class_names)}" if images.class_names else ""
+    distributed.require_same("the data", f"{count_of(images)}images of shape {list(images.image_shape)}{classes}")
     if images is data:
-        return config, images, config.data
-    return dataclasses.replace(config, data=f"<{images.name}>"), images, data
+        data = config.data
+    elif not isinstance(data, str):
+        config = dataclasses.replace(config, data=f"<{images.name}>")
+    return config, images, data
 
 
 def _merged(config: TrainingConfig | str | Path | None, settings: dict[str, Any]) -> tuple[TrainingConfig, bool]:

@@ -18,6 +18,8 @@ def test_a_run_and_an_export_of_it_are_one_generator(tmp_path, tiny, console):
     assert torch.equal(generate(fastgan.load_generator(str(tmp_path / "export"), "auto"), 3), generate(averaged, 3))
 
 
-def test_what_is_no_path_is_one_sentence():
+def test_an_argument_of_another_type_is_one_sentence():
     with pytest.raises(TypeError, match=r"^load_generator: folder is a NoneType, expected a path$"):
         fastgan.load_generator(None)
+    with pytest.raises(TypeError, match=r"^load_generator: model is a int, expected a function, its name or a module$"):
+        fastgan.load_generator("run", model=5)

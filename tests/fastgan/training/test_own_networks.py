@@ -170,7 +170,7 @@ def test_trying_networks_out_with_dropout_draws_nothing():
     tryout = Tryout(*networks, precision, latent_dim=8, batch_size=6, conditional=True)
     before = torch.get_rng_state()
     assert tryout.image_shape() == (1, 16, 16)
-    assert tryout.check((1, 16, 16), "photos", 3, get_loss("hinge")) == []
+    assert tryout.check((1, 16, 16), "photos", 3, get_loss("hinge")) == ([], [])
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -180,6 +180,24 @@ def test_parameters_that_nothing_depends_on_are_noted():
     trainer = trainer_of(generator, discriminator)
     assert trainer.notes == ["2 of 17 parameters of the generator get no gradient, the first of them spare.weight"]
     trainer.step()
+
+
+class Forgetful(own_networks.R3Discriminator):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()), persistent=False)
+        self.register_buffer("scale", torch.ones(()), persistent=False)
+
+    def forward(self, x):
+        self.mean.lerp_(x.detach().mean(), 0.1)
+        return super().forward(self.scale * (x - self.mean))
+
+
+def test_state_that_is_not_saved_is_noted():
+    trainer = trainer_of(own_networks.R3Generator(), Forgetful())
+    (note,) = trainer.notes
+    assert note.startswith("buffer mean of the discriminator changes when it runs and is not saved (persistent=False)")
+    assert trainer.discriminator.mean == 0
 
 
 class Tied(own_networks.R3Discriminator):

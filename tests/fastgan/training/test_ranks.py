@@ -104,6 +104,20 @@ def test_networks_of_the_user_and_their_average_start_equal_on_all_ranks(images)
         assert (a == b).all()
 
 
+def with_fewer_images(distributed, config, images):
+    with pytest.raises(SettingsError) as refusal:
+        Trainer.from_config(config, images_of(images[distributed.rank :], distributed), distributed=distributed)
+    return str(refusal.value)
+
+
+def test_hosts_with_other_data_are_refused_on_all_ranks(tiny, images):
+    sentence = (
+        "the data of rank 1 are 19 images of shape [1, 16, 16], and those of rank 0 are 20 images of shape "
+        "[1, 16, 16]; expected the same on all hosts"
+    )
+    assert on_ranks(2, with_fewer_images, tiny(), images) == [sentence] * 2
+
+
 def noise(distributed, config, images):
     trainer = Trainer.from_config(config, images_of(images, distributed), distributed=distributed)
     return torch.rand(3).tolist(), torch.rand(3, generator=trainer.random).tolist()
