@@ -119,7 +119,7 @@ def stub_driver() -> Iterator[ctypes.CDLL]:
         backend._why_not_triton = why_not_triton
 
 
-def calls(names: Sequence[str]) -> Iterator[tuple[str, str, Callable[[], Any], Callable[[], Any]]]:
+def _calls(names: Sequence[str]) -> Iterator[tuple[str, str, Callable[[], Any], Callable[[], Any]]]:
     """Op, pass, a call of the fused op and one of its reference."""
     import torch
 
@@ -159,7 +159,7 @@ def measure(names: Sequence[str], *, rounds: int = 30, repeats: int = 20) -> lis
         from torch.nn import functional as F
 
         x, bias = torch.randn(4, 4, 4, 4, requires_grad=True), torch.randn(4, requires_grad=True)
-        subjects = list(calls(names))
+        subjects = list(_calls(names))
         functions = [lambda: F.leaky_relu(x + bias.view(-1, 1, 1), 0.2)]
         functions += [function for *_, fused, eager in subjects for function in (fused, eager)]
         launched = []

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from benchmarks.static.host_cost import calls, stub_driver
+from benchmarks.static.host_cost import _calls, stub_driver
 
 
 def python_calls(function: Callable[[], Any]) -> list[str]:
@@ -88,7 +88,7 @@ with stub_driver() as stub:
     driver.active.get_current_stream = driver.active.get_current_device = lambda *_: 0
 
     costs = {}
-    for name, pass_, fused, _ in calls([]):
+    for name, pass_, fused, _ in _calls([]):
         for _ in range(3):
             before = stub.stub_launches()
             fused()

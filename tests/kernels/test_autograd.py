@@ -30,6 +30,17 @@ def test_a_launch_runs_on_the_gpu_of_its_tensors(monkeypatch: pytest.MonkeyPatch
     assert seen == entered
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_tensor_that_has_outlived_a_transform_is_read(recorded: bool):
+    """torch.func wraps the tensors of a transform; a wrapper that leaves it has no memory of its own."""
+    kept = []
+    x = torch.randn(2, 3, 4)
+    torch.func.grad(lambda t: kept.append(t) or t.sum())(x)
+    bias = torch.randn(3, requires_grad=True)
+    with use_backend("triton"), torch.set_grad_enabled(recorded):
+        assert torch.equal(bias_act(kept[0], bias), bias_act(x, bias))
+
+
 class Stop(torch.autograd.Function):
     """Passes no gradient: what comes before it is given None."""
 
