@@ -72,7 +72,7 @@ class DifferentiableOp:
         self._has_needs = "bool[] needs)" in signature
 
         def complete_backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-            grads = tuple(map(_as_dense, grads))
+            grads = [_as_dense(grad) for grad in grads]
             gradients = backward(ctx, *grads) if any(map(_is_given, grads)) else ()
             gradients = gradients if isinstance(gradients, tuple) else (gradients,)
             rest = ctx.needs_input_grad[len(gradients) :]
@@ -86,13 +86,10 @@ class DifferentiableOp:
                 )
             return complete_backward(ctx, *grads)
 
-        def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            ctx.set_materialize_grads(False)
-            setup_context(ctx, inputs, output)
-
         def eager_forward(ctx: Any, *args: Any) -> Any:
             output = launch(*args)
-            save(ctx, args, output)
+            ctx.set_materialize_grads(False)
+            setup_context(ctx, args, output)
             return output
 
         function = (_function_of_lists if "Tensor[]" in signature else _function)(name, eager_forward, eager_backward)
@@ -127,7 +124,8 @@ class DifferentiableOp:
 
         def registered_save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.needs_output = inputs[-1]
-            save(ctx, inputs, output)
+            ctx.set_materialize_grads(False)
+            setup_context(ctx, inputs, output)
 
         def registered_backward(ctx: Any, *grads: Any) -> Any:
             before, _route.registered = _route.registered, True
