@@ -175,14 +175,14 @@ penalty: rows past the end of the last block count as norms of zero
 + excess * excess
 @ ops/interpolate.py
 stride: shares with strides of their own are read as neighbours
-- alpha_ptr + tile.row * alpha_stride
+- alpha_ptr + tile.row * stride
 + alpha_ptr + tile.row
 sum: the share has the gradient of its last tile alone
 - return dreal, dfake, None if partials is None else sum_partials(partials)
 + return dreal, dfake, None if partials is None else partials[0, :, -1].clone()
 second order: cotangents of the images exchange their shares
-- dg = _interpolate(u, w, alpha)
-+ dg = _interpolate(w, u, alpha)
+- _interpolate_double_backward(g, u, w, alpha
++ _interpolate_double_backward(g, w, u, alpha
 saved: the images although no gradient needs them
 - if ctx.needs_input_grad[2] else ()
 + if True else ()
@@ -225,14 +225,14 @@ pixel norm: divided by the tile, not by the channels
 - shape[1].to(COMPUTE)
 + tl.full((), values.shape[1], COMPUTE)
 pixel norm: the mean square is a constant to the first gradient
-- dx = (g - x * (r * mean_gxh)[:, None, :])
+- dx = (g - x * (r * mean_gxh))
 + dx = (g + 0 * x)
 pixel norm: chunks of channels from the first one only
 - channel = start + tl.arange
 + channel = 0 * start + tl.arange
 pixel norm: the second order without the derivative of the projection
-- (xh * (c - 3 * a * b)
-+ (xh * (c - a * b)
+- (mean_gv - 3 * a * b)
++ (mean_gv - a * b)
 @ ops/spectral/normalize.py test_spectral_norm.py
 spectral norm: a channels-last weight takes v in the order of memory
 - (col if GIVEN else place)

@@ -17,6 +17,7 @@ OP = Op(
     penalized=("x",),
     second=("x", "dy"),
     reduction=lambda shape: shape[1],
+    highest_order=2,
     saved=lambda t: [t["x"]],
     problems=(
         Problem("pggan_g_128", (16, 256, 128, 128), "progressively grown generator at 128 px, batch 16", key=True),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.static.traffic import count_traffic
 from fastgan_kernels import pixel_norm, reference, use_backend
 from tests.kernels.harness import DEVICE, check_against_float64, lay_out, random, saved_bytes
 
@@ -74,14 +75,23 @@ def test_saves_x_and_for_the_second_order_the_incoming_gradient():
     assert saved_bytes(lambda: torch.autograd.grad(pixel_norm(x), x, dy, create_graph=True)) == 3 * x.nbytes
 
 
-def test_the_second_order_of_a_constant_gradient_runs_no_kernel(monkeypatch: pytest.MonkeyPatch):
-    x = random((2, 8, 3), 0).requires_grad_()
-    (dx,) = torch.autograd.grad(pixel_norm(x), x, random(x.shape, 1), create_graph=True)
-    v = random(x.shape, 2)
-    (expected,) = torch.autograd.grad(dx, x, v, retain_graph=True)
-    monkeypatch.setattr(pixel_norm_module, "_launch", None)
-    (found,) = torch.autograd.grad(dx, x, v)
-    assert torch.equal(found, expected)
+@pytest.mark.parametrize("shape", [(2, 8, 3), (1, 8200, 2)])
+@pytest.mark.parametrize("needs", [[True, False], [False, True]])
+def test_a_second_gradient_that_is_not_needed_is_none(shape: tuple[int, ...], needs: list[bool]):
+    v, g, x = (random(shape, seed) for seed in range(3))
+    full = pixel_norm_module._launch_double_backward(v, g, x, 0.1, [True, True])
+    found = pixel_norm_module._launch_double_backward(v, g, x, 0.1, needs)
+    assert [t is not None for t in found] == needs
+    assert torch.equal(found[needs.index(True)], full[needs.index(True)])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="launches are counted in the interpreter")
+def test_the_second_order_is_one_launch():
+    x, dy, v = (random((2, 8, 3), seed).requires_grad_() for seed in range(3))
+    (dx,) = torch.autograd.grad(pixel_norm(x), x, dy, create_graph=True)
+    with count_traffic() as traffic:
+        torch.autograd.grad(dx, (x, dy), v)
+    assert [launch.kernel for launch in traffic.launches] == ["_double_backward_kernel"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ and the first gradient is
 
     dx = D(dy),    D(g) = r * (g - xh * M(g * xh)).
 
-D is symmetric, so the gradient of <D(g), v> in g is D(v), the same pass again; that in x is
+D is symmetric, so the gradient of <D(g), v> in g is D(v); that in x is
 
     -r^2 * (xh * (M(g * v) - 3 a b) + g * b + v * a),    a = M(g * xh),  b = M(v * xh).
 """
@@ -22,11 +22,11 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels import reference
-from fastgan_kernels.autograd import DifferentiableOp, guard_second_order
+from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_eps, check_feature_map
 from fastgan_kernels.layout import as_matrix, dense, empty_dense, extents
-from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
+from fastgan_kernels.precision import triton_compute_dtype
 from fastgan_kernels.tiling import alignment, channel_tiling
 
 
@@ -53,9 +53,17 @@ def _tile(
 
 
 @triton.jit
+def _load(ptr, offset, mask, COMPUTE: tl.constexpr):
+    return tl.load(ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+
+
+@triton.jit
 def _mean(values, shape, COMPUTE: tl.constexpr):
     """The mean over all channels of a tile, or of sums over several tiles."""
-    return tl.sum(values, axis=1) / shape[1].to(COMPUTE)
+    return (tl.sum(values, axis=1) / shape[1].to(COMPUTE))[:, None, :]
+
+
+# A program that cannot hold all channels reads them twice, and the second time in reverse: L2 has the last ones.
 
 
 @triton.jit(do_not_specialize=["samples", "minor_groups", "major", "pixel_tiles"])
@@ -69,25 +77,25 @@ def _forward_kernel(
     shape, eps = (samples, channels, pixels, pixel_tiles), tl.full((), EPS, COMPUTE)
     if RESIDENT:
         offset, mask = _tile(0, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
-        x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+        x = _load(x_ptr, offset, mask, COMPUTE)
         r = tl.rsqrt(_mean(x * x, shape, COMPUTE) + eps)
-        tl.store(y_ptr + offset, (x * r[:, None, :]).to(y_ptr.dtype.element_ty), mask=mask)
+        tl.store(y_ptr + offset, (x * r).to(y_ptr.dtype.element_ty), mask=mask)
     else:
         squares = tl.zeros([BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS], dtype=COMPUTE)
         for start in range(0, channels, BLOCK_CHANNELS):
             offset, mask = _tile(start, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
-            x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+            x = _load(x_ptr, offset, mask, COMPUTE)
             squares += x * x
         r = tl.rsqrt(_mean(squares, shape, COMPUTE) + eps)
-        for start in range(0, channels, BLOCK_CHANNELS):
+        for start in range((channels - 1) // BLOCK_CHANNELS * BLOCK_CHANNELS, -1, -BLOCK_CHANNELS):
             offset, mask = _tile(start, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
-            x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            tl.store(y_ptr + offset, (x * r[:, None, :]).to(y_ptr.dtype.element_ty), mask=mask)
+            x = _load(x_ptr, offset, mask, COMPUTE)
+            tl.store(y_ptr + offset, (x * r).to(y_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def _store_gradient(dx_ptr, offset, mask, g, x, r, mean_gxh):
-    dx = (g - x * (r * mean_gxh)[:, None, :]) * r[:, None, :]
+    dx = (g - x * (r * mean_gxh)) * r
     tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
 
 
@@ -103,8 +111,7 @@ def _backward_kernel(
     shape, eps = (samples, channels, pixels, pixel_tiles), tl.full((), EPS, COMPUTE)
     if RESIDENT:
         offset, mask = _tile(0, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
-        x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-        g = tl.load(g_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+        x, g = _load(x_ptr, offset, mask, COMPUTE), _load(g_ptr, offset, mask, COMPUTE)
         r = tl.rsqrt(_mean(x * x, shape, COMPUTE) + eps)
         _store_gradient(dx_ptr, offset, mask, g, x, r, _mean(g * x, shape, COMPUTE) * r)
     else:
@@ -112,19 +119,65 @@ def _backward_kernel(
         products = tl.zeros([BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS], dtype=COMPUTE)
         for start in range(0, channels, BLOCK_CHANNELS):
             offset, mask = _tile(start, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
-            x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+            x, g = _load(x_ptr, offset, mask, COMPUTE), _load(g_ptr, offset, mask, COMPUTE)
             squares += x * x
-            products += x * tl.load(g_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+            products += x * g
         r = tl.rsqrt(_mean(squares, shape, COMPUTE) + eps)
         mean_gxh = _mean(products, shape, COMPUTE) * r
-        for start in range(0, channels, BLOCK_CHANNELS):
+        for start in range((channels - 1) // BLOCK_CHANNELS * BLOCK_CHANNELS, -1, -BLOCK_CHANNELS):
             offset, mask = _tile(start, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
-            x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            g = tl.load(g_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+            x, g = _load(x_ptr, offset, mask, COMPUTE), _load(g_ptr, offset, mask, COMPUTE)
             _store_gradient(dx_ptr, offset, mask, g, x, r, mean_gxh)
 
 
-def _launch(kernel: Any, x: Tensor, tensors: tuple[Tensor, ...], eps: float) -> None:
+@triton.jit
+def _store_second_gradients(dg_ptr, dx_ptr, offset, mask, v, g, x, r, a, b, mean_gv):
+    if dg_ptr is not None:
+        _store_gradient(dg_ptr, offset, mask, v, x, r, b)
+    if dx_ptr is not None:
+        dx = -r * r * (x * (r * (mean_gv - 3 * a * b)) + g * b + v * a)
+        tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["samples", "minor_groups", "major", "pixel_tiles"])
+def _double_backward_kernel(
+    v_ptr, g_ptr, x_ptr, dg_ptr, dx_ptr,
+    samples, minor_groups, major, pixel_tiles,
+    EPS: tl.constexpr, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr, RESIDENT: tl.constexpr,
+    BLOCK_SAMPLES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
+):  # fmt: skip
+    """The gradients of <D(g), v> in g and in x; one that is not needed is None."""
+    channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
+    shape, eps = (samples, channels, pixels, pixel_tiles), tl.full((), EPS, COMPUTE)
+    if RESIDENT:
+        offset, mask = _tile(0, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
+        x, g = _load(x_ptr, offset, mask, COMPUTE), _load(g_ptr, offset, mask, COMPUTE)
+        v = _load(v_ptr, offset, mask, COMPUTE)
+        r = tl.rsqrt(_mean(x * x, shape, COMPUTE) + eps)
+        a, b = _mean(g * x, shape, COMPUTE) * r, _mean(v * x, shape, COMPUTE) * r
+        mean_gv = _mean(g * v, shape, COMPUTE)
+        _store_second_gradients(dg_ptr, dx_ptr, offset, mask, v, g, x, r, a, b, mean_gv)
+    else:
+        xx = tl.zeros([BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS], dtype=COMPUTE)
+        gx, vx, gv = xx, xx, xx
+        for start in range(0, channels, BLOCK_CHANNELS):
+            offset, mask = _tile(start, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
+            x, g = _load(x_ptr, offset, mask, COMPUTE), _load(g_ptr, offset, mask, COMPUTE)
+            v = _load(v_ptr, offset, mask, COMPUTE)
+            xx += x * x
+            gx += g * x
+            vx += v * x
+            gv += g * v
+        r = tl.rsqrt(_mean(xx, shape, COMPUTE) + eps)
+        a, b, mean_gv = _mean(gx, shape, COMPUTE) * r, _mean(vx, shape, COMPUTE) * r, _mean(gv, shape, COMPUTE)
+        for start in range((channels - 1) // BLOCK_CHANNELS * BLOCK_CHANNELS, -1, -BLOCK_CHANNELS):
+            offset, mask = _tile(start, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
+            x, g = _load(x_ptr, offset, mask, COMPUTE), _load(g_ptr, offset, mask, COMPUTE)
+            v = _load(v_ptr, offset, mask, COMPUTE)
+            _store_second_gradients(dg_ptr, dx_ptr, offset, mask, v, g, x, r, a, b, mean_gv)
+
+
+def _launch(kernel: Any, x: Tensor, tensors: tuple[Tensor | None, ...], eps: float) -> None:
     """Launches ``kernel`` on ``tensors`` that have the shape of a dense x and its layout."""
     samples, channels = x.shape[:2]
     pixels = math.prod(x.shape[2:])
@@ -166,24 +219,23 @@ def _launch_backward(g: Tensor, x: Tensor, eps: float) -> Tensor:
     return dx
 
 
+def _launch_double_backward(
+    v: Tensor, g: Tensor, x: Tensor, eps: float, needs: list[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    x = dense(x)
+    dg, dx = (torch.empty_like(x) if need else None for need in needs)
+    if x.numel():
+        _launch(_double_backward_kernel, x, (dense(v, like=x), dense(g, like=x), x, dg, dx), eps)
+    return dg, dx
+
+
 def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     g, x, ctx.eps = inputs
     ctx.save_for_backward(g, x)
 
 
 def _double_backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
-    """The gradients of <D(g), v>: in g by the op itself, in x in differentiable torch operations."""
-    g, x = ctx.saved_tensors
-    needs_g, needs_x, _ = ctx.needs_input_grad
-    dg = _pixel_norm_backward(v, x, ctx.eps) if needs_g else None
-    if not needs_x:
-        return dg, None
-    with reference.no_autocast(x):
-        wide_g, wide_v, wide_x = (t.to(compute_dtype(x.dtype)) for t in (g, v, x))
-        r = torch.rsqrt(wide_x.square().mean(1, keepdim=True) + ctx.eps)
-        xh = wide_x * r
-        a, b, c = ((s * t).mean(1, keepdim=True) for s, t in ((wide_g, xh), (wide_v, xh), (wide_g, wide_v)))
-        return dg, -r.square() * (xh * (c - 3 * a * b) + wide_g * b + wide_v * a)
+    return _pixel_norm_double_backward(v, *ctx.saved_tensors, ctx.eps, list(ctx.needs_input_grad[:2]))
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], y: Tensor) -> None:
@@ -194,6 +246,14 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], y: Tensor) -> None:
 def _backward(ctx: Any, dy: Tensor) -> Tensor:
     return _pixel_norm_backward(dy, *ctx.saved_tensors, ctx.eps)
 
+
+_pixel_norm_double_backward = DifferentiableOp(
+    "pixel_norm_double_backward(Tensor v, Tensor g, Tensor x, float eps, bool[] needs) -> (Tensor, Tensor)",
+    launch=_launch_double_backward,
+    fake=lambda v, g, x, *_: (empty_dense(x), empty_dense(x)),
+    backward=refuse_third_order("pixel_norm"),
+    is_gradient=True,
+)
 
 _pixel_norm_backward = DifferentiableOp(
     "pixel_norm_backward(Tensor g, Tensor x, float eps) -> Tensor",
@@ -222,12 +282,13 @@ def pixel_norm(x: Tensor, *, eps: float = 1e-8) -> Tensor:
         eps: added to the mean square; finite, at least 0.
 
     Returns:
-        x / sqrt(mean of x^2 over the channels + eps), in the shape, type and layout of ``x``. Differentiable to any
-        order; the first gradient is fused, higher ones are in part torch operations. Saves x.
+        x / sqrt(mean of x^2 over the channels + eps), in the shape, type and layout of ``x``. Differentiable
+        twice, both orders fused. Saves x.
 
     Raises:
         ValueError: for a shape or value other than those above.
         TypeError: for an integer or complex tensor.
+        RuntimeError: for a third order.
     """
     check_feature_map("pixel_norm", x)
     check_eps("pixel_norm", eps)
