@@ -262,17 +262,17 @@ spectral norm: the version counters of u and v stand still
 + pass
 @ ops/upfirdn2d.py
 resampling: the kernel is not turned around
-- col = KW - 1 - b if FLIP else b
-+ col = b
+- (TAPS - 1 - a if FLIP else a)
++ a
 resampling: the gradient by the kernel as it is
 - ctx.gain, not ctx.flip)
 + ctx.gain, ctx.flip)
-resampling: a lane without a tap reads a pixel all the same
-- met &= b + UP_X * m < KW
-+ met &= b >= 0
-mask: the rows of the image above enter the first windows
-- exists = (row + r >= 0) & (row + r < in_h)
-+ exists = row + r < in_h
+resampling: a turn forgets what its rows add to the next one
+- sums = sums[ROWS * PHASES :]
++ sums = (zero,) * (OPEN * PHASES)
+mask: the end of the row above enters the first windows
+- exists = lane_exists & (col + g * WIDE >= 0) &
++ exists = lane_exists &
 @ ops/norm_act/forward.py test_norm_act.py norm_act
 norm_act: the running variance is the biased one
 - var * (count / (count - 1)) - before
@@ -288,9 +288,9 @@ norm_act: samples without the scales of their own in the projection
 - sum_g, sum_gxh = weight * sum_g, weight * sum_gxh
 + sum_g, sum_gxh = sum_g, sum_gxh
 @ tiling.py test_upfirdn2d.py
-traffic: strips of single rows
-- return min(reversed(candidates), key=
-+ return min((1,), key=
+traffic: strips of one turn
+- for turns in (8, 4, 2, 1) if
++ for turns in (1,) if
 @ layout.py test_compiled.py
 broadcast: the number of a single plane goes through shared memory
 - if of_planes.shape[0] == 1:

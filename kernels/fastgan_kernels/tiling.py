@@ -465,16 +465,19 @@ class StripTiling(Tiling):
     """How the output of a resampling is shared among programs: tiles of strips of neighboring rows.
 
     Attributes:
-        rows: rows per strip. One thread computes all of them, and loads each input row once for all that need it.
-        block_strips, block_cols, block_channels: the extents of a tile, which has 1 channel where pixels are neighbors
-            in memory. The strips of several small images share a tile.
+        rows, cols: rows and columns that a thread computes at once.
+        turns: times ``rows`` that a strip has. A thread computes a strip, and loads each of its input rows once.
+        block_strips, block_groups, block_channels: the extents of a tile in strips, groups of ``cols`` columns, and
+            channels; 1 channel where pixels are neighbors in memory. The strips of several small images share a tile.
         programs: number of tiles.
         num_warps: warps per program.
     """
 
     rows: int
+    cols: int
+    turns: int
     block_strips: int
-    block_cols: int
+    block_groups: int
     block_channels: int
     programs: int
     num_warps: int
@@ -486,61 +489,67 @@ class StripTiling(Tiling):
 
 @_decided_once
 def strip_tiling(
-    images: int, channels: int, height: int, width: int, element_size: int, *, up: int, down: int, channels_last: bool
-) -> StripTiling:
+    images: int, channels: int, height: int, width: int, element_size: int, *, up: Sequence[int], down: Sequence[int],
+    channels_last: bool, threads_per_warp: int = 32,
+) -> StripTiling:  # fmt: skip
     """Tiles for a resampling of [images, height, width, channels] as it lies in memory.
 
-    A program reads its tile and the pixels around it, which the first cache level keeps while all taps pass over them.
+    A program reads its tile and the pixels around it, which the first cache level keeps while strips pass over them.
     Neighboring programs read the pixels around a tile again, so tiles are wide and high.
 
     Args:
         images, channels, height, width: the output, each at least 1; contiguous planes are images of one channel.
         element_size: bytes of an element.
-        up: number of phases of the rows; a strip has rows of one phase.
-        down: input rows per output row.
+        up, down: factors, (y, x); those of up are powers of two up to 4.
         channels_last: channels, not columns, are neighbors in memory.
+        threads_per_warp: 64 on AMD.
     """
-    # Rows and columns read around a tile by a kernel of four taps, the usual one.
-    around = 3
-    # A small problem is cut finer, so that every multiprocessor of a large chip (132 on an H200) has a tile.
-    fair_share = max(512, next_power_of_2(images * channels * height * width // 256))
-    phase_height = cdiv(height, up)
+    # 4 outputs of 16 bits or 32 are a store of at least 8 bytes, and loads of as many. In channels-last a thread has 4
+    # channels of 2 rows and 2 columns: with more, sums take so many registers that too few threads are resident.
+    elements = min(4, 16 // element_size)
     if channels_last:
-        # 256 threads with 4 rows and 16 bytes each, over 16 x 16 pixels with two whole sectors each; with one sector
-        # where a tile must be smaller, so that fewer pixels lie around it.
-        rows = _fewest_loads(phase_height, (1, 2, 4), around)
-        lanes = min(4096 // element_size, fair_share // rows)
-        block_channels = min(next_power_of_2(channels), (64 if lanes == 4096 // element_size else 32) // element_size)
-        threads = lanes * element_size // 16
-        lanes //= block_channels
-        side = around
+        rows, cols, block_channels, resident = 2, 2, min(next_power_of_2(channels), 64 // element_size), 512
+        threads_per_group = max(1, block_channels // elements)
     else:
-        # Each of 256 threads has a column of 16 sums (8 in float64). With twice as many input rows ptxas loads so far
-        # ahead that it takes 160 registers instead of 40 (bfloat16, down by 2).
-        most = min(16, 64 // element_size) // min(down, 16)
-        block_channels = 1
-        rows = _fewest_loads(phase_height, tuple(r for r in (1, 2, 4, 8, 16) if r == 1 or r <= most), around)
-        rows = min(rows, max(4, fair_share // 128))
-        lanes = threads = min(256, fair_share // rows)
-        # On each side of a row the tile needs a part of one more sector.
-        side = 64 // element_size
-    widths = [1 << i for i in range(next_power_of_2(width).bit_length()) if 1 << i <= lanes]
-    block_cols = min(widths, key=lambda w: cdiv(width, w) * (w + side) * (rows * lanes // w + around) * w)
-    strips = images * cdiv(phase_height, rows)
-    block_strips = min(lanes // block_cols, next_power_of_2(strips))
-    return StripTiling(
-        rows,
-        block_strips,
-        block_cols,
-        block_channels,
-        programs=cdiv(strips, block_strips) * cdiv(width, block_cols) * cdiv(channels, block_channels),
-        num_warps=max(1, min(threads, threads * block_strips * block_cols // lanes) // 32),
-    )
+        rows, cols, block_channels, resident = 4, math.gcd(width, elements), 1, 1024
+        threads_per_group = 1
+    rows, cols = up[0] * max(1, rows // down[0]), max(up[1], cols)
+    col_groups, row_groups = cdiv(width, cols), cdiv(height, rows)
+    # A small problem has small programs, so that every multiprocessor of a large chip (132 on an H200) has one.
+    outputs = images * channels * height * width // (rows * cols * (elements if channels_last else 1))
+    threads = min(256, max(threads_per_warp, next_power_of_2(outputs // 256)))
+    lanes = threads // threads_per_group
+    slots = 132 * resident // threads
+    # Rows and columns read around a tile by a kernel of four taps, the usual one. In contiguous layout, a part of one
+    # more sector on each side of a row.
+    around, side = 3, 3 if channels_last else 64 // element_size
 
+    def tile(turns: int) -> StripTiling:
+        strips = images * cdiv(row_groups, turns)
+        widths = [1 << i for i in range(next_power_of_2(col_groups).bit_length()) if 1 << i <= lanes]
+        block_groups = min(
+            widths,
+            key=lambda w: cdiv(col_groups, w) * (w * cols + side) * (turns * rows * lanes // w + around) * w,
+        )
+        block_strips = min(lanes // block_groups, next_power_of_2(strips))
+        return StripTiling(
+            rows,
+            cols,
+            turns,
+            block_strips,
+            block_groups,
+            block_channels,
+            programs=cdiv(strips, block_strips) * cdiv(col_groups, block_groups) * cdiv(channels, block_channels),
+            num_warps=max(1, block_strips * block_groups * threads_per_group // threads_per_warp),
+        )
 
-def _fewest_loads(height: int, candidates: tuple[int, ...], around: int) -> int:
-    """The rows per strip with which strips over ``height`` rows load the fewest rows; the most of equals."""
-    return min(reversed(candidates), key=lambda rows: cdiv(height, rows) * (rows + around))
+    def cost(tiling: StripTiling) -> tuple[bool, int]:
+        """Whether much of the chip idles in the last of few waves; the time of all waves, in turns."""
+        waves = cdiv(tiling.programs, slots)
+        # What precedes the first turn takes about as long as one.
+        return 1 < waves <= 8 and tiling.programs < 0.7 * waves * slots, waves * (tiling.turns + 1)
+
+    return min((tile(turns) for turns in (8, 4, 2, 1) if turns < 2 * row_groups), key=cost)
 
 
 @dataclass(frozen=True)

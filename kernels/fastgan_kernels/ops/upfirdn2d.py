@@ -31,133 +31,218 @@ from fastgan_kernels.tiling import BandTiling, alignment, band_tiling, cdiv, nex
 
 
 @triton.jit
-def _tap(
-    taps_ptr, a, b, KH: tl.constexpr, KW: tl.constexpr, FLIP: tl.constexpr, OUTER: tl.constexpr,
-    GAIN: tl.constexpr, COMPUTE: tl.constexpr,
-):  # fmt: skip
-    """The tap that meets row a and column b of the window, of the kernel turned around where FLIP."""
-    tap = tl.full((), GAIN, COMPUTE)
-    row = KH - 1 - a if FLIP else a
-    col = KW - 1 - b if FLIP else b
-    if OUTER:
-        tap *= tl.load(taps_ptr + row).to(COMPUTE) * tl.load(taps_ptr + col).to(COMPUTE)
-    elif taps_ptr is not None:
-        tap *= tl.load(taps_ptr + (row * KW + col)).to(COMPUTE)
-    return tap
+def _split(x, N: tl.constexpr):
+    """The columns of a tensor [P, N], N a power of two; a tensor [P] is one column."""
+    if N == 1:
+        return (x,)
+    elif N == 2:
+        return tl.split(x)
+    else:
+        even, odd = tl.split(tl.reshape(x, [x.shape[0], N // 2, 2]))
+        evens, odds = _split(even, N // 2), _split(odd, N // 2)
+        columns = ()
+        for i in tl.static_range(N // 2):
+            columns += (evens[i], odds[i])
+        return columns
 
 
 @triton.jit
-def _window_sums(
-    x_ptr, taps_ptr, offset, row, in_h, pitch, step, reads, b, zeros, UP_Y: tl.constexpr, UP_X: tl.constexpr,
-    DOWN: tl.constexpr, FIRST: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, FLIP: tl.constexpr,
-    OUTER: tl.constexpr, GAIN: tl.constexpr, COMPUTE: tl.constexpr, ROWS: tl.constexpr,
+def _join(columns, first: tl.constexpr, step: tl.constexpr, N: tl.constexpr):
+    """The opposite: N columns of a tuple as one tensor, the ``first`` and every ``step``-th after it."""
+    if N == 1:
+        return columns[first]
+    elif N == 2:
+        return tl.join(columns[first], columns[first + step])
+    else:
+        evens, odds = _join(columns, first, 2 * step, N // 2), _join(columns, first + step, 2 * step, N // 2)
+        return tl.reshape(tl.join(evens, odds), [evens.shape[0], N])
+
+
+@triton.jit
+def _add_row(
+    sums, columns, taps, row_taps, PLACE: tl.constexpr, FIRST: tl.constexpr, UP: tl.constexpr, DOWN_Y: tl.constexpr,
+    DOWN_X: tl.constexpr, PAD: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, OUTER: tl.constexpr,
+    COLS: tl.constexpr, PHASES: tl.constexpr,
 ):  # fmt: skip
-    """The sums over ROWS windows, one every DOWN rows from ``row`` on, that meet tap rows FIRST, FIRST + UP_Y ..."""
-    TAPS_Y: tl.constexpr = (KH - FIRST + UP_Y - 1) // UP_Y
-    TAPS_X: tl.constexpr = (KW + UP_X - 1) // UP_X
-    taps = ()
-    for a in tl.static_range(TAPS_Y):
-        for m in tl.static_range(TAPS_X):
-            # A lane without such a tap reads no pixel either.
-            met_by = m if UP_X == 1 else tl.minimum(b + UP_X * m, KW - 1)
-            taps += (_tap(taps_ptr, FIRST + UP_Y * a, met_by, KH, KW, FLIP, OUTER, GAIN, COMPUTE),)
-    # Windows overlap: at most this many meet an input row, the first of them until it is done.
-    WINDOWS: tl.constexpr = TAPS_Y // DOWN + 1
-    open_sums = ()
-    for _ in tl.static_range(WINDOWS):
-        open_sums += (zeros,)
-    sums = ()
-    line = x_ptr + (offset + row.to(tl.int64) * pitch)
-    for t in tl.static_range(ROWS):
-        for r in tl.static_range((t - 1) * DOWN + TAPS_Y if t > 0 else 0, t * DOWN + TAPS_Y):
-            if r % DOWN < TAPS_Y:
-                exists = (row + r >= 0) & (row + r < in_h)
-                for m in tl.static_range(TAPS_X):
-                    x = tl.load(line + (m * step + r * pitch), mask=reads[m] & exists, other=0.0).to(COMPUTE)
-                    added = ()
-                    for w in tl.static_range(WINDOWS):
-                        if r >= (t + w) * DOWN and t + w < ROWS:
-                            tap = taps[(r - (t + w) * DOWN) * TAPS_X + m]
-                            added += (open_sums[w] + tap * x,)
-                        else:
-                            added += (open_sums[w],)
-                    open_sums = added
-        sums += (open_sums[0],)
-        still_open = ()
-        for w in tl.static_range(1, WINDOWS):
-            still_open += (open_sums[w],)
-        still_open += (zeros,)
-        open_sums = still_open
+    """Adds the products of an input row with its taps, which for output row t are of tap row PLACE - DOWN_Y * t.
+
+    ``columns`` are those from FIRST on. A sum has every PHASES-th of the COLS columns of an output row.
+    """
+    N: tl.constexpr = COLS // PHASES
+    STEP: tl.constexpr = DOWN_X * PHASES // UP
+    met = ()
+    for start in tl.static_range(len(columns) - STEP * (N - 1)):
+        met += (_join(columns, start, STEP, N),)
+    if OUTER:
+        filtered = ()
+        for phase in tl.static_range(PHASES):
+            total = tl.zeros_like(sums[0])
+            for b in tl.static_range((PAD - DOWN_X * phase) % UP, KW, UP):
+                total += taps[b] * met[(DOWN_X * phase + b - PAD) // UP - FIRST]
+            filtered += (total,)
+    added = ()
+    for t in tl.static_range(len(sums) // PHASES):
+        for phase in tl.static_range(PHASES):
+            total = sums[t * PHASES + phase]
+            if PLACE - DOWN_Y * t >= 0 and PLACE - DOWN_Y * t < KH:
+                if OUTER:
+                    total += row_taps[PLACE - DOWN_Y * t] * filtered[phase]
+                else:
+                    for b in tl.static_range((PAD - DOWN_X * phase) % UP, KW, UP):
+                        tap = taps[(PLACE - DOWN_Y * t) * KW + b]
+                        total += tap * met[(DOWN_X * phase + b - PAD) // UP - FIRST]
+            added += (total,)
+    return added
+
+
+@triton.jit
+def _add_rows(
+    sums, pointers, row, limits, taps, row_taps, FROM: tl.constexpr, TO: tl.constexpr, FIRST: tl.constexpr,
+    WIDE: tl.constexpr, UP_Y: tl.constexpr, UP_X: tl.constexpr, DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr,
+    PAD_Y: tl.constexpr, PAD_X: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, OUTER: tl.constexpr,
+    COLS: tl.constexpr, PHASES: tl.constexpr,
+):  # fmt: skip
+    """Adds the input rows FROM to TO, counted from ``row``; all are loaded first, to wait for memory together."""
+    loaded = ()
+    for r in tl.static_range(FROM, TO + 1):
+        exists = (row + r).to(tl.uint32, bitcast=True)
+        for g in tl.static_range(len(limits)):
+            mask = exists < limits[g] if WIDE == 1 else (exists < limits[g])[:, None]
+            loaded += (tl.load(pointers[(r - FROM) * len(limits) + g], mask=mask, other=0.0),)
+    for r in tl.static_range(FROM, TO + 1):
+        columns = ()
+        for g in tl.static_range(len(limits)):
+            columns += _split(loaded[(r - FROM) * len(limits) + g].to(sums[0].dtype), WIDE)
+        sums = _add_row(
+            sums, columns, taps, row_taps, UP_Y * r + PAD_Y, FIRST, UP_X, DOWN_Y, DOWN_X, PAD_X, KH, KW, OUTER, COLS,
+            PHASES,
+        )  # fmt: skip
     return sums
 
 
-@triton.jit(do_not_specialize=["images", "channel_groups", "in_h", "in_w", "out_h", "out_w", "origin_y", "origin_x"])
+@triton.jit
+def _pointers(line, pitch, step, ROWS: tl.constexpr, LOW: tl.constexpr, GROUPS: tl.constexpr, WIDE: tl.constexpr):
+    """Pointers to GROUPS groups of WIDE columns, from the LOW-th on, in each of ROWS rows."""
+    pointers = ()
+    for r in tl.static_range(ROWS):
+        for g in tl.static_range(LOW, LOW + GROUPS):
+            if WIDE == 1:
+                pointers += (line + (r * pitch + g * step),)
+            else:
+                pointers += ((line + r * pitch)[:, None] + (tl.arange(0, WIDE)[None, :] + g * WIDE),)
+    return pointers
+
+
+@triton.jit(do_not_specialize=["images", "channel_groups", "in_h", "in_groups", "out_h", "out_groups", "turns"])
 def _strip_kernel(
     x_ptr, taps_ptr, y_ptr,
-    images, channel_groups, in_h, in_w, out_h, out_w, origin_y, origin_x,
+    images, channel_groups, in_h, in_groups, out_h, out_groups, turns,
     UP_Y: tl.constexpr, UP_X: tl.constexpr, DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr,
-    LEAD_Y: tl.constexpr, LEAD_X: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, FLIP: tl.constexpr,
+    PAD_Y: tl.constexpr, PAD_X: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, FLIP: tl.constexpr,
     OUTER: tl.constexpr, GAIN: tl.constexpr, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr,
-    CHANNEL_ALIGN: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK_STRIPS: tl.constexpr, BLOCK_COLS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+    CHANNEL_ALIGN: tl.constexpr, IN_ALIGN: tl.constexpr, OUT_ALIGN: tl.constexpr, WIDE: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr,
+    BLOCK_STRIPS: tl.constexpr, BLOCK_GROUPS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Strips of ROWS output rows of one phase, one per thread, which loads an input row once for all rows that need it.
+    """Strips of ``turns`` times ROWS output rows, COLS columns of them per thread.
 
-    An image is a sample in channels-last and a plane, of one channel, in contiguous layout.
+    A thread loads aligned groups of WIDE columns, each input row once, and keeps sums of the output rows that rows to
+    come will add to. An image is a sample in channels-last and a plane, of one channel, in contiguous layout.
     """
     pid = tl.program_id(0)
-    col_tiles = tl.cdiv(out_w, BLOCK_COLS)
+    in_w, out_w = in_groups * IN_ALIGN, out_groups * OUT_ALIGN
+    col_groups = tl.cdiv(out_w, COLS)
+    col_tiles = tl.cdiv(col_groups, BLOCK_GROUPS)
+    place = tl.arange(0, BLOCK_STRIPS * BLOCK_GROUPS)
     if CHANNELS_LAST:
         channels = channel_groups * CHANNEL_ALIGN
         channel_tiles = tl.cdiv(channels, BLOCK_CHANNELS)
         channel = (pid % channel_tiles * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS))[None, :]
         pid = pid // channel_tiles
-        place = tl.arange(0, BLOCK_STRIPS * BLOCK_COLS)
-        strip = (pid // col_tiles * BLOCK_STRIPS + place // BLOCK_COLS)[:, None]
-        col = (pid % col_tiles * BLOCK_COLS + place % BLOCK_COLS)[:, None]
+        place = place[:, None]
     else:
         channels = 1
         channel = 0
-        strip = (pid // col_tiles * BLOCK_STRIPS + tl.arange(0, BLOCK_STRIPS))[:, None]
-        col = (pid % col_tiles * BLOCK_COLS + tl.arange(0, BLOCK_COLS))[None, :]
-    strips = tl.cdiv(tl.cdiv(out_h, UP_Y), ROWS)
-    image = strip // strips
-    first_row = strip % strips * ROWS  # of the strip, among the rows of its phase
-    writes = (image < images) & (col < out_w)
+    strip = pid // col_tiles * BLOCK_STRIPS + place // BLOCK_GROUPS
+    group = pid % col_tiles * BLOCK_GROUPS + place % BLOCK_GROUPS
+    strips = tl.cdiv(out_h, ROWS * turns)
+    image, turn = strip // strips, strip % strips * turns
+    NEW: tl.constexpr = ROWS * DOWN_Y // UP_Y  # input rows of a turn
+    row, col = turn * NEW, group * (COLS * DOWN_X // UP_X)
+    out_row, out_col = turn * ROWS, group * COLS
+    lane_exists = image < images
     if CHANNELS_LAST:
-        writes &= channel < channels
+        lane_exists &= channel < channels
     image = image.to(tl.int64)
-    in_pitch = in_w.to(tl.int64) * channels
-    out_pitch = out_w.to(tl.int64) * channels
+    in_pitch, out_pitch = in_w.to(tl.int64) * channels, out_w.to(tl.int64) * channels
+    x_ptr += (image * in_h + row) * in_pitch + col.to(tl.int64) * channels + channel
+    y_ptr += (image * out_h + out_row) * out_pitch + out_col.to(tl.int64) * channels + channel
 
-    # Columns: where the window of each lane starts, and which of its pixels exist.
-    TAPS_X: tl.constexpr = (KW + UP_X - 1) // UP_X
-    lead = col * DOWN_X + LEAD_X
-    in_col = lead // UP_X - origin_x
-    b = UP_X - 1 - lead % UP_X
-    in_offset = image * in_h * in_pitch + in_col.to(tl.int64) * channels + channel
-    reads = ()
-    for m in tl.static_range(TAPS_X):
-        met = writes & (in_col + m >= 0) & (in_col + m < in_w)
-        if KW % UP_X != 0:
-            met &= b + UP_X * m < KW
-        reads += (met,)
+    # Columns that the outputs of a thread meet, from ``col`` on, and the groups that these are in.
+    LEFT: tl.constexpr = -(PAD_X // UP_X)
+    RIGHT: tl.constexpr = (KW - 1 - PAD_X + DOWN_X * (COLS - 1)) // UP_X
+    LOW: tl.constexpr = LEFT // WIDE
+    GROUPS: tl.constexpr = RIGHT // WIDE + 1 - LOW
+    # Row r exists in a group of columns if r, as a number without sign, is less than this.
+    limits = ()
+    for g in tl.static_range(LOW, LOW + GROUPS):
+        exists = lane_exists & (col + g * WIDE >= 0) & (col + g * WIDE < in_w)
+        limits += (tl.where(exists, in_h, 0).to(tl.uint32, bitcast=True),)
+    TAPS: tl.constexpr = KH if OUTER else KH * KW
+    taps, row_taps = (), ()
+    for a in tl.static_range(TAPS):
+        tap = tl.full((), 1.0, COMPUTE)
+        if taps_ptr is not None:
+            tap = tl.load(taps_ptr + (TAPS - 1 - a if FLIP else a)).to(COMPUTE)
+        taps += (tap * tl.full((), GAIN, COMPUTE),)
+        row_taps += (tap,)
 
+    PHASES: tl.constexpr = COLS if CHANNELS_LAST else UP_X
     if CHANNELS_LAST:
-        zeros = tl.zeros([BLOCK_STRIPS * BLOCK_COLS, BLOCK_CHANNELS], COMPUTE)
+        zero = tl.zeros([BLOCK_STRIPS * BLOCK_GROUPS, BLOCK_CHANNELS], COMPUTE)
+    elif COLS == PHASES:
+        zero = tl.zeros([BLOCK_STRIPS * BLOCK_GROUPS], COMPUTE)
     else:
-        zeros = tl.zeros([BLOCK_STRIPS, BLOCK_COLS], COMPUTE)
-    for phase in tl.static_range(UP_Y):
-        in_row = first_row * DOWN_Y + (phase * DOWN_Y + LEAD_Y) // UP_Y - origin_y
-        sums = _window_sums(
-            x_ptr, taps_ptr, in_offset, in_row, in_h, in_pitch, channels, reads, b, zeros, UP_Y, UP_X, DOWN_Y,
-            UP_Y - 1 - (phase * DOWN_Y + LEAD_Y) % UP_Y, KH, KW, FLIP, OUTER, GAIN, COMPUTE, ROWS,
+        zero = tl.zeros([BLOCK_STRIPS * BLOCK_GROUPS, COLS // PHASES], COMPUTE)
+    # The last input row of a turn, and how many output rows of the next turns the rows up to it add to.
+    TOP: tl.constexpr = -(PAD_Y // UP_Y)
+    LAST: tl.constexpr = (KH - 1 - PAD_Y + DOWN_Y * (ROWS - 1)) // UP_Y
+    REACHED: tl.constexpr = (UP_Y * LAST + PAD_Y) // DOWN_Y + 1
+    OPEN: tl.constexpr = REACHED - ROWS if REACHED > ROWS else 0
+    sums = (zero,) * (OPEN * PHASES)
+    if OPEN > 0:
+        pointers = _pointers(x_ptr + TOP * in_pitch, in_pitch, channels, LAST - NEW + 1 - TOP, LOW, GROUPS, WIDE)
+        sums = _add_rows(
+            sums, pointers, row, limits, taps, row_taps, TOP, LAST - NEW, LOW * WIDE, WIDE, UP_Y, UP_X, DOWN_Y, DOWN_X,
+            PAD_Y, PAD_X, KH, KW, OUTER, COLS, PHASES,
         )  # fmt: skip
-        row = first_row * UP_Y + phase
-        first_line = y_ptr + ((image * out_h + row) * out_pitch + col.to(tl.int64) * channels + channel)
+    # The loop carries the pointers: the compiler analyzes carried ones in a fraction of the time.
+    pointers = _pointers(x_ptr + (LAST - NEW + 1) * in_pitch, in_pitch, channels, NEW, LOW, GROUPS, WIDE)
+    for _ in tl.range(turns):
+        sums = _add_rows(
+            sums + (zero,) * (ROWS * PHASES), pointers, row, limits, taps, row_taps, LAST - NEW + 1, LAST, LOW * WIDE,
+            WIDE, UP_Y, UP_X, DOWN_Y, DOWN_X, PAD_Y, PAD_X, KH, KW, OUTER, COLS, PHASES,
+        )  # fmt: skip
         for t in tl.static_range(ROWS):
-            y = sums[t].to(y_ptr.dtype.element_ty)
-            tl.store(first_line + t * UP_Y * out_pitch, y, mask=writes & (row + t * UP_Y < out_h))
+            line = y_ptr + t * out_pitch
+            row_exists = lane_exists & (out_row + t < out_h)
+            if CHANNELS_LAST or COLS == 1:
+                for j in tl.static_range(COLS):
+                    y = sums[t * COLS + j].to(y_ptr.dtype.element_ty)
+                    tl.store(line + j * channels, y, mask=row_exists & (out_col + j < out_w))
+            else:
+                y = tl.reshape(_join(sums, t * PHASES, 1, PHASES), [BLOCK_STRIPS * BLOCK_GROUPS, COLS])
+                cols = tl.arange(0, COLS)[None, :]
+                writes = row_exists[:, None] & (out_col[:, None] + cols < out_w)
+                tl.store(line[:, None] + cols, y.to(y_ptr.dtype.element_ty), mask=writes)
+        next_pointers = ()
+        for i in tl.static_range(len(pointers)):
+            next_pointers += (pointers[i] + NEW * in_pitch,)
+        pointers = next_pointers
+        row += NEW
+        out_row += ROWS
+        y_ptr += ROWS * out_pitch
+        sums = sums[ROWS * PHASES :]
 
 
 @triton.jit
@@ -331,7 +416,9 @@ def _loop_kernel(
             x = tl.load(x_ptr + (r.to(tl.int64) * in_w + c) * channels, mask=met, other=0.0).to(COMPUTE)
             kernel_row = kh - 1 - a if FLIP else a
             kernel_col = kw - 1 - b if FLIP else b
-            if OUTER:
+            if taps_ptr is None:
+                tap = tl.full((), 1.0, COMPUTE)
+            elif OUTER:
                 tap = tl.load(taps_ptr + kernel_row, mask=a < kh, other=0.0).to(COMPUTE)
                 tap *= tl.load(taps_ptr + kernel_col, mask=met, other=0.0).to(COMPUTE)
             else:
@@ -371,8 +458,12 @@ class _Resampling(NamedTuple):
         return origin_y, origin_x, self.up[0] - 1 - rest_y, self.up[1] - 1 - rest_x
 
     @property
+    def is_vector(self) -> bool:
+        return self.kernel is not None and self.kernel.dim() == 1
+
+    @property
     def is_separable(self) -> bool:
-        return self.kernel.dim() == 1 or min(self.kernel.shape) == 1
+        return self.is_vector or min(self.kernel.shape) == 1
 
 
 # The most taps that are unrolled: four by four, as in StyleGAN's blurs.
@@ -390,9 +481,10 @@ def _launch(
         return y.zero_()
     x = dense(x)
     fir = _Resampling(contiguous(kernel), up, down, pad, gain, flip)
-    if math.prod(extents_of_kernel(kernel)) <= _MOST_UNROLLED:
+    is_short = math.prod(extents_of_kernel(kernel)) <= _MOST_UNROLLED
+    if is_short and {*up, *down} <= {1, 2, 4}:
         _launch_strips(x, y, fir)
-    elif (tiling := _bands(x, y, fir)) is not None:
+    elif not is_short and (tiling := _bands(x, y, fir)) is not None:
         _launch_bands(x, y, fir, tiling)
     else:
         _launch_loop(x, y, fir)
@@ -416,20 +508,29 @@ def _geometry(x: Tensor) -> tuple[int, int]:
     return (n * c, 1) if x.is_contiguous() else (n, c)
 
 
+def _alignments(x: Tensor, y: Tensor) -> tuple[int, int]:
+    """Powers of two, up to an access of 16 bytes, that divide the rows; in channels-last 1, as channels are aligned."""
+    wide = 16 // x.element_size() if x.is_contiguous() else 1
+    return math.gcd(x.shape[3], wide), math.gcd(y.shape[3], wide)
+
+
 def _launch_strips(x: Tensor, y: Tensor, fir: _Resampling) -> None:
     images, channels = _geometry(x)
-    channels_last = not x.is_contiguous()
+    channels_last, (in_h, in_w), (out_h, out_w) = not x.is_contiguous(), x.shape[2:], y.shape[2:]
     tiling = strip_tiling(
-        images, channels, *y.shape[2:], x.element_size(), up=fir.up[0], down=fir.down[0], channels_last=channels_last
-    )
-    origin_y, origin_x, lead_y, lead_x = fir.origins
+        images, channels, out_h, out_w, x.element_size(), up=tuple(fir.up), down=tuple(fir.down),
+        channels_last=channels_last, threads_per_warp=64 if runs_on_amd() else 32,
+    )  # fmt: skip
+    in_align, out_align = _alignments(x, y)
     kh, kw = extents_of_kernel(fir.kernel)
     _strip_kernel[tiling.grid](
-        x, fir.kernel, y, images, channels // alignment(channels), *x.shape[2:], *y.shape[2:], origin_y, origin_x,
-        UP_Y=fir.up[0], UP_X=fir.up[1], DOWN_Y=fir.down[0], DOWN_X=fir.down[1], LEAD_Y=lead_y, LEAD_X=lead_x,
-        KH=kh, KW=kw, FLIP=fir.flip, OUTER=fir.kernel is not None and fir.kernel.dim() == 1, GAIN=fir.gain,
+        x, fir.kernel, y, images, channels // alignment(channels), in_h, in_w // in_align, out_h, out_w // out_align,
+        tiling.turns,
+        UP_Y=fir.up[0], UP_X=fir.up[1], DOWN_Y=fir.down[0], DOWN_X=fir.down[1], PAD_Y=fir.pad[0], PAD_X=fir.pad[1],
+        KH=kh, KW=kw, FLIP=fir.flip, OUTER=fir.is_vector, GAIN=fir.gain,
         CHANNELS_LAST=channels_last, COMPUTE=triton_compute_dtype(x.dtype), CHANNEL_ALIGN=alignment(channels),
-        ROWS=tiling.rows, **tiling.constants,
+        IN_ALIGN=in_align, OUT_ALIGN=out_align, WIDE=math.gcd(in_align, tiling.cols * fir.down[1] // fir.up[1]),
+        ROWS=tiling.rows, COLS=tiling.cols, **tiling.constants,
     )  # fmt: skip
 
 
@@ -442,9 +543,7 @@ def _launch_bands(x: Tensor, y: Tensor, fir: _Resampling, tiling: BandTiling) ->
         taps = kernel if kernel.dim() == 1 or kh == 1 else None
     else:
         row_taps, taps = None, kernel
-    # Channels-last, columns need no alignment: their channels have it.
-    wide = 1 if channels > 1 else 16 // x.element_size()
-    in_align, out_align = math.gcd(in_w, wide), math.gcd(out_w, wide)
+    in_align, out_align = _alignments(x, y)
     _band_kernel[(tiling.programs(images, channels, out_h, out_w, fir.up[0]),)](
         x, row_taps, taps, y,
         images, channels // alignment(channels), in_h, in_w // in_align, out_h, out_w // out_align, *fir.up, *fir.down,
@@ -463,7 +562,7 @@ def _launch_loop(x: Tensor, y: Tensor, fir: _Resampling) -> None:
     block = min(256, next_power_of_2(out_w * channels))
     _loop_kernel[(images * out_h * cdiv(out_w * channels, block),)](
         x, fir.kernel, y, channels, *x.shape[2:], out_h, out_w, *fir.up, *fir.down, *fir.origins,
-        *extents_of_kernel(fir.kernel), FLIP=fir.flip, OUTER=fir.kernel.dim() == 1, GAIN=fir.gain,
+        *extents_of_kernel(fir.kernel), FLIP=fir.flip, OUTER=fir.is_vector, GAIN=fir.gain,
         COMPUTE=triton_compute_dtype(x.dtype), BLOCK=block, num_warps=max(1, block // 32),
     )  # fmt: skip
 
