@@ -41,26 +41,26 @@ mask: the last row is forgotten
 mask: lanes past the end enter the bias gradient
 - dx = tl.where(tile.mask, dx, 0.0)
 + dx = dx
-@ ops/style_epilogue/forward.py test_adain.py
+@ ops/norm_act/forward.py test_adain.py
 mask: lanes past the end enter the variance
-- deviation = tl.where(mask, z - mean[:, None], 0.0)
-+ deviation = z - mean[:, None]
+- deviation = tl.where(tile.mask, z - over_pixels(mean[:, None]), 0.0)
++ deviation = z - over_pixels(mean[:, None])
 mean: divided by the tile, not by the pixels
-- mean = tl.sum(z, axis=1) / count
-+ mean = tl.sum(z, axis=1) / BLOCK_PIXELS
+- mean = sum_of_channels(z) / count
++ mean = sum_of_channels(z) / BLOCK_PIXELS
 variance: E[x^2] - E[x]^2
-- tl.sum(deviation * deviation, axis=1) / count
-+ (tl.sum(z * z, axis=1) / count - mean * mean)
-variance: lanes combined without the shift of their means
--  + deviation * deviation * count[None, :]
-+
+- var = sum_of_channels(deviation * deviation) / count
++ var = sum_of_channels(z * z) / count - mean * mean
+variance: tiles combined without the shift of their means
+- m2 = tl.sum(squares, axis=1) - sum_ * sum_ / count
++ m2 = tl.sum(squares, axis=1)
 statistics: the last span is left out
-- (others < SPANS)
-+ (others < SPANS - 1)
-@ ops/style_epilogue/tile.py test_adain.py
+- (others < spans)
++ (others < spans - 1)
+@ ops/norm_act/tile.py test_adain.py
 stride: every sample takes the style of the first
-- planes.sample * stride + planes.channel
-+ planes.sample * 0 + planes.channel
+- block.group * stride + block.channel
++ block.group * 0 + block.channel
 @ layout.py test_bias_act.py bias_act
 layout: any strides are read as if contiguous
 - return x if x.is_contiguous() or x.movedim(1, -1).is_contiguous() else x.contiguous()
@@ -72,10 +72,10 @@ layout: the incoming gradient keeps a layout of its own
 channel: the bias of the neighbour
 - ptr + row % channels
 + ptr + (row + 1) % channels
-@ ops/style_epilogue/backward.py test_adain.py
+@ ops/norm_act/backward.py test_adain.py
 sign: of the projection in the first gradient
-- (g - over_pixels(mean_g) - xh
-+ (g - over_pixels(mean_g) + xh
+- g -= over_pixels(mean_g) + deviation
++ g -= over_pixels(mean_g) - deviation
 @ activation.py test_bias_act.py bias_act
 sign: the slope where the output is exactly 0
 - g = tl.where(y > 0, g,
@@ -98,35 +98,28 @@ clamp: compared before it is rounded to the type of x
 NaN: stopped by the activation
 - y = tl.where(y <= 0, 0.0, y)
 + y = tl.where(y > 0, y, 0.0)
-@ ops/style_epilogue/__init__.py test_adain.py
-second order: the derivative of 1/std left out
-- dz = dz + r * self._project(dxh) - scale * r.square() * mean_vpg * xh
-+ dz = dz + r * self._project(dxh)
 @ ops/bias_act.py
 second order: no path through the bias gradient
 - _bias_act_backward(g, b,
 + _bias_act_backward(g, None,
-@ ops/style_epilogue/__init__.py test_every_op.py adain
-third order: the saved 1/std taken as a constant
-- self._r = torch.rsqrt(self._mean(deviation.square()) + eps)
-+ self._r = torch.rsqrt(self._mean(deviation.square()) + eps).detach()
-@ ops/style_epilogue/backward.py test_style_epilogue.py
-noise: the backward pass draws another
-- noise_rows(x, noise, seed)
-+ noise_rows(x, noise, None if seed is None else seed + 1)
-noise: its gradient summed from rounded values
-- torch.empty_like(x, dtype=compute_dtype(x.dtype)) if needs_noise
-+ torch.empty_like(x) if needs_noise
+@ ops/norm_act/backward.py test_style_epilogue.py
 mask: lanes past the end enter the gradients of bias and strength
-- dx = tl.where(mask, dx, 0.0)
+- dx = tl.where(tile.mask, dx, 0.0)
 + dx = dx
+@ ops/norm_act/tile.py test_style_epilogue.py
 tutorial's order: the sign of the activation's input without the shift
-- (norm.scale * norm.rstd)[:, None] + norm.shift[:, None]
-+ (norm.scale * norm.rstd)[:, None]
-@ ops/style_epilogue/__init__.py test_style_epilogue.py
+- over_pixels(scale * numbers.rstd) + over_pixels(shift)
++ over_pixels(scale * numbers.rstd)
+@ ops/style_epilogue.py test_style_epilogue.py
+noise: the backward pass draws another
+- needs_x, needs_scale, needs_shift, needs_noise, *needs_before = needs
++ needs_x, needs_scale, needs_shift, needs_noise, *needs_before = needs; seed = None if seed is None else seed + 1
+noise: its gradient summed from rounded values
+- before, wide=needs_noise
++ before, wide=False
 second order: the strength's gradient without the noise's cotangent
-- narrow(reference.sum_of(_product(dp, n), _product(first, vnoise)), strength)
-+ narrow(_product(dp, n), strength)
+- needs_strength and vnoise is not None
++ False
 @ ops/bias_act.py
 output mask: a gradient that is not needed
 - dx = torch.empty_like(like) if needs_dx else None
@@ -135,10 +128,10 @@ output mask: a gradient that is not needed
 output mask: the second gradient of a constant dy
 - needs_dy = ctx.needs_input_grad[0]
 + needs_dy = True
-@ ops/style_epilogue/backward.py test_every_op.py adain
+@ ops/norm_act/backward.py test_every_op.py adain
 output mask: the gradient of a constant scale
-- (t if need else None for t, need in zip(new_gradients
-+ (t for t, need in zip(new_gradients
+- of_affine = [x.new_empty(shape, dtype=dtype) if need else None for
++ of_affine = [x.new_empty(shape, dtype=dtype) for
 @ autograd.py test_bias_act.py bias_act
 compile: the eager route inside a compiled region
 - if torch.compiler.is_compiling() or _route.registered:
@@ -280,20 +273,21 @@ norm_act: the running variance is the biased one
 norm_act: spans combined without the shift of their means
 - m2s + delta * delta * counts
 + m2s
-@ ops/norm_act/backward.py test_norm_act.py norm_act
+@ ops/norm_act/double_backward.py test_norm_act.py norm_act
 norm_act: the second order without what comes by way of 1/std
-- mean_Gxh += rstd * (mean_vh - mean_v * mean_h - 3 * mean_vxh * mean_hxh)
-+ mean_Gxh -= rstd * 2 * mean_vxh * mean_hxh
+- rstd * scale * (mean_vg - 2 *
++ rstd * scale * (-2 *
+@ ops/norm_act/backward.py test_norm_act.py norm_act
 norm_act: samples without the scales of their own in the projection
-- sum_g, sum_gxh = weight * sum_g, weight * sum_gxh
-+ sum_g, sum_gxh = sum_g, sum_gxh
+- sum_g, sum_gxh, factor = scale * sum_g, scale * sum_gxh, rstd
++ sum_g, sum_gxh, factor = sum_g, sum_gxh, rstd
 @ tiling.py test_upfirdn2d.py
 traffic: strips of one turn
 - for turns in (8, 4, 2, 1) if
 + for turns in (1,) if
-@ layout.py test_compiled.py
+@ ops/norm_act/tile.py test_compiled.py
 broadcast: the number of a single plane goes through shared memory
-- if of_planes.shape[0] == 1:
+- if of_planes.shape[0] * of_planes.shape[1] == 1:
 + if of_planes.shape[0] == 0:
 @ tiling.py test_compiled.py
 width: nothing is known of the start of a row
@@ -305,8 +299,8 @@ addresses: 32 bits
 + row = row_tile * BLOCK_ROWS
 @ tiling.py test_traffic.py
 traffic: planes of 16K elements read twice
-- capacity = 16384 if
-+ capacity = 8192 if
+- else 16384) if element_size <= 4
++ else 8192) if element_size <= 4
 """
 
 

@@ -44,6 +44,7 @@ OP = Op(
         *((1, 1, 1), (2, 3, 2), (300, 3, 2, 3), (2, 5, 13, 11), (1, 2, 4096)),
         *((1, 2, 4097), (1, 1, 16385), (1, 3, 40001), (1, 33, 31, 37), (2, 17, 23, 41)),
     ),
+    highest_order=2,
     compiled=(
         # Planes that share a block, fill a block, stay in registers, are read twice, are cut into spans.
         *in_layouts([(64, 512, 4, 4), (64, 64, 7, 7), (64, 128, 28, 28), (16, 128, 64, 64)], [], F32, BF16),

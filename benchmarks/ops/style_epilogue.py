@@ -96,6 +96,7 @@ OP = Op(
     # One pixel; several planes per block, of several samples; spans, in both layouts and all types.
     shapes=((1, 1, 1), (3, 2, 2, 3), (2, 5, 13, 11), (1, 2, 4097), (1, 1, 16385), (1, 33, 31, 37)),
     drawn=((20, 20), ((1, 4), 20, 40), ((1, 3), 12, 7, 7), ((1, 2), 5, 4, 4, 4)),
+    highest_order=2,
     compiled=(
         # Noise, bias and activation, which adain lacks: before the normalization, in every regime; and after it.
         *(Call(shape, F32, absent=_DRAWN) for shape in ((64, 512, 4, 4), _REGISTERS, _LOOP, _SPANS)),

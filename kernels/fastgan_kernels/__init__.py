@@ -7,6 +7,7 @@ Every op is a function on tensors. On a GPU it runs a Triton kernel, elsewhere i
 from triton import knobs
 
 from fastgan_kernels.backend import backend_of, use_backend
+from fastgan_kernels.ops.adain import adain
 from fastgan_kernels.ops.bias_act import bias_act
 from fastgan_kernels.ops.filtered_lrelu import filtered_lrelu
 from fastgan_kernels.ops.gradient_penalty import gradient_norms, gradient_penalty
@@ -19,7 +20,6 @@ from fastgan_kernels.ops.pixel_norm import pixel_norm
 from fastgan_kernels.ops.spectral.normalize import spectral_normalize
 from fastgan_kernels.ops.spectral.power_iteration import power_iteration
 from fastgan_kernels.ops.style_epilogue import style_epilogue
-from fastgan_kernels.ops.style_epilogue.adain import adain
 from fastgan_kernels.ops.upfirdn2d import upfirdn2d
 
 if knobs.runtime.interpret:

@@ -160,69 +160,6 @@ def extents(minor_groups, major, ALIGN: tl.constexpr, CHANNELS_LAST: tl.constexp
         return major, minor_groups * ALIGN
 
 
-class Planes(NamedTuple):
-    """In kernels, a block of planes.
-
-    Per plane: n and c, the index n * C + c, whether it exists, and the offset of its first pixel. For all planes: the
-    numbers of channels and pixels.
-    """
-
-    sample: Any
-    channel: Any
-    index: Any
-    exists: Any
-    first: Any
-    channels: Any
-    pixels: Any
-
-
-@triton.jit
-def block_of_planes(
-    block, samples, minor_groups, major, ALIGN: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK_PLANES: tl.constexpr
-):
-    """A block of planes. Channels-last, all planes belong to one sample, so n is a scalar."""
-    channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
-    if CHANNELS_LAST:
-        blocks = tl.cdiv(channels, BLOCK_PLANES)
-        sample = block // blocks + tl.zeros((), tl.int64)
-        channel = block % blocks * BLOCK_PLANES + tl.arange(0, BLOCK_PLANES)
-        first = sample * channels * pixels + channel
-        return Planes(sample, channel, sample * channels + channel, channel < channels, first, channels, pixels)
-    else:
-        # Contiguous planes have indices of 32 bits (as_matrix checks it): a 64-bit division would call a subroutine.
-        plane = block * BLOCK_PLANES + tl.arange(0, BLOCK_PLANES)
-        sample = (plane // channels).to(tl.int64)
-        index, exists = plane.to(tl.int64), plane < samples * channels
-        return Planes(sample, plane % channels, index, exists, index * pixels, channels, pixels)
-
-
-@triton.jit
-def tile_of_planes(planes, tile, CHANNELS_LAST: tl.constexpr, BLOCK_PIXELS: tl.constexpr):
-    """Offsets [planes, pixels] of a tile of a block of planes, and the mask of its valid elements."""
-    pixel = tile * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
-    mask = (pixel < planes.pixels)[None, :]
-    # With one plane per block the plane always exists.
-    if planes.first.shape[0] > 1:
-        mask = planes.exists[:, None] & mask
-    if CHANNELS_LAST:
-        return planes.first[:, None] + pixel.to(tl.int64)[None, :] * planes.channels, mask
-    else:
-        return planes.first[:, None] + pixel[None, :], mask
-
-
-@triton.jit
-def over_pixels(of_planes):
-    """Reshapes one reduced value per plane, so that it broadcasts over the pixels of a tile.
-
-    The value of a single plane becomes a scalar: Triton (3.6 to 3.8) would pass a vector of one element to every pixel
-    through shared memory, with 2,048 stores and 63 barriers per thread.
-    """
-    if of_planes.shape[0] == 1:
-        return tl.sum(of_planes, axis=0)
-    else:
-        return of_planes[:, None]
-
-
 @triton.jit
 def tiles_of_span(span, tiles, pixels, BLOCK_PIXELS: tl.constexpr):
     """The first tile of a span of ``tiles`` tiles, and the tile after the last one."""

@@ -177,95 +177,119 @@ def sum_tiling(channels: int, outer: int, inner: int) -> SumTiling:
 
 
 @dataclass(frozen=True)
-class PlaneTiling(Tiling):
-    """How the planes (the pixels of one sample and channel) of a feature map are shared among programs.
+class NormTiling(Tiling):
+    """How the channels of all groups of samples are shared among programs.
 
     Attributes:
-        block_planes, block_pixels: the extents of a tile.
-        spans: number of spans that a plane is cut into, with one program each; then a launch that reduces precedes the
-            one that writes. 1 if one program reduces and writes the plane.
+        block_channels, block_samples, block_pixels: the extents of a tile.
+        pixel_tiles: tiles per sample, along its pixels.
+        all_tiles: tiles per channel of a group.
+        spans: number of spans that these are cut into, with one program each.
         tiles: tiles per span.
-        resident: whether a plane has one tile, which stays in registers and is read once.
-        plane_blocks: number of blocks of ``block_planes`` planes.
-        plane_programs: programs that share these blocks; fewer than blocks where planes take turns in L2.
+        resident: whether there is one tile, which stays in registers and is read once.
+        channel_programs: number of blocks of ``block_channels`` channels, over all groups.
+        fold: elements per channel of a tile that one thread has, in separate accesses of 16 bytes.
         num_warps: warps per program.
     """
 
-    block_planes: int
+    block_channels: int
+    block_samples: int
     block_pixels: int
+    pixel_tiles: int
+    all_tiles: int
     spans: int
     tiles: int
     resident: bool
-    plane_blocks: int
-    plane_programs: int
+    channel_programs: int
+    fold: int
     num_warps: int
 
     @property
     def grid(self) -> tuple[int, int]:
-        return (self.plane_programs, self.spans)
+        return (self.channel_programs, self.spans)
 
 
 @_decided_once
-def plane_tiling(
-    samples: int, channels: int, pixels: int, element_size: int, *, channels_last: bool, tensors: int = 1
-) -> PlaneTiling:
-    """Tiles for a pass that reduces every plane of [samples, channels, pixels] and then writes it.
+def norm_tiling(
+    groups: int, samples: int, channels: int, pixels: int, element_size: int, *, channels_last: bool,
+    reduces: bool = True, tensors: int = 1,
+) -> NormTiling:  # fmt: skip
+    """Tiles for a pass over [groups, samples, channels, pixels] with statistics of each channel of a group.
 
     Args:
-        samples, channels, pixels: the problem; each at least 1.
+        groups, samples, channels, pixels: the problem; each at least 1.
         element_size: bytes of an element.
         channels_last: channels, not pixels, are neighbors in memory.
-        tensors: how many tensors of this size the pass reads (1 forward, 2 backward).
+        reduces: whether a tile that has whole channels may stay in registers, so that it is read once.
+        tensors: how many tensors of this size the pass reads (1 forward, 2 backward, 3 in the second order).
     """
-    if channels_last:
-        return _channels_last_planes(samples, channels, pixels, element_size)
-    planes = samples * channels
     # 16K float32 elements over 512 threads take 32 registers per thread and tensor, which fit
-    # (benchmarks/static/compiled.csv).
-    capacity = 16384 if element_size <= 4 else 4096
-    if pixels <= capacity:
-        block_pixels = next_power_of_2(pixels)
-        # Small planes share a block, as long as every multiprocessor of a large chip has a block.
-        fair_share = next_power_of_2(cdiv(planes, 256))
-        block_planes = max(1, min(4096 // block_pixels, fair_share))
-        return _resident(block_planes, block_pixels, cdiv(planes, block_planes))
-    # The planes in flight must stay in L2 (50 MB on an H100) between their two reads, and fill the chip.
-    in_flight = (32 << 20) // (pixels * element_size * tensors)
-    if in_flight >= 128 <= planes:
-        block_pixels = 16384 // max(element_size, 4)
-        return PlaneTiling(1, block_pixels, 1, cdiv(pixels, block_pixels), False, planes, min(planes, in_flight), 16)
-    return _spans(1, 4096, planes, pixels, element_size, shortest_span=16384)
+    # (benchmarks/static/compiled.csv). Channels-last the distances between the addresses of a thread are not constant.
+    capacity = (8192 if channels_last else 16384) if element_size <= 4 else (2048 if channels_last else 4096)
+    block_samples, block_pixels = next_power_of_2(samples), next_power_of_2(pixels)
+    all_channels = next_power_of_2(channels)
+    # Channels-last, a pixel is read by runs of 128 bytes, or of 64 if a channel then stays resident. Contiguous, small
+    # images share a sector of 32 bytes.
+    strips = [128, 64] if channels_last else [32 // block_pixels]
+    strips = [min(all_channels, max(1, strip // element_size)) for strip in strips]
+    for block_channels in strips if reduces else ():
+        elements = block_channels * block_samples * block_pixels
+        if elements <= capacity:
+            if not channels_last:
+                # Short channels share a tile, as long as every multiprocessor of a large chip (132) has one.
+                fair_share = next_power_of_2(cdiv(groups * channels, 256))
+                more = max(1, min(4096 // elements, fair_share // block_channels, all_channels // block_channels))
+                block_channels, elements = block_channels * more, elements * more
+            programs = groups * cdiv(channels, block_channels)
+            num_warps = min(max(elements // 512, 2), 16)
+            return NormTiling(block_channels, block_samples, block_pixels, 1, 1, 1, 1, True, programs, 1, num_warps)
+    # Four accesses of 16 bytes for each thread; in the second order two of each of three tensors, and half the threads,
+    # of which more programs then fit where registers are few.
+    num_warps = 8 if tensors < 3 else 4
+    access = num_warps * 32 * 16 // element_size
+    tile = access * (4 if tensors < 3 else 2)
+    if not channels_last:
+        # A small problem is cut finer, into 2,048 tiles.
+        tile = min(tile, max(access, next_power_of_2(groups * samples * channels * pixels // 2048)))
+    block_channels = min(all_channels, max(1, 128 // max(element_size, 4))) if channels_last else 1
+    block_pixels = min(block_pixels, tile // block_channels)
+    block_samples = min(block_samples, tile // (block_channels * block_pixels))
+    if not channels_last:
+        block_channels = min(all_channels, tile // (block_samples * block_pixels))
+    fold = max(1, block_samples * block_pixels * (block_channels if channels_last else 1) // access)
+    pixel_tiles = cdiv(pixels, block_pixels)
+    all_tiles = pixel_tiles * cdiv(samples, block_samples)
+    programs = groups * cdiv(channels, block_channels)
+    # What a program reads of partials, two for each span and channel, is at most an eighth of its own elements.
+    most = min(2048 // block_channels, max(1, math.isqrt(samples * pixels // 16))) if channels_last else 256
+    tiles, spans = _even_spans(programs, all_tiles, most, most_at_once=(4 if channels_last else 8) * 8 // num_warps)
+    return NormTiling(
+        block_channels, block_samples, block_pixels, pixel_tiles, all_tiles, spans, tiles,
+        resident=False, channel_programs=programs, fold=fold, num_warps=num_warps,
+    )  # fmt: skip
 
 
-def _channels_last_planes(samples: int, channels: int, pixels: int, element_size: int) -> PlaneTiling:
-    # Less than for contiguous planes: with strides, the distances between the addresses of a thread are not constant.
-    capacity = 8192 if element_size <= 4 else 2048
-    # Every access has whole sectors, of 32 bytes; two of them if the plane then still stays resident.
-    for strip in (64, 32):
-        block_planes = min(next_power_of_2(channels), strip // element_size)
-        if next_power_of_2(pixels) * block_planes <= capacity:
-            return _resident(block_planes, next_power_of_2(pixels), samples * cdiv(channels, block_planes))
-    block_planes = min(next_power_of_2(channels), 64 // element_size)
-    plane_blocks = samples * cdiv(channels, block_planes)
-    return _spans(block_planes, 2048 // block_planes, plane_blocks, pixels, element_size, shortest_span=512)
+def _even_spans(programs: int, tiles: int, most: int, *, most_at_once: int) -> tuple[int, int]:
+    """Tiles per span, and spans, that keep a large chip (132 multiprocessors) evenly busy.
 
+    Args:
+        programs: programs for each span.
+        tiles: tiles that are cut into spans.
+        most: the most spans.
+        most_at_once: the most programs that registers let a multiprocessor run at once; some passes run fewer.
+    """
 
-def _resident(block_planes: int, block_pixels: int, plane_blocks: int) -> PlaneTiling:
-    num_warps = min(max(block_planes * block_pixels // 512, 2), 16)
-    return PlaneTiling(block_planes, block_pixels, 1, 1, True, plane_blocks, plane_blocks, num_warps)
+    def busy(spans: int) -> float:
+        """The share of the chip that has work, for the pass that fills the last wave of programs least."""
+        of_span = cdiv(tiles, spans)
+        launched = programs * cdiv(tiles, of_span)
+        waves = [launched / (132 * at_once) for at_once in range(2, most_at_once + 1)]
+        filled = min(wave / math.ceil(wave) for wave in waves if wave > 1 or wave == waves[-1])
+        return filled * programs * tiles / (launched * of_span)
 
-
-def _spans(
-    block_planes: int, block_pixels: int, plane_blocks: int, pixels: int, element_size: int, *, shortest_span: int
-) -> PlaneTiling:
-    if element_size == 8:
-        block_pixels //= 2
-    # Eight programs per multiprocessor of a large chip are enough, since every program reads the partials of all spans
-    # of its planes. At most 64 spans, so that one load reads them.
-    most_spans = min(64, max(2, cdiv(8 * 132, plane_blocks)))
-    tiles = cdiv(min(max(shortest_span, cdiv(pixels, most_spans)), pixels), block_pixels)
-    spans = cdiv(pixels, tiles * block_pixels)
-    return PlaneTiling(block_planes, block_pixels, spans, tiles, False, plane_blocks, plane_blocks, num_warps=8)
+    spans = max(range(1, max(1, min(most, tiles, 256 * most_at_once // programs)) + 1), key=busy)
+    of_span = cdiv(tiles, spans)
+    return of_span, cdiv(tiles, of_span)
 
 
 @dataclass(frozen=True)

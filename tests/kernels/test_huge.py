@@ -1,7 +1,7 @@
 """Every op on tensors of more than 2^31 elements, whose indices 32 bits do not hold.
 
-Of each launch only the last program runs, in Triton's interpreter, on memory that is reserved and never filled: the
-pages that it touches are all that it takes. It must touch elements past the 2^31st, and nothing outside its tensors.
+Of each launch only the first and the last program run, in Triton's interpreter, on memory that is reserved and never filled: the
+pages that they touch are all that it takes. They must touch elements past the 2^31st, and nothing outside its tensors.
 """
 
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def huge_calls(op: Op) -> list[Call]:
 
 
 def unreached(op: Op, call: Call) -> list[str]:
-    """What the last programs of a call and its derivatives leave out of the huge tensors.
+    """What the first and last programs of a call and its derivatives leave out of the huge tensors.
 
     Raises:
         RuntimeError: for an access outside a kernel's tensors.
@@ -48,7 +48,7 @@ def unreached(op: Op, call: Call) -> list[str]:
     def reserved(t: Tensor) -> Tensor:
         return torch.empty_like(t, device="cpu").requires_grad_(t.requires_grad)
 
-    with _OfKernels(), last_programs() as traffic:
+    with _OfKernels(), outermost_programs() as traffic:
         operands = {name: tree_map(reserved, value) for name, value in op.meta(call).items()}
         ys = tensors_of(op.op(**operands, **op.arguments(call.settings)))
         inputs = [t for _, t in flat(operands) if t.requires_grad]
@@ -84,33 +84,33 @@ class _OfKernels(TorchDispatchMode):
 
 
 @contextmanager
-def last_programs() -> Iterator[Traffic]:
-    """Runs the last program of each launch alone, and counts its traffic."""
+def outermost_programs() -> Iterator[Traffic]:
+    """Runs the first and the last program of each launch alone, and counts their traffic."""
 
     class Grid(tuple):
-        """Has the extents of the grid, and one program to run."""
+        """Has the extents of the grid, and two programs to run."""
 
         __slots__ = ()
 
         def __add__(self, more: tuple[int, ...]) -> "Grid":
             return Grid((*self, *more))
 
-        def __getitem__(self, _: int) -> int:
-            return 1
+        def __getitem__(self, axis: int) -> int:
+            return 1 if axis else 2
 
     def make(self: GridExecutor, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
         self.grid = Grid(self.grid)
 
-    def set_last(self: InterpreterBuilder, *_: int) -> None:
-        set_program(self, *(extent - 1 for extent in self.grid_dim))
+    def set_outermost(self: InterpreterBuilder, last: int, *_: int) -> None:
+        set_program(self, *((extent - 1) * last for extent in self.grid_dim))
 
     init, set_program = GridExecutor.__init__, InterpreterBuilder.set_grid_idx
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
         patch.setattr(GridExecutor, "__init__", make)
         patch.setattr(GridExecutor, "_restore_args_dev", lambda *_: None)  # from the CPU to the CPU
-        patch.setattr(InterpreterBuilder, "set_grid_idx", set_last)
+        patch.setattr(InterpreterBuilder, "set_grid_idx", set_outermost)
         with count_traffic() as traffic:
             yield traffic
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from benchmarks.ops import OPS
 from fastgan_kernels.tiling import (
     alignment,
     cdiv,
@@ -14,7 +15,7 @@ from fastgan_kernels.tiling import (
     matrix_tiling,
     next_power_of_2,
     noise_tiling,
-    plane_tiling,
+    norm_tiling,
     row_tiling,
     sum_tiling,
 )
@@ -53,29 +54,55 @@ def test_row_tiles_cover_the_rows(rows: int, cols: int, element_size: int):
     assert all(n == next_power_of_2(n) for n in (t.block_rows, t.block_cols, t.num_warps))
 
 
-@given(st.integers(1, 64), st.integers(1, 700), extents, element_sizes, st.booleans(), st.sampled_from([1, 2]))
-@example(46, 177, 513, 8, True, 1)
-def test_plane_tiles_cover_the_planes(
-    samples: int, channels: int, pixels: int, element_size: int, channels_last: bool, tensors: int
-):
-    t = plane_tiling(samples, channels, pixels, element_size, channels_last=channels_last, tensors=tensors)
-    blocks = samples * cdiv(channels, t.block_planes) if channels_last else cdiv(samples * channels, t.block_planes)
-    assert t.plane_blocks == blocks
-    # A program that takes several blocks belongs to the planes that stay in L2.
-    assert t.plane_programs == blocks or (t.plane_programs < blocks and t.spans == 1 and not t.resident)
-    span = t.tiles * t.block_pixels
-    assert t.spans * span >= pixels > (t.spans - 1) * span
-    assert t.spans <= 64
-    # The kernels take all tiles but the last of a plane to be full.
-    assert t.spans > 1 or t.tiles == cdiv(pixels, t.block_pixels)
-    assert t.tiles == 1 or not t.resident
-    # Channels-last planes that one program cannot hold have several: looping over one costs registers.
-    assert t.resident or t.spans > 1 or not channels_last
-    assert t.block_planes * t.block_pixels <= 16384
-    assert not t.resident or t.block_pixels >= pixels
+@given(
+    st.integers(1, 64), st.integers(1, 300), st.integers(1, 700), extents, element_sizes, st.booleans(), st.booleans(),
+    st.sampled_from([1, 2, 3]),
+)  # fmt: skip
+@example(46, 1, 177, 513, 8, True, True, 1)
+def test_norm_tiles_cover_the_channels(
+    groups: int, samples: int, channels: int, pixels: int, element_size: int, channels_last: bool, reduces: bool,
+    tensors: int,
+):  # fmt: skip
+    t = norm_tiling(
+        groups, samples, channels, pixels, element_size, channels_last=channels_last, reduces=reduces, tensors=tensors
+    )
+    elements = t.block_channels * t.block_samples * t.block_pixels
+    assert elements <= (16384 if t.resident else 8192)
+    assert t.channel_programs == groups * cdiv(channels, t.block_channels)
+    assert t.pixel_tiles * t.block_pixels >= pixels > (t.pixel_tiles - 1) * t.block_pixels
+    assert t.all_tiles // t.pixel_tiles * t.block_samples >= samples
+    assert t.spans * t.tiles >= t.all_tiles > (t.spans - 1) * t.tiles
+    assert t.block_samples * t.block_pixels % t.fold == 0
+    assert not t.resident or (reduces and t.all_tiles == t.fold == 1)
     # 1024 threads a block on AMD, whose waves are 64 wide.
     assert t.num_warps * 64 <= 1024
-    assert all(n == next_power_of_2(n) for n in (t.block_planes, t.block_pixels, t.num_warps))
+    assert all(
+        n == next_power_of_2(n) for n in (t.block_channels, t.block_samples, t.block_pixels, t.fold, t.num_warps)
+    )
+
+
+# As [groups, samples, channels, *spatial].
+PLANES = [(1, *p.shape) for p in OPS["norm_act"].problems if math.prod(p.shape) >= 1 << 21]
+PLANES += [(p.shape[0], 1, *p.shape[1:]) for p in OPS["adain"].problems if math.prod(p.shape) >= 1 << 21]
+
+
+@pytest.mark.parametrize("shape", PLANES, ids=str)
+@pytest.mark.parametrize(("element_size", "channels_last"), [(4, False), (2, False), (4, True), (2, True)])
+@pytest.mark.parametrize("tensors", [1, 2, 3])
+def test_norm_tiles_of_real_models_fill_a_large_chip(
+    shape: tuple[int, ...], element_size: int, channels_last: bool, tensors: int
+):
+    """25 KB in flight on each of 132 multiprocessors, as far as that depends on the grid; no 128-program grids."""
+    groups, samples, channels, *image = shape
+    t = norm_tiling(
+        groups, samples, channels, math.prod(image), element_size,
+        channels_last=channels_last, reduces=tensors < 3, tensors=tensors,
+    )  # fmt: skip
+    tile_bytes = t.block_channels * t.block_samples * t.block_pixels * element_size
+    programs = t.channel_programs * t.spans
+    assert programs * tile_bytes * tensors / 132 >= 25e3
+    # Channels-last a pixel is read by 64 bytes at least, where it has so many.
+    assert not channels_last or t.block_channels * element_size >= min(64, channels * element_size)
 
 
 @given(st.integers(1, 64), st.integers(1, 700), extents, element_sizes, st.booleans(), st.booleans())
@@ -92,21 +119,6 @@ def test_noise_tiles_cover_the_map(
     # 16 bytes, or one element, for each of 32 accesses of a thread at most.
     assert t.block_channels * t.block_pixels <= 2048
     assert all(n == next_power_of_2(n) for n in (t.block_channels, t.block_pixels))
-
-
-def test_regimes_of_planes():
-    def regime(pixels: int, planes: int, tensors: int = 1) -> str:
-        t = plane_tiling(1, planes, pixels, 4, channels_last=False, tensors=tensors)
-        return "registers" if t.resident else "L2" if t.spans == 1 else "spans"
-
-    assert regime(1, 512) == "registers"
-    assert regime(16384, 512) == "registers"
-    assert regime(16385, 512) == "L2"
-    assert regime(65536, 512) == "L2"
-    assert regime(65536, 512, tensors=2) == "spans"
-    assert regime(65537, 512) == "spans"
-    assert regime(65536, 127) == "spans"
-    assert regime(1 << 20, 512) == "spans"
 
 
 @given(st.integers(1, 300), st.integers(1, 2000), extents, extents, element_sizes, st.sampled_from([1024, 4096]))

@@ -6,8 +6,9 @@ Mean and biased variance are per channel, over the samples and pixels (Ioffe and
 channel, over the pixels (Ulyanov et al. 2016); or they are given, as for batch norm in evaluation. Scale and shift are
 per channel, or per sample and channel, such as those that class labels choose (Dumoulin et al. 2017).
 
-The kernels are in forward.py and backward.py, the tile that they share in tile.py. Saved for backward: x, weight, bias,
-mean and var; the activation is computed again.
+The kernels are in forward.py, backward.py and double_backward.py, the tile that they share in tile.py; there weight and
+bias are called scale and shift. adain and style_epilogue have the same kernels, with more before the normalization.
+Saved for backward: x, weight, bias, mean and var; the activation is computed again.
 """
 
 from typing import Any
@@ -20,11 +21,8 @@ from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refus
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_activation, check_eps, check_feature_map, check_operand
 from fastgan_kernels.layout import empty_dense
-from fastgan_kernels.ops.norm_act.backward import (
-    launch_backward,
-    launch_double_backward,
-    new_gradients,
-)
+from fastgan_kernels.ops.norm_act.backward import launch_backward, new_gradients
+from fastgan_kernels.ops.norm_act.double_backward import launch_double_backward
 from fastgan_kernels.ops.norm_act.forward import launch_fixed, launch_forward
 from fastgan_kernels.precision import compute_dtype
 
@@ -48,7 +46,7 @@ _norm_act_double_backward = DifferentiableOp(
     " Tensor? weight, Tensor? bias, bool given, float eps, str act, float slope, bool[] needs)"
     " -> (Tensor, Tensor, Tensor)",
     launch=launch_double_backward,
-    fake=lambda v, a, b, dy, x, mean, var, weight, *_: (empty_dense(x), *new_gradients(x, weight, None)[:2]),
+    fake=lambda v, a, b, dy, x, mean, var, weight, *_: (empty_dense(x), *new_gradients(x, weight)),
     backward=refuse_third_order("norm_act"),
     is_gradient=True,
 )

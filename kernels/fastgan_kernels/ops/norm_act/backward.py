@@ -1,16 +1,12 @@
-"""The first gradient of norm_act, and the second order; the activation is computed again from x and the statistics.
+"""The first gradient, in one pass over memory or two; activations are computed again from x and the statistics.
 
-With p = weight * xh + bias, xh = (x - mean) * r, g the incoming gradient dy where the activation lets it through, h =
-weight * g, M the mean over the elements of a statistic, and P(t) = t - M(t) - xh * M(t * xh),
+With z of tile.py, xh = (z - mean) * r, p = scale * xh + shift, g the incoming gradient dy times the derivative of the
+activation after, h = scale * g, M the mean over the elements of a statistic, and P(t) = t - M(t) - xh * M(t * xh),
 
-    dx = r * P(h),    dweight = sum(g * xh),    dbias = sum(g).
+    dz = r * P(h),    dscale = sum(g * xh),    dshift = sum(g).
 
-For cotangents v of dx, a of dweight and b of dbias, with G = a * g - r * (h * M(v * xh) + v * M(h * xh)),
-
-    ddy = weight * r * P(v) + a * xh + b, through the activation,
-    ddx = r * (P(G) - r * xh * M(v * P(h))),    ddweight = r * sum(g * P(v)).
-
-Where the statistics are given, P(t) = t, G = a * g, and nothing comes by way of r.
+dx is dz times the derivative of the activation before; dbias and dstrength are sums of dx and dx * noise. Where the
+statistics are given, P(t) = t.
 """
 
 import torch
@@ -19,16 +15,26 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels.activation import through_activation
-from fastgan_kernels.layout import dense, empty_dense, extents
-from fastgan_kernels.ops.norm_act.forward import affine_rows, is_per_sample
+from fastgan_kernels.layout import dense, empty_dense
 from fastgan_kernels.ops.norm_act.tile import (
+    EXTENTS,
+    NOTHING,
+    TILES,
+    Affine,
+    Before,
+    Inputs,
     NormLaunch,
+    affine_rows,
     backward_tile,
     channels_of_program,
-    means_over_spans,
-    of_planes,
+    folded,
+    last_program_first,
+    mean_over_spans,
+    numbers_of,
     over_pixels,
     statistics_of,
+    store,
+    store_sums,
     sum_of_channels,
     tile_of_channels,
 )
@@ -37,341 +43,214 @@ from fastgan_kernels.reduction import sum_partials
 
 # In these kernels an output that is not needed is None.
 
-_EXTENTS = ["samples", "minor_groups", "major", "weight_stride", "bias_stride"]
-_TILES = ["pixel_tiles", "all_tiles", "tiles", "statistics"]
 
-
-@triton.jit(do_not_specialize=_EXTENTS)
+@triton.jit(do_not_specialize=EXTENTS)
 def _backward_kernel(
-    dy_ptr, x_ptr, mean_ptr, var_ptr, weight_ptr, bias_ptr, dx_ptr, dweight_ptr, dbias_ptr,
-    samples, minor_groups, major, weight_stride, bias_stride,
-    EPS: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr, PER_SAMPLE: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
+    dy_ptr, x_ptr, noise_ptr, strength_ptr, bias_ptr, mean_ptr, var_ptr, scale_ptr, shift_ptr,
+    dx_ptr, dscale_ptr, dshift_ptr, dstrength_ptr, dbias_ptr,
+    samples, minor_groups, major, scale_stride, shift_stride,
+    EPS: tl.constexpr, ACT_BEFORE: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr,
+    STRENGTH_STRIDE: tl.constexpr, PER_SAMPLE: tl.constexpr, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr,
+    ALIGN: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
     """Channels that fit into registers: dy and x read once, dx written once."""
-    channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
-    group, channel, index = channels_of_program(channels, BLOCK_CHANNELS)
-    mean, rstd = statistics_of(mean_ptr, var_ptr, index, channel < channels, EPS, COMPUTE)
-    offset, mask, sample, there = tile_of_channels(
-        0, group, channel, samples, channels, pixels, 1, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS
+    inputs = Inputs(x_ptr, noise_ptr, strength_ptr, bias_ptr)
+    affine = Affine(scale_ptr, shift_ptr, scale_stride, shift_stride)
+    block = channels_of_program(samples, minor_groups, major, tl.program_id(0), ALIGN, CHANNELS_LAST, BLOCK_CHANNELS)
+    mean, rstd = statistics_of(mean_ptr, var_ptr, block, EPS, COMPUTE)
+    numbers = numbers_of(inputs, affine, block, mean, rstd, STRENGTH_STRIDE, COMPUTE)
+    tile = tile_of_channels(block, 0, 1, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS)
+    g, deviation, z, _, scale, noise = backward_tile(
+        dy_ptr, inputs, affine, block, numbers, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
     )
-    g, xh, _, weight = backward_tile(
-        dy_ptr, x_ptr, weight_ptr, bias_ptr, weight_stride, bias_stride, offset, mask, sample, channel, channels, there,
-        mean, rstd, ACT, SLOPE, PER_SAMPLE, COMPUTE,
-    )  # fmt: skip
-    sum_g, sum_gxh = tl.sum(g, axis=2), tl.sum(g * xh, axis=2)
+    sum_g, sum_gxh = tl.sum(g, axis=2), tl.sum(g * deviation, axis=2) * rstd
     if PER_SAMPLE:
-        plane = sample[None, :] * channels + channel[:, None]
-        _store(dweight_ptr, plane, sum_gxh, there)
-        _store(dbias_ptr, plane, sum_g, there)
+        plane = tile.sample[None, :] * block.channels + block.channel[:, None]
+        store(dscale_ptr, plane, sum_gxh, tile.there)
+        store(dshift_ptr, plane, sum_g, tile.there)
     else:
-        _store(dweight_ptr, index, tl.sum(sum_gxh, axis=1), channel < channels)
-        _store(dbias_ptr, index, tl.sum(sum_g, axis=1), channel < channels)
-    if dx_ptr is not None:
-        count = (tl.zeros((), COMPUTE) + samples) * pixels
-        mean_h = (tl.sum(weight * sum_g, axis=1) / count)[:, None]
-        mean_hxh = (tl.sum(weight * sum_gxh, axis=1) / count)[:, None]
-        dx = g * over_pixels(weight * rstd) - over_pixels(mean_h * rstd) - xh * over_pixels(mean_hxh * rstd)
-        tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _store(ptr, offset, value, mask):
-    if ptr is not None:
-        tl.store(ptr + offset, value, mask=mask)
-
-
-@triton.jit(do_not_specialize=[*_EXTENTS, *_TILES])
-def _sums_kernel(
-    dy_ptr, x_ptr, mean_ptr, var_ptr, weight_ptr, bias_ptr, sums_ptr, dweight_ptr, dbias_ptr,
-    samples, minor_groups, major, pixel_tiles, all_tiles, tiles, statistics, weight_stride, bias_stride,
-    EPS: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr, PER_SAMPLE: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_PIXELS: tl.constexpr, SPANS: tl.constexpr,
-):  # fmt: skip
-    """The sums of g and g * xh of one span: partials [2, statistics, SPANS].
-
-    With a scale per sample they are the sums of h and h * xh, and parts of dweight and dbias [planes, pixel_tiles] are
-    written too.
-    """
-    channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
-    group, channel, index = channels_of_program(channels, BLOCK_CHANNELS)
-    exists = channel < channels
-    mean, rstd = statistics_of(mean_ptr, var_ptr, index, exists, EPS, COMPUTE)
-    span = tl.program_id(1)
-    total_g = tl.zeros([BLOCK_CHANNELS], COMPUTE)
-    total_gxh = tl.zeros([BLOCK_CHANNELS], COMPUTE)
-    for tile in range(span * tiles, tl.minimum((span + 1) * tiles, all_tiles)):
-        offset, mask, sample, there = tile_of_channels(
-            tile, group, channel, samples, channels, pixels, pixel_tiles, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS
-        )
-        g, xh, _, weight = backward_tile(
-            dy_ptr, x_ptr, weight_ptr, bias_ptr, weight_stride, bias_stride,
-            offset, mask, sample, channel, channels, there, mean, rstd, ACT, SLOPE, PER_SAMPLE, COMPUTE,
-        )  # fmt: skip
-        sum_g, sum_gxh = tl.sum(g, axis=2), tl.sum(g * xh, axis=2)
+        store(dscale_ptr, block.index, tl.sum(sum_gxh, axis=1), block.exists)
+        store(dshift_ptr, block.index, tl.sum(sum_g, axis=1), block.exists)
+    if dx_ptr is not None or dstrength_ptr is not None or dbias_ptr is not None:
+        count = (tl.zeros((), COMPUTE) + samples) * block.pixels
+        factor = scale * rstd
         if PER_SAMPLE:
-            plane = (sample[None, :] * channels + channel[:, None]) * pixel_tiles + tile % pixel_tiles
-            _store(dweight_ptr, plane, sum_gxh, there)
-            _store(dbias_ptr, plane, sum_g, there)
-            sum_g, sum_gxh = weight * sum_g, weight * sum_gxh
-        total_g += tl.sum(sum_g, axis=1)
-        total_gxh += tl.sum(sum_gxh, axis=1)
-    if sums_ptr is not None:
-        tl.store(sums_ptr + index * SPANS + span, total_g, mask=exists)
-        tl.store(sums_ptr + (statistics + index) * SPANS + span, total_gxh, mask=exists)
+            g *= over_pixels(scale)
+            sum_g, sum_gxh, factor = scale * sum_g, scale * sum_gxh, rstd
+        mean_g, mean_gxh = tl.sum(sum_g, axis=1) / count, tl.sum(sum_gxh, axis=1) / count
+        dx = g - over_pixels(mean_g[:, None]) - deviation * over_pixels(mean_gxh[:, None] * rstd)
+        dx *= over_pixels(factor)
+        dx = through_activation(dx, z, ACT_BEFORE, SLOPE, COMPUTE)
+        # Computes addresses again, from an index that the compiler does not know to be 0. Otherwise it would keep the
+        # pointers and masks of all elements of a thread since the loads, which do not fit into registers.
+        tile = tile_of_channels(block, tl.program_id(1), 1, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS)
+        if dx_ptr is not None:
+            tl.store(dx_ptr + tile.offset, dx.to(dx_ptr.dtype.element_ty), mask=tile.mask)
+        if dstrength_ptr is not None or dbias_ptr is not None:
+            dx = tl.where(tile.mask, dx, 0.0)
+        if dstrength_ptr is not None:
+            dstrength = sum_of_channels(dx * noise)
+            tl.store(dstrength_ptr + block.index, dstrength, mask=block.exists)
+        if dbias_ptr is not None:
+            tl.store(dbias_ptr + block.index, sum_of_channels(dx), mask=block.exists)
 
 
-@triton.jit(do_not_specialize=[*_EXTENTS, *_TILES])
-def _project_kernel(
-    dy_ptr, x_ptr, mean_ptr, var_ptr, weight_ptr, bias_ptr, sums_ptr, dx_ptr, dweight_ptr, dbias_ptr,
-    samples, minor_groups, major, pixel_tiles, all_tiles, tiles, statistics, weight_stride, bias_stride,
-    GIVEN: tl.constexpr, EPS: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr, PER_SAMPLE: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
-    SPANS: tl.constexpr, SPANS_POWER_OF_2: tl.constexpr,
+@triton.jit(do_not_specialize=[*EXTENTS, *TILES])
+def _sums_kernel(
+    dy_ptr, x_ptr, noise_ptr, strength_ptr, bias_ptr, mean_ptr, var_ptr, scale_ptr, shift_ptr,
+    sums_ptr, dscale_ptr, dshift_ptr,
+    samples, minor_groups, major, scale_stride, shift_stride, pixel_tiles, all_tiles, tiles, spans, statistics,
+    EPS: tl.constexpr, ACT_BEFORE: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr,
+    STRENGTH_STRIDE: tl.constexpr, PER_SAMPLE: tl.constexpr, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr,
+    ALIGN: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
+    FOLD: tl.constexpr,
 ):  # fmt: skip
-    """dx of one span, from the sums of all; the first span writes dweight and dbias. GIVEN: with given statistics."""
-    channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
-    group, channel, index = channels_of_program(channels, BLOCK_CHANNELS)
-    exists = channel < channels
-    mean, rstd = statistics_of(mean_ptr, var_ptr, index, exists, EPS, COMPUTE)
+    """The sums of g and g * xh of one span: partials [2, statistics, spans].
+
+    With a scale for each sample they are the sums of h and h * xh, and parts of dscale and dshift [planes, pixel_tiles]
+    are written too.
+    """
+    inputs = Inputs(x_ptr, noise_ptr, strength_ptr, bias_ptr)
+    affine = Affine(scale_ptr, shift_ptr, scale_stride, shift_stride)
+    block = channels_of_program(samples, minor_groups, major, tl.program_id(0), ALIGN, CHANNELS_LAST, BLOCK_CHANNELS)
+    mean, rstd = statistics_of(mean_ptr, var_ptr, block, EPS, COMPUTE)
+    numbers = numbers_of(inputs, affine, block, mean, rstd, STRENGTH_STRIDE, COMPUTE)
     span = tl.program_id(1)
+    lanes_g = tl.zeros([BLOCK_CHANNELS, BLOCK_SAMPLES * BLOCK_PIXELS // FOLD], COMPUTE)
+    lanes_gxh = lanes_g
+    for i in range(span * tiles, tl.minimum((span + 1) * tiles, all_tiles)):
+        tile = tile_of_channels(block, i, pixel_tiles, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS)
+        g, deviation, _, _, scale, _ = backward_tile(
+            dy_ptr, inputs, affine, block, numbers, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
+        )
+        if PER_SAMPLE:
+            plane = (tile.sample[None, :] * block.channels + block.channel[:, None]) * pixel_tiles + i % pixel_tiles
+            store(dscale_ptr, plane, tl.sum(g * deviation, axis=2) * rstd, tile.there)
+            store(dshift_ptr, plane, tl.sum(g, axis=2), tile.there)
+            g *= over_pixels(scale)
+        lanes_g += folded(g, FOLD)
+        lanes_gxh += folded(g * deviation, FOLD)
+    if sums_ptr is not None:
+        store_sums(sums_ptr, 0, statistics, spans, span, block, lanes_g, 1)
+        store_sums(sums_ptr, 1, statistics, spans, span, block, lanes_gxh, tl.sum(rstd, axis=1))
+
+
+@triton.jit(do_not_specialize=[*EXTENTS, *TILES])
+def _project_kernel(
+    dy_ptr, x_ptr, noise_ptr, strength_ptr, bias_ptr, mean_ptr, var_ptr, scale_ptr, shift_ptr, sums_ptr,
+    dx_ptr, dscale_ptr, dshift_ptr, dstrength_ptr, dbias_ptr,
+    samples, minor_groups, major, scale_stride, shift_stride, pixel_tiles, all_tiles, tiles, spans, statistics,
+    GIVEN: tl.constexpr, EPS: tl.constexpr, ACT_BEFORE: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr,
+    STRENGTH_STRIDE: tl.constexpr, PER_SAMPLE: tl.constexpr, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr,
+    ALIGN: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
+    FOLD: tl.constexpr, SPANS_POWER_OF_2: tl.constexpr,
+):  # fmt: skip
+    """dx of one span, and the sums of it and of dx * noise, [statistics, spans], from the sums of all spans.
+
+    The first span writes dscale and dshift. GIVEN: with given statistics.
+    """
+    inputs = Inputs(x_ptr, noise_ptr, strength_ptr, bias_ptr)
+    affine = Affine(scale_ptr, shift_ptr, scale_stride, shift_stride)
+    program, span = last_program_first()
+    block = channels_of_program(samples, minor_groups, major, program, ALIGN, CHANNELS_LAST, BLOCK_CHANNELS)
+    mean, rstd = statistics_of(mean_ptr, var_ptr, block, EPS, COMPUTE)
+    numbers = numbers_of(inputs, affine, block, mean, rstd, STRENGTH_STRIDE, COMPUTE)
+    # Of g, or of h where the samples have scales of their own.
     mean_g = tl.zeros([BLOCK_CHANNELS, 1], COMPUTE)
     mean_gxh = mean_g
     if sums_ptr is not None:
-        count = (tl.zeros((), COMPUTE) + samples) * pixels
-        mean_g = means_over_spans(sums_ptr, 0, statistics, index, exists, count, SPANS, SPANS_POWER_OF_2)
-        mean_gxh = means_over_spans(sums_ptr, 1, statistics, index, exists, count, SPANS, SPANS_POWER_OF_2)
-        if span == 0:
-            _store(dweight_ptr, index, tl.sum(mean_gxh, axis=1) * count, exists)
-            _store(dbias_ptr, index, tl.sum(mean_g, axis=1) * count, exists)
-    if dx_ptr is not None:
-        for tile in range(span * tiles, tl.minimum((span + 1) * tiles, all_tiles)):
-            offset, mask, sample, there = tile_of_channels(
-                tile, group, channel, samples, channels, pixels, pixel_tiles, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS
+        count = (tl.zeros((), COMPUTE) + samples) * block.pixels
+        mean_g = mean_over_spans(sums_ptr, 0, statistics, spans, block, count, SPANS_POWER_OF_2)
+        mean_gxh = mean_over_spans(sums_ptr, 1, statistics, spans, block, count, SPANS_POWER_OF_2)
+        if not PER_SAMPLE and span == 0:
+            store(dscale_ptr, block.index, tl.sum(mean_gxh, axis=1) * count, block.exists)
+            store(dshift_ptr, block.index, tl.sum(mean_g, axis=1) * count, block.exists)
+    if dx_ptr is not None or dstrength_ptr is not None or dbias_ptr is not None:
+        if dstrength_ptr is not None:
+            lanes_noise = tl.zeros([BLOCK_CHANNELS, BLOCK_SAMPLES * BLOCK_PIXELS // FOLD], COMPUTE)
+        if dbias_ptr is not None:
+            lanes = tl.zeros([BLOCK_CHANNELS, BLOCK_SAMPLES * BLOCK_PIXELS // FOLD], COMPUTE)
+        for i in range(span * tiles, tl.minimum((span + 1) * tiles, all_tiles)):
+            tile = tile_of_channels(block, i, pixel_tiles, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS)
+            g, deviation, z, _, scale, noise = backward_tile(
+                dy_ptr, inputs, affine, block, numbers, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
             )
-            g, xh, _, weight = backward_tile(
-                dy_ptr, x_ptr, weight_ptr, bias_ptr, weight_stride, bias_stride,
-                offset, mask, sample, channel, channels, there, mean, rstd, ACT, SLOPE, PER_SAMPLE, COMPUTE,
-            )  # fmt: skip
-            dx = g * over_pixels(weight * rstd)
+            factor = scale * rstd
+            if PER_SAMPLE:
+                g *= over_pixels(scale)
+                factor = rstd
             if not GIVEN:
-                scale = rstd if PER_SAMPLE else rstd * weight
-                dx -= over_pixels(mean_g * scale) + xh * over_pixels(mean_gxh * scale)
-            tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
-
-
-@triton.jit(do_not_specialize=[*_EXTENTS, *_TILES, "a_stride"])
-def _second_sums_kernel(
-    v_ptr, a_ptr, dy_ptr, x_ptr, mean_ptr, var_ptr, weight_ptr, bias_ptr, sums_ptr,
-    samples, minor_groups, major, pixel_tiles, all_tiles, tiles, statistics, weight_stride, bias_stride, a_stride,
-    EPS: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr, PER_SAMPLE: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_PIXELS: tl.constexpr, SPANS: tl.constexpr,
-):  # fmt: skip
-    """Sums of one span: of h, h * xh, a * g, a * g * xh, and, with a v, of v, v * xh, v * h: [7, statistics, SPANS]."""
-    channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
-    group, channel, index = channels_of_program(channels, BLOCK_CHANNELS)
-    exists = channel < channels
-    mean, rstd = statistics_of(mean_ptr, var_ptr, index, exists, EPS, COMPUTE)
-    span = tl.program_id(1)
-    zeros = tl.zeros([BLOCK_CHANNELS], COMPUTE)
-    h, hxh, ag, agxh, only_v, vxh, vh = zeros, zeros, zeros, zeros, zeros, zeros, zeros
-    for tile in range(span * tiles, tl.minimum((span + 1) * tiles, all_tiles)):
-        offset, mask, sample, there = tile_of_channels(
-            tile, group, channel, samples, channels, pixels, pixel_tiles, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS
-        )
-        g, xh, _, weight = backward_tile(
-            dy_ptr, x_ptr, weight_ptr, bias_ptr, weight_stride, bias_stride,
-            offset, mask, sample, channel, channels, there, mean, rstd, ACT, SLOPE, PER_SAMPLE, COMPUTE,
-        )  # fmt: skip
-        a = of_planes(a_ptr, a_stride, sample, channel, channels, there, 0.0, PER_SAMPLE, COMPUTE)
-        sum_g, sum_gxh = tl.sum(g, axis=2), tl.sum(g * xh, axis=2)
-        h += tl.sum(weight * sum_g, axis=1)
-        hxh += tl.sum(weight * sum_gxh, axis=1)
-        ag += tl.sum(a * sum_g, axis=1)
-        agxh += tl.sum(a * sum_gxh, axis=1)
-        if v_ptr is not None:
-            v = tl.load(v_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            only_v += sum_of_channels(v)
-            vxh += sum_of_channels(v * xh)
-            vh += tl.sum(weight * tl.sum(v * g, axis=2), axis=1)
-    size = statistics.to(tl.int64) * SPANS
-    partial = index * SPANS + span
-    tl.store(sums_ptr + partial, h, mask=exists)
-    tl.store(sums_ptr + size + partial, hxh, mask=exists)
-    tl.store(sums_ptr + 2 * size + partial, ag, mask=exists)
-    tl.store(sums_ptr + 3 * size + partial, agxh, mask=exists)
-    if v_ptr is not None:
-        tl.store(sums_ptr + 4 * size + partial, only_v, mask=exists)
-        tl.store(sums_ptr + 5 * size + partial, vxh, mask=exists)
-        tl.store(sums_ptr + 6 * size + partial, vh, mask=exists)
-
-
-@triton.jit(do_not_specialize=[*_EXTENTS, *_TILES, "a_stride", "b_stride"])
-def _second_kernel(
-    v_ptr, b_ptr, a_ptr, dy_ptr, x_ptr, mean_ptr, var_ptr, weight_ptr, bias_ptr, sums_ptr,
-    ddy_ptr, ddx_ptr, ddweight_ptr,
-    samples, minor_groups, major, pixel_tiles, all_tiles, tiles, statistics, weight_stride, bias_stride,
-    a_stride, b_stride,
-    EPS: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr, PER_SAMPLE: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
-    SPANS: tl.constexpr, SPANS_POWER_OF_2: tl.constexpr,
-):  # fmt: skip
-    """ddy and ddx of one span, and the partials of ddweight: [statistics, SPANS], or [planes, pixel_tiles].
-
-    Without sums the statistics are given.
-    """
-    channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
-    group, channel, index = channels_of_program(channels, BLOCK_CHANNELS)
-    exists = channel < channels
-    mean, rstd = statistics_of(mean_ptr, var_ptr, index, exists, EPS, COMPUTE)
-    span = tl.program_id(1)
-    mean_v = tl.zeros([BLOCK_CHANNELS, 1], COMPUTE)
-    mean_vxh, mean_hxh, mean_G, mean_Gxh = mean_v, mean_v, mean_v, mean_v
-    if sums_ptr is not None:
-        count = (tl.zeros((), COMPUTE) + samples) * pixels
-        mean_h = means_over_spans(sums_ptr, 0, statistics, index, exists, count, SPANS, SPANS_POWER_OF_2)
-        mean_hxh = means_over_spans(sums_ptr, 1, statistics, index, exists, count, SPANS, SPANS_POWER_OF_2)
-        mean_G = means_over_spans(sums_ptr, 2, statistics, index, exists, count, SPANS, SPANS_POWER_OF_2)
-        mean_Gxh = means_over_spans(sums_ptr, 3, statistics, index, exists, count, SPANS, SPANS_POWER_OF_2)
-        if v_ptr is not None:
-            mean_v = means_over_spans(sums_ptr, 4, statistics, index, exists, count, SPANS, SPANS_POWER_OF_2)
-            mean_vxh = means_over_spans(sums_ptr, 5, statistics, index, exists, count, SPANS, SPANS_POWER_OF_2)
-            mean_vh = means_over_spans(sums_ptr, 6, statistics, index, exists, count, SPANS, SPANS_POWER_OF_2)
-            mean_G -= rstd * (mean_h * mean_vxh + mean_v * mean_hxh)
-            # Adds the part that comes through r, which is a multiple of xh too.
-            mean_Gxh += rstd * (mean_vh - mean_v * mean_h - 3 * mean_vxh * mean_hxh)
-    total = tl.zeros([BLOCK_CHANNELS], COMPUTE)
-    for tile in range(span * tiles, tl.minimum((span + 1) * tiles, all_tiles)):
-        offset, mask, sample, there = tile_of_channels(
-            tile, group, channel, samples, channels, pixels, pixel_tiles, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS
-        )
-        g, xh, p, weight = backward_tile(
-            dy_ptr, x_ptr, weight_ptr, bias_ptr, weight_stride, bias_stride,
-            offset, mask, sample, channel, channels, there, mean, rstd, ACT, SLOPE, PER_SAMPLE, COMPUTE,
-        )  # fmt: skip
-        a = of_planes(a_ptr, a_stride, sample, channel, channels, there, 0.0, PER_SAMPLE, COMPUTE)
-        b = of_planes(b_ptr, b_stride, sample, channel, channels, there, 0.0, PER_SAMPLE, COMPUTE)
-        ddy = xh * over_pixels(a) + over_pixels(b)
-        ddx = g * over_pixels(a * rstd)
-        if v_ptr is not None:
-            v = tl.load(v_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            projected = (v - over_pixels(mean_v) - xh * over_pixels(mean_vxh)) * over_pixels(rstd)
-            ddy += projected * over_pixels(weight)
-            square = rstd * rstd
-            ddx -= g * over_pixels(weight * mean_vxh * square) + v * over_pixels(mean_hxh * square)
-            if ddweight_ptr is not None:
-                sums = tl.sum(g * projected, axis=2)
-                if PER_SAMPLE:
-                    plane = (sample[None, :] * channels + channel[:, None]) * pixel_tiles + tile % pixel_tiles
-                    tl.store(ddweight_ptr + plane, sums, mask=there)
-                else:
-                    total += tl.sum(sums, axis=1)
-        if ddx_ptr is not None:
-            ddx -= over_pixels(mean_G * rstd) + xh * over_pixels(mean_Gxh * rstd)
-            tl.store(ddx_ptr + offset, ddx.to(ddx_ptr.dtype.element_ty), mask=mask)
-        if ddy_ptr is not None:
-            ddy = through_activation(ddy, p, ACT, SLOPE, COMPUTE)
-            tl.store(ddy_ptr + offset, ddy.to(ddy_ptr.dtype.element_ty), mask=mask)
-    if ddweight_ptr is not None and not PER_SAMPLE:
-        tl.store(ddweight_ptr + index * SPANS + span, total, mask=exists)
+                g -= over_pixels(mean_g) + deviation * over_pixels(mean_gxh * rstd)
+            dx = g * over_pixels(factor)
+            dx = through_activation(dx, z, ACT_BEFORE, SLOPE, COMPUTE)
+            if dx_ptr is not None:
+                tl.store(dx_ptr + tile.offset, dx.to(dx_ptr.dtype.element_ty), mask=tile.mask)
+            if dstrength_ptr is not None or dbias_ptr is not None:
+                dx = tl.where(tile.mask, dx, 0.0)
+            if dstrength_ptr is not None:
+                lanes_noise += folded(dx * noise, FOLD)
+            if dbias_ptr is not None:
+                lanes += folded(dx, FOLD)
+        if dstrength_ptr is not None:
+            store_sums(dstrength_ptr, 0, statistics, spans, span, block, lanes_noise, 1)
+        if dbias_ptr is not None:
+            store_sums(dbias_ptr, 0, statistics, spans, span, block, lanes, 1)
 
 
 def launch_backward(
-    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None,
-    given: bool, eps: float, act: str, slope: float, needs: list[bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
-    """The gradients of x, weight and bias, where they are needed."""
+    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, scale: Tensor | None, shift: Tensor | None,
+    given: bool, eps: float, act: str, slope: float, needs: list[bool], before: Before = NOTHING, *,
+    wide: bool = False,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """The gradients of x, scale, shift, and, with five ``needs``, of strength and bias, where they are needed.
+
+    With ``wide`` that of x is in the type of the arithmetic.
+    """
     x = dense(x)
-    needs_x, *needs_affine = needs
-    dx = torch.empty_like(x) if needs_x else None
-    affine = weight, bias
+    dtype = compute_dtype(x.dtype)
+    needs_x, *needs_affine = needs[:3]
+    needs_before = needs[3:]
+    dx = torch.empty_like(x, dtype=dtype if wide else x.dtype) if needs_x else None
+    # A shift that is not needed to compute the gradients may be absent; its own gradient has the shape of the scale.
+    like = scale, scale if shift is None else shift, before.strength, before.bias
     if x.numel() == 0:
-        _, *zeros = new_gradients(x, *affine)
-        return dx, *(t.zero_() if need else None for t, need in zip(zeros, needs_affine, strict=True))
-    groups, (weight, bias), strides, per_sample = _affine(mean, *affine)
-    launch = NormLaunch(x, groups, per_sample, act, slope, eps, reduces=not given)
-    tiling = launch.tiling
-    operands = dense(dy, like=x), x, mean.contiguous(), var.contiguous(), weight, bias
-    if per_sample and not tiling.resident:
-        shape = 1, x.shape[0] * x.shape[1], tiling.pixel_tiles
-    else:
-        shape = (*(x.shape[:2] if per_sample else mean.view(groups, -1).shape), 1)
-    # Of dweight and dbias.
-    sums = [x.new_empty(shape, dtype=compute_dtype(x.dtype)) if need else None for need in needs_affine]
-    if tiling.resident:
-        _backward_kernel[tiling.grid](*operands, dx, *sums, *launch.extents, *strides, **launch.constants)
-    else:
-        geometry = *launch.extents, *launch.of_tiles, mean.numel()
-        of_planes, of_channels = (sums, (None, None)) if per_sample else ((None, None), sums)
-        reduces = (needs_x and not given) or (not per_sample and any(needs_affine))
-        of_spans = launch.new_partials(x, 2 * mean.numel()) if reduces else None
-        if reduces or any(needs_affine):
-            _sums_kernel[tiling.grid](
-                *operands, of_spans, *of_planes, *geometry, *strides, SPANS=tiling.spans, **launch.constants
-            )
-        if needs_x or not per_sample:
-            _project_kernel[tiling.grid if needs_x else (tiling.channel_programs, 1)](
-                *operands, of_spans, dx, *of_channels, *geometry, *strides,
-                GIVEN=given, **launch.constants, **launch.of_spans,
-            )  # fmt: skip
-    return dx, *(None if t is None else _summed(t, like) for t, like in zip(sums, affine, strict=True))
-
-
-def _affine(
-    mean: Tensor, weight: Tensor | None, bias: Tensor | None
-) -> tuple[int, list[Tensor | None], list[int], bool]:
-    """The number of groups; scale, shift and their row strides; and whether they are [N, C]."""
+        zeros = (None if t is None else t.new_zeros(t.shape, dtype=dtype) for t in like)
+        return dx, *(zero if need else None for zero, need in zip(zeros, needs[1:], strict=False))
     groups = mean.shape[0] if mean.dim() == 2 else 1
-    return groups, *affine_rows(weight, bias), is_per_sample(weight, bias)
+    affine, strides = affine_rows(scale, shift)
+    launch = NormLaunch(x, groups, affine, before, act, slope, eps, reduces=not given, tensors=2)
+    tiling = launch.tiling
+    operands = dense(dy, like=x), x, *before.operands, mean.contiguous(), var.contiguous(), *affine
+    shape = (groups, x.shape[1], 1)
+    if launch.per_sample:
+        shape = (1, x.shape[0] * x.shape[1], 1 if tiling.resident else tiling.pixel_tiles)
+    of_affine = [x.new_empty(shape, dtype=dtype) if need else None for need in needs_affine]
+    of_before = [launch.new_partials(x, groups, x.shape[1]) if need else None for need in needs_before]
+    outputs = dx, *of_affine, *(of_before or (None, None))
+    if tiling.resident:
+        _backward_kernel[tiling.grid](*operands, *outputs, *launch.extents, *strides, **launch.constants)
+    else:
+        geometry = *launch.extents, *strides, *launch.of_tiles
+        writes = needs_x or any(needs_before)
+        reduces = (writes and not given) or (not launch.per_sample and any(needs_affine))
+        sums = launch.new_partials(x, 2, mean.numel()) if reduces else None
+        if reduces or any(needs_affine):
+            planes = of_affine if launch.per_sample else (None, None)
+            _sums_kernel[tiling.grid](*operands, sums, *planes, *geometry, **launch.constants, **launch.folds)
+        if writes or not launch.per_sample:
+            _project_kernel[tiling.grid if writes else (tiling.channel_programs, 1)](
+                *operands, sums, *outputs, *geometry, GIVEN=given, **launch.constants, **launch.folds, **launch.of_spans
+            )
+    return dx, *(t if t is None else summed(t, of) for t, of in zip((*of_affine, *of_before), like, strict=False))
 
 
-def _summed(partials: Tensor, like: Tensor) -> Tensor:
+def summed(partials: Tensor, like: Tensor) -> Tensor:
     """The gradient of ``like`` from its partials, [A, its channels or planes, B]."""
+    if like.dim() == 0:
+        partials = sum_partials(partials).view(1, 1, -1)
     return (partials if partials.numel() == like.numel() else sum_partials(partials)).view(like.shape)
 
 
-def new_gradients(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Uninitialized gradients; those of weight and bias in the type of the arithmetic, empty if these are absent."""
-    return empty_dense(x), *(
-        x.new_empty(0 if t is None else t.shape, dtype=compute_dtype(x.dtype)) for t in (weight, bias)
-    )
-
-
-def launch_double_backward(
-    v: Tensor | None, a: Tensor | None, b: Tensor | None, dy: Tensor, x: Tensor, mean: Tensor, var: Tensor,
-    weight: Tensor | None, bias: Tensor | None, given: bool, eps: float, act: str, slope: float, needs: list[bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
-    """The gradients of dy, x and weight, where they are needed."""
-    x = dense(x)
-    ddy, ddx = (torch.empty_like(x) if need else None for need in needs[:2])
-    # The gradients of weight and bias do not depend on weight.
-    needs_weight = needs[2] and v is not None
-    if x.numel() == 0 or not needs_weight:
-        ddweight = new_gradients(x, weight, None)[1].zero_() if needs[2] else None
-    if x.numel() == 0:
-        return ddy, ddx, ddweight
-    like = weight
-    groups, (weight, bias), strides, per_sample = _affine(mean, weight, bias)
-    (a, b), (a_stride, b_stride) = affine_rows(a, b)
-    # With three tensors and seven sums, tiles as large as those of the other passes would spill.
-    launch = NormLaunch(x, groups, per_sample, act, slope, eps, reduces=False, tile=2048)
-    tiling = launch.tiling
-    geometry = *launch.extents, *launch.of_tiles, mean.numel(), *strides, a_stride
-    operands = a, dense(dy, like=x), x, mean.contiguous(), var.contiguous(), weight, bias
-    v = dense(v, like=x)
-    sums = None if given else launch.new_partials(x, 7 * mean.numel())
-    if not given:
-        _second_sums_kernel[tiling.grid](v, *operands, sums, *geometry, SPANS=tiling.spans, **launch.constants)
-    partials = None
-    if needs_weight:
-        shape = (1, like.numel(), tiling.pixel_tiles) if per_sample else (groups, x.shape[1], tiling.spans)
-        partials = x.new_empty(shape, dtype=compute_dtype(x.dtype))
-    _second_kernel[tiling.grid](
-        v, b, *operands, sums, ddy, ddx, partials, *geometry, b_stride, **launch.constants, **launch.of_spans
-    )
-    return ddy, ddx, _summed(partials, like) if needs_weight else ddweight
+def new_gradients(x: Tensor, *operands: Tensor | None) -> tuple[Tensor, ...]:
+    """Uninitialized gradients; those of operands in the type of the arithmetic, empty if these are absent."""
+    return empty_dense(x), *(x.new_empty(0 if t is None else t.shape, dtype=compute_dtype(x.dtype)) for t in operands)

@@ -1,104 +1,42 @@
-"""The common part of the passes of norm_act: how the problem is cut into tiles, and the tile.
+"""The common part of the passes of norm_act, adain and style_epilogue: the launch, and the tile.
 
 The samples that a statistic spans are a group: all N of them, or one for instance norm. A channel of a group has its
 pixels in ``samples`` rows of memory, contiguous or channels-last, and a tile is [channels, samples, pixels] of a group.
+
+What is normalized is z = act(x + strength * noise + bias). Every part except x may be absent: an absent operand is
+None, an absent activation "linear". z is computed again wherever x is read again.
 """
 
-import functools
 import math
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastgan_kernels.activation import through_activation
-from fastgan_kernels.layout import as_matrix
+from fastgan_kernels.activation import activate, through_activation
+from fastgan_kernels.layout import as_matrix, extents
 from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
-from fastgan_kernels.tiling import alignment, cdiv, next_power_of_2
+from fastgan_kernels.tiling import NormTiling, alignment, next_power_of_2, norm_tiling
+
+EXTENTS = ["samples", "minor_groups", "major", "scale_stride", "shift_stride"]
+TILES = ["pixel_tiles", "all_tiles", "tiles", "spans", "statistics"]
 
 
-@dataclass(frozen=True)
-class NormTiling:
-    """How the channels of all groups are shared among programs.
+class Before(NamedTuple):
+    """What comes before the normalization: noise [N, 1, *spatial], strength [C] or [], bias [C]; and an activation."""
 
-    Attributes:
-        block_channels, block_samples, block_pixels: the extents of a tile.
-        pixel_tiles: tiles per sample, along its pixels.
-        all_tiles: tiles per channel of a group.
-        spans: number of spans that these are cut into, with one program each.
-        tiles: tiles per span.
-        resident: whether there is one tile, which stays in registers and is read once.
-        channel_programs: number of blocks of ``block_channels`` channels, over all groups.
-        num_warps: warps per program.
-    """
-
-    block_channels: int
-    block_samples: int
-    block_pixels: int
-    pixel_tiles: int
-    all_tiles: int
-    spans: int
-    tiles: int
-    resident: bool
-    channel_programs: int
-    num_warps: int
+    noise: Tensor | None = None
+    strength: Tensor | None = None
+    bias: Tensor | None = None
+    act: str = "linear"
 
     @property
-    def grid(self) -> tuple[int, int]:
-        return (self.channel_programs, self.spans)
+    def operands(self) -> tuple[Tensor | None, ...]:
+        return self[:3]
 
 
-@functools.lru_cache(maxsize=1024)
-def norm_tiling(
-    groups: int, samples: int, channels: int, pixels: int, element_size: int, *, channels_last: bool, reduces: bool,
-    tile: int = 4096,
-) -> NormTiling:  # fmt: skip
-    """Tiles for a pass over [groups, samples, channels, pixels] with statistics of each channel of a group.
-
-    Args:
-        groups, samples, channels, pixels: the problem; each at least 1.
-        element_size: bytes of an element.
-        channels_last: channels, not pixels, are neighbors in memory.
-        reduces: whether the pass reduces channels before it writes, so that a resident tile saves a read.
-        tile: elements of a tile that is not resident.
-    """
-    # What fits the registers of 512 threads, as in plane_tiling.
-    capacity = (8192 if channels_last else 16384) if element_size <= 4 else (2048 if channels_last else 4096)
-    block_samples, block_pixels = next_power_of_2(samples), next_power_of_2(pixels)
-    if channels_last:
-        # Every access has whole sectors, of 32 bytes; two of them if the channel then still stays resident.
-        strips = [min(next_power_of_2(channels), strip // element_size) for strip in (64, 32)]
-    else:
-        # One channel; of small images as many as fill a sector.
-        strips = [min(next_power_of_2(channels), max(1, 32 // (block_pixels * element_size)))]
-    for block_channels in strips if reduces else ():
-        elements = block_channels * block_samples * block_pixels
-        if elements <= capacity:
-            if not channels_last:
-                # Short channels share a tile, as long as every multiprocessor of a large chip (132) has one.
-                fair_share = next_power_of_2(cdiv(groups * channels, 256))
-                more = max(1, min(4096 // elements, fair_share // block_channels, next_power_of_2(channels)))
-                block_channels, elements = block_channels * more, elements * more
-            programs = groups * cdiv(channels, block_channels)
-            num_warps = min(max(elements // 512, 2), 16)
-            return NormTiling(block_channels, block_samples, block_pixels, 1, 1, 1, 1, True, programs, num_warps)
-    # 16 elements per thread at eight warps, 4 in float64.
-    tile = tile if element_size <= 4 else tile // 4
-    block_channels = strips[0]
-    block_pixels = min(block_pixels, tile // block_channels)
-    block_samples = min(block_samples, tile // (block_channels * block_pixels))
-    pixel_tiles = cdiv(pixels, block_pixels)
-    all_tiles = pixel_tiles * cdiv(samples, block_samples)
-    programs = groups * cdiv(channels, block_channels)
-    # Eight programs per multiprocessor of a large chip are enough, with at least two tiles each. Each reads the
-    # partials of all spans of its channels; up to the root of the number of tiles that is little beside its own tiles.
-    most_spans = min(256, max(64, math.isqrt(4 * all_tiles)), max(2, cdiv(8 * 132, programs)))
-    tiles = min(all_tiles, max(2, cdiv(all_tiles, most_spans)))
-    return NormTiling(
-        block_channels, block_samples, block_pixels, pixel_tiles, all_tiles, cdiv(all_tiles, tiles), tiles,
-        resident=False, channel_programs=programs, num_warps=8,
-    )  # fmt: skip
+NOTHING = Before()
 
 
 class NormLaunch:
@@ -106,82 +44,167 @@ class NormLaunch:
 
     Args:
         groups: 1 for statistics of the batch, N for statistics per sample.
-        per_sample: whether scale and shift are [N, C].
-        reduces, tile: as in :func:`norm_tiling`.
+        affine: scale and shift, [C], [N, C] or ``None``.
+        act: the activation after the shift.
+        reduces, tensors: as in :func:`norm_tiling`.
     """
 
     def __init__(
-        self, x: Tensor, groups: int, per_sample: bool, act: str, slope: float, eps: float, *, reduces: bool,
-        tile: int = 4096,
+        self, x: Tensor, groups: int, affine: tuple[Tensor | None, ...], before: Before, act: str, slope: float,
+        eps: float, *, reduces: bool, tensors: int,
     ) -> None:  # fmt: skip
         n, channels = x.shape[:2]
         pixels = math.prod(x.shape[2:])
         channels_last = as_matrix(x).channels_last
         minor, major = (channels, pixels) if channels_last else (pixels, channels)
         align = alignment(minor)
-        self.tiling = tiling = norm_tiling(
+        self.tiling: NormTiling = norm_tiling(
             groups, n // groups, channels, pixels, x.element_size(), channels_last=channels_last, reduces=reduces,
-            tile=tile,
+            tensors=tensors,
         )  # fmt: skip
+        # A scale for each sample is one for each statistic where the statistics are of samples.
+        self.per_sample = groups < n and any(t is not None and t.dim() == 2 for t in affine)
         self.extents = (n // groups, minor // align, major)
         self.constants = {
             "EPS": eps,
+            "ACT_BEFORE": before.act,
             "ACT": act,
             "SLOPE": slope,
-            "PER_SAMPLE": per_sample,
+            "STRENGTH_STRIDE": 0 if before.strength is None else before.strength.dim(),
+            "PER_SAMPLE": self.per_sample,
             "CHANNELS_LAST": channels_last,
             "COMPUTE": triton_compute_dtype(x.dtype),
             "ALIGN": align,
-            "BLOCK_CHANNELS": tiling.block_channels,
-            "BLOCK_SAMPLES": tiling.block_samples,
-            "BLOCK_PIXELS": tiling.block_pixels,
-            "num_warps": tiling.num_warps,
+            **self.tiling.constants,
         }
-        self.of_tiles = (tiling.pixel_tiles, tiling.all_tiles, tiling.tiles)
-        self.of_spans = {"SPANS": tiling.spans, "SPANS_POWER_OF_2": next_power_of_2(tiling.spans)}
+        self.of_tiles = (
+            self.tiling.pixel_tiles, self.tiling.all_tiles, self.tiling.tiles, self.tiling.spans, groups * channels,
+        )  # fmt: skip
+        self.folds = {"FOLD": self.tiling.fold}
+        self.of_spans = {"SPANS_POWER_OF_2": next_power_of_2(self.tiling.spans)}
 
-    def new_partials(self, x: Tensor, count: int) -> Tensor:
-        """Memory for ``count`` numbers of each span."""
-        return x.new_empty(count, self.tiling.spans, dtype=compute_dtype(x.dtype))
+    def new_partials(self, x: Tensor, *shape: int) -> Tensor:
+        """Memory for ``shape`` numbers of each span."""
+        return x.new_empty(*shape, self.tiling.spans, dtype=compute_dtype(x.dtype))
+
+
+def affine_rows(*tensors: Tensor | None) -> tuple[tuple[Tensor | None, ...], tuple[int, ...]]:
+    """Scale and shift with neighboring channels, and their row strides (0 for [C]); rows may lie apart."""
+    rows = tuple(t if t is None or t.stride(-1) == 1 else t.contiguous() for t in tensors)
+    return rows, tuple(t.stride(0) if t is not None and t.dim() == 2 else 0 for t in rows)
+
+
+class Inputs(NamedTuple):
+    """In kernels, the pointers of the operands of z."""
+
+    x_ptr: Any
+    noise_ptr: Any
+    strength_ptr: Any
+    bias_ptr: Any
+
+
+class Affine(NamedTuple):
+    """In kernels, the pointers of scale and shift, and their strides between groups or samples."""
+
+    scale_ptr: Any
+    shift_ptr: Any
+    scale_stride: Any
+    shift_stride: Any
+
+
+class Channels(NamedTuple):
+    """In kernels, the channels of a program: their group, indices in the group and among all statistics, which exist.
+
+    And the numbers of samples, channels and pixels of a group.
+    """
+
+    group: Any
+    channel: Any
+    index: Any
+    exists: Any
+    samples: Any
+    channels: Any
+    pixels: Any
+
+
+class Numbers(NamedTuple):
+    """In kernels, what is one number for each channel of a program, [channels, 1]; 0 or 1 where it is absent.
+
+    Scale and shift are those of the group; where each sample has its own, those of a tile take their place.
+    """
+
+    mean: Any
+    rstd: Any
+    strength: Any
+    bias: Any
+    scale: Any
+    shift: Any
+
+
+class Tile(NamedTuple):
+    """In kernels, the offsets of a tile [channels, samples, pixels], and which elements exist.
+
+    ``of_noise`` and ``in_noise`` are the same for the noise under it, [1, samples, pixels]; ``sample`` has its samples,
+    ``there`` the planes [channels, samples] that exist.
+    """
+
+    offset: Any
+    mask: Any
+    of_noise: Any
+    in_noise: Any
+    sample: Any
+    there: Any
 
 
 @triton.jit
-def channels_of_program(channels, BLOCK_CHANNELS: tl.constexpr):
-    """The group and channels of a program, and the indices of their statistics, [groups, channels]."""
+def channels_of_program(
+    samples, minor_groups, major, program, ALIGN: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+):  # fmt: skip
+    channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
     blocks = tl.cdiv(channels, BLOCK_CHANNELS)
-    group = (tl.program_id(0) // blocks).to(tl.int64)
-    channel = tl.program_id(0) % blocks * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-    return group, channel, group * channels + channel
+    group = (program // blocks).to(tl.int64)
+    channel = program % blocks * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+    return Channels(group, channel, group * channels + channel, channel < channels, samples, channels, pixels)
+
+
+@triton.jit
+def last_program_first():
+    """The indices of a program in a pass that runs backwards: first what the pass before read last, still in L2."""
+    return tl.num_programs(0) - 1 - tl.program_id(0), tl.num_programs(1) - 1 - tl.program_id(1)
 
 
 @triton.jit
 def tile_of_channels(
-    tile, group, channel, samples, channels, pixels, pixel_tiles,
-    CHANNELS_LAST: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
-):  # fmt: skip
-    """Offsets of a tile and which elements exist; its samples, and which planes [channels, samples] exist."""
+    block, tile, pixel_tiles, CHANNELS_LAST: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_PIXELS: tl.constexpr
+):
+    """A tile of the channels of a program, one of ``pixel_tiles`` for each of its blocks of samples."""
     sample = tile // pixel_tiles * BLOCK_SAMPLES + tl.arange(0, BLOCK_SAMPLES)
     pixel = tile % pixel_tiles * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
-    there = (channel < channels)[:, None] & (sample < samples)[None, :]
-    mask = (pixel < pixels)[None, None, :]
-    # A single plane always exists.
-    if channel.shape[0] * BLOCK_SAMPLES > 1:
+    there = block.exists[:, None] & (sample < block.samples)[None, :]
+    mask = (pixel < block.pixels)[None, None, :]
+    in_noise = mask
+    # A single sample and a single plane always exist.
+    if BLOCK_SAMPLES > 1:
+        in_noise = (sample < block.samples)[None, :, None] & mask
+    if block.channel.shape[0] * BLOCK_SAMPLES > 1:
         mask = there[:, :, None] & mask
-    sample = group * samples + sample
+    sample = block.group * block.samples + sample
     if CHANNELS_LAST:
-        first = (sample * channels * pixels)[None, :] + channel[:, None]
-        offset = first[:, :, None] + (pixel.to(tl.int64) * channels)[None, None, :]
+        first = (sample * block.channels * block.pixels)[None, :] + block.channel[:, None]
+        offset = first[:, :, None] + (pixel.to(tl.int64) * block.channels)[None, None, :]
     else:
-        first = (sample[None, :] * channels + channel[:, None]) * pixels
+        first = (sample[None, :] * block.channels + block.channel[:, None]) * block.pixels
         offset = first[:, :, None] + pixel[None, None, :]
-    return offset, mask, sample, there
+    of_noise = (sample * block.pixels)[None, :, None] + pixel[None, None, :]
+    return Tile(offset, mask, of_noise, in_noise, sample, there)
 
 
 @triton.jit
 def over_pixels(of_planes):
     """Reshapes one number per plane [channels, samples or 1] to broadcast over a tile; for a single plane to a scalar.
 
-    Triton would pass a tensor of one element to every pixel through shared memory (layout.over_pixels).
+    Triton (3.6 to 3.8) would pass a tensor of one element to every pixel through shared memory.
     """
     if of_planes.shape[0] * of_planes.shape[1] == 1:
         return tl.sum(tl.sum(of_planes, axis=1), axis=0)
@@ -196,65 +219,110 @@ def sum_of_channels(of_tile):
 
 
 @triton.jit
-def of_planes(
-    ptr, stride, sample, channel, channels, there, DEFAULT: tl.constexpr, PER_SAMPLE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-):  # fmt: skip
-    """A scale, a shift or the cotangent of one, [channels, samples or 1]; ``DEFAULT`` where there is none."""
-    if ptr is None:
-        return tl.full([channel.shape[0], 1], DEFAULT, COMPUTE)
-    elif PER_SAMPLE:
-        return tl.load(ptr + (sample[None, :] * stride + channel[:, None]), mask=there, other=0.0).to(COMPUTE)
-    else:
-        return tl.load(ptr + channel, mask=channel < channels, other=0.0).to(COMPUTE)[:, None]
+def folded(of_tile, FOLD: tl.constexpr):
+    """Sums of ``FOLD`` elements of a tile each, [channels, lanes]: of those that one thread has."""
+    channels: tl.constexpr = of_tile.shape[0]
+    lanes: tl.constexpr = of_tile.shape[1] * of_tile.shape[2] // FOLD
+    return tl.sum(tl.reshape(of_tile, [channels, FOLD, lanes]), axis=1)
 
 
 @triton.jit
-def statistics_of(mean_ptr, var_ptr, index, exists, EPS: tl.constexpr, COMPUTE: tl.constexpr):
+def of_group(ptr, stride, block, DEFAULT: tl.constexpr, COMPUTE: tl.constexpr):
+    """A number for each channel of a group, [channels, 1], from [channels] or rows with a stride."""
+    if ptr is None:
+        return tl.full([block.channel.shape[0], 1], DEFAULT, COMPUTE)
+    else:
+        pointers = ptr + (block.group * stride + block.channel)
+        return tl.load(pointers, mask=block.exists, other=0.0).to(COMPUTE)[:, None]
+
+
+@triton.jit
+def of_tile(ptr, stride, of_group_, block, tile, PER_SAMPLE: tl.constexpr, COMPUTE: tl.constexpr):
+    """The number of each plane of a tile [channels, samples] where samples have their own, else that of the group."""
+    if PER_SAMPLE and ptr is not None:
+        pointers = ptr + (tile.sample[None, :] * stride + block.channel[:, None])
+        return tl.load(pointers, mask=tile.there, other=0.0).to(COMPUTE)
+    else:
+        return of_group_
+
+
+@triton.jit
+def numbers_of(inputs, affine, block, mean, rstd, STRENGTH_STRIDE: tl.constexpr, COMPUTE: tl.constexpr):
+    strength = tl.full([block.channel.shape[0], 1], 0.0, COMPUTE)
+    if inputs.noise_ptr is not None:
+        pointers = inputs.strength_ptr + block.channel * STRENGTH_STRIDE
+        strength = tl.load(pointers, mask=block.exists, other=0.0).to(COMPUTE)[:, None]
+    return Numbers(
+        mean,
+        rstd,
+        strength,
+        of_group(inputs.bias_ptr, 0, block, 0.0, COMPUTE),
+        of_group(affine.scale_ptr, affine.scale_stride, block, 1.0, COMPUTE),
+        of_group(affine.shift_ptr, affine.shift_stride, block, 0.0, COMPUTE),
+    )
+
+
+@triton.jit
+def statistics_of(mean_ptr, var_ptr, block, EPS: tl.constexpr, COMPUTE: tl.constexpr):
     """The mean and 1 / sqrt(var + eps) of each channel, [channels, 1]."""
-    mean = tl.load(mean_ptr + index, mask=exists, other=0.0).to(COMPUTE)
-    var = tl.load(var_ptr + index, mask=exists, other=0.0).to(COMPUTE)
+    mean = tl.load(mean_ptr + block.index, mask=block.exists, other=0.0).to(COMPUTE)
+    var = tl.load(var_ptr + block.index, mask=block.exists, other=0.0).to(COMPUTE)
     return mean[:, None], tl.rsqrt(var + tl.full((), EPS, COMPUTE))[:, None]
 
 
 @triton.jit
-def normalized_tile(
-    x_ptr, weight_ptr, bias_ptr, weight_stride, bias_stride, offset, mask, sample, channel, channels, there, mean, rstd,
-    PER_SAMPLE: tl.constexpr, COMPUTE: tl.constexpr,
-):  # fmt: skip
-    """The deviation x - mean of a tile, the scale of its planes, and the activation's input."""
-    deviation = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE) - over_pixels(mean)
-    weight = of_planes(weight_ptr, weight_stride, sample, channel, channels, there, 1.0, PER_SAMPLE, COMPUTE)
-    bias = of_planes(bias_ptr, bias_stride, sample, channel, channels, there, 0.0, PER_SAMPLE, COMPUTE)
-    return deviation, weight, deviation * over_pixels(weight * rstd) + over_pixels(bias)
+def input_tile(inputs, numbers, tile, ACT_BEFORE: tl.constexpr, SLOPE: tl.constexpr, COMPUTE: tl.constexpr):
+    """z of a tile, and the noise under it, zeros if there is none. Elements of z outside of the mask are not 0."""
+    noise = tl.zeros([1, 1, 1], COMPUTE)
+    # The noise is loaded first: then Triton converts it to the layout of x, not x to that of the noise.
+    if inputs.noise_ptr is not None:
+        noise = tl.load(inputs.noise_ptr + tile.of_noise, mask=tile.in_noise, other=0.0).to(COMPUTE)
+    z = tl.load(inputs.x_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)
+    if inputs.noise_ptr is not None:
+        z += over_pixels(numbers.strength) * noise
+    if inputs.bias_ptr is not None:
+        z += over_pixels(numbers.bias)
+    return activate(z, ACT_BEFORE, SLOPE, COMPUTE), noise
 
 
 @triton.jit
 def backward_tile(
-    dy_ptr, x_ptr, weight_ptr, bias_ptr, weight_stride, bias_stride,
-    offset, mask, sample, channel, channels, there, mean, rstd,
-    ACT: tl.constexpr, SLOPE: tl.constexpr, PER_SAMPLE: tl.constexpr, COMPUTE: tl.constexpr,
+    dy_ptr, inputs, affine, block, numbers, tile, ACT_BEFORE: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr,
+    PER_SAMPLE: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """g (dy times the activation's derivative), xh and the activation's input of a tile, and the scale of its planes.
+    """Of a tile g (dy times the derivative of the activation after), z - mean, z, the input of the activation after.
 
-    Outside of the mask g is 0, xh is not.
+    And the scale of its planes, and the noise. Outside of the mask g is 0, the others are not.
     """
-    deviation, weight, p = normalized_tile(
-        x_ptr, weight_ptr, bias_ptr, weight_stride, bias_stride, offset, mask, sample, channel, channels, there,
-        mean, rstd, PER_SAMPLE, COMPUTE,
-    )  # fmt: skip
-    g = tl.load(dy_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-    return through_activation(g, p, ACT, SLOPE, COMPUTE), deviation * over_pixels(rstd), p, weight
+    g = tl.load(dy_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)
+    z, noise = input_tile(inputs, numbers, tile, ACT_BEFORE, SLOPE, COMPUTE)
+    scale = of_tile(affine.scale_ptr, affine.scale_stride, numbers.scale, block, tile, PER_SAMPLE, COMPUTE)
+    shift = of_tile(affine.shift_ptr, affine.shift_stride, numbers.shift, block, tile, PER_SAMPLE, COMPUTE)
+    deviation = z - over_pixels(numbers.mean)
+    p = deviation * over_pixels(scale * numbers.rstd) + over_pixels(shift)
+    return through_activation(g, p, ACT, SLOPE, COMPUTE), deviation, z, p, scale, noise
 
 
 @triton.jit
-def means_over_spans(
-    sums_ptr, k, statistics, index, exists, count, SPANS: tl.constexpr, SPANS_POWER_OF_2: tl.constexpr
-):
-    """The mean of the ``k``-th sum of each channel, from the partials [k, statistics, SPANS]: [channels, 1]."""
+def store(ptr, offset, value, mask):
+    """Stores an output, unless it is not needed and None."""
+    if ptr is not None:
+        tl.store(ptr + offset, value, mask=mask)
+
+
+@triton.jit
+def store_sums(sums_ptr, k, statistics, spans, span, block, lanes, factor):
+    """Stores the ``k``-th sum of a span, of all lanes of each channel, times a factor: [k, statistics, spans]."""
+    offset = (k * statistics.to(tl.int64) + block.index) * spans + span
+    tl.store(sums_ptr + offset, tl.sum(lanes, axis=1) * factor, mask=block.exists)
+
+
+@triton.jit
+def mean_over_spans(sums_ptr, k, statistics, spans, block, count, SPANS_POWER_OF_2: tl.constexpr):
+    """The mean of the ``k``-th sum of each channel, from the partials [k, statistics, spans]: [channels, 1]."""
     span = tl.arange(0, SPANS_POWER_OF_2)
-    offset = (k * statistics.to(tl.int64) + index)[:, None] * SPANS + span[None, :]
-    mask = exists[:, None] & (span < SPANS)[None, :]
+    offset = (k * statistics.to(tl.int64) + block.index)[:, None] * spans + span[None, :]
+    mask = block.exists[:, None] & (span < spans)[None, :]
     sums = tl.sum(tl.load(sums_ptr + offset, mask=mask, other=0.0), axis=1)
     if sums.shape[0] == 1:
         # Reduced to a scalar first: otherwise every thread loads all spans, so that they have the layout of the tile.

@@ -8,7 +8,7 @@ and with M the mean over the plane and P(t) = t - M(t) - xh * M(t * xh), the fir
 
     dx = scale * r * P(dy),    dscale = sum(dy * xh),    dshift = sum(dy).
 
-Its kernels are those of style_epilogue, with nothing before or after the normalization.
+It is style_epilogue with nothing before or after the normalization; the kernels and the second order are in norm_act.
 """
 
 from torch import Tensor
@@ -29,9 +29,8 @@ def adain(x: Tensor, scale: Tensor, shift: Tensor, *, eps: float = 1e-5) -> Tens
         eps: added to the biased variance; finite, at least 0.
 
     Returns:
-        scale * (x - mean) / sqrt(var + eps) + shift, in the shape, type and layout of ``x``. Differentiable to any
-        order in all three; the first gradient is fused, higher ones are torch operations. Saves x, scale and two
-        numbers per plane.
+        scale * (x - mean) / sqrt(var + eps) + shift, in the shape, type and layout of ``x``. Differentiable twice in
+        all three, both orders fused; a third raises RuntimeError. Saves x, scale and two numbers per plane.
 
     Raises:
         ValueError: for a shape, device or value other than those above.
