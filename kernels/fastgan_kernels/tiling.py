@@ -241,16 +241,19 @@ def norm_tiling(
                 more = max(1, min(4096 // elements, fair_share // block_channels, all_channels // block_channels))
                 block_channels, elements = block_channels * more, elements * more
             programs = groups * cdiv(channels, block_channels)
-            num_warps = min(max(elements // 512, 2), 16)
+            # 16 elements per thread, 32 of the largest tiles and in half precision.
+            of_warp = 1024 if element_size == 2 and not channels_last else 512
+            num_warps = min(max(elements // of_warp, 2), 16)
             return NormTiling(block_channels, block_samples, block_pixels, 1, 1, 1, 1, True, programs, 1, num_warps)
     # Four accesses of 16 bytes for each thread; in the second order two of each of three tensors, and half the threads,
     # of which more programs then fit where registers are few.
     num_warps = 8 if tensors < 3 else 4
     access = num_warps * 32 * 16 // element_size
     tile = access * (4 if tensors < 3 else 2)
+    most_at_once = (4 if channels_last else 8) * 8 // num_warps
     if not channels_last:
-        # A small problem is cut finer, into 2,048 tiles.
-        tile = min(tile, max(access, next_power_of_2(groups * samples * channels * pixels // 2048)))
+        # A small problem is cut finer, into as many tiles as there may be programs.
+        tile = min(tile, max(access, next_power_of_2(groups * samples * channels * pixels // (256 * most_at_once))))
     block_channels = min(all_channels, max(1, 128 // max(element_size, 4))) if channels_last else 1
     block_pixels = min(block_pixels, tile // block_channels)
     block_samples = min(block_samples, tile // (block_channels * block_pixels))
@@ -261,15 +264,15 @@ def norm_tiling(
     all_tiles = pixel_tiles * cdiv(samples, block_samples)
     programs = groups * cdiv(channels, block_channels)
     # What a program reads of partials, two for each span and channel, is at most an eighth of its own elements.
-    most = min(2048 // block_channels, max(1, math.isqrt(samples * pixels // 16))) if channels_last else 256
-    tiles, spans = _even_spans(programs, all_tiles, most, most_at_once=(4 if channels_last else 8) * 8 // num_warps)
+    most = min(4096 // block_channels, max(1, math.isqrt(samples * pixels // 16))) if channels_last else 256
+    tiles, spans = _even_spans(programs, all_tiles, most, most_at_once)
     return NormTiling(
         block_channels, block_samples, block_pixels, pixel_tiles, all_tiles, spans, tiles,
         resident=False, channel_programs=programs, fold=fold, num_warps=num_warps,
     )  # fmt: skip
 
 
-def _even_spans(programs: int, tiles: int, most: int, *, most_at_once: int) -> tuple[int, int]:
+def _even_spans(programs: int, tiles: int, most: int, most_at_once: int) -> tuple[int, int]:
     """Tiles per span, and spans, that keep a large chip (132 multiprocessors) evenly busy.
 
     Args:

@@ -1,7 +1,8 @@
 """Every op on tensors of more than 2^31 elements, whose indices 32 bits do not hold.
 
-Of each launch only the first and the last program run, in Triton's interpreter, on memory that is reserved and never filled: the
-pages that they touch are all that it takes. They must touch elements past the 2^31st, and nothing outside its tensors.
+Of each launch only the first and the last program run, in Triton's interpreter, on memory that is reserved and never
+filled: the pages that they touch are all that it takes. They must touch elements past the 2^31st, and nothing outside
+the tensors.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The second order of norm_act, in two passes over memory.
+"""The second order, in two passes over memory.
 
 For cotangents v of dz, a of dscale and b of dshift (the names of backward.py), with
 G = a * g - r * (h * M(v * xh) + v * M(h * xh)),
@@ -31,7 +31,6 @@ from fastgan_kernels.ops.norm_act.tile import (
     channels_of_program,
     folded,
     last_program_first,
-    mean_over_spans,
     numbers_of,
     of_group,
     of_tile,
@@ -42,6 +41,7 @@ from fastgan_kernels.ops.norm_act.tile import (
     tile_of_channels,
 )
 from fastgan_kernels.precision import compute_dtype
+from fastgan_kernels.reduction import sum_partials
 
 _COTANGENTS = ["a_stride", "b_stride"]
 
@@ -100,6 +100,13 @@ def _second_sums_kernel(
         store_sums(sums_ptr, 6, statistics, spans, span, block, of_agxh, r)
 
 
+@triton.jit
+def _mean_of(sums_ptr, k, statistics, block, count):
+    """The mean of the ``k``-th sum of each channel, [channels, 1], from sums [k, statistics]."""
+    pointers = sums_ptr + (k * statistics.to(tl.int64) + block.index)
+    return (tl.load(pointers, mask=block.exists, other=0.0) / count)[:, None]
+
+
 @triton.jit(do_not_specialize=[*EXTENTS, *_COTANGENTS, *TILES])
 def _second_kernel(
     v_ptr, a_ptr, b_ptr, dy_ptr, x_ptr, noise_ptr, strength_ptr, bias_ptr, mean_ptr, var_ptr, scale_ptr, shift_ptr,
@@ -109,7 +116,6 @@ def _second_kernel(
     GIVEN: tl.constexpr, EPS: tl.constexpr, ACT_BEFORE: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr,
     STRENGTH_STRIDE: tl.constexpr, PER_SAMPLE: tl.constexpr, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr,
     ALIGN: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
-    SPANS_POWER_OF_2: tl.constexpr,
 ):  # fmt: skip
     """ddy and ddx of one span; the first span writes ddscale.
 
@@ -130,19 +136,19 @@ def _second_kernel(
     if sums_ptr is not None:
         count = (tl.zeros((), COMPUTE) + samples) * block.pixels
         if v_ptr is not None:
-            mean_vg = mean_over_spans(sums_ptr, 4, statistics, spans, block, count, SPANS_POWER_OF_2)
+            mean_vg = _mean_of(sums_ptr, 4, statistics, block, count)
         if not GIVEN:
-            mean_g = mean_over_spans(sums_ptr, 0, statistics, spans, block, count, SPANS_POWER_OF_2)
-            mean_gxh = mean_over_spans(sums_ptr, 1, statistics, spans, block, count, SPANS_POWER_OF_2)
+            mean_g = _mean_of(sums_ptr, 0, statistics, block, count)
+            mean_gxh = _mean_of(sums_ptr, 1, statistics, block, count)
             if v_ptr is not None:
-                mean_v = mean_over_spans(sums_ptr, 2, statistics, spans, block, count, SPANS_POWER_OF_2)
-                mean_vxh = mean_over_spans(sums_ptr, 3, statistics, spans, block, count, SPANS_POWER_OF_2)
+                mean_v = _mean_of(sums_ptr, 2, statistics, block, count)
+                mean_vxh = _mean_of(sums_ptr, 3, statistics, block, count)
         # From here on it is the mean of v * P(g).
         mean_vg -= mean_v * mean_g + mean_vxh * mean_gxh
         if PER_SAMPLE:
-            mean_G = mean_over_spans(sums_ptr, 5, statistics, spans, block, count, SPANS_POWER_OF_2)
+            mean_G = _mean_of(sums_ptr, 5, statistics, block, count)
             mean_G -= rstd * mean_vxh * mean_g
-            mean_Gxh = mean_over_spans(sums_ptr, 6, statistics, spans, block, count, SPANS_POWER_OF_2)
+            mean_Gxh = _mean_of(sums_ptr, 6, statistics, block, count)
             scale = tl.full([BLOCK_CHANNELS, 1], 1.0, COMPUTE)
         else:
             if span == 0:
@@ -214,18 +220,19 @@ def launch_double_backward(
     )  # fmt: skip
     geometry = *launch.extents, *strides, *more_strides, *launch.of_tiles
     constants = {"GIVEN": given, **launch.constants}
-    partials = None
-    if by_v:
-        shape = (1, scale.numel(), tiling.pixel_tiles) if launch.per_sample else (groups, x.shape[1], 1)
-        partials = x.new_empty(shape, dtype=dtype)
-    sums = None
+    sums = ddscale = None
     if not given or (by_v and not launch.per_sample):
         sums = launch.new_partials(x, 7 if launch.per_sample else 5, mean.numel())
         _second_sums_kernel[tiling.grid](*operands, sums, *geometry, **constants, **launch.folds)
+        # A launch more, but then the programs of the second pass need not add up spans, for which registers are few.
+        sums = sum_partials(sums.view(1, -1, tiling.spans)) if tiling.spans > 1 else sums
+    if by_v:
+        shape = (1, scale.numel(), tiling.pixel_tiles) if launch.per_sample else (groups, x.shape[1], 1)
+        ddscale = x.new_empty(shape, dtype=dtype)
     writes = needs_dy or needs_x or launch.per_sample
     _second_kernel[tiling.grid if writes else (tiling.channel_programs, 1)](
-        *operands, sums, ddy, ddx, partials, *geometry, **constants, **launch.of_spans
+        *operands, sums, ddy, ddx, ddscale, *geometry, **constants
     )
     if needs_scale:
-        return ddy, ddx, summed(partials, scale) if by_v else torch.zeros_like(scale, dtype=dtype)
+        return ddy, ddx, summed(ddscale, scale) if by_v else torch.zeros_like(scale, dtype=dtype)
     return ddy, ddx, None
