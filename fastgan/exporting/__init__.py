@@ -3,6 +3,7 @@
 from fastgan.exporting.card import card_of
 from fastgan.exporting.folder import (
     ModelFolderError,
+    copied_tensors,
     is_model_folder,
     load_model_folder,
     save_generator,

@@ -6,6 +6,7 @@ Only JSON and safetensors are read: data, never code. The card, ``README.md``, i
 import json
 import operator
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,18 @@ def save_generator(
         "growth": grown,
         "step": step,
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
+    tensors = copied_tensors(generator.state_dict())
     with writing(f"folder {str(folder)!r}", ModelFolderError):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _WEIGHTS).write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
         (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if card:
             (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def copied_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU: safetensors refuses tensors that share memory, such as tied weights."""
+    return {name: torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for name, t in tensors.items()}
 
 
 @preserved_random_state()

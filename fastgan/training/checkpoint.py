@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fastgan.errors import InputError, first_line
-from fastgan.exporting import ModelFolderError, is_model_folder, load_model_folder
+from fastgan.exporting import ModelFolderError, copied_tensors, is_model_folder, load_model_folder
 from fastgan.models.own import Model, build_generator, require_build
 from fastgan.random_state import preserved_random_state
 from fastgan.training.device import resolve_device
@@ -88,9 +88,7 @@ def save_checkpoint(
     try:
         partial.mkdir()
         for group, members in tensors.items():
-            # Copies, since safetensors refuses tensors that share memory, such as tied weights.
-            contiguous = {name: torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for name, t in members.items()}
-            write(f"{group}.safetensors", safetensors.torch.save(contiguous))
+            write(f"{group}.safetensors", safetensors.torch.save(copied_tensors(members)))
         text = json.dumps({**state, "format": _FORMAT, "step": step}, indent=2, sort_keys=True) + "\n"
         write(_STATE_FILE, text.encode())
         lines = [f"{digest}  {name}\n" for name, digest in sorted(sums.items())]

@@ -208,6 +208,19 @@ class Tied(own_networks.R3Discriminator):
         self.register_buffer("part", self.both[:2])
 
 
+class TiedGenerator(own_networks.R3Generator):
+    def __init__(self):
+        super().__init__()
+        self.blocks[1].first.weight = self.blocks[0].first.weight
+
+
+def test_a_generator_with_tied_weights_is_exported(tmp_path):
+    trainer = trainer_of(TiedGenerator(), own_networks.R3Discriminator())
+    fastgan.save_generator(trainer.ema.module, tmp_path)
+    loaded = fastgan.load_generator(tmp_path, model=TiedGenerator())
+    assert torch.equal(fastgan.sampling.generate(loaded, 2), trainer.sample(2))
+
+
 def test_tied_weights_and_buffers_are_saved_and_resumed(tmp_path):
     trainers = []
     for _ in range(2):
