@@ -1,6 +1,5 @@
 """``fastgan train``."""
 
-import dataclasses
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -134,7 +133,6 @@ def train(
     if resume is None and chosen.data not in _BUNDLED and not os.path.exists(chosen.data):
         raise SettingsError(f"there is no file or folder {chosen.data!r}; expected {_SOURCES}")
 
-    from fastgan.data import absolute_source
     from fastgan.models.own import import_build
     from fastgan.training.run import resume_run, start_run
 
@@ -144,8 +142,6 @@ def train(
     if resume is not None:
         received = resume_run(resume, steps=given.get("steps"), build=build, console=console)
     else:
-        # A run may be resumed from another folder.
-        chosen = dataclasses.replace(chosen, data=absolute_source(chosen.data))
         out = out or Path("runs") / (preset if model is None else model.partition(":")[2])
         received = start_run(chosen, out, build=build, largest_batch=batch == "auto", console=console)
     return 0 if received is None else 128 + received
