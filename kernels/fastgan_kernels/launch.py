@@ -7,6 +7,7 @@ same shapes at every step. A :class:`Launch` is made once for each shape, layout
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -85,3 +86,24 @@ class Launch:
         constants = self._kernel.arg_names[tensors + len(self._numbers) :]
         rest = *self._numbers, *(self._constants[name] for name in constants)
         return compiled.run, (*self._grid, 1, 1)[:3], compiled.function, compiled.packed_metadata, rest
+
+
+def launch_kernel(
+    kernel: Any, grid: tuple[int, ...], tensors: Sequence[Tensor | tuple[Tensor, ...] | None],
+    numbers: Sequence[Any] = (), **constants: Any,
+) -> None:  # fmt: skip
+    """Launches where the caller keeps no :class:`Launch`: ``kernel[grid](*tensors, *numbers, **constants)``.
+
+    Finding the launch costs as much as the launch, and half as much as Triton's own path.
+    """
+    key = kernel.fn, grid, *numbers, *constants, *constants.values()
+    launch = _launches.get(key)
+    if launch is None:
+        if len(_launches) >= _MOST_LAUNCHES:
+            _launches.clear()
+        launch = _launches[key] = Launch(kernel, grid, tuple(numbers), **constants)
+    launch(*tensors)
+
+
+_MOST_LAUNCHES = 4096
+_launches: dict[Any, Launch] = {}
