@@ -65,7 +65,7 @@ def test_variance_of_values_far_from_zero(samples: int, group_size: int, layout:
 def test_more_members_than_a_program_holds(dtype: torch.dtype, layout: str):
     x = lay_out(random((600, 6, 5), 0), layout).bfloat16().to(dtype)
     settings = {"group_size": 300, "num_channels": 2}
-    launch = minibatch_stddev_module._Launch(x, *settings.values())
+    launch = minibatch_stddev_module._Launch(x.shape, x.is_contiguous(), x.dtype, *settings.values())
     assert launch.x_tiling.block_members < launch.members == 300
     check_against_float64(
         lambda x: minibatch_stddev(x, **settings),

@@ -18,9 +18,11 @@ Values of pairs of samples are never in memory: a program holds a tile of sample
 one and computes their distances. The gradients compute them again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -29,6 +31,7 @@ from fastgan_kernels import reference
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_float
+from fastgan_kernels.launch import decided_once, launch_kernel
 from fastgan_kernels.precision import triton_compute_dtype
 from fastgan_kernels.tiling import Tiling, alignment, cdiv, next_power_of_2
 
@@ -216,17 +219,18 @@ def pair_tiling(samples: int, kernels: int, components: int) -> PairTiling:
     return PairTiling(block_i, block_b, block_c, tiles, chunks=cdiv(components, block_c))
 
 
+@decided_once
 class _Launch:
     """The grid and the arguments that every kernel of this file takes."""
 
-    def __init__(self, m: Tensor) -> None:
-        samples, kernels, components = m.shape
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype) -> None:
+        samples, kernels, components = shape
         align = alignment(components)
         self.tiling = pair_tiling(samples, kernels, components)
         self.extents = (samples, kernels, components // align)
         self.constants = {
             "RESIDENT": self.tiling.chunks == 1,
-            "COMPUTE": triton_compute_dtype(m.dtype),
+            "COMPUTE": triton_compute_dtype(dtype),
             "ALIGN": align,
             **self.tiling.constants,
         }
@@ -239,8 +243,9 @@ def _launch_forward(m: Tensor) -> Tensor:
     o = m.new_empty(m.shape[:2])
     if m.numel() == 0:
         return o.fill_(m.shape[0])  # without components every distance is 0
-    launch = _Launch(m)
-    _forward_kernel[launch.grid(all_components=False)](m.contiguous(), o, *launch.extents, **launch.constants)
+    launch = _Launch(m.shape, m.dtype)
+    grid = launch.grid(all_components=False)
+    launch_kernel(_forward_kernel, grid, (m.contiguous(), o), launch.extents, **launch.constants)
     return o
 
 
@@ -248,10 +253,9 @@ def _launch_backward(g: Tensor, m: Tensor) -> Tensor:
     dm = m.new_empty(m.shape)
     if m.numel() == 0:
         return dm
-    launch = _Launch(m)
-    _backward_kernel[launch.grid(all_components=True)](
-        g.contiguous(), m.contiguous(), dm, *launch.extents, **launch.constants
-    )
+    launch = _Launch(m.shape, m.dtype)
+    grid, tensors = launch.grid(all_components=True), (g.contiguous(), m.contiguous(), dm)
+    launch_kernel(_backward_kernel, grid, tensors, launch.extents, **launch.constants)
     return dm
 
 
@@ -260,10 +264,9 @@ def _launch_double_backward(v: Tensor, g: Tensor, m: Tensor, needs: list[bool]) 
     dg, dm = g.new_empty(g.shape) if needs[0] else None, m.new_empty(m.shape)
     if m.numel() == 0:
         return None if dg is None else dg.zero_(), dm
-    launch = _Launch(m)
-    _double_backward_kernel[launch.grid(all_components=True)](
-        v.contiguous(), g.contiguous(), m.contiguous(), dg, dm, *launch.extents, **launch.constants
-    )
+    launch = _Launch(m.shape, m.dtype)
+    grid, tensors = launch.grid(all_components=True), (v.contiguous(), g.contiguous(), m.contiguous(), dg, dm)
+    launch_kernel(_double_backward_kernel, grid, tensors, launch.extents, **launch.constants)
     return dg, dm
 
 

@@ -17,8 +17,10 @@ and for a cotangent v of dx the gradients of <dx, v> are
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -27,7 +29,8 @@ from fastgan_kernels import reference
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_feature_map
-from fastgan_kernels.layout import as_matrix, dense, empty_dense
+from fastgan_kernels.launch import decided_once, launch_kernel
+from fastgan_kernels.layout import dense, empty_dense, matrix_of
 from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
 from fastgan_kernels.reduction import sum_partials
 from fastgan_kernels.tiling import GroupTiling, alignment, group_tiling
@@ -266,6 +269,7 @@ def _double_backward_kernel(
         _store_sum(partials_ptr, mean_vxh, place.exists)
 
 
+@decided_once
 class _Launch:
     """A dense, non-empty x in groups: the grid and the arguments that the kernels of this file share.
 
@@ -273,34 +277,36 @@ class _Launch:
     ``of_appended``, after the offset ``start_groups``.
     """
 
-    def __init__(self, x: Tensor, group_size: int, sets: int) -> None:
-        samples, channels = x.shape[:2]
-        pixels = math.prod(x.shape[2:])
-        channels_last = as_matrix(x).channels_last
+    def __init__(
+        self, shape: Sequence[int], is_contiguous: bool, dtype: torch.dtype, group_size: int, sets: int
+    ) -> None:
+        samples, channels = shape[:2]
+        pixels = math.prod(shape[2:])
+        channels_last = matrix_of(shape, is_contiguous).channels_last
         self.members = reference.group_of(samples, group_size)
         self.groups = samples // self.members
         self.sets = sets
         self.features = channels // sets * pixels
         rows, row_pixels = (pixels, 1) if channels_last else (1, pixels)
         x_cols, appended_cols = channels * row_pixels, sets * row_pixels
-        self.x_tiling, self.of_x, self.x_constants = self._region(x, rows, x_cols, x_cols + appended_cols)
+        self.x_tiling, self.of_x, self.x_constants = self._region(dtype, rows, x_cols, x_cols + appended_cols)
         self.tiling, self.of_appended, self.appended_constants = self._region(
             # One program fills the channel of a group if it can, since each one sums all partials of the group.
-            x, rows, appended_cols, x_cols + appended_cols, finest=4096,
+            dtype, rows, appended_cols, x_cols + appended_cols, finest=4096,
         )  # fmt: skip
         self.start_groups = x_cols // self.appended_constants["ALIGN"]
 
     def _region(
-        self, x: Tensor, rows: int, all_cols: int, y_cols: int, **options: int
+        self, dtype: torch.dtype, rows: int, all_cols: int, y_cols: int, **options: int
     ) -> tuple[GroupTiling, tuple[int, ...], dict[str, Any]]:
         cols = all_cols // self.sets
-        tiling = group_tiling(self.groups * self.sets, self.members, rows, cols, x.element_size(), **options)
+        tiling = group_tiling(self.groups * self.sets, self.members, rows, cols, dtype.itemsize, **options)
         align, y_align = alignment(cols), alignment(y_cols)
         extents = self.groups, rows, cols // align, y_cols // y_align, tiling.tiles, tiling.col_tiles
         constants = {
             "MEMBERS": self.members,
             "SETS": self.sets,
-            "COMPUTE": triton_compute_dtype(x.dtype),
+            "COMPUTE": triton_compute_dtype(dtype),
             "ALIGN": align,
             "Y_ALIGN": y_align,
             **tiling.constants,
@@ -318,8 +324,9 @@ class _Launch:
         """Fills the appended channels with the sums of ``partials`` over the features."""
         if self.tiling.tiles > 1:
             partials = sum_partials(partials)[None, :, None]
-        _fill_kernel[self.grid(self.tiling)](
-            partials, y, partials.shape[2], self.features, self.start_groups, *self.of_appended,
+        numbers = partials.shape[2], self.features, self.start_groups, *self.of_appended
+        launch_kernel(
+            _fill_kernel, self.grid(self.tiling), (partials, y), numbers,
             BLOCK_PARTIALS=1024 if partials.shape[2] > 64 else 64, **self.appended_constants,
         )  # fmt: skip
 
@@ -329,9 +336,9 @@ def _launch_forward(x: Tensor, group_size: int, sets: int) -> Tensor:
     y = empty_dense(x, channels=x.shape[1] + sets)
     if x.numel() == 0:
         return y.fill_(math.nan)  # the mean of no features
-    launch = _Launch(x, group_size, sets)
+    launch = _Launch(x.shape, x.is_contiguous(), x.dtype, group_size, sets)
     partials = launch.new_partials(x, launch.x_tiling)
-    _forward_kernel[launch.grid(launch.x_tiling)](x, y, partials, *launch.of_x, **launch.x_constants)
+    launch_kernel(_forward_kernel, launch.grid(launch.x_tiling), (x, y, partials), launch.of_x, **launch.x_constants)
     launch.fill(y, partials)
     return y
 
@@ -348,13 +355,13 @@ def _launch_backward(dy: Tensor, x: Tensor, group_size: int, sets: int) -> tuple
         dx, sums = _new_gradients(x, group_size, sets)
         return dx, sums.zero_()
     dy, dx = dense(dy, like=x), empty_dense(x)
-    launch = _Launch(x, group_size, sets)
+    launch = _Launch(x.shape, x.is_contiguous(), x.dtype, group_size, sets)
     partials = launch.new_partials(x, launch.tiling)
-    _sums_kernel[launch.grid(launch.tiling)](
-        dy, partials, launch.start_groups, *launch.of_appended, **launch.appended_constants
-    )
+    numbers = launch.start_groups, *launch.of_appended
+    launch_kernel(_sums_kernel, launch.grid(launch.tiling), (dy, partials), numbers, **launch.appended_constants)
     sums = partials.flatten() if launch.tiling.tiles == 1 else sum_partials(partials)
-    _backward_kernel[launch.grid(launch.x_tiling)](dy, x, sums, dx, launch.features, *launch.of_x, **launch.x_constants)
+    numbers = launch.features, *launch.of_x
+    launch_kernel(_backward_kernel, launch.grid(launch.x_tiling), (dy, x, sums, dx), numbers, **launch.x_constants)
     return dx, sums
 
 
@@ -371,11 +378,10 @@ def _launch_double_backward(
     ddy = ddy if needs[0] else None
     if x.numel() == 0:
         return None if ddy is None else ddy.zero_(), ddx
-    launch = _Launch(x, group_size, sets)
+    launch = _Launch(x.shape, x.is_contiguous(), x.dtype, group_size, sets)
     partials = launch.new_partials(x, launch.x_tiling) if needs[0] else None
-    _double_backward_kernel[launch.grid(launch.x_tiling)](
-        dense(v, like=x), x, sums, ddy, partials, ddx, launch.features, *launch.of_x, **launch.x_constants
-    )
+    tensors, numbers = (dense(v, like=x), x, sums, ddy, partials, ddx), (launch.features, *launch.of_x)
+    launch_kernel(_double_backward_kernel, launch.grid(launch.x_tiling), tensors, numbers, **launch.x_constants)
     if needs[0]:
         launch.fill(ddy, partials)
     return ddy, ddx
