@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels.autograd import DifferentiableOp
+from fastgan_kernels.launch import launch_kernel
 from fastgan_kernels.tiling import cdiv
 
 _BLOCK = 1024
@@ -42,7 +43,8 @@ def _normal_noise_kernel(noise_ptr, seed_ptr, count, BLOCK: tl.constexpr):
 def _launch(seed: Tensor, x: Tensor) -> Tensor:
     noise = _empty_noise(seed, x)
     if noise.numel():
-        _normal_noise_kernel[(cdiv(noise.numel(), _BLOCK),)](noise, seed, noise.numel(), BLOCK=_BLOCK, num_warps=4)
+        grid, count = (cdiv(noise.numel(), _BLOCK),), (noise.numel(),)
+        launch_kernel(_normal_noise_kernel, grid, (noise, seed), count, BLOCK=_BLOCK, num_warps=4)
     return noise
 
 

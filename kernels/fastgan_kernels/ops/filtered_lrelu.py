@@ -28,6 +28,7 @@ from fastgan_kernels import reference
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_activation, check_fir_kernel, check_images, check_operand, factors, paddings
+from fastgan_kernels.launch import launch_kernel
 from fastgan_kernels.layout import contiguous
 from fastgan_kernels.ops.bias_act import bias_act
 from fastgan_kernels.ops.upfirdn2d import band, extents_of_kernel, upfirdn2d
@@ -227,12 +228,14 @@ def _run(
     programs = cdiv(cdiv(size[0], tiling.tile_y), tiling.turns) * cdiv(size[1], tiling.tile_x)
     partials = x.new_empty(n, c, programs * tiling.turns, dtype=torch.float32) if needs_sums else None
     a, b = contiguous(filters.a), contiguous(filters.b)
-    _kernel[(n * c * programs,)](
-        x, contiguous(bias), a, b, signs, y, partials,
+    numbers = (
         c, x.shape[2], x.shape[3] // in_align, *mid, size[0], size[1] // out_align,
         *extents_of_kernel(a), *extents_of_kernel(b), *filters.up, *filters.down, *filters.pad_a, *filters.pad_b,
         tiling.tile_y, tiling.tile_x // wide, tiling.turns, -1 if filters.flip else 1,
         scale, slope, 0.0 if clamp is None else clamp,
+    )  # fmt: skip
+    launch_kernel(
+        _kernel, (n * c * programs,), (x, contiguous(bias), a, b, signs, y, partials), numbers,
         LINEAR=linear, CLAMPS=clamp is not None, SEPARABLE_A=a is None or a.dim() == 1,
         SEPARABLE_B=b is None or b.dim() == 1, PRECISION=dot_precision(), WIDE=wide, IN_ALIGN=in_align,
         OUT_ALIGN=out_align, IN_X=tiling.in_x, MID_Y=tiling.mid_y, MID_X=tiling.mid_x, OUT_Y=tiling.out_y,

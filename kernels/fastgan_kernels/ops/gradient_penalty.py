@@ -30,6 +30,7 @@ from fastgan_kernels import reference
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_samples
+from fastgan_kernels.launch import launch_kernel
 from fastgan_kernels.layout import (
     dense,
     empty_dense,
@@ -190,8 +191,8 @@ def _launch_dots(a: Tensor, b: Tensor | None, tiling: RowTiling, *, square_root:
     rows, cols = sample_rows(a)
     align = alignment(cols)
     partials = a.new_empty(rows, tiling.spans, dtype=compute_dtype(a.dtype))
-    _dot_kernel[tiling.grid](
-        a, b, partials, rows, cols // align, tiling.tiles,
+    launch_kernel(
+        _dot_kernel, tiling.grid, (a, b, partials), (rows, cols // align, tiling.tiles),
         SQUARE_ROOT=square_root, COMPUTE=triton_compute_dtype(a.dtype), COL_ALIGN=align, **tiling.constants,
     )  # fmt: skip
     return partials
@@ -213,9 +214,10 @@ def _launch_norms(gradients: Tensor) -> Tensor:
         return partials.squeeze(1)
     norms = _new_norms(gradients)
     blocks = _blocks_of_partials(partials)
-    _norms_kernel[(cdiv(len(norms), blocks["BLOCK_ROWS"]),)](
-        partials, norms, None, len(norms), tiling.spans, **_function(gradients.dtype, None, False), **blocks
-    )
+    launch_kernel(
+        _norms_kernel, (cdiv(len(norms), blocks["BLOCK_ROWS"]),), (partials, norms, None), partials.shape,
+        **_function(gradients.dtype, None, False), **blocks,
+    )  # fmt: skip
     return norms
 
 
@@ -227,14 +229,10 @@ def _launch_penalty(gradients: Tensor, target: float, one_sided: bool) -> tuple[
     partials = _launch_dots(gradients, None, row_tiling(*sample_rows(gradients), gradients.element_size()))
     norms = _new_norms(gradients)
     penalty = norms.new_empty(())
-    _norms_kernel[(1,)](
-        partials,
-        norms,
-        penalty,
-        *partials.shape,
-        **_function(gradients.dtype, target, one_sided),
-        **_blocks_of_partials(partials),
-    )
+    launch_kernel(
+        _norms_kernel, (1,), (partials, norms, penalty), partials.shape,
+        **_function(gradients.dtype, target, one_sided), **_blocks_of_partials(partials),
+    )  # fmt: skip
     return penalty, norms
 
 
@@ -257,9 +255,11 @@ def _launch_double_backward(
     partials = _launch_dots(v, gradients, row_tiling(*sample_rows(gradients), gradients.element_size()))
     dots = torch.empty_like(norms)
     blocks = _blocks_of_partials(partials)
-    _products_kernel[(cdiv(len(norms), blocks["BLOCK_ROWS"]) if target is None else 1,)](
-        partials, norms, dots, dd, *partials.shape, **_function(gradients.dtype, target, one_sided), **blocks
-    )
+    programs = cdiv(len(norms), blocks["BLOCK_ROWS"]) if target is None else 1
+    launch_kernel(
+        _products_kernel, (programs,), (partials, norms, dots, dd), partials.shape,
+        **_function(gradients.dtype, target, one_sided), **blocks,
+    )  # fmt: skip
     return dd, _run_backward(d, gradients, norms, v, dots, target, one_sided) if needs_gradients else None
 
 
@@ -270,9 +270,9 @@ def _run_backward(
     out = torch.empty_like(gradients)
     if out.numel():
         launch = matrix_launch(*sample_rows(gradients), gradients.dtype)
-        _backward_kernel[launch.tiling.grid](
-            d, gradients, norms, v, dots, out, *launch.extents, d.stride(0) if d.dim() else 0,
-            TARGET=target, ONE_SIDED=one_sided, **launch.constants,
+        launch_kernel(
+            _backward_kernel, launch.tiling.grid, (d, gradients, norms, v, dots, out),
+            (*launch.extents, d.stride(0) if d.dim() else 0), TARGET=target, ONE_SIDED=one_sided, **launch.constants,
         )  # fmt: skip
     return out
 

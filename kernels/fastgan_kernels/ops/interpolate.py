@@ -23,6 +23,7 @@ from fastgan_kernels import reference
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_operand, check_samples
+from fastgan_kernels.launch import launch_kernel
 from fastgan_kernels.layout import dense, empty_dense, matrix_launch, program_tile, sample_rows
 from fastgan_kernels.precision import compute_dtype
 from fastgan_kernels.reduction import sum_partials
@@ -102,9 +103,9 @@ def _launch_double_backward(
     if y.numel():
         launch = matrix_launch(*sample_rows(g), g.dtype)
         u, w, real, fake = (dense(t, like=g) for t in (u, w, real, fake))
-        _forward_kernel[launch.tiling.grid](
-            u, w, alpha, e, real, fake, y, *launch.extents, alpha.stride(0), 0 if e is None else e.stride(0),
-            TOTAL=total, **launch.constants,
+        launch_kernel(
+            _forward_kernel, launch.tiling.grid, (u, w, alpha, e, real, fake, y),
+            (*launch.extents, alpha.stride(0), 0 if e is None else e.stride(0)), TOTAL=total, **launch.constants,
         )  # fmt: skip
     return y
 
@@ -125,9 +126,10 @@ def _launch_backward(
         real, fake = dense(real, like=g), dense(fake, like=g)
     else:
         real = fake = None
-    _backward_kernel[launch.tiling.grid](
-        g, real, fake, alpha, dreal, dfake, partials, *launch.extents, alpha.stride(0), TOTAL=total, **launch.constants
-    )
+    launch_kernel(
+        _backward_kernel, launch.tiling.grid, (g, real, fake, alpha, dreal, dfake, partials),
+        (*launch.extents, alpha.stride(0)), TOTAL=total, **launch.constants,
+    )  # fmt: skip
     return dreal, dfake, None if partials is None else sum_partials(partials).view(dalpha.shape)
 
 

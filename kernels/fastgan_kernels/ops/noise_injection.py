@@ -16,6 +16,7 @@ The derivative of E, for a cotangent h, is B(h, strength, noise) in (a, b) and B
 kernels make the gradients of every order: the forward pass adds products to x or to nothing, the other sums them.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +28,8 @@ from fastgan_kernels import reference
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_feature_map, check_operand, check_strength
-from fastgan_kernels.layout import as_matrix, contiguous, dense, empty_dense, extents
+from fastgan_kernels.launch import decided_once, launch_kernel
+from fastgan_kernels.layout import contiguous, dense, empty_dense, extents, matrix_of
 from fastgan_kernels.noise import draw_seed, standard_normal
 from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
 from fastgan_kernels.reduction import sum_partials
@@ -169,16 +171,19 @@ def _backward_kernel(
         tl.store(dnoise_ptr + block.counter, tl.sum(dnoise, axis=0), mask=block.exists)
 
 
+@decided_once
 class _Launch:
     """A dense feature map, its tiling, and the arguments that both kernels take."""
 
-    def __init__(self, x: Tensor, *, per_channel: bool, sums: bool = False) -> None:
-        m = as_matrix(x)
+    def __init__(
+        self, shape: Sequence[int], is_contiguous: bool, dtype: torch.dtype, *, per_channel: bool, sums: bool = False
+    ) -> None:
+        m = matrix_of(shape, is_contiguous)
         align = alignment(m.cols)
         # Channels-last, the pixels of all samples are rows of one matrix.
-        samples, pixels = (1, m.rows) if m.channels_last else (x.shape[0], m.cols)
+        samples, pixels = (1, m.rows) if m.channels_last else (shape[0], m.cols)
         self.tiling: NoiseTiling = noise_tiling(
-            samples, m.channels, pixels, x.element_size(), channels_last=m.channels_last, sums=sums
+            samples, m.channels, pixels, dtype.itemsize, channels_last=m.channels_last, sums=sums
         )
         self.extents = (
             m.cols // align,
@@ -189,7 +194,7 @@ class _Launch:
         self.constants = {
             "PER_CHANNEL": per_channel,
             "CHANNELS_LAST": m.channels_last,
-            "COMPUTE": triton_compute_dtype(x.dtype),
+            "COMPUTE": triton_compute_dtype(dtype),
             "ALIGN": align,
             "WALKS": self.tiling.walks,
             **self.tiling.constants,
@@ -203,10 +208,10 @@ def _add_products(
     """x + a * noise + strength * b, in the shape, type and layout of the dense ``like``."""
     y = torch.empty_like(like)
     if y.numel():
-        launch = _Launch(like, per_channel=(strength if a is None else a).dim() == 1)
-        _forward_kernel[launch.tiling.grid](
-            x, *map(contiguous, (a, noise, seed, strength, b)), y, *launch.extents, **launch.constants
-        )
+        per_channel = (strength if a is None else a).dim() == 1
+        launch = _Launch(like.shape, like.is_contiguous(), like.dtype, per_channel=per_channel)
+        tensors = x, *map(contiguous, (a, noise, seed, strength, b)), y
+        launch_kernel(_forward_kernel, launch.tiling.grid, tensors, launch.extents, **launch.constants)
     return y
 
 
@@ -223,19 +228,18 @@ def noise_gradients(
     if g.numel() == 0:
         gradients = _new_gradients(g, per_channel)
         return tuple(t.zero_() if need else None for t, need in zip(gradients, needs, strict=True))
-    launch = _Launch(g, per_channel=per_channel, sums=True)
+    launch = _Launch(g.shape, g.is_contiguous(), g.dtype, per_channel=per_channel, sums=True)
     tiling, channels, dtype = launch.tiling, g.shape[1], compute_dtype(g.dtype)
     dstrength = g.new_empty(tiling.pixel_programs, channels, 1, dtype=dtype) if needs_strength else None
     dnoise = g.new_empty(tiling.splits, g.numel() // channels, 1, dtype=dtype) if needs_noise else None
-    _backward_kernel[tiling.grid](
+    tensors = (
         g,
         contiguous(strength) if needs_noise else None,
         *(map(contiguous, (noise, seed)) if needs_strength else (None, None)),
         dstrength,
         dnoise,
-        *launch.extents,
-        **launch.constants,
     )
+    launch_kernel(_backward_kernel, tiling.grid, tensors, launch.extents, **launch.constants)
     if needs_strength:
         dstrength = sum_partials(dstrength)
         dstrength = dstrength if per_channel else sum_partials(dstrength.view(1, 1, channels)).view(())

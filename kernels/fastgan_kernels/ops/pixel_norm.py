@@ -14,6 +14,7 @@ D is symmetric, so the gradient of <D(g), v> in g is D(v); that in x is
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ from fastgan_kernels import reference
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_eps, check_feature_map
-from fastgan_kernels.layout import as_matrix, dense, empty_dense, extents
+from fastgan_kernels.launch import Launch, decided_once
+from fastgan_kernels.layout import dense, empty_dense, extents, matrix_of
 from fastgan_kernels.precision import triton_compute_dtype
 from fastgan_kernels.tiling import alignment, channel_tiling
 
@@ -179,28 +181,25 @@ def _double_backward_kernel(
 
 def _launch(kernel: Any, x: Tensor, tensors: tuple[Tensor | None, ...], eps: float) -> None:
     """Launches ``kernel`` on ``tensors`` that have the shape of a dense x and its layout."""
-    samples, channels = x.shape[:2]
-    pixels = math.prod(x.shape[2:])
-    channels_last = as_matrix(x).channels_last
+    _launch_of(kernel, x.shape, x.is_contiguous(), x.dtype, eps)(*tensors)
+
+
+@decided_once
+def _launch_of(kernel: Any, shape: Sequence[int], is_contiguous: bool, dtype: torch.dtype, eps: float) -> Launch:
+    samples, channels = shape[:2]
+    pixels = math.prod(shape[2:])
+    channels_last = matrix_of(shape, is_contiguous).channels_last
     if channels_last:
         # One row of channels per pixel, so all pixels count as those of one sample.
         samples, pixels = 1, samples * pixels
     minor, major = (channels, pixels) if channels_last else (pixels, channels)
     align = alignment(minor)
-    tiling = channel_tiling(samples, channels, pixels, x.element_size(), channels_last=channels_last)
-    kernel[tiling.grid](
-        *tensors,
-        samples,
-        minor // align,
-        major,
-        tiling.pixel_tiles,
-        EPS=eps,
-        CHANNELS_LAST=channels_last,
-        COMPUTE=triton_compute_dtype(x.dtype),
-        ALIGN=align,
-        RESIDENT=tiling.resident,
-        **tiling.constants,
-    )
+    tiling = channel_tiling(samples, channels, pixels, dtype.itemsize, channels_last=channels_last)
+    return Launch(
+        kernel, tiling.grid, (samples, minor // align, major, tiling.pixel_tiles),
+        EPS=eps, CHANNELS_LAST=channels_last, COMPUTE=triton_compute_dtype(dtype), ALIGN=align,
+        RESIDENT=tiling.resident, **tiling.constants,
+    )  # fmt: skip
 
 
 def _launch_forward(x: Tensor, eps: float) -> Tensor:

@@ -25,6 +25,7 @@ from fastgan_kernels import reference
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_fir_kernel, check_images, factors, paddings
+from fastgan_kernels.launch import launch_kernel
 from fastgan_kernels.layout import contiguous, dense
 from fastgan_kernels.precision import dot_precision, runs_on_amd, triton_compute_dtype
 from fastgan_kernels.tiling import BandTiling, alignment, band_tiling, cdiv, next_power_of_2, strip_tiling
@@ -523,9 +524,9 @@ def _launch_strips(x: Tensor, y: Tensor, fir: _Resampling) -> None:
     )  # fmt: skip
     in_align, out_align = _alignments(x, y)
     kh, kw = extents_of_kernel(fir.kernel)
-    _strip_kernel[tiling.grid](
-        x, fir.kernel, y, images, channels // alignment(channels), in_h, in_w // in_align, out_h, out_w // out_align,
-        tiling.turns,
+    numbers = images, channels // alignment(channels), in_h, in_w // in_align, out_h, out_w // out_align, tiling.turns
+    launch_kernel(
+        _strip_kernel, tiling.grid, (x, fir.kernel, y), numbers,
         UP_Y=fir.up[0], UP_X=fir.up[1], DOWN_Y=fir.down[0], DOWN_X=fir.down[1], PAD_Y=fir.pad[0], PAD_X=fir.pad[1],
         KH=kh, KW=kw, FLIP=fir.flip, OUTER=fir.is_vector, GAIN=fir.gain,
         CHANNELS_LAST=channels_last, COMPUTE=triton_compute_dtype(x.dtype), CHANNEL_ALIGN=alignment(channels),
@@ -544,10 +545,12 @@ def _launch_bands(x: Tensor, y: Tensor, fir: _Resampling, tiling: BandTiling) ->
     else:
         row_taps, taps = None, kernel
     in_align, out_align = _alignments(x, y)
-    _band_kernel[(tiling.programs(images, channels, out_h, out_w, fir.up[0]),)](
-        x, row_taps, taps, y,
+    numbers = (
         images, channels // alignment(channels), in_h, in_w // in_align, out_h, out_w // out_align, *fir.up, *fir.down,
         *fir.origins, kh, kw, tiling.step // tiling.align, -1 if fir.flip else 1, fir.gain,
+    )  # fmt: skip
+    launch_kernel(
+        _band_kernel, (tiling.programs(images, channels, out_h, out_w, fir.up[0]),), (x, row_taps, taps, y), numbers,
         SEPARABLE=fir.is_separable, CHANNELS_LAST=not x.is_contiguous(), COMPUTE=triton_compute_dtype(x.dtype),
         PRECISION=dot_precision(), CHANNEL_ALIGN=alignment(channels), IN_ALIGN=in_align, OUT_ALIGN=out_align,
         STEP_ALIGN=tiling.align, ROWS=tiling.rows, **tiling.constants,
@@ -560,9 +563,10 @@ def _launch_loop(x: Tensor, y: Tensor, fir: _Resampling) -> None:
     images, channels = _geometry(x)
     out_h, out_w = y.shape[2:]
     block = min(256, next_power_of_2(out_w * channels))
-    _loop_kernel[(images * out_h * cdiv(out_w * channels, block),)](
-        x, fir.kernel, y, channels, *x.shape[2:], out_h, out_w, *fir.up, *fir.down, *fir.origins,
-        *extents_of_kernel(fir.kernel), FLIP=fir.flip, OUTER=fir.is_vector, GAIN=fir.gain,
+    numbers = channels, *x.shape[2:], out_h, out_w, *fir.up, *fir.down, *fir.origins, *extents_of_kernel(fir.kernel)
+    launch_kernel(
+        _loop_kernel, (images * out_h * cdiv(out_w * channels, block),), (x, fir.kernel, y), numbers,
+        FLIP=fir.flip, OUTER=fir.is_vector, GAIN=fir.gain,
         COMPUTE=triton_compute_dtype(x.dtype), BLOCK=block, num_warps=max(1, block // 32),
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels.activation import through_activation
+from fastgan_kernels.launch import launch_kernel
 from fastgan_kernels.layout import dense, empty_dense
 from fastgan_kernels.ops.norm_act.tile import (
     EXTENTS,
@@ -23,13 +24,13 @@ from fastgan_kernels.ops.norm_act.tile import (
     Affine,
     Before,
     Inputs,
-    NormLaunch,
     affine_rows,
     backward_tile,
     channels_of_program,
     folded,
     last_program_first,
     mean_over_spans,
+    norm_launch,
     numbers_of,
     over_pixels,
     statistics_of,
@@ -218,7 +219,7 @@ def launch_backward(
         return dx, *(zero if need else None for zero, need in zip(zeros, needs[1:], strict=False))
     groups = mean.shape[0] if mean.dim() == 2 else 1
     affine, strides = affine_rows(scale, shift)
-    launch = NormLaunch(x, groups, affine, before, act, slope, eps, reduces=not given, tensors=2)
+    launch = norm_launch(x, groups, affine, before, act, slope, eps, reduces=not given, tensors=2)
     tiling = launch.tiling
     operands = dense(dy, like=x), x, *before.operands, mean.contiguous(), var.contiguous(), *affine
     shape = (groups, x.shape[1], 1)
@@ -228,7 +229,8 @@ def launch_backward(
     of_before = [launch.new_partials(x, groups, x.shape[1]) if need else None for need in needs_before]
     outputs = dx, *of_affine, *(of_before or (None, None))
     if tiling.resident:
-        _backward_kernel[tiling.grid](*operands, *outputs, *launch.extents, *strides, **launch.constants)
+        numbers = *launch.extents, *strides
+        launch_kernel(_backward_kernel, tiling.grid, (*operands, *outputs), numbers, **launch.constants)
     else:
         geometry = *launch.extents, *strides, *launch.of_tiles
         writes = needs_x or any(needs_before)
@@ -236,11 +238,14 @@ def launch_backward(
         sums = launch.new_partials(x, 2, mean.numel()) if reduces else None
         if reduces or any(needs_affine):
             planes = of_affine if launch.per_sample else (None, None)
-            _sums_kernel[tiling.grid](*operands, sums, *planes, *geometry, **launch.constants, **launch.folds)
-        if writes or not launch.per_sample:
-            _project_kernel[tiling.grid if writes else (tiling.channel_programs, 1)](
-                *operands, sums, *outputs, *geometry, GIVEN=given, **launch.constants, **launch.folds, **launch.of_spans
+            launch_kernel(
+                _sums_kernel, tiling.grid, (*operands, sums, *planes), geometry, **launch.constants, **launch.folds
             )
+        if writes or not launch.per_sample:
+            launch_kernel(
+                _project_kernel, tiling.grid if writes else (tiling.channel_programs, 1), (*operands, sums, *outputs),
+                geometry, GIVEN=given, **launch.constants, **launch.folds, **launch.of_spans,
+            )  # fmt: skip
     return dx, *(t if t is None else summed(t, of) for t, of in zip((*of_affine, *of_before), like, strict=False))
 
 

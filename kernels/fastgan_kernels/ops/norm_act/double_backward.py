@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels.activation import through_activation
+from fastgan_kernels.launch import launch_kernel
 from fastgan_kernels.layout import dense
 from fastgan_kernels.ops.norm_act.backward import summed
 from fastgan_kernels.ops.norm_act.tile import (
@@ -25,12 +26,12 @@ from fastgan_kernels.ops.norm_act.tile import (
     Affine,
     Before,
     Inputs,
-    NormLaunch,
     affine_rows,
     backward_tile,
     channels_of_program,
     folded,
     last_program_first,
+    norm_launch,
     numbers_of,
     of_group,
     of_tile,
@@ -212,7 +213,7 @@ def launch_double_backward(
     groups = mean.shape[0] if mean.dim() == 2 else 1
     affine, strides = affine_rows(scale, shift)
     cotangents, more_strides = affine_rows(a, b)
-    launch = NormLaunch(x, groups, affine, before, act, slope, eps, reduces=False, tensors=3)
+    launch = norm_launch(x, groups, affine, before, act, slope, eps, reduces=False, tensors=3)
     tiling = launch.tiling
     operands = (
         dense(v, like=x), *cotangents, dense(dy, like=x), x, *before.operands,
@@ -223,16 +224,17 @@ def launch_double_backward(
     sums = ddscale = None
     if not given or (by_v and not launch.per_sample):
         sums = launch.new_partials(x, 7 if launch.per_sample else 5, mean.numel())
-        _second_sums_kernel[tiling.grid](*operands, sums, *geometry, **constants, **launch.folds)
+        launch_kernel(_second_sums_kernel, tiling.grid, (*operands, sums), geometry, **constants, **launch.folds)
         # A launch more, but then the programs of the second pass need not add up spans, for which registers are few.
         sums = sum_partials(sums.view(1, -1, tiling.spans)) if tiling.spans > 1 else sums
     if by_v:
         shape = (1, scale.numel(), tiling.pixel_tiles) if launch.per_sample else (groups, x.shape[1], 1)
         ddscale = x.new_empty(shape, dtype=dtype)
     writes = needs_dy or needs_x or launch.per_sample
-    _second_kernel[tiling.grid if writes else (tiling.channel_programs, 1)](
-        *operands, sums, ddy, ddx, ddscale, *geometry, **constants
-    )
+    launch_kernel(
+        _second_kernel, tiling.grid if writes else (tiling.channel_programs, 1),
+        (*operands, sums, ddy, ddx, ddscale), geometry, **constants,
+    )  # fmt: skip
     if needs_scale:
         return ddy, ddx, summed(ddscale, scale) if by_v else torch.zeros_like(scale, dtype=dtype)
     return ddy, ddx, None

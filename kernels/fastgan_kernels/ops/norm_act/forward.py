@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels.activation import activate
+from fastgan_kernels.launch import launch_kernel
 from fastgan_kernels.layout import dense
 from fastgan_kernels.ops.norm_act.tile import (
     EXTENTS,
@@ -14,12 +15,12 @@ from fastgan_kernels.ops.norm_act.tile import (
     Affine,
     Before,
     Inputs,
-    NormLaunch,
     affine_rows,
     channels_of_program,
     folded,
     input_tile,
     last_program_first,
+    norm_launch,
     numbers_of,
     of_tile,
     over_pixels,
@@ -207,22 +208,24 @@ def launch_forward(
             batches += 1
         return y, mean.zero_(), var.zero_()
     affine, strides = affine_rows(scale, shift)
-    launch = NormLaunch(x, groups, affine, before, act, slope, eps, reduces=True, tensors=1)
+    launch = norm_launch(x, groups, affine, before, act, slope, eps, reduces=True, tensors=1)
     tiling = launch.tiling
     operands = x, *before.operands
     outputs = y, mean, var, running_mean, running_var, batches
     if tiling.resident:
-        _forward_kernel[tiling.grid](
-            *operands, *affine, *outputs, *launch.extents, *strides, MOMENTUM=momentum, **launch.constants
-        )
+        launch_kernel(
+            _forward_kernel, tiling.grid, (*operands, *affine, *outputs), (*launch.extents, *strides),
+            MOMENTUM=momentum, **launch.constants,
+        )  # fmt: skip
     else:
         partials = launch.new_partials(x, 2 * mean.numel() + 1)
-        _moments_kernel[tiling.grid](
-            *operands, partials, *launch.extents, *launch.of_tiles, **launch.constants, **launch.folds
-        )
-        _normalize_kernel[tiling.grid](
-            *operands, *affine, partials, *outputs, *launch.extents, *strides, *launch.of_tiles,
-            MOMENTUM=momentum, **launch.constants, **launch.of_spans,
+        launch_kernel(
+            _moments_kernel, tiling.grid, (*operands, partials), (*launch.extents, *launch.of_tiles),
+            **launch.constants, **launch.folds,
+        )  # fmt: skip
+        launch_kernel(
+            _normalize_kernel, tiling.grid, (*operands, *affine, partials, *outputs),
+            (*launch.extents, *strides, *launch.of_tiles), MOMENTUM=momentum, **launch.constants, **launch.of_spans,
         )  # fmt: skip
     running = [t for t in (running_mean, running_var, batches) if t is not None]
     if running:
@@ -239,9 +242,10 @@ def launch_fixed(
     if x.numel() == 0:
         return y
     affine, strides = affine_rows(scale, shift)
-    launch = NormLaunch(x, 1, affine, NOTHING, act, slope, eps, reduces=False, tensors=1)
-    _normalize_kernel[launch.tiling.grid](
-        x, None, None, None, *affine, None, y, mean.contiguous(), var.contiguous(), None, None, None,
-        *launch.extents, *strides, *launch.of_tiles, MOMENTUM=None, **launch.constants, **launch.of_spans,
+    launch = norm_launch(x, 1, affine, NOTHING, act, slope, eps, reduces=False, tensors=1)
+    launch_kernel(
+        _normalize_kernel, launch.tiling.grid,
+        (x, None, None, None, *affine, None, y, mean.contiguous(), var.contiguous(), None, None, None),
+        (*launch.extents, *strides, *launch.of_tiles), MOMENTUM=None, **launch.constants, **launch.of_spans,
     )  # fmt: skip
     return y

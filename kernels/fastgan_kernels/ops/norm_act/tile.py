@@ -8,14 +8,17 @@ None, an absent activation "linear". z is computed again wherever x is read agai
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels.activation import activate, through_activation
-from fastgan_kernels.layout import as_matrix, extents
+from fastgan_kernels.launch import decided_once
+from fastgan_kernels.layout import extents, matrix_of
 from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
 from fastgan_kernels.tiling import NormTiling, alignment, next_power_of_2, norm_tiling
 
@@ -39,8 +42,11 @@ class Before(NamedTuple):
 NOTHING = Before()
 
 
-class NormLaunch:
-    """A dense, non-empty feature map, its tiling, and the arguments that every kernel takes.
+def norm_launch(
+    x: Tensor, groups: int, affine: tuple[Tensor | None, ...], before: Before, act: str, slope: float, eps: float, *,
+    reduces: bool, tensors: int,
+) -> "NormLaunch":  # fmt: skip
+    """The launch on a dense, non-empty feature map.
 
     Args:
         groups: 1 for statistics of the batch, N for statistics per sample.
@@ -48,32 +54,41 @@ class NormLaunch:
         act: the activation after the shift.
         reduces, tensors: as in :func:`norm_tiling`.
     """
+    # A scale for each sample is one for each statistic where the statistics are of samples.
+    per_sample = groups < x.shape[0] and any(t is not None and t.dim() == 2 for t in affine)
+    strength_stride = 0 if before.strength is None else before.strength.dim()
+    settings = before.act, act, slope, eps, reduces, tensors
+    return NormLaunch(x.shape, x.is_contiguous(), x.dtype, groups, per_sample, strength_stride, *settings)
+
+
+@decided_once
+class NormLaunch:
+    """The tiling and the arguments that every kernel takes."""
 
     def __init__(
-        self, x: Tensor, groups: int, affine: tuple[Tensor | None, ...], before: Before, act: str, slope: float,
-        eps: float, *, reduces: bool, tensors: int,
+        self, shape: Sequence[int], is_contiguous: bool, dtype: torch.dtype, groups: int, per_sample: bool,
+        strength_stride: int, act_before: str, act: str, slope: float, eps: float, reduces: bool, tensors: int,
     ) -> None:  # fmt: skip
-        n, channels = x.shape[:2]
-        pixels = math.prod(x.shape[2:])
-        channels_last = as_matrix(x).channels_last
+        n, channels = shape[:2]
+        pixels = math.prod(shape[2:])
+        channels_last = matrix_of(shape, is_contiguous).channels_last
         minor, major = (channels, pixels) if channels_last else (pixels, channels)
         align = alignment(minor)
         self.tiling: NormTiling = norm_tiling(
-            groups, n // groups, channels, pixels, x.element_size(), channels_last=channels_last, reduces=reduces,
+            groups, n // groups, channels, pixels, dtype.itemsize, channels_last=channels_last, reduces=reduces,
             tensors=tensors,
         )  # fmt: skip
-        # A scale for each sample is one for each statistic where the statistics are of samples.
-        self.per_sample = groups < n and any(t is not None and t.dim() == 2 for t in affine)
+        self.per_sample = per_sample
         self.extents = (n // groups, minor // align, major)
         self.constants = {
             "EPS": eps,
-            "ACT_BEFORE": before.act,
+            "ACT_BEFORE": act_before,
             "ACT": act,
             "SLOPE": slope,
-            "STRENGTH_STRIDE": 0 if before.strength is None else before.strength.dim(),
+            "STRENGTH_STRIDE": strength_stride,
             "PER_SAMPLE": self.per_sample,
             "CHANNELS_LAST": channels_last,
-            "COMPUTE": triton_compute_dtype(x.dtype),
+            "COMPUTE": triton_compute_dtype(dtype),
             "ALIGN": align,
             **self.tiling.constants,
         }
@@ -90,8 +105,8 @@ class NormLaunch:
 
 def affine_rows(*tensors: Tensor | None) -> tuple[tuple[Tensor | None, ...], tuple[int, ...]]:
     """Scale and shift with neighboring channels, and their row strides (0 for [C]); rows may lie apart."""
-    rows = tuple(t if t is None or t.stride(-1) == 1 else t.contiguous() for t in tensors)
-    return rows, tuple(t.stride(0) if t is not None and t.dim() == 2 else 0 for t in rows)
+    rows = tuple([t if t is None or t.stride(-1) == 1 else t.contiguous() for t in tensors])
+    return rows, tuple([t.stride(0) if t is not None and t.dim() == 2 else 0 for t in rows])
 
 
 class Inputs(NamedTuple):
