@@ -24,14 +24,16 @@ def _sum_partials_kernel(
     """One sum per channel and span of ``tiles`` tiles: [spans, channels]."""
     channel = tl.program_id(0) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     first = tl.program_id(1) * tiles * BLOCK_PARTIALS
-    total = tl.zeros([BLOCK_CHANNELS], dtype=partials_ptr.dtype.element_ty)
+    # Every lane keeps a sum of its own; threads combine them only at the end.
+    of_lane = tl.zeros([BLOCK_CHANNELS, BLOCK_PARTIALS], dtype=partials_ptr.dtype.element_ty)
     for start in range(first, tl.minimum(first + tiles * BLOCK_PARTIALS, count), BLOCK_PARTIALS):
         k = start + tl.arange(0, BLOCK_PARTIALS)
         row = (k // inner).to(tl.int64) * channels
         offset = (row[None, :] + channel[:, None]) * inner + (k % inner)[None, :]
         mask = (channel < channels)[:, None] & (k < count)[None, :]
-        total += tl.sum(tl.load(partials_ptr + offset, mask=mask, other=0.0), axis=1)
-    tl.store(sums_ptr + tl.program_id(1).to(tl.int64) * channels + channel, total, mask=channel < channels)
+        of_lane += tl.load(partials_ptr + offset, mask=mask, other=0.0)
+    sums_ptr += tl.program_id(1).to(tl.int64) * channels
+    tl.store(sums_ptr + channel, tl.sum(of_lane, axis=1), mask=channel < channels)
 
 
 def sum_partials(partials: Tensor) -> Tensor:

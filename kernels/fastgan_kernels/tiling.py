@@ -65,17 +65,23 @@ def matrix_tiling(rows: int, cols: int, element_size: int, *, column_sums: bool 
             precision, two sectors) and tall, so that these float32 sums are at most 1% of the bytes of a large problem.
     """
     # 16 elements per thread at eight warps, in float32 four accesses of 16 bytes; with 32 ptxas spills in some kernels.
-    tile = 16384 // max(element_size, 4)
-    # A small problem is cut finer, so that every multiprocessor of a large chip (132 on an H200) has a tile.
+    tile, per_thread = 16384 // max(element_size, 4), 64
+    if 660 < rows * cols // tile < 924 and not column_sums:
+        # A multiprocessor of a large chip (132 on an H200) holds about five programs, so this would be little more than
+        # one wave, and the chip idle for most of the second. So are images of 3 * 2^20 elements.
+        tile, per_thread = tile // 2, per_thread // 2
+    # A small problem is cut finer, so that every multiprocessor has a tile.
     tile = min(tile, max(512, next_power_of_2(rows * cols // 256)))
-    block_cols = min(next_power_of_2(cols), 32 if column_sums else 1024, tile)
+    # In a single row, what belongs to a row is one number for all threads: fewer registers, half of the instructions.
+    widest = 32 if column_sums else tile if cols % tile == 0 else 1024
+    block_cols = min(next_power_of_2(cols), widest, tile)
     block_rows = min(next_power_of_2(rows), tile // block_cols)
     return MatrixTiling(
         block_rows,
         block_cols,
         row_programs=cdiv(rows, block_rows),
         col_programs=cdiv(cols, block_cols),
-        num_warps=max(2, block_rows * block_cols * max(element_size, 4) // 2048),
+        num_warps=max(2, block_rows * block_cols * max(element_size, 4) // (32 * per_thread)),
     )
 
 
@@ -111,23 +117,24 @@ def row_tiling(rows: int, cols: int, element_size: int) -> RowTiling:
         rows, cols: the matrix; both at least 1.
         element_size: bytes of an element.
     """
-    # 16 elements per thread at eight warps, as in matrix_tiling.
-    tile = 16384 // max(element_size, 4)
+    # Two accesses of 16 bytes per thread at sixteen warps.
+    tile = 16384 // element_size
     block_cols = min(next_power_of_2(cols), tile)
     # Short rows share a block, as long as every multiprocessor of a large chip has one or threads have few elements.
     block_rows = max(1, min(tile, max(512, block_cols * next_power_of_2(cdiv(rows, 256)))) // block_cols)
     row_programs = cdiv(rows, block_rows)
-    # Eight programs per multiprocessor of a large chip, each with at least 16K elements of a row: with less, the launch
-    # that adds up the spans would cost more than they save.
-    most_spans = min(256, cdiv(8 * 132, row_programs))
-    tiles = cdiv(min(max(16384, cdiv(cols, most_spans)), cols), block_cols)
+    # Three programs per multiprocessor of a large chip (132) run at once and have 48 KB in flight. In less than 4 MB
+    # the launch that adds up spans of less than 16K elements would cost more than they save.
+    most_spans = max(1, 3 * 132 // row_programs)
+    shortest = tile if rows * cols * element_size >= 4 << 20 else 16384
+    tiles = cdiv(min(max(shortest, cdiv(cols, most_spans)), cols), block_cols)
     return RowTiling(
         block_rows,
         block_cols,
         row_programs,
         spans=cdiv(cols, tiles * block_cols),
         tiles=tiles,
-        num_warps=max(2, block_rows * block_cols * max(element_size, 4) // 2048),
+        num_warps=max(2, block_rows * block_cols * element_size // 1024),
     )
 
 

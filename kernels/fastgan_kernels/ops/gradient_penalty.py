@@ -35,7 +35,6 @@ from fastgan_kernels.layout import (
     dense,
     empty_dense,
     matrix_launch,
-    program_tile,
     sample_rows,
     tile_of_matrix,
     tiles_of_span,
@@ -56,16 +55,15 @@ def _dot_kernel(
     row_tile = tl.program_id(0)
     span = tl.program_id(1)
     start, stop = tiles_of_span(span, tiles, col_groups * COL_ALIGN, BLOCK_COLS)
-    # Every lane keeps a sum of its own; threads combine them only at the end.
-    of_lane = tl.zeros([BLOCK_ROWS, BLOCK_COLS], dtype=COMPUTE)
+    # Every thread keeps a sum for the 16 bytes of an access; threads combine theirs only at the end.
+    ACCESS: tl.constexpr = min(COL_ALIGN, 128 // a_ptr.dtype.element_ty.primitive_bitwidth)
+    of_access = tl.zeros([BLOCK_ROWS, BLOCK_COLS // ACCESS], dtype=COMPUTE)
     for tile in range(start, stop):
         place = tile_of_matrix(row_tile, tile, rows, col_groups, COL_ALIGN, BLOCK_ROWS, BLOCK_COLS)
         a = tl.load(a_ptr + place.offset, mask=place.mask, other=0.0).to(COMPUTE)
-        if b_ptr is not None:
-            of_lane += a * tl.load(b_ptr + place.offset, mask=place.mask, other=0.0).to(COMPUTE)
-        else:
-            of_lane += a * a
-    dot = tl.sum(of_lane, axis=1)
+        b = a if b_ptr is None else tl.load(b_ptr + place.offset, mask=place.mask, other=0.0).to(COMPUTE)
+        of_access += tl.sum(tl.reshape(a * b, [BLOCK_ROWS, BLOCK_COLS // ACCESS, ACCESS]), axis=2)
+    dot = tl.sum(of_access, axis=1)
     if SQUARE_ROOT:
         dot = tl.sqrt(dot)
     row = row_tile.to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -153,7 +151,15 @@ def _backward_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """The first gradient, dG; with v, the gradient of <dG, v> in G."""
-    tile, _, _, _ = program_tile(rows, col_groups, COL_ALIGN, BLOCK_ROWS, BLOCK_COLS)
+    # In reverse: a pass over G often precedes, whose last rows L2 still holds.
+    col_tiles = tl.cdiv(col_groups * COL_ALIGN, BLOCK_COLS)
+    program = tl.num_programs(0) - 1 - tl.program_id(0)
+    tile = tile_of_matrix(
+        program // col_tiles, program % col_tiles, rows, col_groups, COL_ALIGN, BLOCK_ROWS, BLOCK_COLS
+    )
+    # Feature maps first, so that they are on the way while the numbers of rows are waited for.
+    source_ptr = v_ptr if TARGET == 0.0 and v_ptr is not None else gradients_ptr
+    source = tl.load(source_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)
     row, exists = tile.row, tile.row < rows
     norm = tl.load(norms_ptr + row, mask=exists, other=0.0)
     # The first two derivatives of f, times the incoming gradient d.
@@ -166,11 +172,10 @@ def _backward_kernel(
         if ONE_SIDED:
             curvature = tl.where(excess == 0, 0.0, curvature)
     if TARGET == 0.0:
-        source_ptr = gradients_ptr if v_ptr is None else v_ptr
-        out = tl.load(source_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE) * curvature[:, None]
+        out = source * curvature[:, None]
     else:
         inverse = _inverse(norm)
-        unit = tl.load(gradients_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE) * inverse[:, None]
+        unit = source * inverse[:, None]
         if v_ptr is None:
             out = slope[:, None] * unit
         else:

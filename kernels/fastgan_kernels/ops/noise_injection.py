@@ -84,7 +84,7 @@ def _tiles(tiles, channels, WALKS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr):
 
 @triton.jit
 def _tile_of_channels(tile, block, BLOCK_CHANNELS: tl.constexpr):
-    """The channels of a tile, the offset of its first element, those of all [channels, pixels] from there, and a mask."""
+    """A tile: its channels, the offset of its first element, offsets [channels, pixels] from there, and a mask."""
     lane = tl.arange(0, BLOCK_CHANNELS)
     channel = tile * BLOCK_CHANNELS + lane
     offset = (lane * block.channel_step)[:, None] + block.pixel[None, :]
