@@ -113,7 +113,8 @@ class ImageFiles:
         broken: list[DataError] = []
         for name in self.names:
             try:
-                found.append(self._header(name))
+                with container.open(name) as file:
+                    found.append(read_header(file, container.where(name), partial(self._warn_of_metadata, name)))
             except DataError as error:
                 broken.append(error)
                 found.append(None)
@@ -154,10 +155,6 @@ class ImageFiles:
                 if (sentence := refusal(self._container.where(name), file.read(START_BYTES))) is not None:
                     return f", and {sentence}"
         return ""
-
-    def _header(self, name: str) -> tuple[int, tuple[int, int]]:
-        with self._container.open(name) as file:
-            return read_header(file, self._container.where(name), partial(self._warn_of_metadata, name))
 
     def _warn_of_metadata(self, name: str) -> None:
         warned = _warned[self._source]

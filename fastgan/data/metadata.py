@@ -34,7 +34,8 @@ _TAGS_OF_PIXELS = {
 def upright(image: Image.Image, on_bad_metadata: Callable[[], None]) -> Image.Image:
     """Turns a loaded image by its EXIF orientation; an orientation outside 1 to 8 is ignored."""
     try:
-        return ImageOps.exif_transpose(image)
+        # exif_transpose copies also an upright image.
+        return ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION) in range(2, 9) else image
     except Exception:  # Pillow's parsers raise many types on broken metadata.
         on_bad_metadata()
         return image

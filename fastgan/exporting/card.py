@@ -21,67 +21,58 @@ def card_of(
     """Writes the model card in Markdown.
 
     Args:
-        generator: a generator from :func:`fastgan.models.build_networks`.
+        generator: a generator from :func:`fastgan.models.build_networks`, or the user's own.
         name: title of the card, such as the run's folder.
         step: number of steps trained.
         settings: the run's settings by name, including ``data``.
         scores: one sentence per score of an evaluation, and one on its data and features.
         programs: one sentence per program in the folder.
     """
-    architecture = {key: value for key, value in generator.architecture.items() if value is not None}
     settings = settings or {}
-    own = architecture.get("model") == OWN
-    lines = [
-        f"# {name}",
-        "",
-        f"A generator of a GAN: latents, standard normal numbers [N, {generator.latent_dim}],"
-        + (f" and class numbers, 0 to {generator.num_classes - 1}," if generator.num_classes is not None else "")
-        + " become images [N, C, H, W] in [-1, 1].",
-        "",
-        "| | |",
-        "| --- | --- |",
-        *(f"| {key} | {value} |" for key, value in architecture.items()),
-        *([f"| classes | {', '.join(names)} |"] if (names := getattr(generator, "class_names", None)) else []),
-        f"| parameters | {sum(p.numel() for p in generator.parameters()):,} |",
-        f"| trained on | {settings.get('data', 'not recorded')} |",
-        f"| steps | {'not recorded' if step is None else f'{step:,}'} |",
-        "",
-        "## Use",
-        "",
-        "```python",
-        "import fastgan, torch",
-        "",
-        f'generator = fastgan.load_generator("this folder"{", model=build" if own else ""})'
-        + ("  # the function that builds the networks" if own else ""),
-        _example(generator),
-        "```",
-        "",
-        "The command line takes this folder in place of a run: `fastgan generate FOLDER"
-        + (" --model MODULE:FUNCTION`." if own else "`."),
-        "",
-    ]
-    if scores:
-        lines += ["## Scores", "", *(f"- {sentence}" for sentence in scores), ""]
-    if programs:
-        lines += ["Without fastgan:", "", *(f"- {sentence}" for sentence in programs), ""]
-    if settings:
-        lines += [
-            "## Training",
-            "",
-            "```toml",
-            *(f"{key} = {json.dumps(value)}" for key, value in settings.items()),
-            "```",
-            "",
-        ]
-    lines += [
-        "## License of the data",
-        "",
-        "Fill in before sharing: the license of the training images, and what it allows for generated images.",
-        "",
-    ]
-    return "\n".join(lines)
+    dimension, num_classes = generator.latent_dim, generator.num_classes
+    classes, labels = "", ""
+    if num_classes is not None:
+        classes, labels = f" and class numbers, 0 to {num_classes - 1},", f", torch.arange(16) % {num_classes}"
+    rows = {key: value for key, value in generator.architecture.items() if value is not None}
+    if names := getattr(generator, "class_names", None):
+        rows["classes"] = ", ".join(names)
+    rows |= {
+        "parameters": f"{sum(p.numel() for p in generator.parameters()):,}",
+        "trained on": settings.get("data", "not recorded"),
+        "steps": "not recorded" if step is None else f"{step:,}",
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    load, command = '"this folder")', "fastgan generate FOLDER"
+    if generator.architecture.get("model") == OWN:
+        load = '"this folder", model=build)  # the function that builds the networks'
+        command += " --model MODULE:FUNCTION"
+    toml = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+    sections = {
+        "## Scores": [f"- {sentence}" for sentence in scores],
+        "Without fastgan:": [f"- {sentence}" for sentence in programs],
+        "## Training": ["```toml", *toml, "```"] if toml else [],
+    }
+    more = "".join("\n".join([title, "", *lines, "\n"]) for title, lines in sections.items() if lines)
+    return f"""# {name}
 
+A generator of a GAN: latents, standard normal numbers [N, {dimension}],{classes} become images [N, C, H, W] in [-1, 1].
 
-def _example(generator: nn.Module) -> str:
-    labels = "" if generator.num_classes is None else f", torch.arange(16) % {generator.num_classes}"
-    return f"images = generator(torch.randn(16, {generator.latent_dim}){labels})"
+| | |
+| --- | --- |
+{table}
+
+## Use
+
+```python
+import fastgan, torch
+
+generator = fastgan.load_generator({load}
+images = generator(torch.randn(16, {dimension}){labels})
+```
+
+The command line takes this folder in place of a run: `{command}`.
+
+{more}## License of the data
+
+Fill in before sharing: the license of the training images, and what it allows for generated images.
+"""
