@@ -120,10 +120,7 @@ class Explorer:
     ) -> str:
         """The shell command that writes :meth:`image` of these inputs: ``fastgan generate`` if it supports them.
 
-        Args:
-            run: the generator's folder.
-            seed, offsets, inputs: as in :meth:`image`.
-            model: the function that builds the user's own generator, as in ``--model``.
+        ``run`` and ``model`` are the generator's folder and, for a user's own, the value of ``--model``.
         """
         defaults = {"truncation": 1, "noise": True, "crossover": _UNMIXED}
         inputs = {name: value for name, value in inputs.items() if name not in defaults or value != defaults[name]}

@@ -14,11 +14,7 @@ _BLOCK = re.compile(r"<!-- made: ([\w-]+) -->\n(.*?)\n?<!-- /made -->", re.DOTAL
 
 
 def inject(page: Path, blocks: dict[str, str]) -> None:
-    """Writes each of ``blocks`` between ``<!-- made: NAME -->`` and ``<!-- /made -->`` of the page.
-
-    Raises:
-        ValueError: if the page has other blocks than these.
-    """
+    """Writes each of ``blocks`` between ``<!-- made: NAME -->`` and ``<!-- /made -->`` of the page."""
     text = page.read_text(encoding="utf-8")
     found = [name for name, _ in _BLOCK.findall(text)]
     if sorted(found) != sorted(blocks):

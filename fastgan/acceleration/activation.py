@@ -99,11 +99,8 @@ def activation_recipe(layers: str) -> Recipe:
 
 
 def counts_batches(module: nn.Module) -> bool:
-    """Whether a module is a batch norm of torch that can be swapped without an activation.
-
-    Raises:
-        Refusal: if it is a batch norm that cannot be swapped.
-    """
+    """Whether a module is a batch norm of torch to swap without an activation; raises Refusal if it cannot be
+    swapped."""
     if not isinstance(module, BATCH_NORMS) or not module.track_running_stats:
         return False
     if type(module).forward is not nn.BatchNorm2d.forward:
@@ -120,11 +117,7 @@ def calls_function(layer: nn.Module, flow: Dataflow) -> bool:
 
 
 def layers_before(activation: nn.Module, flow: Dataflow) -> list[nn.Module]:
-    """The layers whose outputs are the only inputs of ``activation`` and have no other use.
-
-    Raises:
-        Refusal: if there is another input or use.
-    """
+    """The layers whose outputs are the only inputs of ``activation`` and have no other use; else raises Refusal."""
     calls = flow.calls.get(activation)
     if not calls:
         raise Refusal(_unobserved(activation, flow))

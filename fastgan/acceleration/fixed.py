@@ -70,11 +70,8 @@ def is_candidate(module: nn.Module) -> bool:
 
 
 def recognize_fixed(module: nn.Module) -> Recipe | None:
-    """The new forward of a candidate; ``None`` for a module unlike all ops.
-
-    Raises:
-        Refusal: if the module resembles an op, but is not equal to it.
-    """
+    """The new forward of a candidate; ``None`` for a module unlike all ops, and Refusal for one that is only
+    similar."""
     with warnings.catch_warnings(), seeded_random_state(0):
         warnings.simplefilter("ignore")  # torch warns about sizes that the module does not expect
         return _as_pixel_norm(module) or _as_minibatch_stddev(module) or _as_blur(module)

@@ -62,12 +62,9 @@ def _from_source(source: str) -> Callable[..., Tensor]:
 
 
 def recognize_adain(module: nn.Module, known: dict[str, Recipe]) -> Recipe | None:
-    """The new forward of ``module``; ``None`` for a module that does not resemble AdaIN.
+    """The new forward of ``module``; ``None`` for a module unlike AdaIN, and Refusal for one that is only similar.
 
     ``known`` maps dataflows to verified forwards: layers of one class differ only in their sizes.
-
-    Raises:
-        Refusal: if the module resembles AdaIN, but is not equal to it.
     """
     graphs = []
     for training in (not module.training, module.training):

@@ -160,11 +160,7 @@ def replacement(model: nn.Module, module: nn.Module, new: nn.Module) -> Step:
 
 
 def convert(module: nn.Module, path: str, mapping: dict[type[nn.Module], Converter]) -> nn.Module | None:
-    """Makes the replacement with the user's converter for the module's class; ``None`` leaves the module.
-
-    Raises:
-        TypeError, ValueError: if the replacement is not a module, or has other parameters, buffers or keys.
-    """
+    """Makes the replacement with the user's converter for the module's class; ``None`` leaves the module."""
     new = mapping[next(cls for cls in type(module).__mro__ if cls in mapping)](module)
     if new is None:
         return None

@@ -31,7 +31,7 @@ def evaluate(
         typer.Argument(metavar="RUN...", help="Folders of runs or exports, or report files (.json) of earlier ones."),
     ] = None,
     images: Annotated[
-        str | None, typer.Option(metavar="A", help="Images to evaluate instead of a run, as a folder or other --data.")
+        str | None, typer.Option(metavar="A", help="Images to evaluate instead of a run: anything that --data takes.")
     ] = None,
     data: Annotated[
         str | None, typer.Option(metavar="D", help="Real images to compare with; those of the run by default.")
@@ -40,7 +40,7 @@ def evaluate(
         int | None,
         typer.Option(
             metavar="N",
-            help="Number of generated images, and maximum of real ones; by default that of real ones, up to 10,000.",
+            help="Number of generated images and maximum number of real ones; by default all real ones, up to 10,000.",
         ),
     ] = None,
     seed: Annotated[
@@ -53,7 +53,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="F",
-            help="digits, points, inception, a TorchScript file or module:function (which run code of their own); "
+            help="digits, points, inception, a TorchScript file or module:function (both run their own code); "
             "by default digits and points for the bundled data, and inception for others.",
         ),
     ] = None,
@@ -64,7 +64,7 @@ def evaluate(
     device: Annotated[str, typer.Option(metavar="D", help="auto, cpu, cuda or cuda:INDEX.")] = "auto",
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of report and pictures; RUN/evaluation or ./evaluation."),
+        typer.Option(metavar="DIR", help="Folder for report and pictures; by default RUN/evaluation or ./evaluation."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")] = False,
 ) -> int:

@@ -62,11 +62,11 @@ def interpolate(
     count: Rows = 4,
     frames: Frames = None,
     space: Annotated[
-        Literal["z", "w"], typer.Option(help="Between latents (z), or between what stylegan maps them to (w).")
+        Literal["z", "w"], typer.Option(help="Interpolate latents (z), or the mapped latents of stylegan (w).")
     ] = "z",
     path: Annotated[
         Literal["linear", "spherical"] | None,
-        typer.Option(help="Along a straight line or an arc; by default an arc in z and a line in w."),
+        typer.Option(help="Straight line or arc; by default an arc in z and a line in w."),
     ] = None,
     seed: Seed = 0,
     class_: Class = None,
@@ -110,16 +110,14 @@ def walk(
     run: Run,
     model: Model = None,
     dimension: Annotated[
-        int | None, typer.Option(metavar="I", help="The dimension of the latent that changes; 0 by default.")
+        int | None, typer.Option(metavar="I", help="Dimension of the latent to vary; 0 by default.")
     ] = None,
     component: Annotated[
         int | None,
-        typer.Option(
-            metavar="I", help="Instead of a dimension, only for model stylegan: a principal component of w, from 0."
-        ),
+        typer.Option(metavar="I", help="Principal component of w to vary instead, from 0; only for model stylegan."),
     ] = None,
     reach: Annotated[
-        float, typer.Option(min=0.01, max=100, metavar="R", help="Distance to both sides, in standard deviations.")
+        float, typer.Option(min=0.01, max=100, metavar="R", help="Distance in both directions, in standard deviations.")
     ] = 3.0,
     count: Rows = 4,
     frames: Frames = None,
@@ -129,7 +127,7 @@ def walk(
     out: SequenceOut = None,
     device: Device = "auto",
 ) -> int:
-    """Change one dimension of latents, or w along a principal component, and keep the rest; a row for each latent."""
+    """Vary one dimension of each latent, or w along a principal component; one row per latent."""
     if dimension is not None and component is not None:
         raise SettingsError("--dimension and --component cannot be combined; give one of them")
     if not math.isfinite(reach):
@@ -179,9 +177,9 @@ def mix(
     out: PictureOut = None,
     device: Device = "auto",
 ) -> int:
-    """Mix the styles of images A, a row each, with those of images B, a column each; only for model stylegan.
+    """Mix the styles of images A (rows) with those of images B (columns); only for model stylegan.
 
-    A are the first images of the seed, B those that follow, numbered as 'fastgan generate --numbered' shows them.
+    A are the first images of the seed and B the next ones, numbered as by 'fastgan generate --numbered'.
     """
     import torch
 
@@ -215,7 +213,7 @@ def truncation(
     out: SequenceOut = None,
     device: Device = "auto",
 ) -> int:
-    """Show truncation in model stylegan: from the average image (psi 0) to each image itself (1), a row each."""
+    """Show truncation in model stylegan: one row per image, from the average image (psi 0) to the image (psi 1)."""
     import torch
 
     from fastgan import sampling

@@ -20,18 +20,20 @@ def with_generator(run: Path) -> Path:
 
 Run = Annotated[
     Path,
-    typer.Argument(metavar="RUN", callback=with_generator, help="Folder of 'fastgan train' or 'fastgan export'."),
+    typer.Argument(
+        metavar="RUN", callback=with_generator, help="Folder written by 'fastgan train' or 'fastgan export'."
+    ),
 ]
 Model = Annotated[
     str | None,
-    typer.Option(
-        metavar="MODULE:FUNCTION", help="Function that builds the networks of a run of --model; its module is imported."
-    ),
+    typer.Option(metavar="MODULE:FUNCTION", help="The function given as --model in training; its module is imported."),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, metavar="S", help="The same seed gives the same images.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, metavar="S", help="Seed of the latents.")]
 Class = Annotated[
     int | None,
-    typer.Option("--class", metavar="K", help="The class, in a conditional run; its classes in turn by default."),
+    typer.Option(
+        "--class", metavar="K", help="Class of the images of a conditional run; by default all classes in turn."
+    ),
 ]
 Truncation = Annotated[
     float,
@@ -40,18 +42,18 @@ Truncation = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(metavar="D", help="auto, cpu, cuda or cuda:INDEX.")]
-Rows = Annotated[int, typer.Option("--count", min=1, metavar="N", help="Number of rows, one for each latent.")]
+Rows = Annotated[int, typer.Option("--count", min=1, metavar="N", help="Number of rows, one per latent.")]
 Frames = Annotated[
-    int | None, typer.Option(min=2, metavar="N", help="Images in a row; 9 by default, in an animation 48 frames.")
+    int | None, typer.Option(min=2, metavar="N", help="Images per row; by default 9, or 48 for an animation.")
 ]
 PictureOut = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="A grid (.png, .jpg), arrays (.npz) or a folder (no ending); in RUN by default."),
+    typer.Option(metavar="FILE", help="A grid (.png, .jpg), arrays (.npz) or a folder (no suffix); by default in RUN."),
 ]
 SequenceOut = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="A grid (.png, .jpg), animation (.gif, .mp4), arrays (.npz), or a folder (no ending); by default in RUN.",
+        help="A grid (.png, .jpg), animation (.gif, .mp4), arrays (.npz) or a folder (no suffix); by default in RUN.",
     ),
 ]

@@ -26,13 +26,7 @@ class Trained:
 
 
 def load_trained(source: Path, device: str, model: str | None) -> Trained:
-    """Loads the EMA generator of a run's latest checkpoint, or the generator of a model folder.
-
-    Args:
-        source: the folder.
-        device: as ``--device`` takes it.
-        model: ``package.module:function``, for a run of networks of the user's own.
-    """
+    """Loads the EMA generator of a run's latest checkpoint, or the generator of a model folder."""
     from fastgan.training.checkpoint import load_trained_generator
     from fastgan.training.device import resolve_device
 

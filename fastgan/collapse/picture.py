@@ -19,18 +19,12 @@ _COLORS = {"collapsed": _BAD, "not finite": _BAD, "not collapsed": _GOOD}
 
 
 def remedies_picture(trials: list[Trial], num_columns: int) -> Tensor:
-    """Draws one row per trial.
+    """Draws one row per trial, uint8 [3, H, W].
 
-    From left to right: the remedy, its settings and the verdict; samples at every second moment, including the last;
-    the share of each mode among real (gray) and generated (blue) samples, with the names of lost modes in red; and
-    curves over the steps, from 0 to 1, of the fraction of modes captured (blue) and of high-quality samples (green).
-
-    Args:
-        trials: at least one trial.
-        num_columns: number of columns of samples; trials that ended early fill fewer.
-
-    Returns:
-        uint8 [3, H, W].
+    From left to right: the remedy, its settings and the verdict; samples at every second moment, including the last, in
+    ``num_columns`` columns; the share of each mode among real (gray) and generated (blue) samples, with the names of
+    lost modes in red; and curves over the steps, from 0 to 1, of the fraction of modes captured (blue) and of
+    high-quality samples (green).
     """
     left = 2 * _GAP + _NAMES
     bars = left + num_columns * (_TILE + _GAP)

@@ -149,15 +149,9 @@ def run_trial(
     seed: int,
     progress: Callable[[int], None] = lambda step: None,
 ) -> Trial:
-    """Trains a GAN with a remedy.
+    """Trains a GAN of the bench with a remedy, for ``steps`` or the bench's own number, and measures it.
 
-    Args:
-        bench: the data set and the plain GAN.
-        remedy: name of the remedy.
-        reference: the real images of the bench.
-        steps: number of training steps; None for the bench's.
-        seed: seed of training, samples and clusters.
-        progress: called after each step with its number.
+    ``progress`` is called after each step with its number.
     """
     config = bench.config(remedy, steps=steps, seed=seed)
     trainer = Trainer.from_config(config, ResidentImages(reference.images, None, _CPU, name=bench.data))

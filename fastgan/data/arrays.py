@@ -19,12 +19,9 @@ _SHAPES = "uint8 of shape [N, H, W], [N, H, W, C] or [N, C, H, W] with 1 or 3 ch
 
 
 class ArrayImages:
-    """Images in an array, with the interface of :class:`fastgan.data.files.ImageFiles`.
+    """Images in an array, uint8 [N, C, H, W], with labels int64 [N] or None.
 
-    Args:
-        images: uint8 [N, C, H, W].
-        labels: int64 [N], or None.
-        name: name of the data.
+    The interface is that of :class:`fastgan.data.files.ImageFiles`.
     """
 
     class_names = None
@@ -107,11 +104,7 @@ def _check_header(file: BinaryIO, size: int, where: str) -> None:
 
 
 def channels_first(array: np.ndarray, where: str) -> np.ndarray:
-    """Images [N, H, W], [N, H, W, C] or [N, C, H, W] as [N, C, H, W]; at least one image, with 1 or 3 channels.
-
-    Raises:
-        DataError: for another shape, or one that fits both layouts; one sentence.
-    """
+    """Images [N, H, W], [N, H, W, C] or [N, C, H, W] as [N, C, H, W]; at least one image, with 1 or 3 channels."""
     found = f"{where} holds {array.dtype} of shape {list(array.shape)}"
     if array.ndim == 3:
         array = array[:, None]

@@ -34,11 +34,10 @@ def parse_policy(text: str) -> tuple[str, ...]:
 
 
 def check_policy(policy: Sequence[str], image_shape: Sequence[int]) -> None:
-    """Refuses images [C, H, W] for which an augmentation of the policy is not defined.
+    """Raises ValueError, one sentence, for images [C, H, W] for which an augmentation of the policy is not defined.
 
-    Raises:
-        ValueError: ``color`` for other than 1 or 3 channels; ``translation`` for images below 4 pixels, which would
-            never move; ``cutout`` for images below 2 pixels, which would be cut out entirely; one sentence.
+    ``color`` needs 1 or 3 channels; ``translation`` at least 4 pixels, or images would never move; ``cutout`` at least
+    2, or they would be cut out entirely.
     """
     channels, *size = image_shape
     found = f"images of {size[1]}x{size[0]} with {channels} channel{'s' * (channels != 1)}"

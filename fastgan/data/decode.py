@@ -65,11 +65,7 @@ def decode_image(
 def read_header(
     file: BinaryIO, where: str, on_bad_metadata: Callable[[], None] = lambda: None
 ) -> tuple[int, tuple[int, int]]:
-    """Reads from a file's header the number of channels that :func:`decode_image` will return, and (width, height).
-
-    Raises:
-        DataError: as ``decode_image``, for errors in the header.
-    """
+    """Reads from a file's header the number of channels that :func:`decode_image` will return, and (width, height)."""
 
     def read(file: BinaryIO) -> tuple[int, tuple[int, int]]:
         with Image.open(file, formats=FORMATS) as image:
@@ -142,11 +138,7 @@ def _num_channels(image: Image.Image, where: str) -> int:
 
 
 def upright_pixels(image: Image.Image, where: str, on_bad_metadata: Callable[[], None] = lambda: None) -> Image.Image:
-    """The image upright, opaque and of mode L or RGB.
-
-    Raises:
-        DataError: for 32-bit values.
-    """
+    """The image upright, opaque and of mode L or RGB."""
     has_16_bits, num_channels = _has_16_bits(image), _num_channels(image, where)
     image.load()
     image = upright(image, on_bad_metadata)  # May be a copy, which has no format.

@@ -22,14 +22,10 @@ def quoted(name: str | os.PathLike[str]) -> str:
     return text if len(text) <= _LONGEST_QUOTE else f"{text[:half]}...{text[-half:]}"
 
 
-def skipped(broken: Sequence[DataError], count: int, *, whole: bool) -> str:
-    """A note on the broken ones of ``count`` images, if ``whole`` allows leaving them out.
-
-    Raises:
-        DataError: without ``whole``, or if all images are broken.
-    """
+def skipped(broken: Sequence[DataError], count: int, skip_broken: bool) -> str:
+    """A note on the broken ones of ``count`` images; raises DataError without ``skip_broken``, or if all are broken."""
     first, share = str(broken[0]).rstrip("."), f"{len(broken):,} of {count:,} images cannot be read"
-    if not whole:
+    if not skip_broken:
         them = "them" if len(broken) > 1 else "it"
         raise DataError(f"{first}; {share}: remove {them}, or set skip_broken = true to leave {them} out.")
     if len(broken) == count:

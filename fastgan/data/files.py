@@ -39,9 +39,6 @@ class Folder:
     """The files below a folder, with the interface of :class:`fastgan.data.archive.SafeZip`.
 
     ``names`` are relative paths with slashes. Links to folders are followed.
-
-    Raises:
-        DataError: for a folder that cannot be read, or has a link to a folder that contains it.
     """
 
     def __init__(self, path: Path):
@@ -75,15 +72,10 @@ class Folder:
 
 
 class ImageFiles:
-    """The images in a folder or zip. Their names, labels and headers are read at once.
+    """The images in a folder or zip, whose path is ``path``. Their names, labels and headers are read at once.
 
     Hidden files and folders, folders that systems create (``@eaDir``, ``lost+found`` ...) and files without an image
-    suffix are ignored.
-
-    Args:
-        container: the files.
-        path: path of the folder or zip, for errors.
-        skip_broken: leave out images whose header cannot be read.
+    suffix are ignored; with ``skip_broken`` also images whose header cannot be read.
 
     Attributes:
         names: names of the images, sorted; at least one.
@@ -92,9 +84,6 @@ class ImageFiles:
         channels: 3 if any image is in color, else 1.
         sizes: width and height of each image.
         notes: sentences for the user.
-
-    Raises:
-        DataError: as :func:`fastgan.data.load_dataset`.
     """
 
     def __init__(self, container: Folder | SafeZip, path: Path, *, skip_broken: bool = False) -> None:
@@ -118,7 +107,7 @@ class ImageFiles:
             except DataError as error:
                 broken.append(error)
                 found.append(None)
-        self.notes = [skipped(broken, len(self.names), whole=skip_broken)] if broken else []
+        self.notes = [skipped(broken, len(self.names), skip_broken)] if broken else []
         if unread := [name for name in visible if name.lower().endswith(UNREAD_SUFFIXES)]:
             self.notes.append(
                 f"{len(unread):,} images in formats that are not read are left out, such as "

@@ -146,9 +146,7 @@ class LazyImages(_FittedImages):
     def batch(self, indices: Sequence[int], seed: int = 0) -> tuple[Tensor, list[int | None]]:
         """The images at ``indices``, uint8 [n, C, S, S], and their labels.
 
-        Args:
-            indices: indices from 0, at least one.
-            seed: seed of the global generators of torch, numpy and Python, for a Dataset's random transforms.
+        ``seed`` seeds the global generators of torch, numpy and Python, for a Dataset's random transforms.
         """
         images = np.empty((len(indices), *self.image_shape), np.uint8)
         with seeded_random_state(seed) if self.is_random else contextlib.nullcontext():
@@ -168,7 +166,7 @@ class LazyImages(_FittedImages):
                 except DataError as error:
                     broken[index] = error
         if broken:
-            self.notes.append(skipped(list(broken.values()), len(self), whole=self._skip_broken))
+            self.notes.append(skipped(list(broken.values()), len(self), self._skip_broken))
             images = images[[index not in broken for index in range(len(self))]]
         return ImageDataset(self.name, torch.from_numpy(images), None if None in labels else torch.tensor(labels))
 

@@ -140,11 +140,7 @@ class IterableImages(_Items):
 
 
 def images_of(data: Any, name: str) -> ArrayImages | DatasetImages | IterableImages:
-    """Makes the reader of a Dataset, array or tensor.
-
-    Raises:
-        DataError: for other types, or no images; one sentence.
-    """
+    """Makes the reader of a Dataset, array or tensor."""
     if isinstance(data, Tensor | np.ndarray):
         return _array_images(data, None, name)
     if type(data) is TensorDataset and len(data.tensors) <= 2:

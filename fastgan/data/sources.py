@@ -77,12 +77,8 @@ class ImageSource(Protocol):
 class ResidentImages:
     """A source that keeps all images on the device as bytes; see :class:`ImageSource`.
 
-    Args:
-        images: uint8 [N, C, S, S].
-        labels: int64 [N], or None.
-        device: device that stores images and draws batches.
-        name: name of the data.
-        rank, world_size: rank and world size, which select this process's part of each batch.
+    ``images`` are uint8 [N, C, S, S] and ``labels`` int64 [N], or None. The other arguments are those of
+    :func:`open_source`.
     """
 
     capturable = True
@@ -144,7 +140,8 @@ def open_source(
         data: data as for :func:`fastgan.data.load_dataset`, or an iterable Dataset.
         resolution: edge length of the fitted images; by default the smallest of their shorter sides.
         device: device of the batches.
-        seed, batch_size_of: for a streamed source; see :class:`fastgan.data.stream.StreamedImages`.
+        seed: seed of the order of a streamed source, from 0.
+        batch_size_of: maps the index of an update to the size of its whole batch, for a streamed source.
         with_labels: whether batches include labels, if the data has them.
         on_device: "yes" for resident, "no" for streamed, "auto" for resident if the images fit. A map-style Dataset is
             resident only with "yes", since its transforms may be random; an iterable one is never resident.

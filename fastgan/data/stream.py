@@ -64,14 +64,8 @@ class StreamedImages:
     SIGTERM from processes other than their parent: on these signals a run saves its state and then ends the workers.
     Workers exit within seconds of the death of their parent.
 
-    Args:
-        dataset: the images.
-        seed: seed of the order, from 0.
-        batch_size_of: maps the index of an update to the size of its whole batch.
-        num_workers: number of worker processes; 0 to read in this process, in ``next_batch``.
-        device: device of the batches.
-        with_labels: whether batches include labels, if the data has them.
-        rank, world_size: rank and world size, which select this process's part of each batch.
+    The arguments are those of :func:`fastgan.data.sources.open_source`; with ``num_workers`` 0 this process reads, in
+    ``next_batch``.
     """
 
     capturable = False
@@ -106,11 +100,7 @@ class StreamedImages:
         return len(self._dataset)
 
     def next_batch(self, update: int, size: int, random: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
-        """As in :class:`fastgan.data.sources.ImageSource`.
-
-        Raises:
-            ValueError: if ``size`` differs from ``batch_size_of(update)``.
-        """
+        """As in :class:`fastgan.data.sources.ImageSource`."""
         if size != self._batch_size_of(update):
             raise ValueError(f"the batch size of update {update} is {size}; expected {self._batch_size_of(update)}")
         if self._batches is None or update != self._next_update:

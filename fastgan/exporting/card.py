@@ -18,15 +18,10 @@ def card_of(
     scores: Sequence[str] = (),
     programs: Sequence[str] = (),
 ) -> str:
-    """Writes the model card in Markdown.
+    """Writes the model card of a generator, of fastgan's or the user's own, in Markdown.
 
-    Args:
-        generator: a generator from :func:`fastgan.models.build_networks`, or the user's own.
-        name: title of the card, such as the run's folder.
-        step: number of steps trained.
-        settings: the run's settings by name, including ``data``.
-        scores: one sentence per score of an evaluation, and one on its data and features.
-        programs: one sentence per program in the folder.
+    ``name`` is the title, ``settings`` are those of the run, including ``data``, and ``scores`` and ``programs``
+    sentences.
     """
     settings = settings or {}
     dimension, num_classes = generator.latent_dim, generator.num_classes

@@ -71,18 +71,14 @@ def detect_collapse(real: Features, generated: Features, classes: Shares | None,
     """Decides whether modes with a quarter or more of the real images are missing from the generated images.
 
     - By looking: the real share of the classes that a classifier does not find in the generated images. Without a
-      classifier there is no answer.
+      classifier (``classes`` None) there is no answer.
     - By clustering: k-means of the real features; the real share of the clusters without generated images. After
       Richardson and Weiss 2018 (https://arxiv.org/abs/1805.12462), who count the bins that differ.
     - By a score: coverage and recall divided by those of real images, in samples of equal size; the larger of the two
       quotients counts, because coverage is also low for varied images of poor quality. There is no answer if precision
       is below half of that of real images.
 
-    Args:
-        real: features of at least 12 real images.
-        generated: features of at least 12 generated images.
-        classes: class shares of all images, or None without a classifier.
-        seed: seed of clusters and samples.
+    Each side has at least 12 images.
     """
     clusters = _clusters(real.values, generated.values, seed)
     return Collapse(

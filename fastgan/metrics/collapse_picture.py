@@ -15,16 +15,9 @@ _WIDTH, _MARGIN, _LINE, _BARS = 400, 12, 16, 140
 
 
 def collapse_picture(real: Tensor, generated: Tensor, shares: Shares) -> Tensor:
-    """Draws two pictures side by side, and below them two bars per class: its real and its generated share.
+    """Draws two pictures, uint8 [C, H, W], side by side, and below them the real and generated share of each class.
 
-    Real bars are gray, generated bars blue; the names of lost classes are red.
-
-    Args:
-        real, generated: pictures, uint8 [C, H, W], C 1 or 3.
-        shares: shares that the bars show.
-
-    Returns:
-        uint8 [3, H', W'].
+    Real bars are gray, generated bars blue; the names of lost classes are red. Returns uint8 [3, H', W'].
     """
     left, right = _scaled(real), _scaled(generated)
     total = 2 * _WIDTH + 3 * _MARGIN

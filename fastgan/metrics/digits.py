@@ -60,13 +60,9 @@ def digit_inputs(images: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def classify_digits(images: Tensor) -> Tensor:
-    """Classifies each image as one of the ten digits, also an image that looks like no digit.
+    """Classifies images as one of the ten digits, int64 [N] on the CPU; also images that look like no digit.
 
-    Args:
-        images: [N, 1, S, S], light strokes on dark, S at least 8; uint8, or floating-point in [-1, 1].
-
-    Returns:
-        int64 [N], from 0 to 9, on the CPU.
+    ``images`` are [N, 1, S, S], light strokes on dark, S at least 8; uint8, or floating-point in [-1, 1].
     """
     if images.dim() != 4 or images.shape[1] != 1 or images.shape[2] != images.shape[3] or images.shape[2] < 8:
         raise ValueError(f"digits have shape {list(images.shape)}, expected [N, 1, S, S] with S at least 8")

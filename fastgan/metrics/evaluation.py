@@ -127,15 +127,10 @@ def compare(
     seed: int,
     replicates: Iterable[int] | None = None,
 ) -> tuple[Evaluation, Tensor]:
-    """Evaluates measured images; returns the evaluation and a picture that shows mode collapse.
+    """Evaluates measured images of a run or images ``of``; also returns a picture that shows mode collapse.
 
-    Args:
-        real, generated: images measured with ``features`` and ``classifier``.
-        basis: basis of the scores.
-        of: the evaluated run or images.
-        step: step of the run's checkpoint, or None.
-        seed: seed of clusters and resampling.
-        replicates: as ``progress`` in :func:`fastgan.metrics.scores.score`.
+    ``seed`` is that of clusters and resampling, and ``replicates`` the ``progress`` of
+    :func:`fastgan.metrics.scores.score`.
     """
     scores = score(real.features, generated.features, seed=seed, progress=replicates)
     collapse = detect_collapse(real.features, generated.features, shares_of(classifier, real, generated), seed=seed)

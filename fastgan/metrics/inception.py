@@ -17,10 +17,8 @@ _OUTPUTS = ["2048", "logits_unbiased"]
 def load_inception(weights: Path | None, device: torch.device) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], str]:
     """Loads the Inception network of 2015, which defines the FID, as torch-fidelity converted it.
 
-    Args:
-        weights: ``weights-inception-2015-12-05-6726825d.pth`` or a file with the same keys; None downloads it to
-            torch's hub folder.
-        device: device of the network.
+    ``weights`` is ``weights-inception-2015-12-05-6726825d.pth`` or a file with the same keys; None downloads it to
+    torch's hub folder.
 
     Returns:
         A function from uint8 images [N, C, S, S], C 1 or 3, to features [N, 2048] and logits [N, 1008] without bias, as

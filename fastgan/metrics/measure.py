@@ -81,16 +81,9 @@ def measure(
     classifier: Classifier | None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Measured:
-    """Computes features and class counts of uint8 images [n, C, S, S] in batches.
+    """Computes features and class counts of batches of uint8 images [n, C, S, S], at least one.
 
-    Args:
-        batches: at least one batch.
-        features: the feature network.
-        classifier: the classifier, or None.
-        advance: called after each batch with its number of images.
-
-    Raises:
-        MetricsError: for images that the features do not take; one sentence.
+    ``advance`` is called after each batch with its number of images.
     """
     found, shown = [], []
     counts = torch.zeros(0 if classifier is None else len(classifier.names), dtype=torch.int64)
@@ -118,19 +111,9 @@ def real_batches(images: Tensor) -> Iterator[Tensor]:
 
 
 def generated_batches(generator: nn.Module, count: int, *, seed: int, labels: Tensor | None) -> Iterator[Tensor]:
-    """Generates images as bytes, in batches.
+    """Generates images from a seed, with ``labels`` int64 [count] for a conditional generator.
 
-    Args:
-        generator: as in :func:`fastgan.sampling.render`.
-        count: number of images.
-        seed: seed of the latents.
-        labels: int64 [count] for a conditional generator, else None.
-
-    Yields:
-        Batches, uint8 [n, C, S, S] like the real images, so that the compared pixels are those of saved files.
-
-    Raises:
-        MetricsError: for images with infinite or NaN values; one sentence.
+    Yields batches, uint8 [n, C, S, S] like the real images, so that the compared pixels are those of saved files.
     """
     latents = draw_latents(count, generator.latent_dim, seed=seed).split(BATCH_SIZE)
     of_batches = [None] * len(latents) if labels is None else labels.split(BATCH_SIZE)
@@ -150,9 +133,6 @@ def choose_real(data: LazyImages, count: int, *, seed: int) -> tuple[Tensor, Ten
 
     Returns:
         The images, uint8 [n, C, S, S] in the order of the data, n at most ``count``, and their labels.
-
-    Raises:
-        DataError: for a broken image; one sentence.
     """
     images, labels = data.batch(choose(len(data), count, seed=seed))
     return images, None if None in labels else torch.tensor(labels)
@@ -161,11 +141,7 @@ def choose_real(data: LazyImages, count: int, *, seed: int) -> tuple[Tensor, Ten
 def choose(size: int, count: int, *, seed: int, part: int = 0) -> list[int]:
     """Draws ``count`` of ``size`` indices without replacement, or all if fewer, in ascending order.
 
-    Args:
-        size: number of images.
-        count: number to draw.
-        seed: seed of the choice.
-        part: 0 for real images, 1 for images that are compared with them.
+    ``part`` is 0 for real images and 1 for images that are compared with them.
     """
     random = torch.Generator().manual_seed(seed_of(seed, Stream.METRICS, part))
     return torch.randperm(size, generator=random)[:count].sort().values.tolist()

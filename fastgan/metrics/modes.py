@@ -44,14 +44,7 @@ class ModeCoverage(NamedTuple):
 
 
 def nearest_mode(points: Tensor) -> Tensor:
-    """The mode within three standard deviations of each point of the plane, or -1.
-
-    Args:
-        points: floating-point [N, 2]; a non-finite point has no mode.
-
-    Returns:
-        Indices of modes, int64 [N], -1 to 7.
-    """
+    """The mode within three standard deviations of each point of the plane [N, 2], int64 [N] from 0 to 7, or -1."""
     points = points.double()
     distances = (points[:, None] - torch.tensor(CENTERS, dtype=points.dtype, device=points.device)).norm(dim=2)
     # No point is near two centers, which are at least 1.41 apart, fourteen standard deviations.
@@ -60,10 +53,6 @@ def nearest_mode(points: Tensor) -> Tensor:
 
 
 def mode_coverage(points: Tensor) -> ModeCoverage:
-    """Counts the samples near each of the eight centers.
-
-    Args:
-        points: points of the plane, floating-point [N, 2], N at least 1.
-    """
+    """Counts the samples, floating-point [N, 2] with N at least 1, near each of the eight centers."""
     counts = (nearest_mode(points) + 1).bincount(minlength=len(CENTERS) + 1)[1:]
     return ModeCoverage(counts=tuple(counts.tolist()), num_samples=len(points))

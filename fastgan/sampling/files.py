@@ -52,10 +52,6 @@ def check_output(path: Path, *, animation: bool = False) -> None:
     Args:
         path: a file that ends in .png, .jpg, .npz or, with ``animation``, .gif or .mp4; a path without an ending, or
             an existing folder, is a folder.
-
-    Raises:
-        SamplingError: for another ending, or a folder that cannot be made; one sentence.
-        MissingExtraError: for .mp4 without imageio; one sentence.
     """
     known = PICTURES + (ANIMATIONS if animation else ())
     if path.suffix and not path.is_dir():
@@ -83,9 +79,6 @@ def write_sheet(sheet: Sheet, path: Path) -> list[Path]:
 
     Returns:
         The written files; of several, the picture of all images comes first.
-
-    Raises:
-        SamplingError: if it cannot be written; one sentence.
     """
     with writing(f"output {str(path)!r}", SamplingError):
         if path.is_dir():
@@ -133,10 +126,6 @@ def save_animation(frames: Sequence[Tensor], path: Path) -> None:
         frames: at least one frame, uint8 [C, H, W], gray or color, all of one shape. Frames less than 128 pixels wide
             are enlarged by an integer factor to at least that.
         path: ends in .gif or .mp4.
-
-    Raises:
-        MissingExtraError: for MP4 without imageio; one sentence.
-        OSError: if the file cannot be written.
     """
     factor = max(1, -(-_SMALLEST_WIDTH // frames[0].shape[2]))
     large = [frame.repeat_interleave(factor, 1).repeat_interleave(factor, 2) for frame in frames]

@@ -39,11 +39,7 @@ def labels_in_turn(count: int, num_classes: int) -> Tensor:
 
 
 def check_truncation(generator: nn.Module, truncation: float) -> None:
-    """Refuses a truncation outside [0, 1], or below 1 for a generator without truncation.
-
-    Raises:
-        SamplingError: one sentence.
-    """
+    """Refuses a truncation outside [0, 1], or below 1 for a generator without truncation."""
     if not 0 <= truncation <= 1:
         raise SamplingError(f"truncation is {truncation}, expected a number from 0 to 1")
     if truncation != 1 and not hasattr(generator, "truncate"):
@@ -88,14 +84,8 @@ def run_in_batches(
 ) -> Tensor:
     """Applies a part of a generator, in evaluation mode, to rows in batches of one size.
 
-    Args:
-        generator: the generator, which determines the device; its mode is restored.
-        function: maps tensors [n, ...] to a tensor [n, ...], row by row.
-        inputs: tensors [N, ...], on any device, N at least 1.
-        batch_size: as in :func:`render`.
-
-    Returns:
-        float32 [N, ...] on the CPU.
+    ``function`` maps tensors [n, ...] on the generator's device to a tensor [n, ...], row by row; ``inputs`` are
+    tensors [N, ...], N at least 1. Returns float32 [N, ...] on the CPU, and restores the generator's mode.
     """
     device = next(generator.parameters()).device
     size = math.ceil(batch_size / ROWS) * ROWS

@@ -90,12 +90,8 @@ def picture(images: Tensor, **layout: Any) -> Tensor:
 def scatter(points: Tensor, *, size: int = 400) -> Tensor:
     """Draws points in blue over 2,000 dim points of the data; red circles mark three standard deviations of each mode.
 
-    Args:
-        points: points of the plane, floating-point [N, 2]; points outside [-2.5, 2.5] or non-finite are not drawn.
-        size: edge length in pixels, for 5 units of the plane; x grows to the right and y upwards.
-
-    Returns:
-        uint8 [3, size, size].
+    ``points`` are points of the plane, floating-point [N, 2]; those outside [-2.5, 2.5] or non-finite are not drawn.
+    The picture, uint8 [3, size, size], shows 5 units of the plane; x grows to the right and y upwards.
     """
     image = Image.new("RGB", (size, size), "white")
     draw = ImageDraw.Draw(image)

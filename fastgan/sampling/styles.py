@@ -32,11 +32,7 @@ class Directions:
 
 
 def require_styles(generator: nn.Module, what: str) -> StyleGANGenerator:
-    """Returns the generator if it has styles; the error says that ``what`` needs them.
-
-    Raises:
-        SamplingError: if it has no styles; one sentence.
-    """
+    """Returns the generator if it has styles; the error says that ``what`` needs them."""
     if not isinstance(generator, StyleGANGenerator):
         raise SamplingError(
             f"{what} needs a generator with styles; expected one of model stylegan, not {type(generator).__name__}"
@@ -94,12 +90,8 @@ def principal_directions(generator: StyleGANGenerator) -> Directions:
 def layers_of(generator: StyleGANGenerator, crossover: str) -> tuple[int, int]:
     """The half-open range of layers that use B's styles.
 
-    Args:
-        crossover: a current resolution, such as "16", for the layers from it on; or "coarse", "middle" or "fine" for
-            only the layers from 4 to 8, from 16 to 32, or from 64 on.
-
-    Raises:
-        SamplingError: for another crossover, or a range without layers; one sentence.
+    ``crossover`` is a current resolution, such as "16", for the layers from it on; or "coarse", "middle" or "fine" for
+    only the layers from 4 to 8, from 16 to 32, or from 64 on.
     """
     resolutions = generator.synthesis.in_use()
     if crossover in RANGES:
