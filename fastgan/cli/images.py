@@ -154,8 +154,8 @@ def walk(
     else:
         directions = sampling.principal_directions(generator)
         direction = directions.vectors[component] * directions.deviations[component]
-        ways = sampling.along(sampling.map_latents(generator, latents), direction, values)
-        images = _render_w(trained, ways, truncation)
+        w = sampling.map_latents(generator, latents)
+        images = _render_w(trained, w[:, None] + values[:, None] * direction, truncation)
         what = f"component {component} of w"
     sheet = _rows(images, values, "+.1f", [str(i) for i in range(count)], labels)
     return _write(trained, sheet, to, f"{count} walks along {what}, {number} images each", seed)

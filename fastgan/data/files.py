@@ -221,25 +221,21 @@ def _parse_labels(data: bytes, where: str) -> dict[str, int] | None:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON ({reason(error)}); {expected}.") from error
-    if not isinstance(content, dict) or "labels" not in content:
-        raise DataError(f"{where} has no 'labels'; {expected}.")
-    pairs = content["labels"]
+    pairs = content.get("labels", ()) if isinstance(content, dict) else ()
     if pairs is None:
         return None
     if not isinstance(pairs, list):
-        raise DataError(f"{where} holds labels of type {type(pairs).__name__}; {expected}.")
+        raise DataError(f"{where} holds no list of labels; {expected}.")
     label_of: dict[str, int] = {}
     for pair in pairs:
         if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
             raise DataError(f"{where} holds {reprlib.repr(pair)} among its labels; {expected}.")
         name, label = pair[0].replace("\\", "/"), pair[1]
-        if isinstance(label, list):
-            raise DataError(
-                f"{where} labels {quoted(name)} with the vector {reprlib.repr(label)}; expected a class number "
-                "(one-hot and attribute vectors are not supported)."
-            )
         if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < 2**63:
-            raise DataError(f"{where} labels {quoted(name)} with {reprlib.repr(label)}; expected an integer from 0.")
+            raise DataError(
+                f"{where} labels {quoted(name)} with {reprlib.repr(label)}; expected an integer from 0 (one-hot and "
+                "attribute vectors are not supported)."
+            )
         if name in label_of:
             raise DataError(f"{where} labels {quoted(name)} twice; expected one label for each image.")
         label_of[name] = label

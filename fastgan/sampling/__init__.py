@@ -3,7 +3,7 @@
 from fastgan.sampling.files import ANIMATIONS, Sheet, check_output, save_animation, save_images, write_sheet
 from fastgan.sampling.generation import SamplingError, check_truncation, draw_latents, generate, labels_in_turn, render
 from fastgan.sampling.grids import columns_by_class, columns_of, image_grid, picture, save_png, scatter
-from fastgan.sampling.paths import along, along_dimension, linear, spherical
+from fastgan.sampling.paths import along_dimension, linear, spherical
 from fastgan.sampling.styles import (
     RANGES,
     Directions,

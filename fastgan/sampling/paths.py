@@ -53,11 +53,6 @@ def spherical(a: Tensor, b: Tensor, frames: int) -> Tensor:
     return torch.where(small, torch.lerp(start, end, t), arc).to(a.dtype)
 
 
-def along(a: Tensor, direction: Tensor, values: Tensor) -> Tensor:
-    """``a + value * direction`` for each value: [N, D], [D] and [F] to [N, F, D]."""
-    return a[:, None] + values[:, None] * direction
-
-
 def along_dimension(a: Tensor, dimension: int, values: Tensor) -> Tensor:
     """Replaces one dimension of ``a`` by each of ``values``: [N, D] and [F] to [N, F, D].
 

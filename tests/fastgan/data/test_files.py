@@ -288,12 +288,12 @@ def test_files_past_the_limit_are_not_read(tmp_path, gray, refused, monkeypatch)
     refused(tmp_path / "a.zip", "dataset.json", "expected at most 10")
 
 
-LABELLED = ["000.png", "001.png", "002.png", "003.png", "004.png"]
+LABELED = ["000.png", "001.png", "002.png", "003.png", "004.png"]
 
 
 def test_labels_of_absent_images_and_backslashes_are_accepted(tmp_path, gray):
-    write_folder(tmp_path, gray, [f"a/{name}" for name in LABELLED])
-    pairs = [[f"a\\{name}", index] for index, name in enumerate(LABELLED)]
+    write_folder(tmp_path, gray, [f"a/{name}" for name in LABELED])
+    pairs = [[f"a\\{name}", index] for index, name in enumerate(LABELED)]
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": [["a/gone.png", 9], *reversed(pairs)]}))
     assert load_dataset(str(tmp_path)).labels.tolist() == [0, 1, 2, 3, 4]
 
@@ -305,20 +305,20 @@ def test_labels_of_absent_images_and_backslashes_are_accepted(tmp_path, gray):
         ("[" * 100_000, ["is not JSON"]),
         (b"\xff\xfe\xfd", ["is not JSON"]),
         ("9" * 5000, ["is not JSON"]),
-        ("[]", ["has no 'labels'"]),
-        ("{}", ["has no 'labels'"]),
-        ({"labels": {"000.png": 1}}, ["labels of type dict"]),
+        ("[]", ["holds no list of labels"]),
+        ("{}", ["holds no list of labels"]),
+        ({"labels": {"000.png": 1}}, ["holds no list of labels"]),
         ({"labels": ["000.png"]}, ["'000.png'", "among its labels"]),
         ({"labels": [["000.png", 1, 2]]}, ["among its labels"]),
         ({"labels": [[0, 1]]}, ["among its labels"]),
-        ({"labels": [[name, [0, 1]] for name in LABELLED]}, ["'000.png'", "the vector [0, 1]", "one-hot"]),
-        ({"labels": [[name, 1.0] for name in LABELLED]}, ["'000.png' with 1.0", "integer"]),
-        ({"labels": [[name, "cat"] for name in LABELLED]}, ["with 'cat'", "integer"]),
-        ({"labels": [[name, True] for name in LABELLED]}, ["with True", "integer"]),
-        ({"labels": [[name, None] for name in LABELLED]}, ["with None", "integer"]),
-        ({"labels": [[name, -1] for name in LABELLED]}, ["with -1", "from 0"]),
-        ({"labels": [[name, 2**63] for name in LABELLED]}, ["from 0"]),
-        ({"labels": [[name, 1] for name in LABELLED[:3]]}, ["no label for 2 of 5 images", "'003.png'"]),
+        ({"labels": [[name, [0, 1]] for name in LABELED]}, ["'000.png' with [0, 1]", "one-hot"]),
+        ({"labels": [[name, 1.0] for name in LABELED]}, ["'000.png' with 1.0", "integer"]),
+        ({"labels": [[name, "cat"] for name in LABELED]}, ["with 'cat'", "integer"]),
+        ({"labels": [[name, True] for name in LABELED]}, ["with True", "integer"]),
+        ({"labels": [[name, None] for name in LABELED]}, ["with None", "integer"]),
+        ({"labels": [[name, -1] for name in LABELED]}, ["with -1", "from 0"]),
+        ({"labels": [[name, 2**63] for name in LABELED]}, ["from 0"]),
+        ({"labels": [[name, 1] for name in LABELED[:3]]}, ["no label for 2 of 5 images", "'003.png'"]),
         ({"labels": [["000.png", 1], ["000.png", 2]]}, ["'000.png' twice"]),
     ],
 )
@@ -332,7 +332,7 @@ def test_unusable_labels(tmp_path, gray, refused, content, parts):
     (tmp_path / "a" / "dataset.json").write_bytes(data)
     refused(tmp_path / "a", "dataset.json", *parts)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        for index, name in enumerate(LABELLED):
+        for index, name in enumerate(LABELED):
             archive.writestr(name, encode(gray[index]))
         archive.writestr("dataset.json", data)
     refused(tmp_path / "a.zip", "'dataset.json' in ", "a.zip", *parts)
