@@ -233,7 +233,8 @@ def _write(found: _Split, inputs: list[fx.Node], eps: float) -> str:
     return code.src.replace(f"{alias}(", f"{_ALIAS}(")
 
 
-_PROBE_SCALES = (1.0, 1e-3, 1e-7, 30.0)
+# Size of the batch, spatial sizes and scale of each probe.
+_PROBES = ((2, (5, 3), 1.0), (3, (4, 6), 1e-3), (2, (3, 4), 1e-7), (2, (7, 2), 30.0))
 
 
 def _probes(module: nn.Module, inputs: list[fx.Node], x: fx.Node) -> list[tuple[Tensor, ...]]:
@@ -245,32 +246,26 @@ def _probes(module: nn.Module, inputs: list[fx.Node], x: fx.Node) -> list[tuple[
     sizes = sorted({s for size in sizes for s in (size, size // 2) if 1 < s < 1 << 16} | {4})
     position = inputs.index(x)
 
-    def make(n: int, channels: int, others: tuple[tuple[int, ...], ...], spatial: tuple[int, ...], scale: float):
-        shapes = [(n, *shape) for shape in others]
-        shapes.insert(position, (n, channels, *spatial))
-        values = [torch.randn(shape, dtype=torch.float64, device=device) for shape in shapes]
-        values[position] = scale * values[position] + (0 if scale < 1 else 1)
-        return tuple(values)
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=torch.float64, device=device)
 
-    with warnings.catch_warnings(), seeded_random_state(0), scratch_values(module), unobserved(module):
+    def fits(args: tuple[Tensor, ...]) -> bool:
+        try:
+            y = module(*args)
+        except Exception:  # the module does not take these sizes
+            return False
+        return isinstance(y, Tensor) and y.shape == args[position].shape and bool(y.isfinite().all())
+
+    with warnings.catch_warnings(), seeded_random_state(0), scratch_values(module), unobserved(module), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch, about sizes that are not the module's
         for channels in sizes:
             shapes = [(size,) for size in sizes] + [(channels, 1, 1), (channels, 3, 2)]
             for others in itertools.product(shapes, repeat=len(inputs) - 1):
-                probes = [
-                    make(n, channels, others, spatial, scale)
-                    for (n, *spatial), scale in zip(
-                        ((2, 5, 3), (3, 4, 6), (2, 3, 4), (2, 7, 2)), _PROBE_SCALES, strict=True
-                    )
-                ]
-                try:
-                    with torch.no_grad():
-                        outputs = [module(*args) for args in probes]
-                except Exception:  # the module does not take these sizes
-                    continue
-                if all(
-                    isinstance(y, Tensor) and y.shape == args[position].shape and y.isfinite().all()
-                    for y, args in zip(outputs, probes, strict=True)
-                ):
+                probes = []
+                for n, spatial, scale in _PROBES:
+                    values = [draw(n, *shape) for shape in others]
+                    values.insert(position, scale * draw(n, channels, *spatial) + (0 if scale < 1 else 1))
+                    probes.append(tuple(values))
+                if all(map(fits, probes)):
                     return probes
     return []

@@ -10,12 +10,12 @@ _PICKLE = (
     "a Python pickle, which executes code when it is read; pass torchvision.datasets.CIFAR10 to fastgan.Trainer if it "
     "is CIFAR's, or save its images as .npz"
 )
-TORCH = f"a file of torch.save; pass its tensor {_PASS}"
+TORCH = f"a file written by torch.save; pass its tensor {_PASS}"
 _TAR = "a tar archive; unpack it, or pass webdataset's Dataset to fastgan.Trainer"
 _PARQUET = "a Parquet file; load it with Hugging Face's datasets and pass that Dataset to fastgan.Trainer"
 _LMDB = "an LMDB database; pass a Dataset that reads it, such as torchvision.datasets.LSUN, to fastgan.Trainer"
 _HDF5 = f"an HDF5 file; pass a Dataset that reads it {_PASS}"
-_HEIC = "an image in HEIC or AVIF, which Pillow does not read everywhere; convert it to JPEG or PNG"
+_HEIC = "an image in HEIC or AVIF, which not every Pillow reads; convert it to JPEG or PNG"
 _IMAGE = "a single image; give the folder that it is in"
 _KINDS = (
     (0, b"\x80\x02\x8a\x0al\xfc\x9cF", TORCH),  # torch's files before 1.6, which begin with a pickle

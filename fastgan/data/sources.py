@@ -160,8 +160,8 @@ def open_source(
         kind, needed, free = StreamedImages, f"the images take {_size(dataset.num_bytes)}", free_memory(device)
         if on_device == "yes" and dataset.num_bytes > free:
             raise DataError(
-                f"{quoted(dataset.name)} is to be kept on {device}, and {needed}; {_size(free)} are free there, so "
-                "expected fewer or smaller images, or data_on_device 'no'."
+                f"{quoted(dataset.name)} does not fit on {device}: {needed}, and {_size(free)} are free; expected "
+                "fewer or smaller images, or data_on_device 'no'."
             )
         fitting = not dataset.is_random and fits(dataset.num_bytes, device)
         if on_device == "yes" or (on_device == "auto" and fitting):

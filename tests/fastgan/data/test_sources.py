@@ -120,8 +120,8 @@ def test_images_that_are_to_be_on_a_device_without_room_are_refused(opened, fold
     with pytest.raises(DataError) as caught:
         opened(on_device="yes")
     assert str(caught.value) == (
-        f"{str(folder)!r} is to be kept on cpu, and the images take 0.0 MiB; 0.0 MiB are free there, so "
-        "expected fewer or smaller images, or data_on_device 'no'."
+        f"{str(folder)!r} does not fit on cpu: the images take 0.0 MiB, and 0.0 MiB are free; expected fewer or "
+        "smaller images, or data_on_device 'no'."
     )
 
 
