@@ -133,7 +133,7 @@ def test_the_table_has_every_loss_and_every_regularizer_once():
         (FAILED, "not finite"),
     ],
 )
-def test_what_meets_the_bar_is_bold_and_what_fails_is_said(results, result: Result, text: str):
+def test_results_that_meet_the_bar_are_bold_and_failures_are_named(results, result: Result, text: str):
     results[table_cell("minimax", "none").name] = result
     blocks = gaussians.blocks(results)
     assert f"\n| minimax | {text} | **8 of 8, 96.0%** |" in blocks["cells"]

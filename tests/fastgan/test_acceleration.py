@@ -122,7 +122,7 @@ def test_report_prints_as_a_table_that_says_where_it_runs():
     assert str(fastgan.accelerate(model)).startswith("1 swapped, 1 left\n")
 
 
-def test_copies_and_pickles_keep_the_swaps_and_stand_alone():
+def test_copies_and_pickles_keep_the_swaps_and_are_independent():
     model, _, x = build(style_generator)
     fastgan.accelerate(model)
     expected = derivatives(model, x)

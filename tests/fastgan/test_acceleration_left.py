@@ -250,14 +250,14 @@ def test_activations_whose_layer_has_other_uses(run, path, why):
 
 
 def test_an_argument_that_returns_features_before_the_activation():
-    class Labelled(Critic):
+    class Labeled(Critic):
         def forward(self, x, with_features=False, label=None):
             h = self.conv(x)
             if with_features:
                 return self.act(h), h
             return self.act(h) if label is None else self.act(h) + h * label
 
-    assert_left(Labelled(None), "act", "its output has 2 uses")
+    assert_left(Labeled(None), "act", "its output has 2 uses")
 
 
 SEEN = {"conv": "Conv2d `conv` before it: it has a hook, which would see another output"}

@@ -83,7 +83,7 @@ def test_points_are_drawn_as_points(fastgan, tmp_path):
     assert len((images / "points.csv").read_text().splitlines()) == 1 + 5
 
 
-def test_truncation_is_of_stylegan_alone(fastgan, tmp_path):
+def test_truncation_is_only_for_stylegan(fastgan, tmp_path):
     small = ["--set", "base_channels=4", "--set", "batch_size=4", "--set", "resolution=16", "--device", "cpu"]
     for preset in ("stylegan", "dcgan"):
         assert fastgan("train", preset, "--out", tmp_path / preset, "--steps", 2, *small)[0] == 0
@@ -127,12 +127,14 @@ def trained_by_class(tmp_path_factory):
     return run
 
 
-def test_classes_are_generated_in_turn_or_one_alone(fastgan, trained_by_class, tmp_path, monkeypatch):
+def test_all_classes_are_generated_in_turn_or_only_one(fastgan, trained_by_class, tmp_path, monkeypatch):
     from fastgan.sampling import generation
 
-    real, asked = generation.render, []
+    real, rendered = generation.render, []
     monkeypatch.setattr(
-        generation, "render", lambda g, z, labels, **rest: asked.append(labels.tolist()) or real(g, z, labels, **rest)
+        generation,
+        "render",
+        lambda g, z, labels, **rest: rendered.append(labels.tolist()) or real(g, z, labels, **rest),
     )
     code, out, err = fastgan("generate", trained_by_class, "--count", 25, "--out", tmp_path / "images")
     assert (code, err) == (0, "")
@@ -142,7 +144,7 @@ def test_classes_are_generated_in_turn_or_one_alone(fastgan, trained_by_class, t
     for k in (0, 9):
         args = "--class", k, "--count", 4, "--out", tmp_path / str(k)
         assert f"4 images of class {k} from step 2" in fastgan("generate", trained_by_class, *args)[1]
-    assert asked == [[*range(10), *range(10), *range(5)], [0] * 4, [9] * 4]
+    assert rendered == [[*range(10), *range(10), *range(5)], [0] * 4, [9] * 4]
 
 
 @pytest.mark.parametrize(
@@ -289,7 +291,7 @@ def test_help_and_refusals_that_need_no_torch_do_not_wait_for_it(tmp_path):
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "passive"), ("active", "active")])
-def test_waiting_threads_give_way_unless_told_otherwise(fastgan, monkeypatch, given, expected):
+def test_waiting_threads_yield_unless_set_otherwise(fastgan, monkeypatch, given, expected):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     if given:
         monkeypatch.setenv("OMP_WAIT_POLICY", given)
@@ -331,7 +333,7 @@ def start(run, *args):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_exit_code_tells_the_signal(fastgan, tmp_path, monkeypatch, number, code):
+def test_the_exit_code_is_that_of_the_signal(fastgan, tmp_path, monkeypatch, number, code):
     from fastgan.training.trainer import Trainer
 
     monkeypatch.setattr(Trainer, "step", lambda trainer: os.kill(os.getpid(), number))
@@ -344,7 +346,7 @@ def test_the_exit_code_tells_the_signal(fastgan, tmp_path, monkeypatch, number, 
 @pytest.mark.parametrize(
     ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.exhaustive), (signal.SIGTERM, 143)]
 )
-def test_a_signal_to_the_process_saves_and_tells_how_to_resume(fastgan, tmp_path, number, code):
+def test_a_signal_to_the_process_saves_and_prints_how_to_resume(fastgan, tmp_path, number, code):
     run = tmp_path / "run"
     process = start(run)
     process.send_signal(number)

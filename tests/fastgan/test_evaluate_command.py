@@ -65,7 +65,7 @@ def generating(monkeypatch, images):
     monkeypatch.setattr(evaluate, "load_trained_generator", lambda *args, **options: (Showing(images), 7))
 
 
-def test_a_run_is_judged_and_its_report_written(fastgan, run):
+def test_a_run_is_evaluated_and_its_report_written(fastgan, run):
     code, out, err = fastgan("evaluate", run, "--count", 200)
     assert (code, err) == (0, "")
     for words in ("FID", "Inception Score", "recall", "Digits captured: ", "Mode collapse: ", "by clustering: "):
@@ -140,7 +140,7 @@ def test_the_data_themselves_are_as_good_as_real(fastgan, run, folder, monkeypat
     assert found["scores"]["fid"]["value"] < 5 * found["scores"]["fid"]["reference"]
 
 
-def test_points_are_judged_by_where_they_are(fastgan, of_points):
+def test_points_are_evaluated_by_their_coordinates(fastgan, of_points):
     code, out, err = fastgan("evaluate", of_points, "--count", 500)
     assert (code, err) == (0, "")
     assert "Features points" in out
@@ -149,7 +149,7 @@ def test_points_are_judged_by_where_they_are(fastgan, of_points):
     assert "Inception Score" not in out.replace("there is no Inception Score", "")
 
 
-def test_a_conditional_run_is_judged(fastgan, folder):
+def test_a_conditional_run_is_evaluated(fastgan, folder):
     of_classes = trained(folder / "by-class", "dcgan", "--set", "conditional=true", "--set", "resolution=16")
     code, out, err = fastgan("evaluate", of_classes, "--count", 40)
     assert (code, err) == (0, "")

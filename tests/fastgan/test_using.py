@@ -44,7 +44,7 @@ def size(path):
 
 
 @pytest.mark.parametrize(
-    ("run", "args", "told"),
+    ("run", "args", "printed"),
     [
         ("PLAIN", ["interpolate"], "4 interpolations in z, 9 images each from step 2, seed 0: "),
         ("PLAIN", ["interpolate", "--path", "linear"], "4 interpolations in z"),
@@ -54,10 +54,10 @@ def size(path):
         ("STYLES", ["truncation"], "Truncation of 4 images, 9 steps from step 2"),
     ],
 )
-def test_a_sequence_is_a_grid_of_a_row_each(fastgan, runs, tmp_path, run, args, told):
+def test_a_sequence_is_a_grid_of_a_row_each(fastgan, runs, tmp_path, run, args, printed):
     code, out, err = fastgan(*args[:1], runs[run], *args[1:], "--out", tmp_path / "a.png")
     assert (code, err) == (0, "")
-    assert told in out
+    assert printed in out
     width, height = size(tmp_path / "a.png")
     assert width > 9 * 34 + 2  # and a margin with the rows' numbers
     assert height > 4 * 34 + 2
@@ -117,7 +117,7 @@ def test_truncation_goes_from_one_image_to_each(fastgan, runs, tmp_path):
     assert (average == average[0]).all()
 
 
-def test_mixing_shows_a_and_b_at_the_edges_and_b_alone_from_4_on(fastgan, runs, tmp_path):
+def test_mixing_shows_a_and_b_at_the_edges_and_only_b_from_4(fastgan, runs, tmp_path):
     images = images_of(fastgan, tmp_path, "generate", runs["STYLES"], "--count", 6)["images"]
     grids = {
         crossover: images_of(fastgan, tmp_path, "mix", runs["STYLES"], "--count", 3, "--crossover", crossover)["images"]
@@ -209,7 +209,7 @@ def test_the_card_has_the_scores_of_the_step(fastgan, tmp_path):
     assert "is not a report of 'fastgan evaluate'" in err
 
 
-def test_a_program_is_exported_and_told_of(fastgan, runs, tmp_path):
+def test_a_program_is_exported_and_described(fastgan, runs, tmp_path):
     code, out, err = fastgan("export", runs["BY_CLASS"], "--format", "torch", "--out", tmp_path)
     assert (code, err) == (0, "")
     sentence = "the largest difference of a pixel, whose range is 2, from the generator's was 0."

@@ -140,7 +140,7 @@ def outcome(remedy, lost, captured, by_score=None):
         (0.9, 1, "does not help"),
     ],
 )
-def test_what_a_remedy_does_is_said(lost, captured, said):
+def test_the_effect_of_a_remedy_is_named(lost, captured, said):
     trial, none = outcome("r1", lost, captured), outcome("none", 0.75, 2)
     assert trial.against(none) == said
     assert none.against(none) == ""

@@ -124,7 +124,7 @@ def test_forged_sizes(tmp_path, gray, refused):
 
 
 @pytest.mark.parametrize("change", [-10, 10])
-def test_a_lying_size_is_noticed(tmp_path, gray, refused, change):
+def test_a_wrong_size_is_noticed(tmp_path, gray, refused, change):
     """Data that ends before the promised size has the right CRC, and zipfile is content with it."""
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -76,7 +76,7 @@ def test_what_systems_put_beside_the_images_is_no_image(tmp_path, gray, packed):
     assert torch.equal(load_dataset(source).images, channels_first(gray))
 
 
-def test_a_folder_of_the_system_that_nobody_may_read_is_not_looked_into(tmp_path, gray, monkeypatch):
+def test_an_unreadable_system_folder_is_not_opened(tmp_path, gray, monkeypatch):
     write_folder(tmp_path, gray)
     (tmp_path / "lost+found").mkdir()
     scandir = os.scandir

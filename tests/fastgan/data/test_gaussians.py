@@ -71,7 +71,7 @@ def test_points_come_back_from_images():
 @pytest.mark.parametrize(
     ("shape", "points"), [((3, 2, 1, 1), True), ((3, 1, 1, 1), False), ((3, 2, 2, 2), False), ((3, 3, 1, 1), False)]
 )
-def test_points_are_told_from_images(shape, points):
+def test_points_are_distinguished_from_images(shape, points):
     assert are_points(torch.zeros(shape)) is points
 
 

@@ -41,7 +41,10 @@ KINDS = {
     "b.pt": (saved(_use_new_zipfile_serialization=False), "a file written by torch.save; pass its tensor"),
     "a.h5": (b"\x89HDF\r\n\x1a\n" + bytes(20), "an HDF5 file; pass a Dataset that reads it"),
     "a.7z": (b"7z\xbc\xaf\x27\x1c", "a compressed archive; unpack it"),
-    "0.heic": (bytes([0, 0, 0, 24]) + b"ftypheic" + bytes(20), "an image in HEIC or AVIF, which Pillow does not read"),
+    "0.heic": (
+        bytes([0, 0, 0, 24]) + b"ftypheic" + bytes(20),
+        "an image in HEIC or AVIF, which not every Pillow reads",
+    ),
     "0.png": (encode(IMAGE), "a single image; give the folder that it is in"),
     "0.jpg": (encode(IMAGE, "jpg"), "a single image; give the folder that it is in"),
 }

@@ -68,7 +68,7 @@ def test_images_are_those_of_the_loaded_data_set(tmp_path, gray, rgb, source, re
     assert_the_same(open_dataset(path, resolution=resolution), load_dataset(path, resolution=resolution))
 
 
-def test_nothing_is_decoded_before_it_is_asked_for(tmp_path, rgb, monkeypatch):
+def test_nothing_is_decoded_before_it_is_read(tmp_path, rgb, monkeypatch):
     folder, archive = folder_of(tmp_path / "folder", rgb), write_stylegan_zip(tmp_path / "a.zip", rgb)
     array = npy_of(tmp_path / "a.npy", rgb)
     monkeypatch.setattr(files_module, "decode_image", None)

@@ -182,7 +182,7 @@ def test_what_the_pixels_depend_on_is_no_metadata():
 
 
 @pytest.mark.parametrize("data", [png(chunk(b"eXIf", b"none")), jpeg(segment(0xE2, b"ICC_PROFILE\0")), BROKEN["gamma"]])
-def test_broken_pixels_are_refused_whatever_the_metadata(data):
+def test_broken_pixels_are_refused_with_any_metadata(data):
     with pytest.raises(DataError, match=r"'a.png' is (broken or truncated|not a readable image)"):
         decoded(data[:-40], "'a.png'")
 

@@ -43,7 +43,7 @@ def children() -> set[int]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that nobody has asked about since its end does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -154,7 +154,7 @@ def test_a_zip_is_read_by_several_processes_at_once(tmp_path):
     sources[1].close()
 
 
-def test_the_random_state_of_a_run_is_left_alone(folder):
+def test_the_random_state_of_a_run_does_not_change(folder):
     """Weights, dropout and augmentation draw from it, before and after a run is interrupted."""
     state = torch.get_rng_state()
     for workers in (0, 1):
@@ -222,7 +222,7 @@ def test_a_worker_that_begins_after_its_parent_was_killed_ends():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_image_is_told_in_one_sentence_when_its_turn_comes(folder, workers):
+def test_a_broken_image_is_reported_in_one_sentence_when_it_is_read(folder, workers):
     batches = [indices_of_update(5, 2, seed=SEED, update=update).tolist() for update in range(20)]
     first_use = [next(update for update, batch in enumerate(batches) if image in batch) for image in range(5)]
     broken = max(first_use)

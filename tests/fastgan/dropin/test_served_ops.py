@@ -253,7 +253,7 @@ def test_conv2d_resample(size, settings):
     )  # fmt: skip
 
 
-def test_conv2d_resample_heeds_the_switch_of_its_package():
+def test_conv2d_resample_respects_the_switch_of_its_package():
     x, w = images(1, 2, 4, 4).requires_grad_(), images(2, 2, 3, 3, seed=1).requires_grad_()
     with conv2d_gradfix.no_weight_gradients():
         conv2d_resample.conv2d_resample(x, w, padding=1).sum().backward()

@@ -34,7 +34,7 @@ def test_features_are_computed_once(tmp_path, logits):
 
 
 @pytest.mark.parametrize("changed", KEY)
-def test_whatever_determines_them_is_in_the_key(tmp_path, changed):
+def test_the_key_holds_all_that_determines_the_features(tmp_path, changed):
     compute = Counting()
     cached(KEY, compute, tmp_path)
     cached(KEY | {changed: "other"}, compute, tmp_path)
@@ -65,7 +65,7 @@ def test_what_is_damaged_is_computed_again_with_a_warning(tmp_path, damage):
     assert compute.calls == 2
 
 
-def test_a_folder_that_cannot_be_written_is_warned_of(tmp_path):
+def test_a_folder_that_cannot_be_written_causes_a_warning(tmp_path):
     (tmp_path / "file").touch()
     with pytest.warns(UserWarning, match="features cannot be kept in"):
         cached(KEY, Counting(), tmp_path / "file" / "folder")

@@ -80,7 +80,7 @@ def test_a_difference_within_the_intervals_is_reported():
         ({"image_size": "1x32x32", "data": "photos"}, "real images of 'digits', the others of real images of 'photos'"),
     ],
 )
-def test_scores_that_stand_on_something_else_are_not_compared(change, words):
+def test_scores_with_another_basis_are_not_compared(change, words):
     other = dataclasses.replace(BASIS, **change)
     with pytest.raises(MetricsError) as caught:
         recommend([evaluation("a"), evaluation("b", basis=other)])

@@ -182,6 +182,6 @@ def test_images_and_answers_that_do_not_fit_are_refused(tmp_path, name, given, s
     assert "\n" not in str(caught.value)
 
 
-def test_weights_are_of_inception_alone(tmp_path):
+def test_weights_are_only_for_inception(tmp_path):
     with pytest.raises(MetricsError, match="expected them only for 'inception'"):
         load_features("digits", CPU, weights=tmp_path / "x.pth")

@@ -12,7 +12,7 @@ from fastgan.metrics.features import load_features
 CPU = torch.device("cpu")
 
 
-def test_without_torch_fidelity_it_is_told_what_to_install(monkeypatch):
+def test_without_torch_fidelity_the_error_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
     with pytest.raises(MetricsError, match=r"install it with pip install -e '\.\[evaluation\]', or choose other"):
@@ -78,7 +78,7 @@ def test_files_that_are_no_weights_are_refused(weights, tmp_path, capsys):
     assert "this ran" not in capsys.readouterr().out
 
 
-def test_a_download_that_fails_is_told(torch_fidelity, monkeypatch):
+def test_a_failed_download_is_reported(torch_fidelity, monkeypatch):
     from urllib.error import URLError
 
     def fail(*args, **kwargs):

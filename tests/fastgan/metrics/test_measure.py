@@ -24,7 +24,7 @@ def generated(count, **options):
     return torch.cat(list(generated_batches(generator, count, **options)))
 
 
-def test_images_follow_from_the_seed_whatever_the_count():
+def test_images_depend_on_the_seed_and_not_on_the_count():
     few, more = (generated(count, seed=3, labels=None) for count in (BATCH_SIZE + 1, 2 * BATCH_SIZE + 5))
     assert few.dtype == torch.uint8
     assert few.shape == (BATCH_SIZE + 1, 1, 8, 8)
@@ -50,7 +50,7 @@ def test_real_images_are_chosen_by_the_seed_without_replacement():
     assert torch.equal(labels, digits.labels)
 
 
-def test_a_conditional_generator_is_asked_for_the_classes_of_the_real_images():
+def test_a_conditional_generator_makes_the_classes_of_the_real_images():
     generator = torch.nn.Module()
     generator.num_classes = None
     assert labels_like(torch.tensor([1, 2]), generator, 5) is None
@@ -61,12 +61,12 @@ def test_a_conditional_generator_is_asked_for_the_classes_of_the_real_images():
 
 def test_points_far_from_every_center_are_in_no_mode():
     features = load_features("points", torch.device("cpu"))
-    judge = classifier_of(features)
+    classifier = classifier_of(features)
     at_centers = to_uint8(to_images(torch.tensor(CENTERS)))
     far = to_uint8(to_images(torch.zeros(4, 2)))
-    real = measure(real_batches(at_centers), features, judge)
-    found = measure(real_batches(torch.cat([at_centers[:2], far])), features, judge)
-    shares = shares_of(judge, real, found)
+    real = measure(real_batches(at_centers), features, classifier)
+    found = measure(real_batches(torch.cat([at_centers[:2], far])), features, classifier)
+    shares = shares_of(classifier, real, found)
     assert shares.generated == [1, 1, 0, 0, 0, 0, 0, 0]
     assert shares.num_generated == 6
     assert shares.real == [1] * 8
@@ -75,9 +75,9 @@ def test_points_far_from_every_center_are_in_no_mode():
 def test_only_the_first_images_are_kept_to_be_shown():
     images = torch.arange(200, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 8, 8)
     features = load_features("digits", torch.device("cpu"))
-    told = []
-    looked = measure(real_batches(images), features, None, told.append)
-    assert looked.shown[:, 0, 0, 0].tolist() == list(range(64))
-    assert len(looked.features.values) == 200
-    assert looked.counts is None
-    assert sum(told) == 200
+    counts = []
+    measured = measure(real_batches(images), features, None, counts.append)
+    assert measured.shown[:, 0, 0, 0].tolist() == list(range(64))
+    assert len(measured.features.values) == 200
+    assert measured.counts is None
+    assert sum(counts) == 200

@@ -28,7 +28,7 @@ class Identity(nn.Module):
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 16, 17, 48])
-def test_a_seed_gives_the_same_images_whatever_the_batch_size(generator, batch_size):
+def test_a_seed_gives_the_same_images_for_every_batch_size(generator, batch_size):
     images = generate(generator, 21, seed=3)
     assert torch.equal(generate(generator, 21, seed=3), images)
     assert not torch.equal(generate(generator, 21, seed=4), images)

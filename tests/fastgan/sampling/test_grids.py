@@ -88,7 +88,7 @@ def test_column_names_that_would_touch_are_left_out():
     assert (eight / one).round() in (3, 4)
 
 
-def test_a_picture_of_points_is_a_scatter_whatever_names_there_are():
+def test_a_picture_of_points_is_a_scatter_plot_also_with_names():
     points = torch.rand(5, 2, 1, 1)
     assert torch.equal(picture(points, row_names=["a"]), picture(points))
     assert np.asarray(picture(points)).shape == (3, 400, 400)
