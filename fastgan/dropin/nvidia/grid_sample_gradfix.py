@@ -22,7 +22,7 @@ def grid_sample(input: Tensor, grid: Tensor) -> Tensor:
     check_image("grid_sample", "grid", grid)
     if grid.requires_grad or needs_torchs_operators():
         return _sample(input, grid)
-    return _Sample.apply(input, grid)
+    return _Sample.apply(input, grid, input.detach(), False)
 
 
 def _sample(x: Tensor, grid: Tensor) -> Tensor:
@@ -30,28 +30,19 @@ def _sample(x: Tensor, grid: Tensor) -> Tensor:
 
 
 class _Sample(torch.autograd.Function):
-    """Linear in x, and so the derivative of its own adjoint."""
+    """The sampling of ``v``, or its ``adjoint``; each is linear, and the other's derivative.
+
+    The adjoint uses only shape and layout of the image ``like``.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, grid: Tensor) -> Tensor:
-        ctx.save_for_backward(x, grid)
-        return _sample(x, grid)
+    def forward(ctx: Any, v: Tensor, grid: Tensor, like: Tensor, adjoint: bool) -> Tensor:
+        ctx.save_for_backward(grid, like)
+        ctx.adjoint = adjoint
+        if adjoint:
+            return torch.ops.aten.grid_sampler_2d_backward(v, like, grid, 0, 0, False, [True, False])[0]
+        return _sample(v, grid)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, None]:
-        x, grid = ctx.saved_tensors
-        return _Adjoint.apply(dy, grid, x.detach()), None
-
-
-class _Adjoint(torch.autograd.Function):
-    """Of x it uses shape and layout."""
-
-    @staticmethod
-    def forward(ctx: Any, dy: Tensor, grid: Tensor, x: Tensor) -> Tensor:
-        ctx.save_for_backward(grid)
-        return torch.ops.aten.grid_sampler_2d_backward(dy, x, grid, 0, 0, False, [True, False])[0]
-
-    @staticmethod
-    def backward(ctx: Any, ddx: Tensor) -> tuple[Tensor, None, None]:
-        (grid,) = ctx.saved_tensors
-        return _Sample.apply(ddx, grid), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return _Sample.apply(gradient, *ctx.saved_tensors, not ctx.adjoint), None, None, None
