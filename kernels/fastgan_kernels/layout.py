@@ -66,11 +66,6 @@ def empty_dense(x: Tensor, *, channels: int | None = None) -> Tensor:
 _MAX_PLANES = 2**30
 
 
-def as_matrix(x: Tensor) -> Matrix:
-    """:func:`matrix_of` a dense tensor."""
-    return matrix_of(x.shape, x.is_contiguous())
-
-
 def matrix_of(shape: Sequence[int], is_contiguous: bool) -> Matrix:
     """A dense tensor [N, C, *spatial], contiguous or else channels-last, as the matrix that it is in memory.
 

@@ -62,4 +62,4 @@ def test_every_launch_of_every_op_is_kept(found: tuple[dict, dict]):
 
 @pytest.mark.parametrize("case", MOST_PYTHON_CALLS)
 def test_a_call_decides_nothing_twice(found: tuple[dict, dict], case: str):
-    assert found[1][case][2] <= MOST_PYTHON_CALLS[case] * 1.1
+    assert found[1][case][2] <= MOST_PYTHON_CALLS[case] * 1.2  # other versions of Python and torch call some more
