@@ -68,9 +68,9 @@ def matrix_tiling(rows: int, cols: int, element_size: int, *, column_sums: bool 
     tile, per_thread = 16384 // max(element_size, 4), 64
     programs = rows * cols // tile
     if (programs < 264 or 660 < programs < 1109) and not column_sums:
-        # A multiprocessor of a large chip (132 on an H200) holds five or six programs, so this would be little more than
-        # one wave, and the chip idle for most of the second. So are images of 3 * 2^20 elements. And with fewer than
-        # two programs for each, more threads have more bytes in flight.
+        # A multiprocessor of a large chip (132 on an H200) holds five or six programs, so this would be little more
+        # than one wave, and the chip idle for most of the second. So are images of 3 * 2^20 elements. And with fewer
+        # than two programs for each, more threads have more bytes in flight.
         tile, per_thread = tile // 2, per_thread // 2
     # A small problem is cut finer, so that every multiprocessor has a tile.
     tile = min(tile, max(512, next_power_of_2(rows * cols // 256)))
