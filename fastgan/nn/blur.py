@@ -48,9 +48,9 @@ class Blur(nn.Module):
         if up < 1 or down < 1 or min(up, down) > 1:
             raise ValueError(f"Blur: up is {up} and down {down}, expected at least 1 each and one of them 1")
         self.up, self.down = up, down
-        # Taps are not normalized, so that they are exact in every dtype; the gain divides by their sum.
-        taps = torch.tensor(kernel, dtype=torch.float32)
-        self.register_buffer("kernel", torch.outer(taps, taps), persistent=False)
+        # Taps are not normalized, so that they are exact in every dtype; the gain divides by their sum. A vector, not
+        # its outer product: filtering along one axis and then the other takes half of the arithmetic.
+        self.register_buffer("kernel", torch.tensor(kernel, dtype=torch.float32), persistent=False)
         self.gain = (up / sum(kernel)) ** 2
         rest = len(kernel) - max(up, down)
         before, after = (rest + 1) // 2 + up - 1, rest // 2

@@ -6,11 +6,13 @@ The thresholds are computed, not yet measured. A chip needs about (bandwidth x l
 
 import functools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Every training step has the same problems.
 _decided_once = functools.lru_cache(maxsize=1024)
+
+Pair = tuple[int, int]
+"""Numbers of both axes, (y, x)."""
 
 
 def next_power_of_2(n: int) -> int:
@@ -525,7 +527,7 @@ class StripTiling(Tiling):
 
 @_decided_once
 def strip_tiling(
-    images: int, channels: int, height: int, width: int, element_size: int, *, up: Sequence[int], down: Sequence[int],
+    images: int, channels: int, height: int, width: int, element_size: int, *, up: Pair, down: Pair,
     channels_last: bool, threads_per_warp: int = 32,
 ) -> StripTiling:  # fmt: skip
     """Tiles for a resampling of [images, height, width, channels] as it lies in memory.
@@ -616,8 +618,9 @@ class BandTiling(Tiling):
         return strips * cdiv(width, self.step) * cdiv(channels, self.block_channels)
 
 
+@_decided_once
 def band_tiling(
-    height: int, width: int, element_size: int, taps: int, *, separable: bool, up: Sequence[int], down: Sequence[int],
+    height: int, width: int, element_size: int, taps: int, *, separable: bool, up: Pair, down: Pair,
     channels_last: bool, widest: int = 128,
 ) -> BandTiling | None:  # fmt: skip
     """Tiles for a resampling by a filter of ``taps`` columns; ``None`` where it is too long for a matrix.
@@ -675,10 +678,10 @@ class FilteredTiling:
     turns: int
 
 
+@_decided_once
 def filtered_tiling(
-    planes: int, size: Sequence[int], element_size: int, a: Sequence[int], b: Sequence[int], *, up: Sequence[int],
-    down: Sequence[int],
-) -> FilteredTiling | None:  # fmt: skip
+    planes: int, size: Pair, element_size: int, a: Pair, b: Pair, *, up: Pair, down: Pair
+) -> FilteredTiling | None:
     """Tiles for a filter ``a`` after zero insertion and a filter ``b`` before decimation; ``None`` where none fit.
 
     Args:
@@ -704,8 +707,9 @@ def filtered_tiling(
         return None
     tile_x = min(fitting[-1], cdiv(size[1], wide) * wide)
     rows, cols = cdiv(size[0], tile_y), cdiv(size[1], tile_x)
-    # As many turns as leave one program per multiprocessor of a large chip (132 on an H200): the pixels between two
-    # tiles of a program are in the first level of cache when they are read again.
-    turns = max(1, min(rows, planes * cols * rows // 132))
+    # As many turns as leave every multiprocessor of a large chip (132 on an H200), which holds one program, busy to the
+    # end: the pixels between two tiles of a program are in the first level of cache when they are read again.
+    candidates = (cdiv(rows, strips) for strips in range(1, rows + 1))
+    turns = min(candidates, key=lambda turns: cdiv(planes * cols * cdiv(rows, turns), 132) * (2 * turns + 1))
     in_x = max(32, next_power_of_2(columns_of_input(tile_x)))
     return FilteredTiling(in_x, mid_y, mid_x, most_y, most_x, tile_y, tile_x, turns)

@@ -1,6 +1,7 @@
 """What is particular to filtered_lrelu; the rest of its tests are in test_every_op.py."""
 
 import importlib
+import itertools
 import math
 
 import pytest
@@ -8,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.library import opcheck
 
+from benchmarks.static.traffic import count_traffic
 from fastgan_kernels import filtered_lrelu, reference, use_backend
+from fastgan_kernels.tiling import cdiv, filtered_tiling
 from tests.kernels.harness import lay_out, random, saved_bytes, tiered
 
 # The package exports the function under the name of its module.
@@ -189,3 +192,35 @@ def test_bad_input_is_refused_in_one_sentence(arguments: dict, message: str, bac
     given = {"x": torch.zeros(2, 3, 4, 4), "up_kernel": torch.zeros(2), "down_kernel": torch.zeros(2), **arguments}
     with use_backend(backend), pytest.raises((ValueError, TypeError), match=f"filtered_lrelu: {message}"):
         filtered_lrelu(**given)
+
+
+def test_the_last_of_few_waves_fills_the_chip():
+    """To 70% of an H200, each of whose 132 multiprocessors holds one program, for problems of 4 MB and more."""
+    filters = {"a": (12, 12), "b": (12, 12), "up": (2, 2), "down": (2, 2)}
+    for planes, side in itertools.product((16, 32, 64, 128, 512, 2048), (36, 52, 84, 148, 256, 276, 512, 1024)):
+        if 4 << 20 <= 4 * planes * side**2 <= 1 << 30:
+            t = filtered_tiling(planes, (side, side), 4, **filters)
+            waves = planes * cdiv(cdiv(side, t.tile_y), t.turns) * cdiv(side, t.tile_x) / 132
+            assert waves > 8 or waves / math.ceil(waves) >= 0.7, (planes, side)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="traffic is counted in the interpreter")
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_every_order_launches_and_moves_less_than_plain_torch(layout: str):
+    """Fused and, in channels-last, composed: forward, gradient, and the derivative of the gradient."""
+    taps, settings = random((4,), 1, torch.float32), {"up": 2, "down": 2, "padding": 3, "clamp": 0.8}
+    costs = []
+    for backend in ("triton", "reference"):
+        x = lay_out(random((1, 8, 9, 8), 0, torch.float32), layout).requires_grad_()
+        bias = random((8,), 2, torch.float32).requires_grad_()
+        with use_backend(backend), count_traffic("program") as forward:
+            y = filtered_lrelu(x, taps, taps, bias, **settings)
+        dy = torch.ones_like(y).requires_grad_()
+        with count_traffic("program") as backward:
+            dx, _ = torch.autograd.grad(y, (x, bias), dy, create_graph=True)
+        with count_traffic("program") as double_backward:
+            torch.autograd.grad(dx, dy, torch.ones_like(dx))
+        costs.append([(len(t.launches), t.loaded + t.stored) for t in (forward, backward, double_backward)])
+    for (launches, moved), (most_launches, most_moved) in zip(*costs, strict=True):
+        assert launches <= most_launches, costs
+        assert moved <= most_moved, costs

@@ -206,7 +206,7 @@ class _Filters(NamedTuple):
         if max(map(abs, (*self.pad_a, *self.pad_b))) > 500:
             return None
         a, b = extents_of_kernel(self.a), extents_of_kernel(self.b)
-        return filtered_tiling(planes, size, element_size, a, b, up=self.up, down=self.down)
+        return filtered_tiling(planes, tuple(size), element_size, a, b, up=tuple(self.up), down=tuple(self.down))
 
 
 _FILTERS = "Tensor? a, Tensor? b, int[] up, int[] down, int[] pad_a, int[] pad_b, bool flip"

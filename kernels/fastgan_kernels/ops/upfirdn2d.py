@@ -28,7 +28,7 @@ from fastgan_kernels.checks import check_fir_kernel, check_images, factors, padd
 from fastgan_kernels.launch import launch_kernel
 from fastgan_kernels.layout import contiguous, dense
 from fastgan_kernels.precision import dot_precision, runs_on_amd, triton_compute_dtype
-from fastgan_kernels.tiling import BandTiling, alignment, band_tiling, cdiv, next_power_of_2, strip_tiling
+from fastgan_kernels.tiling import BandTiling, Pair, alignment, band_tiling, cdiv, next_power_of_2, strip_tiling
 
 
 @triton.jit
@@ -446,9 +446,9 @@ class _Resampling(NamedTuple):
     """A kernel, factors and padding as (y, x), gain, and whether the kernel is turned around."""
 
     kernel: Tensor | None
-    up: Sequence[int]
-    down: Sequence[int]
-    pad: Sequence[int]
+    up: Pair
+    down: Pair
+    pad: Pair
     gain: float
     flip: bool
 
@@ -481,7 +481,7 @@ def _launch(
     if x.numel() == 0:
         return y.zero_()
     x = dense(x)
-    fir = _Resampling(contiguous(kernel), up, down, pad, gain, flip)
+    fir = _Resampling(contiguous(kernel), tuple(up), tuple(down), tuple(pad), gain, flip)
     is_short = math.prod(extents_of_kernel(kernel)) <= _MOST_UNROLLED
     if is_short and {*up, *down} <= {1, 2, 4}:
         _launch_strips(x, y, fir)
@@ -498,8 +498,8 @@ def _bands(x: Tensor, y: Tensor, fir: _Resampling) -> BandTiling | None:
     if x.dtype == torch.float64 or max(math.prod(x.shape[2:]), math.prod(y.shape[2:])) >= 2**31:
         return None
     return band_tiling(
-        *y.shape[2:], x.element_size(), extents_of_kernel(fir.kernel)[1], separable=fir.is_separable, up=fir.up,
-        down=fir.down, channels_last=not x.is_contiguous(), widest=64 if runs_on_amd() else 128,
+        *y.shape[2:], x.element_size(), extents_of_kernel(fir.kernel)[1], separable=fir.is_separable,
+        up=fir.up, down=fir.down, channels_last=not x.is_contiguous(), widest=64 if runs_on_amd() else 128,
     )  # fmt: skip
 
 
@@ -519,8 +519,8 @@ def _launch_strips(x: Tensor, y: Tensor, fir: _Resampling) -> None:
     images, channels = _geometry(x)
     channels_last, (in_h, in_w), (out_h, out_w) = not x.is_contiguous(), x.shape[2:], y.shape[2:]
     tiling = strip_tiling(
-        images, channels, out_h, out_w, x.element_size(), up=tuple(fir.up), down=tuple(fir.down),
-        channels_last=channels_last, threads_per_warp=64 if runs_on_amd() else 32,
+        images, channels, out_h, out_w, x.element_size(), up=fir.up, down=fir.down, channels_last=channels_last,
+        threads_per_warp=64 if runs_on_amd() else 32,
     )  # fmt: skip
     in_align, out_align = _alignments(x, y)
     kh, kw = extents_of_kernel(fir.kernel)

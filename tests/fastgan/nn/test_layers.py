@@ -326,7 +326,7 @@ def test_it_has_no_state_and_moves_with_the_model():
     blur = Blur()
     assert not blur.state_dict()
     assert blur.to("meta").kernel.is_meta
-    assert Blur((1, 3, 3, 1)).half().kernel.tolist() == [[1, 3, 3, 1], [3, 9, 9, 3], [3, 9, 9, 3], [1, 3, 3, 1]]
+    assert Blur((1, 3, 3, 1)).half().kernel.tolist() == [1, 3, 3, 1]
 
 
 @pytest.mark.parametrize(
