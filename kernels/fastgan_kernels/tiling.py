@@ -665,7 +665,6 @@ class FilteredTiling:
     Attributes:
         in_x, mid_y, mid_x, out_y, out_x: rows (y) and columns (x) of input, middle and output that matrices hold.
         tile_y, tile_x: rows and columns of the output that a turn writes.
-        turns: tiles per program, one below the other.
     """
 
     in_x: int
@@ -675,17 +674,12 @@ class FilteredTiling:
     out_x: int
     tile_y: int
     tile_x: int
-    turns: int
 
 
-@_decided_once
-def filtered_tiling(
-    planes: int, size: Pair, element_size: int, a: Pair, b: Pair, *, up: Pair, down: Pair
-) -> FilteredTiling | None:
+def filtered_tiling(size: Pair, element_size: int, a: Pair, b: Pair, *, up: Pair, down: Pair) -> FilteredTiling | None:
     """Tiles for a filter ``a`` after zero insertion and a filter ``b`` before decimation; ``None`` where none fit.
 
     Args:
-        planes: number of images, of one channel each.
         size: the size of the output (y, x).
         element_size: bytes of an element.
         a, b: the extents of the two filters, (y, x).
@@ -706,10 +700,21 @@ def filtered_tiling(
     if tile_y < 1 or not fitting:
         return None
     tile_x = min(fitting[-1], cdiv(size[1], wide) * wide)
-    rows, cols = cdiv(size[0], tile_y), cdiv(size[1], tile_x)
-    # As many turns as leave every multiprocessor of a large chip (132 on an H200), which holds one program, busy to the
-    # end: the pixels between two tiles of a program are in the first level of cache when they are read again.
-    candidates = (cdiv(rows, strips) for strips in range(1, rows + 1))
-    turns = min(candidates, key=lambda turns: cdiv(planes * cols * cdiv(rows, turns), 132) * (2 * turns + 1))
     in_x = max(32, next_power_of_2(columns_of_input(tile_x)))
-    return FilteredTiling(in_x, mid_y, mid_x, most_y, most_x, tile_y, tile_x, turns)
+    return FilteredTiling(in_x, mid_y, mid_x, most_y, most_x, tile_y, tile_x)
+
+
+@_decided_once
+def filtered_turns(columns: int, rows: int) -> int:
+    """How many of the ``rows`` tiles below each other a program of filtered_lrelu computes.
+
+    As many as leave every multiprocessor of a large chip (132 on an H200), which holds one program, busy to the end:
+    the pixels between two tiles of a program are in the first level of cache when they are read again.
+
+    Args:
+        columns: number of columns of tiles, of all planes.
+        rows: tiles in a column.
+    """
+    candidates = (cdiv(rows, strips) for strips in range(1, rows + 1))
+    # Waves of programs, times turns and half of one for what precedes them.
+    return min(candidates, key=lambda turns: cdiv(columns * cdiv(rows, turns), 132) * (2 * turns + 1))

@@ -11,7 +11,7 @@ from torch.library import opcheck
 
 from benchmarks.static.traffic import count_traffic
 from fastgan_kernels import filtered_lrelu, reference, use_backend
-from fastgan_kernels.tiling import cdiv, filtered_tiling
+from fastgan_kernels.tiling import cdiv, filtered_tiling, filtered_turns
 from tests.kernels.harness import lay_out, random, saved_bytes, tiered
 
 # The package exports the function under the name of its module.
@@ -199,8 +199,9 @@ def test_the_last_of_few_waves_fills_the_chip():
     filters = {"a": (12, 12), "b": (12, 12), "up": (2, 2), "down": (2, 2)}
     for planes, side in itertools.product((16, 32, 64, 128, 512, 2048), (36, 52, 84, 148, 256, 276, 512, 1024)):
         if 4 << 20 <= 4 * planes * side**2 <= 1 << 30:
-            t = filtered_tiling(planes, (side, side), 4, **filters)
-            waves = planes * cdiv(cdiv(side, t.tile_y), t.turns) * cdiv(side, t.tile_x) / 132
+            t = filtered_tiling((side, side), 4, **filters)
+            rows, columns = cdiv(side, t.tile_y), planes * cdiv(side, t.tile_x)
+            waves = columns * cdiv(rows, filtered_turns(columns, rows)) / 132
             assert waves > 8 or waves / math.ceil(waves) >= 0.7, (planes, side)
 
 

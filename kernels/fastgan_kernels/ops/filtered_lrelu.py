@@ -34,7 +34,7 @@ from fastgan_kernels.ops.bias_act import bias_act
 from fastgan_kernels.ops.upfirdn2d import band, extents_of_kernel, upfirdn2d
 from fastgan_kernels.precision import compute_dtype, dot_precision, runs_on_amd
 from fastgan_kernels.reduction import sum_partials
-from fastgan_kernels.tiling import FilteredTiling, cdiv, filtered_tiling
+from fastgan_kernels.tiling import FilteredTiling, cdiv, filtered_tiling, filtered_turns
 
 
 @triton.jit
@@ -201,12 +201,12 @@ class _Filters(NamedTuple):
         pad_b = [k - 1 - p for k, p in zip(of_a, self.pad_a, strict=True)]
         return _Filters(self.b, self.a, self.down, self.up, pad_a, pad_b, not self.flip)
 
-    def tiling(self, planes: int, size: Sequence[int], element_size: int) -> FilteredTiling | None:
+    def tiling(self, size: Sequence[int], element_size: int) -> FilteredTiling | None:
         # The kernel shifts numbers by about a thousand, so that its divisions have positive operands.
         if max(map(abs, (*self.pad_a, *self.pad_b))) > 500:
             return None
         a, b = extents_of_kernel(self.a), extents_of_kernel(self.b)
-        return filtered_tiling(planes, tuple(size), element_size, a, b, up=tuple(self.up), down=tuple(self.down))
+        return filtered_tiling(tuple(size), element_size, a, b, up=tuple(self.up), down=tuple(self.down))
 
 
 _FILTERS = "Tensor? a, Tensor? b, int[] up, int[] down, int[] pad_a, int[] pad_b, bool flip"
@@ -222,16 +222,18 @@ def _run(
     y = x.new_empty(n, c, *size) if needs_y else None
     if n * c * math.prod(size) == 0:
         return y, x.new_zeros(c, dtype=torch.float32) if needs_sums else None
-    tiling = filters.tiling(n * c, size, x.element_size())
+    tiling = filters.tiling(size, x.element_size())
     wide = 16 // x.element_size()
     in_align, out_align = math.gcd(x.shape[3], wide), math.gcd(size[1], wide)
-    programs = cdiv(cdiv(size[0], tiling.tile_y), tiling.turns) * cdiv(size[1], tiling.tile_x)
-    partials = x.new_empty(n, c, programs * tiling.turns, dtype=torch.float32) if needs_sums else None
+    rows, cols = cdiv(size[0], tiling.tile_y), cdiv(size[1], tiling.tile_x)
+    turns = filtered_turns(n * c * cols, rows)
+    programs = cdiv(rows, turns) * cols
+    partials = x.new_empty(n, c, programs * turns, dtype=torch.float32) if needs_sums else None
     a, b = contiguous(filters.a), contiguous(filters.b)
     numbers = (
         c, x.shape[2], x.shape[3] // in_align, *mid, size[0], size[1] // out_align,
         *extents_of_kernel(a), *extents_of_kernel(b), *filters.up, *filters.down, *filters.pad_a, *filters.pad_b,
-        tiling.tile_y, tiling.tile_x // wide, tiling.turns, -1 if filters.flip else 1,
+        tiling.tile_y, tiling.tile_x // wide, turns, -1 if filters.flip else 1,
         scale, slope, 0.0 if clamp is None else clamp,
     )  # fmt: skip
     launch_kernel(
@@ -325,9 +327,8 @@ def _fits(x: Tensor, filters: _Filters, size: Sequence[int]) -> bool:
     # Offsets within a plane are of 32 bits.
     if max(math.prod(x.shape[2:]), math.prod(size)) * math.prod(filters.up) * math.prod(filters.down) >= 2**31:
         return False
-    planes = x.shape[0] * x.shape[1]
-    forward = filters.tiling(planes, size, x.element_size())
-    return forward is not None and filters.transposed().tiling(planes, x.shape[2:], x.element_size()) is not None
+    forward = filters.tiling(size, x.element_size())
+    return forward is not None and filters.transposed().tiling(x.shape[2:], x.element_size()) is not None
 
 
 def _composed(
