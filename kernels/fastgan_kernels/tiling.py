@@ -151,6 +151,7 @@ class SumTiling(Tiling):
         channel_programs: number of blocks of ``block_channels`` channels.
         spans: number of spans that a channel's partials are cut into, with one program and one sum each.
         tiles: tiles per span.
+        num_warps: warps per program.
     """
 
     block_channels: int
@@ -158,7 +159,7 @@ class SumTiling(Tiling):
     channel_programs: int
     spans: int
     tiles: int
-    num_warps: int = 4
+    num_warps: int
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -172,19 +173,19 @@ def sum_tiling(channels: int, outer: int, inner: int) -> SumTiling:
     Args:
         channels, outer, inner: the problem; channels at least 1.
     """
-    # 8 elements per thread at four warps. A channel's partials are neighbors in memory, or, if the inner extent is 1,
-    # the channels are: 32 of them are a line of 128 bytes.
+    # 8 elements per thread at sixteen warps. A channel's partials are neighbors in memory, or, if the inner extent is
+    # 1, the channels are: 32 of them are a line of 128 bytes.
     in_line = min(next_power_of_2(channels), 32) if inner == 1 else 4
-    block_partials = min(next_power_of_2(outer * inner), 1024 // in_line)
-    block_channels = min(next_power_of_2(channels), 1024 // block_partials)
+    block_partials = min(next_power_of_2(outer * inner), 4096 // in_line)
+    block_channels = min(next_power_of_2(channels), 4096 // block_partials)
     channel_programs = cdiv(channels, block_channels)
     all_tiles = max(1, cdiv(outer * inner, block_partials))
-    # Each tile waits for memory (0.7 us), so eight tiles cost as much as a second launch. More tiles are cut into spans
-    # of at least four, for about two programs per multiprocessor of a large chip (132). The second launch then has at
-    # most eight tiles of sums.
-    spans = 1 if all_tiles <= 8 else max(1, min(all_tiles // 4, 256 // channel_programs))
+    # Each tile waits for memory (0.7 us), so four tiles cost as much as a second launch. More are cut into spans,
+    # for about two programs per multiprocessor of a large chip (132). The second launch then has two tiles at most.
+    spans = 1 if all_tiles <= 4 else max(1, min(all_tiles, 256 // channel_programs))
     tiles = cdiv(all_tiles, spans)
-    return SumTiling(block_channels, block_partials, channel_programs, cdiv(all_tiles, tiles), tiles)
+    num_warps = max(1, block_channels * block_partials // 256)
+    return SumTiling(block_channels, block_partials, channel_programs, cdiv(all_tiles, tiles), tiles, num_warps)
 
 
 @dataclass(frozen=True)
@@ -352,8 +353,8 @@ def noise_tiling(
     if sums and not walks and aligned:
         tile *= 2
     if channels_last:
-        # Two sectors; or, where rows start inside one, whole rows.
-        block_channels = min(next_power_of_2(channels), 64 // element_size if aligned else tile)
+        # Two sectors; or, where rows start inside one and need no sums of many pixels, whole rows.
+        block_channels = min(next_power_of_2(channels), 64 // element_size if aligned or sums else tile)
         block_pixels = min(next_power_of_2(pixels), tile // block_channels)
     else:
         row = 512 // element_size if aligned else tile

@@ -16,10 +16,10 @@ from tests.kernels.harness import DEVICE
         ((3, 70, 1), 1),
         ((2, 0, 3), 1),
         ((0, 3, 1), 1),
-        # Two launches: of channels that are neighbours in memory, and that lie apart.
-        ((300, 37, 1), 2),
-        ((3000, 3, 1), 3),
-        ((2, 5, 1201), 2),
+        # Two launches: of channels that are neighbors in memory, and that lie apart.
+        ((600, 37, 1), 5),
+        ((5000, 3, 1), 5),
+        ((2, 5, 2401), 5),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -33,5 +33,5 @@ def test_sums_over_the_first_and_the_last_axis(shape: tuple[int, int, int], span
 def test_the_bias_gradient_of_a_large_channels_last_map_fills_a_chip():
     """16 channels of two images of 1024 x 1024: 16,384 partials of each channel."""
     tiling = sum_tiling(16, 16384, 1)
-    assert tiling.tiles <= 8
+    assert tiling.tiles <= 4
     assert tiling.channel_programs * tiling.spans >= 64
