@@ -454,7 +454,7 @@ class ChannelTiling(Tiling):
 
 @_decided_once
 def channel_tiling(
-    samples: int, channels: int, pixels: int, element_size: int, *, channels_last: bool
+    samples: int, channels: int, pixels: int, element_size: int, *, channels_last: bool, tensors: int = 1
 ) -> ChannelTiling:
     """Tiles for a pass that reduces over the channels of every pixel and then writes them.
 
@@ -462,6 +462,7 @@ def channel_tiling(
         samples, channels, pixels: the problem; each at least 1. Channels-last, all pixels may count as one sample's.
         element_size: bytes of an element.
         channels_last: channels, not pixels, are neighbors in memory.
+        tensors: how many tensors of this size the pass reads.
     """
     # 16 elements per thread (8 in float64) at 16 warps, the most that a program can have on AMD.
     capacity = 8192 if element_size <= 4 else 4096
@@ -480,6 +481,9 @@ def channel_tiling(
     # of the sectors at their ends.
     tile = min(4096 if element_size <= 4 else 2048, max(1024, next_power_of_2(samples * channels * pixels // 256)))
     if not channels_last and pixels * element_size % 32:
+        tile = capacity
+    # Three tensors take so many registers that a multiprocessor holds three such programs: 512 would be 1.3 waves.
+    if tensors == 3 and tile * element_size >= 8192:
         tile = capacity
     if not resident:
         strip, tile = strips[0], capacity // 2

@@ -179,13 +179,15 @@ def _double_backward_kernel(
             _store_second_gradients(dg_ptr, dx_ptr, offset, mask, v, g, x, r, a, b, mean_gv)
 
 
-def _launch(kernel: Any, x: Tensor, tensors: tuple[Tensor | None, ...], eps: float) -> None:
-    """Launches ``kernel`` on ``tensors`` that have the shape of a dense x and its layout."""
-    _launch_of(kernel, x.shape, x.is_contiguous(), x.dtype, eps)(*tensors)
+def _launch(kernel: Any, x: Tensor, read: tuple[Tensor, ...], written: tuple[Tensor | None, ...], eps: float) -> None:
+    """Launches ``kernel`` on tensors that have the shape of a dense x and its layout."""
+    _launch_of(kernel, len(read), x.shape, x.is_contiguous(), x.dtype, eps)(*read, *written)
 
 
 @decided_once
-def _launch_of(kernel: Any, shape: Sequence[int], is_contiguous: bool, dtype: torch.dtype, eps: float) -> Launch:
+def _launch_of(
+    kernel: Any, read: int, shape: Sequence[int], is_contiguous: bool, dtype: torch.dtype, eps: float
+) -> Launch:
     samples, channels = shape[:2]
     pixels = math.prod(shape[2:])
     channels_last = matrix_of(shape, is_contiguous).channels_last
@@ -194,7 +196,7 @@ def _launch_of(kernel: Any, shape: Sequence[int], is_contiguous: bool, dtype: to
         samples, pixels = 1, samples * pixels
     minor, major = (channels, pixels) if channels_last else (pixels, channels)
     align = alignment(minor)
-    tiling = channel_tiling(samples, channels, pixels, dtype.itemsize, channels_last=channels_last)
+    tiling = channel_tiling(samples, channels, pixels, dtype.itemsize, channels_last=channels_last, tensors=read)
     return Launch(
         kernel, tiling.grid, (samples, minor // align, major, tiling.pixel_tiles),
         EPS=eps, CHANNELS_LAST=channels_last, COMPUTE=triton_compute_dtype(dtype), ALIGN=align,
@@ -206,7 +208,7 @@ def _launch_forward(x: Tensor, eps: float) -> Tensor:
     x = dense(x)
     y = torch.empty_like(x)
     if y.numel():
-        _launch(_forward_kernel, x, (x, y), eps)
+        _launch(_forward_kernel, x, (x,), (y,), eps)
     return y
 
 
@@ -214,7 +216,7 @@ def _launch_backward(g: Tensor, x: Tensor, eps: float) -> Tensor:
     x = dense(x)
     dx = torch.empty_like(x)
     if dx.numel():
-        _launch(_backward_kernel, x, (dense(g, like=x), x, dx), eps)
+        _launch(_backward_kernel, x, (dense(g, like=x), x), (dx,), eps)
     return dx
 
 
@@ -224,7 +226,7 @@ def _launch_double_backward(
     x = dense(x)
     dg, dx = (torch.empty_like(x) if need else None for need in needs)
     if x.numel():
-        _launch(_double_backward_kernel, x, (dense(v, like=x), dense(g, like=x), x, dg, dx), eps)
+        _launch(_double_backward_kernel, x, (dense(v, like=x), dense(g, like=x), x), (dg, dx), eps)
     return dg, dx
 
 
