@@ -65,16 +65,16 @@ OP = Op(
     traffic=(
         # Planes that stay in registers.
         Traffic(
-            1.02, 1.25, in_layouts([(16, 256, 8, 8), (2, 16, 128, 128), (2, 17, 101, 103)], [(4, 64, 32, 32)], F32)
+            1.02, 1.02, in_layouts([(16, 256, 8, 8), (2, 16, 128, 128), (2, 17, 101, 103)], [(16, 64, 16, 16)], F32)
         ),
-        Traffic(1.02, 1.25, in_layouts([(4, 64, 64, 64), (4, 17, 101, 103)], [], BF16)),
-        # Longer planes are read twice, in spans or whole.
-        Traffic(1.5, 1.75, (Call((1, 4, 256, 256), F32), Call((1, 4, 512, 512), BF16), Call((1, 128, 129, 128), F32))),
+        Traffic(1.02, 1.02, in_layouts([(4, 64, 64, 64), (4, 17, 101, 103)], [], BF16)),
+        # Longer planes are read twice.
+        Traffic(1.5, 1.67, (Call((1, 4, 256, 256), F32), Call((1, 4, 512, 512), BF16), Call((1, 128, 129, 128), F32))),
         # Odd planes: one more sector per tile that does not start at a sector.
-        Traffic(1.51, 1.75, (Call((1, 5, 257, 255), F32), Call((1, 9, 257, 255), BF16))),
-        # Channels-last, a program takes several planes, so registers hold fewer pixels of each.
-        Traffic(1.5, 1.75, (Call((8, 64, 32, 32), BF16, True),)),
-        # Few planes are cut into many spans, and the program of each span reads the partials of all.
-        Traffic(1.5, 1.75, (Call((1, 32, 96, 96), F32, True), Call((1, 3, 300, 300), F32, True)), apart=0.08),
+        Traffic(1.52, 1.69, (Call((1, 5, 257, 255), F32), Call((1, 9, 257, 255), BF16))),
+        # Channels-last, a program takes several planes, so registers hold fewer pixels of each; and few planes are cut
+        # into many spans, and the program of each span reads the partials of all.
+        Traffic(1.5, 1.67, (Call((8, 64, 32, 32), BF16, True), Call((4, 64, 32, 32), F32, True)), apart=0.13),
+        Traffic(1.5, 1.67, (Call((1, 32, 96, 96), F32, True), Call((1, 3, 300, 300), F32, True)), apart=0.13),
     ),
 )

@@ -146,12 +146,12 @@ OP = Op(
     ),
     traffic=(
         # Channels that stay in registers.
-        Traffic(1.02, 1.02, in_layouts([(64, 64, 8, 8), (16, 32, 32, 32)], [(16, 256, 8, 8)], F32)),
+        Traffic(1.02, 1.02, in_layouts([(64, 64, 8, 8), (16, 32, 32, 32)], [(8, 512, 8, 8)], F32)),
         Traffic(1.02, 1.02, (Call((64, 128, 8, 8), BF16), Call((64, 128, 8, 8), F32, settings={"per_sample": True}))),
         # Longer channels are read twice.
         Traffic(1.5, 1.67, in_layouts([(32, 16, 32, 32), (1, 4, 256, 256)], [], F32)),
         Traffic(1.5, 1.67, (Call((64, 16, 32, 32), BF16), Call((64, 16, 32, 32), F32, settings={"norm": "instance"}))),
         # Channels-last, a program reads the partials of 16 channels, from a few spans each.
-        Traffic(1.5, 1.67, (Call((16, 64, 32, 32), F32, True),), apart=0.09),
+        Traffic(1.5, 1.67, (Call((16, 64, 32, 32), F32, True),), apart=0.13),
     ),
 )

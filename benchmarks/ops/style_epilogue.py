@@ -111,12 +111,12 @@ OP = Op(
     traffic=(
         # Planes that stay in registers. With at most 16 channels the noise is no small operand, so each plane's read of
         # it would count, although it comes from L2.
-        Traffic(1.02, 1.25, in_layouts([(1, 20, 128, 128), (2, 17, 101, 103)], [(4, 64, 32, 32)], F32)),
+        Traffic(1.02, 1.25, in_layouts([(1, 20, 128, 128), (2, 17, 101, 103)], [(16, 64, 16, 16)], F32)),
         Traffic(1.02, 1.25, (Call((4, 64, 64, 64), BF16),)),
-        Traffic(1.5, 1.75, (Call((1, 18, 256, 256), BF16), Call((8, 64, 32, 32), BF16, True))),
+        Traffic(1.5, 1.75, (Call((1, 18, 256, 256), BF16),)),
         Traffic(1.51, 1.75, (Call((1, 17, 257, 255), BF16),)),
         # Few planes are cut into many spans, as in adain.
-        Traffic(1.5, 1.75, (Call((1, 32, 96, 96), F32, True),), apart=0.08),
+        Traffic(1.5, 1.75, (Call((1, 32, 96, 96), F32, True), Call((8, 64, 32, 32), BF16, True)), apart=0.13),
         # Small planes, each with two partial sums for the gradients of bias and strength.
         Traffic(1.02, 1.25, (Call((16, 256, 8, 8), F32),), apart=0.035),
         # Few channels, so every read of the noise counts: two per channel.

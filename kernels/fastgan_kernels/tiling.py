@@ -262,7 +262,7 @@ def norm_tiling(
     num_warps = 8 if tensors < 3 else 4
     access = num_warps * 32 * 16 // element_size
     tile = access * (4 if tensors < 3 else 2)
-    most_at_once = (4 if channels_last else 8) * 8 // num_warps
+    most_at_once = 4 if channels_last else 64 // num_warps
     if not channels_last:
         # A small problem is cut finer, into as many tiles as there may be programs.
         tile = min(tile, max(access, next_power_of_2(groups * samples * channels * pixels // (256 * most_at_once))))
@@ -275,8 +275,12 @@ def norm_tiling(
     pixel_tiles = cdiv(pixels, block_pixels)
     all_tiles = pixel_tiles * cdiv(samples, block_samples)
     programs = groups * cdiv(channels, block_channels)
-    # What a program reads of partials, two for each span and channel, is at most an eighth of its own elements.
-    most = min(4096 // block_channels, max(1, math.isqrt(samples * pixels // 16))) if channels_last else 256
+    most = 256
+    if tensors < 3:
+        # A program reads the partials of all spans of its channels: 3% of the bytes of a problem; channels-last, where
+        # channels share programs, of which there are then few, 13%.
+        share = 16 if channels_last else 256 // element_size
+        most = min(4096 // block_channels, max(1, math.isqrt(samples * pixels // share)))
     tiles, spans = _even_spans(programs, all_tiles, most, most_at_once)
     return NormTiling(
         block_channels, block_samples, block_pixels, pixel_tiles, all_tiles, spans, tiles,

@@ -30,6 +30,7 @@ from fastgan_kernels.ops.norm_act.tile import (
     folded,
     last_program_first,
     mean_over_spans,
+    noise_of,
     norm_launch,
     numbers_of,
     over_pixels,
@@ -61,7 +62,7 @@ def _backward_kernel(
     mean, rstd = statistics_of(mean_ptr, var_ptr, block, EPS, COMPUTE)
     numbers = numbers_of(inputs, affine, block, mean, rstd, STRENGTH_STRIDE, COMPUTE)
     tile = tile_of_channels(block, 0, 1, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS)
-    g, deviation, z, _, scale, noise = backward_tile(
+    g, deviation, z, _, scale, _ = backward_tile(
         dy_ptr, inputs, affine, block, numbers, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
     )
     sum_g, sum_gxh = tl.sum(g, axis=2), tl.sum(g * deviation, axis=2) * rstd
@@ -90,7 +91,8 @@ def _backward_kernel(
         if dstrength_ptr is not None or dbias_ptr is not None:
             dx = tl.where(tile.mask, dx, 0.0)
         if dstrength_ptr is not None:
-            dstrength = sum_of_channels(dx * noise)
+            # Read again, from L1: it would not fit into registers until here.
+            dstrength = sum_of_channels(dx * noise_of(inputs, tile, COMPUTE))
             tl.store(dstrength_ptr + block.index, dstrength, mask=block.exists)
         if dbias_ptr is not None:
             tl.store(dbias_ptr + block.index, sum_of_channels(dx), mask=block.exists)

@@ -286,12 +286,17 @@ def statistics_of(mean_ptr, var_ptr, block, EPS: tl.constexpr, COMPUTE: tl.const
 
 
 @triton.jit
+def noise_of(inputs, tile, COMPUTE: tl.constexpr):
+    return tl.load(inputs.noise_ptr + tile.of_noise, mask=tile.in_noise, other=0.0).to(COMPUTE)
+
+
+@triton.jit
 def input_tile(inputs, numbers, tile, ACT_BEFORE: tl.constexpr, SLOPE: tl.constexpr, COMPUTE: tl.constexpr):
     """z of a tile, and the noise under it, zeros if there is none. Elements of z outside of the mask are not 0."""
     noise = tl.zeros([1, 1, 1], COMPUTE)
     # The noise is loaded first: then Triton converts it to the layout of x, not x to that of the noise.
     if inputs.noise_ptr is not None:
-        noise = tl.load(inputs.noise_ptr + tile.of_noise, mask=tile.in_noise, other=0.0).to(COMPUTE)
+        noise = noise_of(inputs, tile, COMPUTE)
     z = tl.load(inputs.x_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)
     if inputs.noise_ptr is not None:
         z += over_pixels(numbers.strength) * noise
