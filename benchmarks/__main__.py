@@ -43,13 +43,14 @@ def _parser() -> argparse.ArgumentParser:
 
     static = commands.add_parser("static", help="compile every kernel for five targets, check it, compare the table")
     static.add_argument(
-        "words", nargs="*", metavar="WORD", help="only print what bounds the cases whose name has all of these"
+        "words", nargs="*", metavar="WORD", help="print only what bounds the cases whose name has all of these"
     )
+    static.add_argument("--all", action="store_true", help="print what bounds every case; minutes for each target")
     static.add_argument(
         "--op", action="append", metavar="NAME", help="compile only this op's kernels, without the table"
     )
     static.add_argument("--target", action="append", metavar="NAME", help="compile only for this target, such as sm_90")
-    static.add_argument("--write", action="store_true", help="write benchmarks/static/compiled.csv anew")
+    static.add_argument("--write", action="store_true", help="write both tables of benchmarks/static anew")
 
     host = commands.add_parser("host", help="what a call costs the host, over a stub of CUDA's driver; needs no GPU")
     host.add_argument("--op", action="append", default=[], metavar="NAME", help="measure only this op")
@@ -102,13 +103,19 @@ def _run(given: argparse.Namespace) -> int:
         with exiting_on_sigterm():  # so that the stage in progress ends too
             return evidence.collect(_folder(given.out), until=until, toy=toy, commit=given.commit)
     if given.command == "static":
-        from benchmarks.static import bounds, compiled
+        from benchmarks.static import compiled, passes
 
-        if given.words:
-            chosen = run.listed(given.words, of_steps=False, toy=False, every=True)
-            print("\n".join(bounds.lines(chosen, given.target or ["sm_90"])))
-            return 0
-        said, sound = compiled.lines(given.op, given.target, rewrite=given.write)
+        if given.words or given.all:
+            listed = run.listed(given.words, of_steps=False, toy=False, every=True)
+            chosen = [case for case in listed if (case.dtype_name, case.layout) in passes.KINDS]
+            said, sound = passes.lines(chosen, given.target)
+        else:
+            said, sound = compiled.lines(given.op, given.target, rewrite=given.write)
+            if given.write:
+                passes.write()
+            elif not (given.op or given.target):
+                broken = passes.check()
+                said, sound = [*said, *broken], sound and not broken
         print("\n".join(said))
         return int(not sound)
     if given.command == "host":

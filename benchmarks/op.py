@@ -116,6 +116,7 @@ class Op:
         torch_functions: torch's own functions that compute the same, by name; measured beside the op.
         compiled: calls that are compiled in addition to the problems, to cover every specialization of the kernels.
         traffic: limits on the bytes moved.
+        allowed: findings about compiled kernels that are no fault, by a part of their text, with the reason.
 
         fixed: settings that the tests always try, beside drawn ones.
         choices: the values of each setting to draw from; or a function that draws the settings.
@@ -153,6 +154,7 @@ class Op:
     torch_functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     compiled: tuple[Call, ...] = ()
     traffic: tuple[Traffic, ...] = ()
+    allowed: Mapping[str, str] = field(default_factory=dict)
 
     fixed: tuple[Settings, ...] = ({},)
     choices: Mapping[str, Sequence[Any]] | Callable[[Choose], Settings] = field(default_factory=dict)
@@ -174,6 +176,11 @@ class Op:
     @cached_property
     def differentiable(self) -> bool:
         return "backward" in self.passes
+
+    @property
+    def plain(self) -> Callable[..., Any]:
+        """What people would write in plain torch: its own function that computes the same, or else the reference."""
+        return next(iter(self.torch_functions.values()), self.reference)
 
     def arguments(self, settings: Settings) -> dict[str, Any]:
         """The keyword arguments of the op for ``settings``."""

@@ -9,6 +9,8 @@ from pathlib import Path
 from benchmarks import results
 from benchmarks.measure import COPY
 from benchmarks.ops import OPS
+from benchmarks.static import passes
+from benchmarks.static.bounds import STREAMING
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 PICTURES = Path("docs/benchmarks")
@@ -31,9 +33,17 @@ LEGEND = (
     "graph: us inside a CUDA graph; x eager, x best, x wall: times as fast as eager torch, as the best other",
     "implementation, and as eager torch in wall time. Medians; a dash was not measured.",
 )
-_NONE = """\
-No GPU has been measured yet, so no speed is stated here: `benchmarks/results.csv` holds only a header. On a machine
-with a GPU these commands fill it, in ten minutes, and draw this part of the page:
+_STATIC = (
+    "Eager torch → fastgan, forward/backward/second order. Counted: launches, bytes over the minimum, MB kept for "
+    "backward. Measured: "
+)
+_HOST = """\
+host cost, without a GPU, as CPU time of a call in units of `leaky_relu(x + bias)`. In
+float32. Each launch is counted to move its tensors once, which flatters torch's normalizations. The last columns are
+computed: the share of a copy's speed that the compiled kernels reach on an H200
+[at most](../benchmarks/README.md#without-a-gpu), in float32, and in bfloat16 channels-last.
+
+No GPU has been measured yet. On one, these commands replace the table by measured rows, op by op:
 
 ```
 python -m benchmarks evidence --out evidence/mine
@@ -128,6 +138,25 @@ def lines(rows: Iterable[Row]) -> list[str]:
     return text
 
 
+def short(rows: Iterable[Row]) -> list[str]:
+    """One sentence for each case of the fused ops that is slower than its bytes explain.
+
+    Expected are 90% of the speed of a copy, in proportion to the minimum of the bytes that the op moves: rows that are
+    read twice count twice. Layers of a spectral norm are small, and their launches are expected in a CUDA graph.
+    """
+    bound = {(row.op, row.pass_): min(1.0, row.minimum / row.moved) for row in passes.read() if row.dtype == "float32"}
+    found = []
+    for case in measured(rows):
+        op, problem, dtype, layout, pass_ = case.subject
+        mode = "graph" if op in ("spectral_normalize", "power_iteration") else "device"
+        share = case.rows.get("fused", {}).get(f"share_of_copy_{mode}")
+        if share and case.bytes >= STREAMING and float(share) < (expected := 0.9 * bound[op, pass_]):
+            found.append(
+                f"{op}/{problem}/{dtype}/{layout}/{pass_}: {float(share):.0%} of a copy, expected {expected:.0%}"
+            )
+    return found
+
+
 def _step_text(case: Measured) -> str:
     """Images per second of each implementation. A step counts as one batch, however often it updates a network."""
     said = []
@@ -163,6 +192,7 @@ def draw(root: Path = results.ROOT, csv: Path = results.REPOSITORY_CSV, *, check
         ValueError: if a README lacks its markers, or there is something to draw and matplotlib is not installed.
     """
     runs = newest(results.read(csv))
+    done = {row["op"] for run in runs for row in run}
     differ = []
     for name, every in (("README.md", False), ("kernels/README.md", True)):
         path = root / name
@@ -171,7 +201,7 @@ def draw(root: Path = results.ROOT, csv: Path = results.REPOSITORY_CSV, *, check
         _, end, after = rest.partition(END)
         if not begin or not end:
             raise ValueError(f"{name} must have {BEGIN} and, behind it, {END}")
-        section = "\n\n".join(_markdown(run, every=every) for run in runs) or _NONE
+        section = "\n\n".join([*(_markdown(run, every=every) for run in runs), *_static(done, every=every)])
         if text != (new := f"{before}{BEGIN}\n{section}\n{END}{after}"):
             differ.append(path)
             if not check:
@@ -182,24 +212,61 @@ def draw(root: Path = results.ROOT, csv: Path = results.REPOSITORY_CSV, *, check
 
 
 def _markdown(run: Sequence[Row], *, every: bool) -> str:
-    """The key problems as Markdown; without ``every`` only each op's largest one, in float32."""
+    """The key problems as Markdown; without ``every`` one line per op, with its largest problem in float32."""
     cases = [case for case in measured(run) if case.is_key]
     ops, steps = ([case for case in cases if case.is_step == step] for step in (False, True))
+    chip, date, commit, torch, triton = (run[0][name] for name in ("chip", "date", "commit", "torch", "triton"))
+    identity = f"{chip}, {date[:10]}, commit {commit[:12]}, torch {torch}, triton {triton}."
     if not every:
         common = [case for case in ops if case.subject[2:4] == ("float32", "contiguous")]
-        largest = {case.subject[0]: case for case in sorted(common, key=lambda case: case.bytes)}
-        ops = [case for case in common if case.subject[1] == largest[case.subject[0]].subject[1]]
-    head = ("op", "problem", *_HEAD[1:])
-    table = [head, ["---"] * len(head), *([f"`{case.subject[0]}`", *case.cells()] for case in ops)]
-    chip, date, commit, torch, triton = (run[0][name] for name in ("chip", "date", "commit", "torch", "triton"))
+        largest = {case.subject[0]: case.subject[1] for case in sorted(common, key=lambda case: case.bytes)}
+        # A copy's share and times as fast as eager torch, of each pass.
+        cells = {op: [case.cells() for case in common if case.subject[:2] == (op, largest[op])] for op in largest}
+        lines = [(f"`{op}`", *("/".join(cell[i] for cell in of) for i in (5, 7))) for op, of in cells.items()]
+        legend = "Share of a copy's speed, and times as fast as eager torch: float32, forward/backward/second order."
+        table = _table(("op", "copy", "x eager"), sorted(lines))
+        return "\n\n".join([identity, legend, table, f"![Share of a copy]({PICTURES / _file(run)})"])
     parts = [
-        f"{chip}, {date[:10]}, commit {commit[:12]}, torch {torch}, triton {triton}.",
+        identity,
         " ".join(LEGEND),
-        "\n".join("| " + " | ".join(row) + " |" for row in table),
+        _table(("op", "problem", *_HEAD[1:]), [[f"`{case.subject[0]}`", *case.cells()] for case in ops]),
         "\n".join(f"- `{case.subject[0]}` {case.subject[1]}, {case.subject[2]}: {_step_text(case)}" for case in steps),
-        "" if every else f"![Share of a copy]({PICTURES / _file(run)})",
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _static(done: set[str], *, every: bool) -> list[str]:
+    """What is known without a GPU of the ops that are not ``done``, as Markdown; one line per op."""
+    of_op: dict[str, list[passes.Row]] = {}
+    for row in passes.read():
+        if row.op not in done:
+            of_op.setdefault(row.op, []).append(row)
+    lines = []
+    for op, rows in of_op.items():
+        f32, bf16 = ([row for row in rows if (row.dtype, row.layout) == kind] for kind in passes.KINDS)
+        eager, ours = (
+            [
+                "/".join(str(getattr(row, f"{prefix}launches")) for row in f32),
+                "/".join(_short(getattr(row, f"{prefix}moved") / row.minimum) for row in f32),
+                _short(getattr(f32[0], f"{prefix}kept") / 1e6),
+                "/".join(_short(getattr(row, f"{prefix}host")) for row in f32),
+            ]
+            for prefix in ("eager_", "")
+        )
+        cells = [f"{before}→{now}" for before, now in zip(eager, ours, strict=True)]
+        shares = ["/".join(f"{100 * row.share:.0f}" for row in kind) + "%" for kind in (f32, bf16)]
+        lines.append([f"`{op}`", *cells, *([*shares, f32[0].problem] if every else ())])
+    head = ("op", "launches", "moved", "kept", "host", *(("f32", "bf16", "problem") if every else ()))
+    text = _STATIC + (_HOST if every else "[host cost](kernels/README.md#speed).")
+    return [text, _table(head, lines)] if lines else []
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *lines))
+
+
+def _short(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0") if value < 9.95 else f"{value:.0f}"
 
 
 def _file(run: Sequence[Row]) -> str:

@@ -5,7 +5,7 @@ from itertools import groupby
 
 from benchmarks.cases import Case
 from benchmarks.chips import CHIPS, bound_seconds
-from benchmarks.static.bounds import activities
+from benchmarks.static.passes import activities
 
 
 def lines(chosen: Sequence[Case], chip_name: str, *, details: bool) -> Iterator[str]:
@@ -26,7 +26,7 @@ def lines(chosen: Sequence[Case], chip_name: str, *, details: bool) -> Iterator[
         if op in done and not details:
             continue
         done.add(op)
-        functions = passes[0].op.op, passes[0].op.reference
+        functions = passes[0].op.op, passes[0].op.plain
         ours, eager = ("/".join(str(len(activities(case, f, chip.target))) for case in passes) for f in functions)
         mb = "/".join(_short(case.bytes / 1e6) for case in passes)
         us = "/".join(_short(1e6 * bound_seconds(chip, case.bytes)) for case in passes)

@@ -6,6 +6,10 @@ The settings ``up_taps`` and ``down_taps`` are the shapes of the kernels.
 import math
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
 from benchmarks.op import BF16, F16, F32, Call, Choose, Op, Operands, Problem, Settings, Shape, Traffic
 
 
@@ -57,6 +61,18 @@ def _bytes_of_signs(t: Operands) -> int:
     return n * c * (2 * h + 5 - 3) * math.ceil((2 * w + 5 - 3) / 4)
 
 
+def _convolutions(
+    x: Tensor, up_kernel: Tensor, down_kernel: Tensor, bias: Tensor, *, up: int, down: int, padding: tuple[int, ...]
+) -> Tensor:
+    # The padding of the defaults is that with which a transposed convolution has the right size.
+    def planes(kernel: Tensor) -> Tensor:
+        return torch.outer(kernel, kernel).expand(x.shape[1], 1, -1, -1)
+
+    upsampled = F.conv_transpose2d(x + bias[:, None, None], up**2 * planes(up_kernel), stride=up, groups=x.shape[1])
+    y = 2**0.5 * F.leaky_relu(upsampled, 0.2)
+    return F.conv2d(y, planes(down_kernel.flip(0)), stride=down, groups=x.shape[1])
+
+
 OP = Op(
     name="filtered_lrelu",
     operands=lambda shape, *, up_taps, down_taps, **_: {
@@ -79,6 +95,7 @@ OP = Op(
         Problem("stylegan3_t_256", (4, 128, 256, 256), "StyleGAN3 generator at 256 px, 4 samples per GPU", key=True),
         Problem("stylegan3_t_52", (4, 512, 52, 52), "StyleGAN3 generator, its layers of 52 px, 4 samples per GPU"),
     ),
+    torch_functions={"convolutions": _convolutions},
     fixed=(
         {"up_taps": (4,), "down_taps": (3,), "padding": (3, 2, 2, 3), "gain": 1.5, "clamp": 1.234},
         {"up_taps": (2, 3), "down_taps": (1,), "padding": (1, 1, 1, 0)},

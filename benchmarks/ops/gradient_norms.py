@@ -38,7 +38,7 @@ def elements_of_a_sample(shape: Shape) -> int:
     return torch.Size(shape[1:]).numel()
 
 
-def _vector_norm(gradients: Tensor) -> Tensor:
+def vector_norm(gradients: Tensor) -> Tensor:
     return torch.linalg.vector_norm(gradients.float(), dim=(1, 2, 3))
 
 
@@ -54,7 +54,7 @@ OP = Op(
     highest_order=2,
     saved=lambda t: [t["gradients"], t["y"]],
     problems=PROBLEMS,
-    torch_functions={"vector_norm": _vector_norm},
+    torch_functions={"vector_norm": vector_norm},
     shapes=SHAPES,
     compiled=(
         # Whole rows; rows cut into spans.

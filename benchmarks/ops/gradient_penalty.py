@@ -1,7 +1,7 @@
 """The penalty of WGAN-GP on a critic's gradients with respect to its input."""
 
 from benchmarks.op import F32, F64, Call, Op, Traffic
-from benchmarks.ops.gradient_norms import CALLS, PROBLEMS, SHAPES, elements_of_a_sample, with_norms
+from benchmarks.ops.gradient_norms import CALLS, PROBLEMS, SHAPES, elements_of_a_sample, vector_norm, with_norms
 
 OP = Op(
     name="gradient_penalty",
@@ -16,6 +16,7 @@ OP = Op(
     # The gradients, and their norms in float32.
     saved=lambda t: [t["gradients"], 4 * len(t["gradients"])],
     problems=PROBLEMS,
+    torch_functions={"vector_norm": lambda gradients: (vector_norm(gradients) - 1).square().mean()},
     fixed=({}, {"one_sided": True}, {"target": 0.0}),
     # Targets far from the norms of the operands.
     choices={"target": (0.0, 0.1, 1.0, 3.7), "one_sided": (False, True)},

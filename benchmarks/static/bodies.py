@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 _SASS = re.compile(r"/\*([0-9a-f]{4,})\*/ +(?:@!?U?P\w+ +)?([A-Z]\w*)([\w.]*) *([^;]*);")
 _SASS_WIDTHS = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
-_AMD = re.compile(r"^(?:\t([a-z]\w+)\s*([^;\n]*)|(\.?\w+):)", re.MULTILINE)
+_AMD = re.compile(r"^(?:\t([a-z]\w+)[ \t]*([^;\n]*)|(\.?\w+):)", re.MULTILINE)
 _AMD_SHARED = re.compile(r"ds_write(2)?\w*?_b(\d+)")
 AMD_ACCESS = re.compile(r"(?:buffer|global|flat)_(load|store)_(dwordx?|[us]?byte|[us]?short)(\d)?")
 
@@ -100,7 +100,7 @@ def _in_flight(code: Iterable[Instruction]) -> Iterator[tuple[int, int]]:
             needed = [place for place, other in enumerate(flying) if other.operands & i.operands]
             flying = flying[max(needed) + 1 :] if needed else flying
         asked = [*flying, *(copy for group in copies for copy in group)]
-        yield len(asked), sum(other.bytes for other in asked)
+        yield sum(other.bytes > 0 for other in asked), sum(other.bytes for other in asked)
 
 
 def _sass(text: str) -> Iterator[tuple[int, Instruction]]:

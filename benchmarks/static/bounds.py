@@ -4,19 +4,13 @@ Nothing here is measured. README.md says how the bound is computed, and what it 
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from triton.compiler import CompiledKernel
-
-from benchmarks.cases import Case, bind, draw
-from benchmarks.chips import CHIPS, Chip, resident_programs
+from benchmarks.chips import Chip, resident_programs
 from benchmarks.static.bodies import Body
-from benchmarks.static.compiled import compile_all
-from benchmarks.static.launches import Launch, TorchOperator, recorded
-from benchmarks.static.machine_code import MachineCode, bodies_of, machine_code
+from benchmarks.static.launches import Launch
+from benchmarks.static.machine_code import MachineCode
 from benchmarks.static.operators import touched_bytes
 
 STREAMING = 4 << 20
@@ -38,7 +32,7 @@ class Bound:
         loads: loads that a thread issues before it needs the first.
         in_flight: bytes that a multiprocessor has requested at a time.
         instructions: of a thread, for each 16 bytes that it moves.
-        moved: bytes of the tensors that are read and written, each once.
+        bytes: of the tensors that are read and written, each once.
         share: of the bandwidth, at most.
     """
 
@@ -55,7 +49,7 @@ class Bound:
     shared_stores: int
     barriers: int
     read: int
-    moved: int
+    bytes: int
     share: float
     converts: bool
 
@@ -63,7 +57,7 @@ class Bound:
         texts = (
             *(f"{self.code.registers}", f"{self.warps}", f"{self.instructions:.0f}", f"{self.loads}"),
             *(f"{self.in_flight / 1000:.1f}", f"{self.waves:.1f}", f"{self.tail:.0%}", f"{self.shared_stores}"),
-            *(f"{self.barriers}", f"{self.compile_seconds:.2f}", f"{self.moved / 1e6:.1f}", f"{self.share:.0%}"),
+            *(f"{self.barriers}", f"{self.compile_seconds:.2f}", f"{self.bytes / 1e6:.1f}", f"{self.share:.0%}"),
         )
         return f"{self.launch.specialization.kernel[-34:]:34}" + "".join(f"{text:>7}" for text in texts)
 
@@ -82,8 +76,13 @@ class Bound:
         return found
 
 
-def bound(chip: Chip, launch: Launch, found: tuple[MachineCode, tuple[Body, list[Body]]], seconds: float) -> Bound:
-    code, (outside, loops) = found
+def bound(chip: Chip, launch: Launch, code: MachineCode, outside: Body, loops: Sequence[Body], seconds: float) -> Bound:
+    """The bound of a launch.
+
+    Args:
+        outside, loops: what the code does outside of its innermost loops, and inside of each.
+        seconds: CPU time that the kernel took to compile.
+    """
     of, programs = launch.specialization, launch.programs
     read, written = (_bytes(launch, code.accessed[kind]) for kind in ("load", "store"))
     threads = programs * of.threads
@@ -119,83 +118,3 @@ def bound(chip: Chip, launch: Launch, found: tuple[MachineCode, tuple[Body, list
 
 def _bytes(launch: Launch, names: Iterable[str]) -> int:
     return sum(touched_bytes(t) for name in names for t in launch.tensors.get(name, ()))
-
-
-@dataclass(frozen=True)
-class Pass:
-    """A case on a chip: its launches in order; torch's operators are those of composed derivatives."""
-
-    case: Case
-    chip: Chip
-    launches: list[Bound | TorchOperator]
-
-    @property
-    def share_of_copy(self) -> float:
-        """The speed of a copy of the minimum bytes that the pass reaches at most. Torch's operators count as copies."""
-        each = (
-            launch.bytes if isinstance(launch, TorchOperator) else launch.moved / launch.share
-            for launch in self.launches
-        )
-        return min(1.0, self.case.bytes / sum(each))
-
-
-def passes(chosen: Iterable[Case], chip: Chip) -> list[Pass]:
-    """Compiles the kernels of the cases."""
-    found = [(case, activities(case, case.op.op, chip.target)) for case in chosen]
-    specializations = {
-        (a.specialization.kernel, a.specialization.key): a.specialization
-        for _, of_case in found
-        for a in of_case
-        if isinstance(a, Launch)
-    }
-    codes = dict(zip(specializations, compile_all(specializations.values(), _read), strict=True))
-
-    def bounded(a: Launch | TorchOperator) -> Bound | TorchOperator:
-        if isinstance(a, TorchOperator):
-            return a
-        return bound(chip, a, *codes[a.specialization.kernel, a.specialization.key])
-
-    return [Pass(case, chip, list(map(bounded, of_case))) for case, of_case in found]
-
-
-def _read(kernel: CompiledKernel) -> tuple[MachineCode, tuple[Body, list[Body]]]:
-    return machine_code(kernel), bodies_of(kernel)
-
-
-def activities(case: Case, function: Callable[..., Any], target: str) -> list[Launch | TorchOperator]:
-    """What one call of a case runs on a GPU, recorded on the meta device."""
-    with recorded(target) as everything:
-        call = bind(function, case, draw(case, torch.device("meta")))
-        before = len(everything)
-        call()
-    return everything[before:]
-
-
-_HEAD = ("kernel", "regs", "warps", "instr", "loads", "KB", "waves", "tail", "sts", "bar", "cpu s", "MB", "bound")
-_CHIPS = {chip.target: chip for chip in CHIPS.values()}
-
-
-def lines(chosen: Iterable[Case], targets: Iterable[str]) -> Iterator[str]:
-    """A line for each case and target, one for each of its kernels, and one for each rule that a kernel breaks."""
-    chosen = list(chosen)
-    for target in targets:
-        yield f"{target:36}" + "".join(f"{name:>7}" for name in _HEAD[1:])
-        found = passes(chosen, _CHIPS[target])
-        for of in found:
-            torchs = sum(isinstance(launch, TorchOperator) for launch in of.launches)
-            beside = f", {torchs} of torch" if torchs else ""
-            yield f"{of.case.key}: {len(of.launches)} launches{beside}, at most {of.share_of_copy:.0%} of a copy"
-            yield from (f"  {launch}" for launch in of.launches if isinstance(launch, Bound))
-        yield from failures(found)
-
-
-def failures(found: Iterable[Pass]) -> list[str]:
-    """One sentence for each rule that a kernel of a case breaks."""
-    said = {
-        f"{of.case.key}: {launch.launch.specialization.kernel} {sentence}"
-        for of in found
-        for launch in of.launches
-        if isinstance(launch, Bound)
-        for sentence in launch.broken()
-    }
-    return sorted(said)

@@ -177,10 +177,8 @@ def lines(
     Raises:
         ValueError: for an unknown op or target, and for ``rewrite`` with only some of them.
     """
-    for kind, names, known in (("op", op_names, OPS), ("target", target_names, TARGETS)):
-        for name in names or ():
-            if name not in known:
-                raise ValueError(f"unknown {kind} {name!r}; choose from {', '.join(known)}")
+    refuse_unknown("op", op_names, OPS)
+    refuse_unknown("target", target_names, TARGETS)
     if rewrite and (op_names or target_names):
         raise ValueError("--write writes the table of all ops and targets; leave out --op and --target")
     targets = target_names or tuple(TARGETS)
@@ -197,6 +195,13 @@ def lines(
         else:
             said.append(f"{TABLE.name} is of triton {version}: only the rules were checked")
     return [*said, *wrong, f"{len(wrong)} findings"], not wrong
+
+
+def refuse_unknown(kind: str, names: Iterable[str] | None, known: Iterable[str]) -> None:
+    """Raises ValueError for a name that is not known."""
+    for name in names or ():
+        if name not in known:
+            raise ValueError(f"unknown {kind} {name!r}; choose from {', '.join(known)}")
 
 
 def chosen(found: Sequence[Use]) -> list[Use]:

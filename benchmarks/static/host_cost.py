@@ -35,7 +35,7 @@ class HostCost:
     Attributes:
         op, pass_: the name of the op, or SPECTRAL_NORMS, and the pass.
         units: CPU time of the fused op, in units.
-        eager_units: that of the reference in plain torch.
+        eager_units: that of plain torch.
         launches: kernels of this package that the fused op launches.
     """
 
@@ -120,7 +120,7 @@ def stub_driver() -> Iterator[ctypes.CDLL]:
 
 
 def _calls(names: Sequence[str]) -> Iterator[tuple[str, str, Callable[[], Any], Callable[[], Any]]]:
-    """Op, pass, a call of the fused op and one of its reference."""
+    """Op, pass, a call of the fused op and one of plain torch."""
     import torch
 
     import fastgan_kernels
@@ -148,7 +148,7 @@ def _calls(names: Sequence[str]) -> Iterator[tuple[str, str, Callable[[], Any], 
         shape = eight if "spectral" in name or name == "power_iteration" else op.toy
         for pass_ in op.passes:
             case = Case(op, Problem("host", shape, "none"), "float32", "contiguous", pass_)
-            fused, eager = (bind(f, case, draw(case, torch.device("cpu"))) for f in (op.op, op.reference))
+            fused, eager = (bind(f, case, draw(case, torch.device("cpu"))) for f in (op.op, op.plain))
             yield name, pass_, fused, eager
 
 

@@ -118,9 +118,9 @@ def test_each_stage_has_a_limit_its_results_stay_and_the_run_resumes(tmp_path: P
     """Three stages: one ends, one must be killed with what it started, one is behind both."""
     child = "import subprocess; s = subprocess.Popen(['sleep', '60']); print(s.pid, flush=True); s.wait()"
     stages = [
-        Stage("first", python("print('first result')"), 0.2),
-        Stage("endless", python(child), 0.1),
-        Stage("last", python("raise SystemExit(1)"), 0.7),
+        Stage("first", python("print('first result')"), 2),
+        Stage("endless", python(child), 1),
+        Stage("last", python("raise SystemExit(1)"), 7),
     ]
     assert evidence.collect(tmp_path, until=time.time() + 9, toy=True, commit=None, chosen=stages) == 1
     said = capsys.readouterr().out
@@ -133,7 +133,7 @@ def test_each_stage_has_a_limit_its_results_stay_and_the_run_resumes(tmp_path: P
     assert (tmp_path / "summary.txt").read_text() in said
 
     # The same command runs only what was cut off.
-    again = [Stage(stage.name, python("print('again')"), stage.share) for stage in stages]
+    again = [Stage(stage.name, python("print('again')"), stage.seconds) for stage in stages]
     assert evidence.collect(tmp_path, until=time.time() + 60, toy=True, commit=None, chosen=again) == 1
     assert (tmp_path / "endless.log").read_text() == f"{sleeper}again\n"
     assert (tmp_path / "first.log").read_text() == "first result\n"
@@ -146,7 +146,7 @@ def test_a_process_that_dies_in_a_case_is_restarted_after_it(tmp_path: Path, ide
         f"import pathlib, os; p = pathlib.Path({str(tmp_path / 'died')!r})\n"
         "if not p.exists():\n    p.touch(); os.kill(os.getpid(), 9)\nprint('resumed')"
     )
-    stage = Stage("ops", python(dies_once), 1.0)
+    stage = Stage("ops", python(dies_once), 1)
     assert evidence.collect(tmp_path, until=time.time() + 60, toy=True, commit=None, chosen=[stage]) == 0
     assert (tmp_path / "ops.log").read_text() == "resumed\n"
     assert "adain/x: the process died or hung" in capsys.readouterr().out
@@ -201,11 +201,24 @@ def test_figures_of_a_gpu_without_a_commit_are_refused(tmp_path: Path, identity)
 def test_the_stages_prove_correctness_first_and_compile_last(tmp_path: Path):
     for toy in (False, True):
         stages = evidence.stages(tmp_path, toy=toy)
-        assert [s.name for s in stages] == ["check", "tests", "ops", "steps", "compiled ops", "compiled steps"]
-        assert sum(stage.share for stage in stages) == pytest.approx(1)
+        seconds = {stage.name: stage.seconds for stage in stages}
+        assert list(seconds.items())[:4] == [("check", 45), ("tests", 90), ("ops", 215), ("steps", 120)]
+        assert list(seconds)[4:] == ["compiled ops", "compiled steps"]
+        assert sum(seconds.values()) <= 600 - evidence._RESERVE_SECONDS
     commands = {stage.name: " ".join(stage.command) for stage in evidence.stages(tmp_path, toy=False)}
-    assert "-m gpu and not judged and not exhaustive tests/kernels tests/fastgan" in commands["tests"]
+    assert f"-m gpu and not judged and not exhaustive {evidence._MODES} tests/kernels tests/" in commands["tests"]
+    assert (ROOT / evidence._MODES).exists()
     assert all(("--compiled" in command) == name.startswith("compiled") for name, command in commands.items())
+
+
+def test_a_second_run_takes_the_compiled_baselines_first(tmp_path: Path, identity, capsys):
+    stages = [Stage(name, python("print(1)"), seconds) for name, seconds in (("a", 90), ("b", 200), ("c", 10))]
+    cut_off = {name: {"status": "cut off", "code": None, "seconds": 1} for name in "bc"}
+    state = {"identity": identity, "toy": True, "stages": {"a": {"status": "done", "code": 0, "seconds": 1}, **cut_off}}
+    (tmp_path / evidence.STATE).write_text(json.dumps(state))
+    assert evidence.collect(tmp_path, until=time.time() + 605, toy=True, commit=None, chosen=stages) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert (first, second) == ("c: at most 300 s", "b: at most 600 s")
 
 
 def test_sigterm_ends_the_stage_in_progress_too(tmp_path: Path):
