@@ -6,7 +6,7 @@ from torch import Tensor
 
 import fastgan_kernels
 from benchmarks.op import BF16, F16, F32, F64, Call, Op
-from benchmarks.ops.spectral_normalize import BESIDE, PROBLEMS, TOY, longest, operands
+from benchmarks.ops.spectral_normalize import ALLOWED, BESIDE, PROBLEMS, TOY, longest, operands
 from fastgan_kernels import reference
 
 
@@ -27,6 +27,7 @@ OP = Op(
     passes=("forward",),
     reduction=longest,
     problems=PROBLEMS,
+    allowed=ALLOWED,
     toy=TOY,
     compiled=(
         *(Call((512, 256, 3, 3), F32, settings={"n_iterations": n}) for n in (0, 2)),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from benchmarks.chips import Chip, resident_programs
 from benchmarks.static.bodies import Body
+from benchmarks.static.compiled import MOST_SECONDS
 from benchmarks.static.launches import Launch
 from benchmarks.static.machine_code import MachineCode
 from benchmarks.static.operators import touched_bytes
@@ -17,8 +18,6 @@ STREAMING = 4 << 20
 """A launch that reads as many bytes must keep the memory busy."""
 IN_FLIGHT = 25_000
 """Bytes that each multiprocessor then has requested at any time: 4.8 TB/s x 0.7 us / 132 on an H200."""
-MOST_SECONDS = 1.0
-"""CPU time to compile a kernel."""
 
 
 @dataclass(frozen=True)

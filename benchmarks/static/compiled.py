@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
-from math import gcd, prod
+from math import gcd, inf, prod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +34,7 @@ TABLE = Path(__file__).with_name("compiled.csv")
 # not show in registers. The largest sound kernel has 70 shared stores, 23 barriers and 2,336 instructions. ptxas puts
 # two registers on the stack where one more program then fits on a multiprocessor.
 MOST = {"stack_bytes": 8, "shared_stores": 128, "barriers": 40, "instructions": 4096}
+MOST_SECONDS = 1.0  # of a CPU, to compile a kernel
 
 
 @dataclass(frozen=True)
@@ -249,13 +250,17 @@ _inherited: list[tuple[Callable[[CompiledKernel], Any], Specialization]] = []
 
 def _compile(which: int) -> tuple[Any, float]:
     read, specialization = _inherited[which]
-    start = os.times()
-    try:
-        kernel = specialization.compile()
-    except Exception as error:  # any pass of the compiler may fail; the other kernels are still inspected
-        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}", 0.0
-    seconds = sum(os.times()[:4]) - sum(start[:4])
-    return read(kernel), seconds
+    least = inf
+    for _ in range(2):  # a busy machine takes longer
+        start = os.times()
+        try:
+            kernel = specialization.compile()
+        except Exception as error:  # any pass of the compiler may fail; the other kernels are still inspected
+            return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}", 0.0
+        least = min(least, sum(os.times()[:4]) - sum(start[:4]))
+        if least < MOST_SECONDS:
+            break
+    return read(kernel), least
 
 
 def _figures(use: Use, code: MachineCode | str) -> tuple[dict[str, int], list[str]]:
