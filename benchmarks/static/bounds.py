@@ -106,11 +106,13 @@ def bound(chip: Chip, launch: Launch, code: MachineCode, outside: Body, loops: S
     in_flight = requested * min(resident, programs / chip.multiprocessors)
     instructions = executed * threads * 16 / max(read + written, 1)
     issued = chip.lanes * chip.clock * chip.multiprocessors * 16 / max(instructions, 1e-9)
+    # What a launch only writes waits for no loads.
+    fed = in_flight / chip.bytes_in_flight if 16 * read >= read + written else 1.0
     return Bound(
         *(launch, code, seconds, resident, resident * of.options["num_warps"], waves, tail),
         *(min(body.loads_in_flight for body in hot), in_flight, instructions),
         *(code.shared_stores, sum(body.barriers for body in hot), read, read + written),
-        share=min(1.0, in_flight / chip.bytes_in_flight if read else 1.0, issued / chip.bandwidth) * tail,
+        share=min(1.0, fed, issued / chip.bandwidth) * tail,
         converts=any(body.converts for body in loops),
     )
 

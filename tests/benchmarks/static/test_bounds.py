@@ -116,6 +116,12 @@ def test_what_a_grid_cannot_reach_is_said():
     assert small.broken() == []
 
 
+def test_what_a_launch_only_writes_waits_for_no_loads():
+    filling = launch(66, 64)
+    filling.tensors["x_ptr"][0] = filling.tensors["x_ptr"][0][:4]
+    assert bound(CHIPS["H200"], filling, CODE, Body(50, 1, 4, 4, 64, 0, 0, False), [], 0.5).share == 1
+
+
 def test_more_instructions_than_a_chip_issues_bound_it_too():
     # 132 multiprocessors issue 128 a cycle of 1.98 GHz: 33.5e12 a second, and 16 bytes take 3.33e-12 seconds.
     slow = bound(CHIPS["H200"], launch(8 * 132 * 10, 165), CODE, Body(1000, 4, 64, 64, 64, 0, 0, False), [], 0.5)
