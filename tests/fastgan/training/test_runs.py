@@ -255,10 +255,14 @@ def test_a_value_that_is_not_finite_stops_the_run_and_harms_no_checkpoint(
     tmp_path, straight, tiny, console, at_step, step, good
 ):
     def poison(trainer):
-        with torch.no_grad():
-            next(trainer.generator.parameters())[0] = float("nan")
+        def spoil(*_):
+            hook.remove()
+            with torch.no_grad():
+                next(trainer.generator.parameters())[0] = float("nan")
 
-    at_step(step, poison)
+        hook = trainer.generator_optimizer.register_step_post_hook(spoil)
+
+    at_step(step - 1, poison)
     with pytest.raises(NonFiniteError) as caught:
         start_run(tiny(), tmp_path, console=console)
     latest = latest_checkpoint(tmp_path)
