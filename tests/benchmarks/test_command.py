@@ -38,7 +38,7 @@ def test_without_a_gpu_each_op_has_a_line_of_at_most_80_columns():
     assert max(map(len, [*head, *lines])) <= 80
     (bias_act,) = (line for line in lines if line.startswith("bias_act "))
     # Forward, the gradients with the sum of the bias', and its derivative.
-    assert bias_act.split()[1:] == ["1/3/1", "2/2/1", "537/805/805", "112/168/168"]
+    assert bias_act.split()[1:] == ["1/2/1", "2/2/1", "537/805/805", "112/168/168"]
 
 
 def test_a_new_folder_is_made_and_what_it_holds_is_not_measured_again(tmp_path: Path, capsys):
