@@ -127,8 +127,8 @@ OP = Op(
     traffic=(
         # 1.25 is counted in both passes: three programs side by side load 96 columns for 64, so (1.5 + 1) / 2. Apart
         # are the signs of 138 x 138 pixels, 35 bytes per row (0.15 of x and y). Each program uses 12 bytes of each row
-        # and touches one or two sectors for them, so 0.44 is counted, and 0.46 with the partial sums of backward. With 88
-        # planes the 264 columns of tiles are one program each; where two share a column, the rows between them count too.
+        # and touches one or two sectors for them, so 0.44 is counted, and 0.46 with the partial sums of backward. With
+        # 88 planes the 264 columns of tiles are one program each; where two share one, rows between them count too.
         Traffic(1.27, 1.27, (Call((1, 88, 64, 64), F32),), apart=0.48, per="program"),
     ),
 )
