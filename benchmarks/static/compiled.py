@@ -228,12 +228,15 @@ def _traits(use: Use) -> set[Hashable]:
 
 
 def compile_all(
-    specializations: Iterable[Specialization], read: Callable[[CompiledKernel], Read]
+    specializations: Iterable[Specialization], read: Callable[[CompiledKernel], Read], *, tries: int = 1
 ) -> list[tuple[Read | str, float]]:
-    """Compiles each; returns what is read of it, or why it does not compile, and the CPU seconds that it took."""
+    """Compiles each; returns what is read of it, or why it does not compile, and the CPU seconds that it took.
+
+    With two ``tries`` a kernel that takes longer than it should is compiled again, since a busy machine is slower.
+    """
     # Processes, which know their CPU time, the assembler's included. A function of Triton cannot be pickled, so they
     # inherit it. Nothing else can use what is compiled here, so the cache is a temporary one.
-    _inherited[:] = [(read, specialization) for specialization in specializations]
+    _inherited[:] = [(read, specialization, tries) for specialization in specializations]
     with (
         tempfile.TemporaryDirectory() as folder,
         knobs.cache.scope(),
@@ -245,13 +248,13 @@ def compile_all(
         return list(pool.map(_compile, range(len(_inherited))))
 
 
-_inherited: list[tuple[Callable[[CompiledKernel], Any], Specialization]] = []
+_inherited: list[tuple[Callable[[CompiledKernel], Any], Specialization, int]] = []
 
 
 def _compile(which: int) -> tuple[Any, float]:
-    read, specialization = _inherited[which]
+    read, specialization, tries = _inherited[which]
     least = inf
-    for _ in range(2):  # a busy machine takes longer
+    for _ in range(tries):
         start = os.times()
         try:
             kernel = specialization.compile()

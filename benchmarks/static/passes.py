@@ -79,7 +79,7 @@ def passes(chosen: Sequence[Case], chip: Chip) -> list[Pass]:
     ours = [activities(case, case.op.op, chip.target) for case in chosen]
     of_launches = [launch.specialization for found in ours for launch in found if isinstance(launch, Launch)]
     specializations = {(of.kernel, of.key): of for of in of_launches}
-    codes = dict(zip(specializations, compile_all(specializations.values(), _read), strict=True))
+    codes = dict(zip(specializations, compile_all(specializations.values(), _read, tries=2), strict=True))
 
     def bounded(launch: Launch | TorchOperator) -> Bound | TorchOperator:
         if isinstance(launch, TorchOperator):

@@ -1,4 +1,7 @@
-"""The compile check sees what it is there to see: each faulty kernel is found, on every target that it harms."""
+"""The compile check sees what it is there to see: each faulty kernel is found, on every target that it harms.
+
+The faulty kernels take 50 CPU seconds to compile, so this is exhaustive, as the check itself.
+"""
 
 import json
 import re
@@ -10,6 +13,8 @@ import triton
 
 from benchmarks.static.compiled import Row, compare, read, write
 from tests.benchmarks.static.uninterpreted import run_python
+
+pytestmark = pytest.mark.exhaustive
 
 ALL = {"sm_90", "gfx942"}
 
