@@ -15,9 +15,9 @@ from fastgan_kernels.launch import Launch
 
 # A benchmark of one op takes some hundred sets of buffers in turn.
 _MOST_KEPT = 4096
-# What was made, by key, and when it was used last.
-_kept: dict[Any, list[Any]] = {}
-_clock = itertools.count()
+# What was made, by key, the least recently used first.
+_kept: dict[Any, Any] = {}
+_NEW = object()
 # Tables that CUDA graphs read at every replay, so they are never freed.
 _kept_for_graphs: list[Any] = []
 
@@ -44,17 +44,16 @@ def kept_by_tensors(make: Callable[..., Any]) -> Callable[..., Any]:
             *[t.device for t in tensors],
         )
         captured = _captures(tensors[0].device)
-        kept = _kept.get(key)
-        if kept is None:
+        result = _kept.pop(key, _NEW)
+        if result is _NEW:
             result = make(*args)
-            if not captured:
-                _kept[key] = [result, next(_clock)]
-                if len(_kept) > _MOST_KEPT:
-                    del _kept[min(_kept, key=lambda key: _kept[key][1])]
-            return result
-        result, kept[1] = kept[0], next(_clock)
-        if captured:
+            if captured:
+                return result
+        elif captured:
             _kept_for_graphs.append(result)
+        _kept[key] = result
+        if len(_kept) > _MOST_KEPT:
+            _kept.pop(next(iter(_kept)), None)
         return result
 
     return made
