@@ -12,6 +12,10 @@ class InputError(ValueError):
     """Input that cannot be used. The message is one sentence, which the command line prints."""
 
 
+MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
+"""Exceptions raised by readable files that do not fit the model."""
+
+
 def first_line(error: Exception | str) -> str:
     """The first line of another library's message, and the second behind a colon, at most 200 printable characters,
     since it may quote a hostile file; the error's type if the message is empty."""

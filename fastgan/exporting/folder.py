@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from fastgan.errors import InputError, first_line, writing
+from fastgan.errors import MISFITS, InputError, first_line, writing
 from fastgan.models import build_networks
 from fastgan.models.own import OWN, Model, build_generator, require_build
 from fastgan.random_state import preserved_random_state
@@ -25,8 +25,6 @@ _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
 # A config has a few hundred bytes; a larger file is not a config.
 _MOST_BYTES = 2**16
-# The errors of building networks from a wrong architecture and of loading other weights.
-_MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 
 
 class ModelFolderError(InputError):
@@ -115,7 +113,7 @@ def load_model_folder(folder: Path, device: torch.device, model: Model | None = 
         raise ModelFolderError(f"file {str(path)!r} is damaged: {' '.join(str(error).split())}") from None
     except InputError:
         raise
-    except _MISFITS as error:
+    except MISFITS as error:
         raise ModelFolderError(
             f"the files of model folder {str(folder)!r} do not fit together: {first_line(error)}"
         ) from None
@@ -132,7 +130,7 @@ def _require_ours(generator: nn.Module) -> None:
         try:
             _require_layout(architecture, generator.state_dict())
             return
-        except _MISFITS as error:
+        except MISFITS as error:
             why = f"it is not what its architecture builds: {first_line(error)}"
     raise ModelFolderError(
         f"a {type(generator).__name__} cannot be saved as a model folder: {why}; save its state_dict() with torch.save "

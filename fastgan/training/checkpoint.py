@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from fastgan.errors import InputError, first_line
+from fastgan.errors import MISFITS, InputError, first_line
 from fastgan.exporting import ModelFolderError, copied_tensors, is_model_folder, load_model_folder
 from fastgan.models.own import Model, build_generator, require_build
 from fastgan.random_state import preserved_random_state
@@ -43,8 +43,6 @@ _STEP = re.compile(r"0|[1-9][0-9]{0,17}")
 _MOST_BYTES_OF_TEXT = 2**24
 # For the names, shapes and offsets in a file of tensors: some hundred tensors with 150 bytes each.
 _HEADER_BYTES = 2**20
-# Exceptions raised by readable files that do not fit the model.
-MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 
 
 class CheckpointError(InputError):

@@ -39,6 +39,7 @@ class EMA:
         self._copies = [(a, s) for a, s in pairs if not a.is_floating_point()]
         # The share of the new weights, a tensor, so that a captured graph follows it; one per dtype, as lerp requires.
         self._share = {a.dtype: torch.zeros((), device=a.device, dtype=a.dtype) for a in self._averages}
+        self._shares = [self._share[a.dtype] for a in self._averages]
 
     def update(self) -> None:
         """Updates the average with the current weights; call it after each step of the optimizer."""
@@ -58,14 +59,13 @@ class EMA:
     @torch.no_grad()
     def average(self) -> None:
         """Updates the average with the current weights, by the decay that was last set."""
-        shares = [self._share[average.dtype] for average in self._averages]
         if self._averages[0].is_cuda:
             # Three launches for all weights; lerp with a tensor would take one for each.
             differences = torch._foreach_sub(self._sources, self._averages)
-            torch._foreach_mul_(differences, shares[0])
+            torch._foreach_mul_(differences, self._shares[0])
             torch._foreach_add_(self._averages, differences)
         else:
-            torch._foreach_lerp_(self._averages, self._sources, shares)
+            torch._foreach_lerp_(self._averages, self._sources, self._shares)
         for average, source in self._copies:
             average.copy_(source)
 

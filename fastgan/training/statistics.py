@@ -223,8 +223,8 @@ class FiniteWatch:
         count as later than those of the discriminator in the same step."""
         self._look([], self._generator, self._moment + _MOMENTS)
 
-    def now(self) -> None:
-        """Checks everything after the number of steps that :meth:`set_step` set."""
+    def check_all(self) -> None:
+        """Checks the losses and both networks between two steps; never waits for the device."""
         self._look(self._discriminator, self._generator, self._moment)
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ from fastgan.console import warner
 from fastgan.data import absolute_source
 from fastgan.data.gaussians import has_points
 from fastgan.data.sources import ImageSource
-from fastgan.errors import first_line
+from fastgan.errors import MISFITS, first_line
 from fastgan.models.own import OWN, Build, describe, is_own
 from fastgan.sampling import Sheet, columns_by_class, draw_latents, generate, labels_in_turn, render
 from fastgan.seeds import Stream, seed_of
@@ -33,7 +33,6 @@ from fastgan.training.build import (
 )
 from fastgan.training.check import Tryout, check_placement
 from fastgan.training.checkpoint import (
-    MISFITS,
     CheckpointError,
     drop_checkpoints,
     find_checkpoint,
@@ -480,7 +479,7 @@ class Trainer:
         """
         watch = self.gan_step.watch
         watch.set_step(self.step_count)
-        watch.now()
+        watch.check_all()
         self.distributed.all_reduce_min_(watch.moments())
         if found := watch.first():
             return found
