@@ -86,7 +86,7 @@ class _OfKernels(TorchDispatchMode):
 
 @contextmanager
 def outermost_programs() -> Iterator[Traffic]:
-    """Runs the first and the last program of each launch alone, and counts their traffic."""
+    """Runs only the first and the last program of each launch, and counts their traffic."""
 
     class Grid(tuple):
         """Has the extents of the grid, and two programs to run."""

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def labeled():
-    """Flat images whose gray tells their label, 0 to 4, in no order."""
+    """Flat images whose gray level encodes their label, 0 to 4, in no order."""
     labels = torch.tensor([3, 1, 4, 0, 0, 2, 1, 3, 3, 2, 4, 4, 1])
     return (labels * 60).to(torch.uint8)[:, None, None, None].expand(-1, 1, 16, 16).contiguous(), labels
 
@@ -60,7 +60,7 @@ def test_every_call_of_an_update_has_the_labels_of_its_real_images(conditional, 
     for (latents, labels), *of_discriminator in updates:
         assert latents.shape == (6, 8)
         real, _ = of_discriminator[0]
-        # The gray of a real image tells its label.
+        # The gray level of a real image encodes its label.
         assert torch.equal(((real[:, 0, 0, 0] + 1) * 127.5 / 60).round().long(), labels)
         assert all(given is labels for _, given in of_discriminator)
     assert len({tuple(labels.tolist()) for (_, labels), *_ in updates}) == len(updates)

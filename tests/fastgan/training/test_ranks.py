@@ -27,7 +27,7 @@ def trained(distributed, config, images, steps):
     """Gradients of the discriminator's first update, weights and averages at the end, and losses of the run."""
     trainer = Trainer.from_config(config, images_of(images, distributed), distributed=distributed)
     if config.conditional:
-        trainer.generator.eval()  # every generator by class has batch normalization, which looks at a rank's part alone
+        trainer.generator.eval()  # conditional generators have batch norm, whose statistics are those of one rank
     first = []
     handle = trainer.discriminator_optimizer.register_step_pre_hook(
         lambda *_: first.extend(p.grad.clone() for p in trainer.discriminator.parameters() if p.grad is not None)
