@@ -465,7 +465,7 @@ def spectral_normalize(
         RuntimeError: for a third gradient; or while a CUDA graph is captured, for shapes that were never used before.
     """
     weights, us, vs = list(weights), list(us), list(vs)
-    kernels = bool(weights) and runs_triton(weights[0])
+    kernels = len(weights) > 0 and runs_triton(weights[0])
     if torch.compiler.is_compiling() or not kernels or (dims is not None and min(dims, default=0) < 0):
         dims = _check(weights, us, vs, dims)
     elif dims is None:

@@ -303,7 +303,7 @@ def power_iteration(
     check_eps("power_iteration", eps)
     weights, us, vs = list(weights), list(us), list(vs)
     compiling = torch.compiler.is_compiling()
-    kernels = bool(weights) and runs_triton(weights[0])
+    kernels = len(weights) > 0 and runs_triton(weights[0])
     if compiling or not kernels or (dims is not None and min(dims, default=0) < 0):
         dims = _check(weights, us, vs, dims)
     elif dims is None:
