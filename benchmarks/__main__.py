@@ -2,7 +2,7 @@
 
 import time
 
-_STARTED = time.time()  # before torch is imported, which counts as time of a run
+_STARTED = time.time()  # so that importing torch counts as part of a run
 
 import argparse  # noqa: E402
 import json  # noqa: E402
@@ -24,28 +24,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--all", action="store_true", help="every size, type and layout, not only the key problems")
     run.add_argument("--steps", action="store_true", help="whole steps instead of ops")
-    run.add_argument("--compiled", action="store_true", help="torch.compile instead of plain torch beside the fused op")
+    run.add_argument("--compiled", action="store_true", help="compare the fused op with torch.compile, not plain torch")
     run.add_argument("--details", action="store_true", help="without a GPU: one line per case")
-    run.add_argument("--chip", default="H200", help="without a GPU: the chip of the bound (default: H200)")
+    run.add_argument(
+        "--chip", default="H200", help="without a GPU: the chip whose bandwidth sets the least time (default: H200)"
+    )
 
     check = commands.add_parser("check", help="compare every op and pass with its float64 reference")
 
-    run_all = commands.add_parser("evidence", help="correctness, chip tests, ops, steps, torch.compile; stage by stage")
-    run_all.add_argument("--minutes", type=float, default=10, help="the whole run ends within this time (default: 10)")
-    run_all.add_argument("--commit", help="the measured commit, where the sources are not a git checkout")
+    collect = commands.add_parser("evidence", help="run all stages: correctness, chip tests, ops, steps, torch.compile")
+    collect.add_argument("--minutes", type=float, default=10, help="the whole run ends within this time (default: 10)")
+    collect.add_argument("--commit", help="the measured commit, where the sources are not a git checkout")
 
-    for command in (run, check, run_all):
-        needed = command is run_all
+    for command in (run, check, collect):
+        needed = command is collect
         command.add_argument(
             "--out", type=Path, required=needed, help="folder for the results; created if it does not exist"
         )
         command.add_argument("--toy", action="store_true", help="toy sizes on the CPU, in Triton's interpreter")
 
-    static = commands.add_parser("static", help="compile every kernel for five targets, check it, compare the table")
-    static.add_argument(
-        "words", nargs="*", metavar="WORD", help="print only what bounds the cases whose name has all of these"
+    static = commands.add_parser(
+        "static", help="compile every kernel for five targets, check its code and compare it with the kept table"
     )
-    static.add_argument("--all", action="store_true", help="print what bounds every case; minutes for each target")
+    static.add_argument(
+        "words", nargs="*", metavar="WORD", help="print what limits the speed of the cases whose name has all of these"
+    )
+    static.add_argument(
+        "--all", action="store_true", help="print what limits the speed of every case; takes minutes for each target"
+    )
     static.add_argument(
         "--op", action="append", metavar="NAME", help="compile only this op's kernels, without the table"
     )
@@ -56,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     host.add_argument("--op", action="append", default=[], metavar="NAME", help="measure only this op")
 
     diff = commands.add_parser(
-        "compare", help="times that left their quartiles from run A to B; exit code 1 if slower or missing"
+        "compare", help="list the times of run B outside the quartiles of run A; exit code 1 if slower or missing"
     )
     diff.add_argument("before", metavar="A", type=Path, help="a results.csv, or a folder that holds one")
     diff.add_argument("after", metavar="B", type=Path)

@@ -9,7 +9,9 @@ import torch
 
 AnyCall = Callable[[], Any]
 
-_LONGEST_SPIN = 0.1  # seconds; a training step keeps the host busy for some tens of milliseconds
+_LONGEST_SPIN = (
+    0.1  # seconds; the stream is kept busy while the host launches a call, a training step within tens of milliseconds
+)
 
 
 class CpuDevice:
@@ -108,9 +110,9 @@ class CudaDevice:
         return graph.replay
 
     def _end_failed_capture(self, pool: Any) -> None:
-        # torch itself does not clean up (CUDAGraph::capture_end returns at the first error). Without this the generator
-        # would refuse to draw for the rest of the process, and the allocator would not free cached memory when it runs
-        # out.
+        # torch itself does not clean up (CUDAGraph::capture_end returns at the first error). Without this CUDA's
+        # random generator would refuse to draw for the rest of the process, and the allocator would not free cached
+        # memory when it runs out.
         generator = torch.cuda.default_generators[self.place.index]
         generator.graphsafe_set_state(generator.clone_state())
         with contextlib.suppress(RuntimeError):  # the capture had ended, and something after it failed

@@ -33,7 +33,7 @@ class Effort:
 
     Attributes:
         rounds: samples per implementation and mode.
-        seconds: time per mode after which fewer samples are enough.
+        seconds: a mode that has taken as long ends after ``_MIN_ROUNDS`` samples.
         wall_calls: the most calls in one sample of wall time.
         compile_backend: the backend of torch.compile.
     """
@@ -85,7 +85,7 @@ def check(case: Case, named: Mapping[str, Implementation], given: Given, device:
     expected = [t.detach() for t in bind(case.op.reference, case, given.to(torch.float64))()]
     refusals = []
     for name, implementation in named.items():
-        # Freed memory is allocated again, so an element that is not written shows as NaN, not as an earlier result.
+        # Filled with NaN and freed, memory becomes the outputs: an element that is not written is NaN.
         _ = [torch.full_like(t, torch.nan, dtype=case.dtype) for t in expected]
         del _
         own = name in ("fused", "eager", "compile")
@@ -103,7 +103,7 @@ def compared(
     error: Callable[[Sequence[Tensor], Sequence[Tensor]], float],
     device: Device,
 ) -> list[Refusal]:
-    """Runs the call that ``make`` returns once, and refuses it if it fails or its error is more than ``allowed``."""
+    """Makes a call and runs it once; refuses it if it fails or its error is more than ``allowed``."""
     try:
         found = error(make()(), expected)
     except Exception as failure:
@@ -149,16 +149,16 @@ def measure(case: Case, device: Device, effort: Effort, *, compiled: bool = Fals
 
 
 def slots_for(bytes_moved: int, cache_bytes: int) -> int:
-    """How many sets of buffers a call must rotate through to find none in cache: together over three times its size."""
+    """How many sets of buffers a call must rotate through to find none in cache: three times the cache together."""
     return max(2, 3 * cache_bytes // bytes_moved + 1)
 
 
 def _calls(implementation: Implementation, case: Case, slots: Sequence[Given], device: Device) -> list[Call]:
     """The same call on as many sets of buffers as it needs to find none of them in cache.
 
-    An implementation that keeps more than the problem's bytes needs fewer sets, and memory has no room for all of them:
-    for minibatch discrimination of 128 samples plain torch keeps 40 MB per call, and the minimum is 0.3 MB. It then
-    gets sets of its own, so that it does not return to one that another implementation has just read.
+    All implementations share ``slots``, except those that keep more than the problem's bytes. Memory has no room for as
+    many sets of these (for minibatch discrimination of 128 samples plain torch keeps 40 MB per call, and the minimum is
+    0.3 MB), and they need fewer. So they get sets of their own, which no other implementation reads.
     """
 
     def bound() -> tuple[Call, list[Tensor]]:
@@ -192,7 +192,7 @@ def time_calls(
     host_of_graph = {name: min(device.host_seconds(replay) for _ in range(3)) for name, replay in graphs.items()}
     of_call = {name: device.wall(of_slots[:1]) for name, of_slots in calls.items()}
 
-    # Implementations share the operands, and so one cursor: none may find in cache what another has just read.
+    # Implementations share the operands, and so one cursor: none may find in cache a buffer that another has just read.
     cursor = itertools.count()
     held: dict[tuple[str, int], object] = {}
 

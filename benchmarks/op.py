@@ -121,7 +121,7 @@ class Op:
         fixed: settings that the tests always try, beside drawn ones.
         choices: the values of each setting to draw from; or a function that draws the settings.
         shapes: shapes of x on both sides of every threshold of the tiling.
-        drawn: the largest shapes of drawn problems; a pair is the range of one size.
+        drawn: the largest shapes of drawn problems; a pair in place of a size is its range.
         adapt: maps a shape [N, C, *spatial] to the nearest one that this op takes.
         empty: shapes of x without elements.
         highest_order: the highest order of gradients, beyond which the op must raise; ``None`` for every order.

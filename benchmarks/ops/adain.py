@@ -29,7 +29,7 @@ OP = Op(
     operands=lambda shape, **_: {"x": shape, "scale": shape[:2], "shift": shape[:2]},
     reads={"backward": ("dy", "x", "scale"), "double_backward": ("dy", "x", "scale")},
     penalized=("x", "scale", "shift"),
-    # y is linear in the shift, and no first gradient depends on it.
+    # y is linear in the shift, and no first gradient depends on the shift.
     second=("x", "scale", "dy"),
     reduction=pixels,
     # x, scale, and two statistics of each plane in float32.

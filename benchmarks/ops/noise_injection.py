@@ -27,7 +27,7 @@ OP = Op(
     data=("noise",),
     passes_gradient_on=True,
     reads={"backward": ("dy", "noise")},
-    # Penalties do not differentiate through the generator, so the second order is composed and not measured.
+    # Penalties do not differentiate through the generator, so the second order is not measured.
     passes=("forward", "backward"),
     # The strength's gradient is a sum over samples and pixels; with one strength for all channels, over channels too.
     reduction=math.prod,

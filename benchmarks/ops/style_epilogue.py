@@ -40,8 +40,8 @@ def _clear_of_the_kink(
 ) -> Tensor:
     """Picks each plane's shift, for the tutorial's order, where the activation's input is scale * xh + shift.
 
-    It is the shift in [-1, 1], so that planes still have both signs, that keeps the input farthest from the kink; also
-    when every sample is the first one.
+    Of the shifts in [-1, 1], which leave both signs in a plane, it is the one that keeps the input farthest from the
+    kink, in this batch and in one of copies of its first sample.
     """
     styled = []
     for sample in (x, x[:1].expand(x.shape)):
@@ -74,11 +74,11 @@ OP = Op(
     data=("noise",),
     # Backward reads the shift only where the activation comes last.
     reads={"backward": ("dy", "x", "scale", "noise", "strength", "bias")},
-    # Penalties do not differentiate through the generator, so the second order is composed and not measured.
+    # Penalties do not differentiate through the generator, so the second order is not measured.
     passes=("forward", "backward"),
     # The gradients of bias and strength are sums over samples too.
     reduction=lambda shape: shape[0] * pixels(shape),
-    # In the tutorial's order the normalization removes the bias: its gradient is a sum of 0 with terms that are not 0.
+    # In the tutorial's order the normalization removes the bias: its gradient is a sum that cancels to 0.
     sums_gradient_of_x=("bias",),
     # All operands except the shift, and two float32 statistics per plane.
     saved=lambda t: [*(t[name] for name in t if name not in ("shift", "y")), 8 * math.prod(t["x"].shape[:2])],
@@ -98,7 +98,7 @@ OP = Op(
     drawn=((20, 20), ((1, 4), 20, 40), ((1, 3), 12, 7, 7), ((1, 2), 5, 4, 4, 4)),
     highest_order=2,
     compiled=(
-        # Noise, bias and activation, which adain lacks: before the normalization, in every regime; and after it.
+        # Noise, bias and activation, which adain lacks; before the normalization in every regime, then after it.
         *(Call(shape, F32, absent=_DRAWN) for shape in ((64, 512, 4, 4), _REGISTERS, _LOOP, _SPANS)),
         *(Call(shape, BF16, absent=_DRAWN) for shape in ((8, 64, 101, 103), (8, 64, 128, 128))),
         *(Call(shape, F32, True, absent=_DRAWN) for shape in ((16, 256, 32, 32), (8, 64, 128, 128))),
@@ -109,8 +109,8 @@ OP = Op(
         Call(_SPANS, F32, settings={"act": "relu"}, constant=("x", "noise")),
     ),
     traffic=(
-        # Planes that stay in registers. With at most 16 channels the noise is no small operand, so each plane's read of
-        # it would count, although it comes from L2.
+        # Planes that stay in registers. With more than 16 channels the noise is a small operand (traffic.SMALL), whose
+        # repeated reads, from L2, do not count.
         Traffic(1.02, 1.25, in_layouts([(1, 20, 128, 128), (2, 17, 101, 103)], [(16, 64, 16, 16)], F32)),
         Traffic(1.02, 1.25, (Call((4, 64, 64, 64), BF16),)),
         Traffic(1.5, 1.75, (Call((1, 18, 256, 256), BF16),)),

@@ -1,1 +1,1 @@
-"""What can be measured without a GPU: the code that kernels compile to, the bytes they move, and their launches."""
+"""What is known without a GPU: the code of kernels, launches, bytes, a bound on their speed, and host cost."""

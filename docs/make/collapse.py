@@ -23,14 +23,14 @@ def draw(out: Path, docs: Path) -> None:
 
 
 def block(report: dict[str, Any]) -> str:
-    """A report as a table, the remedies that it lacks if it was cut off, and the quality of the data themselves."""
+    """A report as a table, the remedies that it lacks if it was cut off, and the quality of real data."""
     tried = [trial["remedy"] for trial in report["trials"]]
     missing = [name for name in BENCHES[report["data"]].remedies() if name not in tried]
     head = ["remedy", "settings", "modes captured", "high quality"]
     head += ["missing, by looking", "by clustering", "by a score", "verdict", "the remedy"]
     rows = table(head, (_row(trial, len(report["modes"])) for trial in report["trials"]))
     cut_off = f"\n\nCut off before {', '.join(missing)}." if missing else ""
-    return f"{rows}{cut_off}\n\n{report['high_quality_of_real']:.1%} of the data themselves are of high quality."
+    return f"{rows}{cut_off}\n\n{report['high_quality_of_real']:.1%} of a sample of real data is of high quality."
 
 
 def _row(trial: dict[str, Any], num_modes: int) -> list[str]:

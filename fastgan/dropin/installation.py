@@ -102,7 +102,7 @@ def _say(packages: dict[str, str], modules: list[ModuleType], copies: int) -> No
     for name, family in packages.items():
         changed = sum(module.__name__.rpartition(".")[0] == name for module in modules)
         when = f"{changed} were imported before and changed in place" if changed else "when they are imported"
-        where = ", if it holds fused_act.py" if name == "op" else ""
+        where = ", if it contains fused_act.py" if name == "op" else ""
         lines.append(f"  {name}{where}: {', '.join(FAMILIES[family])} ({when})")
     if copies:
         lines.append(f"  {copies} copies of their functions in other modules were replaced")
@@ -119,4 +119,5 @@ def _what_the_ops_run_on() -> str:
     gpus = torch.cuda.device_count()
     if gpus == 0:
         return f"the ops run in plain torch, as torch sees no GPU: {backend_of('bias_act', torch.empty(0)).reason}"
-    return f"the ops run as Triton kernels on the GPU where Triton supports it (`fastgan doctor`); torch sees {gpus}"
+    seen = "1 GPU" if gpus == 1 else f"{gpus} GPUs"
+    return f"the ops run as Triton kernels on a GPU that Triton supports (`fastgan doctor`); torch sees {seen}"
