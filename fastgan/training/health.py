@@ -5,7 +5,6 @@ period, and ends once it is present at no report of a period. The thresholds com
 runs of the presets on the digits and of small networks on eight Gaussians; each comment gives the measured values.
 """
 
-import dataclasses
 import math
 import statistics
 from collections.abc import Callable
@@ -76,7 +75,6 @@ class Finding:
     """A problem of a run."""
 
     name: str
-    """Name of the problem, one of the six above."""
     evidence: str
     """One sentence with the measured values."""
     remedy: str
@@ -94,17 +92,9 @@ class History:
     ongoing: tuple[str, ...] = ()
     """Names of the findings at the last report."""
 
-    def to_json(self) -> dict[str, Any]:
-        """The history as JSON types."""
-        return dataclasses.asdict(self)
-
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Reads the result of :meth:`to_json`, also after a round trip through JSON.
-
-        Raises:
-            KeyError, TypeError: for anything else.
-        """
+        """Reads what ``dataclasses.asdict`` and JSON make of a history."""
         readings = tuple(Reading(**reading) for reading in values["readings"])
         # Older checkpoints have another name.
         ongoing = values["ongoing"] if "ongoing" in values else values["going_on"]
@@ -122,12 +112,18 @@ def diagnose(history: History, reading: Reading, loss: str) -> tuple[History, li
     Returns:
         The history with the new reading, and the findings in the order above.
     """
-    recent = _recent((*history.readings, reading))
+    num_steps = min(max(reading.step / 4, _FEWEST_STEPS), _MOST_STEPS)
+    readings = *history.readings, reading
+    num_recent = sum(reading.step - earlier.step < num_steps for earlier in readings)
+    recent = readings[-max(num_recent, _FEWEST_REPORTS) :]
     highest_gradient = max(history.highest_gradient, reading.generator_gradient)
     old_enough = len(recent) >= _FEWEST_REPORTS and recent[0].step > _WARM_UP_STEPS
     findings = []
-    for name, (symptom, remedy) in _TROUBLES.items():
-        evidence = symptom(recent, loss, highest_gradient)
+    for name, (symptom, remedy) in _PROBLEMS.items():
+        if name == OSCILLATION:
+            evidence = [symptom(recent)]
+        else:
+            evidence = [symptom(reading, loss, highest_gradient) for reading in recent]
         sentences = [sentence for sentence in evidence if sentence]
         if sentences and (name in history.ongoing or (old_enough and len(sentences) == len(evidence))):
             findings.append(Finding(name, sentences[-1], remedy))
@@ -148,65 +144,47 @@ def non_finite_values(name: str, step: int) -> Finding:
     )
 
 
-def _recent(readings: tuple[Reading, ...]) -> tuple[Reading, ...]:
-    now = readings[-1].step
-    num_steps = min(max(now / 4, _FEWEST_STEPS), _MOST_STEPS)
-    num_readings = sum(reading.step > now - num_steps for reading in readings)
-    return readings[-max(num_readings, _FEWEST_REPORTS) :]
+def _discriminator_too_strong(r: Reading, loss: str, highest_gradient: float) -> str | None:
+    gap, widest = r.real_score - r.fake_score, _GAP_TOO_WIDE.get(loss, math.inf)
+    if gap >= widest and r.ranked_right >= _SURELY_RANKED_RIGHT:
+        return (
+            f"real images have logits {gap:.1f} higher than generated ones in the mean ({widest:g} is too wide), and "
+            f"{r.ranked_right:.1%} of pairs are ranked right"
+        )
+    return None
 
 
-# For each recent report, a sentence if the problem is present, else None.
-_Evidence = list[str | None]
+def _generator_too_strong(r: Reading, loss: str, highest_gradient: float) -> str | None:
+    if r.ranked_right <= _RANKED_WRONG:
+        return (
+            f"the discriminator takes generated images for real: it ranks only {r.ranked_right:.1%} of pairs right, "
+            "where guessing has 50%"
+        )
+    return None
 
 
-def _discriminator_too_strong(recent: tuple[Reading, ...], loss: str, highest_gradient: float) -> _Evidence:
-    widest = _GAP_TOO_WIDE.get(loss, math.inf)
-    return [
-        f"real images have logits {r.real_score - r.fake_score:.1f} higher than generated ones in the mean "
-        f"({widest:g} is too wide), and {r.ranked_right:.1%} of pairs are ranked right"
-        if r.real_score - r.fake_score >= widest and r.ranked_right >= _SURELY_RANKED_RIGHT
-        else None
-        for r in recent
-    ]
+def _mode_collapse(r: Reading, loss: str, highest_gradient: float) -> str | None:
+    if r.spread <= _SPREAD_COLLAPSED:
+        return f"two generated images differ by {r.spread:.1%} of what two real ones do"
+    if r.real_to_fake >= max(_FAR, _UNCOVERED * r.fake_to_real):
+        return (
+            f"a real image is {r.real_to_fake / max(r.fake_to_real, 1e-9):.1f} times as far from the nearest generated "
+            "one as a generated one from the nearest real one: some kinds of real images are not generated"
+        )
+    return None
 
 
-def _generator_too_strong(recent: tuple[Reading, ...], loss: str, highest_gradient: float) -> _Evidence:
-    return [
-        f"the discriminator takes generated images for real: it ranks only {r.ranked_right:.1%} of pairs right, where "
-        "guessing has 50%"
-        if r.ranked_right <= _RANKED_WRONG
-        else None
-        for r in recent
-    ]
+def _vanishing_gradients(r: Reading, loss: str, highest_gradient: float) -> str | None:
+    lost = r.generator_gradient <= max(_GRADIENT_LOST * highest_gradient, _ADAM_EPSILON)
+    if lost and r.ranked_right >= _SURELY_RANKED_RIGHT:
+        return (
+            f"the root mean square of the generator's gradient is {r.generator_gradient:.1e} a weight, once "
+            f"{highest_gradient:.1e}, while the discriminator ranks {r.ranked_right:.1%} of pairs right"
+        )
+    return None
 
 
-def _mode_collapse(recent: tuple[Reading, ...], loss: str, highest_gradient: float) -> _Evidence:
-    def sentence(r: Reading) -> str | None:
-        if r.spread <= _SPREAD_COLLAPSED:
-            return f"two generated images differ by {r.spread:.1%} of what two real ones do"
-        if r.real_to_fake >= max(_FAR, _UNCOVERED * r.fake_to_real):
-            times = r.real_to_fake / max(r.fake_to_real, 1e-9)
-            return (
-                f"a real image is {times:.1f} times as far from the nearest generated one as a generated one from the "
-                "nearest real one: some kinds of real images are not generated"
-            )
-        return None
-
-    return [sentence(r) for r in recent]
-
-
-def _vanishing_gradients(recent: tuple[Reading, ...], loss: str, highest_gradient: float) -> _Evidence:
-    return [
-        f"the root mean square of the generator's gradient is {r.generator_gradient:.1e} a weight, once "
-        f"{highest_gradient:.1e}, while the discriminator ranks {r.ranked_right:.1%} of pairs right"
-        if r.generator_gradient <= max(_GRADIENT_LOST * highest_gradient, _ADAM_EPSILON)
-        and r.ranked_right >= _SURELY_RANKED_RIGHT
-        else None
-        for r in recent
-    ]
-
-
-def _oscillation(recent: tuple[Reading, ...], loss: str, highest_gradient: float) -> _Evidence:
+def _oscillation(recent: tuple[Reading, ...]) -> str | None:
     """Judges all recent reports together: a swing may take longer than an interval between two. It must turn several
     times: a single rise or fall, such as the discriminator's early lead, is not an oscillation."""
     mean = sum(r.ranked_right for r in recent) / len(recent)
@@ -215,14 +193,16 @@ def _oscillation(recent: tuple[Reading, ...], loss: str, highest_gradient: float
     if sum((a.ranked_right > mean) != (b.ranked_right > mean) for a, b in pairwise(recent)) >= _FEWEST_TURNS:
         variance += sum((r.ranked_right - mean) ** 2 for r in recent) / len(recent)
     swing = math.sqrt(max(variance, 0.0))
-    sentence = (
-        f"the networks overtake each other in turns: the share of pairs that the discriminator ranks right swings by "
-        f"{swing:.2f} (standard deviation) about {mean:.2f}"
-    )
-    return [sentence if swing >= _SWING_TOO_WIDE else None] * len(recent)
+    if swing >= _SWING_TOO_WIDE:
+        return (
+            f"the networks overtake each other in turns: the share of pairs that the discriminator ranks right swings "
+            f"by {swing:.2f} (standard deviation) about {mean:.2f}"
+        )
+    return None
 
 
-_TROUBLES: dict[str, tuple[Callable[[tuple[Reading, ...], str, float], _Evidence], str]] = {
+# Each function returns a sentence with the evidence if a reading has the problem; that of oscillation takes them all.
+_PROBLEMS: dict[str, tuple[Callable[..., str | None], str]] = {
     DISCRIMINATOR_TOO_STRONG: (
         _discriminator_too_strong,
         "a lower discriminator_lr, smoothed labels (real_label=0.9), or a regularizer or spectral_norm",
@@ -239,8 +219,5 @@ _TROUBLES: dict[str, tuple[Callable[[tuple[Reading, ...], str, float], _Evidence
         _vanishing_gradients,
         "a loss that does not saturate (non-saturating, or wasserstein with regularizer wgan-gp), or a lower lr",
     ),
-    OSCILLATION: (
-        _oscillation,
-        "a lower beta1 (0.5 or 0), a lower lr, or a regularizer (r1)",
-    ),
+    OSCILLATION: (_oscillation, "a lower beta1 (0.5 or 0), a lower lr, or a regularizer (r1)"),
 }

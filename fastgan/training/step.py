@@ -172,7 +172,7 @@ class GanStep:
         self.loss_sums = torch.zeros(3 if penalties else 2, device=random.device)
         self.statistics = HealthStatistics(generator, random.device)
         losses = ["discriminator_loss", "generator_loss", "penalty"][: len(self.loss_sums)]
-        self.watch = FiniteWatch((losses, self.loss_sums), discriminator, generator)
+        self.watch = FiniteWatch(losses, self.loss_sums, discriminator, generator)
         self._generator_optimizer, self._discriminator_optimizer = optimizers
         self._generator_parameters, self._discriminator_parameters = (
             [p for p in network.parameters() if p.requires_grad] for network in (generator, discriminator)

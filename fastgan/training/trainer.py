@@ -189,7 +189,6 @@ class Trainer:
         self.data_random = torch.Generator(device).manual_seed(seed_of(config.seed, Stream.DATA))
         self.step_count = 0
         self.num_images = 0
-        self.num_summed = 0
         self.history = History()
         self.best: Best | None = None
         self.saved_step: int | None = None
@@ -280,7 +279,6 @@ class Trainer:
         self.statistics.count(stage.batch_size // (self.distributed.world_size * self.config.accumulate))
         self.step_count += 1
         self.num_images += stage.batch_size
-        self.num_summed += 1
 
     def _draw_images(self, update: int, batch_size: int) -> Images:
         """Draws this rank's images for a discriminator update, with their labels in a conditional run."""
@@ -453,7 +451,7 @@ class Trainer:
 
         The discriminator's loss excludes penalties. In their mean, updates without a penalty count as 0.
         """
-        discriminator, generator, *penalty = (self.loss_sums / max(self.num_summed, 1)).tolist()
+        discriminator, generator, *penalty = (self.loss_sums / max(self.statistics.num_steps, 1)).tolist()
         updates = self.config.discriminator_steps
         means = {"discriminator_loss": discriminator / updates, "generator_loss": generator}
         return means | ({"penalty": penalty[0] / updates} if penalty else {})
@@ -469,7 +467,6 @@ class Trainer:
     def reset_figures(self) -> None:
         """Sets the sums of losses and statistics to 0."""
         self.loss_sums.zero_()
-        self.num_summed = 0
         self.statistics.reset()
 
     def first_non_finite(self) -> NonFinite | None:
@@ -480,7 +477,7 @@ class Trainer:
         watch = self.gan_step.watch
         watch.set_step(self.step_count)
         watch.check_all()
-        self.distributed.all_reduce_min_(watch.moments())
+        self.distributed.all_reduce_min_(watch.moments)
         if found := watch.first():
             return found
         everything = {f"{group}.{name}": t for group, members in self.tensors().items() for name, t in members.items()}
@@ -527,11 +524,10 @@ class Trainer:
             "class_names": self.images.class_names,
             "device": self.device.type,
             "growth": growth if len(self.schedule.resolutions) > 1 else None,
-            "history": self.history.to_json(),
+            "history": dataclasses.asdict(self.history),
             "num_images": self.num_images,
-            "num_summed": self.num_summed,
+            "num_summed": self.statistics.num_steps,
             "scalers": {name: scaler.state_dict() for name, scaler in self.precision.scalers().items()},
-            "statistics": self.statistics.state(),
             "step": self.step_count,
         }
 
@@ -558,8 +554,9 @@ class Trainer:
                 for entry in ("exp_avg", "exp_avg_sq"):
                     averages[entry] = laid_out_as(parameter, averages[entry])
         self.loss_sums.copy_(training["loss_sums"])
-        self.num_summed = state["num_summed"]
-        self.statistics.load(_without_prefix(training, "statistics."), state["statistics"])
+        for name, tensor in self.statistics.tensors().items():
+            tensor.copy_(training[f"statistics.{name}"])
+        self.statistics.num_steps = state["num_summed"]
         self.history = History.from_json(state["history"])
         self.step_count = state["step"]
         self.num_images = state["num_images"]

@@ -19,7 +19,7 @@ def state_of(trainer):
     for scaler in trainer.precision.scalers().values():
         scaler.scale(torch.ones(()))  # makes what it keeps
         tensors += [scaler._scale, scaler._growth_tracker]
-    sums = [trainer.loss_sums, *trainer.statistics.tensors().values(), trainer.gan_step.watch.moments()]
+    sums = [trainer.loss_sums, *trainer.statistics.tensors().values(), trainer.gan_step.watch.moments]
     return tensors + sums, [trainer.random, trainer.data_random, torch.default_generator]
 
 

@@ -151,7 +151,7 @@ def test_a_swing_slower_than_the_reports_is_seen():
 def test_a_history_is_the_same_through_json():
     _, history = told([ill(MODE_COLLAPSE)] * 10)
     assert history.ongoing == (MODE_COLLAPSE,)
-    written = json.loads(json.dumps(history.to_json()))
+    written = json.loads(json.dumps(dataclasses.asdict(history)))
     assert History.from_json(written) == history
     older = {"going_on" if name == "ongoing" else name: value for name, value in written.items()}
     assert History.from_json(older) == history

@@ -97,7 +97,7 @@ def test_losses_are_means_since_the_last_report(tiny, images):
     assert list(trainer.mean_losses().values()) == pytest.approx(mean.tolist(), rel=1e-6)
     trainer.reset_figures()
     trainer.step()
-    assert trainer.num_summed == 1
+    assert trainer.statistics.num_steps == 1
 
 
 def test_the_generator_step_leaves_the_discriminator_alone(tiny, images):
