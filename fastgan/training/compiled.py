@@ -20,7 +20,7 @@ Function = Callable[..., tuple[Tensor, ...]]
 _MOST_GRAPHS = 64
 
 
-class Compiled:
+class Compiled(Eager):
     """Compiles each function together with its backward pass, including the inner derivative of a penalty.
 
     The first result for each shape is compared with the eager one for the same inputs and random state: several ways to
@@ -49,7 +49,6 @@ class Compiled:
         self._checked: set[Any] = set()
 
     def forward(self, function: Callable[..., Tensor], *args: Any) -> Tensor:
-        """``function(*args)``, compiled."""
         if function not in self._forwards:
             self._forwards[function] = torch.compile(function, fullgraph=True, **self._options)
         if not self._is_refused:
@@ -58,12 +57,12 @@ class Compiled:
                     return self._forwards[function](*args)
             except torch._dynamo.exc.TorchDynamoException as error:
                 self._refuse(f"torch.compile fails on a step of this run: {first_line(error)}{line_of(error)}")
-        return function(*args)
+        return super().forward(function, *args)
 
     def backward(
         self, function: Function, parameters: list[nn.Parameter], scaler: torch.amp.GradScaler, *args: Any
     ) -> tuple[Tensor, ...]:
-        """See :class:`fastgan.training.step.Mode`. This mode excludes float16, so losses are not scaled."""
+        """As :meth:`Eager.backward`. This mode excludes float16, so losses are not scaled."""
         trained = [p for p in parameters if p.requires_grad]
         step = functools.partial(_step, function, trained)
         if function not in self._steps:
@@ -73,7 +72,7 @@ class Compiled:
             self._check(step, self._steps[function], args)
             self._checked.add(key)
         if self._is_refused:
-            return Eager().backward(function, parameters, scaler, *args)
+            return super().backward(function, parameters, scaler, *args)
         with _our_options():
             outputs, gradients = self._steps[function](*args)
         for parameter, gradient in zip(trained, gradients, strict=True):

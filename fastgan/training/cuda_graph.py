@@ -5,9 +5,8 @@ NVIDIA, "CUDA Graphs" (https://developer.nvidia.com/blog/cuda-graphs/); torch.cu
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,24 +18,8 @@ from fastgan.training.step import GanStep, Images, Plan
 Replay = Callable[[], None]
 
 
-class Recorder(Protocol):
-    """Records operations on a device and replays them."""
-
-    def aside(self) -> Any:
-        """The context in which steps run and are recorded."""
-
-    def waits(self) -> AbstractContextManager[list[str]]:
-        """A context that lists, as `` (FILE:LINE)``, the user's lines that make the host wait for the device."""
-
-    def record(self, function: Callable[[], None]) -> Replay:
-        """Records ``function`` without running it."""
-
-    def forget(self) -> None:
-        """Frees the memory of the recordings."""
-
-
 class CudaRecorder:
-    """Records CUDA graphs, which share one memory pool, since they never run at the same time.
+    """Records operations on a device as CUDA graphs, which share one memory pool, since they never run at once.
 
     Args:
         device: the device on which operations are recorded.
@@ -51,7 +34,7 @@ class CudaRecorder:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Switches to a separate stream: torch's default stream does not allow capture."""
+        """The context in which steps run and are recorded: torch's default stream does not allow capture."""
         outside = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(outside)
         with torch.cuda.stream(self._stream):
@@ -60,6 +43,7 @@ class CudaRecorder:
 
     @contextmanager
     def waits(self) -> Iterator[list[str]]:
+        """A context that lists, as `` (FILE:LINE)``, the user's lines that make the host wait for the device."""
         lines: list[str] = []
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -73,6 +57,7 @@ class CudaRecorder:
                 lines.append(f" ({Path(warning.filename).name}:{warning.lineno})")
 
     def record(self, function: Callable[[], None]) -> Replay:
+        """Records ``function`` without running it."""
         graph = torch.cuda.CUDAGraph()
         # Replays and eager draws between them continue one stream of random numbers.
         for generator in self._random:
@@ -91,6 +76,7 @@ class CudaRecorder:
         return graph.replay
 
     def forget(self) -> None:
+        """Frees the memory of the recordings."""
         self._pool = torch.cuda.graph_pool_handle()
 
 
@@ -106,7 +92,7 @@ class Graphs:
         refused: called at most once, with a sentence that says why steps run without graphs.
     """
 
-    def __init__(self, step: GanStep, recorder: Recorder, refused: Callable[[str], None]) -> None:
+    def __init__(self, step: GanStep, recorder: CudaRecorder, refused: Callable[[str], None]) -> None:
         self._step = step
         self._recorder = recorder
         self._refused = refused

@@ -9,7 +9,7 @@ device, which the host fills before the step.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -80,14 +80,15 @@ class Penalty(NamedTuple):
     interval: int
 
 
-class Mode(Protocol):
-    """How the functions of a step run: eagerly, or compiled."""
+class Eager:
+    """Runs the functions of a step as they are."""
 
-    reuses_fakes: bool
+    reuses_fakes = True
     """Whether the generator's update may reuse the fakes of the last discriminator update, and their graph."""
 
     def forward(self, function: Callable[..., Tensor], *args: Any) -> Tensor:
         """Returns ``function(*args)``."""
+        return function(*args)
 
     def backward(
         self,
@@ -98,23 +99,6 @@ class Mode(Protocol):
     ) -> tuple[Tensor, ...]:
         """Adds the scaled gradient of the loss ``function(*args)[0]`` to ``parameters``; returns all outputs, with the
         loss detached."""
-
-
-class Eager:
-    """Runs functions as they are."""
-
-    reuses_fakes = True
-
-    def forward(self, function: Callable[..., Tensor], *args: Any) -> Tensor:
-        return function(*args)
-
-    def backward(
-        self,
-        function: Callable[..., tuple[Tensor, ...]],
-        parameters: list[nn.Parameter],
-        scaler: torch.amp.GradScaler,
-        *args: Any,
-    ) -> tuple[Tensor, ...]:
         loss, *others = function(*args)
         scaler.scale(loss).backward()
         return loss.detach(), *others
@@ -134,7 +118,7 @@ class GanStep:
         precision: dtype, autocast and gradient scaling.
         random: random generator for latents and interpolation weights.
         distributed: the processes that share each batch.
-        mode: how the functions of a step run.
+        mode: how the functions of a step run: eagerly, or compiled.
         config: the settings, of which ``latent_dim``, ``accumulate``, ``flips`` and ``ema_half_life`` are used.
         draw_images: draws this rank's shard of a batch of a given size; None if :meth:`run` gets the images.
         some_unused: whether some parameters may get no gradient.
@@ -153,7 +137,7 @@ class GanStep:
         precision: Precision,
         random: torch.Generator,
         distributed: Distributed,
-        mode: Mode,
+        mode: Eager,
         config: TrainingConfig,
         draw_images: Callable[[int], Images] | None,
         some_unused: bool,

@@ -50,7 +50,7 @@ from fastgan.training.config import (
     is_scheduled,
     load_settings,
 )
-from fastgan.training.cuda_graph import CudaRecorder, Graphs, Recorder
+from fastgan.training.cuda_graph import CudaRecorder, Graphs
 from fastgan.training.device import resolve_device
 from fastgan.training.distributed import Distributed
 from fastgan.training.ema import EMA
@@ -60,7 +60,7 @@ from fastgan.training.health import History
 from fastgan.training.precision import Precision, laid_out_as
 from fastgan.training.progressive import GrowingSchedule, Stage
 from fastgan.training.statistics import NonFinite, Reading, first_non_finite
-from fastgan.training.step import Eager, GanStep, Images, Mode, Plan
+from fastgan.training.step import Eager, GanStep, Images, Plan
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ class Trainer:
         console: Console | None = None,
         architecture: dict[str, Any] | None = None,
         distributed: Distributed | None = None,
-        recorder: Recorder | None = None,
+        recorder: CudaRecorder | None = None,
         compile_backend: str = "inductor",
         **settings: Any,
     ) -> None:
@@ -194,7 +194,7 @@ class Trainer:
         self.saved_step: int | None = None
         self._is_open = False
 
-        mode: Mode = Eager()
+        mode = Eager()
         if self.mode == "compiled":
             networks = self.generator, self.discriminator
             mode = Compiled(networks, self.precision.rounding, self._run_eagerly, backend=compile_backend)
