@@ -6,7 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from fastgan.training.checkpoint import (
 from fastgan.training.config import TrainingConfig, to_toml
 from fastgan.training.evaluate import FidTracker
 from fastgan.training.health import diagnose, non_finite_values
-from fastgan.training.logging import WANDB_ID_FILE, Reporter, SilentReporter, import_wandb
+from fastgan.training.logging import WANDB_ID_FILE, Reporter, require_wandb
 from fastgan.training.signals import StopSignals, exiting_on_sigterm
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class WriteError(EndedError):
     """The run's folder cannot be written, for example because the disk is full."""
 
 
+@exiting_on_sigterm()
 def fit(trainer: "Trainer") -> signal.Signals | None:
     """Trains from the trainer's current step to the last, writing to the trainer's folder.
 
@@ -59,15 +60,14 @@ def fit(trainer: "Trainer") -> signal.Signals | None:
         The signal that stopped training before the last step or its samples; the run is saved. Otherwise None.
 
     Raises:
-        SettingsError, DataError, MetricsError, EndedError: one sentence.
+        SettingsError, DataError, MetricsError, MissingExtraError, EndedError: one sentence.
     """
     config = trainer.config
-    with exiting_on_sigterm():
-        if config.wandb:
-            import_wandb(config)
-        tracker = trainer.distributed.only_on_first(
-            lambda: FidTracker(config, trainer.device, trainer.best, data=trainer.data)
-        )
+    if config.wandb:
+        require_wandb()
+    tracker = trainer.distributed.only_on_first(
+        lambda: FidTracker(config, trainer.device, trainer.best, data=trainer.data)
+    )
     if trainer.saved_step is None:
         trainer.open_folder()
     elif trainer.on_first(lambda: _prepare_to_resume(trainer)):
@@ -118,12 +118,13 @@ def _lacks_samples(trainer: "Trainer") -> bool:
 
 
 class _Fit:
-    """One call of :func:`fit`."""
+    """One call of :func:`fit`; only the first rank has a reporter."""
 
     def __init__(self, trainer: "Trainer", tracker: FidTracker | None) -> None:
         self.trainer = trainer
         self.tracker = tracker
         self.config = trainer.config
+        self.reporter: Reporter | None = None
         self.on_step, self.on_end = (
             [getattr(callback, name) for callback in trainer.callbacks if hasattr(callback, name)]
             for name in ("on_step", "on_end")
@@ -136,48 +137,52 @@ class _Fit:
         ended = False
         # Loggers may wait for a network when they begin and end. There is nothing to save then, so signals are handled
         # as usual.
-        with self._reporter() as reporter, StopSignals() as stop:
+        with self._reporting(), StopSignals() as stop:
             # A signal may have interrupted the samples of the current step.
-            sampled = not trainer.on_first(lambda: _lacks_samples(trainer)) or self._sample(stop, reporter)
+            sampled = not trainer.on_first(lambda: _lacks_samples(trainer)) or self._sample(stop)
             # Ranks that stopped at different steps would wait for each other forever.
             while trainer.step_count < config.steps and not trainer.distributed.any(ended or stop.received is not None):
                 trainer.step()
                 step = trainer.step_count
                 last = step == config.steps
-                reporter.advance(step)
+                if self.reporter:
+                    self.reporter.advance(step)
                 figures: dict[str, float] = {}
                 if step % config.log_every == 0 or last:
                     require_finite(trainer)
-                    figures, improved = self._report(reporter)
+                    figures, improved = self._report()
                     if improved:
-                        self._save(reporter)
+                        self._save()
                 if step % config.sample_every == 0 or last:
-                    sampled = self._sample(stop, reporter)
+                    sampled = self._sample(stop)
                 if step % config.checkpoint_every == 0:
-                    self._save(reporter)
+                    self._save()
                 if self.on_step:
                     with preserved_random_state():
                         answers = [function(trainer, step, figures) for function in self.on_step]
                         ended = True in answers
-            self._save(reporter)
+            self._save()
         step = trainer.step_count
         by_callback = trainer.distributed.any(ended)
         if (step < config.steps or not sampled) and (stop.received is not None or not by_callback):
             before = "" if sampled else ", before its samples,"
-            self._print(f"Stopped at step {step} of {config.steps}{before} and saved. {self._how_to_resume()}")
+            command = resume_command(trainer.folder, config)
+            resume = f"Resume with:\n  {command}" if command else "Run the script again to resume"
+            _print(trainer, f"Stopped at step {step} of {config.steps}{before} and saved. {resume}")
             return stop.received or signal.SIGTERM  # SIGTERM where another rank received the signal
         if (best := trainer.best) is not None:
-            self._print(f"The best FID was {best.fid:.4g} at step {best.step}, whose checkpoint is kept")
+            _print(trainer, f"The best FID was {best.fid:.4g} at step {best.step}, whose checkpoint is kept")
         for function in self.on_end:
             with preserved_random_state():
                 function(trainer)
         seconds = round(time.perf_counter() - began)
-        samples = f"Samples are in {trainer.folder / 'samples'}"
-        self._print(f"Trained to step {step} in {seconds // 60}:{seconds % 60:02d}. {samples}{self._how_to_generate()}")
+        command = _command("generate", trainer.folder, config)
+        _print(
+            trainer,
+            f"Trained to step {step} in {seconds // 60}:{seconds % 60:02d}. Samples are in {trainer.folder / 'samples'}"
+            + (f"; make more with:\n  {command}" if command else ""),
+        )
         return None
-
-    def _print(self, text: str, style: str | None = None) -> None:
-        _print(self.trainer, text, style)
 
     def _describe(self) -> None:
         trainer, config = self.trainer, self.config
@@ -186,67 +191,71 @@ class _Fit:
         model = config.model
         if model == OWN:
             model = f"{type(trainer.generator).__name__} and {type(trainer.discriminator).__name__}"
-        self._print(
+        _print(
+            trainer,
             f"Training {model} at {config.resolution}x{config.resolution} on {trainer.device}{together} with "
-            f"{count_of(trainer.images)}images of {config.data}, into {trainer.folder}"
+            f"{count_of(trainer.images)}images of {config.data}, into {trainer.folder}",
         )
-        for note in (trainer.images.note, f"Engine: {trainer.mode} ({trainer.mode_reason})"):
-            self._print(note, "dim")
-        of_data = [*trainer.images.notes, *filter(None, [trainer.images.resume_note])]
-        for note in [*of_data, *trainer.notes, *self._early_end()]:
-            self._print(f"note: {note}", "dim")
+        notes = [*trainer.images.notes, trainer.images.resume_note, *trainer.notes, self._early_end()]
+        for line in (
+            trainer.images.note,
+            f"Engine: {trainer.mode} ({trainer.mode_reason})",
+            *(f"note: {note}" for note in notes if note),
+        ):
+            _print(trainer, line, "dim")
         if balance := trainer.gan_step.loss.balance():
-            self._print(
+            _print(
+                trainer,
                 f"Where real and generated images cannot be told apart D(x) and D(G(z)) are {balance[0]:g}, and G, the "
-                f"generator's loss, is {balance[1]:.3f}"
+                f"generator's loss, is {balance[1]:.3f}",
             )
 
-    def _early_end(self) -> list[str]:
+    def _early_end(self) -> str:
+        """A sentence if the run ends before its networks are fully grown."""
         schedule, steps = self.trainer.schedule, self.config.steps
         if steps > schedule.growing_steps:
-            return []
+            return ""
         first, last = schedule.resolutions[0], schedule.resolutions[-1]
         end = schedule.at(steps - 1)
         unfinished = " that has not faded in" if end.fade < 1 else ""
-        return [
+        return (
             f"growing from {first}x{first} to {last}x{last} takes more than {schedule.growing_steps} steps, and the "
             f"run ends at step {steps}, at {end.resolution}x{end.resolution}{unfinished}; see grow_stable_steps and "
             "grow_fade_steps"
-        ]
+        )
 
     @contextmanager
-    def _reporter(self) -> Iterator[Reporter | SilentReporter]:
-        reporters: list[Reporter] = []
+    def _reporting(self) -> Iterator[None]:
+        trainer = self.trainer
 
         def begin() -> None:
-            reporter = Reporter(
-                self.trainer.folder,
+            self.reporter = Reporter(
+                trainer.folder,
                 self.config,
-                step=self.trainer.step_count,
-                num_images=self.trainer.num_images,
-                ongoing=self.trainer.history.ongoing,
-                device=self.trainer.device,
-                console=self.trainer.console,
+                step=trainer.step_count,
+                num_images=trainer.num_images,
+                ongoing=trainer.history.ongoing,
+                device=trainer.device,
+                console=trainer.console,
             )
-            reporters.append(reporter)
 
-        self.trainer.on_first(begin)
-        with reporters[0] if reporters else SilentReporter() as reporter:
-            yield reporter
-            self.trainer.on_first(lambda: reporter.close())
+        trainer.on_first(begin)
+        with self.reporter or nullcontext():
+            yield
+            trainer.on_first(lambda: self.reporter.close())
 
-    def _sample(self, stop: StopSignals, reporter: Reporter | SilentReporter) -> bool:
+    def _sample(self, stop: StopSignals) -> bool:
         """Draws samples on the first rank; returns on all ranks whether they were finished before any signal."""
 
         def draw() -> bool:
             sample = stop.cut_short(self.trainer.sample_grid)
             if sample is not None:
-                reporter.samples(self.trainer.step_count, sample.images, **sample.layout)
+                self.reporter.samples(self.trainer.step_count, sample.images, **sample.layout)
             return sample is not None
 
         return self.trainer.on_first(draw)
 
-    def _report(self, reporter: Reporter | SilentReporter) -> tuple[dict[str, float], bool]:
+    def _report(self) -> tuple[dict[str, float], bool]:
         """Reports the figures; returns them, and on all ranks whether a new best FID was measured."""
         trainer = self.trainer
         step = trainer.step_count
@@ -262,7 +271,7 @@ class _Fit:
             if every and step % every == 0:
                 figures["fid"], improved = self.tracker.measure(trainer.ema.module, step)
                 trainer.best = self.tracker.best
-            reporter.report(step, figures, findings, num_images=trainer.num_images)
+            self.reporter.report(step, figures, findings, num_images=trainer.num_images)
             return improved
 
         improved = trainer.on_first(report)
@@ -272,20 +281,10 @@ class _Fit:
             trainer.history = history
         return figures, improved
 
-    def _save(self, reporter: Reporter | SilentReporter) -> None:
+    def _save(self) -> None:
         if self.trainer.saved_step != self.trainer.step_count:
-            self.trainer.on_first(lambda: reporter.sync())  # a SilentReporter has neither sync nor close
+            self.trainer.on_first(lambda: self.reporter.sync())
             self.trainer.save()
-
-    def _how_to_resume(self) -> str:
-        command = resume_command(self.trainer.folder, self.config)
-        return f"Resume with:\n  {command}" if command else "Run the script again to resume"
-
-    def _how_to_generate(self) -> str:
-        if self.config.model == OWN:
-            return ""
-        model = f" --model {self.config.model}" if ":" in self.config.model else ""
-        return f"; make more with:\n  fastgan generate {shlex.quote(str(self.trainer.folder))}{model}"
 
 
 def count_of(images: ImageSource) -> str:
@@ -337,10 +336,14 @@ def write_error(error: OSError, run: Path, config: TrainingConfig) -> WriteError
 
 def resume_command(run: Path, config: TrainingConfig) -> str:
     """The command that resumes a run; empty if only its script can resume it."""
-    if config.model == OWN or config.data.startswith("<"):
+    return "" if config.data.startswith("<") else _command("train --resume", run, config)
+
+
+def _command(command: str, run: Path, config: TrainingConfig) -> str:
+    if config.model == OWN:
         return ""
     model = f" --model {config.model}" if ":" in config.model else ""
-    return f"fastgan train --resume {shlex.quote(str(run))}{model}"
+    return f"fastgan {command} {shlex.quote(str(run))}{model}"
 
 
 def kept_settings(config: TrainingConfig) -> dict[str, Any]:

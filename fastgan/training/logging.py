@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from fastgan.errors import first_line
-from fastgan.extras import install_command
+from fastgan.extras import require_extra
 from fastgan.random_state import preserved_random_state
 from fastgan.sampling import picture, save_png
 from fastgan.training.checkpoint import replace_file
@@ -220,19 +220,6 @@ class Reporter:
         return path
 
 
-class SilentReporter:
-    """Stands in for :class:`Reporter` on ranks that neither write nor report."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def advance(self, step: int) -> None:
-        """Called after every step."""
-
-
 class TensorBoardLogger:
     """Event files in ``RUN/tensorboard``; entries after ``step``, from an interrupted run, are deleted."""
 
@@ -261,11 +248,11 @@ class WandbLogger:
     last checkpoint logs the same figures for the same steps again.
 
     Raises:
-        SettingsError: where the package is not installed or does not start, as without a key; one sentence.
+        SettingsError: where it does not start, as without a key; one sentence.
     """
 
     def __init__(self, run: Path, config: TrainingConfig) -> None:
-        self._wandb = import_wandb(config)
+        self._wandb = require_wandb()
         path = run / WANDB_ID_FILE
         if not path.exists():
             replace_file(path, secrets.token_hex(8).encode())
@@ -299,20 +286,9 @@ class WandbLogger:
         self._run.finish(exit_code=int(failed))
 
 
-def import_wandb(config: TrainingConfig) -> Any:
-    """The package wandb.
-
-    Raises:
-        SettingsError: where it is not installed; one sentence.
-    """
-    try:
-        import wandb
-    except ImportError:
-        raise SettingsError(
-            f"setting 'wandb' is {config.wandb!r} and the package wandb is not installed; expected it from "
-            f"{install_command('wandb')}, or the setting empty"
-        ) from None
-    return wandb
+def require_wandb() -> Any:
+    """Imports wandb; MissingExtraError if it is not installed."""
+    return require_extra("wandb", "setting 'wandb'", "wandb")
 
 
 def _drop_rows_after(path: Path, step: int, *, every: int, last: int) -> None:

@@ -1,11 +1,9 @@
 """Runs of the command line: makes a trainer from settings or a run's folder, and fits it."""
 
-import contextlib
 import dataclasses
 import signal
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -22,6 +20,7 @@ from fastgan.training.signals import exiting_on_sigterm
 from fastgan.training.trainer import Trainer
 
 
+@exiting_on_sigterm()
 def start_run(
     config: TrainingConfig, run: Path, *, build: Build | None = None, largest_batch: bool = False, console: Console
 ) -> signal.Signals | None:
@@ -45,22 +44,17 @@ def start_run(
             one sentence.
         NonFiniteError, WriteError: see :func:`resume_run`.
     """
-    with contextlib.ExitStack() as stack:
-        with exiting_on_sigterm():
-            distributed = stack.enter_context(Distributed.from_environment())
-            resumes = distributed.on_first(lambda: _has_begun(run, config))
-        if resumes:
+    with Distributed.from_environment() as distributed:
+        if distributed.on_first(lambda: _has_begun(run, config)):
             return _resume(distributed, run, None, build, console)
-        with exiting_on_sigterm():
-            device = resolve_device(config.device)
-            distributed.use(device)
-            if largest_batch:
-                config = dataclasses.replace(config, batch_size=find_largest_batch(config, device, distributed, build))
-            options: dict[str, Any] = {"build": build, "distributed": distributed, "console": console}
-            trainer = Trainer.from_config(config, out=run, **options)
-        return fit(trainer)
+        device = resolve_device(config.device)
+        distributed.use(device)
+        if largest_batch:
+            config = dataclasses.replace(config, batch_size=find_largest_batch(config, device, distributed, build))
+        return fit(Trainer.from_config(config, out=run, build=build, distributed=distributed, console=console))
 
 
+@exiting_on_sigterm()
 def resume_run(
     run: Path, *, steps: int | None = None, build: Build | None = None, console: Console
 ) -> signal.Signals | None:
@@ -85,9 +79,7 @@ def resume_run(
         WriteError: when the folder cannot be written. Earlier checkpoints stay intact, and an incomplete one is
             removed.
     """
-    with contextlib.ExitStack() as stack:
-        with exiting_on_sigterm():
-            distributed = stack.enter_context(Distributed.from_environment())
+    with Distributed.from_environment() as distributed:
         return _resume(distributed, run, steps, build, console)
 
 
@@ -101,14 +93,13 @@ def _resume(
         require_data(folder, config.data)
         return config
 
-    with exiting_on_sigterm():
-        config = distributed.on_first(find)
-        require_build(folder, config.model, build)
-        if steps is not None:
-            config = dataclasses.replace(config, steps=steps)
-        distributed.use(resolve_device(config.device))
-        trainer = Trainer.from_config(config, out=folder, build=build, distributed=distributed, console=console)
-        trainer.resume()
+    config = distributed.on_first(find)
+    require_build(folder, config.model, build)
+    if steps is not None:
+        config = dataclasses.replace(config, steps=steps)
+    distributed.use(resolve_device(config.device))
+    trainer = Trainer.from_config(config, out=folder, build=build, distributed=distributed, console=console)
+    trainer.resume()
     return fit(trainer)
 
 
@@ -153,6 +144,6 @@ def _has_begun(run: Path, config: TrainingConfig) -> bool:
     if has_restarted():
         return True
     raise CheckpointError(
-        f"run {str(run)!r} has a checkpoint already; resume it with {resume_command(run, config)!r}, or give another "
-        "--out"
+        f"run {str(run)!r} has a checkpoint already; resume it with "
+        f"{resume_command(run, config)!r}, or give another --out"
     )
