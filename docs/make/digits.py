@@ -25,7 +25,7 @@ from fastgan.sampling import (
     render_styles,
     save_png,
 )
-from fastgan.training.checkpoint import load_generator_ema
+from fastgan.training.checkpoint import load_trained_generator
 from fastgan.training.config import TrainingConfig, load_preset, preset_names
 from fastgan.training.run import start_run
 
@@ -52,7 +52,7 @@ def result_of(run: Path, preset: str) -> dict[str, Any]:
         config = TrainingConfig.from_mapping(load_preset(preset) | {"device": "cpu"})
         start_run(config, run, console=Console(soft_wrap=True))
         wall, processor = time.perf_counter() - wall, time.process_time() - processor
-        generator, _ = load_generator_ema(run, torch.device("cpu"))
+        generator, _ = load_trained_generator(run, torch.device("cpu"))
         # With another seed than training, so that the latents are new.
         digits = classify_digits(generate(generator, NUM_SAMPLES, seed=1000))
         right = None
@@ -70,10 +70,10 @@ def draw(out: Path, docs: Path) -> None:
     results = {}
     for preset in presets():
         results[preset] = result_of(out / preset, preset)
-        generator, _ = load_generator_ema(out / preset, torch.device("cpu"))
+        generator, _ = load_trained_generator(out / preset, torch.device("cpu"))
         columns = None if generator.num_classes is None else columns_by_class(64, generator.num_classes)
         save_png(image_grid(generate(generator, 64, seed=0), columns=columns), docs / f"digits-{preset}.png")
-    generator, _ = load_generator_ema(out / "stylegan", torch.device("cpu"))
+    generator, _ = load_trained_generator(out / "stylegan", torch.device("cpu"))
     save_png(mixed_grid(generator), docs / "style-mixing.png")
     inject(docs / "digits.md", blocks(results, mixing(generator)))
 

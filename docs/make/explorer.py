@@ -100,10 +100,10 @@ def draw(out: Path, docs: Path) -> None:
     import torch
 
     from fastgan.explorer import Explorer, build_page, serve
-    from fastgan.training.checkpoint import load_generator_ema
+    from fastgan.training.checkpoint import load_trained_generator
 
     run = Path("runs/stylegan")
-    generator, step = load_generator_ema(run, torch.device("cpu"))
+    generator, step = load_trained_generator(run, torch.device("cpu"))
     page = build_page(Explorer(generator), f"{run.name}, step {step}", str(run))
     try:
         with visit(serve(page, "127.0.0.1", 7890), 1100, 1120) as found:

@@ -22,7 +22,7 @@ from fastgan.collapse.remedies import BENCHES
 from fastgan.data.gaussians import CENTERS, EXTENT, STANDARD_DEVIATION, to_points
 from fastgan.metrics.modes import MAX_DEVIATIONS, ModeCoverage, mode_coverage
 from fastgan.sampling import generate
-from fastgan.training.checkpoint import load_generator_ema
+from fastgan.training.checkpoint import load_trained_generator
 from fastgan.training.config import TrainingConfig, load_preset
 from fastgan.training.fit import NonFiniteError
 from fastgan.training.run import start_run
@@ -123,7 +123,7 @@ def result_of(out: Path, cell: Cell) -> Result:
         counts, points = None, []
         with suppress(NonFiniteError), (run / "log.txt").open("w") as log:
             start_run(config, run, console=Console(file=log, soft_wrap=True))
-            generator, _ = load_generator_ema(run, torch.device("cpu"))
+            generator, _ = load_trained_generator(run, torch.device("cpu"))
             # With another seed than training, so that the latents are new.
             samples = to_points(generate(generator, NUM_SAMPLES, seed=1000 + config.seed))
             counts, points = mode_coverage(samples).counts, samples[:_DRAWN].tolist()

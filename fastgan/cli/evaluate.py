@@ -89,7 +89,7 @@ def evaluate(
     from fastgan.metrics.report import read_report, require_comparable, to_json
     from fastgan.sampling import save_png
     from fastgan.training.device import resolve_device
-    from fastgan.training.evaluate import evaluate_run, load_subject
+    from fastgan.training.evaluate import Subject
 
     # With --json only the report goes to the standard output.
     console = Console(stderr=json_)
@@ -110,7 +110,7 @@ def evaluate(
     folders, reports = ([path for path in runs if (path.suffix == ".json") is saved] for saved in (False, True))
     earlier = {path: read_report(path) for path in reports}
     options |= {"data": data, "model": model, "device": device, "warn": warner(console)}
-    subjects = [load_subject(run, **options) for run in folders]
+    subjects = [Subject(run, **options) for run in folders]
     # Before the work.
     bases = {str(subject.run): subject.basis for subject in subjects}
     bases |= {f"{path}, {found.run}": found.basis for path, rows in earlier.items() for found in rows}
@@ -119,7 +119,7 @@ def evaluate(
     written = {run: make_folder(out or run / "evaluation") for run in folders}
     for number, subject in enumerate(subjects, 1):
         numbered = f"{number}-{PICTURE}" if out is not None and len(subjects) > 1 else PICTURE
-        add(*evaluate_run(subject, seed=seed, console=console), written[subject.run] / numbered)
+        add(*subject.evaluate(console), written[subject.run] / numbered)
         if out is None:
             write_report(written[subject.run] / REPORT, to_json(evaluations[-1:]))
     evaluations += [found for rows in earlier.values() for found in rows]

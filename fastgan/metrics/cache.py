@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -31,10 +30,12 @@ def digest_of(images: Tensor) -> str:
     return digest.hexdigest()
 
 
-def cached(key: Mapping[str, str | int | bool], compute: Callable[[], Features], folder: Path) -> Features:
+def cached(
+    key: Mapping[str, str | int | bool], compute: Callable[[], Features], folder: Path, *, warn: Callable[[str], None]
+) -> Features:
     """Reads features from the cache in ``folder``; if they are not there, computes and writes them.
 
-    ``key`` contains everything that determines the features. A damaged file or a failed write causes a warning.
+    ``key`` contains everything that determines the features. ``warn`` is called for a damaged file and a failed write.
     """
     text = json.dumps({"format": _FORMAT, **key}, sort_keys=True)
     path = folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
@@ -47,7 +48,7 @@ def cached(key: Mapping[str, str | int | bool], compute: Callable[[], Features],
                 raise ValueError("its content is not what was written")
             return Features(tensors["values"], tensors.get("logits"))
         except (OSError, ValueError, KeyError, SafetensorError) as error:
-            warnings.warn(f"cached features {str(path)!r} are damaged and computed again: {error}", stacklevel=2)
+            warn(f"cached features {str(path)!r} are damaged and computed again: {error}")
     features = compute()
     tensors = {name: tensor.contiguous() for name, tensor in features._asdict().items() if tensor is not None}
     content = safetensors.torch.save(tensors, metadata={"key": text, "digest": _digest(tensors)})
@@ -58,7 +59,7 @@ def cached(key: Mapping[str, str | int | bool], compute: Callable[[], Features],
             file.write(content)
         os.replace(file.name, path)
     except OSError as error:
-        warnings.warn(f"features cannot be kept in {str(folder)!r}: {error.strerror}", stacklevel=2)
+        warn(f"features cannot be kept in {str(folder)!r}: {error.strerror}")
     return features
 
 

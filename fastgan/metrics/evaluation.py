@@ -18,7 +18,6 @@ from fastgan.metrics.errors import MetricsError
 from fastgan.metrics.features import FeatureNetwork, load_features
 from fastgan.metrics.measure import (
     BATCH_SIZE,
-    Classifier,
     Measured,
     choose,
     classifier_of,
@@ -100,17 +99,9 @@ def evaluate_images(
     digest = hashlib.sha256(repr(((len(chosen_b), *data_b.image_shape), str(torch.uint8))).encode())
     real = measure(_batches(data_b, chosen_b, digest), network, classifier)
     generated = measure(_batches(data_a, chosen_a), network, classifier)
-    basis = Basis(
-        features=network.name,
-        features_digest=network.digest,
-        filter=network.filter,
-        image_size="x".join(map(str, data_a.image_shape)),
-        data=data_b.name,
-        data_digest=digest.hexdigest(),
-        num_real=len(chosen_b),
-        num_generated=len(chosen_a),
-    )
-    evaluation, drawn = compare(real, generated, network, classifier, basis, of=data_a.name, step=None, seed=seed)
+    shape = "x".join(map(str, data_a.image_shape))
+    basis = Basis.of(network, shape, data_b.name, digest.hexdigest(), len(chosen_b), len(chosen_a))
+    evaluation, drawn = compare(real, generated, network, basis, of=data_a.name, step=None, seed=seed)
     evaluation.notes[:0] = [f"{data.name}: {note}" for data in (data_a, data_b) for note in data.notes]
     return evaluation, drawn
 
@@ -119,7 +110,6 @@ def compare(
     real: Measured,
     generated: Measured,
     features: FeatureNetwork,
-    classifier: Classifier | None,
     basis: Basis,
     *,
     of: str,
@@ -133,7 +123,8 @@ def compare(
     :func:`fastgan.metrics.scores.score`.
     """
     scores = score(real.features, generated.features, seed=seed, progress=replicates)
-    collapse = detect_collapse(real.features, generated.features, shares_of(classifier, real, generated), seed=seed)
+    classes = shares_of(classifier_of(features), real, generated)
+    collapse = detect_collapse(real.features, generated.features, classes, seed=seed)
     evaluation = Evaluation(
         run=of,
         step=step,

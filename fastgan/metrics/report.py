@@ -5,10 +5,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fastgan.metrics.collapse import Collapse
 from fastgan.metrics.errors import MetricsError
+from fastgan.metrics.features import FeatureNetwork
 from fastgan.metrics.scores import SCALES, Score
 
 _FORMAT = 1
@@ -36,6 +37,11 @@ class Basis:
     data_digest: str
     num_real: int
     num_generated: int
+
+    @classmethod
+    def of(cls, features: FeatureNetwork, *others: Any) -> Self:
+        """The basis of scores by a feature network; ``others`` are the attributes from ``image_size`` on."""
+        return cls(features.name, features.digest, features.filter, *others)
 
 
 # The attributes that must be equal, and their names in a sentence.

@@ -187,48 +187,13 @@ def load_tensors(checkpoint: Path, group: str, *, most_bytes: int | None = None)
     path = checkpoint / f"{group}.safetensors"
     try:
         size = path.stat().st_size
-        if most_bytes is not None and size > most_bytes + _HEADER_BYTES:
-            raise misfit(checkpoint, f"{path.name} has {size:,} bytes, expected at most {most_bytes + _HEADER_BYTES:,}")
-        return safetensors.torch.load(path.read_bytes())
+        if most_bytes is None or size <= most_bytes + _HEADER_BYTES:
+            return safetensors.torch.load(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"checkpoint file {str(path)!r} cannot be read: {error.strerror}") from None
-    except CheckpointError:
-        raise
     except (SafetensorError, *MISFITS) as error:
         raise _damage(checkpoint, f"{path.name} is not valid: {error}") from None
-
-
-@preserved_random_state()
-def load_generator_ema(
-    run: Path, device: torch.device, *, model: Model | None = None, warn: Warn = warnings.warn
-) -> tuple[nn.Module, int]:
-    """Loads the generator's EMA from a run's latest complete checkpoint; returns it in evaluation mode, and its step.
-
-    Args:
-        run: the run's folder.
-        device: the generator's device.
-        model: for a run of the user's own networks; see :func:`load_generator`.
-        warn: as in :func:`find_checkpoint`.
-
-    Raises:
-        CheckpointError: where there is no checkpoint, or no complete one; one sentence.
-    """
-    checkpoint, state = find_checkpoint(run, warn=warn)
-    try:
-        architecture = state["architecture"]
-        require_build(run, architecture["model"], model)
-        generator = build_generator(architecture, model, state.get("class_names"))
-        num_bytes = sum(tensor.nbytes for tensor in generator.state_dict().values())
-        tensors = load_tensors(checkpoint, "averaged_generator", most_bytes=num_bytes)
-        generator.load_state_dict(tensors)
-        require_layout(generator.state_dict(), tensors)
-        if growth := state.get("growth"):
-            generator.grow(**growth)
-    except InputError:
-        raise
-    except (OSError, *MISFITS) as error:
-        raise misfit(checkpoint, error) from None
-    return generator.eval().requires_grad_(False).to(device), state["step"]
+    raise misfit(checkpoint, f"{path.name} has {size:,} bytes, expected at most {most_bytes + _HEADER_BYTES:,}")
 
 
 def load_generator(
@@ -260,13 +225,13 @@ def load_generator(
     return load_trained_generator(Path(folder), where, model=model)[0]
 
 
+@preserved_random_state()
 def load_trained_generator(
     folder: Path, device: torch.device, *, model: Model | None = None, warn: Warn = warnings.warn
 ) -> tuple[nn.Module, int | None]:
     """As :func:`load_generator`, and the number of steps trained; None where unknown.
 
-    Args:
-        warn: called with one sentence per damaged checkpoint that is skipped.
+    ``warn`` is called with one sentence per damaged checkpoint that is skipped.
     """
     if is_model_folder(folder):
         return load_model_folder(folder, device, model)
@@ -275,7 +240,22 @@ def load_trained_generator(
         raise ModelFolderError(
             f"{str(folder)!r} {what}; expected a folder that 'fastgan train' or 'fastgan export' has written"
         )
-    return load_generator_ema(folder, device, model=model, warn=warn)
+    checkpoint, state = find_checkpoint(folder, warn=warn)
+    try:
+        architecture = state["architecture"]
+        require_build(folder, architecture["model"], model)
+        generator = build_generator(architecture, model, state.get("class_names"))
+        num_bytes = sum(tensor.nbytes for tensor in generator.state_dict().values())
+        tensors = load_tensors(checkpoint, "averaged_generator", most_bytes=num_bytes)
+        generator.load_state_dict(tensors)
+        require_layout(generator.state_dict(), tensors)
+        if growth := state.get("growth"):
+            generator.grow(**growth)
+    except InputError:
+        raise
+    except (OSError, *MISFITS) as error:
+        raise misfit(checkpoint, error) from None
+    return generator.eval().requires_grad_(False).to(device), state["step"]
 
 
 def drop_checkpoints(run: Path, *, keep_last: int, keep_every: int, protected: Collection[int] = ()) -> list[int]:

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from fastgan.exporting import is_model_folder
 from fastgan.metrics.cache import cache_folder, cached, digest_of
 from fastgan.metrics.distances import frechet_distance
 from fastgan.metrics.evaluation import DEFAULT_COUNT, compare, features_of
-from fastgan.metrics.features import FeatureNetwork, Features, load_features
+from fastgan.metrics.features import Features, load_features
 from fastgan.metrics.measure import (
     Measured,
     choose_real,
@@ -40,42 +39,8 @@ from fastgan.training.device import resolve_device
 _COMPUTING = ("fastgan", "torch", "pillow", "torch-fidelity")
 
 
-@dataclass(frozen=True)
 class Subject:
-    """A run and the other inputs of its evaluation, loaded and checked.
-
-    Attributes:
-        run: the run's folder.
-        step: step of its checkpoint; None for an export without it.
-        generator: the generator's EMA.
-        features: the feature network.
-        real: the real images, uint8 [N, C, S, S].
-        labels: labels for a conditional generator, int64 [num_generated]; else None.
-        basis: the data, counts and features that the scores depend on.
-    """
-
-    run: Path
-    step: int | None
-    generator: nn.Module
-    features: FeatureNetwork
-    real: Tensor
-    labels: Tensor | None
-    basis: Basis
-
-
-def load_subject(
-    run: Path,
-    *,
-    data: str | None = None,
-    count: int | None = None,
-    features: str | None = None,
-    weights: Path | None = None,
-    model: Model | None = None,
-    device: str = "auto",
-    seed: int = 0,
-    warn: Callable[[str], None] = warnings.warn,
-) -> Subject:
-    """Loads a run, real images at the size of its generated ones, and the feature network.
+    """A run to evaluate: its generator's EMA, real images at the size of its generated ones, and the feature network.
 
     Args:
         run: the folder of a run or export.
@@ -86,113 +51,107 @@ def load_subject(
         weights: weights file of ``inception``.
         model: as in :func:`fastgan.load_generator`.
         device: as in :func:`fastgan.training.device.resolve_device`.
-        seed: seed of the choice of real images.
-        warn: called with one sentence per damaged checkpoint that is skipped.
+        seed: seed of latents, of the choice of real images, of clusters and of resampling.
+        warn: called with one sentence per damaged checkpoint or cached file.
+
+    Attributes:
+        basis: the data, counts and features that the scores depend on.
 
     Raises:
         SettingsError, DataError, CheckpointError, MetricsError: one sentence.
     """
-    where = resolve_device(device)
-    generator, step = load_trained_generator(run, where, model=model, warn=warn)
-    if data is None:
-        if is_model_folder(run):
-            raise SettingsError(f"export {str(run)!r} does not say what it was trained on; give images with --data")
-        data = load_settings(run / "config.toml").get("data", "digits")
-        require_data(run, data)
-    source = absolute_source(data)
-    latent = draw_latents(1, generator.latent_dim, seed=seed)
-    channels, size = render(generator, latent, labels_like(None, generator, 1)).shape[1:3]
-    dataset = open_dataset(source, resolution=size)
-    if dataset.image_shape[0] != channels:
-        raise SettingsError(
-            f"run {str(run)!r} generates images with {channels} channel{'s' if channels != 1 else ''}, and those of "
-            f"{source!r} have {dataset.image_shape[0]}"
-        )
-    count = min(len(dataset), DEFAULT_COUNT) if count is None else count
-    require_count(len(dataset), "real")
-    require_count(count, "generated")
-    network = load_features(features or features_of(source), where, weights=weights)
-    real, labels = choose_real(dataset, count, seed=seed)
-    basis = Basis(
-        features=network.name,
-        features_digest=network.digest,
-        filter=network.filter,
-        image_size=f"{channels}x{size}x{size}",
-        data=source,
-        data_digest=digest_of(real),
-        num_real=len(real),
-        num_generated=count,
-    )
-    return Subject(run, step, generator, network, real, labels_like(labels, generator, count), basis)
 
+    def __init__(
+        self,
+        run: Path,
+        *,
+        data: str | None = None,
+        count: int | None = None,
+        features: str | None = None,
+        weights: Path | None = None,
+        model: Model | None = None,
+        device: str = "auto",
+        seed: int = 0,
+        warn: Callable[[str], None] = warnings.warn,
+    ) -> None:
+        self.run, self._seed, self._warn = run, seed, warn
+        self._device = resolve_device(device)
+        self._generator, self._step = generator, _ = load_trained_generator(run, self._device, model=model, warn=warn)
+        if data is None:
+            if is_model_folder(run):
+                raise SettingsError(f"export {str(run)!r} does not say what it was trained on; give images with --data")
+            data = load_settings(run / "config.toml").get("data", "digits")
+            require_data(run, data)
+        source = absolute_source(data)
+        latent = draw_latents(1, generator.latent_dim, seed=seed)
+        channels, size = render(generator, latent, labels_like(None, generator, 1)).shape[1:3]
+        dataset = open_dataset(source, resolution=size)
+        if dataset.image_shape[0] != channels:
+            raise SettingsError(
+                f"run {str(run)!r} generates images with {channels} channel{'s' if channels != 1 else ''}, and those "
+                f"of {source!r} have {dataset.image_shape[0]}"
+            )
+        count = min(len(dataset), DEFAULT_COUNT) if count is None else count
+        require_count(len(dataset), "real")
+        require_count(count, "generated")
+        self._features = load_features(features or features_of(source), self._device, weights=weights)
+        self._real, labels = choose_real(dataset, count, seed=seed)
+        self._labels = labels_like(labels, generator, count)
+        shape = f"{channels}x{size}x{size}"
+        self.basis = Basis.of(self._features, shape, source, digest_of(self._real), len(self._real), count)
 
-def evaluate_run(subject: Subject, *, seed: int, console: Console) -> tuple[Evaluation, Tensor]:
-    """Generates and measures images; prints progress and warnings to the console.
+    def evaluate(self, console: Console) -> tuple[Evaluation, Tensor]:
+        """Generates and measures images; shows progress in the console.
 
-    Args:
-        subject: the run.
-        seed: seed of latents, clusters and resampling.
-        console: console for progress and warnings.
+        Returns:
+            The evaluation, and a picture that shows mode collapse, uint8 [3, H, W].
 
-    Returns:
-        The evaluation, and a picture that shows mode collapse, uint8 [3, H, W].
+        Raises:
+            MetricsError: for images that the features do not take, or with non-finite values; one sentence.
+        """
+        basis, seed, classifier = self.basis, self._seed, classifier_of(self._features)
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            real_task = progress.add_task("real images", total=basis.num_real)
+            generated_task = progress.add_task("generated images", total=basis.num_generated)
+            resampling = progress.add_task("resampling", total=REPLICATES)
 
-    Raises:
-        MetricsError: for images that the features do not take, or with non-finite values; one sentence.
-    """
-    basis = subject.basis
-    classifier = classifier_of(subject.features)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        real_task = progress.add_task("real images", total=basis.num_real)
-        generated_task = progress.add_task("generated images", total=basis.num_generated)
-        resampling = progress.add_task("resampling", total=REPLICATES)
+            batches = generated_batches(self._generator, basis.num_generated, seed=seed, labels=self._labels)
+            generated = measure(batches, self._features, classifier, lambda n: progress.advance(generated_task, n))
+            real_features = self._real_features(lambda n: progress.advance(real_task, n))
+            progress.update(real_task, completed=basis.num_real)
+            # Evenly spaced, since the data may be sorted by class.
+            spread = torch.linspace(0, basis.num_real - 1, min(basis.num_real, num_shown(self._real))).long()
+            counts = None if classifier is None else classifier.count(self._real).tolist()
+            return compare(
+                Measured(real_features, counts, self._real[spread]),
+                generated,
+                self._features,
+                basis,
+                of=str(self.run),
+                step=self._step,
+                seed=seed,
+                replicates=progress.track(range(REPLICATES), task_id=resampling),
+            )
 
-        batches = generated_batches(subject.generator, basis.num_generated, seed=seed, labels=subject.labels)
-        generated = measure(batches, subject.features, classifier, lambda n: progress.advance(generated_task, n))
-        real_features = _real_features(subject, console, lambda n: progress.advance(real_task, n))
-        progress.update(real_task, completed=basis.num_real)
-        # Evenly spaced, since the data may be sorted by class.
-        spread = torch.linspace(0, basis.num_real - 1, min(basis.num_real, num_shown(subject.real))).long()
-        shown = subject.real[spread]
-        real = Measured(real_features, None if classifier is None else classifier.count(subject.real).tolist(), shown)
-        return compare(
-            real,
-            generated,
-            subject.features,
-            classifier,
-            basis,
-            of=str(subject.run),
-            step=subject.step,
-            seed=seed,
-            replicates=progress.track(range(REPLICATES), task_id=resampling),
-        )
+    def _real_features(self, advance: Callable[[int], None]) -> Features:
+        def compute() -> Features:
+            return measure(real_batches(self._real), self._features, None, advance).features
 
-
-def _real_features(subject: Subject, console: Console, advance: Callable[[int], None]) -> Features:
-    def compute() -> Features:
-        return measure(real_batches(subject.real), subject.features, None, advance).features
-
-    if not subject.features.determined:
-        return compute()
-    device = next(subject.generator.parameters()).device
-    # The images' digest covers their data, size, number and choice.
-    key = {
-        "images": subject.basis.data_digest,
-        "features": subject.basis.features,
-        "features_digest": subject.basis.features_digest,
-        "filter": subject.basis.filter,
-        # Results differ in the last digits between devices.
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "tf32": torch.backends.cudnn.allow_tf32,
-        **{package: _version(package) for package in _COMPUTING},
-    }
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        found = cached(key, compute, cache_folder())
-    for warning in caught:
-        console.print(f"warning: {warning.message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    return found
+        if not self._features.determined:
+            return compute()
+        # The images' digest covers their data, size, number and choice.
+        key = {
+            "images": self.basis.data_digest,
+            "features": self.basis.features,
+            "features_digest": self.basis.features_digest,
+            "filter": self.basis.filter,
+            # Results differ in the last digits between devices.
+            "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else self._device.type,
+            "tf32": torch.backends.cudnn.allow_tf32,
+            **{package: _version(package) for package in _COMPUTING},
+        }
+        return cached(key, compute, cache_folder(), warn=self._warn)
 
 
 def _version(package: str) -> str:

@@ -22,10 +22,10 @@ from fastgan.metrics.scores import score
 from fastgan.models import build_networks
 from fastgan.random_state import preserved_random_state, seeded_random_state
 from fastgan.training import run as run_module
-from fastgan.training.checkpoint import load_generator_ema
+from fastgan.training.checkpoint import load_trained_generator
 from fastgan.training.config import TrainingConfig
 from fastgan.training.distributed import Distributed
-from fastgan.training.evaluate import FidTracker, evaluate_run, load_subject
+from fastgan.training.evaluate import FidTracker, Subject
 from fastgan.training.logging import Reporter
 from fastgan.training.run import find_largest_batch, start_run
 from fastgan.training.trainer import Trainer
@@ -132,15 +132,14 @@ def evaluated(folder):
 
     def run():
         digit_network.cache_clear()
-        subject = load_subject(folder / "run", count=20, device="cpu")
-        evaluate_run(subject, seed=0, console=Console(file=io.StringIO()))
+        Subject(folder / "run", count=20, device="cpu").evaluate(Console(file=io.StringIO()))
 
     return run
 
 
 def loaded_run(folder):
     start_run(CONFIG, folder, console=Console(file=io.StringIO()))
-    return lambda: load_generator_ema(folder, CPU)
+    return lambda: load_trained_generator(folder, CPU)
 
 
 def exported(folder):

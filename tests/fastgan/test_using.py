@@ -10,7 +10,7 @@ from PIL import Image
 
 from fastgan import cli
 from fastgan.exporting import is_model_folder, save_generator
-from fastgan.training.checkpoint import load_generator_ema
+from fastgan.training.checkpoint import load_trained_generator
 from fastgan.training.config import preset_names
 
 SMALL = ["--set", "base_channels=4", "--set", "batch_size=4", "--set", "latent_dim=5", "--set", "resolution=16"]
@@ -103,7 +103,7 @@ def test_a_walk_goes_through_the_values_of_its_dimension(fastgan, runs, tmp_path
 
 
 def test_truncation_goes_from_one_image_to_each(fastgan, runs, tmp_path):
-    generator, step = load_generator_ema(runs["STYLES"], torch.device("cpu"))
+    generator, step = load_trained_generator(runs["STYLES"], torch.device("cpu"))
     generator.w_mean += 1  # in two steps it has hardly moved
     save_generator(generator, tmp_path / "model", step=step)
     count = ["--count", 3]

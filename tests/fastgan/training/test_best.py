@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fastgan.metrics.errors import MetricsError
-from fastgan.training.checkpoint import list_checkpoints, load_generator_ema, load_tensors
+from fastgan.training.checkpoint import list_checkpoints, load_tensors, load_trained_generator
 from fastgan.training.config import SettingsError
 from fastgan.training.evaluate import FidTracker
 from fastgan.training.run import resume_run, start_run
@@ -61,7 +61,7 @@ def test_a_step_that_is_best_gets_a_checkpoint_of_its_own(tmp_path, watched, con
 def test_the_fid_is_that_of_the_averaged_generator(tmp_path, watched, console):
     config = watched(steps=4)
     start_run(config, tmp_path, console=console)
-    generator, step = load_generator_ema(tmp_path, CPU)
+    generator, step = load_trained_generator(tmp_path, CPU)
     measured, improved = FidTracker(config, CPU).measure(generator, step)
     assert measured == pytest.approx(rows(tmp_path)[-1]["fid"], rel=1e-6)
     assert improved

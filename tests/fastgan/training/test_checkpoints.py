@@ -9,8 +9,8 @@ from fastgan.training import checkpoint as checkpoint_module
 from fastgan.training.checkpoint import (
     check_checkpoint,
     latest_checkpoint,
-    load_generator_ema,
     load_tensors,
+    load_trained_generator,
     save_checkpoint,
 )
 
@@ -115,7 +115,7 @@ def test_leftovers_of_a_crash_are_replaced(tmp_path):
 def test_the_averaged_generator_comes_back_ready_to_use(tmp_path):
     network, tensors = generator_groups()
     save_checkpoint(tmp_path, 40, tensors, {"step": 40, "architecture": ARCHITECTURE})
-    loaded, step = load_generator_ema(tmp_path, torch.device("cpu"))
+    loaded, step = load_trained_generator(tmp_path, torch.device("cpu"))
     assert step == 40
     assert not loaded.training
     assert loaded.latent_dim == 5

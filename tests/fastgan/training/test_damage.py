@@ -12,7 +12,7 @@ from fastgan.training.checkpoint import (
     check_checkpoint,
     find_checkpoint,
     list_checkpoints,
-    load_generator_ema,
+    load_trained_generator,
     save_checkpoint,
 )
 from fastgan.training.run import resume_run, start_run
@@ -138,7 +138,7 @@ def test_a_run_whose_latest_checkpoint_is_damaged_resumes_from_the_one_before(tm
     assert "/12' is damaged: training.safetensors is not the file" in out
     assert "from step 4, seed 0" in out
     with pytest.warns(UserWarning, match="is damaged"):
-        assert load_generator_ema(run, CPU)[1] == 4
+        assert load_trained_generator(run, CPU)[1] == 4
     assert [c.name for c in list_checkpoints(run)] == ["4", "8", "12"]  # to look is not to touch
 
     console.file.truncate(0)
@@ -154,7 +154,7 @@ def test_a_run_whose_latest_checkpoint_is_damaged_resumes_from_the_one_before(tm
     assert without_speed[0] == without_speed[1]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert load_generator_ema(run, CPU)[1] == 12
+        assert load_trained_generator(run, CPU)[1] == 12
 
 
 def test_a_run_without_a_whole_checkpoint_is_refused_with_exit_code_2(tmp_path, tiny, console, capsys):

@@ -3,7 +3,7 @@ import torch
 
 import fastgan
 from fastgan.sampling import generate
-from fastgan.training.checkpoint import load_generator_ema
+from fastgan.training.checkpoint import load_trained_generator
 from fastgan.training.run import start_run
 
 
@@ -12,7 +12,7 @@ def test_a_run_and_an_export_of_it_are_one_generator(tmp_path, tiny, console):
     generator = fastgan.load_generator(tmp_path / "run")
     assert not generator.training
     assert not any(parameter.requires_grad for parameter in generator.parameters())
-    averaged, step = load_generator_ema(tmp_path / "run", torch.device("cpu"))
+    averaged, step = load_trained_generator(tmp_path / "run", torch.device("cpu"))
     assert torch.equal(generate(generator, 3), generate(averaged, 3))
     fastgan.save_generator(generator, tmp_path / "export", step=step)
     assert torch.equal(generate(fastgan.load_generator(str(tmp_path / "export"), "auto"), 3), generate(averaged, 3))

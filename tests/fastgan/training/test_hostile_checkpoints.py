@@ -18,7 +18,7 @@ from fastgan.data import load_dataset
 from fastgan.data.sources import ResidentImages
 from fastgan.training.checkpoint import (
     CheckpointError,
-    load_generator_ema,
+    load_trained_generator,
     save_checkpoint,
 )
 from fastgan.training.config import SettingsError
@@ -159,7 +159,7 @@ def test_damaged_checkpoints_are_refused_and_harm_nobody(tmp_path, tiny, monkeyp
     good = tmp_path / "good"
     save_checkpoint(good, 8, trainer.tensors(), trainer.state() | {"settings": kept_settings(trainer.config)})
     use(good)
-    load_generator_ema(good, CPU)
+    load_trained_generator(good, CPU)
     for target in ("load", "loads", "Unpickler", "_Unpickler"):
         monkeypatch.setattr(pickle, target, forbidden)
     monkeypatch.setattr(torch, "load", forbidden)
@@ -173,7 +173,7 @@ def test_damaged_checkpoints_are_refused_and_harm_nobody(tmp_path, tiny, monkeyp
         shutil.copytree(good / "checkpoints" / "8", run / "checkpoints" / "8")
         mutate(run / "checkpoints" / "8", rng)
         with seconds(30):
-            told = refusal(lambda run=run: load_generator_ema(run, CPU)), refusal(lambda run=run: use(run))
+            told = refusal(lambda run=run: load_trained_generator(run, CPU)), refusal(lambda run=run: use(run))
         assert told[1], f"{mutate.__name__} {i} was not refused"
         assert all(text is None or (text.isprintable() and len(text) < 700) for text in told)
         assert not (run / "checkpoints" / "trace").exists()

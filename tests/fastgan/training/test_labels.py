@@ -6,7 +6,7 @@ from PIL import Image
 
 from fastgan.data.sources import ResidentImages
 from fastgan.sampling import draw_latents, image_grid, render
-from fastgan.training.checkpoint import load_generator_ema
+from fastgan.training.checkpoint import load_trained_generator
 from fastgan.training.config import SettingsError
 from fastgan.training.run import start_run
 from fastgan.training.trainer import Trainer
@@ -99,7 +99,7 @@ def test_a_state_of_other_classes_is_refused(conditional):
 
 def test_the_samples_of_a_conditional_run_have_a_class_a_column(tmp_path, tiny, console):
     start_run(tiny(conditional=True, steps=2), tmp_path, console=console)
-    generator, _ = load_generator_ema(tmp_path, CPU)
+    generator, _ = load_trained_generator(tmp_path, CPU)
     assert generator.num_classes == 10  # of the bundled digits
     labels = torch.tensor([*range(10)] * 7)[:64]
     grid = image_grid(render(generator, draw_latents(64, 8, seed=3), labels), columns=10)

@@ -6,7 +6,7 @@ from torch.nn.functional import avg_pool2d
 
 from fastgan.data import normalize
 from fastgan.data.sources import ResidentImages
-from fastgan.training.checkpoint import load_generator_ema, save_checkpoint
+from fastgan.training.checkpoint import load_trained_generator, save_checkpoint
 from fastgan.training.config import SettingsError
 from fastgan.training.progressive import GrowingSchedule, Stage
 from fastgan.training.run import start_run
@@ -117,5 +117,5 @@ def test_a_saved_generator_is_as_far_as_it_had_grown(tmp_path, tiny, images):
     for _ in range(4):
         trainer.step()
     save_checkpoint(tmp_path, 4, trainer.tensors(), trainer.state())
-    generator, _ = load_generator_ema(tmp_path, CPU)
+    generator, _ = load_trained_generator(tmp_path, CPU)
     assert (generator.resolution, generator.fade.item()) == (8, 0.5)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastgan.sampling import draw_latents, image_grid, render
 from fastgan.training import health, trainer
-from fastgan.training.checkpoint import CheckpointError, latest_checkpoint, load_generator_ema, save_checkpoint
+from fastgan.training.checkpoint import CheckpointError, latest_checkpoint, load_trained_generator, save_checkpoint
 from fastgan.training.config import SettingsError, TrainingConfig, load_preset, load_settings, preset_names, to_toml
 from fastgan.training.fit import NonFiniteError
 from fastgan.training.run import resume_run, start_run
@@ -194,7 +194,7 @@ def test_a_run_folder_holds_what_is_promised(straight, tiny, console):
 
 def test_samples_are_drawn_by_the_averaged_generator_from_fixed_latents(straight, tiny, console):
     run = straight(tiny(), console)
-    generator, step = load_generator_ema(run, torch.device("cpu"))
+    generator, step = load_trained_generator(run, torch.device("cpu"))
     assert step == 12
     grid = image_grid(render(generator, draw_latents(64, 8, seed=3)))
     with Image.open(run / "samples" / "12.png") as picture:
@@ -299,7 +299,7 @@ def test_a_run_that_left_the_finite_numbers_goes_on_from_its_last_checkpoint(
             run(tmp_path, console=console)
         assert latest_checkpoint(tmp_path).name == "4"
         assert [p.name for p in (tmp_path / "non_finite").iterdir()] == ["8"]
-        assert load_generator_ema(tmp_path, torch.device("cpu"))[1] == 4
+        assert load_trained_generator(tmp_path, torch.device("cpu"))[1] == 4
     resume_run(tmp_path, console=console)
     assert checkpoint_bytes(tmp_path, 12) == checkpoint_bytes(straight(tiny(), console), 12)
     assert rows(tmp_path) == rows(straight(tiny(), console))
