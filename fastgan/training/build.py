@@ -30,12 +30,7 @@ PENALIZED_PRESETS = "wgan-gp, conditional-dcgan, sngan, stylegan, photos, vanill
 def build_networks(
     config: TrainingConfig, images: ImageSource, build: Build | None = None
 ) -> tuple[nn.Module, nn.Module, dict[str, Any] | None]:
-    """Builds the networks that the settings describe, for the given images, from torch's global random state.
-
-    Args:
-        config: the settings.
-        images: the images that the networks are built for.
-        build: the user's function that builds networks.
+    """Builds the networks that the settings or the user's function describe, from torch's global random state.
 
     Returns:
         Generator, discriminator and architecture: the arguments of :func:`fastgan.models.build_networks` as JSON types;
@@ -119,17 +114,8 @@ def build_objective(
 def open_images(
     config: TrainingConfig, device: torch.device, distributed: Distributed, data: Any = None
 ) -> ImageSource:
-    """The images of a run, for this rank.
-
-    Args:
-        config: the settings.
-        device: the run's device.
-        distributed: the processes that share the run.
-        data: a path, Dataset, array, tensor or source of images; by default the data that the settings name.
-
-    Raises:
-        DataError, SettingsError: one sentence.
-    """
+    """The images of a run, for this rank: those of a path, Dataset, array, tensor or source of images, by default of
+    the data that the settings name."""
     if hasattr(data, "next_batch"):
         return data
     schedule = GrowingSchedule.from_config(config)
@@ -150,11 +136,8 @@ def open_images(
 
 
 def require_data(run: Path, data: str) -> None:
-    """Refuses data that a run's settings name but that do not exist.
-
-    Raises:
-        SettingsError: one sentence with the file that names the path and the place searched.
-    """
+    """Refuses data that a run's settings name but that do not exist; the error names the file with the path and the
+    place searched."""
     if data.startswith("<"):
         raise SettingsError(
             f"the data of run {str(run)!r} are {data}, which only the script that began it has; resume it by that "
@@ -199,12 +182,8 @@ def choose_mode(config: TrainingConfig, device: torch.device, world_size: int, c
 
 
 def _count_classes(labels: Tensor | None, data: str) -> int:
-    """The number of classes in the labels of a data set.
-
-    Raises:
-        SettingsError: for data without labels, or with gaps between them: the networks would not learn a class without
-            images, and one wrong label such as 10**9 would allocate as many embeddings.
-    """
+    """The number of classes in the labels of a data set. Gaps are refused: the networks would not learn a class without
+    images, and one wrong label such as 10**9 would allocate as many embeddings."""
     if labels is None:
         raise SettingsError(f"conditional is true and the data {data!r} carries no labels; expected one for each image")
     found = labels.unique().tolist()
@@ -220,18 +199,8 @@ def check_group_sizes(discriminator: nn.Module, batch_sizes: list[int], num_micr
     """Checks the groups into which layers of minibatch standard deviation divide each micro-batch.
 
     In a group of one the deviation is always 0, so the discriminator cannot see a collapsed batch, the purpose of the
-    layer. A group smaller than set works, but is another statistic.
-
-    Args:
-        discriminator: a network with or without such layers.
-        batch_sizes: batch sizes of all ranks together, one per resolution.
-        num_micro_batches: micro-batches per batch: the number of ranks times ``accumulate``.
-
-    Returns:
-        One sentence per batch size whose groups are smaller than set.
-
-    Raises:
-        SettingsError: where groups hold one sample; one sentence.
+    layer, so SettingsError. A group smaller than set works, but is another statistic: one sentence is returned for each
+    such batch size. Sizes are of all ranks together, each with ``accumulate`` of the ``num_micro_batches``.
     """
     notes = []
     for layer in [module for module in discriminator.modules() if isinstance(module, MinibatchStdDev)]:

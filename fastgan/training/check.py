@@ -41,11 +41,7 @@ def line_of(error: BaseException) -> str:
 
 
 def check_placement(generator: nn.Module, discriminator: nn.Module, device: torch.device) -> None:
-    """Refuses networks that have no parameters to train, or that are neither on the CPU nor on the run's device.
-
-    Raises:
-        SettingsError: one sentence.
-    """
+    """Refuses networks that have no parameters to train, or that are neither on the CPU nor on the run's device."""
     for name, network in (("generator", generator), ("discriminator", discriminator)):
         if not any(p.requires_grad for p in network.parameters()):
             raise SettingsError(f"the {name} has no parameter that requires gradients, expected some to train")
@@ -60,14 +56,8 @@ def check_placement(generator: nn.Module, discriminator: nn.Module, device: torc
 class Tryout:
     """Runs the user's networks on one batch, in the precision of the settings, with gradients but no update.
 
-    Each call restores random state and buffers.
-
-    Args:
-        generator, discriminator: the networks, on the run's device.
-        precision: dtype and autocast of the computation.
-        latent_dim: dimensions of a latent.
-        batch_size: images per forward pass.
-        conditional: whether the networks get labels.
+    Each call restores random state and buffers, and raises SettingsError, one sentence, for networks that cannot be
+    trained. The networks are on the run's device; ``batch_size`` is that of a forward pass.
     """
 
     def __init__(
@@ -87,11 +77,7 @@ class Tryout:
         self._labels = torch.zeros(batch_size, dtype=torch.int64, device=device) if conditional else None
 
     def image_shape(self) -> tuple[int, int, int]:
-        """Shape [C, S, S] of the generator's images.
-
-        Raises:
-            SettingsError: where its output has another shape or type; one sentence.
-        """
+        """Shape [C, S, S] of the generator's images."""
         with self._without_a_trace(), torch.no_grad():
             images = self._generate()
         return tuple(images.shape[1:])
@@ -99,20 +85,11 @@ class Tryout:
     def check(
         self, image_shape: tuple[int, int, int], data: str, num_classes: int | None, loss: Loss
     ) -> tuple[list[str], list[str]]:
-        """Checks the networks on images like those of the data.
-
-        Args:
-            image_shape: [C, S, S] of the data.
-            data: its name.
-            num_classes: the number of classes; None for unconditional networks.
-            loss: the run's loss.
+        """Checks the networks on images [C, S, S] like those of the data with this name.
 
         Returns:
             One sentence per network with parameters that get no gradient, and one per buffer that changes but is not
             saved; either may be intended.
-
-        Raises:
-            SettingsError: for networks that cannot be trained; one sentence.
         """
         count = len(self._latents)
         self._latents.normal_(generator=torch.Generator(self._latents.device).manual_seed(0))

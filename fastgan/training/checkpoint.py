@@ -59,16 +59,8 @@ def save_checkpoint(
 ) -> Path:
     """Writes ``RUN/checkpoints/STEP``; after a crash that folder is either complete or absent.
 
-    Args:
-        run: the run's folder.
-        step: number of steps trained; stored in the state as ``step``.
-        tensors: groups of tensors, one file each.
-        state: the rest of the state, as JSON types.
-        folder: parent folder; another name than ``checkpoints`` keeps the state from being resumed.
-
-    Raises:
-        CheckpointError: where the folder exists already; one sentence.
-        OSError: where writing fails; the incomplete folder is removed.
+    Each group of tensors is a file; the state, JSON types, also holds the step. Another parent ``folder`` keeps it from
+    being resumed. An existing checkpoint is never overwritten; where writing fails the incomplete folder is removed.
     """
     parent = run / folder
     final = parent / str(step)
@@ -113,14 +105,9 @@ def latest_checkpoint(run: Path) -> Path | None:
 
 
 def find_checkpoint(run: Path, *, warn: Warn = warnings.warn) -> tuple[Path, dict[str, Any]]:
-    """The latest complete checkpoint of a run, and its state.
+    """The latest complete checkpoint of a run, and its state; CheckpointError where there is none.
 
-    Args:
-        run: the run's folder.
-        warn: called with one sentence per damaged checkpoint that is skipped.
-
-    Raises:
-        CheckpointError: where there is none; one sentence.
+    ``warn`` is called with one sentence per damaged checkpoint that is skipped.
     """
     checkpoints = list_checkpoints(run)
     if not checkpoints:
@@ -140,14 +127,10 @@ def find_checkpoint(run: Path, *, warn: Warn = warnings.warn) -> tuple[Path, dic
 
 
 def check_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    """Compares every file of a checkpoint with its digest.
-
-    Returns:
-        The state.
+    """Compares every file of a checkpoint with its digest, and returns the state.
 
     Raises:
-        CheckpointError: for a file that is missing, added, altered, from another checkpoint or not a regular file; one
-            sentence.
+        CheckpointError: for a file that is missing, added, altered, from another checkpoint or not a regular file.
     """
     try:
         sizes = _sizes_of_files(checkpoint)
@@ -174,16 +157,7 @@ def check_checkpoint(checkpoint: Path) -> dict[str, Any]:
 
 
 def load_tensors(checkpoint: Path, group: str, *, most_bytes: int | None = None) -> dict[str, Tensor]:
-    """Reads a group of tensors of a verified checkpoint to the CPU.
-
-    Args:
-        checkpoint: its folder.
-        group: name of the group.
-        most_bytes: limit on the bytes of its tensors; None for no limit.
-
-    Raises:
-        CheckpointError: for a file that is missing, too large or invalid; one sentence.
-    """
+    """Reads a group of tensors, at most ``most_bytes`` if given, of a verified checkpoint to the CPU."""
     path = checkpoint / f"{group}.safetensors"
     try:
         size = path.stat().st_size
@@ -262,16 +236,8 @@ def drop_checkpoints(run: Path, *, keep_last: int, keep_every: int, protected: C
     """Deletes expired checkpoints, and leftovers of interrupted deletions and saves.
 
     Called once the newest checkpoint is on the disk. A checkpoint is renamed before its files are deleted, so that an
-    interrupted deletion is never mistaken for a checkpoint.
-
-    Args:
-        run: the run's folder.
-        keep_last: number of latest checkpoints to keep; 0 for all.
-        keep_every: keeps the checkpoints whose step is a multiple of this; 0 for none.
-        protected: steps whose checkpoints are always kept, such as the best.
-
-    Returns:
-        The steps whose checkpoints were deleted.
+    interrupted deletion is never mistaken for a checkpoint. The latest ``keep_last`` stay (0 for all), multiples of
+    ``keep_every`` (0 for none), and ``protected`` steps, such as the best. Returns the deleted steps.
     """
     for leftover in (run / "checkpoints").glob(".*.*"):
         if leftover.name.endswith((".partial", ".deleted")):
@@ -292,11 +258,8 @@ def drop_checkpoints(run: Path, *, keep_last: int, keep_every: int, protected: C
 
 
 def set_aside_after(run: Path, step: int) -> list[Path]:
-    """Renames the checkpoints after a step, which are damaged, so that training can save at their steps again.
-
-    Returns:
-        Their new paths: ``STEP.damaged``, or ``STEP.damaged-2`` and so on where the name is taken.
-    """
+    """Renames the checkpoints after a step, which are damaged, so that training can save at their steps again: to
+    ``STEP.damaged``, or ``STEP.damaged-2`` and so on where the name is taken. Returns the new paths."""
     renamed = []
     for checkpoint in list_checkpoints(run):
         if int(checkpoint.name) > step:
@@ -308,11 +271,7 @@ def set_aside_after(run: Path, step: int) -> list[Path]:
 
 
 def require_layout(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Refuses tensors with other names, shapes or types than expected.
-
-    Raises:
-        ValueError: with the first difference; one sentence.
-    """
+    """Raises ValueError with the first difference in names, shapes and types, one sentence."""
     for name in sorted(expected.keys() | found.keys()):
         layouts = [
             f"{tensor.dtype} {list(tensor.shape)}" if (tensor := tensors.get(name)) is not None else "no such tensor"

@@ -25,13 +25,8 @@ class Compiled(Eager):
 
     The first result for each shape is compared with the eager one for the same inputs and random state: several ways to
     compile a penalty lose its second order silently. Once torch cannot compile a function, or a result differs, all
-    functions run eagerly.
-
-    Args:
-        networks: the networks, whose buffers are restored after that comparison.
-        rounding: unit roundoff of the dtype that the networks compute in.
-        refused: called at most once, with a sentence that says why steps run eagerly.
-        options: options of ``torch.compile``.
+    functions run eagerly, and ``refused`` is called with a sentence that says why. The buffers of the networks are
+    restored after that comparison; ``rounding`` is the unit roundoff of the dtype that they compute in.
     """
 
     reuses_fakes = False

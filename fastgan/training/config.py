@@ -253,15 +253,8 @@ class TrainingConfig:
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any], *, source: str = "") -> Self:
-        """Makes a config from names and values; absent settings take their defaults.
-
-        Args:
-            settings: values by name, of TOML's types.
-            source: the origin of the settings, for messages.
-
-        Raises:
-            SettingsError: for an unknown name, with the nearest valid one, or a value that is not valid.
-        """
+        """Makes a config from names and values of TOML's types; absent settings take their defaults. Errors name the
+        ``source`` of the settings."""
         check_names(settings, source=source)
         return cls(**settings)
 
@@ -277,21 +270,13 @@ class TrainingConfig:
 
 
 def check_names(settings: Mapping[str, Any], *, source: str = "") -> None:
-    """Refuses unknown setting names, suggesting the nearest valid one.
-
-    Raises:
-        SettingsError: one sentence.
-    """
+    """Refuses unknown setting names, suggesting the nearest valid one."""
     for name in settings:
         _field(name, source)
 
 
 def parse_assignment(assignment: str) -> tuple[str, Any]:
-    """Reads ``key=value`` as the type of the setting ``key``; text is written without quotes.
-
-    Raises:
-        SettingsError: one sentence.
-    """
+    """Reads ``key=value`` as the type of the setting ``key``; text is written without quotes."""
     name, equals, text = assignment.partition("=")
     name = name.strip()
     if not equals:
@@ -309,11 +294,7 @@ def parse_assignment(assignment: str) -> tuple[str, Any]:
 
 
 def load_settings(path: Path) -> dict[str, Any]:
-    """Reads a TOML file of settings; checks names, but not values.
-
-    Raises:
-        SettingsError: for a file that is missing, is not TOML, or has an unknown setting; one sentence.
-    """
+    """Reads a TOML file of settings; checks names, but not values."""
     try:
         # Editors on Windows may begin a file with a byte order mark.
         settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -358,11 +339,7 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str) -> dict[str, Any]:
-    """Reads the settings of a preset.
-
-    Raises:
-        SettingsError: for an unknown name, with the nearest valid one.
-    """
+    """Reads the settings of a preset."""
     names = preset_names()
     if name not in names:
         raise SettingsError(unknown("preset", name, names))

@@ -21,9 +21,7 @@ Replay = Callable[[], None]
 class CudaRecorder:
     """Records operations on a device as CUDA graphs, which share one memory pool, since they never run at once.
 
-    Args:
-        device: the device on which operations are recorded.
-        random: the device's random generators that recorded functions use, besides torch's default.
+    ``random`` are the device's random generators that recorded functions use, besides torch's default.
     """
 
     def __init__(self, device: torch.device, random: Sequence[torch.Generator]) -> None:
@@ -84,12 +82,8 @@ class Graphs:
     """Runs the first step of each plan eagerly, captures the second as a CUDA graph, and replays it from then on.
 
     The first step compiles and loads kernels and creates the optimizers' state, which cannot be captured; a plan that
-    occurs once is not worth a graph. If a step waits for the device or cannot be captured, all later steps run eagerly.
-
-    Args:
-        step: the training step.
-        recorder: records and replays steps on the device.
-        refused: called at most once, with a sentence that says why steps run without graphs.
+    occurs once is not worth a graph. If a step waits for the device or cannot be captured, all later steps run eagerly,
+    and ``refused`` is called with a sentence that says why.
     """
 
     def __init__(self, step: GanStep, recorder: CudaRecorder, refused: Callable[[str], None]) -> None:

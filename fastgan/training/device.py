@@ -18,13 +18,8 @@ _LARGEST = 2**20
 def resolve_device(name: str) -> torch.device:
     """Chooses the device: ``auto`` is a GPU if torch sees one, else the CPU.
 
-    Without an INDEX, ``cuda`` is the GPU of the local rank, or the first GPU without torchrun.
-
-    Args:
-        name: ``auto``, ``cpu``, ``cuda`` or ``cuda:INDEX``.
-
-    Raises:
-        SettingsError: for a device that does not exist; one sentence.
+    Without an INDEX, ``cuda`` is the GPU of the local rank, or the first GPU without torchrun. A device that does not
+    exist is a SettingsError.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
@@ -49,14 +44,9 @@ def peak_memory(device: torch.device) -> int:
 
 
 def largest_batch_size(fits: Callable[[int], bool], multiple: int) -> int | None:
-    """The largest batch size that fits, to within an eighth; None where not even the smallest fits.
+    """The largest multiple of ``multiple`` from 2 to 2**20 that fits, to within an eighth; None where none fits.
 
-    Args:
-        fits: tries a batch size; must be monotonic: no size above one that does not fit may fit.
-        multiple: number that must divide the batch size.
-
-    Returns:
-        A multiple of ``multiple``, at least 2 and at most 2**20.
+    ``fits`` tries a batch size, and must be monotonic: no size above one that does not fit may fit.
     """
     # In multiples: ``low`` fits, or is too small for a batch; ``high`` does not fit, or is too large for one.
     smallest, beyond = -(-2 // multiple), _LARGEST // multiple + 1

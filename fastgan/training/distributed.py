@@ -84,11 +84,7 @@ class Distributed:
         return batch if self.world_size == 1 else batch.chunk(self.world_size)[self.rank]
 
     def check_batch_size(self, batch_size: int, micro_batches: int) -> None:
-        """Refuses a batch that cannot be divided into equal micro-batches of two samples or more.
-
-        Raises:
-            SettingsError: one sentence.
-        """
+        """Refuses a batch that cannot be divided into equal micro-batches of two samples or more."""
         parts = self.world_size * micro_batches
         if batch_size % parts or batch_size // parts < 2:
             raise SettingsError(
@@ -97,11 +93,8 @@ class Distributed:
             )
 
     def require_same(self, what: str, found: str) -> None:
-        """Refuses hosts on which ``what`` differs, such as data of which one has only a part; all ranks must call this.
-
-        Raises:
-            SettingsError: on all ranks; one sentence.
-        """
+        """Refuses hosts on which ``what`` differs, such as data of which one has only a part, by an error on all ranks;
+        all ranks must call this."""
         everyone = [found] * self.world_size
         if self.world_size > 1:
             dist.all_gather_object(everyone, found)
@@ -196,12 +189,8 @@ class GradientSync:
     """Averages a network's gradients over all ranks during a backward pass, with DistributedDataParallel.
 
     DDP prepares a backward pass in its forward, so every function whose gradients are averaged is called through DDP.
-    All ranks start from the weights of the first.
-
-    Args:
-        network: the network, on this rank's device.
-        distributed: the processes that share the run.
-        some_unused: whether a backward pass may leave some parameters without gradients.
+    All ranks start from the weights of the first. ``some_unused`` says that a backward pass may leave some parameters
+    without gradients.
     """
 
     def __init__(self, network: nn.Module, distributed: Distributed, *, some_unused: bool) -> None:

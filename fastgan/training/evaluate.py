@@ -178,11 +178,8 @@ class Best(NamedTuple):
 class FidTracker:
     """Measures the FID of a run's generator EMA against the run's data.
 
-    Args:
-        config: the run's settings; with ``evaluate_every`` 0 no feature network is loaded.
-        device: device of the feature network.
-        best: the best FID of a resumed run, from its checkpoint, or None.
-        data: real images, as :func:`fastgan.data.open_dataset` takes them; the data of the settings by default.
+    With ``evaluate_every`` 0 no feature network is loaded. ``best`` is that of a resumed run; ``data`` are real images,
+    as :func:`fastgan.data.open_dataset` takes them, by default those of the settings.
 
     Raises:
         SettingsError, DataError, MetricsError: for settings that exclude each other, or images that the features do not

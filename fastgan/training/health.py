@@ -102,15 +102,9 @@ class History:
 
 
 def diagnose(history: History, reading: Reading, loss: str) -> tuple[History, list[Finding]]:
-    """Finds the problems of a run from its history and a new reading.
+    """Finds the problems of a run with this loss from its history up to the previous report and a new reading.
 
-    Args:
-        history: history up to the previous report.
-        reading: reading of this report.
-        loss: name of the adversarial loss.
-
-    Returns:
-        The history with the new reading, and the findings in the order above.
+    Returns the history with the new reading, and the findings in the order above.
     """
     num_steps = min(max(reading.step / 4, _FEWEST_STEPS), _MOST_STEPS)
     readings = *history.readings, reading
@@ -131,12 +125,7 @@ def diagnose(history: History, reading: Reading, loss: str) -> tuple[History, li
 
 
 def non_finite_values(name: str, step: int) -> Finding:
-    """The finding that ends a run.
-
-    Args:
-        name: name of the first loss or tensor that was not finite.
-        step: number of steps trained by then.
-    """
+    """The finding that ends a run, with the name of the first loss or tensor that was not finite and its step."""
     return Finding(
         NON_FINITE_VALUES,
         f"{name} is the first value that is infinite or not a number, at step {step}",

@@ -41,14 +41,9 @@ class Reporter:
     Each report is printed as a line; a terminal also shows a progress bar. If the first report takes more than ten
     seconds, a line before it gives the time per step.
 
-    Args:
-        run: the run's folder.
-        config: the run's settings.
-        step: number of steps trained. Later entries, from a run interrupted after its last checkpoint, are deleted.
-        num_images: number of images trained on so far.
-        console: console for progress.
-        ongoing: names of the findings of training health that are already reported.
-        device: device whose peak memory is reported.
+    Entries after ``step``, the number of steps trained, are deleted: they are from a run interrupted after its last
+    checkpoint. ``ongoing`` are the names of the findings of training health that are already reported, and ``device``
+    is the one whose peak memory is reported.
     """
 
     # Loggers are third-party code, which may draw random numbers.
@@ -152,14 +147,8 @@ class Reporter:
     def report(
         self, step: int, figures: dict[str, float], findings: Sequence[Finding] = (), *, num_images: int
     ) -> None:
-        """Reports means up to ``step``, and the throughput since the last report, including pauses.
-
-        Args:
-            step: number of steps trained.
-            figures: losses and other figures, by name.
-            findings: findings of training health; each is reported when it begins and when it ends.
-            num_images: number of images trained on so far.
-        """
+        """Reports means up to ``step``, and the throughput since the last report, including pauses; findings of
+        training health when they begin and when they end."""
         self._first_line_is_due = False
         now = time.perf_counter()
         seconds = now - self._last_time

@@ -27,21 +27,14 @@ def start_run(
     """Trains from the first step, into a folder without a checkpoint; replaces files of an earlier start there.
 
     Under torchrun the processes train together, and only the first rank writes. A process that torchrun has restarted
-    after a failure resumes from the latest checkpoint.
-
-    Args:
-        config: the settings.
-        run: the run's folder.
-        build: the user's function that builds networks; see :meth:`Trainer.from_config`.
-        largest_batch: use the largest batch that fits on the GPU instead of ``batch_size``.
-        console: console for progress.
+    after a failure resumes from the latest checkpoint. ``largest_batch`` replaces ``batch_size`` by the largest batch
+    that fits on the GPU; ``build`` as in :meth:`Trainer.from_config`.
 
     Returns:
         The signal that stopped the run before its last step, or None; either way the run is saved.
 
     Raises:
-        SettingsError, DataError, CheckpointError: for a run that cannot be trained; raised before any file is written;
-            one sentence.
+        SettingsError, DataError, CheckpointError: for a run that cannot be trained, before any file is written.
         NonFiniteError, WriteError: see :func:`resume_run`.
     """
     with Distributed.from_environment() as distributed:
@@ -61,16 +54,7 @@ def resume_run(
     """Resumes from the latest checkpoint with the settings of the run's ``config.toml``, as if never interrupted.
 
     A damaged checkpoint is skipped with a warning, and renamed. Differences between ``config.toml`` and the
-    checkpoint's settings are reported.
-
-    Args:
-        run: the run's folder.
-        steps: a new last step, in place of the setting ``steps``.
-        build: the user's function that builds networks; see :meth:`Trainer.from_config`.
-        console: console for progress.
-
-    Returns:
-        As :func:`start_run`.
+    checkpoint's settings are reported. ``steps`` replaces the setting of that name. Returns as :func:`start_run`.
 
     Raises:
         SettingsError, DataError, CheckpointError: for a folder that is not a run, or cannot be resumed; one sentence.

@@ -110,15 +110,9 @@ class GanStep:
     Args:
         generator: maps latents [N, latent_dim], and labels in a conditional run, to images in [-1, 1].
         discriminator: maps images, and labels in a conditional run, to logits [N, ...].
-        loss: adversarial loss.
-        penalties: penalties of the discriminator.
         augment: augmentation of all images that the discriminator gets.
         optimizers: the generator's and the discriminator's.
-        ema: moving average of the generator.
-        precision: dtype, autocast and gradient scaling.
         random: random generator for latents and interpolation weights.
-        distributed: the processes that share each batch.
-        mode: how the functions of a step run: eagerly, or compiled.
         config: the settings, of which ``latent_dim``, ``accumulate``, ``flips`` and ``ema_half_life`` are used.
         draw_images: draws this rank's shard of a batch of a given size; None if :meth:`run` gets the images.
         some_unused: whether some parameters may get no gradient.
@@ -185,12 +179,7 @@ class GanStep:
                 weight.fill_(at_step(penalty.weight, step) * penalty.interval)
 
     def run(self, plan: Plan, images: Sequence[Images] = ()) -> None:
-        """Runs one step.
-
-        Args:
-            plan: what the host decided.
-            images: the real images of each discriminator update; empty with ``draw_images``.
-        """
+        """Runs one step; ``images`` are the real images of each discriminator update, none with ``draw_images``."""
         for update, penalize in enumerate(plan.penalize):
             batch = self.draw(plan, images[update] if images else None, bool(penalize))
             micro_batches = batch.split(self._micro_batches)
@@ -256,14 +245,10 @@ class GanStep:
         return fake, (logits[0], logits[1])
 
     def update_generator(self, micro_batches: list[Batch], fake: Tensor | None) -> Tensor:
-        """Updates the generator once.
+        """Updates the generator once, on the micro-batches of the last discriminator update.
 
-        Args:
-            micro_batches: micro-batches of the last discriminator update.
-            fake: the fakes of the single micro-batch with their graph, or None to generate them again.
-
-        Returns:
-            The fakes of the last micro-batch, detached.
+        ``fake`` are the fakes of the single micro-batch with their graph, or None to generate them again. Returns the
+        fakes of the last micro-batch, detached.
         """
         scaler, sync = self._precision.generator_scaler, self._generator_sync
         # The gradient passes through the discriminator, but its weights need none.
