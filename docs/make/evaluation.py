@@ -14,10 +14,9 @@ from docs.make.page import inject, table
 from fastgan.data import load_dataset, normalize
 from fastgan.metrics.collapse import Collapse, detect_collapse
 from fastgan.metrics.collapse_picture import collapse_picture
-from fastgan.metrics.comparison import LABELS
 from fastgan.metrics.features import FeatureNetwork, load_features
-from fastgan.metrics.measure import classifier_of, measure, real_batches, shares_of
-from fastgan.metrics.scores import score, score_values
+from fastgan.metrics.measure import measure, real_batches
+from fastgan.metrics.scores import SCALES, score, score_values
 from fastgan.sampling import image_grid, save_png
 from fastgan.training.checkpoint import latest_checkpoint
 from fastgan.training.config import TrainingConfig, load_preset
@@ -50,9 +49,8 @@ def draw(out: Path, docs: Path) -> None:
 
 
 def _detect(network: FeatureNetwork, real: Tensor, generated: Tensor) -> Collapse:
-    classifier = classifier_of(network)
-    measured = [measure(real_batches(images), network, classifier) for images in (real, generated)]
-    return detect_collapse(*(one.features for one in measured), shares_of(classifier, *measured), seed=0)
+    features = [measure(real_batches(images), network)[0] for images in (real, generated)]
+    return detect_collapse(*features, network.shares(*features), seed=0)
 
 
 def damage_table(network: FeatureNetwork, images: Tensor, labels: Tensor) -> str:
@@ -65,7 +63,7 @@ def damage_table(network: FeatureNetwork, images: Tensor, labels: Tensor) -> str
     rows |= {f"blur over {k}x{k}": blur.to(torch.uint8) for k, blur in blurred.items()}
     rows |= {f"without {what}": images[labels >= first] for first, what in _LEFT_OUT.items()}
     real = network(images)
-    names = [name for name in LABELS if name != "f1"]
+    names = [name for name in SCALES if name != "f1"]
     lines = []
     for name, damaged in rows.items():
         values = score_values(real, network(damaged))
@@ -73,7 +71,7 @@ def damage_table(network: FeatureNetwork, images: Tensor, labels: Tensor) -> str
     order = torch.randperm(len(images), generator=random)
     found = score(*(network(images[half]) for half in (order[::2], order[1::2])), seed=0)
     lines.append(["two halves", *(f"{found[name].value:.3g}" for name in names)])
-    return table(["damage", *(LABELS[name] for name in names)], lines)
+    return table(["damage", *(SCALES[name].label for name in names)], lines)
 
 
 def _evaluate(runs: list[Path], report: Path) -> str:

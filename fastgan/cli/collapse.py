@@ -90,7 +90,7 @@ def _outcome(trial: "Trial") -> str:
 def _show(trials: "list[Trial]", reference: "Reference", console: Console) -> None:
     from fastgan.metrics.collapse import COLLAPSED_FROM
 
-    kind = reference.classifier.kind
+    kind = reference.network.classes.kind
     table = Table()
     for heading in ("remedy", f"{kind} captured", "high quality", "missing: looking, clustering, score", "the remedy"):
         table.add_column(heading, overflow="fold")

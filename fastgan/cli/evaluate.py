@@ -149,17 +149,17 @@ def write_report(path: Path, content: dict[str, Any]) -> None:
 
 
 def _show(evaluation: "Evaluation", picture: Path, console: Console) -> None:
-    from fastgan.metrics.comparison import LABELS
     from fastgan.metrics.scores import SCALES
 
     basis = evaluation.basis
     step = "" if evaluation.step is None else f" at step {evaluation.step}"
     table = Table("score", "value", "95% confidence", "real images", "better", title=f"{evaluation.run}{step}")
     for name, score in evaluation.scores.items():
-        low, high = score.interval(SCALES[name])
+        scale = SCALES[name]
+        low, high = score.interval(scale)
         reference = "" if score.reference is None else f"{score.reference:.4g}"
-        better = "higher" if SCALES[name].higher_is_better else "lower"
-        table.add_row(LABELS[name], f"{score.value:.4g}", f"{low:.4g} to {high:.4g}", reference, better)
+        better = "higher" if scale.higher_is_better else "lower"
+        table.add_row(scale.label, f"{score.value:.4g}", f"{low:.4g} to {high:.4g}", reference, better)
     console.print(table)
     say(
         console,
@@ -186,12 +186,12 @@ def _show_comparison(
     notes: list[str],
     console: Console,
 ) -> None:
-    from fastgan.metrics.comparison import LABELS
+    from fastgan.metrics.scores import SCALES
 
     table = Table("score", *(evaluation.run for evaluation in evaluations), title="Comparison")
-    for name, label in LABELS.items():
+    for name, scale in SCALES.items():
         if all(name in evaluation.scores for evaluation in evaluations):
-            table.add_row(label, *(f"{evaluation.scores[name].value:.4g}" for evaluation in evaluations))
+            table.add_row(scale.label, *(f"{evaluation.scores[name].value:.4g}" for evaluation in evaluations))
     table.add_row("mode collapse", *(evaluation.collapse["verdict"] for evaluation in evaluations))
     console.print(table)
     for note in notes:

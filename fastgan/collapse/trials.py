@@ -1,7 +1,7 @@
 """Trains a GAN with one remedy, and measures its modes during and after training."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,15 +12,7 @@ from fastgan.data import load_dataset
 from fastgan.data.sources import ResidentImages
 from fastgan.metrics.collapse import Collapse, detect_collapse
 from fastgan.metrics.features import FeatureNetwork, Features, load_features
-from fastgan.metrics.measure import (
-    Classifier,
-    Measured,
-    classifier_of,
-    generated_batches,
-    measure,
-    real_batches,
-    shares_of,
-)
+from fastgan.metrics.measure import generated_batches, measure, real_batches
 from fastgan.metrics.neighbors import neighbor_scores
 from fastgan.metrics.report import collapse_to_json
 from fastgan.metrics.shares import Shares
@@ -41,34 +33,32 @@ class Reference:
 
     Attributes:
         images: uint8 [N, C, S, S].
-        features: the feature network.
-        classifier: classifier of the modes.
-        real: features and modes of up to 2,000 of the images.
+        network: the feature network, whose classes are the modes.
+        real: features of up to 2,000 of the images.
     """
 
     images: Tensor
-    features: FeatureNetwork
-    classifier: Classifier
-    real: Measured
+    network: FeatureNetwork
+    real: Features
 
-    def high_quality(self, shares: Shares, generated: Measured) -> float:
+    def high_quality(self, generated: Features) -> float:
         """The share of generated images with high quality, 0 to 1.
 
         For points: within three standard deviations of a mode. For images: precision, the share in the neighborhood of
         a real image, with every second real image.
         """
-        if self.features.name == "points":
-            return sum(shares.generated_shares)
-        return neighbor_scores(self.real.features.values[::2], generated.features.values).precision
+        if self.network.name == "points":
+            return sum(self.shares(generated).generated_shares)
+        return neighbor_scores(self.real.values[::2], generated.values).precision
 
     def high_quality_of_real(self) -> float:
         """The share of real images with high quality; for precision, of the other half of the real images."""
-        others = replace(self.real, features=Features(self.real.features.values[1::2], None))
-        return self.high_quality(self.shares(self.real), others)
+        is_points = self.network.name == "points"
+        return self.high_quality(self.real if is_points else Features(self.real.values[1::2], None))
 
-    def shares(self, generated: Measured) -> Shares:
+    def shares(self, generated: Features) -> Shares:
         """The shares of the modes among real and generated images."""
-        return shares_of(self.classifier, self.real, generated)
+        return self.network.shares(self.real, generated)
 
 
 @dataclass(frozen=True)
@@ -76,7 +66,6 @@ class Moment:
     """The generator at a step.
 
     Attributes:
-        step: the step, from 1.
         shares: shares of the modes among 2,000 samples and among the real images.
         high_quality: the share of samples with high quality, 0 to 1.
         shown: some of the samples, uint8 [n, C, S, S].
@@ -93,7 +82,6 @@ class Trial:
     """The outcome of training a GAN with a remedy.
 
     Attributes:
-        remedy: name of the remedy.
         changes: the settings that the remedy changes.
         moments: ten moments, the last at the last step; fewer if a value became non-finite.
         collapse: the three answers at the last step, or None if a value became non-finite.
@@ -130,9 +118,8 @@ def make_reference(bench: Bench) -> Reference:
     """Loads the real images of a bench, with their features and modes."""
     settings = bench.config(NONE, steps=None, seed=0)
     images = load_dataset(bench.data, resolution=settings.resolution).images
-    features = load_features(bench.features, _CPU)
-    classifier = classifier_of(features)
-    return Reference(images, features, classifier, measure(real_batches(images[:NUM_SAMPLES]), features, classifier))
+    network = load_features(bench.features, _CPU)
+    return Reference(images, network, measure(real_batches(images[:NUM_SAMPLES]), network)[0])
 
 
 def moments_of(steps: int) -> list[int]:
@@ -163,12 +150,11 @@ def run_trial(
             if bad := trainer.first_non_finite():
                 return Trial(remedy, bench.remedies()[remedy], moments, None, non_finite_values(*bad).evidence)
             batches = generated_batches(trainer.ema.module, NUM_SAMPLES, seed=seed, labels=None)
-            generated = measure(batches, reference.features, reference.classifier)
-            shares = reference.shares(generated)
-            moments.append(Moment(step, shares, reference.high_quality(shares, generated), generated.shown))
+            generated, shown = measure(batches, reference.network)
+            moments.append(Moment(step, reference.shares(generated), reference.high_quality(generated), shown))
             trainer.reset_figures()
         progress(step)
-    collapse = detect_collapse(reference.real.features, generated.features, shares, seed=seed)
+    collapse = detect_collapse(reference.real, generated, moments[-1].shares, seed=seed)
     return Trial(remedy, bench.remedies()[remedy], moments, collapse)
 
 
@@ -179,7 +165,7 @@ def to_json(bench: Bench, seed: int, reference: Reference, trials: list[Trial]) 
         "data": bench.data,
         "seed": seed,
         "settings": dict(bench.settings),
-        "modes": list(reference.classifier.names),
+        "modes": list(reference.network.classes.names),
         "high_quality_of_real": reference.high_quality_of_real(),
         "trials": [_trial_to_json(trial, trials[0]) for trial in trials],
     }

@@ -84,17 +84,7 @@ def copied_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @preserved_random_state()
 def load_model_folder(folder: Path, device: torch.device, model: Model | None = None) -> tuple[nn.Module, int | None]:
-    """Loads the generator of a model folder, without executing any file in it.
-
-    Args:
-        folder: the model folder.
-        device: the generator's device.
-        model: for the user's networks; see :func:`fastgan.load_generator`.
-
-    Returns:
-        The generator in evaluation mode, with parameters that require no gradients, and the number of steps trained, or
-        None if unknown.
-    """
+    """As :func:`fastgan.load_generator`, for a model folder; also returns the number of steps trained, or None."""
     config = _read_config(folder / _CONFIG)
     architecture = config["architecture"]
     require_build(folder, str(architecture.get("model")), model)

@@ -6,17 +6,6 @@ from dataclasses import dataclass, replace
 from fastgan.metrics.report import Evaluation, require_comparable
 from fastgan.metrics.scores import SCALES, differ
 
-LABELS = {
-    "fid": "FID",
-    "kid": "kernel distance",
-    "inception_score": "Inception Score",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "density": "density",
-    "coverage": "coverage",
-}
-
 
 @dataclass(frozen=True)
 class Recommendation:
@@ -53,7 +42,7 @@ def comparison_notes(evaluations: Sequence[Evaluation]) -> list[str]:
 def _by_one(purpose: str, evaluations: Sequence[Evaluation], name: str) -> Recommendation:
     best, *others = _ranked(evaluations, name)
     alike = _alike(best, others, name)
-    reason = f"its {LABELS[name]} is best, {_value(best, name)}; {others[0].run} is next with {_value(others[0], name)}"
+    reason = f"its {SCALES[name].label} is best, {_value(best, name)}; {others[0].run} is next with {_value(others[0], name)}"
     if alike:
         reason += f"; {_within(alike)}"
     return Recommendation(purpose, best.run, reason, not alike)

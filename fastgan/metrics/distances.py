@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastgan.metrics.errors import MetricsError
+from fastgan.metrics import MetricsError
 
 _ROWS = 1024  # of the kernel matrix computed at a time
 

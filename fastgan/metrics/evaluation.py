@@ -12,18 +12,11 @@ from torch import Tensor
 from fastgan.data import LazyImages, normalize, open_dataset
 from fastgan.data.dataset import open_images
 from fastgan.data.images import ImageStream
+from fastgan.metrics import MetricsError
 from fastgan.metrics.collapse import detect_collapse
 from fastgan.metrics.collapse_picture import collapse_picture
-from fastgan.metrics.errors import MetricsError
-from fastgan.metrics.features import FeatureNetwork, load_features
-from fastgan.metrics.measure import (
-    BATCH_SIZE,
-    Measured,
-    choose,
-    classifier_of,
-    measure,
-    shares_of,
-)
+from fastgan.metrics.features import FeatureNetwork, Features, load_features
+from fastgan.metrics.measure import BATCH_SIZE, choose, measure
 from fastgan.metrics.report import Basis, Evaluation, collapse_to_json
 from fastgan.metrics.scores import require_count, score
 from fastgan.random_state import seeded_random_state
@@ -91,25 +84,27 @@ def evaluate_images(
         )
     name = features or features_of(data_b.name)
     network = load_features(name, torch.device(device), weights=weights)
-    classifier = classifier_of(network)
     chosen_a = choose(len(data_a), count, seed=seed, part=1)
     chosen_b = choose(len(data_b), count, seed=seed)
     require_count(len(chosen_b), "real")
     require_count(len(chosen_a), "generated")
     digest = hashlib.sha256(repr(((len(chosen_b), *data_b.image_shape), str(torch.uint8))).encode())
-    real = measure(_batches(data_b, chosen_b, digest), network, classifier)
-    generated = measure(_batches(data_a, chosen_a), network, classifier)
+    real, shown_b = measure(_batches(data_b, chosen_b, digest), network)
+    generated, shown_a = measure(_batches(data_a, chosen_a), network)
     shape = "x".join(map(str, data_a.image_shape))
     basis = Basis.of(network, shape, data_b.name, digest.hexdigest(), len(chosen_b), len(chosen_a))
-    evaluation, drawn = compare(real, generated, network, basis, of=data_a.name, step=None, seed=seed)
+    evaluation, drawn = compare(
+        real, generated, (shown_b, shown_a), network, basis, of=data_a.name, step=None, seed=seed
+    )
     evaluation.notes[:0] = [f"{data.name}: {note}" for data in (data_a, data_b) for note in data.notes]
     return evaluation, drawn
 
 
 def compare(
-    real: Measured,
-    generated: Measured,
-    features: FeatureNetwork,
+    real: Features,
+    generated: Features,
+    shown: tuple[Tensor, Tensor],
+    network: FeatureNetwork,
     basis: Basis,
     *,
     of: str,
@@ -117,14 +112,13 @@ def compare(
     seed: int,
     replicates: Iterable[int] | None = None,
 ) -> tuple[Evaluation, Tensor]:
-    """Evaluates measured images of a run or images ``of``; also returns a picture that shows mode collapse.
+    """Evaluates the features of a run or images ``of``; also returns a picture that shows mode collapse.
 
-    ``seed`` is that of clusters and resampling, and ``replicates`` the ``progress`` of
-    :func:`fastgan.metrics.scores.score`.
+    ``shown`` are some real and some generated images, uint8 [n, C, S, S], ``seed`` is that of clusters and resampling,
+    and ``replicates`` the ``progress`` of :func:`fastgan.metrics.scores.score`.
     """
-    scores = score(real.features, generated.features, seed=seed, progress=replicates)
-    classes = shares_of(classifier_of(features), real, generated)
-    collapse = detect_collapse(real.features, generated.features, classes, seed=seed)
+    scores = score(real, generated, seed=seed, progress=replicates)
+    collapse = detect_collapse(real, generated, network.shares(real, generated), seed=seed)
     evaluation = Evaluation(
         run=of,
         step=step,
@@ -132,9 +126,9 @@ def compare(
         basis=basis,
         scores=scores,
         collapse=collapse_to_json(collapse),
-        notes=_notes(basis, features, generated),
+        notes=_notes(basis, network, generated),
     )
-    drawn = [picture(normalize(images)) for images in (real.shown, generated.shown)]
+    drawn = [picture(normalize(images)) for images in shown]
     return evaluation, collapse_picture(*drawn, collapse.shown)
 
 
@@ -161,8 +155,8 @@ def _batches(data: LazyImages, chosen: list[int], digest: Any = None) -> Iterato
         yield images
 
 
-def _notes(basis: Basis, features: FeatureNetwork, generated: Measured) -> list[str]:
-    dimension = generated.features.values.shape[1]
+def _notes(basis: Basis, network: FeatureNetwork, generated: Features) -> list[str]:
+    dimension = generated.values.shape[1]
     fewest = min(basis.num_real, basis.num_generated)
     notes = []
     if fewest <= dimension:
@@ -170,11 +164,11 @@ def _notes(basis: Basis, features: FeatureNetwork, generated: Measured) -> list[
             f"FID is computed from {fewest} images with {dimension} features, so the covariance is singular and FID is "
             "far too large; use more than ten images per feature"
         )
-    if not features.determined:
+    if not network.determined:
         notes.append(
             f"features {basis.features!r} are your own function, whose digest covers only its own file; compare with "
             "earlier reports only if the other modules and weights that it uses are unchanged"
         )
-    if generated.features.logits is None:
+    if generated.logits is None:
         notes.append(f"features {basis.features!r} give no class logits, so there is no Inception Score")
     return notes

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from fastgan.data import normalize
-from fastgan.data.gaussians import are_points, to_points
+from fastgan.data.gaussians import CENTERS, are_points, to_points
 from fastgan.errors import first_line
 from fastgan.extras import import_from_here
-from fastgan.metrics.digits import RESOLUTION, WEIGHTS, digit_inputs, digit_network
-from fastgan.metrics.errors import MetricsError
+from fastgan.metrics import MetricsError
+from fastgan.metrics.digits import NUM_CLASSES, RESOLUTION, WEIGHTS, digit_inputs, digit_network
+from fastgan.metrics.modes import nearest_mode
+from fastgan.metrics.shares import Shares
 from fastgan.random_state import preserved_random_state
 
 CHOICES = "'digits', 'points', 'inception', a TorchScript file, or module:function"
@@ -41,6 +43,23 @@ class Features(NamedTuple):
         return Features(self.values[indices], None if self.logits is None else self.logits[indices])
 
 
+class Classes(NamedTuple):
+    """Classes of images that their features decide: what they are, in the plural, their names, and a function that maps
+    features to class indices, int64 [N], or -1 for no class."""
+
+    kind: str
+    names: tuple[str, ...]
+    classify: Callable[[Features], Tensor]
+
+    def count(self, features: Features) -> list[int]:
+        """The number of images per class."""
+        return (self.classify(features) + 1).bincount(minlength=len(self.names) + 1)[1:].tolist()
+
+
+_DIGITS = Classes("digits", tuple(map(str, range(NUM_CLASSES))), lambda features: features.logits.argmax(dim=1))
+_MODES = Classes("modes", tuple(f"({x:g}, {y:g})" for x, y in CENTERS), lambda features: nearest_mode(features.values))
+
+
 @dataclass(frozen=True)
 class FeatureNetwork:
     """A function from images to features, with the name and digest that scores are reported with.
@@ -50,6 +69,7 @@ class FeatureNetwork:
         digest: SHA-256 of the weights or the file; for a function, of its source file.
         filter: how images are resized to the network's size.
         determined: whether the digest determines the features; False for a function, which may use other files.
+        classes: the classes by which mode collapse shows; None except for digits and points.
     """
 
     name: str
@@ -57,6 +77,15 @@ class FeatureNetwork:
     filter: str
     _extract: Callable[[Tensor], Any]
     determined: bool = True
+    classes: Classes | None = None
+
+    def shares(self, real: Features, generated: Features) -> Shares | None:
+        """The shares of the classes among real and generated images; None without classes."""
+        if self.classes is None:
+            return None
+        kind, names, _ = self.classes
+        counts = (self.classes.count(features) for features in (real, generated))
+        return Shares(kind, names, *counts, len(real.values), len(generated.values))
 
     @preserved_random_state()
     def __call__(self, images: Tensor) -> Features:
@@ -118,7 +147,7 @@ def load_features(
     if name == "digits":
         return _digits(device)
     if name == "points":
-        return FeatureNetwork("points", hashlib.sha256(b"points").hexdigest(), "none", _coordinates)
+        return FeatureNetwork("points", hashlib.sha256(b"points").hexdigest(), "none", _coordinates, classes=_MODES)
     if name == "inception":
         from fastgan.metrics.inception import load_inception
 
@@ -146,7 +175,8 @@ def _digits(device: torch.device) -> FeatureNetwork:
         return network(digit_inputs(images).to(device))
 
     digest = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
-    return FeatureNetwork("digits", digest, f"bicubic to {RESOLUTION}x{RESOLUTION}, antialiased", extract)
+    filter = f"bicubic to {RESOLUTION}x{RESOLUTION}, antialiased"
+    return FeatureNetwork("digits", digest, filter, extract, classes=_DIGITS)
 
 
 def _coordinates(images: Tensor) -> Tensor:

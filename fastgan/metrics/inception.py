@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastgan.errors import first_line
 from fastgan.extras import install_command
-from fastgan.metrics.errors import MetricsError
+from fastgan.metrics import MetricsError
 
 _OUTPUTS = ["2048", "logits_unbiased"]
 

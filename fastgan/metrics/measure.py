@@ -1,18 +1,14 @@
-"""Computes features and classes of generated and real images in batches, so that they need not fit into memory."""
+"""Computes features of generated and real images in batches, so that they need not fit into memory."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from fastgan.data import LazyImages, normalize, to_uint8
-from fastgan.data.gaussians import CENTERS, are_points, to_points
-from fastgan.metrics.digits import NUM_CLASSES, classify_digits
-from fastgan.metrics.errors import MetricsError
+from fastgan.data import LazyImages, to_uint8
+from fastgan.data.gaussians import are_points
+from fastgan.metrics import MetricsError
 from fastgan.metrics.features import FeatureNetwork, Features
-from fastgan.metrics.modes import nearest_mode
-from fastgan.metrics.shares import Shares
 from fastgan.sampling import draw_latents, render
 from fastgan.seeds import Stream, seed_of
 
@@ -22,82 +18,23 @@ BATCH_SIZE = 64
 _NUM_IMAGES, _NUM_POINTS = 64, 1000
 
 
-@dataclass(frozen=True)
-class Classifier:
-    """Classifies images.
-
-    Attributes:
-        kind: what the classes are, in the plural.
-        names: names of the classes.
-        classify: maps uint8 images [N, C, S, S] to class indices, int64 [N]; -1 for no class.
-    """
-
-    kind: str
-    names: tuple[str, ...]
-    classify: Callable[[Tensor], Tensor]
-
-    def count(self, images: Tensor) -> Tensor:
-        """The number of images per class, int64 [K]."""
-        classes = self.classify(images)
-        return classes[classes >= 0].bincount(minlength=len(self.names))
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The results of :func:`measure`.
-
-    Attributes:
-        features: features of all images.
-        counts: number of images per class, or None without a classifier.
-        shown: images for the picture, uint8 [n, C, S, S].
-    """
-
-    features: Features
-    counts: list[int] | None
-    shown: Tensor
-
-
-def classifier_of(features: FeatureNetwork) -> Classifier | None:
-    """The classifier that belongs to a feature network; None except for digits and points."""
-    if features.name == "digits":
-        return Classifier("digits", tuple(map(str, range(NUM_CLASSES))), classify_digits)
-    if features.name == "points":
-        names = tuple(f"({x:g}, {y:g})" for x, y in CENTERS)
-        return Classifier("modes", names, lambda images: nearest_mode(to_points(normalize(images))))
-    return None
-
-
-def shares_of(classifier: Classifier | None, real: Measured, generated: Measured) -> Shares | None:
-    """The shares of the classes among real and generated images; None without a classifier."""
-    if classifier is None or real.counts is None or generated.counts is None:
-        return None
-    counts = len(real.features.values), len(generated.features.values)
-    return Shares(classifier.kind, classifier.names, real.counts, generated.counts, *counts)
-
-
 def measure(
-    batches: Iterator[Tensor],
-    features: FeatureNetwork,
-    classifier: Classifier | None,
-    advance: Callable[[int], None] = lambda count: None,
-) -> Measured:
-    """Computes features and class counts of batches of uint8 images [n, C, S, S], at least one.
+    batches: Iterable[Tensor], network: FeatureNetwork, advance: Callable[[int], None] = lambda count: None
+) -> tuple[Features, Tensor]:
+    """Computes the features of batches of uint8 images [n, C, S, S], at least one.
 
-    ``advance`` is called after each batch with its number of images.
+    ``advance`` is called after each batch with its number of images. Returns the features of all images, and the first
+    images, uint8 [n, C, S, S], as many as a picture shows.
     """
     found, shown = [], []
-    counts = torch.zeros(0 if classifier is None else len(classifier.names), dtype=torch.int64)
     for images in batches:
-        found.append(features(images))
-        if classifier is not None:
-            counts += classifier.count(images)
+        found.append(network(images))
         if sum(map(len, shown)) < num_shown(images):
             shown.append(images)
         advance(len(images))
     logits = None if found[0].logits is None else torch.cat([batch.logits for batch in found])
-    values = torch.cat([batch.values for batch in found])
     kept = torch.cat(shown)
-    return Measured(Features(values, logits), None if classifier is None else counts.tolist(), kept[: num_shown(kept)])
+    return Features(torch.cat([batch.values for batch in found]), logits), kept[: num_shown(kept)]
 
 
 def num_shown(images: Tensor) -> int:

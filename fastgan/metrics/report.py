@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from fastgan.metrics import MetricsError
 from fastgan.metrics.collapse import Collapse
-from fastgan.metrics.errors import MetricsError
 from fastgan.metrics.features import FeatureNetwork
 from fastgan.metrics.scores import SCALES, Score
 

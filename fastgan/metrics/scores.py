@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastgan.metrics import MetricsError
 from fastgan.metrics.distances import frechet_distance, kernel_distance
-from fastgan.metrics.errors import MetricsError
 from fastgan.metrics.features import Features
 from fastgan.metrics.neighbors import MIN_COUNT, neighbor_scores
 from fastgan.seeds import Stream, seed_of
@@ -27,23 +27,23 @@ _NORMAL_95 = 1.96
 
 @dataclass(frozen=True)
 class Scale:
-    """The range of a score, and whether higher is better."""
+    """The name of a score in tables, its range, and whether higher is better."""
 
+    label: str
     low: float
     high: float
     higher_is_better: bool
 
 
-_SHARE = Scale(0.0, 1.0, True)
 SCALES = {
-    "fid": Scale(0.0, torch.inf, False),
-    "kid": Scale(-torch.inf, torch.inf, False),
-    "inception_score": Scale(1.0, torch.inf, True),
-    "precision": _SHARE,
-    "recall": _SHARE,
-    "f1": _SHARE,
-    "density": Scale(0.0, torch.inf, True),
-    "coverage": _SHARE,
+    "fid": Scale("FID", 0.0, torch.inf, False),
+    "kid": Scale("kernel distance", -torch.inf, torch.inf, False),
+    "inception_score": Scale("Inception Score", 1.0, torch.inf, True),
+    "precision": Scale("precision", 0.0, 1.0, True),
+    "recall": Scale("recall", 0.0, 1.0, True),
+    "f1": Scale("F1", 0.0, 1.0, True),
+    "density": Scale("density", 0.0, torch.inf, True),
+    "coverage": Scale("coverage", 0.0, 1.0, True),
 }
 
 

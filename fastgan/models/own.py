@@ -25,14 +25,7 @@ def is_own(model: str) -> bool:
 
 
 def import_build(name: str) -> Build:
-    """Imports a function; its module may be in the current folder.
-
-    Args:
-        name: ``package.module:function``.
-
-    Raises:
-        InputError: if it cannot be imported; one sentence.
-    """
+    """Imports a function ``package.module:function``; its module may be in the current folder."""
     module, colon, function = name.partition(":")
     if not (module and colon and function):
         raise InputError(f"model {name!r} names no function; expected package.module:function")
@@ -73,17 +66,8 @@ def build_own(build: Build, shape: dict[str, Any]) -> Networks:
 
 
 def require_build(folder: Path, model: str, build: Any) -> None:
-    """Refuses a folder of the user's own networks without their function, which is never imported by itself; also
-    refuses a function for a folder of fastgan's networks.
-
-    Args:
-        folder: a run or an export.
-        model: the model in its settings or checkpoint.
-        build: the user's function, generator or name, or None.
-
-    Raises:
-        InputError: one sentence.
-    """
+    """Refuses a run or export of the user's own networks without their function, which is never imported by itself;
+    also refuses a function for fastgan's networks. ``model`` is that of the settings or checkpoint."""
     if is_own(model) and build is None:
         whose = "" if model == OWN else f", {model!r}"
         raise InputError(
@@ -95,16 +79,10 @@ def require_build(folder: Path, model: str, build: Any) -> None:
 
 
 def build_generator(architecture: dict[str, Any], model: Model | None, class_names: Any) -> nn.Module:
-    """Builds the generator of a checkpoint or an export.
+    """Builds the generator of a checkpoint or an export, with the attributes that :func:`describe` sets.
 
-    Args:
-        architecture: the arguments of :func:`fastgan.models.build_networks`; for the user's networks, those of
-            :func:`build_own`, and ``model``.
-        model: for the user's networks.
-        class_names: the names of its classes, a list of JSON, or None.
-
-    Returns:
-        The generator, with the attributes ``architecture``, ``latent_dim``, ``num_classes`` and ``class_names``.
+    ``architecture`` holds the arguments of :func:`fastgan.models.build_networks`; for the user's networks, those of
+    :func:`build_own`, and ``model``. ``class_names`` is a list of JSON or None.
     """
     if model is None:
         generator = build_networks(**architecture).generator

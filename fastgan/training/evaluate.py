@@ -18,9 +18,7 @@ from fastgan.metrics.distances import frechet_distance
 from fastgan.metrics.evaluation import DEFAULT_COUNT, compare, features_of
 from fastgan.metrics.features import Features, load_features
 from fastgan.metrics.measure import (
-    Measured,
     choose_real,
-    classifier_of,
     generated_batches,
     labels_like,
     measure,
@@ -109,7 +107,7 @@ class Subject:
         Raises:
             MetricsError: for images that the features do not take, or with non-finite values; one sentence.
         """
-        basis, seed, classifier = self.basis, self._seed, classifier_of(self._features)
+        basis, seed = self.basis, self._seed
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             real_task = progress.add_task("real images", total=basis.num_real)
@@ -117,15 +115,15 @@ class Subject:
             resampling = progress.add_task("resampling", total=REPLICATES)
 
             batches = generated_batches(self._generator, basis.num_generated, seed=seed, labels=self._labels)
-            generated = measure(batches, self._features, classifier, lambda n: progress.advance(generated_task, n))
-            real_features = self._real_features(lambda n: progress.advance(real_task, n))
+            generated, shown = measure(batches, self._features, lambda n: progress.advance(generated_task, n))
+            real = self._real_features(lambda n: progress.advance(real_task, n))
             progress.update(real_task, completed=basis.num_real)
             # Evenly spaced, since the data may be sorted by class.
             spread = torch.linspace(0, basis.num_real - 1, min(basis.num_real, num_shown(self._real))).long()
-            counts = None if classifier is None else classifier.count(self._real).tolist()
             return compare(
-                Measured(real_features, counts, self._real[spread]),
+                real,
                 generated,
+                (self._real[spread], shown),
                 self._features,
                 basis,
                 of=str(self.run),
@@ -136,7 +134,7 @@ class Subject:
 
     def _real_features(self, advance: Callable[[int], None]) -> Features:
         def compute() -> Features:
-            return measure(real_batches(self._real), self._features, None, advance).features
+            return measure(real_batches(self._real), self._features, advance)[0]
 
         if not self._features.determined:
             return compute()
@@ -222,10 +220,10 @@ class FidTracker:
         config, count = self._config, self._config.evaluate_count
         labels = labels_like(None, generator, count)
         batches = generated_batches(generator, count, seed=config.seed, labels=labels)
-        generated = measure(batches, self._network, None)
-        size = generated.shown.shape[-1]
+        generated, shown = measure(batches, self._network)
+        size = shown.shape[-1]
         real, digest = self._features_of_real(size)
-        fid = frechet_distance(real.values, generated.features.values)
+        fid = frechet_distance(real.values, generated.values)
         basis = (
             f"{self._network.name} {self._network.digest[:12]}, {size}x{size}, {count} images, real ones {digest[:12]}"
         )
@@ -239,5 +237,5 @@ class FidTracker:
         if size not in self._real:
             data = open_dataset(self._data, resolution=size, fit=self._config.fit, skip_broken=self._config.skip_broken)
             images, _ = choose_real(data, self._config.evaluate_count, seed=self._config.seed)
-            self._real = {size: (measure(real_batches(images), self._network, None).features, digest_of(images))}
+            self._real = {size: (measure(real_batches(images), self._network)[0], digest_of(images))}
         return self._real[size]

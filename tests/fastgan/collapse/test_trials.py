@@ -36,9 +36,8 @@ def few_samples(monkeypatch):
 
 
 def measured(reference, images):
-    found = measure(real_batches(images), reference.features, reference.classifier)
-    shares = reference.shares(found)
-    return shares.captured, reference.high_quality(shares, found)
+    found, _ = measure(real_batches(images), reference.network)
+    return reference.shares(found).captured, reference.high_quality(found)
 
 
 def test_moments_are_in_equal_distances_and_the_last_step_is_one():
@@ -165,6 +164,6 @@ def test_without_a_remedy_it_collapses_and_with_a_penalty_it_does_not(data, seed
     found = {remedy: run_trial(bench, remedy, reference, steps=None, seed=seed) for remedy in (NONE, "wgan-gp")}
     print(f"\n{data}, seed {seed}: { ({name: (trial.captured, trial.verdict) for name, trial in found.items()}) }")
     assert found[NONE].verdict == "collapsed"
-    assert found[NONE].captured <= len(reference.classifier.names) / 2
+    assert found[NONE].captured <= len(reference.network.classes.names) / 2
     assert found["wgan-gp"].verdict == "not collapsed"
-    assert found["wgan-gp"].captured == len(reference.classifier.names)
+    assert found["wgan-gp"].captured == len(reference.network.classes.names)

@@ -3,8 +3,8 @@ import json
 
 import pytest
 
+from fastgan.metrics import MetricsError
 from fastgan.metrics.comparison import comparison_notes, recommend
-from fastgan.metrics.errors import MetricsError
 from fastgan.metrics.report import Basis, Evaluation, read_report, require_comparable, to_json
 from fastgan.metrics.scores import Score
 

@@ -8,8 +8,8 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 import fastgan
 from fastgan.data import load_dataset
+from fastgan.metrics import MetricsError
 from fastgan.metrics.cache import digest_of
-from fastgan.metrics.errors import MetricsError
 
 
 class Passes(IterableDataset):

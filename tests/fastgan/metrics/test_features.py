@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from fastgan.data import load_dataset
+from fastgan.metrics import MetricsError
 from fastgan.metrics.digits import ACCURACY, digit_network
-from fastgan.metrics.errors import MetricsError
 from fastgan.metrics.features import load_features
 from tests.fastgan.metrics import digit_sets
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from fastgan.metrics.errors import MetricsError
+from fastgan.metrics import MetricsError
 from fastgan.metrics.features import load_features
 
 CPU = torch.device("cpu")

@@ -8,12 +8,10 @@ from fastgan.metrics.measure import (
     BATCH_SIZE,
     choose,
     choose_real,
-    classifier_of,
     generated_batches,
     labels_like,
     measure,
     real_batches,
-    shares_of,
 )
 from fastgan.models import build_networks
 
@@ -61,12 +59,11 @@ def test_a_conditional_generator_makes_the_classes_of_the_real_images():
 
 def test_points_far_from_every_center_are_in_no_mode():
     features = load_features("points", torch.device("cpu"))
-    classifier = classifier_of(features)
     at_centers = to_uint8(to_images(torch.tensor(CENTERS)))
     far = to_uint8(to_images(torch.zeros(4, 2)))
-    real = measure(real_batches(at_centers), features, classifier)
-    found = measure(real_batches(torch.cat([at_centers[:2], far])), features, classifier)
-    shares = shares_of(classifier, real, found)
+    real, _ = measure(real_batches(at_centers), features)
+    found, _ = measure(real_batches(torch.cat([at_centers[:2], far])), features)
+    shares = features.shares(real, found)
     assert shares.generated == [1, 1, 0, 0, 0, 0, 0, 0]
     assert shares.num_generated == 6
     assert shares.real == [1] * 8
@@ -76,8 +73,7 @@ def test_only_the_first_images_are_kept_to_be_shown():
     images = torch.arange(200, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 8, 8)
     features = load_features("digits", torch.device("cpu"))
     counts = []
-    measured = measure(real_batches(images), features, None, counts.append)
-    assert measured.shown[:, 0, 0, 0].tolist() == list(range(64))
-    assert len(measured.features.values) == 200
-    assert measured.counts is None
+    found, shown = measure(real_batches(images), features, counts.append)
+    assert shown[:, 0, 0, 0].tolist() == list(range(64))
+    assert len(found.values) == 200
     assert sum(counts) == 200

@@ -4,8 +4,8 @@ import math
 import pytest
 import torch
 
+from fastgan.metrics import MetricsError
 from fastgan.metrics.distances import frechet_distance, kernel_distance
-from fastgan.metrics.errors import MetricsError
 from fastgan.metrics.features import Features
 from fastgan.metrics.neighbors import neighbor_scores
 from fastgan.metrics.scores import SCALES, Score, differ, inception_score, score, score_values

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastgan.metrics.errors import MetricsError
+from fastgan.metrics import MetricsError
 from fastgan.training.checkpoint import list_checkpoints, load_tensors, load_trained_generator
 from fastgan.training.config import SettingsError
 from fastgan.training.evaluate import FidTracker

@@ -1,7 +1,0 @@
-"""MetricsError."""
-
-from fastgan.errors import InputError
-
-
-class MetricsError(InputError):
-    """Images, features or scores that cannot be evaluated. The message is one sentence."""
