@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fastgan.cli.options import Device, Model, Run
+from fastgan.cli.options import Device, Model, Run, load_trained
 from fastgan.extras import require_gradio
 from fastgan.training.config import SettingsError
 
@@ -23,7 +23,6 @@ def explore(
     require_gradio()
 
     from fastgan import explorer
-    from fastgan.cli.trained import load_trained
 
     trained = load_trained(run, device, model)
     title = f"{run.resolve().name}, step {trained.step}"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fastgan.cli.options import Model, Run
+from fastgan.cli.options import Model, Run, load_trained
 from fastgan.extras import require_onnx
 from fastgan.training.config import SettingsError, load_settings
 
@@ -40,7 +40,6 @@ def export(
         require_onnx()
 
     from fastgan import exporting
-    from fastgan.cli.trained import load_trained
 
     trained = load_trained(run, "cpu", model)
     generator = trained.generator

@@ -6,8 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from fastgan.cli.options import Class, Device, Frames, Model, PictureOut, Rows, Run, Seed, SequenceOut, Truncation
-from fastgan.cli.trained import Trained, load_trained
+from fastgan.cli.options import (
+    Class,
+    Device,
+    Frames,
+    Model,
+    PictureOut,
+    Rows,
+    Run,
+    Seed,
+    SequenceOut,
+    Trained,
+    Truncation,
+    load_trained,
+)
 from fastgan.training.config import SettingsError
 
 if TYPE_CHECKING:
@@ -92,16 +104,14 @@ def interpolate(
     sampling.check_truncation(generator, truncation)
     if space == "w":
         sampling.require_styles(generator, "interpolation in w")
-    to = out or run / "interpolation.png"
-    number = _frames(frames, to)
-    latents = sampling.draw_latents(count + 1, generator.latent_dim, seed=seed)
+    to, number = _sequence(out or run / "interpolation.png", frames)
+    points = sampling.draw_latents(count + 1, generator.latent_dim, seed=seed)
     if space == "w":
-        w = sampling.map_latents(generator, latents)
-        images = _render_w(trained, sampling.linear(w[:-1], w[1:], number), truncation)
-    else:
-        way = sampling.linear if path == "linear" else sampling.spherical
-        images = _render_z(trained, way(latents[:-1], latents[1:], number), labels, truncation)
+        points = sampling.map_latents(generator, points)
+    way = sampling.linear if path == "linear" or space == "w" else sampling.spherical
+    points = way(points[:-1], points[1:], number)
     names = [f"{i} to {i + 1}" for i in range(count)]
+    images = _render(trained, points, labels, truncation, in_w=space == "w")
     sheet = _rows(images, torch.linspace(0, 1, number), ".2f", names, labels)
     return _write(trained, sheet, to, f"{count} interpolations in {space}, {number} images each", seed)
 
@@ -144,19 +154,18 @@ def walk(
     if component is not None:
         sampling.require_styles(generator, "a walk along a component of w")
         sampling.check_component(generator, component)
-    to = out or run / "walk.png"
-    number = _frames(frames, to)
+    to, number = _sequence(out or run / "walk.png", frames)
     values = torch.linspace(-reach, reach, number)
     latents = sampling.draw_latents(count, generator.latent_dim, seed=seed)
     if component is None:
-        images = _render_z(trained, sampling.along_dimension(latents, dimension or 0, values), labels, truncation)
+        points = sampling.along_dimension(latents, dimension or 0, values)
         what = f"dimension {dimension or 0} of the latent"
     else:
         directions = sampling.principal_directions(generator)
         direction = directions.vectors[component] * directions.deviations[component]
-        w = sampling.map_latents(generator, latents)
-        images = _render_w(trained, w[:, None] + values[:, None] * direction, truncation)
+        points = sampling.map_latents(generator, latents)[:, None] + values[:, None] * direction
         what = f"component {component} of w"
+    images = _render(trained, points, labels, truncation, in_w=component is not None)
     sheet = _rows(images, values, "+.1f", [str(i) for i in range(count)], labels)
     return _write(trained, sheet, to, f"{count} walks along {what}, {number} images each", seed)
 
@@ -188,7 +197,6 @@ def mix(
     trained = load_trained(run, device, model)
     generator = sampling.require_styles(trained.generator, "mixing styles")
     layers = sampling.layers_of(generator, crossover)
-    sampling.check_truncation(generator, truncation)
     to = out or run / "mixed.png"
     sampling.check_output(to)
     w = sampling.map_latents(generator, sampling.draw_latents(2 * count, generator.latent_dim, seed=seed))
@@ -220,10 +228,9 @@ def truncation(
 
     trained = load_trained(run, device, model)
     generator = sampling.require_styles(trained.generator, "truncation")
-    to = out or run / "truncation.png"
-    number = _frames(frames, to)
+    to, number = _sequence(out or run / "truncation.png", frames)
     w = sampling.map_latents(generator, sampling.draw_latents(count, generator.latent_dim, seed=seed))
-    images = _render_w(trained, sampling.linear(generator.w_mean.cpu().expand_as(w), w, number))
+    images = _render(trained, sampling.linear(generator.w_mean.cpu().expand_as(w), w, number), in_w=True)
     sheet = _rows(images, torch.linspace(0, 1, number), ".2f", [str(i) for i in range(count)])
     return _write(trained, sheet, to, f"Truncation of {count} images, {number} steps", seed)
 
@@ -245,27 +252,24 @@ def _labels(trained: Trained, count: int, class_: int | None) -> "Tensor | None"
     return torch.full((count,), class_)
 
 
-def _frames(frames: int | None, out: Path) -> int:
-    """Checks the output of a sequence; returns ``frames``, or by default as many as suit a picture or an animation."""
+def _sequence(out: Path, frames: int | None) -> tuple[Path, int]:
+    """The checked output of a sequence, and ``frames``, by default as many as suit a picture or an animation."""
     from fastgan.sampling import ANIMATIONS, check_output
 
     check_output(out, animation=True)
-    return frames or (48 if out.suffix in ANIMATIONS else 9)
+    return out, frames or (48 if out.suffix in ANIMATIONS else 9)
 
 
-def _render_z(trained: Trained, latents: "Tensor", labels: "Tensor | None", truncation: float) -> "Tensor":
-    """Images [R * F, C, H, W] of latents [R, F, D], each row with its label."""
-    from fastgan.sampling import render
+def _render(
+    trained: Trained, points: "Tensor", labels: "Tensor | None" = None, truncation: float = 1.0, *, in_w: bool
+) -> "Tensor":
+    """Images [R * F, C, H, W] of w or latents [R, F, D], each row with its label."""
+    from fastgan.sampling import render, render_styles
 
-    repeated = None if labels is None else labels.repeat_interleave(latents.shape[1])
-    return render(trained.generator, latents.flatten(0, 1), repeated, truncation=truncation)
-
-
-def _render_w(trained: Trained, w: "Tensor", truncation: float = 1.0) -> "Tensor":
-    """Images [R * F, C, H, W] of w [R, F, D]."""
-    from fastgan.sampling import render_styles
-
-    return render_styles(trained.generator, w.flatten(0, 1), truncation=truncation)
+    if in_w:
+        return render_styles(trained.generator, points.flatten(0, 1), truncation=truncation)
+    repeated = None if labels is None else labels.repeat_interleave(points.shape[1])
+    return render(trained.generator, points.flatten(0, 1), repeated, truncation=truncation)
 
 
 def _rows(images: "Tensor", values: Any, unit: str, names: list[str], labels: "Tensor | None" = None) -> "Sheet":

@@ -42,7 +42,8 @@ def comparison_notes(evaluations: Sequence[Evaluation]) -> list[str]:
 def _by_one(purpose: str, evaluations: Sequence[Evaluation], name: str) -> Recommendation:
     best, *others = _ranked(evaluations, name)
     alike = _alike(best, others, name)
-    reason = f"its {SCALES[name].label} is best, {_value(best, name)}; {others[0].run} is next with {_value(others[0], name)}"
+    values = _value(best, name), _value(others[0], name)
+    reason = f"its {SCALES[name].label} is best, {values[0]}; {others[0].run} is next with {values[1]}"
     if alike:
         reason += f"; {_within(alike)}"
     return Recommendation(purpose, best.run, reason, not alike)

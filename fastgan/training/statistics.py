@@ -67,6 +67,7 @@ class HealthStatistics:
         self._score_sums = torch.zeros(7, device=device)
         self._distance_sums = torch.zeros(4, device=device)
         self.num_steps = 0
+        self._batch_size = 0
 
     def due(self) -> tuple[bool, bool]:
         """Whether the next step adds scores, and whether it adds distances."""
