@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from fastgan.collapse.trials import Moment, Trial
@@ -12,7 +12,7 @@ from fastgan.metrics.collapse_picture import draw_shares
 from fastgan.sampling import image_grid, scatter
 
 _INK, _DIM, _GENERATED, _BAD, _GOOD = "#282828", "#c8c8c8", "#1f5ab4", "#d63024", "#1a7f37"
-_TILE, _GAP, _LINE = 146, 14, 16
+_TILE, _GAP, _LINE, _SIZE = 146, 14, 16, 11
 _NAMES, _BARS, _CURVES = 190, 210, 170
 _ROW = _TILE + _LINE + _GAP
 _COLORS = {"collapsed": _BAD, "not finite": _BAD, "not collapsed": _GOOD}
@@ -36,7 +36,7 @@ def remedies_picture(trials: list[Trial], num_columns: int) -> Tensor:
         (bars, "share of each mode, real and generated"),
         (bars + _BARS + _GAP, "captured, high quality"),
     ):
-        _write(draw, (x, _GAP - 4), title)
+        draw.text((x, _GAP - 4), title, _INK, font_size=_SIZE)
     last_step = max((trial.moments[-1].step for trial in trials if trial.moments), default=1)
     for i, trial in enumerate(trials):
         top = _GAP + _LINE + i * _ROW
@@ -44,10 +44,10 @@ def remedies_picture(trials: list[Trial], num_columns: int) -> Tensor:
         for column, moment in enumerate(every_second(trial.moments)):
             x = left + column * (_TILE + _GAP)
             image.paste(_tile(moment.shown), (x, top))
-            _write(draw, (x, top + _TILE + 1), _caption(moment))
+            caption = f"{moment.step}: {moment.shares.captured} modes, {moment.high_quality:.0%}"
+            draw.text((x, top + _TILE + 1), caption, _INK, font_size=_SIZE)
         if trial.moments:
-            font = ImageFont.load_default(11)
-            draw_shares(draw, (bars, top + _TILE - 4), (_BARS, _TILE - 8), trial.moments[-1].shares, font)
+            draw_shares(draw, (bars, top + _TILE - 4), (_BARS, _TILE - 8), trial.moments[-1].shares)
             _draw_curves(draw, (bars + _BARS + _GAP, top), trial.moments, last_step)
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
 
@@ -64,22 +64,19 @@ def _tile(shown: Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array)).resize((_TILE, _TILE), Image.Resampling.BICUBIC)
 
 
-def _caption(moment: Moment) -> str:
-    return f"{moment.step}: {moment.shares.captured} modes, {moment.high_quality:.0%}"
-
-
 def _draw_name(draw: ImageDraw.ImageDraw, corner: tuple[int, int], trial: Trial) -> None:
     x, y = corner
-    _write(draw, (x, y), trial.remedy, size=15)
+    draw.text((x, y), trial.remedy, _INK, font_size=15)
     lines = [f"{name} = {value}" for name, value in trial.changes.items()]
     for i, line in enumerate(lines):
-        _write(draw, (x, y + 24 + i * _LINE), line)
+        draw.text((x, y + 24 + i * _LINE), line, _INK, font_size=_SIZE)
     y += 34 + len(lines) * _LINE
-    _write(draw, (x, y), trial.verdict, size=13, fill=_COLORS.get(trial.verdict, _INK))
+    draw.text((x, y), trial.verdict, _COLORS.get(trial.verdict, _INK), font_size=13)
     if trial.collapse is not None:
         for i, answer in enumerate(trial.collapse.answers):
             lost = "no answer" if answer.lost is None else f"{answer.lost:.0%} missing"
-            _write(draw, (x, y + 20 + i * _LINE), f"by {answer.way}: {lost}", fill=_COLORS.get(answer.verdict, _INK))
+            color = _COLORS.get(answer.verdict, _INK)
+            draw.text((x, y + 20 + i * _LINE), f"by {answer.way}: {lost}", color, font_size=_SIZE)
 
 
 def _draw_curves(draw: ImageDraw.ImageDraw, corner: tuple[int, int], moments: list[Moment], last_step: int) -> None:
@@ -98,17 +95,5 @@ def _draw_curves(draw: ImageDraw.ImageDraw, corner: tuple[int, int], moments: li
         draw.line(points, fill=color, width=2)
         for px, py in points:
             draw.ellipse((px - 2, py - 2, px + 2, py + 2), fill=color)
-    _write(draw, (x, base + 4), "step 0")
-    _write(draw, (x + _CURVES, base + 4), str(last_step), anchor="ra")
-
-
-def _write(
-    draw: ImageDraw.ImageDraw,
-    where: tuple[float, float],
-    text: str,
-    *,
-    size: int = 11,
-    fill: str = _INK,
-    anchor: str = "la",
-) -> None:
-    draw.text(where, text, fill=fill, font=ImageFont.load_default(size), anchor=anchor)
+    draw.text((x, base + 4), "step 0", _INK, font_size=_SIZE)
+    draw.text((x + _CURVES, base + 4), str(last_step), _INK, font_size=_SIZE, anchor="ra")

@@ -1,10 +1,8 @@
 """A picture of mode collapse: real images, generated images, and the class shares of both."""
 
-from typing import Any
-
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from fastgan.data.pixels import to_pillow
@@ -24,19 +22,17 @@ def collapse_picture(real: Tensor, generated: Tensor, shares: Shares) -> Tensor:
     top = _MARGIN + _LINE
     base = top + max(left.height, right.height) + 2 * _LINE + _BARS
     image = Image.new("RGB", (total, base + 2 * _LINE), "white")
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default()
+    draw = ImageDraw.Draw(image)
     for picture, x, title in ((left, _MARGIN, "real"), (right, _WIDTH + 2 * _MARGIN, "generated")):
-        draw.text((x, _MARGIN - 4), title, fill=_INK, font=font)
+        draw.text((x, _MARGIN - 4), title, fill=_INK)
         image.paste(picture, (x, top))
-    draw.text((_MARGIN, base - _BARS - _LINE - 4), f"share of {shares.kind}, real and generated", fill=_INK, font=font)
+    draw.text((_MARGIN, base - _BARS - _LINE - 4), f"share of {shares.kind}, real and generated", fill=_INK)
 
-    draw_shares(draw, (_MARGIN, base), (total - 2 * _MARGIN, _BARS), shares, font)
+    draw_shares(draw, (_MARGIN, base), (total - 2 * _MARGIN, _BARS), shares)
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
 
 
-def draw_shares(
-    draw: ImageDraw.ImageDraw, corner: tuple[int, int], size: tuple[int, int], shares: Shares, font: Any
-) -> None:
+def draw_shares(draw: ImageDraw.ImageDraw, corner: tuple[int, int], size: tuple[int, int], shares: Shares) -> None:
     """Draws a gray (real) and a blue (generated) bar per class above the class's name, which is red if it is lost.
 
     ``corner`` is the lower left corner of the bars, and ``size`` their total width and height.
@@ -51,8 +47,8 @@ def draw_shares(
         for offset, share, color in ((0, of_real, _REAL), (bar, of_generated, _GENERATED)):
             draw.rectangle((x + offset, base - round(height * share / tallest), x + offset + bar - 1, base), fill=color)
         # Names of the Gaussians' modes are too long for narrow bars.
-        name = shares.names[i] if font.getlength(shares.names[i]) <= step else str(i + 1)
-        draw.text((x + bar, base + 4), name, fill=_LOST if i in lost else _INK, font=font, anchor="ma")
+        name = shares.names[i] if draw.textlength(shares.names[i]) <= step else str(i + 1)
+        draw.text((x + bar, base + 4), name, fill=_LOST if i in lost else _INK, anchor="ma")
     draw.line((left, base, left + width, base), fill=_INK)
 
 

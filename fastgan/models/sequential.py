@@ -15,10 +15,10 @@ class Generator(nn.Module):
     def __init__(self, layers: Iterable[nn.Module], latent_dim: int, num_classes: int | None = None) -> None:
         super().__init__()
         self.latent_dim = latent_dim
-        self.layers = _sequence(layers, num_classes)
+        self.layers = _Layers(layers, num_classes)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        return _run(self.layers, latents, labels)
+        return self.layers(latents, labels)
 
 
 class Discriminator(nn.Module):
@@ -26,30 +26,24 @@ class Discriminator(nn.Module):
 
     def __init__(self, layers: Iterable[nn.Module], num_classes: int | None = None) -> None:
         super().__init__()
-        self.layers = _sequence(layers, num_classes)
+        self.layers = _Layers(layers, num_classes)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        return _run(self.layers, images, labels).squeeze(1)
+        return self.layers(images, labels).squeeze(1)
 
 
-class LabeledSequential(nn.Sequential):
-    """Layers in sequence; conditional layers also get the labels, int64 [N]."""
+class _Layers(nn.Sequential):
+    """Layers in sequence; in a conditional network some of them also get the labels, int64 [N]."""
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+    def __init__(self, layers: Iterable[nn.Module], num_classes: int | None) -> None:
+        super().__init__(*layers)
+        self.conditional = num_classes is not None
+
+    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        if self.conditional and labels is None:
+            raise ValueError("the network is conditional, expected labels, int64 [N], with its input")
+        if not self.conditional and labels is not None:
+            raise ValueError("the network is unconditional and takes no labels")
         for layer in self:
             x = layer(x, labels) if isinstance(layer, _TAKE_LABELS) else layer(x)
         return x
-
-
-def _sequence(layers: Iterable[nn.Module], num_classes: int | None) -> nn.Sequential:
-    return nn.Sequential(*layers) if num_classes is None else LabeledSequential(*layers)
-
-
-def _run(layers: nn.Sequential, x: Tensor, labels: Tensor | None) -> Tensor:
-    if isinstance(layers, LabeledSequential):
-        if labels is None:
-            raise ValueError("the network is conditional, expected labels, int64 [N], with its input")
-        return layers(x, labels)
-    if labels is not None:
-        raise ValueError("the network is unconditional and takes no labels")
-    return layers(x)

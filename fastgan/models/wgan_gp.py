@@ -31,13 +31,11 @@ def build_wgan_gp(
         ValueError: for another resolution, ``base_channels`` not divisible by 4 at 28, or another norm, such as batch
             norm; one sentence.
     """
-    if norm == "batch":
-        raise ValueError(
-            "wgan-gp has no critic with batch norm, which makes the output of a sample depend on the whole batch, so"
-            " that the norm of its gradient is not what the penalty means; use norm 'none' or 'layer'"
-        )
     if norm not in ("none", "layer"):
-        raise ValueError(f"wgan-gp has no critic with norm {norm!r}, only with 'none' and 'layer'")
+        raise ValueError(
+            f"wgan-gp has no critic with norm {norm!r}, only with 'none' and 'layer', which do not couple the samples "
+            "that the penalty differentiates"
+        )
     base = checked_base_channels("wgan-gp", resolution, base_channels)
     return (
         build_generator(resolution, num_channels, latent_dim, base, num_classes),

@@ -1,6 +1,5 @@
 """Generates images with a trained generator: draws latents from a seed and runs the generator in batches."""
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -10,7 +9,7 @@ from fastgan.errors import InputError
 from fastgan.random_state import preserved_random_state
 from fastgan.seeds import Stream, seed_of
 
-# Batch sizes are multiples of this; the last batch is padded. The bits of an image depend on the batch size, which
+# Images per batch; the last batch is padded. The bits of an image depend on the batch size, which
 # decides the order of sums in matrix products. On a CPU (oneDNN and MKL, one thread) the images of all models had the
 # same bits in batches of 16, 24, 32 and 64, at any position, and differed by up to 1e-4 in batches of 1 to 8 and of 17.
 # Batches of 16 are not slower there: a StyleGAN at 64x64 took a third of the time per image of batches of 64.
@@ -46,14 +45,7 @@ def check_truncation(generator: nn.Module, truncation: float) -> None:
         raise SamplingError(f"truncation is {truncation}; expected 1, as only model stylegan has truncation")
 
 
-def render(
-    generator: nn.Module,
-    latents: Tensor,
-    labels: Tensor | None = None,
-    *,
-    truncation: float = 1.0,
-    batch_size: int = ROWS,
-) -> Tensor:
+def render(generator: nn.Module, latents: Tensor, labels: Tensor | None = None, *, truncation: float = 1.0) -> Tensor:
     """Runs a generator in evaluation mode, in batches, and restores its mode.
 
     Args:
@@ -61,12 +53,10 @@ def render(
         latents: [N, latent_dim], on any device.
         labels: int64 [N], on any device, for a conditional generator.
         truncation: psi, from 0 (the average image) to 1 (none); below 1 only for a generator with ``truncate``.
-        batch_size: images per batch, rounded up to a multiple of 16.
 
     Returns:
         float32 [N, C, H, W] in [-1, 1], on the CPU. On one machine, the bits of an image depend only on its own latent
-        and label, not on N or its position. Another batch size gives the same bits if matrix products sum any multiple
-        of 16 rows in the same order, as on every CPU so far; elsewhere images are the same up to rounding.
+        and label, not on N or its position.
 
     Raises:
         SamplingError: as :func:`check_truncation`.
@@ -74,33 +64,30 @@ def render(
     check_truncation(generator, truncation)
     options = {} if truncation == 1 else {"truncation": truncation}
     inputs = [latents] if labels is None else [latents, labels]
-    return run_in_batches(generator, lambda *batch: generator(*batch, **options), inputs, batch_size=batch_size)
+    return run_in_batches(generator, lambda *batch: generator(*batch, **options), inputs)
 
 
 @preserved_random_state()
 @torch.inference_mode()
-def run_in_batches(
-    generator: nn.Module, function: Callable[..., Tensor], inputs: list[Tensor], *, batch_size: int = ROWS
-) -> Tensor:
+def run_in_batches(generator: nn.Module, function: Callable[..., Tensor], inputs: list[Tensor]) -> Tensor:
     """Applies a part of a generator, in evaluation mode, to rows in batches of one size.
 
     ``function`` maps tensors [n, ...] on the generator's device to a tensor [n, ...], row by row; ``inputs`` are
     tensors [N, ...], N at least 1. Returns float32 [N, ...] on the CPU, and restores the generator's mode.
     """
     device = next(generator.parameters()).device
-    size = math.ceil(batch_size / ROWS) * ROWS
     was_training = generator.training
     generator.eval()
     try:
-        batches = zip(*(tensor.to(device).split(size) for tensor in inputs), strict=True)
-        return torch.cat([function(*(_filled(t, size) for t in b))[: len(b[0])].float().cpu() for b in batches])
+        batches = zip(*(tensor.to(device).split(ROWS) for tensor in inputs), strict=True)
+        return torch.cat([function(*(_filled(t) for t in b))[: len(b[0])].float().cpu() for b in batches])
     finally:
         generator.train(was_training)
 
 
-def _filled(rows: Tensor, size: int) -> Tensor:
-    """Pads to ``size`` rows by repeating the last row."""
-    return torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])])
+def _filled(rows: Tensor) -> Tensor:
+    """Pads to a whole batch by repeating the last row."""
+    return torch.cat([rows, rows[-1:].expand(ROWS - len(rows), *rows.shape[1:])])
 
 
 def generate(
@@ -110,12 +97,8 @@ def generate(
     labels: Tensor | None = None,
     truncation: float = 1.0,
     seed: int = 0,
-    batch_size: int = ROWS,
 ) -> Tensor:
-    """Generates images from a seed.
-
-    The same seed gives the same images for every ``count`` and batch size; :func:`render` says when they are bitwise
-    equal.
+    """Generates images from a seed; the same seed gives the same images for every ``count``.
 
     Args:
         generator: as in :func:`render`, with ``latent_dim``; a conditional one with ``num_classes``.
@@ -123,7 +106,6 @@ def generate(
         labels: for a conditional generator, int64 [count]; None for the classes in turn.
         truncation: as in :func:`render`.
         seed: seed from 0 to 2**63 - 1.
-        batch_size: as in :func:`render`.
 
     Returns:
         float32 [count, C, H, W] in [-1, 1], on the CPU.
@@ -144,4 +126,4 @@ def generate(
     elif num_classes is not None:
         labels = labels_in_turn(count, num_classes)
     latents = draw_latents(count, generator.latent_dim, seed=seed)
-    return render(generator, latents, labels, truncation=truncation, batch_size=batch_size)
+    return render(generator, latents, labels, truncation=truncation)

@@ -10,7 +10,6 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -21,6 +20,7 @@ class SettingsError(InputError):
     """A setting that is unknown, of the wrong type, out of range or impossible here. The message is one sentence."""
 
 
+_PRESETS = Path(__file__).with_name("presets")
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -55,6 +55,8 @@ Schedule = float | str | Callable[[int], float]
 """A number, ``cosine(START, END, STEPS)``, or a function of the number of steps so far."""
 
 _COSINE = re.compile(r"cosine\( *([\d.e+-]+) *, *([\d.e+-]+) *, *(\d+) *\)")
+# UTF-8, and so TOML, cannot hold half of a surrogate pair.
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 # Placeholder in config.toml and checkpoints for values that only a script has, such as functions.
 _OF_A_SCRIPT = re.compile("<.*>")
 
@@ -335,7 +337,7 @@ def is_scheduled(value: Schedule) -> bool:
 
 def preset_names() -> list[str]:
     """Names of the presets: the TOML files in ``fastgan/training/presets``."""
-    return sorted(p.name.removesuffix(".toml") for p in _presets().iterdir() if p.name.endswith(".toml"))
+    return sorted(path.stem for path in _PRESETS.glob("*.toml"))
 
 
 def load_preset(name: str) -> dict[str, Any]:
@@ -343,7 +345,7 @@ def load_preset(name: str) -> dict[str, Any]:
     names = preset_names()
     if name not in names:
         raise SettingsError(unknown("preset", name, names))
-    return load_settings(_presets() / f"{name}.toml")
+    return load_settings(_PRESETS / f"{name}.toml")
 
 
 def describe_settings(config: TrainingConfig) -> list[tuple[str, str, str]]:
@@ -356,11 +358,6 @@ def describe_settings(config: TrainingConfig) -> list[tuple[str, str, str]]:
             limits = f"; one of {', '.join(valid)}"
         rows.append((f.name, _toml_value(_plain(getattr(config, f.name))), f.metadata["help"] + limits))
     return rows
-
-
-def _presets() -> Path:
-    # The package is always a folder of files: pip unpacks wheels.
-    return Path(str(files("fastgan.training"))) / "presets"
 
 
 def _field(name: str, source: str) -> dataclasses.Field[Any]:
@@ -401,7 +398,7 @@ def _checked(f: dataclasses.Field[Any], value: Any) -> Any:
     if ok and isinstance(valid, Range):
         ok = valid.includes(value)
     elif ok and kind is str:
-        ok = _is_text(value) and (valid is None or valid.fullmatch(value) is not None)
+        ok = not _HALF_CHARACTER.search(value) and (valid is None or valid.fullmatch(value) is not None)
     if not ok:
         raise SettingsError(f"setting {f.name!r} is {value!r}, expected {_expected(f)}")
     return kind(value)
@@ -412,23 +409,16 @@ def _checked_penalties(entries: Any) -> tuple[tuple[Any, Schedule, int], ...]:
     checked = []
     for entry in entries if isinstance(entries, list | tuple) else [entries]:
         values = entry
-        if isinstance(entry, Mapping) and "name" in entry and entry.keys() <= set(_OF_PENALTY):
-            values = entry["name"], *(entry.get(name, f.default) for name, f in _PENALTY_FIELDS.items())
-        if (
-            not isinstance(values, list | tuple)
-            or not 1 <= len(values) <= 3
-            or isinstance(values[0], int | float | None)
-        ):
+        if isinstance(entry, Mapping) and "name" in entry and entry.keys() <= _OF_PENALTY.keys():
+            values = [entry.get(name, f.default) for name, f in _OF_PENALTY.items()]
+        if not isinstance(values, list | tuple) or not 1 <= len(values) <= 3:
             raise SettingsError(
                 f"setting 'regularizers' has {entry!r}, expected (name or function, weight, interval), in TOML a table "
                 "[[regularizers]] with name, weight and interval"
             )
-        if isinstance(values[0], str) and _OF_A_SCRIPT.fullmatch(values[0]):
-            raise SettingsError(
-                f"setting 'regularizers' has {values[0]}, which only the script that began the run has; run it again"
-            )
-        given = dict(zip(_PENALTY_FIELDS.values(), values[1:], strict=False))
-        checked.append((values[0], *(_checked(f, given.get(f, f.default)) for f in _PENALTY_FIELDS.values())))
+        fields = list(_OF_PENALTY.values())
+        values = [*values, *(f.default for f in fields[len(values) :])]
+        checked.append(tuple(_checked(f, value) for f, value in zip(fields, values, strict=True)))
     return tuple(checked)
 
 
@@ -439,15 +429,6 @@ def _plain(value: Any) -> Any:
         return [_plain(part) for part in value]
     parts = value if isinstance(value, tuple) else (value,)
     return f"<{', '.join(getattr(part, '__name__', type(part).__name__).strip('<>') for part in parts)}>"
-
-
-def _is_text(value: str) -> bool:
-    """Whether UTF-8, and so TOML, can hold a string; it cannot hold half of a surrogate pair."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _expected(f: dataclasses.Field[Any]) -> str:
@@ -469,5 +450,9 @@ def _toml_value(value: str | int | float | bool | list[Any]) -> str:
     return repr(value)
 
 
-_OF_PENALTY = ("name", "weight", "interval")
-_PENALTY_FIELDS = {name: _field(f"regularizer_{name}", "") for name in _OF_PENALTY[1:]}
+# The columns of a [[regularizers]] table are checked like the settings of a single regularizer.
+_OF_PENALTY = {
+    "name": _field("regularizer", ""),
+    "weight": _field("regularizer_weight", ""),
+    "interval": _field("regularizer_interval", ""),
+}

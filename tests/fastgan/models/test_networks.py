@@ -55,7 +55,7 @@ ONLY = "only for 16, 28, 32, 64, 128 and 256"
         ("mlp", {"minibatch": "std"}, "minibatch is 'std', expected 'none', 'stddev' or 'discrimination'"),
         ("dcgan", {"norm": "layer"}, r"unknown option 'norm' of model dcgan; choose from minibatch"),
         ("vanilla", {"norm": "layer"}, "unknown option 'norm' of model vanilla$"),
-        ("wgan-gp", {"norm": "batch"}, r"depend on the whole batch.*use norm 'none' or 'layer'"),
+        ("wgan-gp", {"norm": "batch"}, r"only with 'none' and 'layer', which do not couple"),
         ("wgan-gp", {"norm": "instance"}, "wgan-gp has no critic with norm 'instance'"),
         ("dcgan", {"num_classes": 0}, "num_classes is 0, expected at least 1"),
         *(

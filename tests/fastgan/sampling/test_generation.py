@@ -27,20 +27,11 @@ class Identity(nn.Module):
         return latents[:, None, None, :] * self.weight
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 16, 17, 48])
-def test_a_seed_gives_the_same_images_for_every_batch_size(generator, batch_size):
+def test_a_seed_gives_the_same_images(generator):
     images = generate(generator, 21, seed=3)
     assert torch.equal(generate(generator, 21, seed=3), images)
     assert not torch.equal(generate(generator, 21, seed=4), images)
-    assert torch.equal(
-        generate(Identity(), 21, seed=3, batch_size=batch_size), draw_latents(21, 5, seed=3)[:, None, None]
-    )
-    # Sums of convolutions may be ordered by the batch: 12 layers of at most 36 products, values up to 1.
-    bound = 12 * 36 * torch.finfo(torch.float32).eps
-    again = generate(generator, 21, seed=3, batch_size=batch_size)
-    torch.testing.assert_close(again, images, rtol=0, atol=bound)
-    if batch_size <= 16:
-        assert torch.equal(again, images)  # bit for bit: it is rounded up to what it is by default
+    assert torch.equal(generate(Identity(), 21, seed=3), draw_latents(21, 5, seed=3)[:, None, None])
 
 
 MODELS = {
@@ -115,13 +106,12 @@ class ShowsLabels(nn.Module):
         return torch.cat([labels[:, None], latents], dim=1)[:, None, None] * self.weight
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 64])
-def test_each_image_has_the_given_label(batch_size):
+def test_each_image_has_the_given_label():
     labels = torch.tensor([2, 0, 0, 1, 2, 2, 0])
-    images = generate(ShowsLabels(), 7, labels=labels, seed=3, batch_size=batch_size)
+    images = generate(ShowsLabels(), 7, labels=labels, seed=3)
     assert torch.equal(images[:, 0, 0, 0], labels.float())
     assert torch.equal(images[:, 0, 0, 1:], draw_latents(7, 2, seed=3))  # which do not depend on the labels
-    assert generate(ShowsLabels(), 7, batch_size=batch_size)[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert generate(ShowsLabels(), 7)[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
 @pytest.mark.parametrize(
