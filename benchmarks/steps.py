@@ -56,7 +56,7 @@ class Step:
     @property
     def config(self) -> TrainingConfig:
         config = TrainingConfig.from_mapping(load_preset(self.preset) | self.changes)
-        last = GrowingSchedule.from_config(config).stages[config.resolution]
+        last = GrowingSchedule(config).stages[config.resolution]
         first = config.grow_from or config.resolution
         config = replace(
             config, grow_from=0, batch_sizes="", lrs="", batch_size=last.batch_size, precision=self.dtype_name

@@ -118,7 +118,7 @@ def open_images(
     the data that the settings name."""
     if hasattr(data, "next_batch"):
         return data
-    schedule = GrowingSchedule.from_config(config)
+    schedule = GrowingSchedule(config)
     return open_source(
         config.data if data is None else data,
         resolution=config.resolution,

@@ -5,7 +5,6 @@ Karras et al. 2019, StyleGAN (https://arxiv.org/abs/1812.04948, appendix C).
 """
 
 from dataclasses import dataclass, replace
-from typing import Self
 
 from fastgan.training.config import Range, Schedule, SettingsError, TrainingConfig
 
@@ -31,49 +30,48 @@ class Stage:
     discriminator_lr: Schedule
 
 
-@dataclass(frozen=True)
 class GrowingSchedule:
-    """The stage of every step: each resolution fades in during ``fade_steps`` steps and stays for ``stable_steps``.
+    """The stage of every step: each resolution fades in during ``grow_fade_steps`` and stays for ``grow_stable_steps``.
 
     The first resolution does not fade in, and the last stays to the end of the run. The stage depends only on the
     number of steps, so a run resumed in the middle of a fade continues there.
 
     Attributes:
         resolutions: resolutions from the first to the last, each twice the one before; a single one without growing.
-        stable_steps, fade_steps: see above.
         stages: for each resolution, its stage after the fade.
+
+    Raises:
+        SettingsError: where ``grow_from`` is not the resolution divided by a power of two, or ``batch_sizes`` or
+            ``lrs`` is invalid; one sentence.
     """
 
-    resolutions: tuple[int, ...]
-    stable_steps: int
-    fade_steps: int
-    stages: dict[int, Stage]
-
-    @classmethod
-    def from_config(cls, config: TrainingConfig) -> Self:
-        """The schedule that the settings describe.
-
-        Raises:
-            SettingsError: where ``grow_from`` is not the resolution divided by a power of two, or ``batch_sizes`` or
-                ``lrs`` is invalid; one sentence.
-        """
-        resolutions = _resolutions(config)
+    def __init__(self, config: TrainingConfig) -> None:
+        self.stable_steps, self.fade_steps = config.grow_stable_steps, config.grow_fade_steps
+        first, last = config.grow_from or config.resolution, config.resolution
+        self.resolutions = [first]
+        while self.resolutions[-1] < last:
+            self.resolutions.append(2 * self.resolutions[-1])
+        if self.resolutions[-1] != last:
+            raise SettingsError(
+                f"grow_from is {first}, which does not double to the resolution {last}; expected {last} halved some "
+                "times"
+            )
         if config.lrs and (config.generator_lr or config.discriminator_lr):
             raise SettingsError(
                 "lrs gives both networks one learning rate, so it excludes generator_lr and discriminator_lr"
             )
-        batch_sizes = _by_resolution("batch_sizes", config.batch_sizes, int, _BATCH_SIZES, resolutions)
-        lrs = _by_resolution("lrs", config.lrs, float, _LRS, resolutions)
-        stages = {}
-        for resolution in resolutions:
-            stages[resolution] = Stage(
+        batch_sizes = _by_resolution("batch_sizes", config.batch_sizes, int, _BATCH_SIZES, self.resolutions)
+        lrs = _by_resolution("lrs", config.lrs, float, _LRS, self.resolutions)
+        self.stages = {
+            resolution: Stage(
                 resolution,
                 1.0,
                 batch_sizes.get(resolution, config.batch_size),
                 lrs.get(resolution, config.generator_lr or config.lr),
                 lrs.get(resolution, config.discriminator_lr or config.lr),
             )
-        return cls(resolutions, config.grow_stable_steps, config.grow_fade_steps, stages)
+            for resolution in self.resolutions
+        }
 
     @property
     def growing_steps(self) -> int:
@@ -93,20 +91,8 @@ class GrowingSchedule:
         return replace(stage, fade=faded / (self.fade_steps + 1))
 
 
-def _resolutions(config: TrainingConfig) -> tuple[int, ...]:
-    first, last = config.grow_from or config.resolution, config.resolution
-    resolutions = [first]
-    while resolutions[-1] < last:
-        resolutions.append(2 * resolutions[-1])
-    if resolutions[-1] != last:
-        raise SettingsError(
-            f"grow_from is {first}, which does not double to the resolution {last}; expected {last} halved some times"
-        )
-    return tuple(resolutions)
-
-
 def _by_resolution(
-    name: str, text: str, kind: type[int] | type[float], valid: Range, resolutions: tuple[int, ...]
+    name: str, text: str, kind: type[int] | type[float], valid: Range, resolutions: list[int]
 ) -> dict[int, int | float]:
     numbers: dict[int, int | float] = {}
     for entry in filter(None, text.split(",")):

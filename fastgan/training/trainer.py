@@ -171,7 +171,7 @@ class Trainer:
 
         can_record = recorder is not None or device.type == "cuda"
         self.mode, self.mode_reason = choose_mode(config, device, distributed.world_size, can_record)
-        self.schedule = GrowingSchedule.from_config(config)
+        self.schedule = GrowingSchedule(config)
         batch_sizes = [stage.batch_size for stage in self.schedule.stages.values()]
         for batch_size in batch_sizes:
             distributed.check_batch_size(batch_size, config.accumulate)
@@ -385,8 +385,6 @@ class Trainer:
 
             def save() -> None:
                 state = self.state() | {"settings": kept_settings(self.config)}
-                if self.best is not None:
-                    state["best"] = self.best._asdict()
                 save_checkpoint(self.folder, self.step_count, tensors, state)
                 self.drop_checkpoints()
 
@@ -521,6 +519,7 @@ class Trainer:
         growth = {"resolution": self.stage.resolution, "fade": self.stage.fade}
         return {
             "architecture": self.architecture,
+            **({} if self.best is None else {"best": self.best._asdict()}),
             "class_names": self.images.class_names,
             "device": self.device.type,
             "growth": growth if len(self.schedule.resolutions) > 1 else None,
@@ -546,9 +545,10 @@ class Trainer:
         training = tensors["training"]
         for name, optimizer in self._optimizers().items():
             values: dict[int, dict[str, Tensor]] = {}
-            for key, value in _without_prefix(training, f"{name}.").items():
-                index, _, entry = key.partition(".")
-                values.setdefault(int(index), {})[entry] = value
+            for key, value in training.items():
+                if key.startswith(f"{name}."):
+                    _, index, entry = key.split(".")
+                    values.setdefault(int(index), {})[entry] = value
             optimizer.load_state_dict({"state": values, "param_groups": optimizer.state_dict()["param_groups"]})
             for parameter, averages in optimizer.state.items():
                 for entry in ("exp_avg", "exp_avg_sq"):
@@ -648,10 +648,6 @@ class Trainer:
             "generator_optimizer": self.generator_optimizer,
             "discriminator_optimizer": self.discriminator_optimizer,
         }
-
-
-def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
 def _of_any_world_size(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ GROWING = {"model": "growing", "grow_from": 4, "grow_stable_steps": 2, "grow_fad
 
 
 def test_each_resolution_fades_in_and_stays(tiny):
-    schedule = GrowingSchedule.from_config(tiny(**GROWING))
+    schedule = GrowingSchedule(tiny(**GROWING))
     found = [(stage.resolution, stage.fade) for stage in map(schedule.at, range(14))]
     assert schedule.growing_steps == 10
     first, second = [(4, 1.0)] * 2, [(8, 0.25), (8, 0.5), (8, 0.75), (8, 1.0), (8, 1.0)]
@@ -26,20 +26,20 @@ def test_each_resolution_fades_in_and_stays(tiny):
 
 
 def test_without_a_fade_the_next_resolution_is_there_at_once(tiny):
-    schedule = GrowingSchedule.from_config(tiny(**GROWING | {"grow_fade_steps": 0}))
+    schedule = GrowingSchedule(tiny(**GROWING | {"grow_fade_steps": 0}))
     assert [schedule.at(step).resolution for step in range(6)] == [4, 4, 8, 8, 16, 16]
     assert {schedule.at(step).fade for step in range(6)} == {1.0}
 
 
 def test_batch_sizes_and_rates_are_those_of_the_resolution(tiny):
-    schedule = GrowingSchedule.from_config(tiny(**GROWING, batch_sizes="4:32,8:16", lrs="16:0.002"))
+    schedule = GrowingSchedule(tiny(**GROWING, batch_sizes="4:32,8:16", lrs="16:0.002"))
     assert schedule.at(0) == Stage(4, 1.0, 32, 1e-3, 1e-3)
     assert schedule.at(3) == Stage(8, 0.5, 16, 1e-3, 1e-3)
     assert schedule.at(99) == Stage(16, 1.0, 6, 2e-3, 2e-3)
 
 
 def test_what_does_not_grow_has_one_stage(tiny):
-    schedule = GrowingSchedule.from_config(tiny(generator_lr=1e-3, discriminator_lr=4e-3))
+    schedule = GrowingSchedule(tiny(generator_lr=1e-3, discriminator_lr=4e-3))
     assert schedule.at(0) is schedule.at(10**6)
     assert schedule.growing_steps == 0
     assert schedule.at(0) == Stage(16, 1.0, 6, 1e-3, 4e-3)
@@ -64,7 +64,7 @@ def test_what_does_not_grow_has_one_stage(tiny):
 )
 def test_a_schedule_that_cannot_be_is_refused(tiny, settings, sentence):
     with pytest.raises(SettingsError) as refusal:
-        GrowingSchedule.from_config(tiny(**GROWING | settings))
+        GrowingSchedule(tiny(**GROWING | settings))
     assert str(refusal.value).startswith(sentence)
     assert "\n" not in str(refusal.value)
 
