@@ -1,9 +1,11 @@
-"""Prints warnings, and log lines of the kernels and the data, in a command's console."""
+"""What commands show in their console: sentences, warnings, log lines of the kernels and the data, and progress."""
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class _Notes(logging.Handler):
@@ -32,3 +34,9 @@ def say(console: Console, text: str, style: str | None = None) -> None:
 def warner(console: Console) -> Callable[[str], None]:
     """Makes a function that prints a sentence as a warning."""
     return lambda sentence: say(console, f"warning: {sentence}", "yellow")
+
+
+def progress_bars(console: Console, **options: Any) -> Progress:
+    """Progress bars with the time left, shown in a terminal only."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=console, disable=not console.is_terminal, **options)

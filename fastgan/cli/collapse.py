@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from fastgan.cli.evaluate import PICTURE, REPORT, make_folder, write_report
 from fastgan.collapse.remedies import BENCHES, NONE, choose_remedies, find_bench
-from fastgan.console import say, show_log
+from fastgan.console import progress_bars, say, show_log
 from fastgan.errors import writing
 
 if TYPE_CHECKING:
@@ -60,8 +59,7 @@ def collapse(
     reference = make_reference(bench)
     num_columns = len(every_second(moments_of(configs[NONE].steps)))
     trials: list[Trial] = []
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_bars(console, transient=True) as progress:
         total = progress.add_task("", total=sum(config.steps for config in configs.values()))
         for name in remedies:
             progress.update(total, description=name)

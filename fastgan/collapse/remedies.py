@@ -20,14 +20,12 @@ class Bench:
 
     Attributes:
         data: name of the data set.
-        features: the feature network, as in :func:`fastgan.metrics.features.load_features`.
         settings: settings of the plain GAN.
         penalty_weight: lambda of WGAN-GP and DRAGAN.
         r1_gamma: gamma of R1 and R2.
     """
 
     data: str
-    features: str
     settings: Mapping[str, Any]
     penalty_weight: float
     r1_gamma: float
@@ -59,7 +57,6 @@ class Bench:
 BENCHES = {
     "gaussians": Bench(
         "gaussians",
-        "points",
         # With this optimizer, GANs with penalties find every mode. With that of gaussians-collapse, with momentum 0.9,
         # R1 and WGAN-GP find none: there the optimizer causes the collapse.
         {**load_preset("gaussians"), "loss": "non-saturating", "regularizer": "none", "steps": 800},
@@ -69,7 +66,6 @@ BENCHES = {
         r1_gamma=0.02,
     ),
     "digits": Bench(
-        "digits",
         "digits",
         {
             "model": "mlp",

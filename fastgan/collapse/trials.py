@@ -11,6 +11,7 @@ from fastgan.collapse.remedies import NONE, Bench
 from fastgan.data import load_dataset
 from fastgan.data.sources import ResidentImages
 from fastgan.metrics.collapse import Collapse, detect_collapse
+from fastgan.metrics.evaluation import features_of
 from fastgan.metrics.features import FeatureNetwork, Features, load_features
 from fastgan.metrics.measure import generated_batches, measure, real_batches
 from fastgan.metrics.neighbors import neighbor_scores
@@ -118,7 +119,7 @@ def make_reference(bench: Bench) -> Reference:
     """Loads the real images of a bench, with their features and modes."""
     settings = bench.config(NONE, steps=None, seed=0)
     images = load_dataset(bench.data, resolution=settings.resolution).images
-    network = load_features(bench.features, _CPU)
+    network = load_features(features_of(bench.data), _CPU)
     return Reference(images, network, measure(real_batches(images[:NUM_SAMPLES]), network)[0])
 
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor, nn
 
+from fastgan.console import progress_bars
 from fastgan.data import absolute_source, open_dataset
 from fastgan.exporting import is_model_folder
 from fastgan.metrics.cache import cache_folder, cached, digest_of
@@ -108,8 +108,7 @@ class Subject:
             MetricsError: for images that the features do not take, or with non-finite values; one sentence.
         """
         basis, seed = self.basis, self._seed
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        with progress_bars(console, transient=True) as progress:
             real_task = progress.add_task("real images", total=basis.num_real)
             generated_task = progress.add_task("generated images", total=basis.num_generated)
             resampling = progress.add_task("resampling", total=REPLICATES)

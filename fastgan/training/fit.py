@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastgan.console import say
 from fastgan.data.sources import ImageSource
 from fastgan.models.own import OWN
 from fastgan.random_state import preserved_random_state
@@ -71,7 +72,7 @@ def fit(trainer: "Trainer") -> signal.Signals | None:
     if trainer.saved_step is None:
         trainer.open_folder()
     elif trainer.on_first(lambda: _prepare_to_resume(trainer)):
-        _print(trainer, f"The run is at its last step, {config.steps}; train on with --steps and a larger number.")
+        say(trainer.console, f"The run is at its last step, {config.steps}; train on with --steps and a larger number.")
         return None
     try:
         return _Fit(trainer, tracker).run()
@@ -103,7 +104,7 @@ def _prepare_to_resume(trainer: "Trainer") -> bool:
     folder, step = trainer.folder, trainer.step_count
     finished = step == trainer.config.steps and not _lacks_samples(trainer)
     for damaged in set_aside_after(folder, step):
-        trainer.console.print(f"The damaged checkpoint is kept as {damaged}", highlight=False)
+        say(trainer.console, f"The damaged checkpoint is kept as {damaged}")
     trainer.drop_checkpoints()
     if not finished:
         replace_file(folder / CONFIG_FILE, to_toml(trainer.config).encode())
@@ -168,17 +169,17 @@ class _Fit:
             before = "" if sampled else ", before its samples,"
             command = resume_command(trainer.folder, config)
             resume = f"Resume with:\n  {command}" if command else "Run the script again to resume"
-            _print(trainer, f"Stopped at step {step} of {config.steps}{before} and saved. {resume}")
+            say(trainer.console, f"Stopped at step {step} of {config.steps}{before} and saved. {resume}")
             return stop.received or signal.SIGTERM  # SIGTERM where another rank received the signal
         if (best := trainer.best) is not None:
-            _print(trainer, f"The best FID was {best.fid:.4g} at step {best.step}, whose checkpoint is kept")
+            say(trainer.console, f"The best FID was {best.fid:.4g} at step {best.step}, whose checkpoint is kept")
         for function in self.on_end:
             with preserved_random_state():
                 function(trainer)
         seconds = round(time.perf_counter() - began)
         command = _command("generate", trainer.folder, config)
-        _print(
-            trainer,
+        say(
+            trainer.console,
             f"Trained to step {step} in {seconds // 60}:{seconds % 60:02d}. Samples are in {trainer.folder / 'samples'}"
             + (f"; make more with:\n  {command}" if command else ""),
         )
@@ -191,8 +192,8 @@ class _Fit:
         model = config.model
         if model == OWN:
             model = f"{type(trainer.generator).__name__} and {type(trainer.discriminator).__name__}"
-        _print(
-            trainer,
+        say(
+            trainer.console,
             f"Training {model} at {config.resolution}x{config.resolution} on {trainer.device}{together} with "
             f"{count_of(trainer.images)}images of {config.data}, into {trainer.folder}",
         )
@@ -202,10 +203,10 @@ class _Fit:
             f"Engine: {trainer.mode} ({trainer.mode_reason})",
             *(f"note: {note}" for note in notes if note),
         ):
-            _print(trainer, line, "dim")
+            say(trainer.console, line, "dim")
         if balance := trainer.gan_step.loss.balance():
-            _print(
-                trainer,
+            say(
+                trainer.console,
                 f"Where real and generated images cannot be told apart D(x) and D(G(z)) are {balance[0]:g}, and G, the "
                 f"generator's loss, is {balance[1]:.3f}",
             )
@@ -349,7 +350,3 @@ def _command(command: str, run: Path, config: TrainingConfig) -> str:
 def kept_settings(config: TrainingConfig) -> dict[str, Any]:
     """The settings that the weights depend on, to be stored in checkpoints."""
     return {name: value for name, value in config.as_plain().items() if name not in _NOT_OF_THE_STATE}
-
-
-def _print(trainer: "Trainer", text: str, style: str | None = None) -> None:
-    trainer.console.print(text, style=style, highlight=False, markup=False)

@@ -14,10 +14,10 @@ from typing import Any, Self
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from fastgan.console import progress_bars, say
 from fastgan.errors import first_line
 from fastgan.extras import require_extra
 from fastgan.random_state import preserved_random_state
@@ -82,13 +82,8 @@ class Reporter:
             raise
         (run / "samples").mkdir(exist_ok=True)
         # Refreshed by the training loop: a separate thread would interrupt it ten times per second.
-        self._progress = Progress(
-            *(TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()),
-            console=console,
-            auto_refresh=False,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("", total=config.steps, completed=step)
+        self._progress = progress_bars(console, auto_refresh=False)
+        self._task = self._progress.add_task("training", total=config.steps, completed=step)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -135,9 +130,9 @@ class Reporter:
             if seconds + per_step > _SECONDS_TO_FIRST_LINE and step % every and step < steps:
                 self._first_line_is_due = False
                 losses_at = min(step - step % every + every, steps)
-                self._console.print(
+                say(
+                    self._console,
                     f"step {step}/{steps}  {per_step:.1f} seconds per step; losses come at step {losses_at}",
-                    highlight=False,
                 )
         if now >= self._next_refresh:
             self._next_refresh = now + _SECONDS_BETWEEN_REFRESHES
@@ -178,7 +173,7 @@ class Reporter:
             text += f"FID {figures['fid']:.4g}  "
         text += f"{images_per_second:,.0f} img/s"
         minutes, seconds = divmod(round(left), 60)
-        self._console.print(f"step {step}/{self._config.steps}  {text}  {minutes}:{seconds:02d} left", highlight=False)
+        say(self._console, f"step {step}/{self._config.steps}  {text}  {minutes}:{seconds:02d} left")
         self._progress.update(self._task, completed=step, refresh=True)
         self._report_health(step, findings)
 
@@ -187,7 +182,7 @@ class Reporter:
         names = [finding.name for finding in findings]
         sentences += [f"{name} is over." for name in self._ongoing if name not in names]
         for sentence in sentences:
-            self._console.print(f"health at step {step}: {sentence}", style="yellow", highlight=False, markup=False)
+            say(self._console, f"health at step {step}: {sentence}", "yellow")
             for logger in self._loggers:
                 logger.text(step, sentence)
         self._ongoing = names
