@@ -19,14 +19,8 @@ _FORMAT = 1
 class Basis:
     """The features, data and counts behind scores; :func:`require_comparable` checks which must be equal.
 
-    Attributes:
-        features: name of the feature network.
-        features_digest: SHA-256 of its weights.
-        filter: how images are resized to the network's size.
-        image_size: shape of an image, such as 1x32x32, real or generated.
-        data: name of the data.
-        data_digest: SHA-256 of the chosen real images, at the size of the generated ones.
-        num_real, num_generated: numbers of compared images.
+    ``features``, ``features_digest`` and ``filter`` are those of a :class:`FeatureNetwork`, ``image_size`` is that of
+    real and generated images, such as 1x32x32, and ``data_digest`` the SHA-256 of the chosen real images at that size.
     """
 
     features: str

@@ -46,10 +46,6 @@ def build_dcgan(
             for :class:`fastgan.nn.MinibatchStdDev` on the last map, or "discrimination" for
             :class:`fastgan.nn.MinibatchDiscrimination` of its features, with 100 kernels of 5 components (Salimans et
             al. 2016 and their code).
-
-    Raises:
-        ValueError: for another resolution, ``base_channels`` not divisible by 4 at 28, or another ``minibatch``; one
-            sentence.
     """
     base = checked_base_channels("dcgan", resolution, base_channels)
     return (

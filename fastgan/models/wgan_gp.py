@@ -26,10 +26,6 @@ def build_wgan_gp(
         num_classes: as for DCGAN.
         norm: normalization of the critic: "none", or "layer" for layer norm (section 4 of the paper). The generator has
             batch norm.
-
-    Raises:
-        ValueError: for another resolution, ``base_channels`` not divisible by 4 at 28, or another norm, such as batch
-            norm; one sentence.
     """
     if norm not in ("none", "layer"):
         raise ValueError(

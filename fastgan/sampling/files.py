@@ -47,12 +47,8 @@ class Sheet:
 
 
 def check_output(path: Path, *, animation: bool = False) -> None:
-    """Refuses an output of unknown format before images are generated, and makes its folder.
-
-    Args:
-        path: a file that ends in .png, .jpg, .npz or, with ``animation``, .gif or .mp4; a path without an ending, or
-            an existing folder, is a folder.
-    """
+    """Refuses an output of unknown format before images are generated, and makes its folder: of a file that ends in
+    .png, .jpg, .npz or, with ``animation``, .gif or .mp4; a path without an ending, or an existing one, is a folder."""
     known = PICTURES + (ANIMATIONS if animation else ())
     if path.suffix and not path.is_dir():
         if path.suffix not in known:

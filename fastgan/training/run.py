@@ -11,11 +11,11 @@ from rich.console import Console
 from fastgan.models.own import Build, require_build
 from fastgan.random_state import preserved_random_state
 from fastgan.training.build import open_images, require_data
-from fastgan.training.checkpoint import CheckpointError, find_checkpoint, latest_checkpoint
+from fastgan.training.checkpoint import find_checkpoint, latest_checkpoint
 from fastgan.training.config import SettingsError, TrainingConfig, load_settings
 from fastgan.training.device import fits_on_gpu, largest_batch_size, resolve_device
 from fastgan.training.distributed import Distributed, has_restarted
-from fastgan.training.fit import CONFIG_FILE, fit, resume_command
+from fastgan.training.fit import CONFIG_FILE, fit
 from fastgan.training.signals import exiting_on_sigterm
 from fastgan.training.trainer import Trainer
 
@@ -38,7 +38,7 @@ def start_run(
         NonFiniteError, WriteError: see :func:`resume_run`.
     """
     with Distributed.from_environment() as distributed:
-        if distributed.on_first(lambda: _has_begun(run, config)):
+        if has_restarted() and distributed.on_first(lambda: latest_checkpoint(run) is not None):
             return _resume(distributed, run, None, build, console)
         device = resolve_device(config.device)
         distributed.use(device)
@@ -115,19 +115,3 @@ def find_largest_batch(
     if not smallest:
         raise SettingsError(f"no batch fits on {device}, not even one of {2 * config.accumulate} images")
     return int(smallest) * distributed.world_size
-
-
-def _has_begun(run: Path, config: TrainingConfig) -> bool:
-    """Whether to resume the run, as ranks do that torchrun has restarted.
-
-    Raises:
-        CheckpointError: for a folder that has a checkpoint, unless torchrun has restarted this process; one sentence.
-    """
-    if latest_checkpoint(run) is None:
-        return False
-    if has_restarted():
-        return True
-    raise CheckpointError(
-        f"run {str(run)!r} has a checkpoint already; resume it with "
-        f"{resume_command(run, config)!r}, or give another --out"
-    )

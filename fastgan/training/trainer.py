@@ -55,7 +55,15 @@ from fastgan.training.device import resolve_device
 from fastgan.training.distributed import Distributed
 from fastgan.training.ema import EMA
 from fastgan.training.evaluate import Best
-from fastgan.training.fit import count_of, fit, kept_settings, prepare_folder, require_finite, write_error
+from fastgan.training.fit import (
+    count_of,
+    fit,
+    kept_settings,
+    prepare_folder,
+    require_finite,
+    resume_command,
+    write_error,
+)
 from fastgan.training.health import History
 from fastgan.training.precision import Precision, laid_out_as
 from fastgan.training.progressive import GrowingSchedule, Stage
@@ -405,7 +413,9 @@ class Trainer:
 
         def prepare() -> None:
             if list_checkpoints(folder):
-                raise CheckpointError(f"run {str(folder)!r} has a checkpoint already; resume it, or give another out")
+                command = resume_command(folder, self.config)
+                how = f"resume it with {command!r}" if command else "resume it"
+                raise CheckpointError(f"run {str(folder)!r} has a checkpoint already; {how}, or give another out")
             prepare_folder(folder, self.config)
 
         self.distributed.on_first(prepare)

@@ -30,10 +30,6 @@ def build_stylegan(
             The initial w varies in few directions: about 4 at length 32, 7 at 64, 58 at 512 (the squared sum of the
             eigenvalues of its covariance over the sum of their squares). A narrow network may need a larger one.
         style_mixing: of the generator, see :class:`StyleGANGenerator`.
-
-    Raises:
-        ValueError: for another resolution, fewer ``base_channels`` than 1 for each 32 pixels of it, a ``style_dim``
-            below 1, or a probability outside of 0 to 1; one sentence.
     """
     base = DEFAULT_BASE_CHANNELS if base_channels is None else base_channels
     return (
