@@ -26,30 +26,23 @@ def load_inception(weights: Path | None, device: torch.device) -> tuple[Callable
     """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:
         raise MetricsError(
             f"features 'inception' need torch-fidelity, which cannot be imported ({first_line(error)}); install it "
-            f"with {install_command('evaluation')}, or choose other --features"
+            f"with {install_command('evaluation')}, beside the torchvision of your build of torch, or choose other "
+            "--features"
         ) from error
-    except RuntimeError as error:
-        raise MetricsError(
-            f"features 'inception' need torch-fidelity, and its torchvision cannot be imported ({first_line(error)}); "
-            "install the torchvision of your build of torch, or choose other --features"
-        ) from error
-    if weights is not None:
-        _require_tensors(weights)
     try:
+        # The file is never executed: torch reads only tensors by default.
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat", _OUTPUTS, feature_extractor_weights_path=None if weights is None else str(weights)
         ).to(device)
-    except OSError as error:
-        raise MetricsError(
-            f"the weights of Inception cannot be downloaded ({first_line(error)}); give the file with --weights"
-        ) from error
-    except RuntimeError as error:
-        raise MetricsError(
-            f"file {str(weights)!r} does not hold the weights of Inception: {first_line(error)}"
-        ) from error
+    except Exception as error:  # torch raises many types for a file of another kind
+        if weights is None:
+            what = "the weights of Inception cannot be downloaded"
+        else:
+            what = f"file {str(weights)!r} does not hold the weights of Inception"
+        raise MetricsError(f"{what} ({first_line(error)}); give the published file with --weights") from error
 
     @torch.inference_mode()
     def extract(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,15 +57,3 @@ def load_inception(weights: Path | None, device: torch.device) -> tuple[Callable
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     return extract, digest.hexdigest()
-
-
-def _require_tensors(path: Path) -> None:
-    """Refuses a file with objects other than tensors: torch-fidelity unpickles the file, which could run code."""
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise MetricsError(f"weights file {str(path)!r} cannot be read: {error.strerror}") from None
-    except Exception as error:  # torch raises many types for a file of another format.
-        raise MetricsError(f"file {str(path)!r} is not a weights file: {first_line(error)}") from None
-    if not isinstance(weights, dict):
-        raise MetricsError(f"file {str(path)!r} holds a {type(weights).__name__}, expected the weights of Inception")

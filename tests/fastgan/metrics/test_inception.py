@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 def test_without_torch_fidelity_the_error_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
-    with pytest.raises(MetricsError, match=r"install it with pip install -e '\.\[evaluation\]', or choose other"):
+    with pytest.raises(MetricsError, match=r"pip install -e '\.\[evaluation\]', beside the torchvision"):
         load_features("inception", CPU)
 
 
@@ -25,7 +25,7 @@ def test_a_torchvision_of_another_build_is_named(monkeypatch, tmp_path):
         monkeypatch.delitem(sys.modules, name)
     (tmp_path / "torch_fidelity.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(MetricsError, match=r"torchvision::nms.*; install the torchvision of your build of torch"):
+    with pytest.raises(MetricsError, match=r"torchvision::nms.*beside the torchvision of your build of torch"):
         load_features("inception", CPU)
 
 
@@ -65,14 +65,8 @@ def test_files_that_are_no_weights_are_refused(weights, tmp_path, capsys):
     (tmp_path / "code.pth").write_bytes(pickle.dumps(Harmful()))
     torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "other.pth")
     torch.save(torch.zeros(1), tmp_path / "tensor.pth")
-    for name, sentence in (
-        ("none.pth", "cannot be read: No such file"),
-        ("junk.pth", "is not a weights file"),
-        ("code.pth", "is not a weights file"),
-        ("other.pth", "does not hold the weights of Inception"),
-        ("tensor.pth", "holds a Tensor, expected the weights of Inception"),
-    ):
-        with pytest.raises(MetricsError, match=sentence) as caught:
+    for name in ("none.pth", "junk.pth", "code.pth", "other.pth", "tensor.pth"):
+        with pytest.raises(MetricsError, match="does not hold the weights of Inception") as caught:
             load_features("inception", CPU, weights=tmp_path / name)
         assert "\n" not in str(caught.value)
     assert "this ran" not in capsys.readouterr().out
@@ -85,5 +79,5 @@ def test_a_failed_download_is_reported(torch_fidelity, monkeypatch):
         raise URLError("no network")
 
     monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", fail)
-    with pytest.raises(MetricsError, match=r"cannot be downloaded \(.*no network.*\); give the file with --weights"):
+    with pytest.raises(MetricsError, match=r"downloaded \(.*no network.*\); give the published file with --weights"):
         load_features("inception", CPU)
