@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fastgan.cli.options import Model, with_generator
+from fastgan.cli.options import Device, Model, with_generator
 from fastgan.console import say, show_log, warner
 from fastgan.errors import writing
 from fastgan.training.config import SettingsError
@@ -61,7 +61,7 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE", help="Weights file of inception; downloaded by default.")
     ] = None,
     model: Model = None,
-    device: Annotated[str, typer.Option(metavar="D", help="auto, cpu, cuda or cuda:INDEX.")] = "auto",
+    device: Device = "auto",
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder for report and pictures; by default RUN/evaluation or ./evaluation."),

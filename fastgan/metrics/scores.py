@@ -102,14 +102,9 @@ def score_values(real: Features, generated: Features) -> dict[str, float]:
         values["inception_score"] = inception_score(generated.logits)
     neighbors = neighbor_scores(real.values, generated.values)
     both = neighbors.precision + neighbors.recall
-    values |= {
-        "precision": neighbors.precision,
-        "recall": neighbors.recall,
-        "f1": 2 * neighbors.precision * neighbors.recall / both if both else 0.0,
-        "density": neighbors.density,
-        "coverage": neighbors.coverage,
-    }
-    return values
+    values["f1"] = 2 * neighbors.precision * neighbors.recall / both if both else 0.0
+    values |= neighbors._asdict()
+    return {name: values[name] for name in SCALES if name in values}
 
 
 def score(real: Features, generated: Features, *, seed: int, progress: Iterable[int] | None = None) -> dict[str, Score]:

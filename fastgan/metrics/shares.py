@@ -67,18 +67,15 @@ class Shares:
 
     def distance(self) -> float:
         """The total variation distance between the shares, 0 to 1; images in no group count as one more group."""
-        real, generated = self.real_shares, self.generated_shares
-        pairs = zip([*real, 1 - sum(real)], [*generated, 1 - sum(generated)], strict=True)
-        return sum(abs(a - b) for a, b in pairs) / 2
+        return sum(abs(a / self.num_real - b / self.num_generated) for a, b in self._all_groups()) / 2
 
     def p_value(self) -> float:
         """The p-value of the chi-squared test that real and generated images have the same shares."""
         from scipy.stats import chi2_contingency
 
-        rows = zip(
-            [*self.real, self.num_real - sum(self.real)],
-            [*self.generated, self.num_generated - sum(self.generated)],
-            strict=True,
-        )
-        table = [pair for pair in rows if sum(pair)]
+        table = [pair for pair in self._all_groups() if sum(pair)]
         return float(chi2_contingency(table).pvalue) if len(table) > 1 else 1.0
+
+    def _all_groups(self) -> list[tuple[int, int]]:
+        others = self.num_real - sum(self.real), self.num_generated - sum(self.generated)
+        return [*zip(self.real, self.generated, strict=True), others]

@@ -73,8 +73,7 @@ def build_networks(
         "base_channels": base_channels,
         "num_classes": num_classes,
     }
-    for name in ("num_channels", "latent_dim", "base_channels", "num_classes"):
-        size = sizes[name]
+    for name, size in sizes.items():
         if size is not None and size < 1:
             raise ValueError(f"{name} is {size}, expected at least 1")
     known = inspect.signature(MODELS[model]).parameters

@@ -39,8 +39,6 @@ def build_mlp(
             :class:`fastgan.nn.MinibatchStdDev`, or "discrimination" for :class:`fastgan.nn.MinibatchDiscrimination`
             (Salimans et al. 2016).
     """
-    if resolution < 1:
-        raise ValueError(f"mlp has no networks for resolution {resolution}, only for 1 and more")
     width, shape = base_channels or 128, (num_channels, resolution, resolution)
     generator = [
         *_hidden(latent_dim, width, HIDDEN_LAYERS),

@@ -23,8 +23,6 @@ def build_vanilla(
     Args:
         base_channels: width of the narrowest hidden layer, from which the other widths follow; 128 by default.
     """
-    if resolution < 1:
-        raise ValueError(f"vanilla has no networks for resolution {resolution}, only for 1 and more")
     base, shape = base_channels or 128, (num_channels, resolution, resolution)
     generator = Generator(
         [

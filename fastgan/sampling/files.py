@@ -80,7 +80,10 @@ def write_sheet(sheet: Sheet, path: Path) -> list[Path]:
         if path.is_dir():
             return save_images(sheet.images, path, **sheet.layout)
         if path.suffix in ANIMATIONS:
-            save_animation(_frames(sheet), path)
+            columns = sheet.columns or len(sheet.images)
+            there = [picture(sheet.images[i::columns]) for i in range(columns)]
+            # Back to the second frame, so that they repeat without a jump.
+            save_animation(there + there[-2:0:-1], path)
         elif path.suffix == ".npz":
             is_plane = are_points(sheet.images)
             name, array = ("points", to_points(sheet.images)) if is_plane else ("images", to_uint8(sheet.images))
@@ -138,13 +141,6 @@ def save_animation(frames: Sequence[Tensor], path: Path) -> None:
 
 
 def _color_of_even_size(frame: Tensor) -> np.ndarray:
-    channels, height, width = frame.shape
-    array = frame.expand(3, -1, -1).permute(1, 2, 0).numpy() if channels == 1 else frame.permute(1, 2, 0).numpy()
+    height, width = frame.shape[1:]
+    array = frame.expand(3, -1, -1).permute(1, 2, 0).numpy()
     return np.pad(array, ((0, height % 2), (0, width % 2), (0, 0)))
-
-
-def _frames(sheet: Sheet) -> list[Tensor]:
-    """The frames of all columns, forwards to the last and back to the second, so that they repeat without a jump."""
-    columns = sheet.columns or len(sheet.images)
-    there = [picture(sheet.images[i::columns]) for i in range(columns)]
-    return there + there[-2:0:-1]

@@ -108,7 +108,7 @@ def build_objective(
             f"regularizer {named[0]!r} cannot penalize the discriminator {whose} has batch normalization ({layer}) and "
             f"so couples the samples of a batch; {others}set regularizer 'none'"
         )
-    return loss, penalties, partial(diff_augment, policy=policy) if policy else _no_augmentation
+    return loss, penalties, partial(diff_augment, policy=policy) if policy else lambda images: images
 
 
 def open_images(
@@ -220,7 +220,3 @@ def check_group_sizes(discriminator: nn.Module, batch_sizes: list[int], num_micr
                 )
             notes.append(f"the minibatch standard deviation of {of_batch} is of groups of {found}; {cure}")
     return notes
-
-
-def _no_augmentation(images: Tensor) -> Tensor:
-    return images

@@ -50,7 +50,7 @@ class Distributed:
         distributed = cls()
         if dist.is_initialized():
             distributed.rank, distributed.world_size = dist.get_rank(), dist.get_world_size()
-        elif was_launched():
+        elif dist.is_torchelastic_launched() or {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():
             store, distributed.rank, distributed.world_size = next(dist.rendezvous("env://"))
             # torchrun keeps one store across restarts, and in it the addresses of dead ranks.
             store = dist.PrefixStore(f"attempt {_restarts()}", store)
@@ -223,11 +223,6 @@ class _Functions(nn.Module):
 
     def forward(self, function: Callable[..., T], *args: Any) -> T:
         return function(*args)
-
-
-def was_launched() -> bool:
-    """Whether torchrun has started this process."""
-    return dist.is_torchelastic_launched() or {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
 
 
 def has_restarted() -> bool:

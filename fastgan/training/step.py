@@ -160,10 +160,7 @@ class GanStep:
         self._random = random
         self._distributed = distributed
         self._draw_images = draw_images
-        self._latent_dim = config.latent_dim
-        self._half_life = config.ema_half_life
-        self._micro_batches = config.accumulate
-        self._flips = config.flips
+        self._config = config
         self._batch_statistics = distributed.batch_statistics(generator, discriminator)
         self._generator_sync = GradientSync(generator, distributed, some_unused=some_unused)
         # The gradient of a penalty does not reach the last bias.
@@ -172,7 +169,8 @@ class GanStep:
     def prepare(self, step: int) -> None:
         """Fills the tensors on the device that depend on the number of steps so far."""
         self.watch.set_step(step)
-        half_life = at_step(self._half_life, step) if self._half_life else None
+        half_life = self._config.ema_half_life
+        half_life = at_step(half_life, step) if half_life else None
         self._ema.set_step(step + 1, half_life=half_life)
         for weight, penalty in zip(self._weights, self.penalties, strict=True):
             if isinstance(weight, Tensor):
@@ -182,9 +180,9 @@ class GanStep:
         """Runs one step; ``images`` are the real images of each discriminator update, none with ``draw_images``."""
         for update, penalize in enumerate(plan.penalize):
             batch = self.draw(plan, images[update] if images else None, bool(penalize))
-            micro_batches = batch.split(self._micro_batches)
+            micro_batches = batch.split(self._config.accumulate)
             last = update == len(plan.penalize) - 1
-            reuse_fake = last and self._micro_batches == 1 and self.mode.reuses_fakes
+            reuse_fake = last and self._config.accumulate == 1 and self.mode.reuses_fakes
             fake, logits = self.update_discriminator(micro_batches, penalize, keep_graph=reuse_fake)
             self.watch.after_discriminator(update)
         fake = self.update_generator(micro_batches, fake if reuse_fake else None)
@@ -199,7 +197,7 @@ class GanStep:
     def draw(self, plan: Plan, images: Images | None, penalize: bool) -> Batch:
         """Draws a batch: real images with their labels, latents and, for a penalty, interpolation weights."""
         pixels, labels = self._draw_images(plan.batch_size) if images is None else images
-        if self._flips:
+        if self._config.flips:
             pixels = random_flip(pixels)
         real = at_resolution(normalize(pixels), plan.resolution, self.fade if plan.fading else None)
         latents = self.draw_latents(plan.batch_size)
@@ -208,7 +206,7 @@ class GanStep:
 
     def draw_latents(self, batch_size: int) -> Tensor:
         """Draws this rank's latents of a batch."""
-        return self._draw(torch.randn, batch_size, self._latent_dim)
+        return self._draw(torch.randn, batch_size, self._config.latent_dim)
 
     def _draw(self, draw: Callable[..., Tensor], *shape: int) -> Tensor:
         # Each rank draws the random numbers of the whole batch and uses its shard.
@@ -315,7 +313,7 @@ class GanStep:
         return self.generator_loss(self.generate(latents, labels), real, labels)
 
     def _share(self, loss: Tensor) -> Tensor:
-        return loss if self._micro_batches == 1 else loss / self._micro_batches
+        return loss if self._config.accumulate == 1 else loss / self._config.accumulate
 
 
 def _given(labels: Tensor | None) -> tuple[Tensor, ...]:

@@ -45,7 +45,7 @@ ONLY = "only for 16, 28, 32, 64, 128 and 256"
     ("model", "settings", "message"),
     [
         *((model, {"resolution": 20}, f"{model} has no networks for resolution 20, {ONLY}") for model in CONVOLUTIONAL),
-        *((model, {"resolution": 0}, "for resolution 0, only for 1 and more") for model in ("mlp", "vanilla")),
+        *((model, {"resolution": 0}, "resolution is 0, expected at least 1") for model in ("mlp", "vanilla")),
         ("stylegan", {"resolution": 28}, "resolution 28, only for 8, 16, 32, 64, 128, 256, 512 and 1024"),
         ("dcgan", {"base_channels": 6}, "divide by 4, not 6"),
         ("wgan-gp", {"base_channels": 6}, "wgan-gp at resolution 28 needs base_channels that divide by 4, not 6"),
