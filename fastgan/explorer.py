@@ -80,15 +80,9 @@ class Explorer:
     ) -> np.ndarray:
         """The image as uint8 [H, W] or [H, W, 3], enlarged by an integer factor up to ``edge`` pixels.
 
-        Args:
-            seed: seed of the latent.
-            offsets: offsets along the first directions.
-            label: class index, for a conditional generator.
-            truncation: psi; this and the arguments below are only for a generator with styles.
-            other_seed: seed of image B in style mixing.
-            crossover: styles from B, as in :func:`fastgan.sampling.layers_of`; "none" for no mixing.
-            noise: whether to add the constant noise.
-            edge: maximum height of the result; larger images are not reduced.
+        ``offsets`` are along the first directions; ``truncation``, ``crossover`` (as in
+        :func:`fastgan.sampling.layers_of`, or "none"), the ``other_seed`` of image B in style mixing, and the constant
+        ``noise`` are only for a generator with styles.
         """
         latents = sampling.draw_latents(1, self.generator.latent_dim, seed=seed)
         if self._directions is None:

@@ -30,13 +30,8 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Reference:
-    """The real images that generated images are compared with.
-
-    Attributes:
-        images: uint8 [N, C, S, S].
-        network: the feature network, whose classes are the modes.
-        real: features of up to 2,000 of the images.
-    """
+    """The real images, uint8 [N, C, S, S], that generated images are compared with: the feature network, whose classes
+    are the modes, and the features of up to 2,000 of the images."""
 
     images: Tensor
     network: FeatureNetwork
@@ -64,13 +59,8 @@ class Reference:
 
 @dataclass(frozen=True)
 class Moment:
-    """The generator at a step.
-
-    Attributes:
-        shares: shares of the modes among 2,000 samples and among the real images.
-        high_quality: the share of samples with high quality, 0 to 1.
-        shown: some of the samples, uint8 [n, C, S, S].
-    """
+    """The generator at a step: shares of the modes among 2,000 samples and among the real images, the share of samples
+    with high quality, 0 to 1, and some of the samples, uint8 [n, C, S, S]."""
 
     step: int
     shares: Shares
@@ -137,10 +127,7 @@ def run_trial(
     seed: int,
     progress: Callable[[int], None] = lambda step: None,
 ) -> Trial:
-    """Trains a GAN of the bench with a remedy, for ``steps`` or the bench's own number, and measures it.
-
-    ``progress`` is called after each step with its number.
-    """
+    """Trains a GAN of the bench with a remedy, for ``steps`` or the bench's own number, and measures it."""
     config = bench.config(remedy, steps=steps, seed=seed)
     trainer = Trainer.from_config(config, ResidentImages(reference.images, None, _CPU, name=bench.data))
     when = moments_of(config.steps)

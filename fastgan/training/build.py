@@ -81,11 +81,7 @@ def own_architecture(config: TrainingConfig, images: ImageSource) -> dict[str, A
 def build_objective(
     config: TrainingConfig, discriminator: nn.Module, image_shape: tuple[int, int, int]
 ) -> tuple[Loss, list[Penalty], Augment]:
-    """Builds loss, penalties and augmentation from the settings, for a discriminator of images [C, H, W].
-
-    Raises:
-        SettingsError: for a loss, regularizer or augmentation that does not exist or does not fit; one sentence.
-    """
+    """Builds loss, penalties and augmentation from the settings, for a discriminator of images [C, H, W]."""
     num_channels, _, resolution = image_shape
     try:
         loss = get_loss(config.loss, real_label=config.real_label, fake_label=config.fake_label)
@@ -152,11 +148,7 @@ def require_data(run: Path, data: str) -> None:
 
 
 def choose_mode(config: TrainingConfig, device: torch.device, world_size: int, can_record: bool) -> tuple[str, str]:
-    """Chooses how steps run, ``eager``, ``graph`` or ``compiled``; returns the mode and the reason.
-
-    Raises:
-        SettingsError: for a mode that does not exist here; one sentence.
-    """
+    """Chooses how steps run, ``eager``, ``graph`` or ``compiled``; returns the mode and the reason."""
     mode = config.engine
     # Each of torch's Adam implementations reads beta2 as a number, which a graph would freeze.
     unrecordable = is_scheduled(config.beta2)

@@ -41,19 +41,12 @@ class Subject:
     """A run to evaluate: its generator's EMA, real images at the size of its generated ones, and the feature network.
 
     Args:
-        run: the folder of a run or export.
         data: real images, as :func:`fastgan.data.open_dataset` takes them; the run's data by default.
         count: number of generated images, and maximum of real ones; by default the number of real ones, up to 10,000.
-        features: as in :func:`fastgan.metrics.features.load_features`; by default those of the bundled data, and
-            ``inception`` for others.
-        weights: weights file of ``inception``.
+        features, weights: as in :func:`fastgan.metrics.evaluation.evaluate`.
         model: as in :func:`fastgan.load_generator`.
-        device: as in :func:`fastgan.training.device.resolve_device`.
         seed: seed of latents, of the choice of real images, of clusters and of resampling.
         warn: called with one sentence per damaged checkpoint or cached file.
-
-    Attributes:
-        basis: the data, counts and features that the scores depend on.
 
     Raises:
         SettingsError, DataError, CheckpointError, MetricsError: one sentence.
@@ -99,14 +92,8 @@ class Subject:
         self.basis = Basis.of(self._features, shape, source, digest_of(self._real), len(self._real), count)
 
     def evaluate(self, console: Console) -> tuple[Evaluation, Tensor]:
-        """Generates and measures images; shows progress in the console.
-
-        Returns:
-            The evaluation, and a picture that shows mode collapse, uint8 [3, H, W].
-
-        Raises:
-            MetricsError: for images that the features do not take, or with non-finite values; one sentence.
-        """
+        """Generates and measures images, with progress in the console; also returns a picture that shows mode collapse,
+        uint8 [3, H, W]."""
         basis, seed = self.basis, self._seed
         with progress_bars(console, transient=True) as progress:
             real_task = progress.add_task("real images", total=basis.num_real)
@@ -209,13 +196,8 @@ class FidTracker:
         self._features_of_real(config.resolution)
 
     def measure(self, generator: nn.Module, step: int) -> tuple[float, bool]:
-        """The FID of ``evaluate_count`` images against as many real ones, and whether it is the best so far.
-
-        Each call uses the same latents.
-
-        Raises:
-            MetricsError: for images with non-finite values; one sentence.
-        """
+        """The FID of ``evaluate_count`` images, always from the same latents, against as many real ones, and whether it
+        is the best so far."""
         config, count = self._config, self._config.evaluate_count
         labels = labels_like(None, generator, count)
         batches = generated_batches(generator, count, seed=config.seed, labels=labels)

@@ -81,11 +81,7 @@ def fit(trainer: "Trainer") -> signal.Signals | None:
 
 
 def prepare_folder(folder: Path, config: TrainingConfig) -> None:
-    """Makes the folder of a new run; deletes files of an earlier start there.
-
-    Raises:
-        WriteError, CheckpointError: where it cannot be written; one sentence.
-    """
+    """Makes the folder of a new run; deletes files of an earlier start there."""
     try:
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         logs = ("samples/*.png", "tensorboard/events.*", "metrics.jsonl", WANDB_ID_FILE)
@@ -297,11 +293,7 @@ def count_of(images: ImageSource) -> str:
 
 
 def require_finite(trainer: "Trainer") -> None:
-    """Ends a run whose losses or tensors are not all finite; its state is saved in a folder that is never resumed.
-
-    Raises:
-        NonFiniteError: one sentence.
-    """
+    """Ends a run whose losses or tensors are not all finite; its state is saved in a folder that is never resumed."""
     bad = trainer.first_non_finite()
     if bad is None:
         return

@@ -23,9 +23,7 @@ class Precision:
     torch's autocast. With float16 each optimizer has its own gradient scaler (Micikevicius et al. 2018,
     https://arxiv.org/abs/1710.03740, section 3.2), since the two networks' gradients differ by orders of magnitude.
 
-    Args:
-        config: the settings.
-        device: the networks' device. On CUDA, ``tf32`` is set for the whole process.
+    On CUDA, ``tf32`` is set for the whole process.
 
     Attributes:
         dtype: dtype of weights, losses and images.

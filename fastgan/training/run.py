@@ -91,11 +91,7 @@ def _resume(
 def find_largest_batch(
     config: TrainingConfig, device: torch.device, distributed: Distributed, build: Build | None = None
 ) -> int:
-    """The largest batch size of all ranks together whose shards fit on every rank's GPU, at the last resolution.
-
-    Raises:
-        SettingsError: on a CPU, or where no batch fits; one sentence.
-    """
+    """The largest batch size of all ranks together whose shards fit on every rank's GPU, at the last resolution."""
     if device.type != "cuda":
         raise SettingsError(
             f"the batch size 'auto' is the largest that fits on a GPU, and the run is on {device}; expected a number"

@@ -51,12 +51,7 @@ class Reading:
 class HealthStatistics:
     """Sums over the steps since the last report: over the first and every fourth after it, or eighth for distances.
 
-    Args:
-        generator: the network whose gradients are measured.
-        device: device of the sums.
-
-    Attributes:
-        num_steps: number of steps since the last report.
+    ``num_steps`` is the number of steps since the last report.
     """
 
     def __init__(self, generator: nn.Module, device: torch.device) -> None:
@@ -168,9 +163,6 @@ class FiniteWatch:
         losses: names of the losses.
         loss_sums: their sums [len(losses)], in which a NaN or an infinity persists.
         discriminator, generator: the networks, whose parameters and buffers must stay the same tensors.
-
-    Attributes:
-        moments: the first non-finite moment of each value, int64; to be reduced to the minimum over all ranks.
     """
 
     def __init__(self, losses: list[str], loss_sums: Tensor, discriminator: nn.Module, generator: nn.Module) -> None:
@@ -188,6 +180,7 @@ class FiniteWatch:
         self._num_of_discriminator = len(of_discriminator)
         # Time is counted in moments, _MOMENTS per step, so that each discriminator update of a step has its own. The
         # current one is a tensor, so that a captured graph reads it.
+        # The first of each value; to be reduced to the minimum over all ranks.
         self.moments = torch.full((len(self._names),), _NEVER, dtype=torch.int64, device=loss_sums.device)
         self._moment = torch.zeros((), dtype=torch.int64, device=loss_sums.device)
 

@@ -401,12 +401,7 @@ class Trainer:
         return self.folder / "checkpoints" / str(self.step_count)
 
     def open_folder(self) -> None:
-        """Makes the run's folder, once; deletes the files of an earlier run without a checkpoint there.
-
-        Raises:
-            SettingsError, WriteError, CheckpointError: where there is no folder, it cannot be written, or it already
-                has a checkpoint.
-        """
+        """Makes the run's folder, once; deletes the files of an earlier run without a checkpoint there."""
         if self._is_open:
             return
         folder = self._require_folder()
@@ -428,11 +423,7 @@ class Trainer:
         drop_checkpoints(self.folder, keep_last=keep_last, keep_every=keep_every, protected=protected)
 
     def on_first(self, function: Callable[[], T]) -> T:
-        """As :meth:`Distributed.on_first`, for functions that write to the run's folder.
-
-        Raises:
-            WriteError: where the folder cannot be written.
-        """
+        """As :meth:`Distributed.on_first`, for functions that write to the run's folder; WriteError if they cannot."""
 
         def writing() -> T:
             try:
@@ -541,11 +532,7 @@ class Trainer:
         }
 
     def load(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        """Loads the results of :meth:`tensors` and :meth:`state`.
-
-        Raises:
-            SettingsError: for a state of another architecture or kind of device; one sentence.
-        """
+        """Loads the results of :meth:`tensors` and :meth:`state`."""
         self._require_same(state)
         if self._graphs is not None:
             self._graphs.forget()  # they hold the optimizers' tensors, which are replaced
@@ -676,11 +663,7 @@ def _joined(device: torch.device) -> Distributed:
 def _opened(
     config: TrainingConfig, device: torch.device, distributed: Distributed, data: Any
 ) -> tuple[TrainingConfig, ImageSource, Any]:
-    """Opens the images of a run; returns settings that name them, in any folder, the images, and their data.
-
-    Raises:
-        DataError, SettingsError: as :func:`open_images`, and for hosts whose data differ; one sentence.
-    """
+    """Opens the images of a run; returns settings that name them, in any folder, the images, and their data."""
     if isinstance(data, Path):
         data = str(data.absolute())  # also where its name is that of bundled data
     if data is None or isinstance(data, str):
