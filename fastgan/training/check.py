@@ -2,9 +2,8 @@
 
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from fastgan.errors import first_line
 from fastgan.losses import Loss
 from fastgan.random_state import preserved_random_state
 from fastgan.sampling import render
-from fastgan.training.config import SettingsError
+from fastgan.training.config import SettingsError, TrainingConfig
 from fastgan.training.precision import Precision
 
 # Packages whose code is not the user's.
@@ -65,16 +64,14 @@ class Tryout:
         generator: nn.Module,
         discriminator: nn.Module,
         precision: Precision,
-        *,
-        latent_dim: int,
+        config: TrainingConfig,
         batch_size: int,
-        conditional: bool,
     ) -> None:
-        self._generator, self._discriminator = generator.train(), discriminator.train()
+        self._networks = {"generator": generator.train(), "discriminator": discriminator.train()}
         self._precision = precision
         device = next(generator.parameters()).device
-        self._latents = torch.zeros(batch_size, latent_dim, device=device, dtype=precision.dtype)
-        self._labels = torch.zeros(batch_size, dtype=torch.int64, device=device) if conditional else None
+        self._latents = torch.zeros(batch_size, config.latent_dim, device=device, dtype=precision.dtype)
+        self._labels = torch.zeros(batch_size, dtype=torch.int64, device=device) if config.conditional else None
 
     def image_shape(self) -> tuple[int, int, int]:
         """Shape [C, S, S] of the generator's images."""
@@ -105,24 +102,25 @@ class Tryout:
             real = self._precision.images(torch.rand_like(fake) * 2 - 1)
             real_logits, fake_logits = self._logits(real), self._logits(fake)
             if loss.takes_logits and _is_of_sigmoid(fake_logits):
-                layers = [n for n, module in self._discriminator.named_modules() if isinstance(module, nn.Sigmoid)]
+                named = self._networks["discriminator"].named_modules()
+                layers = [name for name, module in named if isinstance(module, nn.Sigmoid)]
                 raise SettingsError(
                     f"the discriminator ends in a sigmoid{f' ({layers[-1]})' if layers else ''}, and the loss takes "
                     "logits; remove the sigmoid, or give functions of your own as the loss"
                 )
             total = fake_logits.float().sum() + real_logits.float().sum()
-            networks = {"generator": self._generator, "discriminator": self._discriminator}
-            unused = [note for name, network in networks.items() for note in _without_gradient(name, network, total)]
-            unsaved = [note for name, network in networks.items() for note in _not_saved(name, network, before)]
+            networks = self._networks.items()
+            unused = [note for name, network in networks for note in _without_gradient(name, network, total)]
+            unsaved = [note for name, network in networks for note in _not_saved(name, network, before)]
+            given = "16 latents in evaluation mode, in which samples are drawn,"
             labels = None if self._labels is None else self._labels[:1]
-            sample = partial(render, self._generator, self._latents[:1], labels)
-            self._call("generator", "16 latents in evaluation mode, in which samples are drawn,", sample)
+            self._call("generator", given, self._latents[:1], labels, run=render)
         return unused, unsaved
 
     def _generate(self) -> Tensor:
         count = len(self._latents)
         given = f"{count} latents {list(self._latents.shape)}"
-        images = self._call("generator", given, self._generator, self._latents, self._labels)
+        images = self._call("generator", given, self._latents, self._labels)
         square = isinstance(images, Tensor) and images.dim() == 4 and images.shape[2] == images.shape[3]
         if not square or len(images) != count or not images.is_floating_point():
             raise SettingsError(
@@ -132,7 +130,7 @@ class Tryout:
 
     def _logits(self, images: Tensor) -> Tensor:
         given = f"{len(images)} images {list(images.shape)}"
-        logits = self._call("discriminator", given, self._discriminator, images, self._labels)
+        logits = self._call("discriminator", given, images, self._labels)
         if not isinstance(logits, Tensor) or logits.dim() == 0 or len(logits) != len(images):
             raise SettingsError(
                 f"the discriminator maps {given} to {_description(logits)}, expected logits of each image: "
@@ -140,24 +138,25 @@ class Tryout:
             )
         return logits
 
-    def _call(self, name: str, given: str, function: Any, *inputs: Tensor | None) -> Any:
-        with_labels = "" if self._labels is None else " with labels"
+    def _call(self, name: str, given: str, *inputs: Tensor | None, run: Callable[..., Any] | None = None) -> Any:
+        network, inputs = self._networks[name], [tensor for tensor in inputs if tensor is not None]
         try:
             with self._precision.autocast():
-                return function(*(tensor for tensor in inputs if tensor is not None))
+                return network(*inputs) if run is None else run(network, *inputs)
         except Exception as error:
+            with_labels = "" if self._labels is None else " with labels"
             raise SettingsError(
                 f"the {name} cannot take {given}{with_labels}: {first_line(error)}{line_of(error)}"
             ) from error
 
     @contextmanager
     def _without_a_trace(self) -> Iterator[dict[tuple[str, str], Tensor]]:
-        networks = {"generator": self._generator, "discriminator": self._discriminator}
-        buffers = {(kind, name): b for kind, network in networks.items() for name, b in network.named_buffers()}
+        networks = self._networks.items()
+        buffers = {(kind, name): b for kind, network in networks for name, b in network.named_buffers()}
         before = {key: buffer.clone() for key, buffer in buffers.items()}
         with preserved_random_state():
             yield before
-        for kind, network in networks.items():
+        for kind, network in networks:
             for name, buffer in network.named_buffers():
                 if buffer is not buffers.get((kind, name)):
                     raise SettingsError(

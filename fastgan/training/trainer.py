@@ -163,14 +163,8 @@ class Trainer:
         )
         self.notes: list[str] = []
         if own:
-            tryout = Tryout(
-                self.generator,
-                self.discriminator,
-                self.precision,
-                latent_dim=config.latent_dim,
-                batch_size=config.batch_size // (distributed.world_size * config.accumulate),
-                conditional=config.conditional,
-            )
+            batch_size = config.batch_size // (distributed.world_size * config.accumulate)
+            tryout = Tryout(self.generator, self.discriminator, self.precision, config, batch_size)
             if not resolution_given:
                 config = dataclasses.replace(config, resolution=tryout.image_shape()[-1])
         self.config, self.images, self.data = config, _, _ = _opened(config, device, distributed, data)

@@ -167,7 +167,7 @@ def test_trying_networks_out_with_dropout_draws_nothing():
     networks = own_networks.conditional(8, 3)
     config = TrainingConfig(latent_dim=8, device="cpu")
     precision = Precision(config, torch.device("cpu"))
-    tryout = Tryout(*networks, precision, latent_dim=8, batch_size=6, conditional=True)
+    tryout = Tryout(*networks, precision, config, 6)
     before = torch.get_rng_state()
     assert tryout.image_shape() == (1, 16, 16)
     assert tryout.check((1, 16, 16), "photos", 3, get_loss("hinge")) == ([], [])
