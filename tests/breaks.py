@@ -218,8 +218,8 @@ pixel norm: divided by the tile, not by the channels
 - shape[1].to(COMPUTE)
 + tl.full((), values.shape[1], COMPUTE)
 pixel norm: the mean square is a constant to the first gradient
-- dx = (g - x * (r * mean_gxh))
-+ dx = (g + 0 * x)
+- (v - x * (r * b)) * r
++ (v + 0 * x) * r
 pixel norm: chunks of channels from the first one only
 - channel = start + tl.arange
 + channel = 0 * start + tl.arange

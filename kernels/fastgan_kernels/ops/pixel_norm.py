@@ -55,8 +55,32 @@ def _tile(
 
 
 @triton.jit
-def _load(ptr, offset, mask, COMPUTE: tl.constexpr):
-    return tl.load(ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+def _read(
+    kept, operands, start, shape, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr,
+    BLOCK_SAMPLES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
+):  # fmt: skip
+    """A tile's offsets and mask, and x, g and v there: ``kept``, or from memory.
+
+    An absent g or v is 0, and the compiler drops what is made of it.
+    """
+    if kept is not None:
+        return kept
+    else:
+        x_ptr, g_ptr, v_ptr = operands
+        offset, mask = _tile(start, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
+        x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+        g, v = tl.zeros_like(x), tl.zeros_like(x)
+        if g_ptr is not None:
+            g = tl.load(g_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+        if v_ptr is not None:
+            v = tl.load(v_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
+        return offset, mask, x, g, v
+
+
+@triton.jit
+def _add(total, term, RESIDENT: tl.constexpr):
+    """The new total, which is the term where a program has one tile."""
+    return term if RESIDENT else total + term
 
 
 @triton.jit
@@ -65,129 +89,55 @@ def _mean(values, shape, COMPUTE: tl.constexpr):
     return (tl.sum(values, axis=1) / shape[1].to(COMPUTE))[:, None, :]
 
 
-# A program that cannot hold all channels reads them twice, and the second time in reverse: L2 has the last ones.
-
-
-@triton.jit(do_not_specialize=["samples", "minor_groups", "major", "pixel_tiles"])
-def _forward_kernel(
-    x_ptr, y_ptr,
-    samples, minor_groups, major, pixel_tiles,
-    EPS: tl.constexpr, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr, RESIDENT: tl.constexpr,
-    BLOCK_SAMPLES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
-):  # fmt: skip
-    channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
-    shape, eps = (samples, channels, pixels, pixel_tiles), tl.full((), EPS, COMPUTE)
-    if RESIDENT:
-        offset, mask = _tile(0, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
-        x = _load(x_ptr, offset, mask, COMPUTE)
-        r = tl.rsqrt(_mean(x * x, shape, COMPUTE) + eps)
-        tl.store(y_ptr + offset, (x * r).to(y_ptr.dtype.element_ty), mask=mask)
-    else:
-        squares = tl.zeros([BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS], dtype=COMPUTE)
-        for start in range(0, channels, BLOCK_CHANNELS):
-            offset, mask = _tile(start, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
-            x = _load(x_ptr, offset, mask, COMPUTE)
-            squares += x * x
-        r = tl.rsqrt(_mean(squares, shape, COMPUTE) + eps)
-        for start in range((channels - 1) // BLOCK_CHANNELS * BLOCK_CHANNELS, -1, -BLOCK_CHANNELS):
-            offset, mask = _tile(start, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
-            x = _load(x_ptr, offset, mask, COMPUTE)
-            tl.store(y_ptr + offset, (x * r).to(y_ptr.dtype.element_ty), mask=mask)
-
-
 @triton.jit
-def _store_gradient(dx_ptr, offset, mask, g, x, r, mean_gxh):
-    dx = (g - x * (r * mean_gxh)) * r
-    tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
+def _store(ptr, offset, mask, value):
+    tl.store(ptr + offset, value.to(ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["samples", "minor_groups", "major", "pixel_tiles"])
-def _backward_kernel(
-    g_ptr, x_ptr, dx_ptr,
+def _kernel(
+    x_ptr, g_ptr, v_ptr, y_ptr, dg_ptr, dx_ptr,
     samples, minor_groups, major, pixel_tiles,
     EPS: tl.constexpr, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr, RESIDENT: tl.constexpr,
     BLOCK_SAMPLES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """dx = D(g)."""
+    """y of x; of v too, dg = D(v); of g too, the gradient dx of <D(g), v>. Operands and results not needed are None.
+
+    A program that cannot hold all channels reads them twice, and the second time in reverse: L2 has the last ones.
+    """
     channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
     shape, eps = (samples, channels, pixels, pixel_tiles), tl.full((), EPS, COMPUTE)
+    operands, kept = (x_ptr, g_ptr, v_ptr), None
     if RESIDENT:
-        offset, mask = _tile(0, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
-        x, g = _load(x_ptr, offset, mask, COMPUTE), _load(g_ptr, offset, mask, COMPUTE)
-        r = tl.rsqrt(_mean(x * x, shape, COMPUTE) + eps)
-        _store_gradient(dx_ptr, offset, mask, g, x, r, _mean(g * x, shape, COMPUTE) * r)
-    else:
-        squares = tl.zeros([BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS], dtype=COMPUTE)
-        products = tl.zeros([BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS], dtype=COMPUTE)
-        for start in range(0, channels, BLOCK_CHANNELS):
-            offset, mask = _tile(start, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
-            x, g = _load(x_ptr, offset, mask, COMPUTE), _load(g_ptr, offset, mask, COMPUTE)
-            squares += x * x
-            products += x * g
-        r = tl.rsqrt(_mean(squares, shape, COMPUTE) + eps)
-        mean_gxh = _mean(products, shape, COMPUTE) * r
-        for start in range((channels - 1) // BLOCK_CHANNELS * BLOCK_CHANNELS, -1, -BLOCK_CHANNELS):
-            offset, mask = _tile(start, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
-            x, g = _load(x_ptr, offset, mask, COMPUTE), _load(g_ptr, offset, mask, COMPUTE)
-            _store_gradient(dx_ptr, offset, mask, g, x, r, mean_gxh)
-
-
-@triton.jit
-def _store_second_gradients(dg_ptr, dx_ptr, offset, mask, v, g, x, r, a, b, mean_gv):
-    if dg_ptr is not None:
-        _store_gradient(dg_ptr, offset, mask, v, x, r, b)
-    if dx_ptr is not None:
-        dx = -r * r * (x * (r * (mean_gv - 3 * a * b)) + g * b + v * a)
-        tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
-
-
-@triton.jit(do_not_specialize=["samples", "minor_groups", "major", "pixel_tiles"])
-def _double_backward_kernel(
-    v_ptr, g_ptr, x_ptr, dg_ptr, dx_ptr,
-    samples, minor_groups, major, pixel_tiles,
-    EPS: tl.constexpr, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr, RESIDENT: tl.constexpr,
-    BLOCK_SAMPLES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
-):  # fmt: skip
-    """The gradients of <D(g), v> in g and in x; one that is not needed is None."""
-    channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
-    shape, eps = (samples, channels, pixels, pixel_tiles), tl.full((), EPS, COMPUTE)
-    if RESIDENT:
-        offset, mask = _tile(0, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
-        x, g = _load(x_ptr, offset, mask, COMPUTE), _load(g_ptr, offset, mask, COMPUTE)
-        v = _load(v_ptr, offset, mask, COMPUTE)
-        r = tl.rsqrt(_mean(x * x, shape, COMPUTE) + eps)
-        a, b = _mean(g * x, shape, COMPUTE) * r, _mean(v * x, shape, COMPUTE) * r
-        mean_gv = _mean(g * v, shape, COMPUTE)
-        _store_second_gradients(dg_ptr, dx_ptr, offset, mask, v, g, x, r, a, b, mean_gv)
-    else:
-        xx = tl.zeros([BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS], dtype=COMPUTE)
-        gx, vx, gv = xx, xx, xx
-        for start in range(0, channels, BLOCK_CHANNELS):
-            offset, mask = _tile(start, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
-            x, g = _load(x_ptr, offset, mask, COMPUTE), _load(g_ptr, offset, mask, COMPUTE)
-            v = _load(v_ptr, offset, mask, COMPUTE)
-            xx += x * x
-            gx += g * x
-            vx += v * x
-            gv += g * v
-        r = tl.rsqrt(_mean(xx, shape, COMPUTE) + eps)
-        a, b, mean_gv = _mean(gx, shape, COMPUTE) * r, _mean(vx, shape, COMPUTE) * r, _mean(gv, shape, COMPUTE)
-        for start in range((channels - 1) // BLOCK_CHANNELS * BLOCK_CHANNELS, -1, -BLOCK_CHANNELS):
-            offset, mask = _tile(start, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
-            x, g = _load(x_ptr, offset, mask, COMPUTE), _load(g_ptr, offset, mask, COMPUTE)
-            v = _load(v_ptr, offset, mask, COMPUTE)
-            _store_second_gradients(dg_ptr, dx_ptr, offset, mask, v, g, x, r, a, b, mean_gv)
-
-
-def _launch(kernel: Any, x: Tensor, read: tuple[Tensor, ...], written: tuple[Tensor | None, ...], eps: float) -> None:
-    """Launches ``kernel`` on tensors that have the shape of a dense x and its layout."""
-    _launch_of(kernel, len(read), x.shape, x.is_contiguous(), x.dtype, eps)(*read, *written)
+        kept = _read(None, operands, 0, shape, CHANNELS_LAST, COMPUTE, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
+        channels = BLOCK_CHANNELS  # a loop that runs once is none to the compiler
+    xx = tl.zeros([BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS], dtype=COMPUTE)
+    gx, vx, gv = xx, xx, xx
+    for start in range(0, channels, BLOCK_CHANNELS):
+        _, _, x, g, v = _read(
+            kept, operands, start, shape, CHANNELS_LAST, COMPUTE, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS
+        )
+        xx = _add(xx, x * x, RESIDENT)
+        gx = _add(gx, g * x, RESIDENT)
+        vx = _add(vx, v * x, RESIDENT)
+        gv = _add(gv, g * v, RESIDENT)
+    r = tl.rsqrt(_mean(xx, shape, COMPUTE) + eps)
+    a, b, mean_gv = _mean(gx, shape, COMPUTE) * r, _mean(vx, shape, COMPUTE) * r, _mean(gv, shape, COMPUTE)
+    for start in range((channels - 1) // BLOCK_CHANNELS * BLOCK_CHANNELS, -1, -BLOCK_CHANNELS):
+        offset, mask, x, g, v = _read(
+            kept, operands, start, shape, CHANNELS_LAST, COMPUTE, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS
+        )
+        if y_ptr is not None:
+            _store(y_ptr, offset, mask, x * r)
+        if dg_ptr is not None:
+            _store(dg_ptr, offset, mask, (v - x * (r * b)) * r)
+        if dx_ptr is not None:
+            _store(dx_ptr, offset, mask, -r * r * (x * (r * (mean_gv - 3 * a * b)) + g * b + v * a))
 
 
 @decided_once
-def _launch_of(
-    kernel: Any, read: int, shape: Sequence[int], is_contiguous: bool, dtype: torch.dtype, eps: float
-) -> Launch:
+def _launch_of(shape: Sequence[int], is_contiguous: bool, dtype: torch.dtype, eps: float, tensors: int) -> Launch:
+    """The launch on ``tensors`` operands that have the shape and the layout of a dense x."""
     samples, channels = shape[:2]
     pixels = math.prod(shape[2:])
     channels_last = matrix_of(shape, is_contiguous).channels_last
@@ -196,9 +146,9 @@ def _launch_of(
         samples, pixels = 1, samples * pixels
     minor, major = (channels, pixels) if channels_last else (pixels, channels)
     align = alignment(minor)
-    tiling = channel_tiling(samples, channels, pixels, dtype.itemsize, channels_last=channels_last, tensors=read)
+    tiling = channel_tiling(samples, channels, pixels, dtype.itemsize, channels_last=channels_last, tensors=tensors)
     return Launch(
-        kernel, tiling.grid, (samples, minor // align, major, tiling.pixel_tiles),
+        _kernel, tiling.grid, (samples, minor // align, major, tiling.pixel_tiles),
         EPS=eps, CHANNELS_LAST=channels_last, COMPUTE=triton_compute_dtype(dtype), ALIGN=align,
         RESIDENT=tiling.resident, **tiling.constants,
     )  # fmt: skip
@@ -207,16 +157,17 @@ def _launch_of(
 def _launch_forward(x: Tensor, eps: float) -> Tensor:
     x = dense(x)
     y = torch.empty_like(x)
-    if y.numel():
-        _launch(_forward_kernel, x, (x,), (y,), eps)
+    if x.numel():
+        _launch_of(x.shape, x.is_contiguous(), x.dtype, eps, 1)(x, None, None, y, None, None)
     return y
 
 
 def _launch_backward(g: Tensor, x: Tensor, eps: float) -> Tensor:
     x = dense(x)
     dx = torch.empty_like(x)
-    if dx.numel():
-        _launch(_backward_kernel, x, (dense(g, like=x), x), (dx,), eps)
+    if x.numel():
+        # D(g) is what the second order calls dg, of v.
+        _launch_of(x.shape, x.is_contiguous(), x.dtype, eps, 2)(x, None, dense(g, like=x), None, dx, None)
     return dx
 
 
@@ -226,7 +177,8 @@ def _launch_double_backward(
     x = dense(x)
     dg, dx = (torch.empty_like(x) if need else None for need in needs)
     if x.numel():
-        _launch(_double_backward_kernel, x, (dense(v, like=x), dense(g, like=x), x), (dg, dx), eps)
+        v, g = dense(v, like=x), dense(g, like=x)
+        _launch_of(x.shape, x.is_contiguous(), x.dtype, eps, 3)(x, g, v, None, dg, dx)
     return dg, dx
 
 
