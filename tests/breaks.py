@@ -141,11 +141,11 @@ compile: a recorded compiled backward is not refused
 + return False and
 @ ops/minibatch_discrimination.py
 pairs: no gradient through the outputs of the other samples
-- (g_i + g_j) * tl.exp(-distance)
-+ g_i * tl.exp(-distance)
+- (g_i + _load(g_ptr, row_j, exists_j, COMPUTE)) * w
++ g_i * w
 pairs: a tie has a sign
-- (difference > 0)
-+ (difference >= 0)
+- (x > 0)
++ (x >= 0)
 pairs: the distance is that of the first chunk of components
 - for start in range(0, components, BLOCK_C):
 + for start in range(0, BLOCK_C, BLOCK_C):

@@ -14,6 +14,7 @@ s_ijb = sum_c t_ijbc (v_ibc - v_jbc) is symmetric in i and j; so the second orde
 
     dg_ib = -sum_j k_ijb s_ijb,    dm_ibc = sum_j (g_ib + g_jb) k_ijb s_ijb t_ijbc.
 
+With w = k before, and w = -k s in the second order, all of them are sum_j w and -sum_j (g_i + g_j) w t.
 Values of pairs of samples are never in memory: a program holds a tile of samples in registers, reads the others one by
 one and computes their distances. The gradients compute them again.
 """
@@ -31,7 +32,7 @@ from fastgan_kernels import reference
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_float
-from fastgan_kernels.launch import decided_once, launch_kernel
+from fastgan_kernels.launch import Launch, decided_once
 from fastgan_kernels.precision import triton_compute_dtype
 from fastgan_kernels.tiling import Tiling, alignment, cdiv, next_power_of_2
 
@@ -59,132 +60,85 @@ def _chunk(start, components, BLOCK_C: tl.constexpr):
 
 
 @triton.jit
-def _distance(
-    m_ptr, row_i, row_j, exists_i, exists_j, components,
-    COMPUTE: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    """sum_c |m_ibc - m_jbc| [I, B, 1] where a program does not hold all components."""
-    terms = tl.zeros([BLOCK_I, BLOCK_B, BLOCK_C], COMPUTE)
-    for start in range(0, components, BLOCK_C):
-        c, exists = _chunk(start, components, BLOCK_C)
-        m_i = tl.load(m_ptr + (row_i * components + c), mask=exists_i & exists, other=0.0).to(COMPUTE)
-        m_j = tl.load(m_ptr + (row_j * components + c), mask=exists_j & exists, other=0.0).to(COMPUTE)
-        terms += tl.abs(m_i - m_j)
-    return tl.sum(terms, axis=2, keep_dims=True)
+def _load(ptr, offset, mask, COMPUTE: tl.constexpr):
+    """0 where ``ptr`` is None; the compiler drops what is made of it."""
+    if ptr is None:
+        return tl.zeros(mask.shape, COMPUTE)
+    else:
+        return tl.load(ptr + offset, mask=mask, other=0.0).to(COMPUTE)
 
 
 @triton.jit
-def _directed(
+def _sign(x, COMPUTE: tl.constexpr):
+    """A factor, not a condition, so that NaN passes at a tie too, as in torch."""
+    return (x > 0).to(COMPUTE) - (x < 0).to(COMPUTE)
+
+
+@triton.jit
+def _compare(m_i, v_i, m_ptr, v_ptr, there, mask, COMPUTE: tl.constexpr):
+    """m_ibc - m_jbc, and t_ijbc (v_jbc - v_ibc), for the sample j at the offsets ``there``."""
+    difference = m_i - _load(m_ptr, there, mask, COMPUTE)
+    return difference, _sign(difference, COMPUTE) * (_load(v_ptr, there, mask, COMPUTE) - v_i)
+
+
+@triton.jit
+def _sums_of_chunks(
     m_ptr, v_ptr, row_i, row_j, exists_i, exists_j, components,
     COMPUTE: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """sum_c t_ijbc (v_ibc - v_jbc) [I, B, 1] where a program does not hold all components."""
-    terms = tl.zeros([BLOCK_I, BLOCK_B, BLOCK_C], COMPUTE)
+    """The distance and -s [I, B, 1] where a program does not hold all components."""
+    distance = tl.zeros([BLOCK_I, BLOCK_B, BLOCK_C], COMPUTE)
+    directed = distance
     for start in range(0, components, BLOCK_C):
         c, exists = _chunk(start, components, BLOCK_C)
-        m_i = tl.load(m_ptr + (row_i * components + c), mask=exists_i & exists, other=0.0).to(COMPUTE)
-        v_i = tl.load(v_ptr + (row_i * components + c), mask=exists_i & exists, other=0.0).to(COMPUTE)
-        difference = m_i - tl.load(m_ptr + (row_j * components + c), mask=exists_j & exists, other=0.0).to(COMPUTE)
-        v_difference = v_i - tl.load(v_ptr + (row_j * components + c), mask=exists_j & exists, other=0.0).to(COMPUTE)
-        terms += ((difference > 0).to(COMPUTE) - (difference < 0).to(COMPUTE)) * v_difference
-    return tl.sum(terms, axis=2, keep_dims=True)
+        here = row_i * components + c
+        m_i = _load(m_ptr, here, exists_i & exists, COMPUTE)
+        v_i = _load(v_ptr, here, exists_i & exists, COMPUTE)
+        difference, along = _compare(m_i, v_i, m_ptr, v_ptr, row_j * components + c, exists_j & exists, COMPUTE)
+        distance += tl.abs(difference)
+        directed += along
+    return tl.sum(distance, axis=2, keep_dims=True), tl.sum(directed, axis=2, keep_dims=True)
 
 
 @triton.jit(do_not_specialize=["samples", "kernels", "component_groups"])
-def _forward_kernel(
-    m_ptr, o_ptr, samples, kernels, component_groups,
+def _kernel(
+    m_ptr, g_ptr, v_ptr, sums_ptr, dm_ptr, samples, kernels, component_groups,
     RESIDENT: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_I: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    """The sums o, or dg where there is a v, and dm. Operands and results that are not needed are None."""
     components = component_groups * ALIGN
-    row_i, b, exists_i, exists_j, _ = _place(samples, kernels, BLOCK_I, BLOCK_B)
-    c, exists = _chunk(0, components, BLOCK_C)
+    row_i, b, exists_i, exists_j, chunk = _place(samples, kernels, BLOCK_I, BLOCK_B)
+    if dm_ptr is None:
+        chunk = 0  # sums need no more programs
+    c, exists = _chunk(chunk * BLOCK_C, components, BLOCK_C)
+    here = row_i * components + c
     # What does not exist is 0 in every sample, so it adds nothing to a distance.
-    m_i = tl.load(m_ptr + (row_i * components + c), mask=exists_i & exists, other=0.0).to(COMPUTE)
-    o = tl.zeros([BLOCK_I, BLOCK_B, 1], COMPUTE)
-    for j in range(samples):
-        row_j = j * kernels.to(tl.int64) + b
-        if RESIDENT:
-            m_j = tl.load(m_ptr + (row_j * components + c), mask=exists_j & exists, other=0.0).to(COMPUTE)
-            distance = tl.sum(tl.abs(m_i - m_j), axis=2, keep_dims=True)
-        else:
-            distance = _distance(
-                m_ptr, row_i, row_j, exists_i, exists_j, components, COMPUTE, BLOCK_I, BLOCK_B, BLOCK_C
-            )
-        o += tl.exp(-distance)
-    tl.store(o_ptr + row_i, o.to(o_ptr.dtype.element_ty), mask=exists_i)
-
-
-@triton.jit(do_not_specialize=["samples", "kernels", "component_groups"])
-def _backward_kernel(
-    g_ptr, m_ptr, dm_ptr, samples, kernels, component_groups,
-    RESIDENT: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
-    BLOCK_I: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    components = component_groups * ALIGN
-    row_i, b, exists_i, exists_j, chunk = _place(samples, kernels, BLOCK_I, BLOCK_B)
-    c, exists = _chunk(chunk * BLOCK_C, components, BLOCK_C)
-    here = row_i * components + c
-    m_i = tl.load(m_ptr + here, mask=exists_i & exists, other=0.0).to(COMPUTE)
-    g_i = tl.load(g_ptr + row_i, mask=exists_i, other=0.0).to(COMPUTE)
+    m_i = _load(m_ptr, here, exists_i & exists, COMPUTE)
+    v_i = _load(v_ptr, here, exists_i & exists, COMPUTE)
+    g_i = _load(g_ptr, row_i, exists_i, COMPUTE)
+    sums = tl.zeros([BLOCK_I, BLOCK_B, 1], COMPUTE)
     dm = tl.zeros([BLOCK_I, BLOCK_B, BLOCK_C], COMPUTE)
     for j in range(samples):
         row_j = j * kernels.to(tl.int64) + b
-        m_j = tl.load(m_ptr + (row_j * components + c), mask=exists_j & exists, other=0.0).to(COMPUTE)
-        g_j = tl.load(g_ptr + row_j, mask=exists_j, other=0.0).to(COMPUTE)
-        difference = m_i - m_j
+        difference, along = _compare(m_i, v_i, m_ptr, v_ptr, row_j * components + c, exists_j & exists, COMPUTE)
         if RESIDENT:
             distance = tl.sum(tl.abs(difference), axis=2, keep_dims=True)
+            directed = tl.sum(along, axis=2, keep_dims=True)
         else:
-            distance = _distance(
-                m_ptr, row_i, row_j, exists_i, exists_j, components, COMPUTE, BLOCK_I, BLOCK_B, BLOCK_C
-            )
-        # A product with the sign, not a selection, so that NaN passes at a tie too, as in torch.
-        sign = (difference > 0).to(COMPUTE) - (difference < 0).to(COMPUTE)
-        dm -= (g_i + g_j) * tl.exp(-distance) * sign
-    tl.store(dm_ptr + here, dm.to(dm_ptr.dtype.element_ty), mask=exists_i & exists)
-
-
-@triton.jit(do_not_specialize=["samples", "kernels", "component_groups"])
-def _double_backward_kernel(
-    v_ptr, g_ptr, m_ptr, dg_ptr, dm_ptr, samples, kernels, component_groups,
-    RESIDENT: tl.constexpr, COMPUTE: tl.constexpr, ALIGN: tl.constexpr,
-    BLOCK_I: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    """The gradients of <v, dm> in g, unless it is None, and m."""
-    components = component_groups * ALIGN
-    row_i, b, exists_i, exists_j, chunk = _place(samples, kernels, BLOCK_I, BLOCK_B)
-    c, exists = _chunk(chunk * BLOCK_C, components, BLOCK_C)
-    here = row_i * components + c
-    m_i = tl.load(m_ptr + here, mask=exists_i & exists, other=0.0).to(COMPUTE)
-    v_i = tl.load(v_ptr + here, mask=exists_i & exists, other=0.0).to(COMPUTE)
-    g_i = tl.load(g_ptr + row_i, mask=exists_i, other=0.0).to(COMPUTE)
-    dg = tl.zeros([BLOCK_I, BLOCK_B, 1], COMPUTE)
-    dm = tl.zeros([BLOCK_I, BLOCK_B, BLOCK_C], COMPUTE)
-    for j in range(samples):
-        row_j = j * kernels.to(tl.int64) + b
-        there = row_j * components + c
-        difference = m_i - tl.load(m_ptr + there, mask=exists_j & exists, other=0.0).to(COMPUTE)
-        v_difference = v_i - tl.load(v_ptr + there, mask=exists_j & exists, other=0.0).to(COMPUTE)
-        sign = (difference > 0).to(COMPUTE) - (difference < 0).to(COMPUTE)
-        if RESIDENT:
-            distance = tl.sum(tl.abs(difference), axis=2, keep_dims=True)
-            directed = tl.sum(sign * v_difference, axis=2, keep_dims=True)
-        else:
-            distance = _distance(
-                m_ptr, row_i, row_j, exists_i, exists_j, components, COMPUTE, BLOCK_I, BLOCK_B, BLOCK_C
-            )
-            directed = _directed(
+            distance, directed = _sums_of_chunks(
                 m_ptr, v_ptr, row_i, row_j, exists_i, exists_j, components, COMPUTE, BLOCK_I, BLOCK_B, BLOCK_C
             )
-        ks = tl.exp(-distance) * directed
-        g_j = tl.load(g_ptr + row_j, mask=exists_j, other=0.0).to(COMPUTE)
-        dg -= ks
-        dm += (g_i + g_j) * ks * sign
-    if dg_ptr is not None:
-        # Every chunk of components has computed it; the first writes it.
-        tl.store(dg_ptr + row_i, dg.to(dg_ptr.dtype.element_ty), mask=exists_i & (chunk == 0))
-    tl.store(dm_ptr + here, dm.to(dm_ptr.dtype.element_ty), mask=exists_i & exists)
+        w = tl.exp(-distance)
+        if v_ptr is not None:
+            w *= directed
+        sums += w
+        dm -= (g_i + _load(g_ptr, row_j, exists_j, COMPUTE)) * w * _sign(difference, COMPUTE)
+    if sums_ptr is not None:
+        # Every chunk of components has computed them; the first writes them.
+        tl.store(sums_ptr + row_i, sums.to(sums_ptr.dtype.element_ty), mask=exists_i & (chunk == 0))
+    if dm_ptr is not None:
+        tl.store(dm_ptr + here, dm.to(dm_ptr.dtype.element_ty), mask=exists_i & exists)
 
 
 @dataclass(frozen=True)
@@ -220,42 +174,28 @@ def pair_tiling(samples: int, kernels: int, components: int) -> PairTiling:
 
 
 @decided_once
-class _Launch:
-    """The grid and the arguments that every kernel of this file takes."""
-
-    def __init__(self, shape: Sequence[int], dtype: torch.dtype) -> None:
-        samples, kernels, components = shape
-        align = alignment(components)
-        self.tiling = pair_tiling(samples, kernels, components)
-        self.extents = (samples, kernels, components // align)
-        self.constants = {
-            "RESIDENT": self.tiling.chunks == 1,
-            "COMPUTE": triton_compute_dtype(dtype),
-            "ALIGN": align,
-            **self.tiling.constants,
-        }
-
-    def grid(self, *, all_components: bool) -> tuple[int]:
-        return (self.tiling.tiles * (self.tiling.chunks if all_components else 1),)
+def _launch_of(shape: Sequence[int], dtype: torch.dtype, *, all_components: bool) -> Launch:
+    """``all_components``: whether there are programs for each chunk of components, as dm needs."""
+    samples, kernels, components = shape
+    align, tiling = alignment(components), pair_tiling(samples, kernels, components)
+    return Launch(
+        _kernel, (tiling.tiles * (tiling.chunks if all_components else 1),), (samples, kernels, components // align),
+        RESIDENT=tiling.chunks == 1, COMPUTE=triton_compute_dtype(dtype), ALIGN=align, **tiling.constants,
+    )  # fmt: skip
 
 
 def _launch_forward(m: Tensor) -> Tensor:
     o = m.new_empty(m.shape[:2])
     if m.numel() == 0:
         return o.fill_(m.shape[0])  # without components every distance is 0
-    launch = _Launch(m.shape, m.dtype)
-    grid = launch.grid(all_components=False)
-    launch_kernel(_forward_kernel, grid, (m.contiguous(), o), launch.extents, **launch.constants)
+    _launch_of(m.shape, m.dtype, all_components=False)(m.contiguous(), None, None, o, None)
     return o
 
 
 def _launch_backward(g: Tensor, m: Tensor) -> Tensor:
     dm = m.new_empty(m.shape)
-    if m.numel() == 0:
-        return dm
-    launch = _Launch(m.shape, m.dtype)
-    grid, tensors = launch.grid(all_components=True), (g.contiguous(), m.contiguous(), dm)
-    launch_kernel(_backward_kernel, grid, tensors, launch.extents, **launch.constants)
+    if m.numel():
+        _launch_of(m.shape, m.dtype, all_components=True)(m.contiguous(), g.contiguous(), None, None, dm)
     return dm
 
 
@@ -264,9 +204,7 @@ def _launch_double_backward(v: Tensor, g: Tensor, m: Tensor, needs: list[bool]) 
     dg, dm = g.new_empty(g.shape) if needs[0] else None, m.new_empty(m.shape)
     if m.numel() == 0:
         return None if dg is None else dg.zero_(), dm
-    launch = _Launch(m.shape, m.dtype)
-    grid, tensors = launch.grid(all_components=True), (v.contiguous(), g.contiguous(), m.contiguous(), dg, dm)
-    launch_kernel(_double_backward_kernel, grid, tensors, launch.extents, **launch.constants)
+    _launch_of(m.shape, m.dtype, all_components=True)(m.contiguous(), g.contiguous(), v.contiguous(), dg, dm)
     return dg, dm
 
 
