@@ -164,8 +164,8 @@ penalty: no curvature
 - along = (curvature - across) *
 + along = -across *
 penalty: rows past the end of the last block count as norms of zero
-- tl.where(exists, excess * excess, 0.0)
-+ excess * excess
+- tl.where(exists, excess, 0.0)
++ excess
 @ ops/interpolate.py
 stride: shares with strides of their own are read as neighbours
 - alpha_ptr + tile.row * stride

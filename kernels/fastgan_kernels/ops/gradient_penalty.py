@@ -31,16 +31,9 @@ from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refus
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_samples
 from fastgan_kernels.launch import launch_kernel
-from fastgan_kernels.layout import (
-    dense,
-    empty_dense,
-    matrix_launch,
-    sample_rows,
-    tile_of_matrix,
-    tiles_of_span,
-)
+from fastgan_kernels.layout import dense, empty_dense, matrix_launch, sample_rows, tile_of_matrix, tiles_of_span
 from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
-from fastgan_kernels.tiling import RowTiling, alignment, cdiv, next_power_of_2, row_tiling
+from fastgan_kernels.tiling import alignment, cdiv, next_power_of_2, row_tiling
 
 # In all kernels TARGET is None where f is the norm itself.
 
@@ -93,55 +86,38 @@ def _inverse(norm):
 
 
 @triton.jit(do_not_specialize=["rows", "spans"])
-def _norms_kernel(
-    partials_ptr, norms_ptr, penalty_ptr, rows, spans,
+def _rows_kernel(
+    partials_ptr, norms_ptr, dots_ptr, out_ptr, rows, spans,
     TARGET: tl.constexpr, ONE_SIDED: tl.constexpr, COMPUTE: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_SPANS: tl.constexpr,
 ):  # fmt: skip
-    """The norms from the sums of squares of all spans; and the penalty, then by a single program, or None."""
-    of_lane = tl.zeros([BLOCK_ROWS], dtype=COMPUTE)
-    for start in range(tl.program_id(0) * BLOCK_ROWS, rows, tl.num_programs(0) * BLOCK_ROWS):
-        row = start + tl.arange(0, BLOCK_ROWS).to(tl.int64)
-        exists = row < rows
-        squares = _sums_of_spans(partials_ptr, row, exists, spans, BLOCK_SPANS)
-        norm = tl.sqrt(squares)
-        tl.store(norms_ptr + row, norm, mask=exists)
-        if TARGET is not None:
-            if TARGET == 0.0:
-                of_lane += squares
-            else:
-                excess = _excess(norm, TARGET, ONE_SIDED, COMPUTE)
-                of_lane += tl.where(exists, excess * excess, 0.0)
-    if penalty_ptr is not None:
-        tl.store(penalty_ptr, tl.sum(of_lane, axis=0) / rows)
+    """What follows from the sums of all spans; ``out_ptr`` is None where only the sums are needed.
 
-
-@triton.jit(do_not_specialize=["rows", "spans"])
-def _products_kernel(
-    partials_ptr, norms_ptr, dots_ptr, dd_ptr, rows, spans,
-    TARGET: tl.constexpr, ONE_SIDED: tl.constexpr, COMPUTE: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_SPANS: tl.constexpr,
-):  # fmt: skip
-    """<v_n, G_n> from those of all spans; and the gradient of the incoming gradient, or None.
-
-    For a norm that gradient is <v_n, u_n>; for a penalty it is one number, and there is a single program.
+    Of squares: the norms, and the penalty. Of <v_n, G_n>, which ``dots_ptr`` keeps: the gradient of the incoming
+    gradient, which is <v_n, u_n> for a norm. A penalty and its gradient are one number, of a single program.
     """
     of_lane = tl.zeros([BLOCK_ROWS], dtype=COMPUTE)
     for start in range(tl.program_id(0) * BLOCK_ROWS, rows, tl.num_programs(0) * BLOCK_ROWS):
         row = start + tl.arange(0, BLOCK_ROWS).to(tl.int64)
         exists = row < rows
-        dot = _sums_of_spans(partials_ptr, row, exists, spans, BLOCK_SPANS)
-        tl.store(dots_ptr + row, dot, mask=exists)
-        if dd_ptr is not None:
+        sums = _sums_of_spans(partials_ptr, row, exists, spans, BLOCK_SPANS)
+        if dots_ptr is None:
+            norm = tl.sqrt(sums)
+            tl.store(norms_ptr + row, norm, mask=exists)
+        else:
+            tl.store(dots_ptr + row, sums, mask=exists)
             norm = tl.load(norms_ptr + row, mask=exists, other=0.0)
+        if out_ptr is not None:
             if TARGET is None:
-                tl.store(dd_ptr + row, dot * _inverse(norm), mask=exists)
+                tl.store(out_ptr + row, sums * _inverse(norm), mask=exists)
             elif TARGET == 0.0:
-                of_lane += dot
+                of_lane += sums
             else:
-                of_lane += _excess(norm, TARGET, ONE_SIDED, COMPUTE) * (dot * _inverse(norm))
-    if dd_ptr is not None and TARGET is not None:
-        tl.store(dd_ptr, tl.sum(of_lane, axis=0) * tl.full((), 2.0, COMPUTE) / rows)
+                excess = _excess(norm, TARGET, ONE_SIDED, COMPUTE)
+                of_lane += excess * (tl.where(exists, excess, 0.0) if dots_ptr is None else sums * _inverse(norm))
+    if out_ptr is not None and TARGET is not None:
+        total = tl.sum(of_lane, axis=0) if dots_ptr is None else tl.sum(of_lane, axis=0) * tl.full((), 2.0, COMPUTE)
+        tl.store(out_ptr, total / rows)
 
 
 @triton.jit(do_not_specialize=["rows", "col_groups", "d_stride"])
@@ -186,85 +162,68 @@ def _backward_kernel(
     tl.store(out_ptr + tile.offset, out.to(out_ptr.dtype.element_ty), mask=tile.mask)
 
 
-def _function(dtype: torch.dtype, target: float | None, one_sided: bool) -> dict[str, Any]:
-    """f and the type of the arithmetic, as every kernel that needs f takes them."""
-    return {"TARGET": target, "ONE_SIDED": one_sided, "COMPUTE": triton_compute_dtype(dtype)}
-
-
-def _launch_dots(a: Tensor, b: Tensor | None, tiling: RowTiling, *, square_root: bool = False) -> Tensor:
-    """<a_n, b_n> over each span of each row, or its root: [N, spans]."""
+def _launch_dots(a: Tensor, b: Tensor | None, *, roots_of_rows: bool = False) -> Tensor:
+    """<a_n, b_n> over each span of each row: [N, spans]; or, with ``roots_of_rows``, its root if there is one span."""
     rows, cols = sample_rows(a)
-    align = alignment(cols)
+    align, tiling = alignment(cols), row_tiling(rows, cols, a.element_size())
     partials = a.new_empty(rows, tiling.spans, dtype=compute_dtype(a.dtype))
     launch_kernel(
         _dot_kernel, tiling.grid, (a, b, partials), (rows, cols // align, tiling.tiles),
-        SQUARE_ROOT=square_root, COMPUTE=triton_compute_dtype(a.dtype), COL_ALIGN=align, **tiling.constants,
+        SQUARE_ROOT=roots_of_rows and tiling.spans == 1, COMPUTE=triton_compute_dtype(a.dtype), COL_ALIGN=align,
+        **tiling.constants,
     )  # fmt: skip
     return partials
 
 
-def _blocks_of_partials(partials: Tensor) -> dict[str, int]:
-    block_spans = next_power_of_2(partials.shape[1])
-    block_rows = max(1, min(next_power_of_2(partials.shape[0]), 1024 // block_spans))
-    return {"BLOCK_ROWS": block_rows, "BLOCK_SPANS": block_spans, "num_warps": 4}
+def _launch_rows(
+    partials: Tensor, norms: Tensor, dots: Tensor | None, out: Tensor | None, target: float | None, one_sided: bool
+) -> None:
+    rows, spans = partials.shape
+    block_spans = next_power_of_2(spans)
+    block_rows = max(1, min(next_power_of_2(rows), 1024 // block_spans))
+    launch_kernel(
+        _rows_kernel, (cdiv(rows, block_rows) if target is None else 1,), (partials, norms, dots, out), (rows, spans),
+        TARGET=target, ONE_SIDED=one_sided, COMPUTE=triton_compute_dtype(partials.dtype), BLOCK_ROWS=block_rows,
+        BLOCK_SPANS=block_spans, num_warps=4,
+    )  # fmt: skip
 
 
 def _launch_norms(gradients: Tensor) -> Tensor:
-    if gradients.numel() == 0:
-        return _new_norms(gradients).zero_()
-    gradients = dense(gradients)
-    tiling = row_tiling(*sample_rows(gradients), gradients.element_size())
-    partials = _launch_dots(gradients, None, tiling, square_root=tiling.spans == 1)
-    if tiling.spans == 1:
-        return partials.squeeze(1)
     norms = _new_norms(gradients)
-    blocks = _blocks_of_partials(partials)
-    launch_kernel(
-        _norms_kernel, (cdiv(len(norms), blocks["BLOCK_ROWS"]),), (partials, norms, None), partials.shape,
-        **_function(gradients.dtype, None, False), **blocks,
-    )  # fmt: skip
+    if gradients.numel() == 0:
+        return norms.zero_()
+    partials = _launch_dots(dense(gradients), None, roots_of_rows=True)
+    if partials.shape[1] == 1:
+        return partials.squeeze(1)
+    _launch_rows(partials, norms, None, None, None, False)
     return norms
 
 
 def _launch_penalty(gradients: Tensor, target: float, one_sided: bool) -> tuple[Tensor, Tensor]:
-    if gradients.numel() == 0:
-        penalty = reference.gradient_penalty(gradients, target=target, one_sided=one_sided)
-        return penalty, _new_norms(gradients).zero_()
-    gradients = dense(gradients)
-    partials = _launch_dots(gradients, None, row_tiling(*sample_rows(gradients), gradients.element_size()))
     norms = _new_norms(gradients)
+    if gradients.numel() == 0:
+        return reference.gradient_penalty(gradients, target=target, one_sided=one_sided), norms.zero_()
     penalty = norms.new_empty(())
-    launch_kernel(
-        _norms_kernel, (1,), (partials, norms, penalty), partials.shape,
-        **_function(gradients.dtype, target, one_sided), **_blocks_of_partials(partials),
-    )  # fmt: skip
+    _launch_rows(_launch_dots(dense(gradients), None), norms, None, penalty, target, one_sided)
     return penalty, norms
 
 
-def _launch_backward(
-    d: Tensor, gradients: Tensor, norms: Tensor, target: float | None = None, one_sided: bool = False
-) -> Tensor:
+def _launch_backward(d: Tensor, gradients: Tensor, norms: Tensor, target: float | None, one_sided: bool) -> Tensor:
     return _run_backward(d, dense(gradients), norms, None, None, target, one_sided)
 
 
 def _launch_double_backward(
-    v: Tensor, d: Tensor, gradients: Tensor, norms: Tensor, *settings: Any
+    v: Tensor, d: Tensor, gradients: Tensor, norms: Tensor, target: float | None, one_sided: bool, needs: list[bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of <dG, v> in the incoming gradient d and in G."""
-    target, one_sided, (needs_d, needs_gradients) = settings if len(settings) == 3 else (None, False, *settings)
+    needs_d, needs_gradients = needs
     gradients = dense(gradients)
     v = dense(v, like=gradients)
     dd = torch.empty_like(d) if needs_d else None
     if gradients.numel() == 0:
         return None if dd is None else dd.zero_(), torch.empty_like(gradients)
-    partials = _launch_dots(v, gradients, row_tiling(*sample_rows(gradients), gradients.element_size()))
     dots = torch.empty_like(norms)
-    blocks = _blocks_of_partials(partials)
-    programs = cdiv(len(norms), blocks["BLOCK_ROWS"]) if target is None else 1
-    launch_kernel(
-        _products_kernel, (programs,), (partials, norms, dots, dd), partials.shape,
-        **_function(gradients.dtype, target, one_sided), **blocks,
-    )  # fmt: skip
+    _launch_rows(_launch_dots(v, gradients), norms, dots, dd, target, one_sided)
     return dd, _run_backward(d, gradients, norms, v, dots, target, one_sided) if needs_gradients else None
 
 
@@ -287,37 +246,14 @@ def _new_norms(gradients: Tensor) -> Tensor:
     return gradients.new_empty(len(gradients), dtype=compute_dtype(gradients.dtype))
 
 
-def _backward_op(op_name: str, settings: str) -> DifferentiableOp:
-    """The first gradient of ``op_name``, with a second order and no third. ``settings`` are those of its schema."""
-    double_backward = DifferentiableOp(
-        f"{op_name}_double_backward(Tensor v, Tensor d, Tensor gradients, Tensor norms{settings}, bool[] needs)"
-        " -> (Tensor, Tensor)",
-        launch=_launch_double_backward,
-        fake=lambda v, d, gradients, *_: (torch.empty_like(d), empty_dense(gradients)),
-        backward=refuse_third_order(op_name),
-        is_gradient=True,
-    )
-
-    def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:3])
-        ctx.settings = inputs[3:]
-
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
-        # The norms are functions of G, so their gradient is part of that of G.
-        return double_backward(v, *ctx.saved_tensors, *ctx.settings, list(ctx.needs_input_grad[:2]))
-
-    return DifferentiableOp(
-        f"{op_name}_backward(Tensor d, Tensor gradients, Tensor norms{settings}) -> Tensor",
-        launch=_launch_backward,
-        fake=lambda d, gradients, *_: empty_dense(gradients),
-        setup_context=save,
-        backward=backward,
-        is_gradient=True,
-    )
+def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+    ctx.settings = inputs[3:]
 
 
-_norms_backward = _backward_op("gradient_norms", "")
-_penalty_backward = _backward_op("gradient_penalty", ", float target, bool one_sided")
+def _double_backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
+    # The norms are functions of G, so their gradient is part of that of G.
+    return _gradient_penalty_double_backward(v, *ctx.saved_tensors, *ctx.settings, list(ctx.needs_input_grad[:2]))
 
 
 def _save_norms(ctx: Any, inputs: tuple[Any, ...], norms: Tensor) -> None:
@@ -330,12 +266,31 @@ def _save_penalty(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tenso
     ctx.save_for_backward(gradients, output[1])
 
 
+# The gradients of both ops. Those of the norms have no target.
+_gradient_penalty_double_backward = DifferentiableOp(
+    "gradient_penalty_double_backward(Tensor v, Tensor d, Tensor gradients, Tensor norms, float? target,"
+    " bool one_sided, bool[] needs) -> (Tensor, Tensor)",
+    launch=_launch_double_backward,
+    fake=lambda v, d, gradients, *_: (torch.empty_like(d), empty_dense(gradients)),
+    backward=refuse_third_order("gradient_norms or gradient_penalty"),
+    is_gradient=True,
+)
+
+_gradient_penalty_backward = DifferentiableOp(
+    "gradient_penalty_backward(Tensor d, Tensor gradients, Tensor norms, float? target, bool one_sided) -> Tensor",
+    launch=_launch_backward,
+    fake=lambda d, gradients, *_: empty_dense(gradients),
+    setup_context=_save_for_double_backward,
+    backward=_double_backward,
+    is_gradient=True,
+)
+
 _gradient_norms = DifferentiableOp(
     "gradient_norms(Tensor gradients) -> Tensor",
     launch=_launch_norms,
     fake=_new_norms,
     setup_context=_save_norms,
-    backward=lambda ctx, d: _norms_backward(d, *ctx.saved_tensors),
+    backward=lambda ctx, d: _gradient_penalty_backward(d, *ctx.saved_tensors, None, False),
 )
 
 _gradient_penalty = DifferentiableOp(
@@ -343,7 +298,7 @@ _gradient_penalty = DifferentiableOp(
     launch=_launch_penalty,
     fake=lambda gradients, *_: (gradients.new_empty((), dtype=compute_dtype(gradients.dtype)), _new_norms(gradients)),
     setup_context=_save_penalty,
-    backward=lambda ctx, d, _: _penalty_backward(d, *ctx.saved_tensors, *ctx.settings),
+    backward=lambda ctx, d, _: _gradient_penalty_backward(d, *ctx.saved_tensors, *ctx.settings),
 )
 
 
