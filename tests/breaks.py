@@ -205,14 +205,14 @@ stddev: the members of a group are neighbours
 - member.to(tl.int64) * place.groups + place.group
 + place.group.to(tl.int64) * MEMBERS + member
 stddev: members that a group does not have enter its variance
-- tl.where(mask, x - mean[None, :, :], 0.0)
-+ x - mean[None, :, :]
+- tl.where(mask, z - mean[None, :, :], 0.0)
++ z - mean[None, :, :]
 stddev: the first gradient forgets to divide by the members
 - (features.to(COMPUTE) * MEMBERS)
 + features.to(COMPUTE)
 stddev: the second order without the mean of its cotangent
-- (of_v - mean_v[None, :, :] - xh
-+ (of_v - xh
+- (w - mean_v[None, :, :] - xh
++ (w - xh
 @ ops/pixel_norm.py
 pixel norm: divided by the tile, not by the channels
 - shape[1].to(COMPUTE)

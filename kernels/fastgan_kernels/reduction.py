@@ -9,6 +9,12 @@ from fastgan_kernels.launch import Launch, decided_once
 from fastgan_kernels.tiling import sum_tiling
 
 
+@triton.jit
+def add(total, term, IS_ONLY: tl.constexpr):
+    """``total + term``; the term itself where it is the only one, since no compiler may drop the addition to 0."""
+    return term if IS_ONLY else total + term
+
+
 # An inner extent of 1 becomes a constant, so the compiler knows that neighboring channels are neighbors in memory.
 @triton.jit(do_not_specialize=["count", "channels", "tiles"], do_not_specialize_on_alignment=["inner"])
 def _sum_partials_kernel(

@@ -65,8 +65,8 @@ def test_variance_of_values_far_from_zero(samples: int, group_size: int, layout:
 def test_more_members_than_a_program_holds(dtype: torch.dtype, layout: str):
     x = lay_out(random((600, 6, 5), 0), layout).bfloat16().to(dtype)
     settings = {"group_size": 300, "num_channels": 2}
-    launch = minibatch_stddev_module._Launch(x.shape, x.is_contiguous(), x.dtype, *settings.values())
-    assert launch.x_tiling.block_members < launch.members == 300
+    regions = minibatch_stddev_module._regions_of(x.shape, x.is_contiguous(), x.dtype, *settings.values())
+    assert regions.x.constants["BLOCK_MEMBERS"] < regions.x.constants["MEMBERS"] == 300
     check_against_float64(
         lambda x: minibatch_stddev(x, **settings),
         lambda x: reference.minibatch_stddev(x, **settings),
@@ -76,12 +76,12 @@ def test_more_members_than_a_program_holds(dtype: torch.dtype, layout: str):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="traffic is counted in the interpreter")
-def test_more_members_than_a_program_holds_are_read_thrice():
-    """For the mean, the variance, and what is written; the second and third time from L2."""
+def test_more_members_than_a_program_holds_are_read_twice_and_thrice():
+    """For the mean and the copy, the variance, and for gradients; the second and third time from L2."""
     x = random((300, 60, 4, 4), 0, torch.float32).requires_grad_()
     with count_traffic() as traffic:
         y = minibatch_stddev(x, group_size=300)
-    assert 1.9 <= traffic.over_minimum(x, inputs=[x], outputs=[y]).ratio <= 4 / 2
+    assert 1.4 <= traffic.over_minimum(x, inputs=[x], outputs=[y]).ratio <= 3 / 2
     dy = torch.ones_like(y)
     with count_traffic() as traffic:
         (dx,) = torch.autograd.grad(y, x, dy)

@@ -32,8 +32,8 @@ from fastgan_kernels.checks import check_feature_map
 from fastgan_kernels.launch import decided_once, launch_kernel
 from fastgan_kernels.layout import dense, empty_dense, matrix_of
 from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
-from fastgan_kernels.reduction import sum_partials
-from fastgan_kernels.tiling import GroupTiling, alignment, group_tiling
+from fastgan_kernels.reduction import add, sum_partials
+from fastgan_kernels.tiling import alignment, group_tiling
 
 _EPS = tl.constexpr(1e-8)
 
@@ -83,37 +83,45 @@ def _members(start, place, MEMBERS: tl.constexpr, BLOCK_MEMBERS: tl.constexpr):
     return sample * place.length + place.in_x[None, :, :], sample * place.y_length + place.in_y[None, :, :], mask
 
 
-# If a program holds all members, it reads them once, and x is their tile. Otherwise x is None, and they are read once
-# for the mean, again for sums that need the mean, and again for gradients. That is a few kilobytes per program, so only
-# the first read comes from memory, the others from L2.
+# A program that can hold all members reads them once and keeps them. Otherwise they are read once for the mean, again
+# for sums that need the mean, and again for gradients. That is a few kilobytes per program, so only the first read
+# comes from memory, the others from L2. To the compiler a loop that runs once is none.
+
+
+@triton.jit
+def _read(
+    kept, ptr, copy_ptr, start, place, MEMBERS: tl.constexpr, COMPUTE: tl.constexpr, BLOCK_MEMBERS: tl.constexpr,
+    LIKE_Y: tl.constexpr = False,
+):  # fmt: skip
+    """``kept``, or the members from ``start`` on of a tensor like x or y, copied into one like y if there is one."""
+    if kept is not None:
+        return kept
+    else:
+        in_x, in_y, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
+        values = tl.load(ptr + (in_y if LIKE_Y else in_x), mask=mask, other=0.0)
+        if copy_ptr is not None:
+            tl.store(copy_ptr + in_y, values, mask=mask)
+        return values.to(COMPUTE)
 
 
 @triton.jit
 def _moments(
-    x, x_ptr, place, MEMBERS: tl.constexpr, COMPUTE: tl.constexpr,
+    x, x_ptr, y_ptr, place, MEMBERS: tl.constexpr, COMPUTE: tl.constexpr,
     BLOCK_MEMBERS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """The mean, and the variance plus epsilon."""
+    """The mean, and the variance plus epsilon, of x, which is copied to y if there is one."""
     count = tl.full((), MEMBERS, COMPUTE)
-    if x is not None:
-        _, _, mask = _members(0, place, MEMBERS, BLOCK_MEMBERS)
-        mean = tl.sum(x, axis=0) / count
-        deviation = tl.where(mask, x - mean[None, :, :], 0.0)
-        squares = tl.sum(deviation * deviation, axis=0)
-    else:
-        total = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
-        for start in range(0, MEMBERS, BLOCK_MEMBERS):
-            offset, _, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
-            total += tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-        mean = tl.sum(total, axis=0) / count
-        total = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
-        for start in range(0, MEMBERS, BLOCK_MEMBERS):
-            offset, _, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
-            z = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            of_tile = tl.where(mask, z - mean[None, :, :], 0.0)
-            total += of_tile * of_tile
-        squares = tl.sum(total, axis=0)
-    return mean, squares / count + tl.full((), _EPS, COMPUTE)
+    total = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
+    squares = total
+    for start in range(0, MEMBERS, BLOCK_MEMBERS):
+        total = add(total, _read(x, x_ptr, y_ptr, start, place, MEMBERS, COMPUTE, BLOCK_MEMBERS), x is not None)
+    mean = tl.sum(total, axis=0) / count
+    for start in range(0, MEMBERS, BLOCK_MEMBERS):
+        _, _, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
+        z = _read(x, x_ptr, None, start, place, MEMBERS, COMPUTE, BLOCK_MEMBERS)
+        deviation = tl.where(mask, z - mean[None, :, :], 0.0)
+        squares = add(squares, deviation * deviation, x is not None)
+    return mean, tl.sum(squares, axis=0) / count + tl.full((), _EPS, COMPUTE)
 
 
 @triton.jit
@@ -133,15 +141,8 @@ def _forward_kernel(
     place = _place(groups, rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS)
     x = None
     if MEMBERS <= BLOCK_MEMBERS:
-        offset, in_y, mask = _members(0, place, MEMBERS, BLOCK_MEMBERS)
-        x = tl.load(x_ptr + offset, mask=mask, other=0.0)
-        tl.store(y_ptr + in_y, x, mask=mask)
-        x = x.to(COMPUTE)
-    _, variance = _moments(x, x_ptr, place, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS)
-    if x is None:
-        for start in range(0, MEMBERS, BLOCK_MEMBERS):
-            offset, in_y, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
-            tl.store(y_ptr + in_y, tl.load(x_ptr + offset, mask=mask, other=0.0), mask=mask)
+        x = _read(None, x_ptr, y_ptr, 0, place, MEMBERS, COMPUTE, BLOCK_MEMBERS)
+    _, variance = _moments(x, x_ptr, y_ptr, place, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS)
     _store_sum(partials_ptr, tl.sqrt(variance), place.exists)
 
 
@@ -200,20 +201,16 @@ def _backward_kernel(
     factor = tl.load(sums_ptr + tl.program_id(0) // tiles) / (features.to(COMPUTE) * MEMBERS)
     x, dy = None, None
     if MEMBERS <= BLOCK_MEMBERS:
-        offset, in_y, mask = _members(0, place, MEMBERS, BLOCK_MEMBERS)
-        x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-        dy = tl.load(dy_ptr + in_y, mask=mask, other=0.0).to(COMPUTE)
-    mean, variance = _moments(x, x_ptr, place, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS)
+        x = _read(None, x_ptr, None, 0, place, MEMBERS, COMPUTE, BLOCK_MEMBERS)
+        dy = _read(None, dy_ptr, None, 0, place, MEMBERS, COMPUTE, BLOCK_MEMBERS, LIKE_Y=True)
+    mean, variance = _moments(x, x_ptr, None, place, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS)
     factors = factor * tl.rsqrt(variance)
     for start in range(0, MEMBERS, BLOCK_MEMBERS):
-        offset, in_y, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
-        if MEMBERS > BLOCK_MEMBERS:
-            of_x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE) - mean[None, :, :]
-            of_y = tl.load(dy_ptr + in_y, mask=mask, other=0.0).to(COMPUTE)
-        else:
-            of_x, of_y = tl.where(mask, x - mean[None, :, :], 0.0), dy
-        dx = of_y + of_x * factors[None, :, :]
-        tl.store(dx_ptr + offset, dx.to(dx_ptr.dtype.element_ty), mask=mask)
+        in_x, _, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
+        z = _read(x, x_ptr, None, start, place, MEMBERS, COMPUTE, BLOCK_MEMBERS)
+        g = _read(dy, dy_ptr, None, start, place, MEMBERS, COMPUTE, BLOCK_MEMBERS, LIKE_Y=True)
+        dx = g + (z - mean[None, :, :]) * factors[None, :, :]
+        tl.store(dx_ptr + in_x, dx.to(dx_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["features", "groups", "rows", "col_groups", "y_groups", "tiles", "col_tiles"])
@@ -232,103 +229,89 @@ def _double_backward_kernel(
     count = tl.full((), MEMBERS, COMPUTE)
     x, v = None, None
     if MEMBERS <= BLOCK_MEMBERS:
-        offset, in_y, mask = _members(0, place, MEMBERS, BLOCK_MEMBERS)
-        x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-        v = tl.load(v_ptr + offset, mask=mask, other=0.0)
-        if ddy_ptr is not None:
-            tl.store(ddy_ptr + in_y, v, mask=mask)
-        v = v.to(COMPUTE)
-    mean, variance = _moments(x, x_ptr, place, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS)
+        x = _read(None, x_ptr, None, 0, place, MEMBERS, COMPUTE, BLOCK_MEMBERS)
+        v = _read(None, v_ptr, ddy_ptr, 0, place, MEMBERS, COMPUTE, BLOCK_MEMBERS)
+    mean, variance = _moments(x, x_ptr, None, place, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS)
     rstd = tl.rsqrt(variance)
-    if MEMBERS <= BLOCK_MEMBERS:
-        sum_v, sum_vxh = v, v * (tl.where(mask, x - mean[None, :, :], 0.0) * rstd[None, :, :])
-    else:
-        sum_v = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
-        sum_vxh = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
-        for start in range(0, MEMBERS, BLOCK_MEMBERS):
-            offset, in_y, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
-            z = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-            w = tl.load(v_ptr + offset, mask=mask, other=0.0)
-            if ddy_ptr is not None:
-                tl.store(ddy_ptr + in_y, w, mask=mask)
-            sum_v += w.to(COMPUTE)
-            sum_vxh += w.to(COMPUTE) * (z - mean[None, :, :]) * rstd[None, :, :]
+    sum_v = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
+    sum_vxh = sum_v
+    for start in range(0, MEMBERS, BLOCK_MEMBERS):
+        z = _read(x, x_ptr, None, start, place, MEMBERS, COMPUTE, BLOCK_MEMBERS)
+        w = _read(v, v_ptr, ddy_ptr, start, place, MEMBERS, COMPUTE, BLOCK_MEMBERS)
+        sum_v = add(sum_v, w, v is not None)
+        sum_vxh = add(sum_vxh, w * ((z - mean[None, :, :]) * rstd[None, :, :]), v is not None)
     mean_vxh = tl.sum(sum_vxh, axis=0) / count
     mean_v = tl.sum(sum_v, axis=0) / count
     for start in range(0, MEMBERS, BLOCK_MEMBERS):
-        offset, _, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
-        if MEMBERS > BLOCK_MEMBERS:
-            of_x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE) - mean[None, :, :]
-            of_v = tl.load(v_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
-        else:
-            of_x, of_v = tl.where(mask, x - mean[None, :, :], 0.0), v
-        xh = of_x * rstd[None, :, :]
-        ddx = (of_v - mean_v[None, :, :] - xh * mean_vxh[None, :, :]) * (factor * rstd)[None, :, :]
-        tl.store(ddx_ptr + offset, ddx.to(ddx_ptr.dtype.element_ty), mask=mask)
+        in_x, _, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
+        z = _read(x, x_ptr, None, start, place, MEMBERS, COMPUTE, BLOCK_MEMBERS)
+        w = _read(v, v_ptr, None, start, place, MEMBERS, COMPUTE, BLOCK_MEMBERS)
+        xh = (z - mean[None, :, :]) * rstd[None, :, :]
+        ddx = (w - mean_v[None, :, :] - xh * mean_vxh[None, :, :]) * (factor * rstd)[None, :, :]
+        tl.store(ddx_ptr + in_x, ddx.to(ddx_ptr.dtype.element_ty), mask=mask)
     if partials_ptr is not None:
         _store_sum(partials_ptr, mean_vxh, place.exists)
 
 
-@decided_once
-class _Launch:
-    """A dense, non-empty x in groups: the grid and the arguments that the kernels of this file share.
+class _Region(NamedTuple):
+    """A part of every sample, x or the appended channels: what the kernels that pass over it take."""
 
-    ``features`` are those of a sample and set (J above). The kernels of x take ``of_x``, those of the appended channels
-    ``of_appended``, after the offset ``start_groups``.
-    """
+    programs: int
+    tiles: int
+    extents: tuple[int, ...]
+    constants: dict[str, Any]
 
-    def __init__(
-        self, shape: Sequence[int], is_contiguous: bool, dtype: torch.dtype, group_size: int, sets: int
-    ) -> None:
-        samples, channels = shape[:2]
-        pixels = math.prod(shape[2:])
-        channels_last = matrix_of(shape, is_contiguous).channels_last
-        self.members = reference.group_of(samples, group_size)
-        self.groups = samples // self.members
-        self.sets = sets
-        self.features = channels // sets * pixels
-        rows, row_pixels = (pixels, 1) if channels_last else (1, pixels)
-        x_cols, appended_cols = channels * row_pixels, sets * row_pixels
-        self.x_tiling, self.of_x, self.x_constants = self._region(dtype, rows, x_cols, x_cols + appended_cols)
-        self.tiling, self.of_appended, self.appended_constants = self._region(
-            # One program fills the channel of a group if it can, since each one sums all partials of the group.
-            dtype, rows, appended_cols, x_cols + appended_cols, finest=4096,
-        )  # fmt: skip
-        self.start_groups = x_cols // self.appended_constants["ALIGN"]
+    def launch(self, kernel: Any, tensors: Sequence[Tensor | None], *numbers: int, **constants: Any) -> None:
+        launch_kernel(kernel, (self.programs,), tensors, (*numbers, *self.extents), **self.constants, **constants)
 
-    def _region(
-        self, dtype: torch.dtype, rows: int, all_cols: int, y_cols: int, **options: int
-    ) -> tuple[GroupTiling, tuple[int, ...], dict[str, Any]]:
-        cols = all_cols // self.sets
-        tiling = group_tiling(self.groups * self.sets, self.members, rows, cols, dtype.itemsize, **options)
-        align, y_align = alignment(cols), alignment(y_cols)
-        extents = self.groups, rows, cols // align, y_cols // y_align, tiling.tiles, tiling.col_tiles
-        constants = {
-            "MEMBERS": self.members,
-            "SETS": self.sets,
-            "COMPUTE": triton_compute_dtype(dtype),
-            "ALIGN": align,
-            "Y_ALIGN": y_align,
-            **tiling.constants,
-        }
-        return tiling, extents, constants
-
-    def grid(self, tiling: GroupTiling) -> tuple[int]:
-        return (self.groups * self.sets * tiling.tiles,)
-
-    def new_partials(self, x: Tensor, tiling: GroupTiling) -> Tensor:
+    def new_partials(self, x: Tensor) -> Tensor:
         """Memory for one number per program: [1, groups * sets, tiles]."""
-        return x.new_empty(1, self.groups * self.sets, tiling.tiles, dtype=compute_dtype(x.dtype))
+        return x.new_empty(1, self.programs // self.tiles, self.tiles, dtype=compute_dtype(x.dtype))
+
+
+class _Regions(NamedTuple):
+    """``features`` are those of a sample and set (J above); in y, the appended channels begin at ``start_groups``."""
+
+    x: _Region
+    appended: _Region
+    features: int
+    start_groups: int
 
     def fill(self, y: Tensor, partials: Tensor) -> None:
         """Fills the appended channels with the sums of ``partials`` over the features."""
-        if self.tiling.tiles > 1:
+        if self.appended.tiles > 1:
             partials = sum_partials(partials)[None, :, None]
-        numbers = partials.shape[2], self.features, self.start_groups, *self.of_appended
-        launch_kernel(
-            _fill_kernel, self.grid(self.tiling), (partials, y), numbers,
-            BLOCK_PARTIALS=1024 if partials.shape[2] > 64 else 64, **self.appended_constants,
+        count = partials.shape[2]
+        self.appended.launch(
+            _fill_kernel, (partials, y), count, self.features, self.start_groups,
+            BLOCK_PARTIALS=1024 if count > 64 else 64,
         )  # fmt: skip
+
+
+@decided_once
+def _regions_of(shape: Sequence[int], is_contiguous: bool, dtype: torch.dtype, group_size: int, sets: int) -> _Regions:
+    """Those of a dense x that is not empty."""
+    samples, channels = shape[:2]
+    pixels = math.prod(shape[2:])
+    members = reference.group_of(samples, group_size)
+    groups = samples // members
+    rows, row_pixels = (pixels, 1) if matrix_of(shape, is_contiguous).channels_last else (1, pixels)
+    y_cols = (channels + sets) * row_pixels
+
+    def region(of_channels: int, **options: int) -> _Region:
+        cols = of_channels // sets * row_pixels
+        tiling = group_tiling(groups * sets, members, rows, cols, dtype.itemsize, **options)
+        align, y_align = alignment(cols), alignment(y_cols)
+        return _Region(
+            groups * sets * tiling.tiles, tiling.tiles,
+            (groups, rows, cols // align, y_cols // y_align, tiling.tiles, tiling.col_tiles),
+            {"MEMBERS": members, "SETS": sets, "COMPUTE": triton_compute_dtype(dtype), "ALIGN": align,
+             "Y_ALIGN": y_align, **tiling.constants},
+        )  # fmt: skip
+
+    # One program fills the channel of a group if it can, since each one sums all partials of the group.
+    of_x, appended = region(channels), region(sets, finest=4096)
+    return _Regions(of_x, appended, channels // sets * pixels, channels * row_pixels // appended.constants["ALIGN"])
 
 
 def _launch_forward(x: Tensor, group_size: int, sets: int) -> Tensor:
@@ -336,10 +319,10 @@ def _launch_forward(x: Tensor, group_size: int, sets: int) -> Tensor:
     y = empty_dense(x, channels=x.shape[1] + sets)
     if x.numel() == 0:
         return y.fill_(math.nan)  # the mean of no features
-    launch = _Launch(x.shape, x.is_contiguous(), x.dtype, group_size, sets)
-    partials = launch.new_partials(x, launch.x_tiling)
-    launch_kernel(_forward_kernel, launch.grid(launch.x_tiling), (x, y, partials), launch.of_x, **launch.x_constants)
-    launch.fill(y, partials)
+    regions = _regions_of(x.shape, x.is_contiguous(), x.dtype, group_size, sets)
+    partials = regions.x.new_partials(x)
+    regions.x.launch(_forward_kernel, (x, y, partials))
+    regions.fill(y, partials)
     return y
 
 
@@ -355,13 +338,11 @@ def _launch_backward(dy: Tensor, x: Tensor, group_size: int, sets: int) -> tuple
         dx, sums = _new_gradients(x, group_size, sets)
         return dx, sums.zero_()
     dy, dx = dense(dy, like=x), empty_dense(x)
-    launch = _Launch(x.shape, x.is_contiguous(), x.dtype, group_size, sets)
-    partials = launch.new_partials(x, launch.tiling)
-    numbers = launch.start_groups, *launch.of_appended
-    launch_kernel(_sums_kernel, launch.grid(launch.tiling), (dy, partials), numbers, **launch.appended_constants)
-    sums = partials.flatten() if launch.tiling.tiles == 1 else sum_partials(partials)
-    numbers = launch.features, *launch.of_x
-    launch_kernel(_backward_kernel, launch.grid(launch.x_tiling), (dy, x, sums, dx), numbers, **launch.x_constants)
+    regions = _regions_of(x.shape, x.is_contiguous(), x.dtype, group_size, sets)
+    partials = regions.appended.new_partials(x)
+    regions.appended.launch(_sums_kernel, (dy, partials), regions.start_groups)
+    sums = partials.flatten() if regions.appended.tiles == 1 else sum_partials(partials)
+    regions.x.launch(_backward_kernel, (dy, x, sums, dx), regions.features)
     return dx, sums
 
 
@@ -378,12 +359,11 @@ def _launch_double_backward(
     ddy = ddy if needs[0] else None
     if x.numel() == 0:
         return None if ddy is None else ddy.zero_(), ddx
-    launch = _Launch(x.shape, x.is_contiguous(), x.dtype, group_size, sets)
-    partials = launch.new_partials(x, launch.x_tiling) if needs[0] else None
-    tensors, numbers = (dense(v, like=x), x, sums, ddy, partials, ddx), (launch.features, *launch.of_x)
-    launch_kernel(_double_backward_kernel, launch.grid(launch.x_tiling), tensors, numbers, **launch.x_constants)
+    regions = _regions_of(x.shape, x.is_contiguous(), x.dtype, group_size, sets)
+    partials = regions.x.new_partials(x) if needs[0] else None
+    regions.x.launch(_double_backward_kernel, (dense(v, like=x), x, sums, ddy, partials, ddx), regions.features)
     if needs[0]:
-        launch.fill(ddy, partials)
+        regions.fill(ddy, partials)
     return ddy, ddx
 
 

@@ -29,6 +29,7 @@ from fastgan_kernels.checks import check_eps, check_feature_map
 from fastgan_kernels.launch import Launch, decided_once
 from fastgan_kernels.layout import dense, empty_dense, extents, matrix_of
 from fastgan_kernels.precision import triton_compute_dtype
+from fastgan_kernels.reduction import add
 from fastgan_kernels.tiling import alignment, channel_tiling
 
 
@@ -78,12 +79,6 @@ def _read(
 
 
 @triton.jit
-def _add(total, term, RESIDENT: tl.constexpr):
-    """The new total, which is the term where a program has one tile."""
-    return term if RESIDENT else total + term
-
-
-@triton.jit
 def _mean(values, shape, COMPUTE: tl.constexpr):
     """The mean over all channels of a tile, or of sums over several tiles."""
     return (tl.sum(values, axis=1) / shape[1].to(COMPUTE))[:, None, :]
@@ -117,10 +112,10 @@ def _kernel(
         _, _, x, g, v = _read(
             kept, operands, start, shape, CHANNELS_LAST, COMPUTE, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS
         )
-        xx = _add(xx, x * x, RESIDENT)
-        gx = _add(gx, g * x, RESIDENT)
-        vx = _add(vx, v * x, RESIDENT)
-        gv = _add(gv, g * v, RESIDENT)
+        xx = add(xx, x * x, RESIDENT)
+        gx = add(gx, g * x, RESIDENT)
+        vx = add(vx, v * x, RESIDENT)
+        gv = add(gv, g * v, RESIDENT)
     r = tl.rsqrt(_mean(xx, shape, COMPUTE) + eps)
     a, b, mean_gv = _mean(gx, shape, COMPUTE) * r, _mean(vx, shape, COMPUTE) * r, _mean(gv, shape, COMPUTE)
     for start in range((channels - 1) // BLOCK_CHANNELS * BLOCK_CHANNELS, -1, -BLOCK_CHANNELS):
