@@ -29,7 +29,7 @@ from torch import Tensor
 from fastgan_kernels import reference
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.backend import runs_triton
-from fastgan_kernels.checks import check_float
+from fastgan_kernels.checks import check_operand
 from fastgan_kernels.launch import Launch, decided_once
 from fastgan_kernels.ops.spectral import pointers
 from fastgan_kernels.ops.spectral.weight_group import (
@@ -47,6 +47,7 @@ from fastgan_kernels.ops.spectral.weight_group import (
     dense_weight,
     empty_weight,
     geometry_of,
+    load_entry,
     matrix_shape,
     tables_of,
     tile_of_weight,
@@ -63,10 +64,8 @@ _H, _GW, _HG = (tl.constexpr(i) for i in range(3))
 @triton.jit
 def _copies_of(vectors_ptr, layer_ptr):
     """Pointers to the copies of u and v of a layer."""
-    u_start = tl.load(layer_ptr + U_START)
-    v_start = tl.load(layer_ptr + V_START)
-    tl.assume((u_start >= 0) & (u_start < 2**60))
-    tl.assume((v_start >= 0) & (v_start < 2**60))
+    u_start = load_entry(layer_ptr + U_START, 2**60)
+    v_start = load_entry(layer_ptr + V_START, 2**60)
     return vectors_ptr + u_start, vectors_ptr + v_start
 
 
@@ -150,10 +149,8 @@ def _products_kernel(
 @triton.jit
 def sum_of_items(products_ptr, layer_ptr, COMPUTE: tl.constexpr):
     """The sum of the values that the programs of a layer wrote."""
-    first = tl.load(layer_ptr + FIRST_ITEM)
-    last = tl.load(layer_ptr + LAST_ITEM)
-    tl.assume((first >= 0) & (first < 2**30))
-    tl.assume((last >= 0) & (last < 2**30))
+    first = load_entry(layer_ptr + FIRST_ITEM, 2**30)
+    last = load_entry(layer_ptr + LAST_ITEM, 2**30)
     total = tl.full([256], 0.0, COMPUTE)
     for start in range(first.to(tl.int32), last.to(tl.int32), 256):
         item = start + tl.arange(0, 256)
@@ -206,8 +203,7 @@ def _terms_kernel(
     """
     item = work_item(items_ptr, layers_ptr, True)
     layer_ptr = item.layer_ptr
-    ordinal = tl.load(layer_ptr + ORDINAL)
-    tl.assume((ordinal >= 0) & (ordinal < 2**20))
+    ordinal = load_entry(layer_ptr + ORDINAL, 2**20)
     if RESULT == "y":
         if given_ptr is not None:
             sigma = tl.load(given_ptr + ordinal)
@@ -477,11 +473,7 @@ def spectral_normalize(
                 f"spectral_normalize: sigma has shape {list(sigma.shape)}, expected [{len(weights)}] for {len(weights)}"
                 " weights"
             )
-        check_float("spectral_normalize", "sigma", sigma)
-        if sigma.device != first.device:
-            raise ValueError(
-                f"spectral_normalize: sigma is on {sigma.device} and weights[0] on {first.device}, expected one device"
-            )
+        check_operand("spectral_normalize", "sigma", sigma, sigma.shape, first, name_of_x="weights[0]")
         sigma = sigma.detach().to(compute_dtype(first.dtype))
     if not kernels:
         weights = [guard_second_order(weight) for weight in weights]

@@ -42,6 +42,7 @@ from fastgan_kernels.ops.spectral.weight_group import (
     checked_tables,
     column_at,
     geometry_of,
+    load_entry,
     tile_of_weight,
     triton_dtype,
     weight_pointer,
@@ -66,8 +67,7 @@ def _add_columns(
         v = tl.load(v_ptr + (col if GIVEN else place), mask=exists, other=0.0).to(COMPUTE)
         of_lane += tl.load(w_ptr + offset, mask=mask, other=0.0).to(COMPUTE) * v[None, :]
     rows = geometry[0]
-    first = tl.load(item.layer_ptr + ROW_PARTIALS)
-    tl.assume((first >= 0) & (first < 2**60))
+    first = load_entry(item.layer_ptr + ROW_PARTIALS, 2**60)
     tl.store(partials_ptr + (first + item.chunk * rows + row), tl.sum(of_lane, axis=1), mask=row < rows)
 
 
@@ -81,8 +81,7 @@ def _times_v_kernel(
     if vs_ptr is not None:
         v_ptr = tl.load(vs_ptr + item.layer).to(tl.pointer_type(STORED))
     else:
-        v_start = tl.load(item.layer_ptr + V_START)
-        tl.assume((v_start >= 0) & (v_start < 2**60))
+        v_start = load_entry(item.layer_ptr + V_START, 2**60)
         v_ptr = vectors_ptr + v_start
     kind = tl.load(item.layer_ptr + KIND)
     for K in tl.static_range(KINDS):
@@ -107,10 +106,8 @@ def _add_rows(
         u = tl.load(u_ptr + row, mask=row < geometry[0], other=0.0)
         of_lane += tl.load(w_ptr + offset, mask=mask, other=0.0).to(COMPUTE) * u[:, None]
     _, _, _, place, exists = tile_of_weight(tl.arange(0, BLOCK_ROWS), item.tile, geometry, LAYER_KIND)
-    first = tl.load(item.layer_ptr + COL_PARTIALS)
-    cols = tl.load(item.layer_ptr + COLS)
-    tl.assume((first >= 0) & (first < 2**60))
-    tl.assume((cols >= 0) & (cols < 2**30))
+    first = load_entry(item.layer_ptr + COL_PARTIALS, 2**60)
+    cols = load_entry(item.layer_ptr + COLS, 2**30)
     tl.store(partials_ptr + (first + item.chunk * cols + place), tl.sum(of_lane, axis=0), mask=exists)
 
 
@@ -121,8 +118,7 @@ def _times_u_kernel(
 ):  # fmt: skip
     """Parts of W^T u."""
     item = work_item(items_ptr, layers_ptr, False)
-    u_start = tl.load(item.layer_ptr + U_START)
-    tl.assume((u_start >= 0) & (u_start < 2**60))
+    u_start = load_entry(item.layer_ptr + U_START, 2**60)
     kind = tl.load(item.layer_ptr + KIND)
     for K in tl.static_range(KINDS):
         if OCCURRING & (1 << K):  # noqa: SIM102 - at compile time
@@ -155,14 +151,10 @@ def _normalize_kernel(
     """
     layer = tl.program_id(0)
     layer_ptr = layers_ptr + layer * FIELDS
-    size = tl.load(layer_ptr + SIZE)
-    chunks = tl.load(layer_ptr + CHUNKS)
-    first = tl.load(layer_ptr + PARTIALS)
-    position = tl.load(layer_ptr + START)
-    tl.assume((size >= 0) & (size < 2**30))
-    tl.assume((chunks >= 0) & (chunks < 2**30))
-    tl.assume((first >= 0) & (first < 2**60))
-    tl.assume((position >= 0) & (position < 2**60))
+    size = load_entry(layer_ptr + SIZE, 2**30)
+    chunks = load_entry(layer_ptr + CHUNKS, 2**30)
+    first = load_entry(layer_ptr + PARTIALS, 2**60)
+    position = load_entry(layer_ptr + START, 2**60)
     size, chunks = size.to(tl.int32), chunks.to(tl.int32)
     squares = tl.full([BLOCK], 0.0, COMPUTE)
     for start in range(0, size, BLOCK):

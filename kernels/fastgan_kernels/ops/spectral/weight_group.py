@@ -345,50 +345,43 @@ class Item(NamedTuple):
 
 
 @triton.jit
+def load_entry(ptr, END: tl.constexpr, MULTIPLE_OF: tl.constexpr = 1):
+    """An entry of a table, at least 0 and less than END: what the compiler knows of offsets that are made of it.
+
+    What it multiplies is said here, since what is said of the result of a function is lost where that is inlined.
+    """
+    value = tl.multiple_of(tl.load(ptr), MULTIPLE_OF)
+    tl.assume((value >= 0) & (value < END))
+    return value
+
+
+@triton.jit
 def work_item(items_ptr, layers_ptr, OF_ROWS: tl.constexpr):
     """The work item of this program."""
     MOST_FIRST: tl.constexpr = 2**22 if OF_ROWS else 2**30
     MOST_STEPS: tl.constexpr = 2**30 if OF_ROWS else 2**22
     item_ptr = items_ptr + tl.program_id(0) * _ITEM_FIELDS
-    layer = tl.load(item_ptr)
-    first = tl.load(item_ptr + 1)
-    start = tl.load(item_ptr + 2)
-    stop = tl.load(item_ptr + 3)
-    chunk = tl.load(item_ptr + 4)
     # The host checks that rows fit 27 bits, columns 30 and strides 31; so offsets fit 64.
-    tl.assume((layer >= 0) & (layer < 2**20))
-    tl.assume((first >= 0) & (first < MOST_FIRST))
-    tl.assume((start >= 0) & (start < MOST_STEPS))
-    tl.assume((stop >= 0) & (stop < MOST_STEPS))
-    tl.assume((chunk >= 0) & (chunk < 2**30))
-    layer = layer.to(tl.int32)
-    return Item(layer, layers_ptr + layer * FIELDS, first.to(tl.int32), start.to(tl.int32), stop.to(tl.int32), chunk)
+    layer = load_entry(item_ptr, 2**20).to(tl.int32)
+    first = load_entry(item_ptr + 1, MOST_FIRST).to(tl.int32)
+    start = load_entry(item_ptr + 2, MOST_STEPS).to(tl.int32)
+    stop = load_entry(item_ptr + 3, MOST_STEPS).to(tl.int32)
+    return Item(layer, layers_ptr + layer * FIELDS, first, start, stop, load_entry(item_ptr + 4, 2**30))
 
 
 @triton.jit
 def geometry_of(layer_ptr, LAYER_KIND: tl.constexpr, VECTOR: tl.constexpr):
     """Rows, and what :func:`tile_of_weight` needs of a layer; VECTOR is how many elements are 16 bytes."""
-    rows = tl.load(layer_ptr + ROWS)
-    run = tl.load(layer_ptr + RUN)
-    stride_a = tl.load(layer_ptr + STRIDE_A)
-    stride_row = tl.load(layer_ptr + STRIDE_ROW)
-    stride_b = tl.load(layer_ptr + STRIDE_B)
-    col_a = tl.load(layer_ptr + COL_A)
-    col_b = tl.load(layer_ptr + COL_B)
-    tl.assume((rows >= 0) & (rows < 2**30))
-    tl.assume((run >= 1) & (run < 2**30))
-    tl.assume((stride_a >= 0) & (stride_a < 2**31))
-    tl.assume((stride_row >= 0) & (stride_row < 2**31))
-    tl.assume((stride_b >= 0) & (stride_b < 2**31))
-    tl.assume((col_a >= 0) & (col_a < 2**30))
-    tl.assume((col_b >= 0) & (col_b < 2**30))
-    rows, run = rows.to(tl.int32), run.to(tl.int32)
-    if LAYER_KIND % 2 == 0:
-        stride_a = tl.multiple_of(stride_a, VECTOR)
-        if LAYER_KIND % 6 >= 4:
-            rows, stride_b = tl.multiple_of(rows, VECTOR), tl.multiple_of(stride_b, VECTOR)
-        else:
-            run, stride_row = tl.multiple_of(run, VECTOR), tl.multiple_of(stride_row, VECTOR)
+    EVEN: tl.constexpr = VECTOR if LAYER_KIND % 2 == 0 else 1
+    EVEN_ROWS: tl.constexpr = EVEN if LAYER_KIND % 6 >= 4 else 1
+    EVEN_RUNS: tl.constexpr = EVEN if LAYER_KIND % 6 < 4 else 1
+    rows = load_entry(layer_ptr + ROWS, 2**30, EVEN_ROWS).to(tl.int32)
+    run = load_entry(layer_ptr + RUN, 2**30, EVEN_RUNS).to(tl.int32)
+    stride_a = load_entry(layer_ptr + STRIDE_A, 2**31, EVEN)
+    stride_row = load_entry(layer_ptr + STRIDE_ROW, 2**31, EVEN_RUNS)
+    stride_b = load_entry(layer_ptr + STRIDE_B, 2**31, EVEN_ROWS)
+    col_a = load_entry(layer_ptr + COL_A, 2**30)
+    col_b = load_entry(layer_ptr + COL_B, 2**30)
     return rows, run, stride_a, stride_row, stride_b, col_a, col_b
 
 
@@ -411,13 +404,9 @@ def tile_of_weight(row, tile, geometry, LAYER_KIND: tl.constexpr):
 @triton.jit
 def column_at(place, layer_ptr):
     """The numbers of the columns at ``place`` in the order of memory."""
-    run = tl.load(layer_ptr + RUN)
-    col_a = tl.load(layer_ptr + COL_A)
-    col_b = tl.load(layer_ptr + COL_B)
-    tl.assume((run >= 1) & (run < 2**30))
-    tl.assume((col_a >= 0) & (col_a < 2**30))
-    tl.assume((col_b >= 0) & (col_b < 2**30))
-    run = run.to(tl.int32)
+    run = load_entry(layer_ptr + RUN, 2**30).to(tl.int32)
+    col_a = load_entry(layer_ptr + COL_A, 2**30)
+    col_b = load_entry(layer_ptr + COL_B, 2**30)
     return (place // run) * col_a + (place % run) * col_b
 
 
