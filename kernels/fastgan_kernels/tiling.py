@@ -2,6 +2,10 @@
 
 The thresholds are computed, not yet measured. A chip needs about (bandwidth x latency) bytes in flight: on an H200
 4.8 TB/s x 0.7 us / 132 multiprocessors = 25 KB per multiprocessor, which a few blocks of 16 KB tiles provide.
+
+What names mean in all tilings: ``block_...`` are the extents of a tile, ``num_warps`` is the warps per program. What is
+reduced is cut into ``spans`` of ``tiles`` tiles, with one program each. Arguments are the extents of a problem, each at
+least 1; ``element_size``, the bytes of an element; ``channels_last``: channels, not pixels, are neighbors in memory.
 """
 
 import functools
@@ -28,6 +32,11 @@ def cdiv(a: int, b: int) -> int:
 def alignment(cols: int) -> int:
     """The largest power of two up to 16 that divides ``cols``, and so the offset of every row."""
     return math.gcd(cols, 16)
+
+
+def _fair_tile(elements: int, *, least: int, most: int) -> int:
+    """The elements of a tile: ``most``, or fewer where not every multiprocessor of a large chip (132) had a tile."""
+    return min(most, max(least, next_power_of_2(elements // 256)))
 
 
 class Tiling:
@@ -60,11 +69,8 @@ class MatrixTiling(Tiling):
 def matrix_tiling(rows: int, cols: int, element_size: int, *, column_sums: bool = False) -> MatrixTiling:
     """Tiles for an elementwise pass over a row-major matrix.
 
-    Args:
-        rows, cols: the matrix; both at least 1.
-        element_size: bytes of an element.
-        column_sums: whether each program also leaves the sums of its columns. Its tile is then narrow (64 bytes in half
-            precision, two sectors) and tall, so that these float32 sums are at most 1% of the bytes of a large problem.
+    With ``column_sums`` each program also leaves the sums of its columns. Its tile is then narrow (64 bytes in half
+    precision, two sectors) and tall, so that these float32 sums are at most 1% of the bytes of a large problem.
     """
     # 16 elements per thread at eight warps, in float32 four accesses of 16 bytes; with 32 ptxas spills in some kernels.
     tile, per_thread = 16384 // max(element_size, 4), 64
@@ -74,8 +80,7 @@ def matrix_tiling(rows: int, cols: int, element_size: int, *, column_sums: bool 
         # than one wave, and the chip idle for most of the second. So are images of 3 * 2^20 elements. And with fewer
         # than two programs for each, more threads have more bytes in flight.
         tile, per_thread = tile // 2, per_thread // 2
-    # A small problem is cut finer, so that every multiprocessor has a tile.
-    tile = min(tile, max(512, next_power_of_2(rows * cols // 256)))
+    tile = _fair_tile(rows * cols, least=512, most=tile)
     # In a single row, what belongs to a row is one number for all threads: fewer registers, half of the instructions.
     widest = 32 if column_sums else tile if cols % tile == 0 else 1024
     block_cols = min(next_power_of_2(cols), widest, tile)
@@ -91,15 +96,7 @@ def matrix_tiling(rows: int, cols: int, element_size: int, *, column_sums: bool 
 
 @dataclass(frozen=True)
 class RowTiling(Tiling):
-    """How the rows of a row-major matrix are shared among programs that reduce them.
-
-    Attributes:
-        block_rows, block_cols: the extents of a tile.
-        row_programs: number of blocks of ``block_rows`` rows.
-        spans: number of spans that a row is cut into, with one program each; 1 if a program reduces whole rows.
-        tiles: tiles per span.
-        num_warps: warps per program.
-    """
+    """How the rows of a row-major matrix, in ``row_programs`` blocks, are shared among programs that reduce them."""
 
     block_rows: int
     block_cols: int
@@ -115,12 +112,7 @@ class RowTiling(Tiling):
 
 @_decided_once
 def row_tiling(rows: int, cols: int, element_size: int) -> RowTiling:
-    """Tiles for a pass that reduces every row of a row-major matrix and writes nothing else.
-
-    Args:
-        rows, cols: the matrix; both at least 1.
-        element_size: bytes of an element.
-    """
+    """Tiles for a pass that reduces every row of a row-major matrix and writes nothing else."""
     # Two accesses of 16 bytes per thread at sixteen warps.
     tile = 16384 // element_size
     block_cols = min(next_power_of_2(cols), tile)
@@ -144,15 +136,7 @@ def row_tiling(rows: int, cols: int, element_size: int) -> RowTiling:
 
 @dataclass(frozen=True)
 class SumTiling(Tiling):
-    """How [outer, channels, inner] is summed to [channels].
-
-    Attributes:
-        block_channels, block_partials: the extents of a tile.
-        channel_programs: number of blocks of ``block_channels`` channels.
-        spans: number of spans that a channel's partials are cut into, with one program and one sum each.
-        tiles: tiles per span.
-        num_warps: warps per program.
-    """
+    """How [outer, channels, inner], in ``channel_programs`` blocks of channels, is summed to [channels]."""
 
     block_channels: int
     block_partials: int
@@ -168,11 +152,7 @@ class SumTiling(Tiling):
 
 @_decided_once
 def sum_tiling(channels: int, outer: int, inner: int) -> SumTiling:
-    """Tiles for the sums of [outer, channels, inner] over its first and last axis.
-
-    Args:
-        channels, outer, inner: the problem; channels at least 1.
-    """
+    """Tiles for the sums of [outer, channels, inner] over its first and last axis, which may be empty."""
     # 8 elements per thread at sixteen warps. A channel's partials are neighbors in memory, or, if the inner extent is
     # 1, the channels are: 32 of them are a line of 128 bytes.
     in_line = min(next_power_of_2(channels), 32) if inner == 1 else 4
@@ -316,9 +296,7 @@ class NoiseTiling(Tiling):
     """How a feature map is shared among programs of one warp that each hold one value per pixel of a block.
 
     Attributes:
-        block_channels, block_pixels: the extents of a tile.
-        walks: whether a program can take several tiles, each with another block of channels.
-        tiles: tiles per program.
+        walks: whether a program can take several tiles, each with another block of channels; it takes ``tiles``.
         splits: programs that share the channels of a block of pixels.
         pixel_programs: number of blocks of pixels, over all samples.
     """
@@ -342,11 +320,7 @@ def noise_tiling(
 ) -> NoiseTiling:
     """Tiles for a pass over [samples, channels, pixels] in which all channels share one value per pixel.
 
-    Args:
-        samples, channels, pixels: the problem; each at least 1.
-        element_size: bytes of an element.
-        channels_last: channels, not pixels, are neighbors in memory.
-        sums: whether each program also writes one sum per channel.
+    With ``sums`` each program also writes one sum per channel.
     """
     # Four accesses of 16 bytes per thread; or, in rows that start inside a sector, 32 of one element.
     aligned = (channels if channels_last else pixels) * element_size % 32 == 0
@@ -379,11 +353,7 @@ def noise_tiling(
 class GroupTiling(Tiling):
     """Tiles of groups of samples: a tile has some features (rows and columns) of the members of one group.
 
-    Attributes:
-        block_members, block_rows, block_cols: the extents of a tile; a program that cannot hold all members loops over
-            them.
-        row_tiles, col_tiles: tiles of a group along its rows and columns.
-        num_warps: warps per program.
+    A program that cannot hold all members loops over them. A group has ``row_tiles * col_tiles`` tiles.
     """
 
     block_members: int
@@ -395,7 +365,6 @@ class GroupTiling(Tiling):
 
     @property
     def tiles(self) -> int:
-        """Tiles per group."""
         return self.row_tiles * self.col_tiles
 
 
@@ -405,16 +374,12 @@ def group_tiling(
 ) -> GroupTiling:
     """Tiles for a pass that reduces over the members of each group, feature by feature.
 
-    Args:
-        groups, members: number of groups, and samples per group; at least 1.
-        rows, cols: features of a sample, each at least 1; columns are neighbors in memory.
-        element_size: bytes of an element.
-        finest: the fewest elements of a tile.
+    Each of the ``members`` samples of a group has ``rows * cols`` features, of which columns are neighbors in memory.
+    ``finest`` is the fewest elements of a tile.
     """
     # 16 elements per thread at eight warps (8 in float64) leave registers for two tensors and the values made of them.
     capacity = 4096 if element_size <= 4 else 2048
-    # A small problem is cut finer, so that every multiprocessor of a large chip (132 on an H200) has a tile.
-    tile = min(capacity, max(finest, next_power_of_2(groups * members * rows * cols // 256)))
+    tile = _fair_tile(groups * members * rows * cols, least=finest, most=capacity)
     # At least two sectors per member; if a tile cannot hold those of all members, they take turns.
     strip = min(64 // element_size, next_power_of_2(rows) * next_power_of_2(cols))
     block_members = min(next_power_of_2(members), capacity // strip)
@@ -436,11 +401,8 @@ def group_tiling(
 class ChannelTiling(Tiling):
     """How a feature map is shared among programs that each reduce over the channels of some pixels.
 
-    Attributes:
-        block_samples, block_channels, block_pixels: the extents of a tile.
-        sample_tiles, pixel_tiles: number of programs along samples and pixels.
-        resident: whether a tile has all channels and stays in registers, so that it is read once.
-        num_warps: warps per program.
+    There are ``sample_tiles * pixel_tiles`` of them. A ``resident`` tile has all channels and stays in registers, so
+    that it is read once.
     """
 
     block_samples: int
@@ -460,13 +422,9 @@ class ChannelTiling(Tiling):
 def channel_tiling(
     samples: int, channels: int, pixels: int, element_size: int, *, channels_last: bool, tensors: int = 1
 ) -> ChannelTiling:
-    """Tiles for a pass that reduces over the channels of every pixel and then writes them.
+    """Tiles for a pass that reads ``tensors`` tensors, reduces over the channels of every pixel and then writes them.
 
-    Args:
-        samples, channels, pixels: the problem; each at least 1. Channels-last, all pixels may count as one sample's.
-        element_size: bytes of an element.
-        channels_last: channels, not pixels, are neighbors in memory.
-        tensors: how many tensors of this size the pass reads.
+    Channels-last, all pixels may count as one sample's.
     """
     # 16 elements per thread (8 in float64) at 16 warps, the most that a program can have on AMD.
     capacity = 8192 if element_size <= 4 else 4096
@@ -480,10 +438,9 @@ def channel_tiling(
     strips = [min(strip, next_power_of_2(pixels)) for strip in strips]
     strip = next((strip for strip in strips if all_channels * strip <= capacity), 0)
     resident = strip > 0
-    # Half of the capacity, so that a multiprocessor holds four programs. Less for a small problem, so that every
-    # multiprocessor (132 on an H200) has one. More where planes start inside a sector, since longer strips waste less
-    # of the sectors at their ends.
-    tile = min(4096 if element_size <= 4 else 2048, max(1024, next_power_of_2(samples * channels * pixels // 256)))
+    # Half of the capacity, so that a multiprocessor holds four programs. More where planes start inside a sector, since
+    # longer strips waste less of the sectors at their ends.
+    tile = _fair_tile(samples * channels * pixels, least=1024, most=4096 if element_size <= 4 else 2048)
     if not channels_last and pixels * element_size % 32:
         tile = capacity
     # Three tensors take so many registers that a multiprocessor holds three such programs: 512 would be 1.3 waves.
