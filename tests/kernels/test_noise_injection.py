@@ -71,7 +71,7 @@ def test_the_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch, layout: str, 
             pixel_programs=samples * -(-args[2] // 8),
         )  # fmt: skip
 
-    monkeypatch.setattr(module, "_Launch", module._Launch.__wrapped__)  # which is kept otherwise
+    monkeypatch.setattr(module, "_launch_of", module._launch_of.__wrapped__)  # which is kept otherwise
     monkeypatch.setattr(module, "noise_tiling", other_tiling)
     for found, e in zip(results(), expected, strict=True):
         torch.testing.assert_close(found, e, rtol=1e-13, atol=1e-13)

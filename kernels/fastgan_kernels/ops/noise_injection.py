@@ -28,7 +28,7 @@ from fastgan_kernels import reference
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order
 from fastgan_kernels.backend import runs_triton
 from fastgan_kernels.checks import check_feature_map, check_operand, check_strength
-from fastgan_kernels.launch import decided_once, launch_kernel
+from fastgan_kernels.launch import Launch, decided_once
 from fastgan_kernels.layout import contiguous, dense, empty_dense, extents, matrix_of
 from fastgan_kernels.noise import draw_seed, standard_normal
 from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
@@ -172,33 +172,22 @@ def _backward_kernel(
 
 
 @decided_once
-class _Launch:
-    """A dense feature map, its tiling, and the arguments that both kernels take."""
-
-    def __init__(
-        self, shape: Sequence[int], is_contiguous: bool, dtype: torch.dtype, *, per_channel: bool, sums: bool = False
-    ) -> None:
-        m = matrix_of(shape, is_contiguous)
-        align = alignment(m.cols)
-        # Channels-last, the pixels of all samples are rows of one matrix.
-        samples, pixels = (1, m.rows) if m.channels_last else (shape[0], m.cols)
-        self.tiling: NoiseTiling = noise_tiling(
-            samples, m.channels, pixels, dtype.itemsize, channels_last=m.channels_last, sums=sums
-        )
-        self.extents = (
-            m.cols // align,
-            m.rows if m.channels_last else m.channels,
-            self.tiling.pixel_programs // samples,
-            self.tiling.tiles,
-        )
-        self.constants = {
-            "PER_CHANNEL": per_channel,
-            "CHANNELS_LAST": m.channels_last,
-            "COMPUTE": triton_compute_dtype(dtype),
-            "ALIGN": align,
-            "WALKS": self.tiling.walks,
-            **self.tiling.constants,
-        }
+def _launch_of(
+    kernel: Any, shape: Sequence[int], is_contiguous: bool, dtype: torch.dtype, per_channel: bool
+) -> tuple[Launch, NoiseTiling]:
+    m = matrix_of(shape, is_contiguous)
+    align = alignment(m.cols)
+    # Channels-last, the pixels of all samples are rows of one matrix.
+    samples, pixels = (1, m.rows) if m.channels_last else (shape[0], m.cols)
+    sums = kernel is _backward_kernel
+    tiling = noise_tiling(samples, m.channels, pixels, dtype.itemsize, channels_last=m.channels_last, sums=sums)
+    major = m.rows if m.channels_last else m.channels
+    launch = Launch(
+        kernel, tiling.grid, (m.cols // align, major, tiling.pixel_programs // samples, tiling.tiles),
+        PER_CHANNEL=per_channel, CHANNELS_LAST=m.channels_last, COMPUTE=triton_compute_dtype(dtype), ALIGN=align,
+        WALKS=tiling.walks, **tiling.constants,
+    )  # fmt: skip
+    return launch, tiling
 
 
 def _add_products(
@@ -209,9 +198,8 @@ def _add_products(
     y = torch.empty_like(like)
     if y.numel():
         per_channel = (strength if a is None else a).dim() == 1
-        launch = _Launch(like.shape, like.is_contiguous(), like.dtype, per_channel=per_channel)
-        tensors = x, *map(contiguous, (a, noise, seed, strength, b)), y
-        launch_kernel(_forward_kernel, launch.tiling.grid, tensors, launch.extents, **launch.constants)
+        launch, _ = _launch_of(_forward_kernel, like.shape, like.is_contiguous(), like.dtype, per_channel)
+        launch(x, *map(contiguous, (a, noise, seed, strength, b)), y)
     return y
 
 
@@ -228,18 +216,13 @@ def noise_gradients(
     if g.numel() == 0:
         gradients = _new_gradients(g, per_channel)
         return tuple(t.zero_() if need else None for t, need in zip(gradients, needs, strict=True))
-    launch = _Launch(g.shape, g.is_contiguous(), g.dtype, per_channel=per_channel, sums=True)
-    tiling, channels, dtype = launch.tiling, g.shape[1], compute_dtype(g.dtype)
+    launch, tiling = _launch_of(_backward_kernel, g.shape, g.is_contiguous(), g.dtype, per_channel)
+    channels, dtype = g.shape[1], compute_dtype(g.dtype)
     dstrength = g.new_empty(tiling.pixel_programs, channels, 1, dtype=dtype) if needs_strength else None
     dnoise = g.new_empty(tiling.splits, g.numel() // channels, 1, dtype=dtype) if needs_noise else None
-    tensors = (
-        g,
-        contiguous(strength) if needs_noise else None,
-        *(map(contiguous, (noise, seed)) if needs_strength else (None, None)),
-        dstrength,
-        dnoise,
-    )
-    launch_kernel(_backward_kernel, tiling.grid, tensors, launch.extents, **launch.constants)
+    strength = contiguous(strength) if needs_noise else None
+    noise, seed = map(contiguous, (noise, seed)) if needs_strength else (None, None)
+    launch(g, strength, noise, seed, dstrength, dnoise)
     if needs_strength:
         dstrength = sum_partials(dstrength)
         dstrength = dstrength if per_channel else sum_partials(dstrength.view(1, 1, channels)).view(())
