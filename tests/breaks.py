@@ -69,7 +69,7 @@ layout: any strides are read as if contiguous
 layout: the incoming gradient keeps a layout of its own
 - dense(g, like=y)
 + dense(g)
-channel: the bias of the neighbour
+channel: the bias of the neighbor
 - ptr + row % channels
 + ptr + (row + 1) % channels
 @ ops/norm_act/backward.py test_adain.py
@@ -167,7 +167,7 @@ penalty: rows past the end of the last block count as norms of zero
 - tl.where(exists, excess, 0.0)
 + excess
 @ ops/interpolate.py
-stride: shares with strides of their own are read as neighbours
+stride: shares with strides of their own are read as neighbors
 - alpha_ptr + tile.row * stride
 + alpha_ptr + tile.row
 sum: the share has the gradient of its last tile alone
@@ -201,7 +201,7 @@ noise: the second order takes the strength for its cotangent
 - _noise_injection_backward(g, a, b, None,
 + _noise_injection_backward(g, strength, b, None,
 @ ops/minibatch_stddev.py
-stddev: the members of a group are neighbours
+stddev: the members of a group are neighbors
 - member.to(tl.int64) * place.groups + place.group
 + place.group.to(tl.int64) * MEMBERS + member
 stddev: members that a group does not have enter its variance

@@ -371,7 +371,7 @@ def spectral_normalize(
     *,
     dims: Sequence[int] | None = None,
 ) -> list[Tensor]:
-    normalised = []
+    normalized = []
     dims = [0] * len(weights) if dims is None else dims
     for i, (weight, u, v, dim) in enumerate(zip(weights, us, vs, dims, strict=True)):
         with no_autocast(weight):
@@ -384,5 +384,5 @@ def spectral_normalize(
                 # The value of sigma with the gradient of u^T W v.
                 given = sigma[i].detach() + (of_weight - of_weight.detach())
                 norm = torch.where(of_weight.isfinite(), given, of_weight)
-            normalised.append((wide / torch.where(norm == 0, 1.0, norm)).to(weight.dtype))
-    return normalised
+            normalized.append((wide / torch.where(norm == 0, 1.0, norm)).to(weight.dtype))
+    return normalized

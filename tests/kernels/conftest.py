@@ -22,7 +22,7 @@ def oracles_of_full_precision():
 
 @pytest.fixture(autouse=True)
 def poisoned_memory():
-    """Fills uninitialised memory with NaN, so that an element that a kernel forgets is seen."""
+    """Fills uninitialized memory with NaN, so that an element that a kernel forgets is seen."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     assert torch.empty(3).isnan().all()
     yield

@@ -36,7 +36,7 @@ def test_halves_of_one_style_matrix_are_read_in_place():
     expected = reference.adain(x, scale, shift)
     assert affine_rows(scale)[0][0].data_ptr() == style.data_ptr()
     torch.testing.assert_close(adain(x, scale, shift), expected)
-    # A style whose channels are not neighbours is copied, not misread.
+    # A style whose channels are not neighbors is copied, not misread.
     torch.testing.assert_close(adain(x, scale.T.contiguous().T, shift[:1].expand(3, 4)),
                                reference.adain(x, scale, shift[:1].expand(3, 4)))  # fmt: skip
 

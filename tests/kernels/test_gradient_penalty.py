@@ -160,11 +160,11 @@ class Critic(nn.Module):
         return nn.functional.linear(x.flatten(1), linear).squeeze(1)
 
 
-def step(critic: Critic, real: torch.Tensor, fake: torch.Tensor, alpha: torch.Tensor, penalise, mix):
+def step(critic: Critic, real: torch.Tensor, fake: torch.Tensor, alpha: torch.Tensor, penalize, mix):
     """Parameter gradients of the critic's loss with a penalty (Gulrajani et al. 2017, algorithm 1)."""
     points = mix(real, fake, alpha)
     (gradients,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
-    loss = critic(fake).mean() - critic(real).mean() + 10 * penalise(gradients)
+    loss = critic(fake).mean() - critic(real).mean() + 10 * penalize(gradients)
     return torch.autograd.grad(loss, tuple(critic.parameters()))
 
 
@@ -180,7 +180,7 @@ PENALTIES = {
     "WGAN-GP": (gradient_penalty, lambda g: (plain_norms(g) - 1).square().mean()),
     "one-sided": (lambda g: gradient_penalty(g, target=2.2, one_sided=True),
                   lambda g: torch.relu(plain_norms(g) - 2.2).square().mean()),
-    "zero-centred": (lambda g: gradient_penalty(g, target=0.0), lambda g: g.square().sum() / len(g)),
+    "zero-centered": (lambda g: gradient_penalty(g, target=0.0), lambda g: g.square().sum() / len(g)),
     "of norms": (lambda g: (gradient_norms(g) - 1).square().mean(),
                  lambda g: (plain_norms(g) - 1).square().mean()),
 }  # fmt: skip

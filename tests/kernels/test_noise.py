@@ -73,7 +73,7 @@ def test_moments_of_a_standard_normal():
     assert (below - steps).abs().max() < 2.2 / count**0.5
 
 
-def test_neighbouring_pixels_rows_and_samples_are_independent():
+def test_neighboring_pixels_rows_and_samples_are_independent():
     noise = normal_noise(seed_of(77), torch.empty(8, 3, 64, 64, device=DEVICE))
     assert noise.shape == (8, 1, 64, 64)
     assert noise.dtype == torch.float32

@@ -34,7 +34,7 @@ def test_a_replayed_graph_computes_on_the_new_values(op: Op):
 
 @pytest.mark.gpu
 def test_a_replayed_graph_iterates_on_the_new_weights():
-    """Power iteration, normalised weights and two orders, warmed up as CUDA graphs ask for it."""
+    """Power iteration, normalized weights and two orders, warmed up as CUDA graphs ask for it."""
     weights = [random(shape, i, torch.float32).requires_grad_() for i, shape in enumerate(((64, 27), (70, 64, 3, 3)))]
     us, vs = ([random((n,), 9, torch.float32) for n in sizes] for sizes in ((64, 70), (27, 576)))
     before = [t.clone() for t in (*us, *vs)]

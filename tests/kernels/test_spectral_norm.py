@@ -124,7 +124,7 @@ def test_power_iteration(dtype: torch.dtype, n_iterations: int):
     check_power_iteration(all_sorts(dtype), n_iterations)
 
 
-# Past 16 chunks of a row, 4 chunks of a column, the 512 rows and 2,048 columns that are normalised at once; and 16 row
+# Past 16 chunks of a row, 4 chunks of a column, the 512 rows and 2,048 columns that are normalized at once; and 16 row
 # tiles a program.
 @pytest.mark.parametrize(
     ("shape", "dtype"),
@@ -173,7 +173,7 @@ def test_drawn_power_iterations(count: int):
 
 
 def orders(group: Group, sigma: Tensor | None = None, function: Callable[..., list[Tensor]] = spectral_normalize):
-    """The normalised weights, their gradients and the second order, by weight: [[y, dW, ddy, ddW], ...]."""
+    """The normalized weights, their gradients and the second order, by weight: [[y, dW, ddy, ddW], ...]."""
     group = group._replace(weights=[weight.detach() for weight in group.weights]).differentiable()
     ys = group.normalize(function, sigma)
     dys, hs = ([random(y.shape, 200 + s, y.dtype).requires_grad_(s == 0) for y in ys] for s in (0, 1))

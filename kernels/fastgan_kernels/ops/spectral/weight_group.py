@@ -107,13 +107,13 @@ def _runs(shape: Sequence[int], strides: Sequence[int], dim: int) -> tuple[int, 
             groups[-1] = groups[-1][0] * size, stride
         else:
             groups.append((size, stride))
-    rows_are_neighbours = strides[dim] == 1 and shape[dim] > 1
+    rows_are_neighbors = strides[dim] == 1 and shape[dim] > 1
     match groups:
         case []:
             return 1, 0, 1, 0, 1
-        case [(size, stride)] if stride == 1 or rows_are_neighbours:
+        case [(size, stride)] if stride == 1 or rows_are_neighbors:
             return size, 0, stride, 0, 1
-        case [(_, outer_stride), (inner, inner_stride)] if inner_stride == 1 or rows_are_neighbours:
+        case [(_, outer_stride), (inner, inner_stride)] if inner_stride == 1 or rows_are_neighbors:
             return inner, outer_stride, inner_stride, inner, 1
         case [(outer, 1), (inner, inner_stride)]:
             return outer, inner_stride, 1, 1, inner
