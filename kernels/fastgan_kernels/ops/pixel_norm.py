@@ -34,18 +34,15 @@ from fastgan_kernels.tiling import alignment, channel_tiling
 
 
 @triton.jit
-def _tile(
-    start, shape, CHANNELS_LAST: tl.constexpr,
-    BLOCK_SAMPLES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
-):  # fmt: skip
+def _tile(start, shape, CHANNELS_LAST: tl.constexpr, BLOCK: tl.constexpr):
     """Offsets [samples, channels, pixels] of this program's tile from channel ``start`` on, and its mask.
 
     ``shape`` has the numbers of samples, channels, pixels, and tiles along the pixels.
     """
     samples, channels, pixels, pixel_tiles = shape
-    sample = (tl.program_id(0) // pixel_tiles).to(tl.int64) * BLOCK_SAMPLES + tl.arange(0, BLOCK_SAMPLES)
-    channel = start + tl.arange(0, BLOCK_CHANNELS)
-    pixel = (tl.program_id(0) % pixel_tiles).to(tl.int64) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
+    sample = (tl.program_id(0) // pixel_tiles).to(tl.int64) * BLOCK[0] + tl.arange(0, BLOCK[0])
+    channel = start + tl.arange(0, BLOCK[1])
+    pixel = (tl.program_id(0) % pixel_tiles).to(tl.int64) * BLOCK[2] + tl.arange(0, BLOCK[2])
     if CHANNELS_LAST:
         inside = pixel[None, :] * channels + channel[:, None]
     else:
@@ -56,10 +53,7 @@ def _tile(
 
 
 @triton.jit
-def _read(
-    kept, operands, start, shape, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr,
-    BLOCK_SAMPLES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
-):  # fmt: skip
+def _read(kept, operands, start, shape, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr):
     """A tile's offsets and mask, and x, g and v there: ``kept``, or from memory.
 
     An absent g or v is 0, and the compiler drops what is made of it.
@@ -68,7 +62,7 @@ def _read(
         return kept
     else:
         x_ptr, g_ptr, v_ptr = operands
-        offset, mask = _tile(start, shape, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
+        offset, mask = _tile(start, shape, CHANNELS_LAST, BLOCK)
         x = tl.load(x_ptr + offset, mask=mask, other=0.0).to(COMPUTE)
         g, v = tl.zeros_like(x), tl.zeros_like(x)
         if g_ptr is not None:
@@ -102,16 +96,15 @@ def _kernel(
     """
     channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
     shape, eps = (samples, channels, pixels, pixel_tiles), tl.full((), EPS, COMPUTE)
+    BLOCK: tl.constexpr = (BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
     operands, kept = (x_ptr, g_ptr, v_ptr), None
     if RESIDENT:
-        kept = _read(None, operands, 0, shape, CHANNELS_LAST, COMPUTE, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS)
+        kept = _read(None, operands, 0, shape, CHANNELS_LAST, COMPUTE, BLOCK)
         channels = BLOCK_CHANNELS  # a loop that runs once is none to the compiler
-    xx = tl.zeros([BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS], dtype=COMPUTE)
+    xx = tl.zeros(BLOCK, dtype=COMPUTE)
     gx, vx, gv = xx, xx, xx
     for start in range(0, channels, BLOCK_CHANNELS):
-        _, _, x, g, v = _read(
-            kept, operands, start, shape, CHANNELS_LAST, COMPUTE, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS
-        )
+        _, _, x, g, v = _read(kept, operands, start, shape, CHANNELS_LAST, COMPUTE, BLOCK)
         xx = add(xx, x * x, RESIDENT)
         gx = add(gx, g * x, RESIDENT)
         vx = add(vx, v * x, RESIDENT)
@@ -119,9 +112,7 @@ def _kernel(
     r = tl.rsqrt(_mean(xx, shape, COMPUTE) + eps)
     a, b, mean_gv = _mean(gx, shape, COMPUTE) * r, _mean(vx, shape, COMPUTE) * r, _mean(gv, shape, COMPUTE)
     for start in range((channels - 1) // BLOCK_CHANNELS * BLOCK_CHANNELS, -1, -BLOCK_CHANNELS):
-        offset, mask, x, g, v = _read(
-            kept, operands, start, shape, CHANNELS_LAST, COMPUTE, BLOCK_SAMPLES, BLOCK_CHANNELS, BLOCK_PIXELS
-        )
+        offset, mask, x, g, v = _read(kept, operands, start, shape, CHANNELS_LAST, COMPUTE, BLOCK)
         if y_ptr is not None:
             _store(y_ptr, offset, mask, x * r)
         if dg_ptr is not None:
