@@ -83,14 +83,13 @@ def _compare(m_i, v_i, m_ptr, v_ptr, there, mask, COMPUTE: tl.constexpr):
 
 @triton.jit
 def _sums_of_chunks(
-    m_ptr, v_ptr, row_i, row_j, exists_i, exists_j, components,
-    COMPUTE: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
+    m_ptr, v_ptr, row_i, row_j, exists_i, exists_j, components, COMPUTE: tl.constexpr, BLOCK: tl.constexpr
+):
     """The distance and -s [I, B, 1] where a program does not hold all components."""
-    distance = tl.zeros([BLOCK_I, BLOCK_B, BLOCK_C], COMPUTE)
+    distance = tl.zeros(BLOCK, COMPUTE)
     directed = distance
-    for start in range(0, components, BLOCK_C):
-        c, exists = _chunk(start, components, BLOCK_C)
+    for start in range(0, components, BLOCK[2]):
+        c, exists = _chunk(start, components, BLOCK[2])
         here = row_i * components + c
         m_i = _load(m_ptr, here, exists_i & exists, COMPUTE)
         v_i = _load(v_ptr, here, exists_i & exists, COMPUTE)
@@ -107,6 +106,7 @@ def _kernel(
     BLOCK_I: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """The sums o, or dg where there is a v, and dm. Operands and results that are not needed are None."""
+    BLOCK: tl.constexpr = (BLOCK_I, BLOCK_B, BLOCK_C)
     components = component_groups * ALIGN
     row_i, b, exists_i, exists_j, chunk = _place(samples, kernels, BLOCK_I, BLOCK_B)
     if dm_ptr is None:
@@ -118,7 +118,7 @@ def _kernel(
     v_i = _load(v_ptr, here, exists_i & exists, COMPUTE)
     g_i = _load(g_ptr, row_i, exists_i, COMPUTE)
     sums = tl.zeros([BLOCK_I, BLOCK_B, 1], COMPUTE)
-    dm = tl.zeros([BLOCK_I, BLOCK_B, BLOCK_C], COMPUTE)
+    dm = tl.zeros(BLOCK, COMPUTE)
     for j in range(samples):
         row_j = j * kernels.to(tl.int64) + b
         difference, along = _compare(m_i, v_i, m_ptr, v_ptr, row_j * components + c, exists_j & exists, COMPUTE)
@@ -127,7 +127,7 @@ def _kernel(
             directed = tl.sum(along, axis=2, keep_dims=True)
         else:
             distance, directed = _sums_of_chunks(
-                m_ptr, v_ptr, row_i, row_j, exists_i, exists_j, components, COMPUTE, BLOCK_I, BLOCK_B, BLOCK_C
+                m_ptr, v_ptr, row_i, row_j, exists_i, exists_j, components, COMPUTE, BLOCK
             )
         w = tl.exp(-distance)
         if v_ptr is not None:

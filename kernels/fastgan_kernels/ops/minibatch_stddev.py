@@ -57,16 +57,16 @@ class Place(NamedTuple):
 
 @triton.jit
 def _place(
-    groups, rows, col_groups, y_groups, tiles, col_tiles, SETS: tl.constexpr, ALIGN: tl.constexpr,
-    Y_ALIGN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
+    groups, rows, col_groups, y_groups, tiles, col_tiles,
+    SETS: tl.constexpr, ALIGN: tl.constexpr, Y_ALIGN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The place of this program. Widths are products with constants, so the compiler knows how rows are aligned."""
     cols = col_groups.to(tl.int64) * ALIGN
     y_cols = y_groups.to(tl.int64) * Y_ALIGN
     group_and_set = tl.program_id(0) // tiles
     tile = tl.program_id(0) % tiles
-    row = (tile // col_tiles).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    col = (tile % col_tiles).to(tl.int64) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
+    row = (tile // col_tiles).to(tl.int64) * BLOCK[1] + tl.arange(0, BLOCK[1])
+    col = (tile % col_tiles).to(tl.int64) * BLOCK[2] + tl.arange(0, BLOCK[2])
     exists = (row < rows)[:, None] & (col < cols)[None, :]
     col_of_sample = group_and_set % SETS * cols + col
     in_x = row[:, None] * (cols * SETS) + col_of_sample[None, :]
@@ -75,9 +75,9 @@ def _place(
 
 
 @triton.jit
-def _members(start, place, MEMBERS: tl.constexpr, BLOCK_MEMBERS: tl.constexpr):
+def _members(start, place, MEMBERS: tl.constexpr, BLOCK: tl.constexpr):
     """Offsets in x and in y of the members of a group from ``start`` on, and which elements exist."""
-    member = start + tl.arange(0, BLOCK_MEMBERS)
+    member = start + tl.arange(0, BLOCK[0])
     sample = (member.to(tl.int64) * place.groups + place.group)[:, None, None]
     mask = (member < MEMBERS)[:, None, None] & place.exists[None, :, :]
     return sample * place.length + place.in_x[None, :, :], sample * place.y_length + place.in_y[None, :, :], mask
@@ -90,14 +90,14 @@ def _members(start, place, MEMBERS: tl.constexpr, BLOCK_MEMBERS: tl.constexpr):
 
 @triton.jit
 def _read(
-    kept, ptr, copy_ptr, start, place, MEMBERS: tl.constexpr, COMPUTE: tl.constexpr, BLOCK_MEMBERS: tl.constexpr,
-    LIKE_Y: tl.constexpr = False,
+    kept, ptr, copy_ptr, start, place,
+    MEMBERS: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr, LIKE_Y: tl.constexpr = False,
 ):  # fmt: skip
     """``kept``, or the members from ``start`` on of a tensor like x or y, copied into one like y if there is one."""
     if kept is not None:
         return kept
     else:
-        in_x, in_y, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
+        in_x, in_y, mask = _members(start, place, MEMBERS, BLOCK)
         values = tl.load(ptr + (in_y if LIKE_Y else in_x), mask=mask, other=0.0)
         if copy_ptr is not None:
             tl.store(copy_ptr + in_y, values, mask=mask)
@@ -105,20 +105,17 @@ def _read(
 
 
 @triton.jit
-def _moments(
-    x, x_ptr, y_ptr, place, MEMBERS: tl.constexpr, COMPUTE: tl.constexpr,
-    BLOCK_MEMBERS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
-):  # fmt: skip
+def _moments(x, x_ptr, y_ptr, place, MEMBERS: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr):
     """The mean, and the variance plus epsilon, of x, which is copied to y if there is one."""
     count = tl.full((), MEMBERS, COMPUTE)
-    total = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
+    total = tl.zeros(BLOCK, COMPUTE)
     squares = total
-    for start in range(0, MEMBERS, BLOCK_MEMBERS):
-        total = add(total, _read(x, x_ptr, y_ptr, start, place, MEMBERS, COMPUTE, BLOCK_MEMBERS), x is not None)
+    for start in range(0, MEMBERS, BLOCK[0]):
+        total = add(total, _read(x, x_ptr, y_ptr, start, place, MEMBERS, COMPUTE, BLOCK), x is not None)
     mean = tl.sum(total, axis=0) / count
-    for start in range(0, MEMBERS, BLOCK_MEMBERS):
-        _, _, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
-        z = _read(x, x_ptr, None, start, place, MEMBERS, COMPUTE, BLOCK_MEMBERS)
+    for start in range(0, MEMBERS, BLOCK[0]):
+        _, _, mask = _members(start, place, MEMBERS, BLOCK)
+        z = _read(x, x_ptr, None, start, place, MEMBERS, COMPUTE, BLOCK)
         deviation = tl.where(mask, z - mean[None, :, :], 0.0)
         squares = add(squares, deviation * deviation, x is not None)
     return mean, tl.sum(squares, axis=0) / count + tl.full((), _EPS, COMPUTE)
@@ -138,11 +135,12 @@ def _forward_kernel(
     BLOCK_MEMBERS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """Copies x into y, and sums sigma over each tile."""
-    place = _place(groups, rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS)
+    BLOCK: tl.constexpr = (BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS)
+    place = _place(groups, rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK)
     x = None
     if MEMBERS <= BLOCK_MEMBERS:
-        x = _read(None, x_ptr, y_ptr, 0, place, MEMBERS, COMPUTE, BLOCK_MEMBERS)
-    _, variance = _moments(x, x_ptr, y_ptr, place, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS)
+        x = _read(None, x_ptr, y_ptr, 0, place, MEMBERS, COMPUTE, BLOCK)
+    _, variance = _moments(x, x_ptr, y_ptr, place, MEMBERS, COMPUTE, BLOCK)
     _store_sum(partials_ptr, tl.sqrt(variance), place.exists)
 
 
@@ -164,11 +162,12 @@ def _fill_kernel(
         partial = start + tl.arange(0, BLOCK_PARTIALS)
         total += tl.load(partials_ptr + (first + partial), mask=partial < partials, other=0.0)
     value = tl.sum(total, axis=0) / features.to(COMPUTE)
-    place = _place(groups, rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS)
+    BLOCK: tl.constexpr = (BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS)
+    place = _place(groups, rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK)
     y_ptr += start_groups.to(tl.int64) * ALIGN
-    filled = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE) + value
+    filled = tl.zeros(BLOCK, COMPUTE) + value
     for start in range(0, MEMBERS, BLOCK_MEMBERS):
-        _, in_y, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
+        _, in_y, mask = _members(start, place, MEMBERS, BLOCK)
         tl.store(y_ptr + in_y, filled.to(y_ptr.dtype.element_ty), mask=mask)
 
 
@@ -180,11 +179,12 @@ def _sums_kernel(
     BLOCK_MEMBERS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """Sums of dy over the members and the pixels of a tile of the appended channels."""
-    place = _place(groups, rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS)
+    BLOCK: tl.constexpr = (BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS)
+    place = _place(groups, rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK)
     dy_ptr += start_groups.to(tl.int64) * ALIGN
-    total = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
+    total = tl.zeros(BLOCK, COMPUTE)
     for start in range(0, MEMBERS, BLOCK_MEMBERS):
-        _, in_y, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
+        _, in_y, mask = _members(start, place, MEMBERS, BLOCK)
         total += tl.load(dy_ptr + in_y, mask=mask, other=0.0).to(COMPUTE)
     _store_sum(sums_ptr, tl.sum(total, axis=0), place.exists)
 
@@ -197,18 +197,19 @@ def _backward_kernel(
     BLOCK_MEMBERS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """dx = dy[:, :C] + a / (G J) * xh."""
-    place = _place(groups, rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS)
+    BLOCK: tl.constexpr = (BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS)
+    place = _place(groups, rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK)
     factor = tl.load(sums_ptr + tl.program_id(0) // tiles) / (features.to(COMPUTE) * MEMBERS)
     x, dy = None, None
     if MEMBERS <= BLOCK_MEMBERS:
-        x = _read(None, x_ptr, None, 0, place, MEMBERS, COMPUTE, BLOCK_MEMBERS)
-        dy = _read(None, dy_ptr, None, 0, place, MEMBERS, COMPUTE, BLOCK_MEMBERS, LIKE_Y=True)
-    mean, variance = _moments(x, x_ptr, None, place, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS)
+        x = _read(None, x_ptr, None, 0, place, MEMBERS, COMPUTE, BLOCK)
+        dy = _read(None, dy_ptr, None, 0, place, MEMBERS, COMPUTE, BLOCK, LIKE_Y=True)
+    mean, variance = _moments(x, x_ptr, None, place, MEMBERS, COMPUTE, BLOCK)
     factors = factor * tl.rsqrt(variance)
     for start in range(0, MEMBERS, BLOCK_MEMBERS):
-        in_x, _, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
-        z = _read(x, x_ptr, None, start, place, MEMBERS, COMPUTE, BLOCK_MEMBERS)
-        g = _read(dy, dy_ptr, None, start, place, MEMBERS, COMPUTE, BLOCK_MEMBERS, LIKE_Y=True)
+        in_x, _, mask = _members(start, place, MEMBERS, BLOCK)
+        z = _read(x, x_ptr, None, start, place, MEMBERS, COMPUTE, BLOCK)
+        g = _read(dy, dy_ptr, None, start, place, MEMBERS, COMPUTE, BLOCK, LIKE_Y=True)
         dx = g + (z - mean[None, :, :]) * factors[None, :, :]
         tl.store(dx_ptr + in_x, dx.to(dx_ptr.dtype.element_ty), mask=mask)
 
@@ -224,28 +225,29 @@ def _double_backward_kernel(
 
     Where ddy is not needed it is None, and so are the sums.
     """
-    place = _place(groups, rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK_ROWS, BLOCK_COLS)
+    BLOCK: tl.constexpr = (BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS)
+    place = _place(groups, rows, col_groups, y_groups, tiles, col_tiles, SETS, ALIGN, Y_ALIGN, BLOCK)
     factor = tl.load(sums_ptr + tl.program_id(0) // tiles) / (features.to(COMPUTE) * MEMBERS)
     count = tl.full((), MEMBERS, COMPUTE)
     x, v = None, None
     if MEMBERS <= BLOCK_MEMBERS:
-        x = _read(None, x_ptr, None, 0, place, MEMBERS, COMPUTE, BLOCK_MEMBERS)
-        v = _read(None, v_ptr, ddy_ptr, 0, place, MEMBERS, COMPUTE, BLOCK_MEMBERS)
-    mean, variance = _moments(x, x_ptr, None, place, MEMBERS, COMPUTE, BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS)
+        x = _read(None, x_ptr, None, 0, place, MEMBERS, COMPUTE, BLOCK)
+        v = _read(None, v_ptr, ddy_ptr, 0, place, MEMBERS, COMPUTE, BLOCK)
+    mean, variance = _moments(x, x_ptr, None, place, MEMBERS, COMPUTE, BLOCK)
     rstd = tl.rsqrt(variance)
-    sum_v = tl.full([BLOCK_MEMBERS, BLOCK_ROWS, BLOCK_COLS], 0.0, COMPUTE)
+    sum_v = tl.zeros(BLOCK, COMPUTE)
     sum_vxh = sum_v
     for start in range(0, MEMBERS, BLOCK_MEMBERS):
-        z = _read(x, x_ptr, None, start, place, MEMBERS, COMPUTE, BLOCK_MEMBERS)
-        w = _read(v, v_ptr, ddy_ptr, start, place, MEMBERS, COMPUTE, BLOCK_MEMBERS)
+        z = _read(x, x_ptr, None, start, place, MEMBERS, COMPUTE, BLOCK)
+        w = _read(v, v_ptr, ddy_ptr, start, place, MEMBERS, COMPUTE, BLOCK)
         sum_v = add(sum_v, w, v is not None)
         sum_vxh = add(sum_vxh, w * ((z - mean[None, :, :]) * rstd[None, :, :]), v is not None)
     mean_vxh = tl.sum(sum_vxh, axis=0) / count
     mean_v = tl.sum(sum_v, axis=0) / count
     for start in range(0, MEMBERS, BLOCK_MEMBERS):
-        in_x, _, mask = _members(start, place, MEMBERS, BLOCK_MEMBERS)
-        z = _read(x, x_ptr, None, start, place, MEMBERS, COMPUTE, BLOCK_MEMBERS)
-        w = _read(v, v_ptr, None, start, place, MEMBERS, COMPUTE, BLOCK_MEMBERS)
+        in_x, _, mask = _members(start, place, MEMBERS, BLOCK)
+        z = _read(x, x_ptr, None, start, place, MEMBERS, COMPUTE, BLOCK)
+        w = _read(v, v_ptr, None, start, place, MEMBERS, COMPUTE, BLOCK)
         xh = (z - mean[None, :, :]) * rstd[None, :, :]
         ddx = (w - mean_v[None, :, :] - xh * mean_vxh[None, :, :]) * (factor * rstd)[None, :, :]
         tl.store(ddx_ptr + in_x, ddx.to(ddx_ptr.dtype.element_ty), mask=mask)
