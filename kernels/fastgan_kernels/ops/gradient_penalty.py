@@ -208,8 +208,20 @@ def _launch_penalty(gradients: Tensor, target: float, one_sided: bool) -> tuple[
     return penalty, norms
 
 
-def _launch_backward(d: Tensor, gradients: Tensor, norms: Tensor, target: float | None, one_sided: bool) -> Tensor:
-    return _run_backward(d, dense(gradients), norms, None, None, target, one_sided)
+def _launch_backward(
+    d: Tensor, gradients: Tensor, norms: Tensor, target: float | None, one_sided: bool,
+    v: Tensor | None = None, dots: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """dG; with v and its products with G, the gradient of <dG, v> in G."""
+    gradients = dense(gradients)
+    out = torch.empty_like(gradients)
+    if out.numel():
+        launch = matrix_launch(*sample_rows(gradients), gradients.dtype)
+        launch_kernel(
+            _backward_kernel, launch.tiling.grid, (d, gradients, norms, v, dots, out),
+            (*launch.extents, d.stride(0) if d.dim() else 0), TARGET=target, ONE_SIDED=one_sided, **launch.constants,
+        )  # fmt: skip
+    return out
 
 
 def _launch_double_backward(
@@ -224,21 +236,7 @@ def _launch_double_backward(
         return None if dd is None else dd.zero_(), torch.empty_like(gradients)
     dots = torch.empty_like(norms)
     _launch_rows(_launch_dots(v, gradients), norms, dots, dd, target, one_sided)
-    return dd, _run_backward(d, gradients, norms, v, dots, target, one_sided) if needs_gradients else None
-
-
-def _run_backward(
-    d: Tensor, gradients: Tensor, norms: Tensor, v: Tensor | None, dots: Tensor | None,
-    target: float | None, one_sided: bool,
-) -> Tensor:  # fmt: skip
-    out = torch.empty_like(gradients)
-    if out.numel():
-        launch = matrix_launch(*sample_rows(gradients), gradients.dtype)
-        launch_kernel(
-            _backward_kernel, launch.tiling.grid, (d, gradients, norms, v, dots, out),
-            (*launch.extents, d.stride(0) if d.dim() else 0), TARGET=target, ONE_SIDED=one_sided, **launch.constants,
-        )  # fmt: skip
-    return out
+    return dd, _launch_backward(d, gradients, norms, target, one_sided, v, dots) if needs_gradients else None
 
 
 def _new_norms(gradients: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastgan_kernels.checks import check_float
+from fastgan_kernels.checks import check_operand
 from fastgan_kernels.launch import decided_once
 from fastgan_kernels.ops.spectral import pointers
 from fastgan_kernels.ops.spectral.pointers import kept_by_tensors, prepared_once, upload
@@ -301,23 +301,18 @@ def check_layers(
                 f"{op}: weights[{i}] of shape {shape} and strides {list(weight.stride())} has {rows} rows and {cols}"
                 " columns, expected fewer than 2^27 rows, 2^30 columns and strides below 2^31"
             )
-        for name, vector, size in ((f"us[{i}]", u, rows), (f"vs[{i}]", v, cols)):
-            if list(vector.shape) != [size]:
-                raise ValueError(
-                    f"{op}: {name} has shape {list(vector.shape)}, expected [{size}] for weights[{i}] of shape {shape}"
-                )
-        _check_alike(op, f"weights[{i}]", weight, "weights[0]", weights[0], weights[0].device)
-        _check_alike(op, f"us[{i}]", u, "us[0]", us[0], weights[0].device)
-        _check_alike(op, f"vs[{i}]", v, "us[0]", us[0], weights[0].device)
+        name = f"weights[{i}]"
+        check_operand(op, name, weight, weight.shape, weights[0], name_of_x="weights[0]")
+        _check_type(op, name, weight, "weights[0]", weights[0])
+        for vector_name, vector, size in ((f"us[{i}]", u, rows), (f"vs[{i}]", v, cols)):
+            check_operand(op, vector_name, vector, (size,), weight, name_of_x=name)
+            _check_type(op, vector_name, vector, "us[0]", us[0])
     return dims
 
 
-def _check_alike(op: str, name: str, tensor: Tensor, first_name: str, first: Tensor, device: torch.device) -> None:
-    check_float(op, name, tensor)
+def _check_type(op: str, name: str, tensor: Tensor, first_name: str, first: Tensor) -> None:
     if tensor.dtype != first.dtype:
         raise TypeError(f"{op}: {name} is {tensor.dtype} and {first_name} {first.dtype}, expected one type")
-    if tensor.device != device:
-        raise ValueError(f"{op}: {name} is on {tensor.device} and weights[0] on {device}, expected one device")
 
 
 _TRITON_TYPES = {
