@@ -1,9 +1,13 @@
-"""Imports optional packages, the extras, and modules of the user."""
+"""Imports optional packages, the extras, and functions of the user."""
 
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
+from typing import Any
+
+from fastgan.errors import InputError, first_line
 
 
 class MissingExtraError(ImportError):
@@ -15,11 +19,25 @@ def install_command(extra: str) -> str:
     return f"pip install -e '.[{extra}]'"
 
 
-def import_from_here(module: str) -> ModuleType:
-    """Imports a user's module, from the current folder first, as ``python -m`` but not a console script does."""
+def import_function(what: str, name: str, kind: type[InputError] = InputError) -> Callable[..., Any]:
+    """Imports a user's function ``package.module:function``, from the current folder first, as ``python -m`` but not a
+    console script does. The error, one sentence of the given kind, says that ``what``, such as a model, has this name.
+    """
+    module, _, function = name.partition(":")
+    if not (module and function):
+        raise kind(f"{what} {name!r} names no function; expected package.module:function")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    return import_module(module)
+    try:
+        imported = import_module(module)
+    except Exception as error:
+        raise kind(
+            f"{what} {name!r}: module {module!r} cannot be imported: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    found = getattr(imported, function, None)
+    if not callable(found):
+        raise kind(f"{what} {name!r}: module {module!r} has no function {function!r}")
+    return found
 
 
 def require_extra(extra: str, what: str, *modules: str) -> ModuleType:

@@ -12,6 +12,7 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 from fastgan.console import show_log
+from fastgan.extras import import_function
 from fastgan.training.config import (
     SettingsError,
     TrainingConfig,
@@ -133,12 +134,11 @@ def train(
     if resume is None and chosen.data not in _BUNDLED and not os.path.exists(chosen.data):
         raise SettingsError(f"there is no file or folder {chosen.data!r}; expected {_SOURCES}")
 
-    from fastgan.models.own import import_build
     from fastgan.training.run import resume_run, start_run
 
     console = Console(soft_wrap=True, quiet=not first)
     show_log(console)
-    build = None if model is None else import_build(model)
+    build = None if model is None else import_function("model", model)
     if resume is not None:
         received = resume_run(resume, steps=given.get("steps"), build=build, console=console)
     else:

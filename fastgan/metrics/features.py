@@ -17,7 +17,7 @@ from torch import Tensor
 from fastgan.data import normalize
 from fastgan.data.gaussians import CENTERS, are_points, to_points
 from fastgan.errors import first_line
-from fastgan.extras import import_from_here
+from fastgan.extras import import_function
 from fastgan.metrics import MetricsError
 from fastgan.metrics.digits import NUM_CLASSES, RESOLUTION, WEIGHTS, digit_inputs, digit_network
 from fastgan.metrics.modes import nearest_mode
@@ -156,9 +156,8 @@ def load_features(
     # Checked before module:function, since a file may have a colon in its name.
     if Path(name).is_file():
         return _torchscript(Path(name), device)
-    module, colon, function = name.partition(":")
-    if colon and module and function:
-        return _function(name, _imported(name, module, function))
+    if ":" in name:
+        return _function(name, import_function("features", name, MetricsError))
     raise MetricsError(f"unknown features {name!r}; choose from {CHOICES}")
 
 
@@ -203,17 +202,6 @@ def _torchscript(path: Path, device: torch.device) -> FeatureNetwork:
         return network(images.to(device))
 
     return FeatureNetwork(path.name, hashlib.sha256(content).hexdigest(), "none", extract)
-
-
-def _imported(name: str, module: str, function: str) -> Callable[[Tensor], Any]:
-    try:
-        imported = import_from_here(module)
-    except Exception as error:
-        raise MetricsError(f"features {name!r}: module {module!r} cannot be imported: {_last_line(error)}") from error
-    extract = getattr(imported, function, None)
-    if not callable(extract):
-        raise MetricsError(f"features {name!r}: module {module!r} has no function {function!r}")
-    return extract
 
 
 def _function(name: str, extract: Callable[[Tensor], Any]) -> FeatureNetwork:

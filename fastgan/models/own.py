@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from fastgan.errors import InputError, first_line
-from fastgan.extras import import_from_here
+from fastgan.extras import import_function
 from fastgan.models import Networks, build_networks
 
 OWN = "own"
@@ -22,23 +22,6 @@ Model = Build | str | nn.Module
 def is_own(model: str) -> bool:
     """Whether the setting ``model`` of a run stands for the user's own networks."""
     return model == OWN or ":" in model
-
-
-def import_build(name: str) -> Build:
-    """Imports a function ``package.module:function``; its module may be in the current folder."""
-    module, colon, function = name.partition(":")
-    if not (module and colon and function):
-        raise InputError(f"model {name!r} names no function; expected package.module:function")
-    try:
-        imported = import_from_here(module)
-    except Exception as error:
-        raise InputError(
-            f"model {name!r}: module {module!r} cannot be imported: {type(error).__name__}: {first_line(error)}"
-        ) from error
-    build = getattr(imported, function, None)
-    if not callable(build):
-        raise InputError(f"model {name!r}: module {module!r} has no function {function!r}")
-    return build
 
 
 def build_own(build: Build, shape: dict[str, Any]) -> Networks:
@@ -90,7 +73,7 @@ def build_generator(architecture: dict[str, Any], model: Model | None, class_nam
         generator = model
     else:
         shape = {name: value for name, value in architecture.items() if name != "model"}
-        generator = build_own(import_build(model) if isinstance(model, str) else model, shape).generator
+        generator = build_own(import_function("model", model) if isinstance(model, str) else model, shape).generator
     describe(generator, architecture, class_names)
     return generator
 

@@ -137,7 +137,7 @@ def test_a_function_of_the_current_folder(tmp_path, monkeypatch):
     [
         ("resnet", "unknown features 'resnet'; choose from 'digits', 'points', 'inception', a"),
         ("", "unknown features ''"),
-        (":f", "unknown features ':f'"),
+        (":f", "features ':f' names no function"),
         ("no_such_module:f", "module 'no_such_module' cannot be imported: ModuleNotFoundError: No module named"),
         ("math:no_such", "module 'math' has no function 'no_such'"),
         ("math:pi", "module 'math' has no function 'pi'"),
