@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ def image_grid(
     return _with_names(grid, row_names, column_names, (width + padding, height + padding))
 
 
-def save_png(pixels: Tensor, path: Path) -> None:
+def save_png(pixels: Tensor, path: Path | BinaryIO) -> None:
     """Writes uint8 pixels [C, H, W], gray (C = 1) or color (C = 3), as a PNG file."""
     to_pillow(pixels).save(path, format="PNG")
 

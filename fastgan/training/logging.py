@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import secrets
@@ -193,12 +194,9 @@ class Reporter:
         ``layout`` as in :func:`fastgan.sampling.picture`."""
         grid = picture(images, **layout)
         path = self._run / "samples" / f"{step}.png"
-        partial = path.with_name(f".{step}.partial.png")
-        try:
-            save_png(grid, partial)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        content = io.BytesIO()
+        save_png(grid, content)
+        replace_file(path, content.getvalue())
         for logger in self._loggers:
             logger.samples(step, grid)
         return path
