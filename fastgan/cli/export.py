@@ -1,6 +1,5 @@
 """``fastgan export``."""
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -9,12 +8,12 @@ import typer
 
 from fastgan.cli.options import Model, Run, load_trained
 from fastgan.extras import require_onnx
-from fastgan.training.config import SettingsError, load_settings
+from fastgan.training.config import load_settings
 
 _FILES = {"torch": "generator.pt2", "onnx": "generator.onnx"}
 
 
-class Format(StrEnum):
+class Format(StrEnum):  # typer takes no list of a Literal
     torch = "torch"
     onnx = "onnx"
 
@@ -66,18 +65,19 @@ def export(
 
 def _scores(report: Path, step: int | None) -> list[str]:
     """The scores of ``fastgan evaluate`` for a step, as sentences; none if another step was evaluated."""
-    if not report.is_file():
+    from fastgan.metrics.report import read_report
+    from fastgan.metrics.scores import SCALES
+
+    found = next((e for e in (read_report(report) if report.is_file() else []) if e.step == step), None)
+    if found is None:
         return []
-    try:
-        (found,) = json.loads(report.read_text(encoding="utf-8-sig"))["evaluations"]
-        if found["step"] != step:
-            return []
-        basis = found["basis"]
-        data = Path(basis["data"]).name
-        return [
-            *(f"{name}: {s['value']:.4g} ({s['low']:.4g} to {s['high']:.4g})" for name, s in found["scores"].items()),
-            f"of {basis['num_generated']:,} generated and {basis['num_real']:,} real images of {data}, by the "
-            f"features {basis['features']}; do not compare with scores of other features or counts",
-        ]
-    except (OSError, LookupError, TypeError, ValueError) as error:
-        raise SettingsError(f"report {str(report)!r} is not a report of 'fastgan evaluate': {error}") from None
+    sentences = []
+    for name, score in found.scores.items():
+        low, high = score.interval(SCALES[name])
+        sentences.append(f"{name}: {score.value:.4g} ({low:.4g} to {high:.4g})")
+    return [
+        *sentences,
+        f"of {found.basis.num_generated:,} generated and {found.basis.num_real:,} real images of "
+        f"{Path(found.basis.data).name}, by the features {found.basis.features}; do not compare with scores of other "
+        "features or counts",
+    ]

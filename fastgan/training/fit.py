@@ -231,7 +231,6 @@ class _Fit:
                 self.config,
                 step=trainer.step_count,
                 num_images=trainer.num_images,
-                ongoing=trainer.history.ongoing,
                 device=trainer.device,
                 console=trainer.console,
             )
@@ -268,7 +267,8 @@ class _Fit:
             if every and step % every == 0:
                 figures["fid"], improved = self.tracker.measure(trainer.ema.module, step)
                 trainer.best = self.tracker.best
-            self.reporter.report(step, figures, findings, num_images=trainer.num_images)
+            ongoing = trainer.history.ongoing
+            self.reporter.report(step, figures, findings, num_images=trainer.num_images, ongoing=ongoing)
             return improved
 
         improved = trainer.on_first(report)

@@ -8,7 +8,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,8 +43,7 @@ class Reporter:
     seconds, a line before it gives the time per step.
 
     Entries after ``step``, the number of steps trained, are deleted: they are from a run interrupted after its last
-    checkpoint. ``ongoing`` are the names of the findings of training health that are already reported, and ``device``
-    is the one whose peak memory is reported.
+    checkpoint. ``device`` is the one whose peak memory is reported.
     """
 
     # Loggers are third-party code, which may draw random numbers.
@@ -57,11 +56,9 @@ class Reporter:
         step: int,
         num_images: int,
         console: Console,
-        ongoing: Iterable[str] = (),
         device: torch.device = _CPU,
     ) -> None:
         self._device = device
-        self._ongoing = list(ongoing)
         self._run = run
         self._config = config
         self._console = console
@@ -141,10 +138,16 @@ class Reporter:
 
     @preserved_random_state()
     def report(
-        self, step: int, figures: dict[str, float], findings: Sequence[Finding] = (), *, num_images: int
+        self,
+        step: int,
+        figures: dict[str, float],
+        findings: Sequence[Finding] = (),
+        *,
+        num_images: int,
+        ongoing: Sequence[str] = (),
     ) -> None:
         """Reports means up to ``step``, and the throughput since the last report, including pauses; findings of
-        training health when they begin and when they end."""
+        training health when they begin and when they end; ``ongoing`` are the names of the last report's."""
         self._first_line_is_due = False
         now = time.perf_counter()
         seconds = now - self._last_time
@@ -176,17 +179,12 @@ class Reporter:
         minutes, seconds = divmod(round(left), 60)
         say(self._console, f"step {step}/{self._config.steps}  {text}  {minutes}:{seconds:02d} left")
         self._progress.update(self._task, completed=step, refresh=True)
-        self._report_health(step, findings)
-
-    def _report_health(self, step: int, findings: Sequence[Finding]) -> None:
-        sentences = [f"{f.name}: {f.evidence}. Try {f.remedy}." for f in findings if f.name not in self._ongoing]
-        names = [finding.name for finding in findings]
-        sentences += [f"{name} is over." for name in self._ongoing if name not in names]
+        sentences = [f"{f.name}: {f.evidence}. Try {f.remedy}." for f in findings if f.name not in ongoing]
+        sentences += [f"{name} is over." for name in ongoing if name not in names]
         for sentence in sentences:
             say(self._console, f"health at step {step}: {sentence}", "yellow")
             for logger in self._loggers:
                 logger.text(step, sentence)
-        self._ongoing = names
 
     @preserved_random_state()
     def samples(self, step: int, images: Tensor, **layout: Any) -> Path:

@@ -10,6 +10,8 @@ from PIL import Image
 
 from fastgan import cli
 from fastgan.exporting import is_model_folder, save_generator
+from fastgan.metrics.report import Basis, Evaluation, to_json
+from fastgan.metrics.scores import Score
 from fastgan.training.checkpoint import load_trained_generator
 from fastgan.training.config import preset_names
 
@@ -193,15 +195,14 @@ def test_the_card_has_the_scores_of_the_step(fastgan, tmp_path):
     run = trained(tmp_path / "run", "dcgan")
     (run / "evaluation").mkdir()
     report = run / "evaluation" / "report.json"
-    basis = {"num_generated": 5000, "num_real": 1797, "data": "digits", "features": "digit-network"}
-    score = {"value": 12.345678, "low": 11.0, "high": 13.0}
-    found = {"step": 2, "basis": basis, "scores": {"fid": score}}
+    basis = Basis("digit-network", "", "", "1x16x16", "digits", "", num_real=1797, num_generated=5000)
     cards = []
     for step in (2, 1):
-        report.write_text(json.dumps({"format": 1, "evaluations": [found | {"step": step}]}))
+        found = Evaluation(str(run), step, 0, basis, {"fid": Score(12.345678, 0.5, None)}, {})
+        report.write_text(json.dumps(to_json([found])))
         assert fastgan("export", run)[0] == 0
         cards.append((run / "export" / "README.md").read_text())
-    assert "- fid: 12.35 (11 to 13)\n- of 5,000 generated and 1,797 real images of digits, by the" in cards[0]
+    assert "- fid: 12.35 (11.37 to 13.33)\n- of 5,000 generated and 1,797 real images of digits, by the" in cards[0]
     assert "fid" not in cards[1]
     report.write_text("{}")
     code, _, err = fastgan("export", run)

@@ -113,7 +113,8 @@ def test_a_finding_is_told_when_it_comes_and_when_it_goes(tmp_path, tiny, termin
     reports = [[], [COLLAPSE], [COLLAPSE, SWING], [SWING], [], [COLLAPSE]]
     with Reporter(tmp_path, tiny(steps=100), step=0, num_images=0, console=console) as reporter:
         for i, findings in enumerate(reports):
-            reporter.report(5 + 5 * i, FIGURES, num_images=30 * (i + 1), findings=findings)
+            before = [finding.name for finding in reports[i - 1]] if i else []
+            reporter.report(5 + 5 * i, FIGURES, num_images=30 * (i + 1), findings=findings, ongoing=before)
     shown = console.file.getvalue()
     told = re.findall(r"health at step \d+: [^.]*[.] ?[^.\n]*", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown))
     assert [line.strip() for line in told] == [
@@ -131,8 +132,8 @@ def test_a_finding_is_told_when_it_comes_and_when_it_goes(tmp_path, tiny, termin
 
 
 def test_what_has_been_told_before_a_run_was_resumed_is_not_told_again(tmp_path, tiny, console):
-    with Reporter(tmp_path, tiny(), step=5, num_images=30, console=console, ongoing=["mode collapse"]) as reporter:
-        reporter.report(10, LOSSES, num_images=60, findings=[COLLAPSE])
+    with Reporter(tmp_path, tiny(), step=5, num_images=30, console=console) as reporter:
+        reporter.report(10, LOSSES, num_images=60, findings=[COLLAPSE], ongoing=["mode collapse"])
         assert "health" not in console.file.getvalue()
-        reporter.report(15, LOSSES, num_images=90)
+        reporter.report(15, LOSSES, num_images=90, ongoing=["mode collapse"])
     assert "health at step 15: mode collapse is over." in console.file.getvalue()
