@@ -17,8 +17,6 @@ from fastgan.errors import writing
 from fastgan.training.config import SettingsError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from fastgan.metrics.comparison import Recommendation
     from fastgan.metrics.report import Evaluation
 
@@ -85,7 +83,7 @@ def evaluate(
     # A folder has priority over bundled data of the same name, such as photos.
     images, data = (os.path.abspath(path) if path and os.path.exists(path) else path for path in (images, data))
     from fastgan.metrics.comparison import comparison_notes, recommend
-    from fastgan.metrics.evaluation import evaluate_images
+    from fastgan.metrics.evaluation import evaluate as evaluate_images
     from fastgan.metrics.report import read_report, require_comparable, to_json
     from fastgan.sampling import save_png
     from fastgan.training.device import resolve_device
@@ -96,17 +94,17 @@ def evaluate(
     show_log(console)
     evaluations: list[Evaluation] = []
 
-    def add(evaluation: "Evaluation", drawn: "Tensor", picture: Path) -> None:
+    def add(evaluation: "Evaluation", picture: Path) -> None:
         evaluations.append(evaluation)
         with writing(f"file {str(picture)!r}"):
-            save_png(drawn, picture)
+            save_png(evaluation.picture, picture)
         if not json_:
             _show(evaluation, picture, console)
 
     options = {"count": count, "features": features, "weights": weights, "seed": seed}
     if images is not None:
         out = make_folder(out or Path("evaluation"))
-        add(*evaluate_images(images, data, device=resolve_device(device), **options), out / PICTURE)
+        add(evaluate_images(images, data, device=resolve_device(device), **options), out / PICTURE)
     folders, reports = ([path for path in runs if (path.suffix == ".json") is saved] for saved in (False, True))
     earlier = {path: read_report(path) for path in reports}
     options |= {"data": data, "model": model, "device": device, "warn": warner(console)}
@@ -119,7 +117,7 @@ def evaluate(
     written = {run: make_folder(out or run / "evaluation") for run in folders}
     for number, subject in enumerate(subjects, 1):
         numbered = f"{number}-{PICTURE}" if out is not None and len(subjects) > 1 else PICTURE
-        add(*subject.evaluate(console), written[subject.run] / numbered)
+        add(subject.evaluate(console), written[subject.run] / numbered)
         if out is None:
             write_report(written[subject.run] / REPORT, to_json(evaluations[-1:]))
     evaluations += [found for rows in earlier.values() for found in rows]

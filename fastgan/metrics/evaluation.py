@@ -55,25 +55,11 @@ def evaluate(
 
     Returns:
         The report: ``report.fid``, ``report.kid``, ``report.precision`` and so on are numbers; ``report.scores`` also
-        has their standard errors.
+        has their standard errors, and ``report.picture`` shows mode collapse.
 
     Raises:
         DataError, MetricsError: for images that cannot be used, or that the features do not take; one sentence.
     """
-    return evaluate_images(images_a, images_b, features, seed=seed, count=count, device=device, weights=weights)[0]
-
-
-def evaluate_images(
-    images_a: Any,
-    images_b: Any,
-    features: str | Callable[[Tensor], Any] | None = None,
-    *,
-    seed: int = 0,
-    count: int | None = None,
-    device: torch.device | str = "cpu",
-    weights: Path | None = None,
-) -> tuple[Evaluation, Tensor]:
-    """As :func:`evaluate`; also returns a picture that shows mode collapse, uint8 [3, H, W]."""
     count = count or DEFAULT_COUNT
     data_a = _open(images_a, None, count)
     data_b = _open(images_b, data_a.image_shape[-1], count)
@@ -93,11 +79,9 @@ def evaluate_images(
     generated, shown_a = measure(_batches(data_a, chosen_a), network)
     shape = "x".join(map(str, data_a.image_shape))
     basis = Basis.of(network, shape, data_b.name, digest.hexdigest(), len(chosen_b), len(chosen_a))
-    evaluation, drawn = compare(
-        real, generated, (shown_b, shown_a), network, basis, of=data_a.name, step=None, seed=seed
-    )
+    evaluation = compare(real, generated, (shown_b, shown_a), network, basis, of=data_a.name, step=None, seed=seed)
     evaluation.notes[:0] = [f"{data.name}: {note}" for data in (data_a, data_b) for note in data.notes]
-    return evaluation, drawn
+    return evaluation
 
 
 def compare(
@@ -111,15 +95,16 @@ def compare(
     step: int | None,
     seed: int,
     replicates: Iterable[int] | None = None,
-) -> tuple[Evaluation, Tensor]:
-    """Evaluates the features of a run or images ``of``; also returns a picture that shows mode collapse.
+) -> Evaluation:
+    """Evaluates the features of a run or images ``of``.
 
     ``shown`` are some real and some generated images, uint8 [n, C, S, S], ``seed`` is that of clusters and resampling,
     and ``replicates`` the ``progress`` of :func:`fastgan.metrics.scores.score`.
     """
     scores = score(real, generated, seed=seed, progress=replicates)
     collapse = detect_collapse(real, generated, network.shares(real, generated), seed=seed)
-    evaluation = Evaluation(
+    drawn = [picture(normalize(images)) for images in shown]
+    return Evaluation(
         run=of,
         step=step,
         seed=seed,
@@ -127,9 +112,8 @@ def compare(
         scores=scores,
         collapse=collapse_to_json(collapse),
         notes=_notes(basis, network, generated),
+        picture=collapse_picture(*drawn, collapse.shown),
     )
-    drawn = [picture(normalize(images)) for images in shown]
-    return evaluation, collapse_picture(*drawn, collapse.shown)
 
 
 def features_of(data: str) -> str:

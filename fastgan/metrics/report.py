@@ -3,9 +3,11 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
+
+from torch import Tensor
 
 from fastgan.metrics import MetricsError
 from fastgan.metrics.collapse import Collapse
@@ -59,6 +61,7 @@ class Evaluation:
         scores: scores by name, in the order of ``SCALES``; without class logits there is no Inception Score.
         collapse: the three answers and the shares, as JSON types.
         notes: sentences on the limits of the scores.
+        picture: real and generated images with the shares, uint8 [3, H, W]; None if read from a file.
     """
 
     run: str
@@ -68,6 +71,7 @@ class Evaluation:
     scores: Mapping[str, Score]
     collapse: Mapping[str, Any]
     notes: list[str] = field(default_factory=list)
+    picture: Tensor | None = field(default=None, compare=False, repr=False)
 
     def __getattr__(self, name: str) -> float:
         """The value of a score: ``fid``, ``kid``, ``precision`` and so on."""
@@ -101,7 +105,8 @@ def to_json(evaluations: list[Evaluation]) -> dict[str, Any]:
         for name, score in evaluation.scores.items():
             low, high = score.interval(SCALES[name])
             scores[name] = asdict(score) | {"low": low, "high": high}
-        rows.append(asdict(evaluation) | {"scores": scores})
+        rows.append(asdict(replace(evaluation, picture=None)) | {"scores": scores})
+        del rows[-1]["picture"]
     return {"format": _FORMAT, "evaluations": rows}
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
 from fastgan.console import progress_bars
 from fastgan.data import absolute_source, open_dataset
@@ -91,9 +91,8 @@ class Subject:
         shape = f"{channels}x{size}x{size}"
         self.basis = Basis.of(self._features, shape, source, digest_of(self._real), len(self._real), count)
 
-    def evaluate(self, console: Console) -> tuple[Evaluation, Tensor]:
-        """Generates and measures images, with progress in the console; also returns a picture that shows mode collapse,
-        uint8 [3, H, W]."""
+    def evaluate(self, console: Console) -> Evaluation:
+        """Generates and measures images, with progress in the console."""
         basis, seed = self.basis, self._seed
         with progress_bars(console, transient=True) as progress:
             real_task = progress.add_task("real images", total=basis.num_real)
