@@ -32,12 +32,13 @@ def load_inception(weights: Path | None, device: torch.device) -> tuple[Callable
             f"with {install_command('evaluation')}, beside the torchvision of your build of torch, or choose other "
             "--features"
         ) from error
+    if weights is not None:
+        _require_tensors(weights)
     try:
-        # The file is never executed: torch reads only tensors by default.
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat", _OUTPUTS, feature_extractor_weights_path=None if weights is None else str(weights)
         ).to(device)
-    except Exception as error:  # torch raises many types for a file of another kind
+    except (OSError, RuntimeError) as error:
         if weights is None:
             what = "the weights of Inception cannot be downloaded"
         else:
@@ -57,3 +58,13 @@ def load_inception(weights: Path | None, device: torch.device) -> tuple[Callable
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     return extract, digest.hexdigest()
+
+
+def _require_tensors(path: Path) -> None:
+    """Refuses a file with objects other than tensors: torch-fidelity unpickles the file, which could run code."""
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a file of another format
+        raise MetricsError(f"file {str(path)!r} does not hold the weights of Inception ({first_line(error)})") from None
+    if not isinstance(weights, dict):
+        raise MetricsError(f"file {str(path)!r} holds a {type(weights).__name__}, expected the weights of Inception")

@@ -49,6 +49,7 @@ def test_every_kind_of_images_gives_the_same_report(images, tmp_path):
     assert 0 <= report.precision <= 1
     assert report.run == "Tensor of shape [300, 1, 8, 8]"
     assert report.step is None
+    assert report.picture.shape[0] == 3
     with pytest.raises(AttributeError, match="no attribute 'accuracy'"):
         _ = report.accuracy
 
