@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+import types
 
 import pytest
 import torch
@@ -70,6 +71,19 @@ def test_files_that_are_no_weights_are_refused(weights, tmp_path, capsys):
         with pytest.raises(MetricsError, match=f"{sentence} the weights of Inception") as caught:
             load_features("inception", CPU, weights=tmp_path / name)
         assert "\n" not in str(caught.value)
+    assert "this ran" not in capsys.readouterr().out
+
+
+def test_code_in_a_weights_file_never_runs_whatever_torch_fidelity_does(monkeypatch, tmp_path, capsys):
+    def unpickle(*_, feature_extractor_weights_path):
+        torch.load(feature_extractor_weights_path, weights_only=False)
+
+    package = types.SimpleNamespace(FeatureExtractorInceptionV3=unpickle)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", types.ModuleType("torch_fidelity"))
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", package)
+    (tmp_path / "code.pth").write_bytes(pickle.dumps(Harmful()))
+    with pytest.raises(MetricsError, match="does not hold the weights of Inception"):
+        load_features("inception", CPU, weights=tmp_path / "code.pth")
     assert "this ran" not in capsys.readouterr().out
 
 
