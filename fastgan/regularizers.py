@@ -191,7 +191,7 @@ def _gradients(output: Tensor, images: Tensor, scaler: torch.amp.GradScaler | No
 
 @torch.compiler.assume_constant_result
 def _autograd_is_traced() -> bool:
-    return getattr(torch._dynamo.config, "trace_autograd_ops", False)
+    return torch._dynamo.config.trace_autograd_ops
 
 
 @torch.compiler.assume_constant_result
@@ -304,14 +304,8 @@ def compile_step(step: Callable[..., Any], **options: Any) -> Callable[..., Any]
     return detached tensors (``loss.detach()``); torch refuses any other step.
 
     Raises:
-        RuntimeError: if this torch has no ``trace_autograd_ops``.
         ValueError: if the penalized critic normalizes over the batch.
     """
-    if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
-        raise RuntimeError(
-            f"torch {torch.__version__} cannot compile a gradient penalty, since it has no"
-            " torch._dynamo.config.trace_autograd_ops; run the step without compiling it"
-        )
     compiled = torch.compile(step, fullgraph=True, **options)
 
     @functools.wraps(step)

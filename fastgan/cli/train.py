@@ -46,24 +46,16 @@ class TrainCommand(TyperCommand):
         super().format_help(*args)
         console = Console()
         console.print(f" Settings for --set and --config, with their values in the preset {DEFAULT_PRESET}:\n")
-        for heading, rows in grouped_settings().items():
-            table = Table.grid(padding=(0, 2))
-            table.add_column(style="bold cyan", overflow="fold")
-            table.add_column(style="yellow", overflow="fold", max_width=16)
-            table.add_column(overflow="fold")
-            for row in rows:
-                table.add_row(*map(escape, row))
+        tables: dict[str, Table] = {}
+        for row in describe_settings(TrainingConfig.from_mapping(load_preset(DEFAULT_PRESET))):
+            if row[0] in _HEADINGS:
+                tables[_HEADINGS[row[0]]] = table = Table.grid(padding=(0, 2))
+                table.add_column(style="bold cyan", overflow="fold")
+                table.add_column(style="yellow", overflow="fold", max_width=16)
+                table.add_column(overflow="fold")
+            table.add_row(*map(escape, row))
+        for heading, table in tables.items():
             console.print(Panel(table, title=heading, title_align="left", border_style="dim"))
-
-
-def grouped_settings() -> dict[str, list[tuple[str, str, str]]]:
-    """Name, value in the default preset, and help of every setting, by heading."""
-    groups: dict[str, list[tuple[str, str, str]]] = {}
-    for row in describe_settings(TrainingConfig.from_mapping(load_preset(DEFAULT_PRESET))):
-        if row[0] in _HEADINGS:
-            group = groups.setdefault(_HEADINGS[row[0]], [])
-        group.append(row)
-    return groups
 
 
 def _setting(metavar: str, help: str, *names: str) -> Any:
