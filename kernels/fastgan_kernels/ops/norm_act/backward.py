@@ -21,9 +21,8 @@ from fastgan_kernels.ops.norm_act.tile import (
     EXTENTS,
     NOTHING,
     TILES,
-    Affine,
     Before,
-    Inputs,
+    Operands,
     affine_rows,
     backward_tile,
     channels_of_program,
@@ -32,7 +31,6 @@ from fastgan_kernels.ops.norm_act.tile import (
     mean_over_spans,
     noise_of,
     norm_launch,
-    numbers_of,
     over_pixels,
     statistics_of,
     store,
@@ -56,14 +54,14 @@ def _backward_kernel(
     ALIGN: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
     """Channels that fit into registers: dy and x read once, dx written once."""
-    inputs = Inputs(x_ptr, noise_ptr, strength_ptr, bias_ptr)
-    affine = Affine(scale_ptr, shift_ptr, scale_stride, shift_stride)
-    block = channels_of_program(samples, minor_groups, major, tl.program_id(0), ALIGN, CHANNELS_LAST, BLOCK_CHANNELS)
+    block = channels_of_program(
+        Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, scale_ptr, shift_ptr, scale_stride, shift_stride),
+        samples, minor_groups, major, tl.program_id(0), STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS,
+    )  # fmt: skip
     mean, rstd = statistics_of(mean_ptr, var_ptr, block, EPS, COMPUTE)
-    numbers = numbers_of(inputs, affine, block, mean, rstd, STRENGTH_STRIDE, COMPUTE)
     tile = tile_of_channels(block, 0, 1, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS)
     g, deviation, z, _, scale, _ = backward_tile(
-        dy_ptr, inputs, affine, block, numbers, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
+        dy_ptr, block, mean, rstd, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
     )
     sum_g, sum_gxh = tl.sum(g, axis=2), tl.sum(g * deviation, axis=2) * rstd
     if PER_SAMPLE:
@@ -92,7 +90,7 @@ def _backward_kernel(
             dx = tl.where(tile.mask, dx, 0.0)
         if dstrength_ptr is not None:
             # Read again, from L1: it would not fit into registers until here.
-            dstrength = sum_of_channels(dx * noise_of(inputs, tile, COMPUTE))
+            dstrength = sum_of_channels(dx * noise_of(block, tile, COMPUTE))
             tl.store(dstrength_ptr + block.index, dstrength, mask=block.exists)
         if dbias_ptr is not None:
             tl.store(dbias_ptr + block.index, sum_of_channels(dx), mask=block.exists)
@@ -113,18 +111,18 @@ def _sums_kernel(
     With a scale for each sample they are the sums of h and h * xh, and parts of dscale and dshift [planes, pixel_tiles]
     are written too.
     """
-    inputs = Inputs(x_ptr, noise_ptr, strength_ptr, bias_ptr)
-    affine = Affine(scale_ptr, shift_ptr, scale_stride, shift_stride)
-    block = channels_of_program(samples, minor_groups, major, tl.program_id(0), ALIGN, CHANNELS_LAST, BLOCK_CHANNELS)
+    block = channels_of_program(
+        Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, scale_ptr, shift_ptr, scale_stride, shift_stride),
+        samples, minor_groups, major, tl.program_id(0), STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS,
+    )  # fmt: skip
     mean, rstd = statistics_of(mean_ptr, var_ptr, block, EPS, COMPUTE)
-    numbers = numbers_of(inputs, affine, block, mean, rstd, STRENGTH_STRIDE, COMPUTE)
     span = tl.program_id(1)
     lanes_g = tl.zeros([BLOCK_CHANNELS, BLOCK_SAMPLES * BLOCK_PIXELS // FOLD], COMPUTE)
     lanes_gxh = lanes_g
     for i in range(span * tiles, tl.minimum((span + 1) * tiles, all_tiles)):
         tile = tile_of_channels(block, i, pixel_tiles, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS)
         g, deviation, _, _, scale, _ = backward_tile(
-            dy_ptr, inputs, affine, block, numbers, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
+            dy_ptr, block, mean, rstd, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
         )
         if PER_SAMPLE:
             plane = (tile.sample[None, :] * block.channels + block.channel[:, None]) * pixel_tiles + i % pixel_tiles
@@ -152,12 +150,12 @@ def _project_kernel(
 
     The first span writes dscale and dshift. GIVEN: with given statistics.
     """
-    inputs = Inputs(x_ptr, noise_ptr, strength_ptr, bias_ptr)
-    affine = Affine(scale_ptr, shift_ptr, scale_stride, shift_stride)
     program, span = last_program_first()
-    block = channels_of_program(samples, minor_groups, major, program, ALIGN, CHANNELS_LAST, BLOCK_CHANNELS)
+    block = channels_of_program(
+        Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, scale_ptr, shift_ptr, scale_stride, shift_stride),
+        samples, minor_groups, major, program, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS,
+    )  # fmt: skip
     mean, rstd = statistics_of(mean_ptr, var_ptr, block, EPS, COMPUTE)
-    numbers = numbers_of(inputs, affine, block, mean, rstd, STRENGTH_STRIDE, COMPUTE)
     # Of g, or of h where the samples have scales of their own.
     mean_g = tl.zeros([BLOCK_CHANNELS, 1], COMPUTE)
     mean_gxh = mean_g
@@ -176,7 +174,7 @@ def _project_kernel(
         for i in range(span * tiles, tl.minimum((span + 1) * tiles, all_tiles)):
             tile = tile_of_channels(block, i, pixel_tiles, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS)
             g, deviation, z, _, scale, noise = backward_tile(
-                dy_ptr, inputs, affine, block, numbers, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
+                dy_ptr, block, mean, rstd, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
             )
             factor = scale * rstd
             if PER_SAMPLE:

@@ -23,17 +23,15 @@ from fastgan_kernels.ops.norm_act.tile import (
     EXTENTS,
     NOTHING,
     TILES,
-    Affine,
     Before,
-    Inputs,
+    Operands,
     affine_rows,
     backward_tile,
     channels_of_program,
     folded,
     last_program_first,
     norm_launch,
-    numbers_of,
-    of_group,
+    of_channels,
     of_tile,
     over_pixels,
     statistics_of,
@@ -44,10 +42,8 @@ from fastgan_kernels.ops.norm_act.tile import (
 from fastgan_kernels.precision import compute_dtype
 from fastgan_kernels.reduction import sum_partials
 
-_COTANGENTS = ["a_stride", "b_stride"]
 
-
-@triton.jit(do_not_specialize=[*EXTENTS, *_COTANGENTS, *TILES])
+@triton.jit(do_not_specialize=[*EXTENTS, *TILES])
 def _second_sums_kernel(
     v_ptr, a_ptr, b_ptr, dy_ptr, x_ptr, noise_ptr, strength_ptr, bias_ptr, mean_ptr, var_ptr, scale_ptr, shift_ptr,
     sums_ptr,
@@ -62,11 +58,11 @@ def _second_sums_kernel(
 
     With a scale for each sample h takes the place of g, and sums of a * g and a * g * xh follow.
     """
-    inputs = Inputs(x_ptr, noise_ptr, strength_ptr, bias_ptr)
-    affine = Affine(scale_ptr, shift_ptr, scale_stride, shift_stride)
-    block = channels_of_program(samples, minor_groups, major, tl.program_id(0), ALIGN, CHANNELS_LAST, BLOCK_CHANNELS)
+    block = channels_of_program(
+        Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, scale_ptr, shift_ptr, scale_stride, shift_stride),
+        samples, minor_groups, major, tl.program_id(0), STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS,
+    )  # fmt: skip
     mean, rstd = statistics_of(mean_ptr, var_ptr, block, EPS, COMPUTE)
-    numbers = numbers_of(inputs, affine, block, mean, rstd, STRENGTH_STRIDE, COMPUTE)
     span = tl.program_id(1)
     zeros = tl.zeros([BLOCK_CHANNELS, BLOCK_SAMPLES * BLOCK_PIXELS // FOLD], COMPUTE)
     of_g, of_gxh, of_v, of_vxh, of_vg, of_ag, of_agxh = zeros, zeros, zeros, zeros, zeros, zeros, zeros
@@ -75,7 +71,7 @@ def _second_sums_kernel(
         if v_ptr is not None:
             v = tl.load(v_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)
         g, deviation, z, _, scale, _ = backward_tile(
-            dy_ptr, inputs, affine, block, numbers, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
+            dy_ptr, block, mean, rstd, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
         )
         if PER_SAMPLE:
             ag = g * over_pixels(of_tile(a_ptr, a_stride, tl.zeros_like(scale), block, tile, PER_SAMPLE, COMPUTE))
@@ -108,7 +104,7 @@ def _mean_of(sums_ptr, k, statistics, block, count):
     return (tl.load(pointers, mask=block.exists, other=0.0) / count)[:, None]
 
 
-@triton.jit(do_not_specialize=[*EXTENTS, *_COTANGENTS, *TILES])
+@triton.jit(do_not_specialize=[*EXTENTS, *TILES])
 def _second_kernel(
     v_ptr, a_ptr, b_ptr, dy_ptr, x_ptr, noise_ptr, strength_ptr, bias_ptr, mean_ptr, var_ptr, scale_ptr, shift_ptr,
     sums_ptr, ddy_ptr, ddx_ptr, ddscale_ptr,
@@ -122,18 +118,18 @@ def _second_kernel(
 
     With a scale for each sample, ddscale are partials [planes, pixel_tiles].
     """
-    inputs = Inputs(x_ptr, noise_ptr, strength_ptr, bias_ptr)
-    affine = Affine(scale_ptr, shift_ptr, scale_stride, shift_stride)
     program, span = last_program_first()
-    block = channels_of_program(samples, minor_groups, major, program, ALIGN, CHANNELS_LAST, BLOCK_CHANNELS)
+    block = channels_of_program(
+        Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, scale_ptr, shift_ptr, scale_stride, shift_stride),
+        samples, minor_groups, major, program, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS,
+    )  # fmt: skip
     mean, rstd = statistics_of(mean_ptr, var_ptr, block, EPS, COMPUTE)
-    numbers = numbers_of(inputs, affine, block, mean, rstd, STRENGTH_STRIDE, COMPUTE)
-    of_group_a = of_group(a_ptr, a_stride, block, 0.0, COMPUTE)
-    of_group_b = of_group(b_ptr, b_stride, block, 0.0, COMPUTE)
+    of_group_a = of_channels(a_ptr, block.group * a_stride + block.channel, block.exists, 0.0, COMPUTE)
+    of_group_b = of_channels(b_ptr, block.group * b_stride + block.channel, block.exists, 0.0, COMPUTE)
     # Of g, or of h where the samples have scales of their own.
     mean_g = tl.zeros([BLOCK_CHANNELS, 1], COMPUTE)
     mean_gxh, mean_v, mean_vxh, mean_vg, mean_G, mean_Gxh = mean_g, mean_g, mean_g, mean_g, mean_g, mean_g
-    scale = numbers.scale
+    scale = block.scale
     if sums_ptr is not None:
         count = (tl.zeros((), COMPUTE) + samples) * block.pixels
         if v_ptr is not None:
@@ -163,7 +159,7 @@ def _second_kernel(
         if v_ptr is not None:
             v = tl.load(v_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)
         g, deviation, z, p, scale, _ = backward_tile(
-            dy_ptr, inputs, affine, block, numbers, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
+            dy_ptr, block, mean, rstd, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
         )
         a = of_tile(a_ptr, a_stride, of_group_a, block, tile, PER_SAMPLE, COMPUTE)
         b = of_tile(b_ptr, b_stride, of_group_b, block, tile, PER_SAMPLE, COMPUTE)

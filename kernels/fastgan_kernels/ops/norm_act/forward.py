@@ -12,17 +12,15 @@ from fastgan_kernels.ops.norm_act.tile import (
     EXTENTS,
     NOTHING,
     TILES,
-    Affine,
     Before,
-    Inputs,
+    Operands,
+    affine_of,
     affine_rows,
     channels_of_program,
     folded,
     input_tile,
     last_program_first,
     norm_launch,
-    numbers_of,
-    of_tile,
     over_pixels,
     statistics_of,
     sum_of_channels,
@@ -53,12 +51,11 @@ def _store_statistics(
 
 @triton.jit
 def _output(
-    deviation, affine, block, numbers, tile, ACT: tl.constexpr, SLOPE: tl.constexpr, PER_SAMPLE: tl.constexpr,
+    deviation, rstd, block, tile, ACT: tl.constexpr, SLOPE: tl.constexpr, PER_SAMPLE: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    scale = of_tile(affine.scale_ptr, affine.scale_stride, numbers.scale, block, tile, PER_SAMPLE, COMPUTE)
-    shift = of_tile(affine.shift_ptr, affine.shift_stride, numbers.shift, block, tile, PER_SAMPLE, COMPUTE)
-    return activate(deviation * over_pixels(scale * numbers.rstd) + over_pixels(shift), ACT, SLOPE, COMPUTE)
+    scale, shift = affine_of(block, tile, PER_SAMPLE, COMPUTE)
+    return activate(deviation * over_pixels(scale * rstd) + over_pixels(shift), ACT, SLOPE, COMPUTE)
 
 
 @triton.jit(do_not_specialize=EXTENTS)
@@ -71,14 +68,12 @@ def _forward_kernel(
     ALIGN: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
     """Channels that fit into registers: read once, written once."""
-    inputs = Inputs(x_ptr, noise_ptr, strength_ptr, bias_ptr)
-    affine = Affine(scale_ptr, shift_ptr, scale_stride, shift_stride)
     block = channels_of_program(
-        samples, minor_groups, major, tl.program_id(0), ALIGN, CHANNELS_LAST, BLOCK_CHANNELS
+        Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, scale_ptr, shift_ptr, scale_stride, shift_stride),
+        samples, minor_groups, major, tl.program_id(0), STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS,
     )  # fmt: skip
     tile = tile_of_channels(block, 0, 1, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS)
-    numbers = numbers_of(inputs, affine, block, 0, 0, STRENGTH_STRIDE, COMPUTE)
-    z, _ = input_tile(inputs, numbers, tile, ACT_BEFORE, SLOPE, COMPUTE)
+    z, _ = input_tile(block, tile, ACT_BEFORE, SLOPE, COMPUTE)
     if noise_ptr is not None or bias_ptr is not None:
         z = tl.where(tile.mask, z, 0.0)
     count = (tl.zeros((), COMPUTE) + samples) * block.pixels
@@ -86,8 +81,7 @@ def _forward_kernel(
     deviation = tl.where(tile.mask, z - over_pixels(mean[:, None]), 0.0)
     var = sum_of_channels(deviation * deviation) / count
     rstd = tl.rsqrt(var + tl.full((), EPS, COMPUTE))[:, None]
-    numbers = numbers_of(inputs, affine, block, mean, rstd, STRENGTH_STRIDE, COMPUTE)
-    y = _output(deviation, affine, block, numbers, tile, ACT, SLOPE, PER_SAMPLE, COMPUTE)
+    y = _output(deviation, rstd, block, tile, ACT, SLOPE, PER_SAMPLE, COMPUTE)
     tl.store(y_ptr + tile.offset, y.to(y_ptr.dtype.element_ty), mask=tile.mask)
     _store_statistics(
         mean_ptr, var_ptr, running_mean_ptr, running_var_ptr, batches_ptr, block, mean, var, count, MOMENTUM, COMPUTE
@@ -108,22 +102,21 @@ def _moments_kernel(
     Deviations are from the mean m of the span's first tile. Over the T tiles the sum of their squares is
     M2 + n (mean - m)^2, at most (1 + T) M2, so the subtraction that gives M2 loses little precision.
     """
-    inputs = Inputs(x_ptr, noise_ptr, strength_ptr, bias_ptr)
     block = channels_of_program(
-        samples, minor_groups, major, tl.program_id(0), ALIGN, CHANNELS_LAST, BLOCK_CHANNELS
+        Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, None, None, 0, 0),
+        samples, minor_groups, major, tl.program_id(0), STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS,
     )  # fmt: skip
-    numbers = numbers_of(inputs, Affine(None, None, 0, 0), block, 0, 0, STRENGTH_STRIDE, COMPUTE)
     span = tl.program_id(1)
     start = span * tiles
     tile = tile_of_channels(block, start, pixel_tiles, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS)
     count = _elements(block, start, pixel_tiles, COMPUTE, BLOCK_SAMPLES, BLOCK_PIXELS)
-    z, _ = input_tile(inputs, numbers, tile, ACT_BEFORE, SLOPE, COMPUTE)
+    z, _ = input_tile(block, tile, ACT_BEFORE, SLOPE, COMPUTE)
     m = (sum_of_channels(tl.where(tile.mask, z, 0.0)) / count)[:, None]
     deviation = tl.where(tile.mask, z - over_pixels(m), 0.0)
     sums, squares = folded(deviation, FOLD), folded(deviation * deviation, FOLD)
     for i in range(start + 1, tl.minimum(start + tiles, all_tiles)):
         tile = tile_of_channels(block, i, pixel_tiles, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS)
-        z, _ = input_tile(inputs, numbers, tile, ACT_BEFORE, SLOPE, COMPUTE)
+        z, _ = input_tile(block, tile, ACT_BEFORE, SLOPE, COMPUTE)
         deviation = tl.where(tile.mask, z - over_pixels(m), 0.0)
         sums += folded(deviation, FOLD)
         squares += folded(deviation * deviation, FOLD)
@@ -160,10 +153,11 @@ def _normalize_kernel(
 
     Without partials the mean and the variance are given.
     """
-    inputs = Inputs(x_ptr, noise_ptr, strength_ptr, bias_ptr)
-    affine = Affine(scale_ptr, shift_ptr, scale_stride, shift_stride)
     program, span = last_program_first()
-    block = channels_of_program(samples, minor_groups, major, program, ALIGN, CHANNELS_LAST, BLOCK_CHANNELS)
+    block = channels_of_program(
+        Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, scale_ptr, shift_ptr, scale_stride, shift_stride),
+        samples, minor_groups, major, program, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS,
+    )  # fmt: skip
     if partials_ptr is None:
         mean, rstd = statistics_of(mean_ptr, var_ptr, block, EPS, COMPUTE)
     else:
@@ -185,12 +179,11 @@ def _normalize_kernel(
             )  # fmt: skip
         mean = mean[:, None]
         rstd = tl.rsqrt(var + tl.full((), EPS, COMPUTE))[:, None]
-    numbers = numbers_of(inputs, affine, block, mean, rstd, STRENGTH_STRIDE, COMPUTE)
     for i in range(span * tiles, tl.minimum((span + 1) * tiles, all_tiles)):
         tile = tile_of_channels(block, i, pixel_tiles, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS)
-        z, _ = input_tile(inputs, numbers, tile, ACT_BEFORE, SLOPE, COMPUTE)
+        z, _ = input_tile(block, tile, ACT_BEFORE, SLOPE, COMPUTE)
         deviation = z - over_pixels(mean)
-        y = _output(deviation, affine, block, numbers, tile, ACT, SLOPE, PER_SAMPLE, COMPUTE)
+        y = _output(deviation, rstd, block, tile, ACT, SLOPE, PER_SAMPLE, COMPUTE)
         tl.store(y_ptr + tile.offset, y.to(y_ptr.dtype.element_ty), mask=tile.mask)
 
 

@@ -22,7 +22,8 @@ from fastgan_kernels.layout import extents, matrix_of
 from fastgan_kernels.precision import compute_dtype, triton_compute_dtype
 from fastgan_kernels.tiling import NormTiling, alignment, next_power_of_2, norm_tiling
 
-EXTENTS = ["samples", "minor_groups", "major", "scale_stride", "shift_stride"]
+# The strides of scale and shift are specialized: then the compiler knows where several channels are one access.
+EXTENTS = ["samples", "minor_groups", "major"]
 TILES = ["pixel_tiles", "all_tiles", "tiles", "spans", "statistics"]
 
 
@@ -109,18 +110,13 @@ def affine_rows(*tensors: Tensor | None) -> tuple[tuple[Tensor | None, ...], tup
     return rows, tuple([t.stride(0) if t is not None and t.dim() == 2 else 0 for t in rows])
 
 
-class Inputs(NamedTuple):
-    """In kernels, the pointers of the operands of z."""
+class Operands(NamedTuple):
+    """In kernels, the pointers of the operands of z, and of scale and shift with their strides between rows."""
 
     x_ptr: Any
     noise_ptr: Any
     strength_ptr: Any
     bias_ptr: Any
-
-
-class Affine(NamedTuple):
-    """In kernels, the pointers of scale and shift, and their strides between groups or samples."""
-
     scale_ptr: Any
     shift_ptr: Any
     scale_stride: Any
@@ -128,11 +124,14 @@ class Affine(NamedTuple):
 
 
 class Channels(NamedTuple):
-    """In kernels, the channels of a program: their group, indices in the group and among all statistics, which exist.
+    """In kernels, the channels of a program.
 
-    And the numbers of samples, channels and pixels of a group.
+    Their group, indices in the group and among all statistics, and which exist; the numbers of samples, channels and
+    pixels of a group. Then what is one number for each channel, [channels, 1], 0 or 1 where it is absent: where each
+    sample has a scale and a shift of its own, those of a tile take the place of the last two.
     """
 
+    operands: Any
     group: Any
     channel: Any
     index: Any
@@ -140,16 +139,6 @@ class Channels(NamedTuple):
     samples: Any
     channels: Any
     pixels: Any
-
-
-class Numbers(NamedTuple):
-    """In kernels, what is one number for each channel of a program, [channels, 1]; 0 or 1 where it is absent.
-
-    Scale and shift are those of the group; where each sample has its own, those of a tile take their place.
-    """
-
-    mean: Any
-    rstd: Any
     strength: Any
     bias: Any
     scale: Any
@@ -173,14 +162,38 @@ class Tile(NamedTuple):
 
 @triton.jit
 def channels_of_program(
-    samples, minor_groups, major, program, ALIGN: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr,
+    operands, samples, minor_groups, major, program, STRENGTH_STRIDE: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    COMPUTE: tl.constexpr, ALIGN: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
     channels, pixels = extents(minor_groups, major, ALIGN, CHANNELS_LAST)
     blocks = tl.cdiv(channels, BLOCK_CHANNELS)
     group = (program // blocks).to(tl.int64)
     channel = program % blocks * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-    return Channels(group, channel, group * channels + channel, channel < channels, samples, channels, pixels)
+    exists = channel < channels
+    scale_row, shift_row = group * operands.scale_stride, group * operands.shift_stride
+    return Channels(
+        operands,
+        group,
+        channel,
+        group * channels + channel,
+        exists,
+        samples,
+        channels,
+        pixels,
+        of_channels(operands.strength_ptr, channel * STRENGTH_STRIDE, exists, 0.0, COMPUTE),
+        of_channels(operands.bias_ptr, channel, exists, 0.0, COMPUTE),
+        of_channels(operands.scale_ptr, scale_row + channel, exists, 1.0, COMPUTE),
+        of_channels(operands.shift_ptr, shift_row + channel, exists, 0.0, COMPUTE),
+    )
+
+
+@triton.jit
+def of_channels(ptr, offset, exists, DEFAULT: tl.constexpr, COMPUTE: tl.constexpr):
+    """A number for each channel, [channels, 1]."""
+    if ptr is None:
+        return tl.full([offset.shape[0], 1], DEFAULT, COMPUTE)
+    else:
+        return tl.load(ptr + offset, mask=exists, other=0.0).to(COMPUTE)[:, None]
 
 
 @triton.jit
@@ -242,16 +255,6 @@ def folded(of_tile, FOLD: tl.constexpr):
 
 
 @triton.jit
-def of_group(ptr, stride, block, DEFAULT: tl.constexpr, COMPUTE: tl.constexpr):
-    """A number for each channel of a group, [channels, 1], from [channels] or rows with a stride."""
-    if ptr is None:
-        return tl.full([block.channel.shape[0], 1], DEFAULT, COMPUTE)
-    else:
-        pointers = ptr + (block.group * stride + block.channel)
-        return tl.load(pointers, mask=block.exists, other=0.0).to(COMPUTE)[:, None]
-
-
-@triton.jit
 def of_tile(ptr, stride, of_group_, block, tile, PER_SAMPLE: tl.constexpr, COMPUTE: tl.constexpr):
     """The number of each plane of a tile [channels, samples] where samples have their own, else that of the group."""
     if PER_SAMPLE and ptr is not None:
@@ -259,22 +262,6 @@ def of_tile(ptr, stride, of_group_, block, tile, PER_SAMPLE: tl.constexpr, COMPU
         return tl.load(pointers, mask=tile.there, other=0.0).to(COMPUTE)
     else:
         return of_group_
-
-
-@triton.jit
-def numbers_of(inputs, affine, block, mean, rstd, STRENGTH_STRIDE: tl.constexpr, COMPUTE: tl.constexpr):
-    strength = tl.full([block.channel.shape[0], 1], 0.0, COMPUTE)
-    if inputs.noise_ptr is not None:
-        pointers = inputs.strength_ptr + block.channel * STRENGTH_STRIDE
-        strength = tl.load(pointers, mask=block.exists, other=0.0).to(COMPUTE)[:, None]
-    return Numbers(
-        mean,
-        rstd,
-        strength,
-        of_group(inputs.bias_ptr, 0, block, 0.0, COMPUTE),
-        of_group(affine.scale_ptr, affine.scale_stride, block, 1.0, COMPUTE),
-        of_group(affine.shift_ptr, affine.shift_stride, block, 0.0, COMPUTE),
-    )
 
 
 @triton.jit
@@ -286,28 +273,40 @@ def statistics_of(mean_ptr, var_ptr, block, EPS: tl.constexpr, COMPUTE: tl.const
 
 
 @triton.jit
-def noise_of(inputs, tile, COMPUTE: tl.constexpr):
-    return tl.load(inputs.noise_ptr + tile.of_noise, mask=tile.in_noise, other=0.0).to(COMPUTE)
+def noise_of(block, tile, COMPUTE: tl.constexpr):
+    return tl.load(block.operands.noise_ptr + tile.of_noise, mask=tile.in_noise, other=0.0).to(COMPUTE)
 
 
 @triton.jit
-def input_tile(inputs, numbers, tile, ACT_BEFORE: tl.constexpr, SLOPE: tl.constexpr, COMPUTE: tl.constexpr):
+def input_tile(block, tile, ACT_BEFORE: tl.constexpr, SLOPE: tl.constexpr, COMPUTE: tl.constexpr):
     """z of a tile, and the noise under it, zeros if there is none. Elements of z outside of the mask are not 0."""
     noise = tl.zeros([1, 1, 1], COMPUTE)
     # The noise is loaded first: then Triton converts it to the layout of x, not x to that of the noise.
-    if inputs.noise_ptr is not None:
-        noise = noise_of(inputs, tile, COMPUTE)
-    z = tl.load(inputs.x_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)
-    if inputs.noise_ptr is not None:
-        z += over_pixels(numbers.strength) * noise
-    if inputs.bias_ptr is not None:
-        z += over_pixels(numbers.bias)
+    if block.operands.noise_ptr is not None:
+        noise = noise_of(block, tile, COMPUTE)
+    z = tl.load(block.operands.x_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)
+    if block.operands.noise_ptr is not None:
+        z += over_pixels(block.strength) * noise
+    if block.operands.bias_ptr is not None:
+        z += over_pixels(block.bias)
     return activate(z, ACT_BEFORE, SLOPE, COMPUTE), noise
 
 
 @triton.jit
+def affine_of(block, tile, PER_SAMPLE: tl.constexpr, COMPUTE: tl.constexpr):
+    """Scale and shift of the planes of a tile."""
+    scale = of_tile(
+        block.operands.scale_ptr, block.operands.scale_stride, block.scale, block, tile, PER_SAMPLE, COMPUTE
+    )
+    shift = of_tile(
+        block.operands.shift_ptr, block.operands.shift_stride, block.shift, block, tile, PER_SAMPLE, COMPUTE
+    )
+    return scale, shift
+
+
+@triton.jit
 def backward_tile(
-    dy_ptr, inputs, affine, block, numbers, tile, ACT_BEFORE: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr,
+    dy_ptr, block, mean, rstd, tile, ACT_BEFORE: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr,
     PER_SAMPLE: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """Of a tile g (dy times the derivative of the activation after), z - mean, z, the input of the activation after.
@@ -315,11 +314,10 @@ def backward_tile(
     And the scale of its planes, and the noise. Outside of the mask g is 0, the others are not.
     """
     g = tl.load(dy_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)
-    z, noise = input_tile(inputs, numbers, tile, ACT_BEFORE, SLOPE, COMPUTE)
-    scale = of_tile(affine.scale_ptr, affine.scale_stride, numbers.scale, block, tile, PER_SAMPLE, COMPUTE)
-    shift = of_tile(affine.shift_ptr, affine.shift_stride, numbers.shift, block, tile, PER_SAMPLE, COMPUTE)
-    deviation = z - over_pixels(numbers.mean)
-    p = deviation * over_pixels(scale * numbers.rstd) + over_pixels(shift)
+    z, noise = input_tile(block, tile, ACT_BEFORE, SLOPE, COMPUTE)
+    scale, shift = affine_of(block, tile, PER_SAMPLE, COMPUTE)
+    deviation = z - over_pixels(mean)
+    p = deviation * over_pixels(scale * rstd) + over_pixels(shift)
     return through_activation(g, p, ACT, SLOPE, COMPUTE), deviation, z, p, scale, noise
 
 
