@@ -204,7 +204,7 @@ class NormTiling(Tiling):
 @_decided_once
 def norm_tiling(
     groups: int, samples: int, channels: int, pixels: int, element_size: int, *, channels_last: bool,
-    reduces: bool = True, tensors: int = 1,
+    reduces: bool = True, tensors: int = 1, before: bool = False,
 ) -> NormTiling:  # fmt: skip
     """Tiles for a pass over [groups, samples, channels, pixels] with statistics of each channel of a group.
 
@@ -214,6 +214,7 @@ def norm_tiling(
         channels_last: channels, not pixels, are neighbors in memory.
         reduces: whether a tile that has whole channels may stay in registers, so that it is read once.
         tensors: how many tensors of this size the pass reads (1 forward, 2 backward, 3 in the second order).
+        before: whether noise or a bias comes before the normalization, for which kernels have more registers.
     """
     # 16K float32 elements over 512 threads take 32 registers per thread and tensor, which fit
     # (benchmarks/static/compiled.csv). Channels-last the distances between the addresses of a thread are not constant.
@@ -229,12 +230,12 @@ def norm_tiling(
         if elements <= capacity:
             if not channels_last:
                 # Short channels share a tile, as long as every multiprocessor of a large chip (132) has one.
-                fair_share = next_power_of_2(cdiv(groups * channels, 256))
+                fair_share = next_power_of_2(cdiv(groups * channels, 512))
                 more = max(1, min(4096 // elements, fair_share // block_channels, all_channels // block_channels))
                 block_channels, elements = block_channels * more, elements * more
             programs = groups * cdiv(channels, block_channels)
             # 16 elements per thread, 32 of the largest tiles and in half precision.
-            of_warp = 1024 if element_size == 2 and not channels_last else 512
+            of_warp = 1024 if element_size == 2 else 512
             num_warps = min(max(elements // of_warp, 2), 16)
             return NormTiling(block_channels, block_samples, block_pixels, 1, 1, 1, 1, True, programs, 1, num_warps)
     # Four accesses of 16 bytes for each thread; in the second order two of each of three tensors, and half the threads,
@@ -242,11 +243,21 @@ def norm_tiling(
     num_warps = 8 if tensors < 3 else 4
     access = num_warps * 32 * 16 // element_size
     tile = access * (4 if tensors < 3 else 2)
-    most_at_once = 4 if channels_last else 64 // num_warps
-    if not channels_last:
-        # A small problem is cut finer, into as many tiles as there may be programs.
-        tile = min(tile, max(access, next_power_of_2(groups * samples * channels * pixels // (256 * most_at_once))))
-    block_channels = min(all_channels, max(1, 128 // max(element_size, 4))) if channels_last else 1
+    most = 256
+    if tensors < 3:
+        # A program reads the partials of all spans of its channels: 3% of the bytes of a problem; channels-last, where
+        # channels share programs, of which there are then few, 13%.
+        most = max(1, math.isqrt(samples * pixels * (element_size if not channels_last else 16) // 256))
+    if channels_last:
+        # A pixel is read by runs of 64 bytes in half precision; of 32, a sector, where programs would be too few.
+        block_channels = min(all_channels, max(1, 128 // max(element_size, 4)))
+        if groups * cdiv(channels, block_channels) * most < 264 and block_channels * element_size >= 64:
+            block_channels //= 2
+        most = min(most, 4096 // block_channels)
+    else:
+        # A small problem is cut finer: 32 warps for each multiprocessor, which registers always allow.
+        tile = min(tile, max(access, next_power_of_2(groups * samples * channels * pixels * num_warps // (132 * 32))))
+        block_channels = 1
     block_pixels = min(block_pixels, tile // block_channels)
     block_samples = min(block_samples, tile // (block_channels * block_pixels))
     if not channels_last:
@@ -255,38 +266,43 @@ def norm_tiling(
     pixel_tiles = cdiv(pixels, block_pixels)
     all_tiles = pixel_tiles * cdiv(samples, block_samples)
     programs = groups * cdiv(channels, block_channels)
-    most = 256
-    if tensors < 3:
-        # A program reads the partials of all spans of its channels: 3% of the bytes of a problem; channels-last, where
-        # channels share programs, of which there are then few, 13%.
-        share = 16 if channels_last else 256 // element_size
-        most = min(4096 // block_channels, max(1, math.isqrt(samples * pixels // share)))
-    tiles, spans = _even_spans(programs, all_tiles, most, most_at_once)
+    at_once = _NORMS_AT_ONCE[channels_last, before][tensors - 1]
+    tiles, spans = _even_spans(programs, all_tiles, most, at_once)
     return NormTiling(
         block_channels, block_samples, block_pixels, pixel_tiles, all_tiles, spans, tiles,
         resident=False, channel_programs=programs, fold=fold, num_warps=num_warps,
     )  # fmt: skip
 
 
-def _even_spans(programs: int, tiles: int, most: int, most_at_once: int) -> tuple[int, int]:
+_NORMS_AT_ONCE: dict[tuple[bool, bool], tuple[Pair, Pair, Pair]] = {
+    (False, False): ((5, 6), (5, 5), (9, 12)),
+    (False, True): ((4, 5), (3, 4), (6, 9)),
+    (True, False): ((3, 4), (2, 2), (3, 4)),
+    (True, True): ((2, 3), (1, 2), (2, 3)),
+}
+"""How many programs registers let a multiprocessor run, in the two passes over spans: (channels_last, before), tensors.
+
+Those of an H200 with the registers of benchmarks/static/compiled.csv.
+"""
+
+
+def _even_spans(programs: int, tiles: int, most: int, at_once: Pair) -> tuple[int, int]:
     """Tiles per span, and spans, that keep a large chip (132 multiprocessors) evenly busy.
 
     Args:
         programs: programs for each span.
         tiles: tiles that are cut into spans.
         most: the most spans.
-        most_at_once: the most programs that registers let a multiprocessor run at once; some passes run fewer.
+        at_once: how many programs a multiprocessor runs, in each of two passes.
     """
 
     def busy(spans: int) -> float:
         """The share of the chip that has work, for the pass that fills the last wave of programs least."""
         of_span = cdiv(tiles, spans)
         launched = programs * cdiv(tiles, of_span)
-        waves = [launched / (132 * at_once) for at_once in range(2, most_at_once + 1)]
-        filled = min(wave / math.ceil(wave) for wave in waves if wave > 1 or wave == waves[-1])
-        return filled * programs * tiles / (launched * of_span)
+        return min(programs * tiles / (cdiv(launched, 132 * n) * 132 * n * of_span) for n in at_once)
 
-    spans = max(range(1, max(1, min(most, tiles, 256 * most_at_once // programs)) + 1), key=busy)
+    spans = max(range(1, min(most, tiles) + 1), key=busy)
     of_span = cdiv(tiles, spans)
     return of_span, cdiv(tiles, of_span)
 

@@ -132,8 +132,8 @@ def _sums_kernel(
         lanes_g += folded(g, FOLD)
         lanes_gxh += folded(g * deviation, FOLD)
     if sums_ptr is not None:
-        store_sums(sums_ptr, 0, statistics, spans, span, block, lanes_g, 1)
-        store_sums(sums_ptr, 1, statistics, spans, span, block, lanes_gxh, tl.sum(rstd, axis=1))
+        store_sums(sums_ptr, 0, statistics, spans, span, block, lanes_g)
+        store_sums(sums_ptr, 1, statistics, spans, span, block, lanes_gxh * rstd)
 
 
 @triton.jit(do_not_specialize=[*EXTENTS, *TILES])
@@ -193,9 +193,9 @@ def _project_kernel(
             if dbias_ptr is not None:
                 lanes += folded(dx, FOLD)
         if dstrength_ptr is not None:
-            store_sums(dstrength_ptr, 0, statistics, spans, span, block, lanes_noise, 1)
+            store_sums(dstrength_ptr, 0, statistics, spans, span, block, lanes_noise)
         if dbias_ptr is not None:
-            store_sums(dbias_ptr, 0, statistics, spans, span, block, lanes, 1)
+            store_sums(dbias_ptr, 0, statistics, spans, span, block, lanes)
 
 
 def launch_backward(

@@ -85,16 +85,15 @@ def _second_sums_kernel(
             of_v += folded(v, FOLD)
             of_vxh += folded(v * deviation, FOLD)
             of_vg += folded(v * g, FOLD)
-    r = tl.sum(rstd, axis=1)
-    store_sums(sums_ptr, 0, statistics, spans, span, block, of_g, 1)
-    store_sums(sums_ptr, 1, statistics, spans, span, block, of_gxh, r)
+    store_sums(sums_ptr, 0, statistics, spans, span, block, of_g)
+    store_sums(sums_ptr, 1, statistics, spans, span, block, of_gxh * rstd)
     if v_ptr is not None:
-        store_sums(sums_ptr, 2, statistics, spans, span, block, of_v, 1)
-        store_sums(sums_ptr, 3, statistics, spans, span, block, of_vxh, r)
-        store_sums(sums_ptr, 4, statistics, spans, span, block, of_vg, 1)
+        store_sums(sums_ptr, 2, statistics, spans, span, block, of_v)
+        store_sums(sums_ptr, 3, statistics, spans, span, block, of_vxh * rstd)
+        store_sums(sums_ptr, 4, statistics, spans, span, block, of_vg)
     if PER_SAMPLE:
-        store_sums(sums_ptr, 5, statistics, spans, span, block, of_ag, 1)
-        store_sums(sums_ptr, 6, statistics, spans, span, block, of_agxh, r)
+        store_sums(sums_ptr, 5, statistics, spans, span, block, of_ag)
+        store_sums(sums_ptr, 6, statistics, spans, span, block, of_agxh * rstd)
 
 
 @triton.jit

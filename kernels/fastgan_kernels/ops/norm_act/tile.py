@@ -58,8 +58,13 @@ def norm_launch(
     # A scale for each sample is one for each statistic where the statistics are of samples.
     per_sample = groups < x.shape[0] and any(t is not None and t.dim() == 2 for t in affine)
     strength_stride = 0 if before.strength is None else before.strength.dim()
+    has_before = any(t is not None for t in before.operands)
     settings = before.act, act, slope, eps, reduces, tensors
-    return NormLaunch(x.shape, x.is_contiguous(), x.dtype, groups, per_sample, strength_stride, *settings)
+    return NormLaunch(x.shape, x.is_contiguous(), x.dtype, groups, per_sample, has_before, strength_stride, *settings)
+
+
+# Kernels count the pixels of a sample in 32 bits.
+_MAX_PIXELS = 2**30
 
 
 @decided_once
@@ -68,19 +73,23 @@ class NormLaunch:
 
     def __init__(
         self, shape: Sequence[int], is_contiguous: bool, dtype: torch.dtype, groups: int, per_sample: bool,
-        strength_stride: int, act_before: str, act: str, slope: float, eps: float, reduces: bool, tensors: int,
+        has_before: bool, strength_stride: int, act_before: str, act: str, slope: float, eps: float, reduces: bool,
+        tensors: int,
     ) -> None:  # fmt: skip
         n, channels = shape[:2]
-        pixels = math.prod(shape[2:])
+        samples, pixels = n // groups, math.prod(shape[2:])
         channels_last = matrix_of(shape, is_contiguous).channels_last
+        if channels_last and not per_sample and samples * pixels <= _MAX_PIXELS:
+            # The pixels of neighboring samples are neighbors.
+            samples, pixels = 1, samples * pixels
         minor, major = (channels, pixels) if channels_last else (pixels, channels)
         align = alignment(minor)
         self.tiling: NormTiling = norm_tiling(
-            groups, n // groups, channels, pixels, dtype.itemsize, channels_last=channels_last, reduces=reduces,
-            tensors=tensors,
+            groups, samples, channels, pixels, dtype.itemsize, channels_last=channels_last, reduces=reduces,
+            tensors=tensors, before=has_before,
         )  # fmt: skip
         self.per_sample = per_sample
-        self.extents = (n // groups, minor // align, major)
+        self.extents = (samples, minor // align, major)
         self.constants = {
             "EPS": eps,
             "ACT_BEFORE": act_before,
@@ -329,10 +338,10 @@ def store(ptr, offset, value, mask):
 
 
 @triton.jit
-def store_sums(sums_ptr, k, statistics, spans, span, block, lanes, factor):
-    """Stores the ``k``-th sum of a span, of all lanes of each channel, times a factor: [k, statistics, spans]."""
+def store_sums(sums_ptr, k, statistics, spans, span, block, lanes):
+    """Stores the ``k``-th sum of a span, of all lanes of each channel: [k, statistics, spans]."""
     offset = (k * statistics.to(tl.int64) + block.index) * spans + span
-    tl.store(sums_ptr + offset, tl.sum(lanes, axis=1) * factor, mask=block.exists)
+    tl.store(sums_ptr + offset, tl.sum(lanes, axis=1), mask=block.exists)
 
 
 @triton.jit
