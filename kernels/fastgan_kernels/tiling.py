@@ -275,9 +275,9 @@ def norm_tiling(
 
 
 _NORMS_AT_ONCE: dict[tuple[bool, bool], tuple[Pair, Pair, Pair]] = {
-    (False, False): ((5, 6), (5, 5), (9, 12)),
+    (False, False): ((5, 6), (4, 5), (9, 12)),
     (False, True): ((4, 5), (3, 4), (6, 9)),
-    (True, False): ((3, 4), (2, 2), (3, 4)),
+    (True, False): ((4, 4), (2, 2), (3, 4)),
     (True, True): ((2, 3), (1, 2), (2, 3)),
 }
 """How many programs registers let a multiprocessor run, in the two passes over spans: (channels_last, before), tensors.
@@ -296,13 +296,13 @@ def _even_spans(programs: int, tiles: int, most: int, at_once: Pair) -> tuple[in
         at_once: how many programs a multiprocessor runs, in each of two passes.
     """
 
-    def busy(spans: int) -> float:
-        """The share of the chip that has work, for the pass that fills the last wave of programs least."""
+    def time(spans: int) -> int:
+        """Of both passes, in half tiles: a wave of programs takes that of a span, and half a tile for what precedes."""
         of_span = cdiv(tiles, spans)
         launched = programs * cdiv(tiles, of_span)
-        return min(programs * tiles / (cdiv(launched, 132 * n) * 132 * n * of_span) for n in at_once)
+        return sum(cdiv(launched, 132 * n) * (2 * of_span + 1) for n in at_once)
 
-    spans = max(range(1, min(most, tiles) + 1), key=busy)
+    spans = min(range(1, min(most, tiles) + 1), key=time)
     of_span = cdiv(tiles, spans)
     return of_span, cdiv(tiles, of_span)
 

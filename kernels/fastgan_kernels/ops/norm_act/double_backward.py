@@ -153,7 +153,7 @@ def _second_kernel(
         # With what comes by way of r, which is a multiple of xh too.
         mean_Gxh += rstd * scale * (mean_vg - 2 * mean_vxh * mean_gxh)
     of_v = scale * mean_gxh * rstd * rstd
-    for i in range(span * tiles, tl.minimum((span + 1) * tiles, all_tiles)):
+    for i in range(tl.minimum((span + 1) * tiles, all_tiles) - 1, span * tiles - 1, -1):
         tile = tile_of_channels(block, i, pixel_tiles, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS)
         if v_ptr is not None:
             v = tl.load(v_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)

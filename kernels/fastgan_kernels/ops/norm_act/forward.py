@@ -179,7 +179,7 @@ def _normalize_kernel(
             )  # fmt: skip
         mean = mean[:, None]
         rstd = tl.rsqrt(var + tl.full((), EPS, COMPUTE))[:, None]
-    for i in range(span * tiles, tl.minimum((span + 1) * tiles, all_tiles)):
+    for i in range(tl.minimum((span + 1) * tiles, all_tiles) - 1, span * tiles - 1, -1):
         tile = tile_of_channels(block, i, pixel_tiles, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS)
         z, _ = input_tile(block, tile, ACT_BEFORE, SLOPE, COMPUTE)
         deviation = z - over_pixels(mean)

@@ -207,7 +207,10 @@ def of_channels(ptr, offset, exists, DEFAULT: tl.constexpr, COMPUTE: tl.constexp
 
 @triton.jit
 def last_program_first():
-    """The indices of a program in a pass that runs backwards: first what the pass before read last, still in L2."""
+    """The indices of a program in a pass that runs backwards: first what the pass before read last, still in L2.
+
+    Within a span tiles run backwards too: where all programs run at once, each has just read its last tiles.
+    """
     return tl.num_programs(0) - 1 - tl.program_id(0), tl.num_programs(1) - 1 - tl.program_id(1)
 
 
