@@ -232,6 +232,9 @@ def norm_tiling(
                 # Short channels share a tile, as long as every multiprocessor of a large chip (132) has one.
                 fair_share = next_power_of_2(cdiv(groups * channels, 512))
                 more = max(1, min(4096 // elements, fair_share // block_channels, all_channels // block_channels))
+                if elements == 4096 < capacity and 660 < groups * channels < 1109:
+                    # A multiprocessor runs five such channels at once, which is little more than one wave, or two pairs.
+                    more = min(2, all_channels)
                 block_channels, elements = block_channels * more, elements * more
             programs = groups * cdiv(channels, block_channels)
             # 16 elements per thread, 32 of the largest tiles and in half precision.
@@ -249,9 +252,11 @@ def norm_tiling(
         # channels share programs, of which there are then few, 13%.
         most = max(1, math.isqrt(samples * pixels * (element_size if not channels_last else 16) // 256))
     if channels_last:
-        # A pixel is read by runs of 64 bytes in half precision; of 32, a sector, where programs would be too few.
+        # A pixel is read by runs of 64 bytes in half precision; of 32, a sector, where programs would be too few and L2
+        # has the rest of what memory sends.
         block_channels = min(all_channels, max(1, 128 // max(element_size, 4)))
-        if groups * cdiv(channels, block_channels) * most < 264 and block_channels * element_size >= 64:
+        fits_l2 = groups * samples * channels * pixels * element_size <= 32 << 20
+        if fits_l2 and block_channels * element_size >= 64 and groups * cdiv(channels, block_channels) * most < 264:
             block_channels //= 2
         most = min(most, 4096 // block_channels)
     else:
