@@ -233,7 +233,7 @@ def norm_tiling(
                 fair_share = next_power_of_2(cdiv(groups * channels, 512))
                 more = max(1, min(4096 // elements, fair_share // block_channels, all_channels // block_channels))
                 if elements == 4096 < capacity and 660 < groups * channels < 1109:
-                    # A multiprocessor runs five such channels at once, which is little more than one wave, or two pairs.
+                    # A multiprocessor runs five of them at once, so this is little more than one wave; or two pairs.
                     more = min(2, all_channels)
                 block_channels, elements = block_channels * more, elements * more
             programs = groups * cdiv(channels, block_channels)
