@@ -246,17 +246,22 @@ def norm_tiling(
     num_warps = 8 if tensors < 3 else 4
     access = num_warps * 32 * 16 // element_size
     tile = access * (4 if tensors < 3 else 2)
+    at_once = _NORMS_AT_ONCE[channels_last, before][tensors - 1]
+    few = 66 * max(at_once)  # half of what the chip runs at once
     most = 256
     if tensors < 3:
         # A program reads the partials of all spans of its channels: 3% of the bytes of a problem; channels-last, where
         # channels share programs, of which there are then few, 13%.
         most = max(1, math.isqrt(samples * pixels * (element_size if not channels_last else 16) // 256))
     if channels_last:
-        # A pixel is read by runs of 64 bytes in half precision; of 32, a sector, where programs would be too few and L2
-        # has the rest of what memory sends.
-        block_channels = min(all_channels, max(1, 128 // max(element_size, 4)))
+        # A pixel is read by runs of 128 bytes, in half precision of 64 where registers are few. With runs of 128 bytes
+        # the noise of a tile has fewer pixels than the program threads, and each thread loads those that it needs: none
+        # go through shared memory. Where programs would be too few, and L2 keeps what memory sends beside a run, a run
+        # is half as long.
+        block_channels = 128 // (element_size if before and tensors == 1 else max(element_size, 4))
+        block_channels = min(all_channels, max(1, block_channels))
         fits_l2 = groups * samples * channels * pixels * element_size <= 32 << 20
-        if fits_l2 and block_channels * element_size >= 64 and groups * cdiv(channels, block_channels) * most < 264:
+        if fits_l2 and block_channels * element_size >= 64 and groups * cdiv(channels, block_channels) * most < few:
             block_channels //= 2
         most = min(most, 4096 // block_channels)
     else:
@@ -271,7 +276,6 @@ def norm_tiling(
     pixel_tiles = cdiv(pixels, block_pixels)
     all_tiles = pixel_tiles * cdiv(samples, block_samples)
     programs = groups * cdiv(channels, block_channels)
-    at_once = _NORMS_AT_ONCE[channels_last, before][tensors - 1]
     tiles, spans = _even_spans(programs, all_tiles, most, at_once)
     return NormTiling(
         block_channels, block_samples, block_pixels, pixel_tiles, all_tiles, spans, tiles,
@@ -283,7 +287,7 @@ _NORMS_AT_ONCE: dict[tuple[bool, bool], tuple[Pair, Pair, Pair]] = {
     (False, False): ((5, 6), (4, 5), (9, 12)),
     (False, True): ((4, 5), (3, 4), (6, 9)),
     (True, False): ((4, 4), (2, 2), (3, 4)),
-    (True, True): ((2, 3), (1, 2), (2, 3)),
+    (True, True): ((2, 3), (1, 2), (3, 4)),
 }
 """How many programs registers let a multiprocessor run, in the two passes over spans: (channels_last, before), tensors.
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fastgan_kernels import norm_act, use_backend
+from fastgan_kernels.ops.norm_act.tile import NormLaunch
 from fastgan_kernels.tiling import norm_tiling
 from tests.kernels.harness import derivatives, lay_out, random
 
@@ -187,6 +188,31 @@ def test_one_of_scale_and_shift_for_each_sample():
 def test_bad_input_is_refused_in_one_sentence(arguments: dict, message: str, backend: str):
     with use_backend(backend), pytest.raises((ValueError, TypeError), match=message):
         norm_act(**{"x": torch.zeros(2, 3, 4, 4), **arguments})
+
+
+def test_pixels_of_neighboring_samples_are_one_row_in_channels_last():
+    def extents(*, is_contiguous: bool = False, per_sample: bool = False, groups: int = 1) -> tuple[int, int, int]:
+        shape = torch.Size((6, 32, 7, 7))
+        settings = False, 0, "linear", "linear", 0.2, 1e-5, True, 2, False
+        return NormLaunch(shape, is_contiguous, torch.float32, groups, per_sample, *settings).extents
+
+    # Samples, channels by 16, pixels; contiguous: samples, pixels, channels.
+    assert extents() == (1, 2, 6 * 49)
+    assert extents(per_sample=True) == (6, 2, 49)
+    assert extents(groups=6) == (1, 2, 49)
+    assert extents(is_contiguous=True) == (6, 49, 32)
+
+
+@pytest.mark.parametrize("is_contiguous", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "wide", "align"), [(torch.bfloat16, True, 4), (torch.bfloat16, False, 16), (torch.float64, True, 2)]
+)
+def test_accesses_beside_a_wide_gradient_are_as_wide_as_its_stores(
+    is_contiguous: bool, dtype: torch.dtype, wide: bool, align: int
+):
+    settings = 1, False, False, 0, "linear", "linear", 0.2, 1e-5, True, 2
+    launch = NormLaunch(torch.Size((2, 16, 4, 4)), is_contiguous, dtype, *settings, wide)
+    assert launch.constants["ALIGN"] == align
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,7 @@ def launch_backward(
         return dx, *(zero if need else None for zero, need in zip(zeros, needs[1:], strict=False))
     groups = mean.shape[0] if mean.dim() == 2 else 1
     affine, strides = affine_rows(scale, shift)
-    launch = norm_launch(x, groups, affine, before, act, slope, eps, reduces=not given, tensors=2)
+    launch = norm_launch(x, groups, affine, before, act, slope, eps, reduces=not given, tensors=2, wide=wide)
     tiling = launch.tiling
     operands = dense(dy, like=x), x, *before.operands, mean.contiguous(), var.contiguous(), *affine
     shape = (groups, x.shape[1], 1)

@@ -208,7 +208,7 @@ def launch_double_backward(
     groups = mean.shape[0] if mean.dim() == 2 else 1
     affine, strides = affine_rows(scale, shift)
     cotangents, more_strides = affine_rows(a, b)
-    launch = norm_launch(x, groups, affine, before, act, slope, eps, reduces=False, tensors=3)
+    launch = norm_launch(x, groups, affine, before, act, slope, eps, reduces=False, tensors=3, wide=wide)
     tiling = launch.tiling
     operands = (
         dense(v, like=x), *cotangents, dense(dy, like=x), x, *before.operands,

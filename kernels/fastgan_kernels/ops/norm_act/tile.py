@@ -45,7 +45,7 @@ NOTHING = Before()
 
 def norm_launch(
     x: Tensor, groups: int, affine: tuple[Tensor | None, ...], before: Before, act: str, slope: float, eps: float, *,
-    reduces: bool, tensors: int,
+    reduces: bool, tensors: int, wide: bool = False,
 ) -> "NormLaunch":  # fmt: skip
     """The launch on a dense, non-empty feature map.
 
@@ -54,12 +54,13 @@ def norm_launch(
         affine: scale and shift, [C], [N, C] or ``None``.
         act: the activation after the shift.
         reduces, tensors: as in :func:`norm_tiling`.
+        wide: whether a feature map is stored in the type of the arithmetic.
     """
     # A scale for each sample is one for each statistic where the statistics are of samples.
     per_sample = groups < x.shape[0] and any(t is not None and t.dim() == 2 for t in affine)
     strength_stride = 0 if before.strength is None else before.strength.dim()
     has_before = any(t is not None for t in before.operands)
-    settings = before.act, act, slope, eps, reduces, tensors
+    settings = before.act, act, slope, eps, reduces, tensors, wide
     return NormLaunch(x.shape, x.is_contiguous(), x.dtype, groups, per_sample, has_before, strength_stride, *settings)
 
 
@@ -74,7 +75,7 @@ class NormLaunch:
     def __init__(
         self, shape: Sequence[int], is_contiguous: bool, dtype: torch.dtype, groups: int, per_sample: bool,
         has_before: bool, strength_stride: int, act_before: str, act: str, slope: float, eps: float, reduces: bool,
-        tensors: int,
+        tensors: int, wide: bool,
     ) -> None:  # fmt: skip
         n, channels = shape[:2]
         samples, pixels = n // groups, math.prod(shape[2:])
@@ -84,6 +85,10 @@ class NormLaunch:
             samples, pixels = 1, samples * pixels
         minor, major = (channels, pixels) if channels_last else (pixels, channels)
         align = alignment(minor)
+        if wide:
+            # A store of 16 bytes, and so every access, has as many elements: otherwise Triton passes a tile from the
+            # layout of wider loads to that of the store through shared memory.
+            align = min(align, 16 // compute_dtype(dtype).itemsize)
         self.tiling: NormTiling = norm_tiling(
             groups, samples, channels, pixels, dtype.itemsize, channels_last=channels_last, reduces=reduces,
             tensors=tensors, before=has_before,
