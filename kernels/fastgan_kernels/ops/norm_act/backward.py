@@ -32,6 +32,7 @@ from fastgan_kernels.ops.norm_act.tile import (
     noise_of,
     norm_launch,
     over_pixels,
+    planes_of,
     statistics_of,
     store,
     store_sums,
@@ -65,19 +66,18 @@ def _backward_kernel(
     )
     sum_g, sum_gxh = tl.sum(g, axis=2), tl.sum(g * deviation, axis=2) * rstd
     if PER_SAMPLE:
-        plane = tile.sample[None, :] * block.channels + block.channel[:, None]
+        plane = planes_of(block, tile)
         store(dscale_ptr, plane, sum_gxh, tile.there)
         store(dshift_ptr, plane, sum_g, tile.there)
     else:
         store(dscale_ptr, block.index, tl.sum(sum_gxh, axis=1), block.exists)
         store(dshift_ptr, block.index, tl.sum(sum_g, axis=1), block.exists)
     if dx_ptr is not None or dstrength_ptr is not None or dbias_ptr is not None:
-        count = (tl.zeros((), COMPUTE) + samples) * block.pixels
         factor = scale * rstd
         if PER_SAMPLE:
             g *= over_pixels(scale)
             sum_g, sum_gxh, factor = scale * sum_g, scale * sum_gxh, rstd
-        mean_g, mean_gxh = tl.sum(sum_g, axis=1) / count, tl.sum(sum_gxh, axis=1) / count
+        mean_g, mean_gxh = tl.sum(sum_g, axis=1) / block.count, tl.sum(sum_gxh, axis=1) / block.count
         dx = g - over_pixels(mean_g[:, None]) - deviation * over_pixels(mean_gxh[:, None] * rstd)
         dx *= over_pixels(factor)
         dx = through_activation(dx, z, ACT_BEFORE, SLOPE, COMPUTE)
@@ -125,7 +125,7 @@ def _sums_kernel(
             dy_ptr, block, mean, rstd, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
         )
         if PER_SAMPLE:
-            plane = (tile.sample[None, :] * block.channels + block.channel[:, None]) * pixel_tiles + i % pixel_tiles
+            plane = planes_of(block, tile) * pixel_tiles + i % pixel_tiles
             store(dscale_ptr, plane, tl.sum(g * deviation, axis=2) * rstd, tile.there)
             store(dshift_ptr, plane, tl.sum(g, axis=2), tile.there)
             g *= over_pixels(scale)
@@ -160,12 +160,11 @@ def _project_kernel(
     mean_g = tl.zeros([BLOCK_CHANNELS, 1], COMPUTE)
     mean_gxh = mean_g
     if sums_ptr is not None:
-        count = (tl.zeros((), COMPUTE) + samples) * block.pixels
-        mean_g = mean_over_spans(sums_ptr, 0, statistics, spans, block, count, SPANS_POWER_OF_2)
-        mean_gxh = mean_over_spans(sums_ptr, 1, statistics, spans, block, count, SPANS_POWER_OF_2)
+        mean_g = mean_over_spans(sums_ptr, 0, statistics, spans, block, SPANS_POWER_OF_2)
+        mean_gxh = mean_over_spans(sums_ptr, 1, statistics, spans, block, SPANS_POWER_OF_2)
         if not PER_SAMPLE and span == 0:
-            store(dscale_ptr, block.index, tl.sum(mean_gxh, axis=1) * count, block.exists)
-            store(dshift_ptr, block.index, tl.sum(mean_g, axis=1) * count, block.exists)
+            store(dscale_ptr, block.index, tl.sum(mean_gxh, axis=1) * block.count, block.exists)
+            store(dshift_ptr, block.index, tl.sum(mean_g, axis=1) * block.count, block.exists)
     if dx_ptr is not None or dstrength_ptr is not None or dbias_ptr is not None:
         if dstrength_ptr is not None:
             lanes_noise = tl.zeros([BLOCK_CHANNELS, BLOCK_SAMPLES * BLOCK_PIXELS // FOLD], COMPUTE)

@@ -30,10 +30,12 @@ from fastgan_kernels.ops.norm_act.tile import (
     channels_of_program,
     folded,
     last_program_first,
+    mean_over_spans,
     norm_launch,
     of_channels,
     of_tile,
     over_pixels,
+    planes_of,
     statistics_of,
     store,
     store_sums,
@@ -74,7 +76,7 @@ def _second_sums_kernel(
             dy_ptr, block, mean, rstd, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
         )
         if PER_SAMPLE:
-            ag = g * over_pixels(of_tile(a_ptr, a_stride, tl.zeros_like(scale), block, tile, PER_SAMPLE, COMPUTE))
+            ag = g * over_pixels(of_tile(a_ptr, a_stride, tl.zeros_like(scale), block, tile, PER_SAMPLE))
             of_ag += folded(ag, FOLD)
             of_agxh += folded(ag * deviation, FOLD)
             g *= over_pixels(scale)
@@ -94,13 +96,6 @@ def _second_sums_kernel(
     if PER_SAMPLE:
         store_sums(sums_ptr, 5, statistics, spans, span, block, of_ag)
         store_sums(sums_ptr, 6, statistics, spans, span, block, of_agxh * rstd)
-
-
-@triton.jit
-def _mean_of(sums_ptr, k, statistics, block, count):
-    """The mean of the ``k``-th sum of each channel, [channels, 1], from sums [k, statistics]."""
-    pointers = sums_ptr + (k * statistics.to(tl.int64) + block.index)
-    return (tl.load(pointers, mask=block.exists, other=0.0) / count)[:, None]
 
 
 @triton.jit(do_not_specialize=[*EXTENTS, *TILES])
@@ -130,25 +125,24 @@ def _second_kernel(
     mean_gxh, mean_v, mean_vxh, mean_vg, mean_G, mean_Gxh = mean_g, mean_g, mean_g, mean_g, mean_g, mean_g
     scale = block.scale
     if sums_ptr is not None:
-        count = (tl.zeros((), COMPUTE) + samples) * block.pixels
         if v_ptr is not None:
-            mean_vg = _mean_of(sums_ptr, 4, statistics, block, count)
+            mean_vg = mean_over_spans(sums_ptr, 4, statistics, 1, block, 1)
         if not GIVEN:
-            mean_g = _mean_of(sums_ptr, 0, statistics, block, count)
-            mean_gxh = _mean_of(sums_ptr, 1, statistics, block, count)
+            mean_g = mean_over_spans(sums_ptr, 0, statistics, 1, block, 1)
+            mean_gxh = mean_over_spans(sums_ptr, 1, statistics, 1, block, 1)
             if v_ptr is not None:
-                mean_v = _mean_of(sums_ptr, 2, statistics, block, count)
-                mean_vxh = _mean_of(sums_ptr, 3, statistics, block, count)
+                mean_v = mean_over_spans(sums_ptr, 2, statistics, 1, block, 1)
+                mean_vxh = mean_over_spans(sums_ptr, 3, statistics, 1, block, 1)
         # From here on it is the mean of v * P(g).
         mean_vg -= mean_v * mean_g + mean_vxh * mean_gxh
         if PER_SAMPLE:
-            mean_G = _mean_of(sums_ptr, 5, statistics, block, count)
+            mean_G = mean_over_spans(sums_ptr, 5, statistics, 1, block, 1)
             mean_G -= rstd * mean_vxh * mean_g
-            mean_Gxh = _mean_of(sums_ptr, 6, statistics, block, count)
+            mean_Gxh = mean_over_spans(sums_ptr, 6, statistics, 1, block, 1)
             scale = tl.full([BLOCK_CHANNELS, 1], 1.0, COMPUTE)
         else:
             if span == 0:
-                store(ddscale_ptr, block.index, tl.sum(mean_vg * rstd, axis=1) * count, block.exists)
+                store(ddscale_ptr, block.index, tl.sum(mean_vg * rstd, axis=1) * block.count, block.exists)
             mean_Gxh = mean_gxh * of_group_a
         # With what comes by way of r, which is a multiple of xh too.
         mean_Gxh += rstd * scale * (mean_vg - 2 * mean_vxh * mean_gxh)
@@ -160,14 +154,14 @@ def _second_kernel(
         g, deviation, z, p, scale, _ = backward_tile(
             dy_ptr, block, mean, rstd, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
         )
-        a = of_tile(a_ptr, a_stride, of_group_a, block, tile, PER_SAMPLE, COMPUTE)
-        b = of_tile(b_ptr, b_stride, of_group_b, block, tile, PER_SAMPLE, COMPUTE)
+        a = of_tile(a_ptr, a_stride, of_group_a, block, tile, PER_SAMPLE)
+        b = of_tile(b_ptr, b_stride, of_group_b, block, tile, PER_SAMPLE)
         # The factor of the deviation in ddy, and of g in ddx.
         both = (a - scale * rstd * mean_vxh) * rstd
         if v_ptr is not None:
             v = through_activation(v, z, ACT_BEFORE, SLOPE, COMPUTE) - over_pixels(mean_v)
             if PER_SAMPLE and ddscale_ptr is not None:
-                plane = (tile.sample[None, :] * block.channels + block.channel[:, None]) * pixel_tiles + i % pixel_tiles
+                plane = planes_of(block, tile) * pixel_tiles + i % pixel_tiles
                 projected = v - deviation * over_pixels(rstd * mean_vxh)
                 tl.store(ddscale_ptr + plane, tl.sum(g * projected, axis=2) * rstd, mask=tile.there)
         # Both are computed before either is stored: loads do not pass a store.

@@ -31,7 +31,7 @@ from fastgan_kernels.precision import compute_dtype
 
 @triton.jit
 def _store_statistics(
-    mean_ptr, var_ptr, running_mean_ptr, running_var_ptr, batches_ptr, block, mean, var, count,
+    mean_ptr, var_ptr, running_mean_ptr, running_var_ptr, batches_ptr, block, mean, var,
     MOMENTUM: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """Stores statistics for the backward pass, and updates the running ones, as in torch with the unbiased variance."""
@@ -43,7 +43,7 @@ def _store_statistics(
         after = before + share * (mean - before)
         tl.store(running_mean_ptr + block.channel, after.to(running_mean_ptr.dtype.element_ty), mask=block.exists)
         before = tl.load(running_var_ptr + block.channel, mask=block.exists, other=0.0).to(COMPUTE)
-        after = before + share * (var * (count / (count - 1)) - before)
+        after = before + share * (var * (block.count / (block.count - 1)) - before)
         tl.store(running_var_ptr + block.channel, after.to(running_var_ptr.dtype.element_ty), mask=block.exists)
         if MOMENTUM is not None and batches_ptr is not None and tl.program_id(0) == 0:
             tl.store(batches_ptr, tl.load(batches_ptr) + 1)
@@ -54,7 +54,7 @@ def _output(
     deviation, rstd, block, tile, ACT: tl.constexpr, SLOPE: tl.constexpr, PER_SAMPLE: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    scale, shift = affine_of(block, tile, PER_SAMPLE, COMPUTE)
+    scale, shift = affine_of(block, tile, PER_SAMPLE)
     return activate(deviation * over_pixels(scale * rstd) + over_pixels(shift), ACT, SLOPE, COMPUTE)
 
 
@@ -76,15 +76,14 @@ def _forward_kernel(
     z, _ = input_tile(block, tile, ACT_BEFORE, SLOPE, COMPUTE)
     if noise_ptr is not None or bias_ptr is not None:
         z = tl.where(tile.mask, z, 0.0)
-    count = (tl.zeros((), COMPUTE) + samples) * block.pixels
-    mean = sum_of_channels(z) / count
+    mean = sum_of_channels(z) / block.count
     deviation = tl.where(tile.mask, z - over_pixels(mean[:, None]), 0.0)
-    var = sum_of_channels(deviation * deviation) / count
+    var = sum_of_channels(deviation * deviation) / block.count
     rstd = tl.rsqrt(var + tl.full((), EPS, COMPUTE))[:, None]
     y = _output(deviation, rstd, block, tile, ACT, SLOPE, PER_SAMPLE, COMPUTE)
     tl.store(y_ptr + tile.offset, y.to(y_ptr.dtype.element_ty), mask=tile.mask)
     _store_statistics(
-        mean_ptr, var_ptr, running_mean_ptr, running_var_ptr, batches_ptr, block, mean, var, count, MOMENTUM, COMPUTE
+        mean_ptr, var_ptr, running_mean_ptr, running_var_ptr, batches_ptr, block, mean, var, MOMENTUM, COMPUTE
     )
 
 
@@ -168,13 +167,12 @@ def _normalize_kernel(
         m2s = tl.load(partials_ptr + statistics.to(tl.int64) * spans + partial, mask=valid, other=0.0)
         counts_ptr = partials_ptr + 2 * statistics.to(tl.int64) * spans
         counts = tl.load(counts_ptr + others, mask=others < spans, other=0.0)[None, :]
-        count = (tl.zeros((), COMPUTE) + samples) * block.pixels
-        mean = tl.sum(means * counts, axis=1) / count
+        mean = tl.sum(means * counts, axis=1) / block.count
         delta = means - mean[:, None]
-        var = tl.sum(m2s + delta * delta * counts, axis=1) / count
+        var = tl.sum(m2s + delta * delta * counts, axis=1) / block.count
         if span == 0:
             _store_statistics(
-                mean_ptr, var_ptr, running_mean_ptr, running_var_ptr, batches_ptr, block, mean, var, count,
+                mean_ptr, var_ptr, running_mean_ptr, running_var_ptr, batches_ptr, block, mean, var,
                 MOMENTUM, COMPUTE,
             )  # fmt: skip
         mean = mean[:, None]

@@ -141,8 +141,9 @@ class Channels(NamedTuple):
     """In kernels, the channels of a program.
 
     Their group, indices in the group and among all statistics, and which exist; the numbers of samples, channels and
-    pixels of a group. Then what is one number for each channel, [channels, 1], 0 or 1 where it is absent: where each
-    sample has a scale and a shift of its own, those of a tile take the place of the last two.
+    pixels of a group, and of elements of a statistic. Then what is one number for each channel, [channels, 1], 0 or 1
+    where it is absent: where each sample has a scale and a shift of its own, those of a tile take the place of the last
+    two.
     """
 
     operands: Any
@@ -153,6 +154,7 @@ class Channels(NamedTuple):
     samples: Any
     channels: Any
     pixels: Any
+    count: Any
     strength: Any
     bias: Any
     scale: Any
@@ -194,6 +196,7 @@ def channels_of_program(
         samples,
         channels,
         pixels,
+        (tl.zeros((), COMPUTE) + samples) * pixels,
         of_channels(operands.strength_ptr, channel * STRENGTH_STRIDE, exists, 0.0, COMPUTE),
         of_channels(operands.bias_ptr, channel, exists, 0.0, COMPUTE),
         of_channels(operands.scale_ptr, scale_row + channel, exists, 1.0, COMPUTE),
@@ -272,13 +275,26 @@ def folded(of_tile, FOLD: tl.constexpr):
 
 
 @triton.jit
-def of_tile(ptr, stride, of_group_, block, tile, PER_SAMPLE: tl.constexpr, COMPUTE: tl.constexpr):
+def of_tile(ptr, stride, of_group, block, tile, PER_SAMPLE: tl.constexpr):
     """The number of each plane of a tile [channels, samples] where samples have their own, else that of the group."""
     if PER_SAMPLE and ptr is not None:
         pointers = ptr + (tile.sample[None, :] * stride + block.channel[:, None])
-        return tl.load(pointers, mask=tile.there, other=0.0).to(COMPUTE)
+        return tl.load(pointers, mask=tile.there, other=0.0).to(of_group.dtype)
     else:
-        return of_group_
+        return of_group
+
+
+@triton.jit
+def affine_of(block, tile, PER_SAMPLE: tl.constexpr):
+    """Scale and shift of the planes of a tile."""
+    scale = of_tile(block.operands.scale_ptr, block.operands.scale_stride, block.scale, block, tile, PER_SAMPLE)
+    return scale, of_tile(block.operands.shift_ptr, block.operands.shift_stride, block.shift, block, tile, PER_SAMPLE)
+
+
+@triton.jit
+def planes_of(block, tile):
+    """The index of each plane of a tile, [channels, samples]."""
+    return tile.sample[None, :] * block.channels + block.channel[:, None]
 
 
 @triton.jit
@@ -310,18 +326,6 @@ def input_tile(block, tile, ACT_BEFORE: tl.constexpr, SLOPE: tl.constexpr, COMPU
 
 
 @triton.jit
-def affine_of(block, tile, PER_SAMPLE: tl.constexpr, COMPUTE: tl.constexpr):
-    """Scale and shift of the planes of a tile."""
-    scale = of_tile(
-        block.operands.scale_ptr, block.operands.scale_stride, block.scale, block, tile, PER_SAMPLE, COMPUTE
-    )
-    shift = of_tile(
-        block.operands.shift_ptr, block.operands.shift_stride, block.shift, block, tile, PER_SAMPLE, COMPUTE
-    )
-    return scale, shift
-
-
-@triton.jit
 def backward_tile(
     dy_ptr, block, mean, rstd, tile, ACT_BEFORE: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr,
     PER_SAMPLE: tl.constexpr, COMPUTE: tl.constexpr,
@@ -332,7 +336,7 @@ def backward_tile(
     """
     g = tl.load(dy_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)
     z, noise = input_tile(block, tile, ACT_BEFORE, SLOPE, COMPUTE)
-    scale, shift = affine_of(block, tile, PER_SAMPLE, COMPUTE)
+    scale, shift = affine_of(block, tile, PER_SAMPLE)
     deviation = z - over_pixels(mean)
     p = deviation * over_pixels(scale * rstd) + over_pixels(shift)
     return through_activation(g, p, ACT, SLOPE, COMPUTE), deviation, z, p, scale, noise
@@ -353,7 +357,7 @@ def store_sums(sums_ptr, k, statistics, spans, span, block, lanes):
 
 
 @triton.jit
-def mean_over_spans(sums_ptr, k, statistics, spans, block, count, SPANS_POWER_OF_2: tl.constexpr):
+def mean_over_spans(sums_ptr, k, statistics, spans, block, SPANS_POWER_OF_2: tl.constexpr):
     """The mean of the ``k``-th sum of each channel, from the partials [k, statistics, spans]: [channels, 1]."""
     span = tl.arange(0, SPANS_POWER_OF_2)
     offset = (k * statistics.to(tl.int64) + block.index)[:, None] * spans + span[None, :]
@@ -362,4 +366,4 @@ def mean_over_spans(sums_ptr, k, statistics, spans, block, count, SPANS_POWER_OF
     if sums.shape[0] == 1:
         # Reduced to a scalar first: otherwise every thread loads all spans, so that they have the layout of the tile.
         sums = tl.zeros([1], sums.dtype) + tl.sum(sums, axis=0)
-    return (sums / count)[:, None]
+    return (sums / block.count)[:, None]
