@@ -17,6 +17,7 @@ from fastgan.random_state import preserved_random_state
 from fastgan.training.checkpoint import (
     CheckpointError,
     latest_checkpoint,
+    list_checkpoints,
     replace_file,
     save_checkpoint,
     set_aside_after,
@@ -80,8 +81,17 @@ def fit(trainer: "Trainer") -> signal.Signals | None:
         trainer.images.close()
 
 
+def require_no_checkpoint(folder: Path, config: TrainingConfig) -> None:
+    """Refuses the folder of a run that can be resumed."""
+    if list_checkpoints(folder):
+        command = resume_command(folder, config)
+        how = f"resume it with {command!r}" if command else "resume it"
+        raise CheckpointError(f"run {str(folder)!r} has a checkpoint already; {how}, or give another out")
+
+
 def prepare_folder(folder: Path, config: TrainingConfig) -> None:
-    """Makes the folder of a new run; deletes files of an earlier start there."""
+    """Makes the folder of a new run, which has no checkpoint; deletes files of an earlier start there."""
+    require_no_checkpoint(folder, config)
     try:
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         logs = ("samples/*.png", "tensorboard/events.*", "metrics.jsonl", WANDB_ID_FILE)

@@ -15,7 +15,7 @@ from fastgan.training.checkpoint import find_checkpoint, latest_checkpoint
 from fastgan.training.config import SettingsError, TrainingConfig, load_settings
 from fastgan.training.device import fits_on_gpu, largest_batch_size, resolve_device
 from fastgan.training.distributed import Distributed, has_restarted
-from fastgan.training.fit import CONFIG_FILE, fit
+from fastgan.training.fit import CONFIG_FILE, fit, require_no_checkpoint
 from fastgan.training.signals import exiting_on_sigterm
 from fastgan.training.trainer import Trainer
 
@@ -38,7 +38,7 @@ def start_run(
         NonFiniteError, WriteError: see :func:`resume_run`.
     """
     with Distributed.from_environment() as distributed:
-        if has_restarted() and distributed.on_first(lambda: latest_checkpoint(run) is not None):
+        if distributed.on_first(lambda: _resumes(run, config)):
             return _resume(distributed, run, None, build, console)
         device = resolve_device(config.device)
         distributed.use(device)
@@ -65,6 +65,14 @@ def resume_run(
     """
     with Distributed.from_environment() as distributed:
         return _resume(distributed, run, steps, build, console)
+
+
+def _resumes(run: Path, config: TrainingConfig) -> bool:
+    """Whether a restarted run has a checkpoint. If none was restarted, one is refused, before data are read."""
+    if has_restarted():
+        return latest_checkpoint(run) is not None
+    require_no_checkpoint(run, config)
+    return False
 
 
 def _resume(

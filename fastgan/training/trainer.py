@@ -61,7 +61,6 @@ from fastgan.training.fit import (
     kept_settings,
     prepare_folder,
     require_finite,
-    resume_command,
     write_error,
 )
 from fastgan.training.health import History
@@ -398,16 +397,7 @@ class Trainer:
         """Makes the run's folder, once; deletes the files of an earlier run without a checkpoint there."""
         if self._is_open:
             return
-        folder = self._require_folder()
-
-        def prepare() -> None:
-            if list_checkpoints(folder):
-                command = resume_command(folder, self.config)
-                how = f"resume it with {command!r}" if command else "resume it"
-                raise CheckpointError(f"run {str(folder)!r} has a checkpoint already; {how}, or give another out")
-            prepare_folder(folder, self.config)
-
-        self.distributed.on_first(prepare)
+        self.distributed.on_first(partial(prepare_folder, self._require_folder(), self.config))
         self._is_open = True
 
     def drop_checkpoints(self) -> None:

@@ -172,6 +172,7 @@ def test_all_classes_are_generated_in_turn_or_only_one(fastgan, trained_by_class
         (["train", "--resume", "RUN", "--set", "lr=1"], "; --set cannot be combined with it"),
         (["train", "--resume", "RUN", "--steps", "2"], "is at step 3 already, past its last, 2"),
         (["train", "--out", "RUN"], "has a checkpoint already; resume it with 'fastgan train --resume "),
+        (["train", "--out", "RUN", "--data", "."], "has a checkpoint already"),  # said before data are read
         (["generate", "/nowhere"], "'/nowhere' does not exist"),
         (["generate", "."], "'.' is neither a run with a checkpoint nor an export"),
         (["generate", "RUN", "--count", "0"], "Invalid value for '--count'"),
