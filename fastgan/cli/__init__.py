@@ -16,7 +16,7 @@ from fastgan.cli.doctor import doctor
 from fastgan.cli.evaluate import evaluate
 from fastgan.cli.explore import explore
 from fastgan.cli.export import export
-from fastgan.cli.images import generate, interpolate, mix, truncation, walk
+from fastgan.cli.generate import generate, interpolate, mix, truncation, walk
 from fastgan.cli.train import TrainCommand, train
 from fastgan.errors import InputError
 from fastgan.extras import MissingExtraError

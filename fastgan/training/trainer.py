@@ -198,7 +198,7 @@ class Trainer:
         mode = Eager()
         if self.mode == "compiled":
             networks = self.generator, self.discriminator
-            mode = Compiled(networks, self.precision.rounding, self._run_eagerly, backend=compile_backend)
+            mode = Compiled(networks, self.precision.rounding, self._fall_back_to_eager, backend=compile_backend)
         self.gan_step = GanStep(
             *(self.generator, self.discriminator, loss, penalties, augment),
             optimizers=(self.generator_optimizer, self.discriminator_optimizer),
@@ -219,7 +219,7 @@ class Trainer:
         self._graphs = None
         if self.mode == "graph":
             recorder = recorder or CudaRecorder(device, [self.random, self.data_random])
-            self._graphs = Graphs(self.gan_step, recorder, self._run_eagerly)
+            self._graphs = Graphs(self.gan_step, recorder, self._fall_back_to_eager)
         self._run_step = (self._graphs or self.gan_step).run
         self._enter(self.schedule.at(0))
         torch.manual_seed(seed_of(config.seed, Stream.NOISE, distributed.rank))
@@ -258,7 +258,7 @@ class Trainer:
         capturable = self.mode == "graph" and device.type == "cuda"
         return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, fused=True, capturable=capturable)
 
-    def _run_eagerly(self, why: str) -> None:
+    def _fall_back_to_eager(self, why: str) -> None:
         self.mode, self.mode_reason = "eager", why
         _log.warning(why)
 
