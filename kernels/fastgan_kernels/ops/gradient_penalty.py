@@ -87,25 +87,25 @@ def _inverse(norm):
 
 @triton.jit(do_not_specialize=["rows", "spans"])
 def _rows_kernel(
-    partials_ptr, norms_ptr, dots_ptr, out_ptr, rows, spans,
+    partials_ptr, norms_ptr, sums_ptr, out_ptr, rows, spans,
     TARGET: tl.constexpr, ONE_SIDED: tl.constexpr, COMPUTE: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_SPANS: tl.constexpr,
 ):  # fmt: skip
     """What follows from the sums of all spans; ``out_ptr`` is None where only the sums are needed.
 
-    Of squares: the norms, and the penalty. Of <v_n, G_n>, which ``dots_ptr`` keeps: the gradient of the incoming
-    gradient, which is <v_n, u_n> for a norm. A penalty and its gradient are one number, of a single program.
+    Of squares, where there are no norms yet: these, at ``sums_ptr``, and the penalty. Of <v_n, G_n>: the gradient of
+    the incoming gradient, which is <v_n, u_n> for a norm. A penalty and its gradient are one number, of one program.
     """
     of_lane = tl.zeros([BLOCK_ROWS], dtype=COMPUTE)
     for start in range(tl.program_id(0) * BLOCK_ROWS, rows, tl.num_programs(0) * BLOCK_ROWS):
         row = start + tl.arange(0, BLOCK_ROWS).to(tl.int64)
         exists = row < rows
         sums = _sums_of_spans(partials_ptr, row, exists, spans, BLOCK_SPANS)
-        if dots_ptr is None:
+        if norms_ptr is None:
             norm = tl.sqrt(sums)
-            tl.store(norms_ptr + row, norm, mask=exists)
+            tl.store(sums_ptr + row, norm, mask=exists)
         else:
-            tl.store(dots_ptr + row, sums, mask=exists)
+            tl.store(sums_ptr + row, sums, mask=exists)
             norm = tl.load(norms_ptr + row, mask=exists, other=0.0)
         if out_ptr is not None:
             if TARGET is None:
@@ -114,9 +114,9 @@ def _rows_kernel(
                 of_lane += sums
             else:
                 excess = _excess(norm, TARGET, ONE_SIDED, COMPUTE)
-                of_lane += excess * (tl.where(exists, excess, 0.0) if dots_ptr is None else sums * _inverse(norm))
+                of_lane += excess * (tl.where(exists, excess, 0.0) if norms_ptr is None else sums * _inverse(norm))
     if out_ptr is not None and TARGET is not None:
-        total = tl.sum(of_lane, axis=0) if dots_ptr is None else tl.sum(of_lane, axis=0) * tl.full((), 2.0, COMPUTE)
+        total = tl.sum(of_lane, axis=0) if norms_ptr is None else tl.sum(of_lane, axis=0) * tl.full((), 2.0, COMPUTE)
         tl.store(out_ptr, total / rows)
 
 
@@ -176,13 +176,13 @@ def _launch_dots(a: Tensor, b: Tensor | None, *, roots_of_rows: bool = False) ->
 
 
 def _launch_rows(
-    partials: Tensor, norms: Tensor, dots: Tensor | None, out: Tensor | None, target: float | None, one_sided: bool
+    partials: Tensor, norms: Tensor | None, sums: Tensor, out: Tensor | None, target: float | None, one_sided: bool
 ) -> None:
     rows, spans = partials.shape
     block_spans = next_power_of_2(spans)
     block_rows = max(1, min(next_power_of_2(rows), 1024 // block_spans))
     launch_kernel(
-        _rows_kernel, (cdiv(rows, block_rows) if target is None else 1,), (partials, norms, dots, out), (rows, spans),
+        _rows_kernel, (cdiv(rows, block_rows) if target is None else 1,), (partials, norms, sums, out), (rows, spans),
         TARGET=target, ONE_SIDED=one_sided, COMPUTE=triton_compute_dtype(partials.dtype), BLOCK_ROWS=block_rows,
         BLOCK_SPANS=block_spans, num_warps=4,
     )  # fmt: skip
@@ -195,7 +195,7 @@ def _launch_norms(gradients: Tensor) -> Tensor:
     partials = _launch_dots(dense(gradients), None, roots_of_rows=True)
     if partials.shape[1] == 1:
         return partials.squeeze(1)
-    _launch_rows(partials, norms, None, None, None, False)
+    _launch_rows(partials, None, norms, None, None, False)
     return norms
 
 
@@ -204,7 +204,7 @@ def _launch_penalty(gradients: Tensor, target: float, one_sided: bool) -> tuple[
     if gradients.numel() == 0:
         return reference.gradient_penalty(gradients, target=target, one_sided=one_sided), norms.zero_()
     penalty = norms.new_empty(())
-    _launch_rows(_launch_dots(dense(gradients), None), norms, None, penalty, target, one_sided)
+    _launch_rows(_launch_dots(dense(gradients), None), None, norms, penalty, target, one_sided)
     return penalty, norms
 
 
