@@ -5,22 +5,19 @@ derivative of the others, so all orders exist, and each order checks whether to 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn.modules.utils import _pair
 
-from fastgan.dropin.arguments import check_image, integer, integers, needs_torchs_operators
+from fastgan.dropin.arguments import needs_torchs_operators
 
-
-class _Settings(NamedTuple):
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    transposed: bool
-    output_padding: tuple[int, ...]
-    groups: int
+# One number, or [y, x].
+_Pair = int | Sequence[int]
+# The arguments of torch.ops.aten.convolution after the operands: stride, padding, dilation, transposed, output_padding
+# and groups.
+_Settings = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool, tuple[int, ...], int]
 
 
 def convolutions(skips_weights: Callable[[], bool]) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
@@ -30,65 +27,39 @@ def convolutions(skips_weights: Callable[[], bool]) -> tuple[Callable[..., Tenso
         input: Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
-        stride: int | Sequence[int] = 1,
-        padding: int | Sequence[int] = 0,
-        dilation: int | Sequence[int] = 1,
+        stride: _Pair = 1,
+        padding: _Pair = 0,
+        dilation: _Pair = 1,
         groups: int = 1,
     ) -> Tensor:
         """``torch.nn.functional.conv2d`` that respects ``no_weight_gradients``. Differentiable to any order."""
-        return _convolve(input, weight, bias, stride, padding, dilation, False, 0, groups, skips_weights)
+        settings = _pair(stride), _pair(padding), _pair(dilation), False, (0, 0), groups
+        return _convolve(input, weight, bias, settings, skips_weights)
 
     def conv_transpose2d(
         input: Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
-        stride: int | Sequence[int] = 1,
-        padding: int | Sequence[int] = 0,
-        output_padding: int | Sequence[int] = 0,
+        stride: _Pair = 1,
+        padding: _Pair = 0,
+        output_padding: _Pair = 0,
         groups: int = 1,
-        dilation: int | Sequence[int] = 1,
+        dilation: _Pair = 1,
     ) -> Tensor:
         """``torch.nn.functional.conv_transpose2d`` that respects ``no_weight_gradients``, to any order."""
-        return _convolve(input, weight, bias, stride, padding, dilation, True, output_padding, groups, skips_weights)
+        settings = _pair(stride), _pair(padding), _pair(dilation), True, _pair(output_padding), groups
+        return _convolve(input, weight, bias, settings, skips_weights)
 
     return conv2d, conv_transpose2d
 
 
 def _convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: int | Sequence[int],
-    padding: int | Sequence[int],
-    dilation: int | Sequence[int],
-    transposed: bool,
-    output_padding: int | Sequence[int],
-    groups: int,
-    skips_weights: Callable[[], bool],
+    x: Tensor, weight: Tensor, bias: Tensor | None, settings: _Settings, skips_weights: Callable[[], bool]
 ) -> Tensor:
-    op = "conv_transpose2d" if transposed else "conv2d"
-    check_image(op, "input", x)
-    check_image(op, "weight", weight)
-    settings = _Settings(
-        _pair(op, "stride", stride, 1),
-        _pair(op, "padding", padding, 0),
-        _pair(op, "dilation", dilation, 1),
-        transposed,
-        _pair(op, "output_padding", output_padding, 0),
-        integer(op, "groups", groups, 1),
-    )
+    x, weight, bias = _autocast(x), _autocast(weight), None if bias is None else _autocast(bias)
     if needs_torchs_operators() or not (weight.requires_grad and torch.is_grad_enabled()):
-        if transposed:
-            stride, padding, dilation, _, output_padding, groups = settings
-            return functional.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
-        return functional.conv2d(x, weight, bias, settings.stride, settings.padding, settings.dilation, settings.groups)
-    bias = None if bias is None else _autocast(bias)
-    return _Derivative.apply(2, settings, skips_weights, _autocast(x), _autocast(weight), None, bias)
-
-
-def _pair(op: str, name: str, value: int | Sequence[int], low: int) -> tuple[int, int]:
-    values = integers(op, name, value, (1, 2), low)
-    return values[0], values[-1]
+        return torch.ops.aten.convolution(x, weight, bias, *settings)
+    return _Derivative.apply(2, settings, skips_weights, x, weight, None, bias)
 
 
 def _autocast(t: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 import fastgan_kernels
-from fastgan.dropin.arguments import check_at_least, check_clamp, check_tensor, implementation, integer
+from fastgan.dropin.arguments import implementation
 
 
 class _Settings(dict[str, Any]):
@@ -63,32 +63,19 @@ def bias_act(
         clamp: limits the output to [-clamp, clamp]; at least 0, or None.
         impl: ``"cuda"`` for the fused op, ``"ref"`` for plain torch.
     """
-    check_tensor("bias_act", "x", x)
-    if act not in activation_funcs:
-        raise ValueError(f"bias_act: act is {act!r}, expected one of {', '.join(map(repr, activation_funcs))}")
-    settings = activation_funcs[act]
-    alpha = settings.def_alpha if alpha is None else alpha
-    slope = check_at_least("bias_act", "alpha", alpha, 0) if act == "lrelu" else 0.0
-    gain = check_at_least("bias_act", "gain", settings.def_gain if gain is None else gain, 0, above=True)
-    limit = check_clamp("bias_act", clamp)
+    defaults = activation_funcs.get(act, activation_funcs["linear"])
+    alpha = defaults.def_alpha if alpha is None or act != "lrelu" else alpha
+    gain = defaults.def_gain if gain is None else gain
     if b is None:
         dim = min(1, x.dim())
-    else:
-        check_tensor("bias_act", "b", b)
-        dim = integer("bias_act", "dim", dim)
-        if not 0 <= dim < x.dim():
-            raise ValueError(f"bias_act: dim is {dim}, expected an axis of x of shape {list(x.shape)}, counted from 0")
-        if list(b.shape) != [x.shape[dim]]:
-            raise ValueError(
-                f"bias_act: b has shape {list(b.shape)}, expected [{x.shape[dim]}] for axis {dim} of x of shape"
-                f" {list(x.shape)}"
-            )
+    elif not 0 <= dim < x.dim():
+        raise ValueError(f"bias_act: dim is {dim}, expected an axis of x of shape {list(x.shape)}, counted from 0")
     # The op has the channels at axis 1. Without a copy, unless axes before them are to be merged across a gap.
     planes = x if dim == 1 and x.dim() > 1 else x.flatten(0, dim - 1) if dim > 1 else x.unsqueeze(0)
     if planes.dim() == 1:
         planes = planes.unsqueeze(0)
     with implementation("bias_act", impl):
-        y = fastgan_kernels.bias_act(planes, b, act=act, negative_slope=slope, gain=gain, clamp=limit)
+        y = fastgan_kernels.bias_act(planes, b, act=act, negative_slope=alpha, gain=gain, clamp=clamp)
     return y if planes is x else y.reshape(x.shape)
 
 

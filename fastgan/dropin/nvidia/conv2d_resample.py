@@ -1,10 +1,9 @@
 """Convolution with resampling up or down: ``torch_utils.ops.conv2d_resample``."""
 
+import operator
 from collections.abc import Sequence
 
 from torch import Tensor
-
-from fastgan.dropin.arguments import check_filter, check_image, integer
 
 # Of the package that this module is served in, whose switches count.
 from . import conv2d_gradfix
@@ -32,13 +31,7 @@ def conv2d_resample(
         flip_weight: correlate with ``w``, as ``torch.nn.functional.conv2d`` does, instead of convolving.
         flip_filter: correlate with ``f`` instead of convolving.
     """
-    op = "conv2d_resample"
-    check_image(op, "x", x)
-    check_image(op, "w", w)
-    check_filter(op, "f", f)
-    if w.dtype != x.dtype:
-        raise TypeError(f"{op}: w is {w.dtype} and x {x.dtype}, expected one type")
-    up, down, groups = integer(op, "up", up, 1), integer(op, "down", down, 1), integer(op, "groups", groups, 1)
+    up, down = operator.index(up), operator.index(down)
     pads = _parse_padding(padding)
     if up > 1:
         pads = pad_for_filter(pads, f, up=(up, up))

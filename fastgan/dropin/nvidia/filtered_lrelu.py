@@ -6,16 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 import fastgan_kernels
-from fastgan.dropin.arguments import (
-    check_at_least,
-    check_clamp,
-    check_filter,
-    check_image,
-    check_tensor,
-    implementation,
-    integer,
-    integers,
-)
+from fastgan.dropin.arguments import implementation
 
 
 def filtered_lrelu(
@@ -45,24 +36,10 @@ def filtered_lrelu(
         flip_filter: correlate instead of convolving with both filters.
         impl: ``"cuda"`` for the fused op, ``"ref"`` for plain torch.
     """
-    op = "filtered_lrelu"
-    check_image(op, "x", x)
-    check_filter(op, "fu", fu)
-    check_filter(op, "fd", fd)
-    if b is not None:
-        check_tensor(op, "b", b)
-        if list(b.shape) != [x.shape[1]] or b.dtype != x.dtype:
-            raise ValueError(f"{op}: b is {b.dtype} {list(b.shape)}, expected {x.dtype} [{x.shape[1]}] as x has it")
-    up, down = integer(op, "up", up, 1), integer(op, "down", down, 1)
-    pads = integers(op, "padding", padding, (2, 4))
-    pads = pads if len(pads) == 4 else (pads[0], pads[0], pads[-1], pads[-1])
-    gain = check_at_least(op, "gain", gain, 0, above=True)
-    slope = check_at_least(op, "slope", slope, 0)
-    limit = check_clamp(op, clamp)
-    with implementation(op, impl):
+    with implementation("filtered_lrelu", impl):
         return fastgan_kernels.filtered_lrelu(
-            x, fu, fd, b, up=up, down=down, padding=pads, gain=gain, negative_slope=slope, clamp=limit,
-            flip=bool(flip_filter),
+            x, fu, fd, b, up=up, down=down, padding=padding, gain=gain, negative_slope=slope, clamp=clamp,
+            flip=flip_filter,
         )  # fmt: skip
 
 

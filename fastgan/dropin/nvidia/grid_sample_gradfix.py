@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fastgan.dropin.arguments import check_image, needs_torchs_operators
+from fastgan.dropin.arguments import needs_torchs_operators
 
 # Scripts set it, without effect: the sampling always differentiates twice.
 enabled = False
@@ -18,8 +18,6 @@ def grid_sample(input: Tensor, grid: Tensor) -> Tensor:
     Differentiable to any order in ``input`` [N, C, H, W] for a constant ``grid`` [N, height, width, 2]; otherwise as
     often as torch's operator, which is once before torch 2.13.
     """
-    check_image("grid_sample", "input", input)
-    check_image("grid_sample", "grid", grid)
     if grid.requires_grad or needs_torchs_operators():
         return _sample(input, grid)
     return _Sample.apply(input, grid, input.detach(), False)

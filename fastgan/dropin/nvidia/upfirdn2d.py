@@ -1,5 +1,6 @@
 """FIR resampling of images: ``torch_utils.ops.upfirdn2d``."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor
 
 import fastgan_kernels
-from fastgan.dropin.arguments import check_filter, check_image, implementation, integers
+from fastgan.dropin.arguments import implementation
+from fastgan_kernels.checks import factors, paddings
 
 # An integer, or [x, y].
 _Pair = int | Sequence[int]
@@ -70,16 +72,8 @@ def upfirdn2d(
         gain: factor of the output.
         impl: ``"cuda"`` for the fused op, ``"ref"`` for plain torch.
     """
-    check_image("upfirdn2d", "x", x)
-    check_filter("upfirdn2d", "f", f)
-    up, down = _parse_scaling(up), _parse_scaling(down, "down")
-    pads = _parse_padding(padding)
-    width, height = _get_filter_size(f)
-    padded = [x.shape[2] * up[1] + pads[2] + pads[3], x.shape[3] * up[0] + pads[0] + pads[1]]
-    if padded[0] < height or padded[1] < width:
-        raise ValueError(f"upfirdn2d: f has {[height, width]} taps, expected at most {padded}, the image after padding")
     with implementation("upfirdn2d", impl):
-        return fastgan_kernels.upfirdn2d(x, f, up=up, down=down, padding=pads, gain=float(gain), flip=bool(flip_filter))
+        return fastgan_kernels.upfirdn2d(x, f, up=up, down=down, padding=padding, gain=gain, flip=flip_filter)
 
 
 def filter2d(
@@ -121,20 +115,20 @@ def downsample2d(
     impl: str = "cuda",
 ) -> Tensor:
     """:func:`upfirdn2d` to 1/``down`` of the size; ``padding`` is added to that."""
-    factors = _parse_scaling(down, "down")
+    factors = _parse_scaling(down)
     pads = pad_for_filter(padding, f, down=factors)
     return upfirdn2d(x, f, down=factors, padding=pads, flip_filter=flip_filter, gain=gain, impl=impl)
 
 
 def pad_for_filter(
     padding: _Pair, f: Tensor | None, up: tuple[int, int] = (1, 1), down: tuple[int, int] = (1, 1)
-) -> tuple[int, ...]:
+) -> list[int]:
     """``padding``, and what keeps the image in place under a filter that goes up or down."""
-    pads = list(_parse_padding(padding))
+    pads = _parse_padding(padding)
     for axis, taps in enumerate(_get_filter_size(f)):
         pads[2 * axis] += (taps + up[axis] - down[axis]) // 2
         pads[2 * axis + 1] += (taps - max(up[axis], down[axis])) // 2
-    return tuple(pads)
+    return pads
 
 
 # Forks of the repositories call the functions from here on, too.
@@ -142,22 +136,11 @@ def pad_for_filter(
 
 def _get_filter_size(f: Tensor | None) -> tuple[int, int]:
     """Width and height."""
-    check_filter("upfirdn2d", "f", f)
     return (1, 1) if f is None else (f.shape[-1], f.shape[0])
 
 
-def _parse_scaling(scaling: _Pair, name: str = "up") -> tuple[int, int]:
-    """x and y."""
-    values = integers("upfirdn2d", name, scaling, (2,), low=1)
-    return values[0], values[-1]
-
-
-def _parse_padding(padding: _Pair) -> tuple[int, int, int, int]:
-    """x before, x after, y before, y after."""
-    values = integers("upfirdn2d", "padding", padding, (2, 4))
-    if len(values) == 4:
-        return values  # type: ignore[return-value]
-    return values[0], values[0], values[-1], values[-1]
+_parse_scaling = functools.partial(factors, "upfirdn2d", "scaling")  # as x and y
+_parse_padding = functools.partial(paddings, "upfirdn2d")  # as x before, x after, y before, y after
 
 
 def _init() -> bool:

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 import fastgan_kernels
-from fastgan.dropin.arguments import check_at_least, check_tensor
 
 
 class FusedLeakyReLU(nn.Module):
@@ -33,16 +32,4 @@ def fused_leaky_relu(
         negative_slope: at least 0; also on the CPU, where the original always uses 0.2.
         scale: above 0.
     """
-    check_tensor("fused_leaky_relu", "input", input)
-    if input.dim() < 2:
-        raise ValueError(f"fused_leaky_relu: input has shape {list(input.shape)}, expected [N, C, ...]")
-    if bias is not None:
-        check_tensor("fused_leaky_relu", "bias", bias)
-        if list(bias.shape) != [input.shape[1]]:
-            raise ValueError(
-                f"fused_leaky_relu: bias has shape {list(bias.shape)}, expected [{input.shape[1]}] for input of shape"
-                f" {list(input.shape)}"
-            )
-    slope = check_at_least("fused_leaky_relu", "negative_slope", negative_slope, 0)
-    gain = check_at_least("fused_leaky_relu", "scale", scale, 0, above=True)
-    return fastgan_kernels.bias_act(input, bias, act="lrelu", negative_slope=slope, gain=gain)
+    return fastgan_kernels.bias_act(input, bias, act="lrelu", negative_slope=negative_slope, gain=scale)
