@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fastgan.data.errors import DataError
 from fastgan.data.images import ImageStream, LazyImages
@@ -85,7 +85,6 @@ class StreamedImages:
     ) -> None:
         self.name, self.image_shape, self.class_names = dataset.name, dataset.image_shape, dataset.class_names
         self.labels = dataset.labels if with_labels else None
-        self.note = "The images are read as training goes"
         self.notes = dataset.notes
         self._dataset = dataset
         self._seed = seed
@@ -124,8 +123,8 @@ class StreamedImages:
         if self._num_workers:
             in_processes = {"multiprocessing_context": "fork", "prefetch_factor": _BATCHES_AHEAD}
         loader = DataLoader(
+            _Share(partial(self._share, first_update), self.labels is not None),
             batch_size=None,  # An item is already a batch.
-            **self._items_from(first_update),
             num_workers=self._num_workers,
             worker_init_fn=partial(_obey_the_parent, os.getpid()),
             pin_memory=self._device.type == "cuda",
@@ -137,28 +136,23 @@ class StreamedImages:
         with _signals_blocked(), torch.cuda.device(self._device if self._device.type == "cuda" else -1):
             return iter(loader)
 
-    def _items_from(self, first_update: int) -> dict[str, Any]:
-        """The dataset and the sampler of a DataLoader whose items are batches."""
-        batches = _Batches(self._dataset, self.labels is not None)
-        return {"dataset": batches, "sampler": self._indices_from(first_update)}
-
-    def _indices_from(self, first_update: int) -> Iterator[tuple[int, list[int]]]:
-        for update in itertools.count(first_update):
+    def _share(self, first_update: int, worker: int, num_workers: int) -> Iterator[tuple[Tensor, list[int | None]]]:
+        """Every ``num_workers``-th batch of this rank, from the one at ``first_update + worker`` on."""
+        for update in itertools.count(first_update + worker, num_workers):
             size = self._batch_size_of(update)
             indices = indices_of_update(len(self), size, seed=self._seed, update=update)
-            seed = seed_of(self._seed, Stream.TRANSFORMS, update, self._rank)
-            yield seed, indices[part_of_rank(size, self._rank, self._world_size)].tolist()
+            part = indices[part_of_rank(size, self._rank, self._world_size)].tolist()
+            yield self._dataset.batch(part, seed_of(self._seed, Stream.TRANSFORMS, update, self._rank))
 
     def _on_device(self, batches: Iterator[_Batch | DataError]) -> Iterator[_Batch | DataError]:
         if self._device.type != "cuda":
             yield from batches
             return
         copies = torch.cuda.Stream(self._device)
-        ready = _copy(next(batches), self._device, copies)
-        while True:
-            following = _copy(next(batches), self._device, copies)
+        copied = (_copy(batch, self._device, copies) for batch in batches)
+        # Each batch is passed on after the copy of the next one has started. An error is the last.
+        for ready, _ in itertools.pairwise(itertools.chain(copied, [None])):
             yield _received(*ready)
-            ready = following
 
 
 class StreamedItems(StreamedImages):
@@ -174,56 +168,28 @@ class StreamedItems(StreamedImages):
         "uninterrupted run; a map-style dataset has the same ones."
     )
 
-    def __len__(self) -> int:
-        raise TypeError(f"{self.name} is iterable and has no length")
-
-    def _items_from(self, first_update: int) -> dict[str, Any]:
-        def size_of(update: int) -> int:
-            part = part_of_rank(self._batch_size_of(update), self._rank, self._world_size)
-            return part.stop - part.start
-
-        seed = partial(seed_of, self._seed, Stream.TRANSFORMS, first_update, self._rank)
-        return {"dataset": _Passes(self._dataset, first_update, size_of, seed, self.labels is not None)}
+    def _share(self, first_update: int, worker: int, num_workers: int) -> Iterator[tuple[Tensor, list[int | None]]]:
+        seed_generators(seed_of(self._seed, Stream.TRANSFORMS, first_update, self._rank, worker))
+        whole = map(self._batch_size_of, itertools.count(first_update + worker, num_workers))
+        return self._dataset.batches(len(range(n)[part_of_rank(n, self._rank, self._world_size)]) for n in whole)
 
 
-class _Batches(Dataset):
-    """Whole batches, indexed by a seed and the indices of their images.
+class _Share(IterableDataset):
+    """The batches that one worker reads.
 
-    A DataError is returned, not raised, because torch would put a traceback into its message.
+    A DataError is yielded as the last, not raised, because torch would put a traceback into its message.
     """
 
-    def __init__(self, dataset: LazyImages, with_labels: bool) -> None:
-        self._dataset, self._with_labels = dataset, with_labels
-
-    def __getitem__(self, item: tuple[int, list[int]]) -> _Batch | DataError:
-        seed, indices = item
-        try:
-            images, labels = self._dataset.batch(indices, seed)
-        except DataError as error:
-            return error
-        return images, torch.tensor(labels) if self._with_labels else None
-
-
-class _Passes(IterableDataset):
-    """A worker's share of a stream's batches."""
-
     def __init__(
-        self,
-        images: ImageStream,
-        first_update: int,
-        size_of: Callable[[int], int],
-        seed: Callable[[int], int],
-        with_labels: bool,
+        self, batches_of_worker: Callable[[int, int], Iterator[tuple[Tensor, list[int | None]]]], with_labels: bool
     ) -> None:
-        self._images, self._first_update, self._size_of = images, first_update, size_of
-        self._seed, self._with_labels = seed, with_labels
+        self._batches_of_worker, self._with_labels = batches_of_worker, with_labels
 
     def __iter__(self) -> Iterator[_Batch | DataError]:
         worker = get_worker_info()
-        seed_generators(self._seed(worker.id))
-        updates = itertools.count(self._first_update + worker.id, worker.num_workers)
+        batches = self._batches_of_worker(*((worker.id, worker.num_workers) if worker else (0, 1)))
         try:
-            for images, labels in self._images.batches(map(self._size_of, updates)):
+            for images, labels in batches:
                 yield images, torch.tensor(labels) if self._with_labels else None
         except DataError as error:
             yield error
