@@ -1,9 +1,8 @@
-"""Reads numpy's .npy and .npz. The header is checked first: object arrays are refused, so no data is unpickled."""
+"""Reads numpy's .npy and .npz. Object arrays are refused, so no data is unpickled."""
 
 import io
-import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -44,13 +43,12 @@ class ArrayImages:
 
 def map_npy(path: Path) -> np.ndarray:
     """Memory-maps the images of a .npy file as uint8 [N, C, H, W]: indexing one reads it from the disk."""
-    try:
-        with path.open("rb") as file:
-            _check_header(file, path.stat().st_size, quoted(path))
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except OSError as error:
-        raise DataError(f"{quoted(path)} cannot be read ({reason(error)}); expected a readable file.") from error
-    return _images(array, quoted(path))
+    where = quoted(path)
+    array = _read(lambda: np.lib.format.open_memmap(path, mode="r"), where)
+    size, promised = path.stat().st_size, array.offset + array.nbytes
+    if size != promised:
+        raise DataError(f"{where} has {size:,} bytes; expected {promised:,} by its header.")
+    return _images(array, where)
 
 
 def load_npz(archive: SafeZip, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -69,9 +67,7 @@ def load_npz(archive: SafeZip, path: Path) -> tuple[np.ndarray, np.ndarray | Non
         size = archive.entries[name].file_size
         require_memory(size, where)
         file = io.BytesIO(archive.read(name, size))
-        _check_header(file, size, where)
-        file.seek(0)
-        return np.load(file, allow_pickle=False), where
+        return _read(lambda: np.lib.format.read_array(file, allow_pickle=False), where), where
 
     images = _images(*read(pair[0]))
     if pair[1] not in keys:
@@ -80,27 +76,12 @@ def load_npz(archive: SafeZip, path: Path) -> tuple[np.ndarray, np.ndarray | Non
     return images, class_numbers(labels, len(images), where)
 
 
-def _check_header(file: BinaryIO, size: int, where: str) -> None:
+def _read(load: Callable[[], np.ndarray], where: str) -> np.ndarray:
     try:
-        version = np.lib.format.read_magic(file)
-        # Version 3 differs only in the encoding of field names, and arrays with fields are not images.
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in read_header:
-            raise ValueError(f"format version {version[0]}.{version[1]}")
-        shape, _, dtype = read_header[version](file)
-        # Python's integers are unbounded, and cannot be printed above 4,300 digits. Every numpy supports 32 dimensions.
-        if len(shape) > 32 or not all(0 <= extent < 2**63 for extent in shape):
-            raise ValueError("impossible shape")
-    except Exception as error:  # The header is a Python literal, whose parser raises many types besides ValueError.
-        raise DataError(f"{where} has no valid .npy header ({reason(error)}); expected {_SHAPES}.") from error
-    if dtype.hasobject:
-        raise DataError(f"{where} holds Python objects, which are never unpickled; expected {_SHAPES}.")
-    promised = file.tell() + math.prod(shape) * dtype.itemsize
-    if promised != size:
-        raise DataError(
-            f"{where} has {size:,} bytes; expected {promised:,} for the {dtype} values of shape {list(shape)} that its "
-            "header promises."
-        )
+        return load()
+    # numpy's parser raises many types; on object arrays ValueError, before any data is unpickled.
+    except Exception as error:
+        raise DataError(f"{where} cannot be read as a .npy array ({reason(error)}); expected {_SHAPES}.") from error
 
 
 def channels_first(array: np.ndarray, where: str) -> np.ndarray:

@@ -98,9 +98,9 @@ class Explosive:
 def test_objects_are_never_unpickled(path, refused, gray):
     array = np.array([Explosive()], dtype=object)
     np.save(path, array, allow_pickle=True)
-    refused(path, "Python objects", "never unpickled")
+    refused(path, "Python objects in dtype")
     np.savez(path.with_suffix(".npz"), images=gray, labels=array)
-    refused(path.with_suffix(".npz"), "'labels' in ", "Python objects")
+    refused(path.with_suffix(".npz"), "'labels' in ", "Object arrays cannot be loaded")
     path.write_bytes(pickle.dumps(Explosive()))
     with pytest.raises(DataError, match="is a Python pickle, which executes code"):
         load_dataset(path)
@@ -118,7 +118,6 @@ def test_objects_are_never_unpickled(path, refused, gray):
         header("__import__('os').system('true')"),
         header("(" * 5000),
         header("{", b"\x02\x00"),
-        header("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 2, 2), }", b"\x03\x00") + b"1234",
         header("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 2, 2), }", b"\x09\x00") + b"1234",
         b"\x93NUMPY",
         b"\x93NUMPY\x01\x00\xff\xff",
@@ -135,9 +134,9 @@ def test_hostile_headers(path, refused, data):
 def test_wrong_lengths(path, refused, gray):
     data = npy(gray)
     path.write_bytes(data[:-1])
-    refused(path, f"has {len(data) - 1} bytes", f"expected {len(data)}", "[5, 6, 6]")
+    refused(path, "length is greater than file size")
     path.write_bytes(data + b"x")
-    refused(path, f"has {len(data) + 1} bytes")
+    refused(path, f"has {len(data) + 1} bytes; expected {len(data)}")
 
 
 def test_unknown_names(tmp_path, refused, gray):
