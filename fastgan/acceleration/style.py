@@ -11,7 +11,7 @@ import itertools
 import math
 import operator
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -148,12 +148,12 @@ def _split(graph: fx.Graph, x: fx.Node, tracer: Tracer) -> _Split | None:
     return _Split(x, factors, shift, normalization - {x})
 
 
-def _ancestors(nodes: list[fx.Node], without: Collection[fx.Node] = ()) -> set[fx.Node]:
+def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
     seen: set[fx.Node] = set()
     pending = list(nodes)
     while pending:
         node = pending.pop()
-        if node not in seen and node not in without:
+        if node not in seen:
             seen.add(node)
             pending += node.all_input_nodes
     return seen
@@ -181,8 +181,8 @@ def _verified(module: nn.Module, found: _Split, inputs: list[fx.Node]) -> Recipe
     if not probes:
         raise Refusal("no example input was found for it")
     complaints = []
-    for eps in _eps_candidates(module, found):
-        recipe = Recipe(_from_source, (_write(found, inputs, eps),), f"adain(eps={eps})")
+    for eps, source in _sources(found, _eps_candidates(module, found)):
+        recipe = Recipe(_from_source, (source,), f"adain(eps={eps})")
         complaint = changed_by(partial(rewrite, module, recipe), module, probes)
         if complaint is None:
             return recipe
@@ -201,36 +201,29 @@ def _eps_candidates(module: nn.Module, found: _Split) -> list[float]:
     return sorted(set(values), reverse=True)
 
 
-def _write(found: _Split, inputs: list[fx.Node], eps: float) -> str:
-    """The source of the new forward."""
-    style = [found.shift, *(factor for factor, _ in found.factors if isinstance(factor, fx.Node))]
-    needed = _ancestors(style, without=found.normalization)
-    graph, copies = fx.Graph(), {}
-    for node in inputs:
-        copies[node] = graph.node_copy(node)
-
-    def copy(node: fx.Node) -> fx.Node:
-        # Scale and shift use only the shape of the normalized x, which equals that of x.
-        return copies[found.x if node in found.normalization else node]
-
-    for node in found.x.graph.nodes:
-        if node in needed and node not in copies:
-            copies[node] = graph.node_copy(node, copy)
-
-    def value(factor: fx.Node | float) -> Any:
-        return copies[factor] if isinstance(factor, fx.Node) else factor
-
-    scale: Any = None
+def _sources(found: _Split, candidates: Iterable[float]) -> Iterator[tuple[float, str]]:
+    """Turns the graph of the old forward into that of the new one, and yields its source for each eps."""
+    graph = found.x.graph
+    # Scale and shift use only the shape of the normalized x, which equals that of x.
+    for node in found.normalization:
+        node.replace_all_uses_with(found.x, lambda user: user not in found.normalization)
+    output = next(node for node in graph.nodes if node.op == "output")
     # Factors come before divisors, so that there is always a dividend.
-    for factor, divides in sorted(found.factors, key=lambda f: f[1]):
-        if scale is None:
-            scale = graph.call_function(operator.truediv, (1.0, value(factor))) if divides else value(factor)
-        else:
-            scale = graph.call_function(operator.truediv if divides else operator.mul, (scale, value(factor)))
-    graph.output(graph.call_function(styled_instance_norm, (copies[found.x], scale, copies[found.shift], eps)))
-    code = graph.python_code("self")
-    alias = next(name for name, thing in code.globals.items() if thing is styled_instance_norm)
-    return code.src.replace(f"{alias}(", f"{_ALIAS}(")
+    (scale, divides), *others = sorted(found.factors, key=lambda f: f[1])
+    if divides:
+        scale, others = 1.0, [(scale, divides), *others]
+    with graph.inserting_before(output):
+        for factor, divides in others:
+            scale = graph.call_function(operator.truediv if divides else operator.mul, (scale, factor))
+        call = graph.call_function(styled_instance_norm)
+    output.args = (call,)
+    call.args = found.x, scale, found.shift, 0.0
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+    for eps in candidates:
+        call.args = *call.args[:3], eps
+        code = graph.python_code("self")
+        alias = next(name for name, thing in code.globals.items() if thing is styled_instance_norm)
+        yield eps, code.src.replace(f"{alias}(", f"{_ALIAS}(")
 
 
 # Size of the batch, spatial sizes and scale of each probe.

@@ -11,8 +11,7 @@ import inspect
 import itertools
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +23,7 @@ from fastgan.acceleration.swaps import is_rewritten
 from fastgan.errors import first_line
 from fastgan.random_state import seeded_random_state
 
-# Functions that a tracer cannot override, so that a symbolic size would stop the trace.
+# Functions of sizes and no tensor: a symbolic size would stop the trace if they were not wrapped.
 _FACTORIES = ("arange", "empty", "eye", "full", "linspace", "normal", "ones", "rand", "randint", "randn", "zeros")
 _MAX_VARIANTS = 16
 
@@ -70,7 +69,8 @@ class Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def __init__(self, leaves: Iterable[nn.Module] = (), number: int = 0) -> None:
-        super().__init__()
+        super().__init__(autowrap_functions=tuple(getattr(torch, name) for name in _FACTORIES))
+        self._autowrap_search.append(torch)  # where the code of models finds these functions
         self._number = number
         self._leaves = set(leaves)
         self._callers: list[nn.Module] = []
@@ -93,7 +93,7 @@ class Tracer(fx.Tracer):
     def trace_forward(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """The graph of ``root``'s forward; attributes that the traced code sets are restored."""
         self._callers = [root]
-        with unobserved(root, HOOKS), seeded_random_state(0), _symbolic_factories():
+        with unobserved(root, HOOKS), seeded_random_state(0):
             return self.trace(root, concrete_args)
 
 
@@ -195,27 +195,3 @@ def _reached_into(module: nn.Module) -> set[nn.Module]:
     lists = nn.ModuleList | nn.ModuleDict
     reached = {child for name, child in module.named_children() if name in uncalled and not isinstance(child, lists)}
     return reached | {m for m in module.modules() if m is not module and of_others & m._modules.keys()}
-
-
-@contextmanager
-def _symbolic_factories() -> Iterator[None]:
-    """Lets torch.randn and similar functions take symbolic sizes."""
-
-    def symbolic(factory: Any) -> Any:
-        def make(*args: Any, **kwargs: Any) -> Any:
-            proxies: list[fx.Proxy] = []
-            fx.node.map_aggregate((args, kwargs), lambda a: proxies.append(a) if isinstance(a, fx.Proxy) else None)
-            if proxies:
-                return proxies[0].tracer.create_proxy("call_function", factory, args, kwargs)
-            return factory(*args, **kwargs)
-
-        return make
-
-    originals = {name: getattr(torch, name) for name in _FACTORIES}
-    try:
-        for name, factory in originals.items():
-            setattr(torch, name, symbolic(factory))
-        yield
-    finally:
-        for name, factory in originals.items():
-            setattr(torch, name, factory)
