@@ -313,6 +313,7 @@ def _apply_checked(plan: _Plan, args: tuple[Any, ...]) -> str:
                     kept.append(swap)
             plan.swaps[:] = kept
         done.pop_all()
-    orders = "outputs, first- and second-order gradients" if before.second is not None else "outputs and gradients"
+    twice = "second-order gradients" in before
+    orders = "outputs, first- and second-order gradients" if twice else "outputs and gradients"
     where = "float64" if dtype else "the model's own types, as it does not run in float64"
     return f"{orders} agree in {where}, largest relative difference {worst:.1e}; {undone} swaps undone"

@@ -8,7 +8,6 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -50,11 +49,14 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def unobserved(model: nn.Module, hooks: Sequence[str] = OBSERVING_HOOKS) -> Iterator[None]:
-    """Disables hooks; by default not forward pre-hooks, which may compute weights."""
+def unobserved(
+    model: nn.Module, hooks: Sequence[str] = OBSERVING_HOOKS, training: bool | None = None
+) -> Iterator[None]:
+    """Disables hooks, by default not forward pre-hooks, which may compute weights; sets all modes, if one is given."""
     with preserved(model):
         for module in model.modules():
             vars(module).update({kind: OrderedDict() for kind in hooks})
+            module.training = module.training if training is None else training
         yield
 
 
@@ -75,31 +77,17 @@ def scratch_values(model: nn.Module, dtype: torch.dtype | None = torch.float64) 
                 tensor.data = value
 
 
-@contextmanager
-def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Sets training or evaluation mode for all modules, and restores their modes."""
-    with preserved(model):
-        for module in model.modules():
-            module.training = training
-        yield
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Outputs, buffers after the run, first gradients with respect to inputs and parameters, and second gradients.
-
-    The second gradients are those of the first gradients' squared length; ``None`` if the module is not twice
-    differentiable.
-    """
-
-    outputs: list[Tensor]
-    buffers: list[Tensor]
-    first: list[Tensor | None]
-    second: list[Tensor | None] | None
+Measured = dict[str, list[Tensor | None]]
 
 
 def measure(module: nn.Module, args: Sequence[Any], *, dtype: torch.dtype | None = torch.float64) -> Measured:
-    """Runs ``module`` on ``args`` and differentiates twice, without side effects and always with the same seed."""
+    """Runs ``module`` on ``args`` and differentiates twice, without side effects and always with the same seed.
+
+    Returns:
+        The outputs, the buffers after the run, the gradients with respect to inputs and parameters, and the
+        second-order gradients: those of the first ones' squared length, absent if the module is not twice
+        differentiable.
+    """
     with scratch_values(module, dtype), seeded_random_state(0), torch.enable_grad():
         args = tree_map(lambda a: _leaf(a, dtype) if isinstance(a, Tensor) else a, tuple(args))
         outputs = [o for o in tree_flatten(module(*args))[0] if isinstance(o, Tensor)]
@@ -107,20 +95,22 @@ def measure(module: nn.Module, args: Sequence[Any], *, dtype: torch.dtype | None
         num_inputs = len(leaves)
         leaves += [p for p in module.parameters() if p.requires_grad]
         differentiable = [o for o in outputs if o.requires_grad]
-        detached = _copies(outputs)
-        buffers = _copies([buffer for _, buffer in sorted(module.named_buffers(), key=lambda entry: entry[0])])
-        if not differentiable:
-            return Measured(detached, buffers, [], [])
-        loss = sum((o * torch.randn_like(o)).sum() for o in differentiable)
-        first = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
+        measured = {"outputs": _copies(outputs)}
+        measured["buffers"] = _copies([buffer for _, buffer in sorted(module.named_buffers(), key=lambda b: b[0])])
+        first: Sequence[Tensor | None] = []
+        if differentiable:
+            loss = sum((o * torch.randn_like(o)).sum() for o in differentiable)
+            first = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
+        measured["gradients"] = _copies(first)
         lengths = [g.square().sum() for g in first[:num_inputs] or first if g is not None and g.requires_grad]
-        second: Sequence[Tensor | None] | None = [None] * len(leaves)
-        if lengths:
-            try:
+        second: Sequence[Tensor | None] = [None] * len(first)
+        try:
+            if lengths:
                 second = torch.autograd.grad(sum(lengths), leaves, allow_unused=True)
-            except RuntimeError:
-                second = None
-        return Measured(detached, buffers, _copies(first), None if second is None else _copies(second))
+            measured["second-order gradients"] = _copies(second)
+        except RuntimeError:
+            pass
+        return measured
 
 
 def _copies(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -134,7 +124,7 @@ def changed_by(
     else ``None``."""
     try:
         for training, args in itertools.product((True, False), inputs):
-            with unobserved(module), in_mode(module, training):
+            with unobserved(module, training=training):
                 before = measure(module, args)
                 undo = apply()
                 try:
@@ -164,16 +154,10 @@ def difference(before: Measured, after: Measured) -> tuple[float, str | None]:
     the largest element of all outputs, or of all gradients, counts as rounding too.
     """
     worst, complaint = 0.0, None
-    groups = [
-        ("outputs", before.outputs, after.outputs),
-        ("buffers", before.buffers, after.buffers),
-        ("gradients", before.first, after.first),
-    ]
-    if before.second is not None:
-        if after.second is None:
+    for name, olds in before.items():
+        news = after.get(name)
+        if news is None:
             return float("inf"), "it cannot be differentiated twice any more"
-        groups.append(("second-order gradients", before.second, after.second))
-    for name, olds, news in groups:
         if len(olds) != len(news):
             return float("inf"), f"the number of {name} changes from {len(olds)} to {len(news)}"
         top = max(map(_largest, olds), default=0.0)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fastgan.acceleration.activation import INSTANCE_NORMS
-from fastgan.acceleration.measuring import changed_by, has_hook, in_mode, scratch_values, unobserved
+from fastgan.acceleration.measuring import changed_by, has_hook, scratch_values, unobserved
 from fastgan.acceleration.swaps import Recipe, Refusal, require_rewritable, rewrite
 from fastgan.acceleration.tracing import Tracer, called_name, reads_shape
 from fastgan.random_state import seeded_random_state
@@ -70,8 +70,7 @@ def recognize_adain(module: nn.Module, known: dict[str, Recipe]) -> Recipe | Non
     for training in (not module.training, module.training):
         tracer = Tracer(m for m in module.modules() if m is not module)
         try:
-            with in_mode(module, training):
-                graphs.append(tracer.trace_forward(module))
+            graphs.append(tracer.trace_forward(module, training))
         except Exception:  # the model's code may raise any type on symbolic values
             return None
     graph = graphs[-1]

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fastgan.acceleration.measuring import HOOKS, in_mode, unobserved
+from fastgan.acceleration.measuring import HOOKS, unobserved
 from fastgan.acceleration.swaps import is_rewritten
 from fastgan.errors import first_line
 from fastgan.random_state import seeded_random_state
@@ -90,10 +90,10 @@ class Tracer(fx.Tracer):
             self.calls[result.node] = Call(result.node, m, callers, self._number)
         return result
 
-    def trace_forward(self, root: nn.Module, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        """The graph of ``root``'s forward; attributes that the traced code sets are restored."""
+    def trace_forward(self, root: nn.Module, training: bool, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        """The graph of ``root``'s forward in a mode; attributes that the traced code sets are restored."""
         self._callers = [root]
-        with unobserved(root, HOOKS), seeded_random_state(0):
+        with unobserved(root, HOOKS, training), seeded_random_state(0):
             return self.trace(root, concrete_args)
 
 
@@ -152,8 +152,7 @@ def _record(module: nn.Module, closed: set[nn.Module], flow: Dataflow) -> str | 
         variants = list(itertools.product((True, False), _variants(module)))
         for number, (training, concrete_args) in enumerate(variants):
             tracer = Tracer(closed | flow.untraced.keys(), number)
-            with in_mode(module, training):
-                tracer.trace_forward(module, concrete_args)
+            tracer.trace_forward(module, training, concrete_args)
             calls += tracer.calls.values()
     except Exception as error:  # the model's code may raise any type on symbolic values
         return first_line(error)

@@ -87,15 +87,12 @@ def serve(packages: dict[str, str]) -> bool:
     return new
 
 
-def is_served(module: ModuleType) -> bool:
-    """Whether the module is already fastgan's."""
-    return (getattr(module, "__file__", None) or "").startswith(_HERE + os.sep)
-
-
-def would_serve(fullname: str) -> bool:
-    """Whether importing this submodule of an imported package would give a module of fastgan."""
-    package = sys.modules.get(fullname.rpartition(".")[0])
-    return package is not None and _finder.find_spec(fullname, getattr(package, "__path__", ())) is not None
+def to_replace(package: str, family: str) -> list[ModuleType]:
+    """The modules that were imported from a served package before, and are not fastgan's."""
+    folders = getattr(sys.modules.get(package), "__path__", ())
+    names = [name for name in (f"{package}.{name}" for name in FAMILIES[family]) if name in sys.modules]
+    found = [sys.modules[name] for name in names if _finder.find_spec(name, folders) is not None]
+    return [module for module in found if not (getattr(module, "__file__", None) or "").startswith(_HERE + os.sep)]
 
 
 def hand_down() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from importlib.machinery import PathFinder
 from types import ModuleType
 
-from fastgan.dropin.finder import DEFAULT_PACKAGES, FAMILIES, family_of, hand_down, is_served, serve, would_serve
+from fastgan.dropin.finder import DEFAULT_PACKAGES, FAMILIES, family_of, hand_down, serve, to_replace
 
 
 def install(package: str | None = None) -> None:
@@ -33,7 +33,7 @@ def install(package: str | None = None) -> None:
     packages = DEFAULT_PACKAGES if package is None else {package: _family(package)}
     new = serve(packages)
     hand_down()
-    modules = [m for name, family in packages.items() for m in _imported(name, family)]
+    modules = [m for name, family in packages.items() for m in to_replace(name, family)]
     copies = _change_in_place(modules)
     # Under torchrun, with one process per GPU, only the first process reports.
     if (new or modules) and os.environ.get("RANK", "0") == "0":
@@ -68,13 +68,6 @@ def _folders(package: str) -> list[str]:
             )
         path = list(path)
     return path
-
-
-def _imported(package: str, family: str) -> list[ModuleType]:
-    """The already imported modules, which are changed in place."""
-    names = (f"{package}.{name}" for name in FAMILIES[family])
-    found = [sys.modules[name] for name in names if name in sys.modules and would_serve(name)]
-    return [module for module in found if not is_served(module)]
 
 
 def _change_in_place(modules: list[ModuleType]) -> int:
