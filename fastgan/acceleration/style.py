@@ -68,23 +68,22 @@ def recognize_adain(module: nn.Module, known: dict[str, Recipe]) -> Recipe | Non
     """
     graphs = []
     for training in (not module.training, module.training):
-        tracer = Tracer(m for m in module.modules() if m is not module)
         try:
-            graphs.append(tracer.trace_forward(module, training))
+            graphs.append(Tracer(set(module.modules()) - {module}).trace_forward(module, training))
         except Exception:  # the model's code may raise any type on symbolic values
             return None
     graph = graphs[-1]
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     for x in inputs:
-        found = _split(graph, x, tracer)
+        found = _split(module, graph, x)
         if found is None:
             continue
         if str(graphs[0]) != str(graph):
             raise Refusal("its forward is not the same in training and in evaluation mode")
         require_rewritable(module)
-        _require_plain(found, inputs, tracer)
-        settings = [tracer.calls[node].module for node in found.normalization if node.op == "call_module"]
-        dataflow = f"{type(module)} {graph} {[norm.eps for norm in settings]}"
+        _require_plain(module, found, inputs)
+        norms = [module.get_submodule(node.target) for node in found.normalization if node.op == "call_module"]
+        dataflow = f"{type(module)} {graph} {[norm.eps for norm in norms]}"
         if dataflow not in known:
             known[dataflow] = _verified(module, found, inputs)
         return known[dataflow]
@@ -101,7 +100,7 @@ class _Split:
     normalization: set[fx.Node]
 
 
-def _split(graph: fx.Graph, x: fx.Node, tracer: Tracer) -> _Split | None:
+def _split(module: nn.Module, graph: fx.Graph, x: fx.Node) -> _Split | None:
     output = next(node for node in graph.nodes if node.op == "output").args[0]
     of_x: set[fx.Node] = {x}
     of_style: set[fx.Node] = set()
@@ -111,7 +110,7 @@ def _split(graph: fx.Graph, x: fx.Node, tracer: Tracer) -> _Split | None:
             of_x.add(node)
         if node is not x and (
             node.op in ("placeholder", "get_attr")
-            or (node.op == "call_module" and not isinstance(tracer.calls[node].module, INSTANCE_NORMS))
+            or (node.op == "call_module" and not isinstance(module.get_submodule(node.target), INSTANCE_NORMS))
             or any(i in of_style for i in inputs)
         ):
             of_style.add(node)
@@ -158,7 +157,7 @@ def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
     return seen
 
 
-def _require_plain(found: _Split, inputs: list[fx.Node], tracer: Tracer) -> None:
+def _require_plain(module: nn.Module, found: _Split, inputs: list[fx.Node]) -> None:
     if any(node.args or str(node.target).startswith("*") for node in inputs):
         raise Refusal("its forward has optional arguments")
     for node in found.normalization:
@@ -166,7 +165,7 @@ def _require_plain(found: _Split, inputs: list[fx.Node], tracer: Tracer) -> None
             if called_name(node) not in _PURE:
                 raise Refusal(f"its normalization uses `{called_name(node)}`")
             continue
-        norm = tracer.calls[node].module
+        norm = module.get_submodule(node.target)
         if norm.affine:
             raise Refusal(f"the scale and shift of `{node.target}` are parameters (affine=True)")
         if norm.track_running_stats:

@@ -64,35 +64,20 @@ class Call:
 
 
 class Tracer(fx.Tracer):
-    """Traces one forward; ``calls`` maps the nodes of leaf modules to their calls."""
+    """Traces one forward down to ``leaves`` and torch's layers."""
 
     proxy_buffer_attributes = True
 
-    def __init__(self, leaves: Iterable[nn.Module] = (), number: int = 0) -> None:
+    def __init__(self, leaves: Iterable[nn.Module]) -> None:
         super().__init__(autowrap_functions=tuple(getattr(torch, name) for name in _FACTORIES))
         self._autowrap_search.append(torch)  # where the code of models finds these functions
-        self._number = number
         self._leaves = set(leaves)
-        self._callers: list[nn.Module] = []
-        self.calls: dict[fx.Node, Call] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return m in self._leaves or is_torch_layer(m)
 
-    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        callers = tuple(self._callers)
-        self._callers.append(m)
-        try:
-            result = super().call_module(m, forward, args, kwargs)
-        finally:
-            self._callers.pop()
-        if self.is_leaf_module(m, ""):
-            self.calls[result.node] = Call(result.node, m, callers, self._number)
-        return result
-
     def trace_forward(self, root: nn.Module, training: bool, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """The graph of ``root``'s forward in a mode; attributes that the traced code sets are restored."""
-        self._callers = [root]
         with unobserved(root, HOOKS, training), seeded_random_state(0):
             return self.trace(root, concrete_args)
 
@@ -151,9 +136,11 @@ def _record(module: nn.Module, closed: set[nn.Module], flow: Dataflow) -> str | 
     try:
         variants = list(itertools.product((True, False), _variants(module)))
         for number, (training, concrete_args) in enumerate(variants):
-            tracer = Tracer(closed | flow.untraced.keys(), number)
-            tracer.trace_forward(module, training, concrete_args)
-            calls += tracer.calls.values()
+            graph = Tracer(closed | flow.untraced.keys()).trace_forward(module, training, concrete_args)
+            for node in graph.find_nodes(op="call_module"):
+                paths = [path for path, _ in node.meta["nn_module_stack"].values()]
+                *callers, leaf = [module, *map(module.get_submodule, paths)]
+                calls.append(Call(node, leaf, tuple(callers), number))
     except Exception as error:  # the model's code may raise any type on symbolic values
         return first_line(error)
     flow.traces[module] = len(variants)
