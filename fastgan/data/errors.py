@@ -4,9 +4,9 @@ import os
 import re
 from collections.abc import Sequence
 
-from fastgan.errors import InputError
+from fastgan.errors import InputError, first_line
 
-# Quotes are shortened: a zip entry's name may have 65,535 characters, and a decoder's message any number.
+# Quotes are shortened: a zip entry's name may have 65,535 characters.
 _LONGEST_QUOTE = 200
 _ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
 
@@ -37,5 +37,4 @@ def reason(error: BaseException) -> str:
     """The message of another library's exception, as the end of a sentence: one line, without a period."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = _ADDRESS.sub("", " ".join(str(error).split())).rstrip(" .:") or type(error).__name__
-    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}..."
+    return _ADDRESS.sub("", first_line(error)).rstrip(" .:")

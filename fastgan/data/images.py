@@ -7,20 +7,24 @@ import math
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastgan.data.arrays import ArrayImages
 from fastgan.data.errors import DataError, quoted, skipped
+from fastgan.data.files import ImageFiles
 from fastgan.data.limits import require_memory
-from fastgan.data.own import IterableImages, Pixels
+from fastgan.data.own import DatasetImages, IterableImages, Pixels
 from fastgan.data.pixels import fit_image, to_array, to_pillow
 from fastgan.errors import unknown
 from fastgan.random_state import seeded_random_state
 
 _logger = logging.getLogger(__name__)
+
+# ImageFiles describes the interface.
+Reader = ArrayImages | DatasetImages | ImageFiles
 
 FITS = ("crop", "pad", "stretch", "refuse")
 _FITTED = {
@@ -28,20 +32,6 @@ _FITTED = {
     "pad": "get black edges (fit = 'pad')",
     "stretch": "are stretched (fit = 'stretch')",
 }
-
-
-class Reader(Protocol):
-    """Reads stored images by index."""
-
-    channels: int
-    sizes: Sequence[tuple[int, int]]
-    labels: np.ndarray | None
-    class_names: tuple[str, ...] | None
-    notes: list[str]
-
-    def __len__(self) -> int: ...
-    def where(self, index: int) -> str: ...
-    def read(self, index: int, resolution: int) -> tuple[Pixels, int | None]: ...
 
 
 @dataclass(frozen=True)

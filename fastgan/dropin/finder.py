@@ -15,6 +15,7 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from types import ModuleType
 
+# The first module of each family identifies a package.
 FAMILIES = {
     "nvidia": (
         "bias_act",
@@ -29,8 +30,6 @@ FAMILIES = {
 }
 DEFAULT_PACKAGES = {"torch_utils.ops": "nvidia", "op": "rosinality"}
 
-# The module that identifies a package of each family.
-_MARKS = {"nvidia": "bias_act", "rosinality": "fused_act"}
 _HERE = os.path.dirname(os.path.abspath(__file__))
 # Environment variable with the packages that a process serves, for its child processes: NAME=FAMILY, comma-separated.
 _ENVIRONMENT = "FASTGAN_DROPIN"
@@ -40,7 +39,7 @@ STARTUP = os.path.join(_HERE, "startup")
 def family_of(folders: Iterable[str]) -> str | None:
     """The family of the ops in a package's folders; ``None`` if there are none."""
     folders = list(folders)
-    for family, mark in _MARKS.items():
+    for family, (mark, *_) in FAMILIES.items():
         for folder in folders:
             path = os.path.join(folder, mark)
             if os.path.isfile(f"{path}.py") or os.path.isfile(os.path.join(path, "__init__.py")):

@@ -66,10 +66,7 @@ class MinibatchDiscrimination(nn.Module):
         self.num_kernels = num_kernels
         self.kernel_dim = kernel_dim
         self.weight = nn.Parameter(torch.empty(in_features, num_kernels * kernel_dim))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        nn.init.normal_(self.weight, std=math.sqrt(math.pi / self.weight.shape[0]) / (2 * self.kernel_dim))
+        nn.init.normal_(self.weight, std=math.sqrt(math.pi / in_features) / (2 * kernel_dim))
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.weight.shape[0]

@@ -25,7 +25,21 @@ class RefusesTorchsConversion:
         raise AttributeError("qconfig")
 
 
-class BatchNormAct2d(nn.BatchNorm2d):
+class _WithActivation:
+    """A norm of torch and an activation; the other arguments are torch's."""
+
+    def __init__(
+        self, num_features: int, *args: Any, act: str = "relu", negative_slope: float = 0.2, **settings: Any
+    ) -> None:
+        super().__init__(num_features, *args, **settings)
+        self.act = act
+        self.negative_slope = negative_slope
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, act={self.act!r}, negative_slope={self.negative_slope}"
+
+
+class BatchNormAct2d(_WithActivation, nn.BatchNorm2d):
     """:class:`torch.nn.BatchNorm2d` and an activation, in one op, with the same parameters, buffers and keys.
 
     Args:
@@ -39,26 +53,8 @@ class BatchNormAct2d(nn.BatchNorm2d):
 
     qconfig = RefusesTorchsConversion()
 
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        *,
-        act: str = "relu",
-        negative_slope: float = 0.2,
-    ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats)
-        self.act = act
-        self.negative_slope = negative_slope
-
     def forward(self, x: Tensor) -> Tensor:
         return batch_norm_act(self, x, self.weight, self.bias, self.act, self.negative_slope)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, act={self.act!r}, negative_slope={self.negative_slope}"
 
 
 def batch_norm_act(
@@ -163,7 +159,7 @@ class ConditionalBatchNormAct2d(nn.Module):
         return f"act={self.act!r}, negative_slope={self.negative_slope}"
 
 
-class InstanceNormAct2d(nn.InstanceNorm2d):
+class InstanceNormAct2d(_WithActivation, nn.InstanceNorm2d):
     """:class:`torch.nn.InstanceNorm2d` and an activation, in one op, with the same parameters, buffers and keys.
 
     Args:
@@ -174,26 +170,8 @@ class InstanceNormAct2d(nn.InstanceNorm2d):
         [N, C, H, W] or [C, H, W] to the same, in the type and layout of the input.
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float = 0.1,
-        affine: bool = False,
-        track_running_stats: bool = False,
-        *,
-        act: str = "relu",
-        negative_slope: float = 0.2,
-    ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats)
-        self.act = act
-        self.negative_slope = negative_slope
-
     def _apply_instance_norm(self, input: Tensor) -> Tensor:
         return instance_norm_act(self, input, self.act, self.negative_slope)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, act={self.act!r}, negative_slope={self.negative_slope}"
 
 
 def instance_norm_act(norm: nn.InstanceNorm2d, x: Tensor, act: str, negative_slope: float) -> Tensor:

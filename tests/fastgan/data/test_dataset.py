@@ -121,7 +121,7 @@ def test_files_of_no_known_kind(tmp_path, refused):
     for name, part in (
         ("a.zip", "expected a whole zip"),
         ("a.npz", "expected a whole zip"),
-        ("a.npy", "valid .npy header"),
+        ("a.npy", "cannot be read as a .npy array"),
         ("a.idx", "IDX"),
         ("a.gz", "IDX"),
     ):
