@@ -6,6 +6,7 @@ A ``forward`` set on the instance would stay bound to the original in a copy.
 """
 
 import functools
+import operator
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -169,12 +170,10 @@ def convert(module: nn.Module, path: str, mapping: dict[type[nn.Module], Convert
         raise TypeError(f"{named} a {type(new).__name__}, expected a module, or None to leave it")
     if new is module:
         raise ValueError(f"{named} the same module, expected another, or None to leave it")
-    before, after = dict(module.named_parameters()), dict(new.named_parameters())
-    if before.keys() != after.keys() or any(after[name] is not before[name] for name in before):
-        raise ValueError(f"{named} other parameters than the module's own, under the same names: {sorted(after)}")
-    before, after = dict(module.named_buffers()), dict(new.named_buffers())
-    if before.keys() != after.keys() or not all(torch.equal(after[name], before[name]) for name in before):
-        raise ValueError(f"{named} other buffers than the module's own, under the same names: {sorted(after)}")
+    for kind, same in (("parameters", operator.is_), ("buffers", torch.equal)):
+        before, after = (dict(getattr(m, f"named_{kind}")()) for m in (module, new))
+        if before.keys() != after.keys() or not all(same(after[name], before[name]) for name in before):
+            raise ValueError(f"{named} other {kind} than the module's own, under the same names: {sorted(after)}")
     if list(module.state_dict()) != list(new.state_dict()):
         raise ValueError(f"{named} a module with the state {list(new.state_dict())}, expected the same keys")
     return new

@@ -227,22 +227,17 @@ def _copy(
 ) -> tuple[_Batch | DataError, torch.cuda.Event]:
     """Starts the copy to the device, which is complete once the event has occurred."""
     if not isinstance(batch, DataError):
-        images, labels = batch
         with torch.cuda.stream(copies):
-            images = images.to(device, non_blocking=True)
-            labels = None if labels is None else labels.to(device, non_blocking=True)
-        batch = images, labels
+            batch = tuple(None if tensor is None else tensor.to(device, non_blocking=True) for tensor in batch)
     return batch, copies.record_event()
 
 
 def _received(batch: _Batch | DataError, copied: torch.cuda.Event) -> _Batch | DataError:
     """The batch for use on the current stream; its memory is not reused before that stream has finished with it."""
-    if isinstance(batch, DataError):
-        return batch
-    images, labels = batch
-    stream = torch.cuda.current_stream(images.device)
-    stream.wait_event(copied)
-    for tensor in (images, labels):
-        if tensor is not None:
-            tensor.record_stream(stream)
-    return images, labels
+    if not isinstance(batch, DataError):
+        stream = torch.cuda.current_stream(batch[0].device)
+        stream.wait_event(copied)
+        for tensor in batch:
+            if tensor is not None:
+                tensor.record_stream(stream)
+    return batch

@@ -10,7 +10,7 @@ import pytest
 import torch
 from image_sources import encode, write_stylegan_zip
 
-from fastgan.data import DataError, load_dataset, open_dataset
+from fastgan.data import DataError, load_dataset, open_dataset, stream
 from fastgan.data.sources import ResidentImages
 from fastgan.data.stream import StreamedImages, default_workers, indices_of_update, part_of_rank
 
@@ -239,6 +239,14 @@ def test_a_broken_image_is_reported_in_one_sentence_when_it_is_read(folder, work
     assert sentence.endswith("; expected a whole image; skip_broken = true continues without such images.")
     assert "\n" not in sentence
     source.close()
+
+
+def test_an_error_is_the_last_of_batches_that_are_copied_ahead(folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(stream, "_copy", lambda batch, device, copies: (batch, None))
+    monkeypatch.setattr(stream, "_received", lambda batch, copied: batch)
+    items = [1, 2, DataError("broken")]
+    assert list(streamed(folder, device=torch.device("cuda"))._on_device(iter(items))) == items
 
 
 def test_workers_by_default(monkeypatch):
