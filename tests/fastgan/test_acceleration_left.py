@@ -176,6 +176,7 @@ def test_the_unmodified_functions_are_recognized(function, by):
         (lambda m, x: grouped(x, 4, consecutive=True), "for any group size"),
         (lambda m, x: grouped(x, 4, unbiased=True), "for any group size"),
         (lambda m, x: grouped(x, 4, fallback=True), "for any group size"),
+        (lambda m, x: grouped(x, 64), "for any group size"),
         (lambda m, x: grouped(x, 4, eps=1e-4), "for any group size"),
         (lambda m, x: grouped(x, 4, eps=0.0), "close to minibatch_stddev(group_size=4, num_channels=1)"),
     ],
