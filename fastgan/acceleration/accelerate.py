@@ -18,7 +18,7 @@ from fastgan.acceleration.activation import (
     layers_before,
     norm_recipe,
 )
-from fastgan.acceleration.fixed import is_candidate, recognize_fixed
+from fastgan.acceleration.fixed import recognize_fixed
 from fastgan.acceleration.measuring import difference, measure
 from fastgan.acceleration.report import Left, Report, Swapped
 from fastgan.acceleration.spectral import find_groups, find_spectral_norm, group_step
@@ -177,9 +177,7 @@ class _Plan:
             if is_torch_layer(module) or isinstance(module, nn.Sequential):
                 continue
             try:
-                found = recognize_adain(module, known)
-                if found is None and is_candidate(module):
-                    found = recognize_fixed(module)
+                found = recognize_adain(module, known) or recognize_fixed(module)
             except Refusal as why:
                 self.leave(module, str(why))
             else:

@@ -61,17 +61,15 @@ def _plane(kernel: Tensor) -> Tensor:
     return kernel if kernel.dim() == 2 else kernel.flatten(0, -3)[0]
 
 
-def is_candidate(module: nn.Module) -> bool:
-    """Whether a module has no parameters and its forward takes a single tensor."""
-    if next(module.parameters(), None) is not None:
-        return False
-    taken = list(inspect.signature(module.forward).parameters.values())
-    return len(taken) == 1 and taken[0].kind is taken[0].POSITIONAL_OR_KEYWORD and taken[0].default is taken[0].empty
-
-
 def recognize_fixed(module: nn.Module) -> Recipe | None:
-    """The new forward of a candidate; ``None`` for a module unlike all ops, and Refusal for one that is only
-    similar."""
+    """The new forward of a module that computes one of the ops; ``None`` for a module unlike all of them, and Refusal
+    for one that is only similar."""
+    taken = list(inspect.signature(module.forward).parameters.values())
+    takes_one = (
+        len(taken) == 1 and taken[0].kind is taken[0].POSITIONAL_OR_KEYWORD and taken[0].default is taken[0].empty
+    )
+    if not takes_one or next(module.parameters(), None) is not None:
+        return None
     with warnings.catch_warnings(), seeded_random_state(0):
         warnings.simplefilter("ignore")  # torch warns about sizes that the module does not expect
         return _as_pixel_norm(module) or _as_minibatch_stddev(module) or _as_blur(module)

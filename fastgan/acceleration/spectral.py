@@ -6,6 +6,7 @@ buffers, ``weight_orig``, ``weight_u`` and ``weight_v``, stay in the layer. Laye
 model calls exactly once form a group and share their launches.
 """
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -106,11 +107,7 @@ def _parametrization_step(module: nn.Module, theirs: nn.Module) -> Step:
         for name in ("_u", "_v"):
             ours.register_buffer(name, getattr(theirs, name))
         norms[0] = ours
-
-        def undo() -> None:
-            norms[0] = theirs
-
-        return undo
+        return partial(norms.__setitem__, 0, theirs)
 
     return step
 
