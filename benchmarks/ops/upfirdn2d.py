@@ -102,10 +102,6 @@ OP = Op(
         Call((4, 16, 64, 64), F32, settings={"taps": (90,), "padding": 45}),
         Call((4, 16, 64, 64), F64, settings={"taps": (12,), "padding": (6, 5, 6, 5), **_UP}),
     ),
-    allowed={
-        # A miss of the aim, not a rule that does not apply.
-        "_strip_kernel takes": "up to 1.3 CPU seconds, most of them in Triton's coalescing pass",
-    },
     traffic=(
         # Traffic beyond the first level of cache. At this size tiles are small, so much is read around each one;
         # test_upfirdn2d.py checks larger problems, and the loads of threads.

@@ -534,15 +534,15 @@ def strip_tiling(
         threads_per_warp: 64 on AMD.
     """
     # 4 outputs of 16 bits or 32 are a store of at least 8 bytes, and loads of as many. In channels-last a thread has 4
-    # channels of 2 rows and 2 columns: with more, sums take so many registers that too few threads are resident.
+    # channels of 2 columns. With more than 2 rows a turn would wait for no more loads at once, and take more registers.
     elements = min(4, 16 // element_size)
     if channels_last:
-        rows, cols, block_channels, resident = 2, 2, min(next_power_of_2(channels), 64 // element_size), 512
+        cols, block_channels, resident = 2, min(next_power_of_2(channels), 64 // element_size), 512
         threads_per_group = max(1, block_channels // elements)
     else:
-        rows, cols, block_channels, resident = 4, math.gcd(width, elements), 1, 1024
+        cols, block_channels, resident = math.gcd(width, elements), 1, 1280
         threads_per_group = 1
-    rows, cols = up[0] * max(1, rows // down[0]), max(up[1], cols)
+    rows, cols = up[0] * max(1, 2 // down[0]), max(up[1], cols)
     col_groups, row_groups = cdiv(width, cols), cdiv(height, rows)
     # A small problem has small programs, so that every multiprocessor of a large chip (132 on an H200) has one.
     outputs = images * channels * height * width // (rows * cols * (elements if channels_last else 1))
@@ -575,10 +575,10 @@ def strip_tiling(
     def cost(tiling: StripTiling) -> tuple[bool, int]:
         """Whether much of the chip idles in the last of few waves; the time of all waves, in turns."""
         waves = cdiv(tiling.programs, slots)
-        # What precedes the first turn takes about as long as one.
-        return 1 < waves <= 8 and tiling.programs < 0.7 * waves * slots, waves * (tiling.turns + 1)
+        # Two turns read what precedes the first one.
+        return 1 < waves <= 8 and tiling.programs < 0.7 * waves * slots, waves * (tiling.turns + 2)
 
-    return min((tile(turns) for turns in (8, 4, 2, 1) if turns < 2 * row_groups), key=cost)
+    return min(map(tile, range(1, min(32, row_groups) + 1)), key=cost)
 
 
 @dataclass(frozen=True)

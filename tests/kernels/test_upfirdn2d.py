@@ -360,8 +360,9 @@ def test_tiles_cover_the_output(element_size: int, channels_last: bool):
             t = strip_tiling(images, channels, height, width, element_size, **factors, channels_last=channels_last)
             assert t.programs == programs_of(t, images, channels, height, width)
             assert t.rows % up == t.cols % up == 0
-            for n in astuple(t):
-                assert n == t.programs or n & (n - 1) == 0
+            for n in astuple(replace(t, turns=1, programs=1)):
+                assert n & (n - 1) == 0
+            assert t.turns <= 32
             assert t.num_warps <= 8
 
 
@@ -370,14 +371,14 @@ def test_regimes_of_strips():
         t = strip_tiling(*sizes, size, up=(up, up), down=(down, down), channels_last=channels_last)
         return t.rows, t.cols, t.turns, t.block_strips, t.block_groups, t.block_channels, t.num_warps
 
-    # 4 columns of 4 rows at a time, in strips of 32 rows; of 8 rows going up, of 2 going down.
-    assert tile(256, 1, 256, 256) == tile(256, 1, 256, 256, size=2) == (4, 4, 8, 4, 64, 1, 8)
-    assert tile(256, 1, 512, 512, up=2) == (8, 4, 8, 2, 128, 1, 8)
-    assert tile(256, 1, 256, 256, down=2) == (2, 4, 8, 4, 64, 1, 8)
+    # 4 columns of 2 rows at a time, in strips that nearly fill the last wave; of 4 rows going up, of 1 going down.
+    assert tile(256, 1, 256, 256) == tile(256, 1, 256, 256, size=2) == (2, 4, 13, 4, 64, 1, 8)
+    assert tile(256, 1, 512, 512, up=2) == (4, 4, 26, 2, 128, 1, 8)
+    assert tile(256, 1, 256, 256, down=2) == (1, 4, 26, 4, 64, 1, 8)
     # Strips are shorter where multiprocessors would idle; threads have one column where rows are not aligned.
-    assert tile(1024, 1, 64, 64) == (4, 4, 2, 16, 16, 1, 8)
-    assert tile(256, 1, 257, 257) == (4, 1, 8, 4, 64, 1, 8)
-    assert tile(32768, 1, 4, 4) == (4, 4, 1, 128, 1, 1, 4)
+    assert tile(1024, 1, 64, 64) == (2, 4, 4, 16, 16, 1, 8)
+    assert tile(256, 1, 257, 257) == (2, 1, 22, 4, 64, 1, 8)
+    assert tile(32768, 1, 4, 4) == (2, 4, 1, 256, 1, 1, 8)
     # 2 columns of 2 rows of 4 channels.
     assert tile(16, 64, 64, 64, channels_last=True) == (2, 2, 4, 4, 16, 16, 8)
     assert tile(4, 64, 32, 32, channels_last=True) == (2, 2, 1, 4, 4, 16, 2)
@@ -396,5 +397,5 @@ def test_the_last_of_few_waves_fills_the_chip(element_size: int, channels_last: 
             t = strip_tiling(
                 *images, side, width, element_size, up=(up, up), down=(down, down), channels_last=channels_last
             )
-            waves = t.programs * t.num_warps * 32 / (132 * (512 if channels_last else 1024))
+            waves = t.programs * t.num_warps * 32 / (132 * (512 if channels_last else 1280))
             assert waves <= 1 or waves > 8 or waves / math.ceil(waves) >= 0.7, (images, side, width, up, down)

@@ -60,65 +60,43 @@ def _join(columns, first: tl.constexpr, step: tl.constexpr, N: tl.constexpr):
 
 
 @triton.jit
-def _add_row(
-    sums, columns, taps, row_taps, PLACE: tl.constexpr, FIRST: tl.constexpr, UP: tl.constexpr, DOWN_Y: tl.constexpr,
-    DOWN_X: tl.constexpr, PAD: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, OUTER: tl.constexpr,
-    COLS: tl.constexpr, PHASES: tl.constexpr,
+def _filter(
+    total, windows, taps, FIRST: tl.constexpr, PHASE: tl.constexpr, LEFT: tl.constexpr, UP: tl.constexpr,
+    DOWN: tl.constexpr, PAD: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Adds the products of an input row with its taps, which for output row t are of tap row PLACE - DOWN_Y * t.
-
-    ``columns`` are those from FIRST on. A sum has every PHASES-th of the COLS columns of an output row.
-    """
-    N: tl.constexpr = COLS // PHASES
-    STEP: tl.constexpr = DOWN_X * PHASES // UP
-    met = ()
-    for start in tl.static_range(len(columns) - STEP * (N - 1)):
-        met += (_join(columns, start, STEP, N),)
-    if OUTER:
-        filtered = ()
-        for phase in tl.static_range(PHASES):
-            total = tl.zeros_like(sums[0])
-            for b in tl.static_range((PAD - DOWN_X * phase) % UP, KW, UP):
-                total += taps[b] * met[(DOWN_X * phase + b - PAD) // UP - FIRST]
-            filtered += (total,)
-    added = ()
-    for t in tl.static_range(len(sums) // PHASES):
-        for phase in tl.static_range(PHASES):
-            total = sums[t * PHASES + phase]
-            if PLACE - DOWN_Y * t >= 0 and PLACE - DOWN_Y * t < KH:
-                if OUTER:
-                    total += row_taps[PLACE - DOWN_Y * t] * filtered[phase]
-                else:
-                    for b in tl.static_range((PAD - DOWN_X * phase) % UP, KW, UP):
-                        tap = taps[(PLACE - DOWN_Y * t) * KW + b]
-                        total += tap * met[(DOWN_X * phase + b - PAD) // UP - FIRST]
-            added += (total,)
-    return added
+    """Adds the products of WIDTH taps, from the FIRST on, with the windows that they meet; the first starts at LEFT."""
+    for b in tl.static_range((PAD - DOWN * PHASE) % UP, WIDTH, UP):
+        total += taps[FIRST + b] * windows[(DOWN * PHASE + b - PAD) // UP - LEFT]
+    return total
 
 
 @triton.jit
-def _add_rows(
-    sums, pointers, row, limits, taps, row_taps, FROM: tl.constexpr, TO: tl.constexpr, FIRST: tl.constexpr,
-    WIDE: tl.constexpr, UP_Y: tl.constexpr, UP_X: tl.constexpr, DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr,
-    PAD_Y: tl.constexpr, PAD_X: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, OUTER: tl.constexpr,
-    COLS: tl.constexpr, PHASES: tl.constexpr,
+def _add_row(
+    sums, windows, taps, row_taps, PLACE: tl.constexpr, LEFT: tl.constexpr, UP: tl.constexpr, DOWN: tl.constexpr,
+    PAD: tl.constexpr, EXTENT: tl.constexpr, OUTER: tl.constexpr, PHASES: tl.constexpr,
 ):  # fmt: skip
-    """Adds the input rows FROM to TO, counted from ``row``; all are loaded first, to wait for memory together."""
-    loaded = ()
-    for r in tl.static_range(FROM, TO + 1):
-        exists = (row + r).to(tl.uint32, bitcast=True)
-        for g in tl.static_range(len(limits)):
-            mask = exists < limits[g] if WIDE == 1 else (exists < limits[g])[:, None]
-            loaded += (tl.load(pointers[(r - FROM) * len(limits) + g], mask=mask, other=0.0),)
-    for r in tl.static_range(FROM, TO + 1):
-        columns = ()
-        for g in tl.static_range(len(limits)):
-            columns += _split(loaded[(r - FROM) * len(limits) + g].to(sums[0].dtype), WIDE)
-        sums = _add_row(
-            sums, columns, taps, row_taps, UP_Y * r + PAD_Y, FIRST, UP_X, DOWN_Y, DOWN_X, PAD_X, KH, KW, OUTER, COLS,
-            PHASES,
-        )  # fmt: skip
-    return sums
+    """Adds the products of an input row with its taps, which for output row t are of tap row PLACE - DOWN * t.
+
+    There are PHASES sums for each output row, and one window of columns for each place of a tap.
+    """
+    filtered = ()
+    if OUTER:
+        for phase in tl.static_range(PHASES):
+            zero = tl.zeros_like(sums[0])
+            filtered += (_filter(zero, windows, taps, 0, phase, LEFT, UP[1], DOWN[1], PAD[1], EXTENT[1]),)
+    added = ()
+    for i in tl.static_range(len(sums)):
+        total = sums[i]
+        if PLACE - i // PHASES * DOWN[0] >= 0 and PLACE - i // PHASES * DOWN[0] < EXTENT[0]:
+            if OUTER:
+                total += row_taps[PLACE - i // PHASES * DOWN[0]] * filtered[i % PHASES]
+            else:
+                total = _filter(
+                    total, windows, taps, (PLACE - i // PHASES * DOWN[0]) * EXTENT[1], i % PHASES, LEFT, UP[1], DOWN[1],
+                    PAD[1], EXTENT[1],
+                )  # fmt: skip
+        added += (total,)
+    return added
 
 
 @triton.jit
@@ -134,12 +112,25 @@ def _pointers(line, pitch, step, ROWS: tl.constexpr, LOW: tl.constexpr, GROUPS: 
     return pointers
 
 
+@triton.jit
+def _limits(col, width, rows, LOW: tl.constexpr, GROUPS: tl.constexpr, WIDE: tl.constexpr):
+    """For each of these groups, how many rows it has: ``rows``, or 0 where it is outside of the image."""
+    limits = ()
+    for g in tl.static_range(LOW, LOW + GROUPS):
+        if WIDE == 1:
+            limit = tl.where((col + g >= 0) & (col + g < width), rows, 0)
+        else:
+            place = col[:, None] + (tl.arange(0, WIDE)[None, :] + g * WIDE)
+            limit = tl.where((place >= 0) & (place < width), rows[:, None], 0)
+        limits += (limit.to(tl.uint32, bitcast=True),)
+    return limits
+
+
 @triton.jit(do_not_specialize=["images", "channel_groups", "in_h", "in_groups", "out_h", "out_groups", "turns"])
 def _strip_kernel(
     x_ptr, taps_ptr, y_ptr,
     images, channel_groups, in_h, in_groups, out_h, out_groups, turns,
-    UP_Y: tl.constexpr, UP_X: tl.constexpr, DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr,
-    PAD_Y: tl.constexpr, PAD_X: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, FLIP: tl.constexpr,
+    UP: tl.constexpr, DOWN: tl.constexpr, PAD: tl.constexpr, EXTENT: tl.constexpr, FLIP: tl.constexpr,
     OUTER: tl.constexpr, GAIN: tl.constexpr, CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr,
     CHANNEL_ALIGN: tl.constexpr, IN_ALIGN: tl.constexpr, OUT_ALIGN: tl.constexpr, WIDE: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr,
@@ -148,12 +139,12 @@ def _strip_kernel(
     """Strips of ``turns`` times ROWS output rows, COLS columns of them per thread.
 
     A thread loads aligned groups of WIDE columns, each input row once, and keeps sums of the output rows that rows to
-    come will add to. An image is a sample in channels-last and a plane, of one channel, in contiguous layout.
+    come will add to. An image is a sample in channels-last and a plane, of one channel, in contiguous layout. UP, DOWN,
+    PAD and EXTENT, the shape of the kernel, are (y, x).
     """
     pid = tl.program_id(0)
     in_w, out_w = in_groups * IN_ALIGN, out_groups * OUT_ALIGN
-    col_groups = tl.cdiv(out_w, COLS)
-    col_tiles = tl.cdiv(col_groups, BLOCK_GROUPS)
+    col_tiles = tl.cdiv(tl.cdiv(out_w, COLS), BLOCK_GROUPS)
     place = tl.arange(0, BLOCK_STRIPS * BLOCK_GROUPS)
     if CHANNELS_LAST:
         channels = channel_groups * CHANNEL_ALIGN
@@ -168,28 +159,29 @@ def _strip_kernel(
     group = pid % col_tiles * BLOCK_GROUPS + place % BLOCK_GROUPS
     strips = tl.cdiv(out_h, ROWS * turns)
     image, turn = strip // strips, strip % strips * turns
-    NEW: tl.constexpr = ROWS * DOWN_Y // UP_Y  # input rows of a turn
-    row, col = turn * NEW, group * (COLS * DOWN_X // UP_X)
-    out_row, out_col = turn * ROWS, group * COLS
-    lane_exists = image < images
-    if CHANNELS_LAST:
-        lane_exists &= channel < channels
-    image = image.to(tl.int64)
-    in_pitch, out_pitch = in_w.to(tl.int64) * channels, out_w.to(tl.int64) * channels
-    x_ptr += (image * in_h + row) * in_pitch + col.to(tl.int64) * channels + channel
-    y_ptr += (image * out_h + out_row) * out_pitch + out_col.to(tl.int64) * channels + channel
+    lane_exists = (image < images) & (channel < channels)
 
-    # Columns that the outputs of a thread meet, from ``col`` on, and the groups that these are in.
-    LEFT: tl.constexpr = -(PAD_X // UP_X)
-    RIGHT: tl.constexpr = (KW - 1 - PAD_X + DOWN_X * (COLS - 1)) // UP_X
+    # A turn reads the rows FIRST to LAST and completes ROWS output rows. LEAD turns before the first one read what else
+    # these meet, from row TOP on. A turn leaves the sums of OPEN more output rows to those after it.
+    NEW: tl.constexpr = ROWS * DOWN[0] // UP[0]
+    TOP: tl.constexpr = -(PAD[0] // UP[0])
+    LAST: tl.constexpr = (EXTENT[0] - 1 - PAD[0] + DOWN[0] * (ROWS - 1)) // UP[0]
+    FIRST: tl.constexpr = LAST - NEW + 1
+    LEAD: tl.constexpr = (LAST - TOP) // NEW if LAST > TOP else 0
+    REACHED: tl.constexpr = (UP[0] * LAST + PAD[0]) // DOWN[0] + 1
+    OPEN: tl.constexpr = REACHED - ROWS if REACHED > ROWS else 0
+    # Columns that the outputs of a thread meet, from its first one on, and the groups that these are in.
+    LEFT: tl.constexpr = -(PAD[1] // UP[1])
+    RIGHT: tl.constexpr = (EXTENT[1] - 1 - PAD[1] + DOWN[1] * (COLS - 1)) // UP[1]
     LOW: tl.constexpr = LEFT // WIDE
     GROUPS: tl.constexpr = RIGHT // WIDE + 1 - LOW
-    # Row r exists in a group of columns if r, as a number without sign, is less than this.
-    limits = ()
-    for g in tl.static_range(LOW, LOW + GROUPS):
-        exists = lane_exists & (col + g * WIDE >= 0) & (col + g * WIDE < in_w)
-        limits += (tl.where(exists, in_h, 0).to(tl.uint32, bitcast=True),)
-    TAPS: tl.constexpr = KH if OUTER else KH * KW
+    # A sum has every PHASES-th of a thread's columns, a store SIDE of them.
+    PHASES: tl.constexpr = COLS if CHANNELS_LAST else UP[1]
+    N: tl.constexpr = COLS // PHASES
+    STEP: tl.constexpr = DOWN[1] * PHASES // UP[1]
+    SIDE: tl.constexpr = 1 if CHANNELS_LAST else COLS
+
+    TAPS: tl.constexpr = EXTENT[0] if OUTER else EXTENT[0] * EXTENT[1]
     taps, row_taps = (), ()
     for a in tl.static_range(TAPS):
         tap = tl.full((), 1.0, COMPUTE)
@@ -198,52 +190,58 @@ def _strip_kernel(
         taps += (tap * tl.full((), GAIN, COMPUTE),)
         row_taps += (tap,)
 
-    PHASES: tl.constexpr = COLS if CHANNELS_LAST else UP_X
+    top, out_row = turn * NEW + TOP, turn * ROWS
+    col, out_col = group * (COLS * DOWN[1] // UP[1]), group * COLS
+    image = image.to(tl.int64)
+    in_pitch, out_pitch = in_w.to(tl.int64) * channels, out_w.to(tl.int64) * channels
+    x_ptr += (image * in_h + top + (FIRST - TOP - LEAD * NEW)) * in_pitch + col.to(tl.int64) * channels + channel
+    y_ptr += (image * out_h + out_row - LEAD * ROWS) * out_pitch + out_col.to(tl.int64) * channels + channel
+    # Rows are counted from the first one of the strip that exists, so that one comparison, unsigned, is the mask.
+    rows = tl.where(lane_exists, tl.maximum(in_h - tl.maximum(top, 0), 0), 0)
+    reads = _limits(col, in_w, rows, LOW, GROUPS, WIDE)
+    writes = _limits(out_col, out_w, tl.where(lane_exists, out_h - out_row, 0), 0, COLS // SIDE, SIDE)
+    row = tl.minimum(top, 0) + (FIRST - TOP - LEAD * NEW)
+    out_row = tl.zeros_like(row) - LEAD * ROWS
+
     if CHANNELS_LAST:
         zero = tl.zeros([BLOCK_STRIPS * BLOCK_GROUPS, BLOCK_CHANNELS], COMPUTE)
-    elif COLS == PHASES:
+    elif N == 1:
         zero = tl.zeros([BLOCK_STRIPS * BLOCK_GROUPS], COMPUTE)
     else:
-        zero = tl.zeros([BLOCK_STRIPS * BLOCK_GROUPS, COLS // PHASES], COMPUTE)
-    # The last input row of a turn, and how many output rows of the next turns the rows up to it add to.
-    TOP: tl.constexpr = -(PAD_Y // UP_Y)
-    LAST: tl.constexpr = (KH - 1 - PAD_Y + DOWN_Y * (ROWS - 1)) // UP_Y
-    REACHED: tl.constexpr = (UP_Y * LAST + PAD_Y) // DOWN_Y + 1
-    OPEN: tl.constexpr = REACHED - ROWS if REACHED > ROWS else 0
+        zero = tl.zeros([BLOCK_STRIPS * BLOCK_GROUPS, N], COMPUTE)
     sums = (zero,) * (OPEN * PHASES)
-    if OPEN > 0:
-        pointers = _pointers(x_ptr + TOP * in_pitch, in_pitch, channels, LAST - NEW + 1 - TOP, LOW, GROUPS, WIDE)
-        sums = _add_rows(
-            sums, pointers, row, limits, taps, row_taps, TOP, LAST - NEW, LOW * WIDE, WIDE, UP_Y, UP_X, DOWN_Y, DOWN_X,
-            PAD_Y, PAD_X, KH, KW, OUTER, COLS, PHASES,
-        )  # fmt: skip
-    # The loop carries the pointers: the compiler analyzes carried ones in a fraction of the time.
-    pointers = _pointers(x_ptr + (LAST - NEW + 1) * in_pitch, in_pitch, channels, NEW, LOW, GROUPS, WIDE)
-    for _ in tl.range(turns):
-        sums = _add_rows(
-            sums + (zero,) * (ROWS * PHASES), pointers, row, limits, taps, row_taps, LAST - NEW + 1, LAST, LOW * WIDE,
-            WIDE, UP_Y, UP_X, DOWN_Y, DOWN_X, PAD_Y, PAD_X, KH, KW, OUTER, COLS, PHASES,
-        )  # fmt: skip
+    for _ in tl.range(turns + LEAD):
+        loaded, sources = (), _pointers(x_ptr, in_pitch, channels, NEW, LOW, GROUPS, WIDE)
+        for r in tl.static_range(NEW):
+            met = (row + r).to(tl.uint32, bitcast=True)
+            if WIDE > 1:
+                met = met[:, None]
+            for g in tl.static_range(GROUPS):
+                loaded += (tl.load(sources[r * GROUPS + g], mask=met < reads[g], other=0.0),)
+        sums += (zero,) * (ROWS * PHASES)
+        for r in tl.static_range(NEW):
+            columns, windows = (), ()
+            for g in tl.static_range(GROUPS):
+                columns += _split(loaded[r * GROUPS + g].to(COMPUTE), WIDE)
+            for first in tl.static_range(LEFT, RIGHT - STEP * (N - 1) + 1):
+                windows += (_join(columns, first - LOW * WIDE, STEP, N),)
+            sums = _add_row(
+                sums, windows, taps, row_taps, UP[0] * (FIRST + r) + PAD[0], LEFT, UP, DOWN, PAD, EXTENT, OUTER, PHASES
+            )
+        targets = _pointers(y_ptr, out_pitch, channels, ROWS, 0, COLS // SIDE, SIDE)
         for t in tl.static_range(ROWS):
-            line = y_ptr + t * out_pitch
-            row_exists = lane_exists & (out_row + t < out_h)
-            if CHANNELS_LAST or COLS == 1:
-                for j in tl.static_range(COLS):
-                    y = sums[t * COLS + j].to(y_ptr.dtype.element_ty)
-                    tl.store(line + j * channels, y, mask=row_exists & (out_col + j < out_w))
-            else:
-                y = tl.reshape(_join(sums, t * PHASES, 1, PHASES), [BLOCK_STRIPS * BLOCK_GROUPS, COLS])
-                cols = tl.arange(0, COLS)[None, :]
-                writes = row_exists[:, None] & (out_col[:, None] + cols < out_w)
-                tl.store(line[:, None] + cols, y.to(y_ptr.dtype.element_ty), mask=writes)
-        next_pointers = ()
-        for i in tl.static_range(len(pointers)):
-            next_pointers += (pointers[i] + NEW * in_pitch,)
-        pointers = next_pointers
-        row += NEW
-        out_row += ROWS
-        y_ptr += ROWS * out_pitch
+            made = (out_row + t).to(tl.uint32, bitcast=True)
+            if SIDE > 1:
+                made = made[:, None]
+            for g in tl.static_range(COLS // SIDE):
+                if SIDE == 1:
+                    y = sums[t * PHASES + g]
+                else:
+                    y = tl.reshape(_join(sums, t * PHASES, 1, PHASES), [BLOCK_STRIPS * BLOCK_GROUPS, COLS])
+                tl.store(targets[t * (COLS // SIDE) + g], y.to(y_ptr.dtype.element_ty), mask=made < writes[g])
         sums = sums[ROWS * PHASES :]
+        x_ptr, row = x_ptr + NEW * in_pitch, row + NEW
+        y_ptr, out_row = y_ptr + ROWS * out_pitch, out_row + ROWS
 
 
 @triton.jit
@@ -503,64 +501,63 @@ def _bands(x: Tensor, y: Tensor, fir: _Resampling) -> BandTiling | None:
     )  # fmt: skip
 
 
-def _geometry(x: Tensor) -> tuple[int, int]:
+def _images(x: Tensor) -> tuple[int, int]:
     """Images and their channels, of a dense tensor: a contiguous plane is an image of one channel."""
     n, c = x.shape[:2]
     return (n * c, 1) if x.is_contiguous() else (n, c)
 
 
-def _alignments(x: Tensor, y: Tensor) -> tuple[int, int]:
-    """Powers of two, up to an access of 16 bytes, that divide the rows; in channels-last 1, as channels are aligned."""
-    wide = 16 // x.element_size() if x.is_contiguous() else 1
-    return math.gcd(x.shape[3], wide), math.gcd(y.shape[3], wide)
+def _geometry(x: Tensor, y: Tensor) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """Images, channels, and the sizes of x and y; and what a kernel has to know of them when it is compiled.
+
+    The length of an axis whose elements are neighbors in memory is divided by a power of two, up to an access of 16
+    bytes, which is a constant.
+    """
+    (images, channels), (in_h, in_w), (out_h, out_w) = _images(x), x.shape[2:], y.shape[2:]
+    channel_align, wide = alignment(channels), 16 // x.element_size() if x.is_contiguous() else 1
+    in_align, out_align = math.gcd(in_w, wide), math.gcd(out_w, wide)
+    return (images, channels // channel_align, in_h, in_w // in_align, out_h, out_w // out_align), {
+        "CHANNELS_LAST": not x.is_contiguous(),
+        "COMPUTE": triton_compute_dtype(x.dtype),
+        "CHANNEL_ALIGN": channel_align,
+        "IN_ALIGN": in_align,
+        "OUT_ALIGN": out_align,
+    }
 
 
 def _launch_strips(x: Tensor, y: Tensor, fir: _Resampling) -> None:
-    images, channels = _geometry(x)
-    channels_last, (in_h, in_w), (out_h, out_w) = not x.is_contiguous(), x.shape[2:], y.shape[2:]
     tiling = strip_tiling(
-        images, channels, out_h, out_w, x.element_size(), up=fir.up, down=fir.down, channels_last=channels_last,
+        *_images(x), *y.shape[2:], x.element_size(), up=fir.up, down=fir.down, channels_last=not x.is_contiguous(),
         threads_per_warp=64 if runs_on_amd() else 32,
     )  # fmt: skip
-    in_align, out_align = _alignments(x, y)
-    kh, kw = extents_of_kernel(fir.kernel)
-    numbers = images, channels // alignment(channels), in_h, in_w // in_align, out_h, out_w // out_align, tiling.turns
+    numbers, constants = _geometry(x, y)
     launch_kernel(
-        _strip_kernel, tiling.grid, (x, fir.kernel, y), numbers,
-        UP_Y=fir.up[0], UP_X=fir.up[1], DOWN_Y=fir.down[0], DOWN_X=fir.down[1], PAD_Y=fir.pad[0], PAD_X=fir.pad[1],
-        KH=kh, KW=kw, FLIP=fir.flip, OUTER=fir.is_vector, GAIN=fir.gain,
-        CHANNELS_LAST=channels_last, COMPUTE=triton_compute_dtype(x.dtype), CHANNEL_ALIGN=alignment(channels),
-        IN_ALIGN=in_align, OUT_ALIGN=out_align, WIDE=math.gcd(in_align, tiling.cols * fir.down[1] // fir.up[1]),
-        ROWS=tiling.rows, COLS=tiling.cols, **tiling.constants,
+        _strip_kernel, tiling.grid, (x, fir.kernel, y), (*numbers, tiling.turns),
+        UP=fir.up, DOWN=fir.down, PAD=fir.pad, EXTENT=extents_of_kernel(fir.kernel), FLIP=fir.flip,
+        OUTER=fir.is_vector, GAIN=fir.gain, ROWS=tiling.rows, COLS=tiling.cols,
+        WIDE=math.gcd(constants["IN_ALIGN"], tiling.cols * fir.down[1] // fir.up[1]), **constants, **tiling.constants,
     )  # fmt: skip
 
 
 def _launch_bands(x: Tensor, y: Tensor, fir: _Resampling, tiling: BandTiling) -> None:
-    images, channels = _geometry(x)
+    numbers, constants = _geometry(x, y)
     kernel, (kh, kw) = fir.kernel, extents_of_kernel(fir.kernel)
-    (in_h, in_w), (out_h, out_w) = x.shape[2:], y.shape[2:]
+    row_taps, taps = None, kernel
     if fir.is_separable:
         row_taps = kernel if kernel.dim() == 1 or kw == 1 else None
         taps = kernel if kernel.dim() == 1 or kh == 1 else None
-    else:
-        row_taps, taps = None, kernel
-    in_align, out_align = _alignments(x, y)
-    numbers = (
-        images, channels // alignment(channels), in_h, in_w // in_align, out_h, out_w // out_align, *fir.up, *fir.down,
-        *fir.origins, kh, kw, tiling.step // tiling.align, -1 if fir.flip else 1, fir.gain,
-    )  # fmt: skip
+    numbers += *fir.up, *fir.down, *fir.origins, kh, kw, tiling.step // tiling.align, -1 if fir.flip else 1, fir.gain
     launch_kernel(
-        _band_kernel, (tiling.programs(images, channels, out_h, out_w, fir.up[0]),), (x, row_taps, taps, y), numbers,
-        SEPARABLE=fir.is_separable, CHANNELS_LAST=not x.is_contiguous(), COMPUTE=triton_compute_dtype(x.dtype),
-        PRECISION=dot_precision(), CHANNEL_ALIGN=alignment(channels), IN_ALIGN=in_align, OUT_ALIGN=out_align,
-        STEP_ALIGN=tiling.align, ROWS=tiling.rows, **tiling.constants,
+        _band_kernel, (tiling.programs(*_images(x), *y.shape[2:], fir.up[0]),), (x, row_taps, taps, y), numbers,
+        SEPARABLE=fir.is_separable, PRECISION=dot_precision(), STEP_ALIGN=tiling.align, ROWS=tiling.rows, **constants,
+        **tiling.constants,
         # A pipeline would copy the tiles of several turns to shared memory.
         num_stages=1,
     )  # fmt: skip
 
 
 def _launch_loop(x: Tensor, y: Tensor, fir: _Resampling) -> None:
-    images, channels = _geometry(x)
+    images, channels = _images(x)
     out_h, out_w = y.shape[2:]
     block = min(256, next_power_of_2(out_w * channels))
     numbers = channels, *x.shape[2:], out_h, out_w, *fir.up, *fir.down, *fir.origins, *extents_of_kernel(fir.kernel)
