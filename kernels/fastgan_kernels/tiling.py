@@ -74,11 +74,8 @@ def matrix_tiling(rows: int, cols: int, element_size: int, *, column_sums: bool 
     """
     # 16 elements per thread at eight warps, in float32 four accesses of 16 bytes; with 32 ptxas spills in some kernels.
     tile, per_thread = 16384 // max(element_size, 4), 64
-    programs = rows * cols // tile
-    if (programs < 264 or 660 < programs < 1109) and not column_sums:
-        # A multiprocessor of a large chip (132 on an H200) holds five or six programs, so this would be little more
-        # than one wave, and the chip idle for most of the second. So are images of 3 * 2^20 elements. And with fewer
-        # than two programs for each, more threads have more bytes in flight.
+    if not column_sums and not _fills_waves(rows * cols // tile):
+        # With half of that, in as many threads, there are twice as many waves, of more programs.
         tile, per_thread = tile // 2, per_thread // 2
     tile = _fair_tile(rows * cols, least=512, most=tile)
     # In a single row, what belongs to a row is one number for all threads: fewer registers, half of the instructions.
@@ -92,6 +89,15 @@ def matrix_tiling(rows: int, cols: int, element_size: int, *, column_sums: bool 
         col_programs=cdiv(cols, block_cols),
         num_warps=max(2, block_rows * block_cols * max(element_size, 4) // (32 * per_thread)),
     )
+
+
+def _fills_waves(programs: int) -> bool:
+    """Whether a large chip (132 multiprocessors) has two programs each, and 70% of them in the last of few waves.
+
+    A multiprocessor runs five, six or eight programs of eight warps, by the registers that an op takes.
+    """
+    waves = [programs / (132 * at_once) for at_once in (5, 6, 8)]
+    return programs >= 264 and all(w <= 1 or w > 8 or w >= 0.7 * math.ceil(w) for w in waves)
 
 
 @dataclass(frozen=True)

@@ -33,14 +33,17 @@ def test_matrix_tiles_cover_the_matrix(rows: int, cols: int, element_size: int, 
     assert all(n == next_power_of_2(n) for n in (t.block_rows, t.block_cols, t.num_warps))
 
 
-@pytest.mark.parametrize(("rows", "cols"), [(128 * 512, 64), (64 * 64, 196), (128 * 128, 1024), (64, 1 << 20)])
+@pytest.mark.parametrize(
+    ("rows", "cols"), [(128 * 512, 64), (64 * 64, 196), (128 * 128, 1024), (64, 1 << 20), (4 * 52 * 52, 512)]
+)
 def test_elementwise_passes_of_real_models_fill_a_large_chip(rows: int, cols: int):
-    """In float32. With 16 elements a thread takes 40 registers in bias_act, with 8 of them 32 or fewer."""
+    """In float32. With 16 elements a thread takes 32 to 40 registers in bias_act, with 8 of them 32 or fewer."""
     t = matrix_tiling(rows, cols, 4)
     of_thread = t.block_rows * t.block_cols // (32 * t.num_warps)
     (programs,) = t.grid
-    waves = programs / (132 * ((48 if of_thread > 8 else 64) // t.num_warps))
-    assert waves / math.ceil(waves) >= 0.7 or waves <= 1
+    for warps in (48, 64) if of_thread > 8 else (64,):
+        waves = programs / (132 * (warps // t.num_warps))
+        assert waves / math.ceil(waves) >= 0.7 or waves <= 1
     # Two tensors are read, if there are enough threads both at once.
     bytes_at_once = min(programs, 132 * 6) * t.block_rows * t.block_cols * 4 * (2 if of_thread <= 8 else 1)
     assert bytes_at_once / 132 >= 25e3
