@@ -272,6 +272,16 @@ resampling: a turn forgets what its rows add to the next one
 mask: the end of the row above enters the first windows
 - tl.where((place >= 0) & (place < width)
 + tl.where((place < width)
+@ ops/filtered_lrelu.py
+resampling: parts of the middle count the columns between them twice
+- (mid_col < part_end)
++ (mid_col < mid_w)
+resampling: a part writes the signs of the next one
+- tl.minimum(sign_end, (mid_x + mid_step) // 4)
++ sign_end
+resampling: parts start at the first column of the tile
+- tl.range(first_mid, mid_end, mid_step,
++ tl.range(first_mid, first_mid + 1, mid_step,
 @ ops/norm_act/forward.py test_norm_act.py norm_act
 norm_act: the running variance is the biased one
 - var * (count / (count - 1)) - before

@@ -661,6 +661,7 @@ class FilteredTiling:
 
     Attributes:
         in_x, mid_y, mid_x, out_y, out_x: rows (y) and columns (x) of input, middle and output that matrices hold.
+        mid_step: columns of the middle that are computed at a time, at most ``mid_x``.
         tile_y, tile_x: rows and columns of the output that a turn writes.
     """
 
@@ -669,8 +670,10 @@ class FilteredTiling:
     mid_x: int
     out_y: int
     out_x: int
+    mid_step: int
     tile_y: int
     tile_x: int
+    num_warps: int = 4
 
 
 def filtered_tiling(size: Pair, element_size: int, a: Pair, b: Pair, *, up: Pair, down: Pair) -> FilteredTiling | None:
@@ -682,30 +685,28 @@ def filtered_tiling(size: Pair, element_size: int, a: Pair, b: Pair, *, up: Pair
         a, b: the extents of the two filters, (y, x).
         up, down: the factors, (y, x).
     """
-    # These sizes compile without spills for sm_80 to sm_120 (240 registers on sm_80); a middle of 64 x 64 spills 174
-    # registers, an output of 16 columns 156.
-    mid_y, mid_x, most_in, most_y, most_x = 32, 64, 64, 16, 32
+    # Four warps then take 96 to 168 registers, so that a multiprocessor runs three to five programs. A middle of 64
+    # columns takes 233 in eight warps, and the same number of instructions.
+    mid_y, mid_x, most_in, most_y, most_x = 32, 32, 64, 16, 32
     wide = 16 // element_size
-
-    def columns_of_input(tile: int) -> int:
-        # Starts are rounded down, so up to 3 columns of the middle and wide - 1 of the input precede those needed.
-        middle = down[1] * (tile - 1) + b[1] + 3
-        return (middle + a[1] - 2) // up[1] + wide if middle <= mid_x else most_in + 1
-
+    # In steps of bytes of signs, and of wide accesses of the input, one matrix serves all parts of the middle.
+    unit = math.lcm(4, up[1] * wide)
+    mid_step = mid_x // unit * unit
+    # Starts are rounded down, so up to wide - 1 columns of the input precede those needed, and 3 of the middle.
+    in_x = max(32, next_power_of_2((mid_step + a[1] - 2) // up[1] + wide))
     tile_y = min((mid_y - b[0]) // down[0] + 1, most_y, size[0])
-    fitting = [tile for tile in range(wide, most_x + 1, wide) if columns_of_input(tile) <= most_in]
-    if tile_y < 1 or not fitting:
+    if not mid_step or in_x > most_in or tile_y < 1:
         return None
-    tile_x = min(fitting[-1], cdiv(size[1], wide) * wide)
-    in_x = max(32, next_power_of_2(columns_of_input(tile_x)))
-    return FilteredTiling(in_x, mid_y, mid_x, most_y, most_x, tile_y, tile_x)
+    tiles = range(wide, min(most_x, cdiv(size[1], wide) * wide) + 1, wide)
+    tile_x = max(tiles, key=lambda tile: (tile / cdiv(down[1] * (tile - 1) + b[1] + 3, mid_step), tile))
+    return FilteredTiling(in_x, mid_y, mid_x, most_y, most_x, mid_step, tile_y, tile_x)
 
 
 @_decided_once
 def filtered_turns(columns: int, rows: int) -> int:
     """How many of the ``rows`` tiles below each other a program of filtered_lrelu computes.
 
-    As many as leave every multiprocessor of a large chip (132 on an H200), which holds one program, busy to the end:
+    As many as leave every multiprocessor of a large chip (132 on an H200), which holds four programs, busy to the end:
     the pixels between two tiles of a program are in the first level of cache when they are read again.
 
     Args:
@@ -714,4 +715,4 @@ def filtered_turns(columns: int, rows: int) -> int:
     """
     candidates = (cdiv(rows, strips) for strips in range(1, rows + 1))
     # Waves of programs, times turns and half of one for what precedes them.
-    return min(candidates, key=lambda turns: cdiv(columns * cdiv(rows, turns), 132) * (2 * turns + 1))
+    return min(candidates, key=lambda turns: cdiv(columns * cdiv(rows, turns), 132 * 4) * (2 * turns + 1))

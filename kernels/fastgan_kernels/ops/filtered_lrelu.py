@@ -3,9 +3,10 @@
     y = down_fd(clamp(gain * lrelu(up_fu(x + bias))))
 
 A program computes a tile of y. It filters the tile of x below it to a tile u of the upsampled image, by products with
-band matrices (see upfirdn2d), applies the activation, and filters again. u is never in memory. The derivative needs two
-bits per element of u, packed by four: whether it was negative, whether it was clamped. (Computing u again would read x
-once more, with the pixels around each tile; at a factor of 2 the bits are one byte per pixel of x.)
+band matrices (see upfirdn2d), applies the activation, and filters again, 32 columns of u after the other. u is never in
+memory. The derivative needs two bits per element of u, packed by four: whether it was negative, whether it was clamped.
+(Computing u again would read x once more, with the pixels around each tile; at a factor of 2 the bits are one byte per
+pixel of x.)
 
 Given these bits the op is linear, and its transpose is the same kernel with the kernels exchanged and turned around:
 the gradient is D(dy, 0) with D(g, b) = (dx, sums of dx), whose own transpose is the forward pass of (g + b) under the
@@ -48,6 +49,12 @@ def _pixels(x_ptr, bias_ptr, plane, channels, rows, cols, end, height, width):
 
 
 @triton.jit
+def _first_column(mid_x, pad, up, WIDE: tl.constexpr):
+    """The first column of x that column ``mid_x`` of the middle meets, rounded down; the shift makes it positive."""
+    return (mid_x - pad + up - 1 + 1024 * up * WIDE) // (up * WIDE) * WIDE - 1024 * WIDE
+
+
+@triton.jit
 def _in_direction(tap, taps, direction):
     """The index of a tap in a kernel as it is (1), or turned around (-1)."""
     return (1 - direction) // 2 * (taps - 1) + direction * tap
@@ -56,14 +63,14 @@ def _in_direction(tap, taps, direction):
 @triton.jit(
     do_not_specialize=[
         "channels", "in_h", "in_groups", "mid_h", "mid_w", "out_h", "out_groups", "ah", "aw", "bh", "bw", "up_y",
-        "up_x", "down_y", "down_x", "pad_ay", "pad_ax", "pad_by", "pad_bx", "tile_y", "tile_groups", "turns",
-        "direction", "scale", "slope", "clamp",
+        "up_x", "down_y", "down_x", "pad_ay", "pad_ax", "pad_by", "pad_bx", "tile_y", "tile_groups", "mid_step",
+        "turns", "direction", "scale", "slope", "clamp",
     ]
 )  # fmt: skip
 def _kernel(
     x_ptr, bias_ptr, a_ptr, b_ptr, signs_ptr, y_ptr, partials_ptr,
     channels, in_h, in_groups, mid_h, mid_w, out_h, out_groups, ah, aw, bh, bw, up_y, up_x, down_y, down_x,
-    pad_ay, pad_ax, pad_by, pad_bx, tile_y, tile_groups, turns, direction, scale, slope, clamp,
+    pad_ay, pad_ax, pad_by, pad_bx, tile_y, tile_groups, mid_step, turns, direction, scale, slope, clamp,
     LINEAR: tl.constexpr, CLAMPS: tl.constexpr, SEPARABLE_A: tl.constexpr,
     SEPARABLE_B: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr, IN_ALIGN: tl.constexpr,
     OUT_ALIGN: tl.constexpr, IN_X: tl.constexpr, MID_Y: tl.constexpr, MID_X: tl.constexpr, OUT_Y: tl.constexpr,
@@ -90,16 +97,22 @@ def _kernel(
     if signs_ptr is not None:
         signs_ptr += image * mid_h * sign_pitch
 
-    # Starts are rounded down: in the middle to a byte of signs, in x to the start of a wide access.
+    # The columns of the middle that the tile needs are computed in parts of ``mid_step``. Starts are rounded down: in
+    # the middle to a byte of signs, in x to the start of a wide access.
     out_x = col_tile * tile_x
-    mid_x = ((out_x * down_x - pad_bx + 4096) // 4 - 1024) * 4
-    in_x = (mid_x - pad_ax + up_x - 1 + 1024 * up_x * WIDE) // (up_x * WIDE) * WIDE - 1024 * WIDE
-    # One past the last column of x that the tile needs, rounded up.
-    in_end = (out_x + tile_x - 1) * down_x - pad_bx + bw - 1 - pad_ax + aw - 1
-    in_end = ((in_end + 1024 * up_x * WIDE) // (up_x * WIDE) - 1023) * WIDE
-    in_col, mid_col, out_col = in_x + tl.arange(0, IN_X), mid_x + tl.arange(0, MID_X), out_x + tl.arange(0, OUT_X)
-    in_width = tl.where((mid_col >= 0) & (mid_col < mid_w), 1.0, 0.0)
-    # Otherwise the matrices that are the same at every turn would stay in registers, and others would be spilled.
+    first_mid = ((out_x * down_x - pad_bx + 4096) // 4 - 1024) * 4
+    mid_end = tl.minimum((out_x + tile_x - 1) * down_x - pad_bx + bw, mid_w)
+    # The next tile writes the signs from this byte on.
+    sign_end = (first_mid + tile_x * down_x) // 4
+    if out_x + tile_x >= out_w:
+        mid_end, sign_end = mid_w, sign_pitch
+    out_col = out_x + tl.arange(0, OUT_X)
+    # These matrices are the same in every part and turn, and stay in shared memory.
+    if SEPARABLE_A:
+        in_x = _first_column(first_mid, pad_ax, up_x, WIDE)
+        columns = band(a_ptr, in_x, first_mid, up_x, 1, pad_ax, aw, direction, tl.float32, IN_X, MID_X, False)
+    if SEPARABLE_B:
+        rows_b = band(b_ptr, -pad_by, 0, 1, down_y, pad_by, bh, direction, tl.float32, MID_Y, OUT_Y, True)
     for turn in tl.range(turns, disable_licm=True):
         out_y = (strip * turns + turn) * tile_y
         mid_y = out_y * down_y - pad_by
@@ -107,69 +120,78 @@ def _kernel(
         # The first row of x that each row of the middle meets, and its tap; the shift makes the quotient positive.
         first = (mid_row - pad_ay + up_y - 1 + 1024 * up_y) // up_y - 1024
         tap = up_y * first - mid_row + pad_ay
-        if SEPARABLE_A:
-            total = tl.zeros([MID_Y, IN_X], tl.float32)
-            for m in range((ah + up_y - 1) // up_y):
-                x = _pixels(x_ptr, bias_ptr, plane, channels, first + m, in_col, in_end, in_h, in_w)
-                if a_ptr is None:
-                    weight = tl.where(tap == 0, 1.0, 0.0)
-                else:
-                    a = tap + m * up_y
-                    weight = tl.load(a_ptr + _in_direction(a, ah, direction), mask=a < ah, other=0.0).to(tl.float32)
-                total += weight[:, None] * x
-            columns = band(a_ptr, in_x, mid_x, up_x, 1, pad_ax, aw, direction, tl.float32, IN_X, MID_X, False)
-            u = tl.dot(total, columns, input_precision=PRECISION)
-        else:
-            u = tl.zeros([MID_Y, MID_X], tl.float32)
-            for row in tl.range(ah, disable_licm=True):
-                # A row of the kernel meets one row in up_y.
-                rows = tl.where((row - tap) % up_y == 0, first + (row - tap) // up_y, -1)
-                rows = tl.minimum(tl.maximum(rows, -1), in_h).to(tl.int64)
-                x = _pixels(x_ptr, bias_ptr, plane, channels, rows, in_col, in_end, in_h, in_w)
-                line = a_ptr + _in_direction(row, ah, direction) * aw
-                columns = band(line, in_x, mid_x, up_x, 1, pad_ax, aw, direction, tl.float32, IN_X, MID_X, False)
-                u = tl.dot(x, columns, u, input_precision=PRECISION)
-        u *= scale
-        if LINEAR:
-            # Outside of the middle any sign will do, since the value is multiplied by 0.
-            row = tl.minimum(tl.maximum(mid_row, 0), mid_h - 1)
-            byte = tl.minimum(tl.maximum(mid_col // 4, 0), sign_pitch - 1)
-            byte = row[:, None] * sign_pitch + byte[None, :]
-            sign = tl.load(signs_ptr + byte).to(tl.int32) >> (mid_col % 4 * 2)[None, :]
-            u *= tl.where((sign & 2) != 0, 0.0, tl.where((sign & 1) != 0, slope, 1.0))
-        else:
-            sign = tl.where(u > 0, 0, 1)
-            u = tl.where(u > 0, u, u * slope)
-            if CLAMPS:
-                clamped = tl.abs(u) >= clamp
-                sign += tl.where(clamped, 2, 0)
-                u = tl.where(clamped, tl.where(u > 0, clamp, -clamp), u)
-            if signs_ptr is not None:
-                packed = tl.reshape(sign << (mid_col % 4 * 2)[None, :], [MID_Y, MID_X // 4, 4])
-                packed = tl.sum(packed, axis=2)
-                group = mid_x // 4 + tl.arange(0, MID_X // 4)
-                # Only the rows up to the next tile's first one, which that tile writes itself.
-                own_y = (mid_row >= 0) & (mid_row < tl.where(out_y + tile_y < out_h, mid_y + tile_y * down_y, mid_h))
-                own_x = (group >= 0) & (
-                    group < tl.where(out_x + tile_x < out_w, (mid_x + tile_x * down_x) // 4, sign_pitch)
-                )
-                place = mid_row[:, None] * sign_pitch + group[None, :]
-                tl.store(signs_ptr + place, packed.to(tl.uint8), mask=own_y[:, None] & own_x[None, :])
-        in_height = tl.where((mid_row >= 0) & (mid_row < mid_h), 1.0, 0.0)
-        u = u * in_height[:, None] * in_width[None, :]
-        if SEPARABLE_B:
-            columns_b = band(b_ptr, mid_x, out_x, 1, down_x, pad_bx, bw, direction, tl.float32, MID_X, OUT_X, False)
-            rows_b = band(b_ptr, mid_y, out_y, 1, down_y, pad_by, bh, direction, tl.float32, MID_Y, OUT_Y, True)
-            y = tl.dot(tl.dot(rows_b, u, input_precision=PRECISION), columns_b, input_precision=PRECISION)
-        else:
-            y = tl.zeros([OUT_Y, OUT_X], tl.float32)
-            for b in tl.range(bh, disable_licm=True):
-                line = b_ptr + _in_direction(b, bh, direction) * bw
-                columns_b = band(line, mid_x, out_x, 1, down_x, pad_bx, bw, direction, tl.float32, MID_X, OUT_X, False)
-                # The rows that row b of the kernel meets, as a band matrix of a kernel with its only tap there.
-                rows_b = band(None, mid_y, out_y, 1, down_y, pad_by - b, 1, direction, tl.float32, MID_Y, OUT_Y, True)
-                met = tl.dot(rows_b, u, input_precision=PRECISION)
-                y = tl.dot(met, columns_b, y, input_precision=PRECISION)
+        y = tl.zeros([OUT_Y, OUT_X], tl.float32)
+        for mid_x in tl.range(first_mid, mid_end, mid_step, disable_licm=True):
+            part_end = tl.minimum(mid_x + mid_step, mid_w)
+            mid_col = mid_x + tl.arange(0, MID_X)
+            in_x = _first_column(mid_x, pad_ax, up_x, WIDE)
+            # One past the last column of x that the part needs, rounded up.
+            in_end = tl.minimum(part_end, mid_end) - 1 - pad_ax + aw - 1
+            in_end = ((in_end + 1024 * up_x * WIDE) // (up_x * WIDE) - 1023) * WIDE
+            in_col = in_x + tl.arange(0, IN_X)
+            if SEPARABLE_A:
+                total = tl.zeros([MID_Y, IN_X], tl.float32)
+                for m in range((ah + up_y - 1) // up_y):
+                    x = _pixels(x_ptr, bias_ptr, plane, channels, first + m, in_col, in_end, in_h, in_w)
+                    if a_ptr is None:
+                        weight = tl.where(tap == 0, 1.0, 0.0)
+                    else:
+                        a = tap + m * up_y
+                        weight = tl.load(a_ptr + _in_direction(a, ah, direction), mask=a < ah, other=0.0).to(tl.float32)
+                    total += weight[:, None] * x
+                u = tl.dot(total, columns, input_precision=PRECISION)
+            else:
+                u = tl.zeros([MID_Y, MID_X], tl.float32)
+                for row in tl.range(ah, disable_licm=True):
+                    # A row of the kernel meets one row in up_y.
+                    rows = tl.where((row - tap) % up_y == 0, first + (row - tap) // up_y, -1)
+                    rows = tl.minimum(tl.maximum(rows, -1), in_h).to(tl.int64)
+                    x = _pixels(x_ptr, bias_ptr, plane, channels, rows, in_col, in_end, in_h, in_w)
+                    line = a_ptr + _in_direction(row, ah, direction) * aw
+                    columns = band(line, in_x, mid_x, up_x, 1, pad_ax, aw, direction, tl.float32, IN_X, MID_X, False)
+                    u = tl.dot(x, columns, u, input_precision=PRECISION)
+            u *= scale
+            if LINEAR:
+                # Outside of the middle any sign will do, since the value is multiplied by 0.
+                row = tl.minimum(tl.maximum(mid_row, 0), mid_h - 1)
+                byte = tl.minimum(tl.maximum(mid_col // 4, 0), sign_pitch - 1)
+                byte = row[:, None] * sign_pitch + byte[None, :]
+                sign = tl.load(signs_ptr + byte).to(tl.int32) >> (mid_col % 4 * 2)[None, :]
+                u *= tl.where((sign & 2) != 0, 0.0, tl.where((sign & 1) != 0, slope, 1.0))
+            else:
+                sign = tl.where(u > 0, 0, 1)
+                u = tl.where(u > 0, u, u * slope)
+                if CLAMPS:
+                    clamped = tl.abs(u) >= clamp
+                    sign += tl.where(clamped, 2, 0)
+                    u = tl.where(clamped, tl.where(u > 0, clamp, -clamp), u)
+                if signs_ptr is not None:
+                    packed = tl.reshape(sign << (mid_col % 4 * 2)[None, :], [MID_Y, MID_X // 4, 4])
+                    packed = tl.sum(packed, axis=2)
+                    group = mid_x // 4 + tl.arange(0, MID_X // 4)
+                    # Only the rows up to the next tile's first one, which that tile writes itself.
+                    sign_bottom = tl.where(out_y + tile_y < out_h, mid_y + tile_y * down_y, mid_h)
+                    own_y = (mid_row >= 0) & (mid_row < sign_bottom)
+                    own_x = (group >= 0) & (group < tl.minimum(sign_end, (mid_x + mid_step) // 4))
+                    place = mid_row[:, None] * sign_pitch + group[None, :]
+                    tl.store(signs_ptr + place, packed.to(tl.uint8), mask=own_y[:, None] & own_x[None, :])
+            in_middle = ((mid_row >= 0) & (mid_row < mid_h))[:, None] & ((mid_col >= 0) & (mid_col < part_end))[None, :]
+            u = tl.where(in_middle, u, 0.0)
+            if SEPARABLE_B:
+                columns_b = band(b_ptr, mid_x, out_x, 1, down_x, pad_bx, bw, direction, tl.float32, MID_X, OUT_X, False)
+                y = tl.dot(tl.dot(rows_b, u, input_precision=PRECISION), columns_b, y, input_precision=PRECISION)
+            else:
+                for b in tl.range(bh, disable_licm=True):
+                    line = b_ptr + _in_direction(b, bh, direction) * bw
+                    columns_b = band(
+                        line, mid_x, out_x, 1, down_x, pad_bx, bw, direction, tl.float32, MID_X, OUT_X, False
+                    )
+                    # The rows that row b of the kernel meets, as a band matrix of a kernel with its only tap there.
+                    rows_b = band(
+                        None, mid_y, out_y, 1, down_y, pad_by - b, 1, direction, tl.float32, MID_Y, OUT_Y, True
+                    )
+                    met = tl.dot(rows_b, u, input_precision=PRECISION)
+                    y = tl.dot(met, columns_b, y, input_precision=PRECISION)
         out_row = out_y + tl.arange(0, OUT_Y)
         writes = ((out_row < out_y + tile_y) & (out_row < out_h))[:, None]
         writes &= ((out_col < out_x + tile_x) & (out_col < out_w))[None, :]
@@ -233,7 +255,7 @@ def _run(
     numbers = (
         c, x.shape[2], x.shape[3] // in_align, *mid, size[0], size[1] // out_align,
         *extents_of_kernel(a), *extents_of_kernel(b), *filters.up, *filters.down, *filters.pad_a, *filters.pad_b,
-        tiling.tile_y, tiling.tile_x // wide, turns, -1 if filters.flip else 1,
+        tiling.tile_y, tiling.tile_x // wide, tiling.mid_step, turns, -1 if filters.flip else 1,
         scale, slope, 0.0 if clamp is None else clamp,
     )  # fmt: skip
     launch_kernel(
@@ -241,7 +263,7 @@ def _run(
         LINEAR=linear, CLAMPS=clamp is not None, SEPARABLE_A=a is None or a.dim() == 1,
         SEPARABLE_B=b is None or b.dim() == 1, PRECISION=dot_precision(), WIDE=wide, IN_ALIGN=in_align,
         OUT_ALIGN=out_align, IN_X=tiling.in_x, MID_Y=tiling.mid_y, MID_X=tiling.mid_x, OUT_Y=tiling.out_y,
-        OUT_X=tiling.out_x, num_warps=8, num_stages=1,
+        OUT_X=tiling.out_x, num_warps=tiling.num_warps, num_stages=1,
     )  # fmt: skip
     return y, None if partials is None else sum_partials(partials)
 
