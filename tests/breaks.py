@@ -276,9 +276,6 @@ mask: the end of the row above enters the first windows
 resampling: parts of the middle count the columns between them twice
 - (mid_col < part_end)
 + (mid_col < mid_w)
-resampling: a part writes the signs of the next one
-- tl.minimum(sign_end, (mid_x + mid_step) // 4)
-+ sign_end
 resampling: parts start at the first column of the tile
 - tl.range(first_mid, mid_end, mid_step,
 + tl.range(first_mid, first_mid + 1, mid_step,
