@@ -540,15 +540,17 @@ def strip_tiling(
         threads_per_warp: 64 on AMD.
     """
     # 4 outputs of 16 bits or 32 are a store of at least 8 bytes, and loads of as many. In channels-last a thread has 4
-    # channels of 2 columns. With more than 2 rows a turn would wait for no more loads at once, and take more registers.
+    # channels of 2 columns. With more than 2 rows a turn would wait for no more loads at once, and take more registers;
+    # but for narrow loads, of fewer columns.
     elements = min(4, 16 // element_size)
     if channels_last:
-        cols, block_channels, resident = 2, min(next_power_of_2(channels), 64 // element_size), 512
+        rows, cols, block_channels, resident = 2, 2, min(next_power_of_2(channels), 64 // element_size), 512
         threads_per_group = max(1, block_channels // elements)
     else:
         cols, block_channels, resident = math.gcd(width, elements), 1, 1280
+        rows = 2 if cols == 4 else 4
         threads_per_group = 1
-    rows, cols = up[0] * max(1, 2 // down[0]), max(up[1], cols)
+    rows, cols = up[0] * max(1, rows // down[0]), max(up[1], cols)
     col_groups, row_groups = cdiv(width, cols), cdiv(height, rows)
     # A small problem has small programs, so that every multiprocessor of a large chip (132 on an H200) has one.
     outputs = images * channels * height * width // (rows * cols * (elements if channels_last else 1))

@@ -375,9 +375,9 @@ def test_regimes_of_strips():
     assert tile(256, 1, 256, 256) == tile(256, 1, 256, 256, size=2) == (2, 4, 13, 4, 64, 1, 8)
     assert tile(256, 1, 512, 512, up=2) == (4, 4, 26, 2, 128, 1, 8)
     assert tile(256, 1, 256, 256, down=2) == (1, 4, 26, 4, 64, 1, 8)
-    # Strips are shorter where multiprocessors would idle; threads have one column where rows are not aligned.
+    # Strips are shorter where multiprocessors would idle; threads have one column of 4 rows where rows are not aligned.
     assert tile(1024, 1, 64, 64) == (2, 4, 4, 16, 16, 1, 8)
-    assert tile(256, 1, 257, 257) == (2, 1, 22, 4, 64, 1, 8)
+    assert tile(256, 1, 257, 257) == (4, 1, 17, 4, 64, 1, 8)
     assert tile(32768, 1, 4, 4) == (2, 4, 1, 256, 1, 1, 8)
     # 2 columns of 2 rows of 4 channels.
     assert tile(16, 64, 64, 64, channels_last=True) == (2, 2, 4, 4, 16, 16, 8)
