@@ -48,6 +48,8 @@ class DifferentiableOp:
             Arguments and outputs of type ``Tensor[]`` are lists, and so are their gradients and their entries of
             ``ctx.needs_input_grad``. A last argument ``bool[] needs`` says which outputs are needed; the others are
             ``None``.
+        internal: how many of the last outputs only the derivative needs. They reach ``setup_context``; a call does not
+            return them, and they have no gradients. In eager mode autograd need not wrap them.
         launch: computes the outputs from the arguments; autograd does not see it.
         fake: returns outputs of the right shapes, strides and types for tracing, without data.
         setup_context: takes ``(ctx, inputs, output)`` and saves what ``backward`` needs.
@@ -62,6 +64,7 @@ class DifferentiableOp:
         self,
         schema: str,
         *,
+        internal: int = 0,
         launch: Callable[..., Any],
         fake: Callable[..., Any],
         setup_context: Callable[..., None] = lambda ctx, inputs, output: None,
@@ -86,18 +89,25 @@ class DifferentiableOp:
                 )
             return complete_backward(ctx, *grads)
 
+        def visible(outputs: Any) -> Any:
+            if not internal:
+                return outputs
+            return outputs[0] if len(outputs) == internal + 1 else outputs[:-internal]
+
+        self._visible = visible
+
         def eager_forward(ctx: Any, *args: Any) -> Any:
             output = launch(*args)
             ctx.set_materialize_grads(False)
             setup_context(ctx, args, output)
-            return output
+            return visible(output)
 
         function = (_function_of_lists if "Tensor[]" in signature else _function)(name, eager_forward, eager_backward)
 
         # A Function costs more than the launch; without gradients, as in most backward passes, it would do nothing.
         @on_the_device_of_its_tensors
         def eager(*args: Any) -> Any:
-            return function(*args) if torch.is_grad_enabled() else launch(*args)
+            return function(*args) if torch.is_grad_enabled() else visible(launch(*args))
 
         self._eager = eager
         launch_there = on_the_device_of_its_tensors(launch)
@@ -125,11 +135,14 @@ class DifferentiableOp:
         def registered_save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.needs_output = inputs[-1]
             ctx.set_materialize_grads(False)
+            if internal:
+                ctx.mark_non_differentiable(*output[-internal:])
             setup_context(ctx, inputs, output)
 
         def registered_backward(ctx: Any, *grads: Any) -> Any:
             before, _route.registered = _route.registered, True
             try:
+                grads = grads[: len(grads) - internal]
                 return complete_backward(ctx, *(_needed(grads, ctx.needs_output) if self._has_needs else grads))
             finally:
                 _route.registered = before
@@ -144,7 +157,7 @@ class DifferentiableOp:
     def __call__(self, *args: Any) -> Any:
         if torch.compiler.is_compiling() or _route.registered:
             outputs = self._registered(*args)
-            return _needed(outputs, args[-1]) if self._has_needs else outputs
+            return _needed(outputs, args[-1]) if self._has_needs else self._visible(outputs)
         return self._eager(*args)
 
 

@@ -52,7 +52,7 @@ class Launch:
         active = driver.active
         device = active.get_current_device()
         addresses: list[Any] = []
-        # All that decides which kernel Triton compiles: the types of tensors, and whether they start at 16 bytes.
+        # All that decides which kernel Triton compiles: the types of tensors, and which do not start at 16 bytes.
         key = [device]
         for tensor in tensors:
             if tensor is None:
@@ -65,12 +65,13 @@ class Launch:
             else:
                 address = tensor.data_ptr()
                 addresses.append(address)
-                key += tensor.dtype, address % 16 == 0
-        kept = self._kept.get(tuple(key))
+                key.append(tensor.dtype if address % 16 == 0 else (tensor.dtype,))
+        key = tuple(key)
+        kept = self._kept.get(key)
         if kept is None or self._is_observed():
             compiled = self._kernel[self._grid](*tensors, *self._numbers, **self._constants)
             if isinstance(compiled, CompiledKernel):
-                self._kept[tuple(key)] = self._arguments(compiled, len(tensors))
+                self._kept[key] = self._arguments(compiled, len(tensors))
             return
         run, grid, function, metadata, rest = kept
         run(*grid, active.get_current_stream(device), function, metadata, None, None, None, *addresses, *rest)

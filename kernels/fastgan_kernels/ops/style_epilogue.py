@@ -133,13 +133,12 @@ def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | Non
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, scale, shift, *tensors, act, slope, order, eps = inputs
     _, mean, var = output
-    ctx.mark_non_differentiable(mean, var)
     ctx.settings = act, slope, order, eps
     activated_last = order == "tutorial" and act != "linear"
     ctx.save_for_backward(x, mean, var, scale, shift if activated_last else None, *tensors)
 
 
-def _backward(ctx: Any, dy: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     needs = [ctx.needs_input_grad[i] for i in (0, 1, 2, 3, 5, 6)]
     dx, dscale, dshift, dnoise, dstrength, dbias = _style_epilogue_backward(
         dy, *ctx.saved_tensors, *ctx.settings, needs
@@ -176,12 +175,13 @@ _style_epilogue_backward = DifferentiableOp(
 
 epilogue = DifferentiableOp(
     f"style_epilogue(Tensor x, Tensor scale, Tensor shift, {_OPERANDS}) -> (Tensor, Tensor, Tensor)",
+    internal=2,
     launch=_launch_forward,
     fake=lambda x, scale, *_: new_gradients(x, scale, scale),
     setup_context=_save_for_backward,
     backward=_backward,
 )
-"""Returns the output, mean and variance. Without act, noise and bias it is adain."""
+"""Without act, noise and bias it is adain. Mean and variance of each plane are internal."""
 
 
 def style_epilogue(
@@ -238,7 +238,7 @@ def style_epilogue(
     check_eps("style_epilogue", eps)
     seed = draw_seed(x) if strength is not None and noise is None else None
     if runs_triton(x):
-        return epilogue(x, scale, shift, noise, seed, strength, bias, act, float(negative_slope), order, float(eps))[0]
+        return epilogue(x, scale, shift, noise, seed, strength, bias, act, float(negative_slope), order, float(eps))
     return reference.style_epilogue(
         guard_second_order(x),
         scale,

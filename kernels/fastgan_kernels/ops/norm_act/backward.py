@@ -15,13 +15,14 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels.activation import through_activation
-from fastgan_kernels.launch import launch_kernel
+from fastgan_kernels.launch import Launch, decided_once
 from fastgan_kernels.layout import dense, empty_dense
 from fastgan_kernels.ops.norm_act.tile import (
     EXTENTS,
     NOTHING,
     TILES,
     Before,
+    NormLaunch,
     Operands,
     affine_rows,
     backward_tile,
@@ -228,24 +229,33 @@ def launch_backward(
     of_before = [launch.new_partials(x, groups, x.shape[1]) if need else None for need in needs_before]
     outputs = dx, *of_affine, *(of_before or (None, None))
     if tiling.resident:
-        numbers = *launch.extents, *strides
-        launch_kernel(_backward_kernel, tiling.grid, (*operands, *outputs), numbers, **launch.constants)
+        _resident_launch(launch, strides)(*operands, *outputs)
     else:
-        geometry = *launch.extents, *strides, *launch.of_tiles
         writes = needs_x or any(needs_before)
         reduces = (writes and not given) or (not launch.per_sample and any(needs_affine))
         sums = launch.new_partials(x, 2, mean.numel()) if reduces else None
+        add_up, project = _span_launches(launch, strides, given, writes)
         if reduces or any(needs_affine):
-            planes = of_affine if launch.per_sample else (None, None)
-            launch_kernel(
-                _sums_kernel, tiling.grid, (*operands, sums, *planes), geometry, **launch.constants, **launch.folds
-            )
+            add_up(*operands, sums, *(of_affine if launch.per_sample else (None, None)))
         if writes or not launch.per_sample:
-            launch_kernel(
-                _project_kernel, tiling.grid if writes else (tiling.channel_programs, 1), (*operands, sums, *outputs),
-                geometry, GIVEN=given, **launch.constants, **launch.folds, **launch.of_spans,
-            )  # fmt: skip
+            project(*operands, sums, *outputs)
     return dx, *(t if t is None else summed(t, of) for t, of in zip((*of_affine, *of_before), like, strict=False))
+
+
+@decided_once
+def _resident_launch(launch: NormLaunch, strides: tuple[int, ...]) -> Launch:
+    return Launch(_backward_kernel, launch.tiling.grid, (*launch.extents, *strides), **launch.constants)
+
+
+@decided_once
+def _span_launches(launch: NormLaunch, strides: tuple[int, ...], given: bool, writes: bool) -> tuple[Launch, Launch]:
+    """Those of the sums, and of the projection, which without ``writes`` only adds up the sums of all spans."""
+    tiling, geometry = launch.tiling, (*launch.extents, *strides, *launch.of_tiles)
+    constants = launch.constants | launch.folds
+    return Launch(_sums_kernel, tiling.grid, geometry, **constants), Launch(
+        _project_kernel, tiling.grid if writes else (tiling.channel_programs, 1), geometry,
+        GIVEN=given, **constants, **launch.of_spans,
+    )  # fmt: skip
 
 
 def summed(partials: Tensor, like: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels.activation import through_activation
-from fastgan_kernels.launch import launch_kernel
+from fastgan_kernels.launch import Launch, decided_once
 from fastgan_kernels.layout import dense
 from fastgan_kernels.ops.norm_act.backward import summed
 from fastgan_kernels.ops.norm_act.tile import (
@@ -24,6 +24,7 @@ from fastgan_kernels.ops.norm_act.tile import (
     NOTHING,
     TILES,
     Before,
+    NormLaunch,
     Operands,
     affine_rows,
     backward_tile,
@@ -208,22 +209,29 @@ def launch_double_backward(
         dense(v, like=x), *cotangents, dense(dy, like=x), x, *before.operands,
         mean.contiguous(), var.contiguous(), *affine,
     )  # fmt: skip
-    geometry = *launch.extents, *strides, *more_strides, *launch.of_tiles
-    constants = {"GIVEN": given, **launch.constants}
+    writes = needs_dy or needs_x or launch.per_sample
+    add_up, finish = _launches(launch, (*strides, *more_strides), given, writes)
     sums = ddscale = None
     if not given or (by_v and not launch.per_sample):
         sums = launch.new_partials(x, 7 if launch.per_sample else 5, mean.numel())
-        launch_kernel(_second_sums_kernel, tiling.grid, (*operands, sums), geometry, **constants, **launch.folds)
+        add_up(*operands, sums)
         # A launch more, but then the programs of the second pass need not add up spans, for which registers are few.
         sums = sum_partials(sums.view(1, -1, tiling.spans)) if tiling.spans > 1 else sums
     if by_v:
         shape = (1, scale.numel(), tiling.pixel_tiles) if launch.per_sample else (groups, x.shape[1], 1)
         ddscale = x.new_empty(shape, dtype=dtype)
-    writes = needs_dy or needs_x or launch.per_sample
-    launch_kernel(
-        _second_kernel, tiling.grid if writes else (tiling.channel_programs, 1),
-        (*operands, sums, ddy, ddx, ddscale), geometry, **constants,
-    )  # fmt: skip
+    finish(*operands, sums, ddy, ddx, ddscale)
     if needs_scale:
         return ddy, ddx, summed(ddscale, scale) if by_v else torch.zeros_like(scale, dtype=dtype)
     return ddy, ddx, None
+
+
+@decided_once
+def _launches(launch: NormLaunch, strides: tuple[int, ...], given: bool, writes: bool) -> tuple[Launch, Launch]:
+    """Those of the sums and of the gradients, which without ``writes`` are only the scale's."""
+    tiling, geometry = launch.tiling, (*launch.extents, *strides, *launch.of_tiles)
+    constants = {"GIVEN": given, **launch.constants}
+    return (
+        Launch(_second_sums_kernel, tiling.grid, geometry, **constants, **launch.folds),
+        Launch(_second_kernel, tiling.grid if writes else (tiling.channel_programs, 1), geometry, **constants),
+    )

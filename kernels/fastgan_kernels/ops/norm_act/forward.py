@@ -6,13 +6,14 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgan_kernels.activation import activate
-from fastgan_kernels.launch import launch_kernel
+from fastgan_kernels.launch import Launch, decided_once
 from fastgan_kernels.layout import dense
 from fastgan_kernels.ops.norm_act.tile import (
     EXTENTS,
     NOTHING,
     TILES,
     Before,
+    NormLaunch,
     Operands,
     affine_of,
     affine_rows,
@@ -193,35 +194,43 @@ def launch_forward(
     """The output, and the mean and biased variance of each channel, [groups, C]; running statistics in place."""
     x = dense(x)
     y = torch.empty_like(x)
-    mean, var = (x.new_empty(groups, x.shape[1], dtype=compute_dtype(x.dtype)) for _ in range(2))
+    mean = x.new_empty(groups, x.shape[1], dtype=compute_dtype(x.dtype))
+    var = torch.empty_like(mean)
     if x.numel() == 0:
         if batches is not None and momentum is not None:
             batches += 1
         return y, mean.zero_(), var.zero_()
     affine, strides = affine_rows(scale, shift)
     launch = norm_launch(x, groups, affine, before, act, slope, eps, reduces=True, tensors=1)
-    tiling = launch.tiling
     operands = x, *before.operands
     outputs = y, mean, var, running_mean, running_var, batches
-    if tiling.resident:
-        launch_kernel(
-            _forward_kernel, tiling.grid, (*operands, *affine, *outputs), (*launch.extents, *strides),
-            MOMENTUM=momentum, **launch.constants,
-        )  # fmt: skip
-    else:
+    *moments, normalize = _launches(launch, strides, momentum)
+    if moments:
         partials = launch.new_partials(x, 2 * mean.numel() + 1)
-        launch_kernel(
-            _moments_kernel, tiling.grid, (*operands, partials), (*launch.extents, *launch.of_tiles),
-            **launch.constants, **launch.folds,
-        )  # fmt: skip
-        launch_kernel(
-            _normalize_kernel, tiling.grid, (*operands, *affine, partials, *outputs),
-            (*launch.extents, *strides, *launch.of_tiles), MOMENTUM=momentum, **launch.constants, **launch.of_spans,
-        )  # fmt: skip
-    running = [t for t in (running_mean, running_var, batches) if t is not None]
-    if running:
-        torch.autograd.graph.increment_version(running)
+        moments[0](*operands, partials)
+        normalize(*operands, *affine, partials, *outputs)
+    else:
+        normalize(*operands, *affine, *outputs)
+    if running_mean is not None:
+        running = running_mean, running_var, batches
+        torch.autograd.graph.increment_version([t for t in running if t is not None])
     return y, mean, var
+
+
+@decided_once
+def _launches(launch: NormLaunch, strides: tuple[int, ...], momentum: float | None) -> tuple[Launch, ...]:
+    """The launch of channels that fit into registers; otherwise those of the moments and of the normalization."""
+    tiling, numbers = launch.tiling, (*launch.extents, *strides)
+    if tiling.resident:
+        return (Launch(_forward_kernel, tiling.grid, numbers, MOMENTUM=momentum, **launch.constants),)
+    moments = Launch(
+        _moments_kernel, tiling.grid, (*launch.extents, *launch.of_tiles), **launch.constants, **launch.folds
+    )
+    normalize = Launch(
+        _normalize_kernel, tiling.grid, (*numbers, *launch.of_tiles),
+        MOMENTUM=momentum, **launch.constants, **launch.of_spans,
+    )  # fmt: skip
+    return moments, normalize
 
 
 def launch_fixed(
@@ -234,9 +243,15 @@ def launch_fixed(
         return y
     affine, strides = affine_rows(scale, shift)
     launch = norm_launch(x, 1, affine, NOTHING, act, slope, eps, reduces=False, tensors=1)
-    launch_kernel(
-        _normalize_kernel, launch.tiling.grid,
-        (x, None, None, None, *affine, None, y, mean.contiguous(), var.contiguous(), None, None, None),
-        (*launch.extents, *strides, *launch.of_tiles), MOMENTUM=None, **launch.constants, **launch.of_spans,
-    )  # fmt: skip
+    _fixed_launch(launch, strides)(
+        x, None, None, None, *affine, None, y, mean.contiguous(), var.contiguous(), None, None, None
+    )
     return y
+
+
+@decided_once
+def _fixed_launch(launch: NormLaunch, strides: tuple[int, ...]) -> Launch:
+    return Launch(
+        _normalize_kernel, launch.tiling.grid, (*launch.extents, *strides, *launch.of_tiles),
+        MOMENTUM=None, **launch.constants, **launch.of_spans,
+    )  # fmt: skip

@@ -366,8 +366,11 @@ def _new_gradients(weights: list[Tensor], layers: list[int], dims: list[int]) ->
 
 def _at(layers: Sequence[int], gradients: Sequence[Tensor] | None, count: int) -> list[Tensor | None]:
     """One gradient per layer, for ``count`` layers; ``None`` for those not in ``layers``."""
-    by_layer = dict(zip(layers, gradients or (), strict=bool(gradients)))
-    return [by_layer.get(i) for i in range(count)]
+    of_all: list[Tensor | None] = [None] * count
+    if gradients is not None:
+        for i, gradient in zip(layers, gradients, strict=True):
+            of_all[i] = gradient
+    return of_all
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[list[Tensor], Tensor, Tensor]) -> None:
@@ -376,7 +379,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[list[Ten
     ctx.save_for_backward(*weights, vectors, sigma)
 
 
-def _backward(ctx: Any, gs: list[Tensor | None], *_: Tensor | None) -> list[Tensor | None]:
+def _backward(ctx: Any, gs: list[Tensor | None]) -> list[Tensor | None]:
     *weights, vectors, sigma = ctx.saved_tensors
     layers = [i for i, g in enumerate(gs) if g is not None and ctx.needs_input_grad[0][i]]
     given = [gs[i] for i in layers]
@@ -425,6 +428,7 @@ _spectral_normalize_backward = DifferentiableOp(
 _spectral_normalize = DifferentiableOp(
     "spectral_normalize(Tensor[] weights, Tensor[] us, Tensor[] vs, Tensor? sigma, int[] dims)"
     " -> (Tensor[], Tensor, Tensor)",
+    internal=2,
     launch=_launch_forward,
     fake=_new_outputs,
     setup_context=_save_for_backward,
@@ -479,7 +483,7 @@ def spectral_normalize(
         weights = [guard_second_order(weight) for weight in weights]
         return reference.spectral_normalize(weights, us, vs, sigma, dims=dims)
     us, vs = ([t.detach() if t.requires_grad else t for t in vectors] for vectors in (us, vs))
-    return _spectral_normalize(weights, us, vs, sigma, list(dims))[0]
+    return _spectral_normalize(weights, us, vs, sigma, list(dims))
 
 
 def _check(weights: list[Tensor], us: list[Tensor], vs: list[Tensor], dims: Sequence[int] | None) -> list[int]:
