@@ -129,8 +129,10 @@ def bind(function: Callable[..., Any], case: Case, given: Given) -> Call:
     """
     op, (operands, dys, hs) = case.op, given
 
+    arguments = {**operands, **op.arguments({})}
+
     def forward() -> list[Tensor]:
-        return tensors_of(function(**operands, **op.arguments({})))
+        return tensors_of(function(**arguments))
 
     if case.pass_ == "forward":
         return forward

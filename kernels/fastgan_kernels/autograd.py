@@ -44,12 +44,12 @@ class DifferentiableOp:
     if the op that ``backward`` calls has a derivative.
 
     Args:
-        schema: name and signature without namespace, such as ``"twice(Tensor x) -> Tensor"``. Arguments are positional.
-            Arguments and outputs of type ``Tensor[]`` are lists, and so are their gradients and their entries of
-            ``ctx.needs_input_grad``. A last argument ``bool[] needs`` says which outputs are needed; the others are
-            ``None``.
-        internal: how many of the last outputs only the derivative needs. They reach ``setup_context``; a call does not
-            return them, and they have no gradients. In eager mode autograd need not wrap them.
+        schema: name and signature without namespace, such as ``"twice(Tensor x) -> Tensor"``. Arguments are positional,
+            tensors and lists of them first. Arguments and outputs of type ``Tensor[]`` are lists, and so are their
+            gradients and their entries of ``ctx.needs_input_grad``. A last argument ``bool[] needs`` says which outputs
+            are needed; the others are ``None``.
+        returns_first: whether a call returns only the first output. The others have no gradient: they are what
+            ``setup_context`` saves, and in eager mode autograd does not see them.
         launch: computes the outputs from the arguments; autograd does not see it.
         fake: returns outputs of the right shapes, strides and types for tracing, without data.
         setup_context: takes ``(ctx, inputs, output)`` and saves what ``backward`` needs.
@@ -64,7 +64,7 @@ class DifferentiableOp:
         self,
         schema: str,
         *,
-        internal: int = 0,
+        returns_first: bool = False,
         launch: Callable[..., Any],
         fake: Callable[..., Any],
         setup_context: Callable[..., None] = lambda ctx, inputs, output: None,
@@ -73,6 +73,8 @@ class DifferentiableOp:
     ) -> None:
         name, signature = schema.split("(", 1)
         self._has_needs = "bool[] needs)" in signature
+        self._returns_first = returns_first
+        operands = signature.partition("->")[0].count("Tensor")
 
         def complete_backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
             grads = [_as_dense(grad) for grad in grads]
@@ -89,28 +91,19 @@ class DifferentiableOp:
                 )
             return complete_backward(ctx, *grads)
 
-        def visible(outputs: Any) -> Any:
-            if not internal:
-                return outputs
-            return outputs[0] if len(outputs) == internal + 1 else outputs[:-internal]
-
-        self._visible = visible
-
         def eager_forward(ctx: Any, *args: Any) -> Any:
             output = launch(*args)
             ctx.set_materialize_grads(False)
             setup_context(ctx, args, output)
-            return visible(output)
+            return output[0] if returns_first else output
 
         function = (_function_of_lists if "Tensor[]" in signature else _function)(name, eager_forward, eager_backward)
 
         # A Function costs more than the launch; without gradients, as in most backward passes, it would do nothing.
-        @on_the_device_of_its_tensors
-        def eager(*args: Any) -> Any:
-            return function(*args) if torch.is_grad_enabled() else visible(launch(*args))
-
-        self._eager = eager
-        launch_there = on_the_device_of_its_tensors(launch)
+        unrecorded = (lambda *args: launch(*args)[0]) if returns_first else launch
+        self._recorded = on_the_device_of_its_tensors(function, operands)
+        self._unrecorded = on_the_device_of_its_tensors(unrecorded, operands)
+        launch_there = on_the_device_of_its_tensors(launch, operands)
 
         def registered_launch(*args: Any) -> Any:
             if is_gradient and not _route.registered and _in_compiled_backward_that_is_recorded():
@@ -135,14 +128,14 @@ class DifferentiableOp:
         def registered_save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.needs_output = inputs[-1]
             ctx.set_materialize_grads(False)
-            if internal:
-                ctx.mark_non_differentiable(*output[-internal:])
+            if returns_first:
+                ctx.mark_non_differentiable(*output[1:])
             setup_context(ctx, inputs, output)
 
         def registered_backward(ctx: Any, *grads: Any) -> Any:
             before, _route.registered = _route.registered, True
             try:
-                grads = grads[: len(grads) - internal]
+                grads = grads[:1] if returns_first else grads
                 return complete_backward(ctx, *(_needed(grads, ctx.needs_output) if self._has_needs else grads))
             finally:
                 _route.registered = before
@@ -157,8 +150,10 @@ class DifferentiableOp:
     def __call__(self, *args: Any) -> Any:
         if torch.compiler.is_compiling() or _route.registered:
             outputs = self._registered(*args)
-            return _needed(outputs, args[-1]) if self._has_needs else self._visible(outputs)
-        return self._eager(*args)
+            if self._has_needs:
+                return _needed(outputs, args[-1])
+            return outputs[0] if self._returns_first else outputs
+        return self._recorded(*args) if torch.is_grad_enabled() else self._unrecorded(*args)
 
 
 def _needed(values: Sequence[Any], needs: Sequence[bool]) -> tuple[Any, ...]:
@@ -270,8 +265,10 @@ def refuse_third_order(op_name: str) -> Callable[..., Any]:
     return refuse
 
 
-def on_the_device_of_its_tensors(launch: Callable[..., Any]) -> Callable[..., Any]:
+def on_the_device_of_its_tensors(launch: Callable[..., Any], operands: int) -> Callable[..., Any]:
     """Wraps ``launch`` to run on the GPU of its tensors, since Triton launches on the current one.
+
+    The first ``operands`` arguments are tensors, lists of tensors or ``None``, and no others are.
 
     Kernels read memory, so it also materializes tensors that torch negates lazily, such as the imaginary part of a
     conjugate, and unwraps those that have outlived a transform of ``torch.func``.
@@ -279,13 +276,14 @@ def on_the_device_of_its_tensors(launch: Callable[..., Any]) -> Callable[..., An
 
     def launch_there(*args: Any) -> Any:
         a_tensor, in_memory = None, True
-        for arg in args:
-            if isinstance(arg, Tensor):
+        for arg in args[:operands]:
+            if type(arg) is list:
+                if arg:
+                    a_tensor = arg[0]
+                    in_memory = in_memory and not (any(map(Tensor.is_neg, arg)) or any(map(_is_wrapped, arg)))
+            elif arg is not None:
                 a_tensor = arg
                 in_memory = in_memory and not (arg.is_neg() or _is_wrapped(arg))
-            elif isinstance(arg, list) and arg and isinstance(arg[0], Tensor):
-                a_tensor = arg[0]
-                in_memory = in_memory and not (any(map(Tensor.is_neg, arg)) or any(map(_is_wrapped, arg)))
         if not in_memory:
             args = tuple(map(_in_memory, args))
         if not a_tensor.is_cuda or a_tensor.get_device() == torch.cuda.current_device():

@@ -21,8 +21,8 @@ from triton.runtime.jit import JITFunction
 # Every training step has the same problems.
 decided_once = functools.lru_cache(maxsize=1024)
 
-# The launcher of a compiled kernel takes these arguments in Triton 3.6 to 3.8. Other versions, AMD's (where the size of
-# a tensor's storage also decides which kernel is compiled) and the interpreter launch by ``kernel[grid](...)``.
+# The launcher of a compiled kernel is like this in Triton 3.6 to 3.8. Other versions, AMD's (where the size of a
+# tensor's storage also decides which kernel is compiled) and the interpreter launch by ``kernel[grid](...)``.
 _KEEPS_KERNELS = torch.version.hip is None and triton.__version__.startswith(("3.6.", "3.7.", "3.8."))
 
 
@@ -70,11 +70,11 @@ class Launch:
         kept = self._kept.get(key)
         if kept is None or self._is_observed():
             compiled = self._kernel[self._grid](*tensors, *self._numbers, **self._constants)
-            if isinstance(compiled, CompiledKernel):
+            if isinstance(compiled, CompiledKernel) and not _needs_more(compiled.run):
                 self._kept[key] = self._arguments(compiled, len(tensors))
             return
-        run, grid, function, metadata, rest = kept
-        run(*grid, active.get_current_stream(device), function, metadata, None, None, None, *addresses, *rest)
+        launch, grid, fixed, rest = kept
+        launch(*grid, active.get_current_stream(device), *fixed, (*addresses, *rest))
 
     def _is_observed(self) -> bool:
         """Whether a profiler or the like has hooks, which Triton calls at a launch with what it then collects."""
@@ -83,10 +83,21 @@ class Launch:
         return getattr(enter, "calls", enter) or getattr(leave, "calls", leave) or self._kernel.pre_run_hooks
 
     def _arguments(self, compiled: CompiledKernel, tensors: int) -> tuple[Any, ...]:
-        """What :meth:`__call__` passes to the launcher, which takes the constants too, and skips them."""
+        """What :meth:`__call__` passes to Triton's launcher in C, which takes the constants too, and skips them."""
         constants = self._kernel.arg_names[tensors + len(self._numbers) :]
         rest = *self._numbers, *(self._constants[name] for name in constants)
-        return compiled.run, (*self._grid, 1, 1)[:3], compiled.function, compiled.packed_metadata, rest
+        launcher, grid, metadata = compiled.run, (*self._grid, 1, 1)[:3], compiled.packed_metadata
+        fixed = compiled.function, launcher.launch_cooperative_grid, launcher.launch_pdl
+        if triton.__version__.startswith("3.6."):
+            flat = launcher.launch
+            return lambda *args: flat(*args[:-1], *args[-1]), grid, (*fixed, None, None, metadata, *[None] * 3), rest
+        nested = launcher.arg_annotations, launcher.kernel_signature
+        return launcher.launch, grid, (*fixed, metadata, *[None] * 5, *nested), rest
+
+
+def _needs_more(launcher: Any) -> bool:
+    """Whether Triton allocates memory for each launch, as for instrumented kernels."""
+    return launcher.global_scratch_size or launcher.profile_scratch_size or getattr(launcher, "gsan_enabled", False)
 
 
 def launch_kernel(

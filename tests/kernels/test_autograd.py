@@ -25,9 +25,18 @@ def test_a_launch_runs_on_the_gpu_of_its_tensors(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "device", device)
     with FakeTensorMode():
         x = torch.empty(2, device="cuda:1")
-    launch = on_the_device_of_its_tensors(lambda *args: args)
+    launch = on_the_device_of_its_tensors(lambda *args: args, operands=2)
     assert launch(None, x, 3) == (None, x, 3)
     assert seen == entered
+
+
+def test_operands_come_first_in_every_schema():
+    """The device and the memory of later arguments are not looked at."""
+    schemas = [schema for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("fastgan::")]
+    assert len(schemas) > 20
+    for schema in schemas:
+        of_tensors = ["Tensor" in str(argument.type) for argument in schema.arguments]
+        assert of_tensors == sorted(of_tensors, reverse=True), schema.name
 
 
 @pytest.mark.parametrize("recorded", [True, False])

@@ -5,8 +5,7 @@ With p = x + strength * noise + bias, and instance normalization IN by the mean 
     paper:      y = scale * IN(act(p)) + shift
     tutorial:   y = act(scale * IN(p) + shift)
 
-The kernels are those of norm_act, with noise, bias and activation before the normalization. adain is this op with
-nothing before or after it.
+The kernels are those of norm_act, with noise, bias and activation before the normalization.
 
 The gradients of noise, strength and bias are linear in dp, the gradient of p. So the cotangents of all of them make one
 of dp, v = vx + vnoise * strength + vstrength * noise + vbias, and their second order is that of the normalization; and
@@ -157,7 +156,7 @@ _style_epilogue_double_backward = DifferentiableOp(
         empty_dense(x),
         *new_gradients(x, scale, noise, strength, bias),
     ),
-    backward=refuse_third_order("style_epilogue (adain)"),
+    backward=refuse_third_order("style_epilogue"),
     is_gradient=True,
 )
 
@@ -173,15 +172,14 @@ _style_epilogue_backward = DifferentiableOp(
     is_gradient=True,
 )
 
-epilogue = DifferentiableOp(
+_style_epilogue = DifferentiableOp(
     f"style_epilogue(Tensor x, Tensor scale, Tensor shift, {_OPERANDS}) -> (Tensor, Tensor, Tensor)",
-    internal=2,
+    returns_first=True,
     launch=_launch_forward,
     fake=lambda x, scale, *_: new_gradients(x, scale, scale),
     setup_context=_save_for_backward,
     backward=_backward,
 )
-"""Without act, noise and bias it is adain. Mean and variance of each plane are internal."""
 
 
 def style_epilogue(
@@ -222,8 +220,9 @@ def style_epilogue(
         TypeError: for an integer or complex tensor.
     """
     check_feature_map("style_epilogue", x)
-    check_operand("style_epilogue", "scale", scale, x.shape[:2], x)
-    check_operand("style_epilogue", "shift", shift, x.shape[:2], x)
+    planes = x.shape[:2]
+    check_operand("style_epilogue", "scale", scale, planes, x)
+    check_operand("style_epilogue", "shift", shift, planes, x)
     if noise is not None:
         check_operand("style_epilogue", "noise", noise, (x.shape[0], 1, *x.shape[2:]), x)
         if strength is None:
@@ -238,7 +237,9 @@ def style_epilogue(
     check_eps("style_epilogue", eps)
     seed = draw_seed(x) if strength is not None and noise is None else None
     if runs_triton(x):
-        return epilogue(x, scale, shift, noise, seed, strength, bias, act, float(negative_slope), order, float(eps))
+        return _style_epilogue(
+            x, scale, shift, noise, seed, strength, bias, act, float(negative_slope), order, float(eps)
+        )
     return reference.style_epilogue(
         guard_second_order(x),
         scale,

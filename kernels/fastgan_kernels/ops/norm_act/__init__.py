@@ -7,7 +7,8 @@ channel, over the pixels (Ulyanov et al. 2016); or they are given, as for batch 
 per channel, or per sample and channel, such as those that class labels choose (Dumoulin et al. 2017).
 
 The kernels are in forward.py, backward.py and double_backward.py, the tile that they share in tile.py; there weight and
-bias are called scale and shift. adain and style_epilogue have the same kernels, with more before the normalization.
+bias are called scale and shift. adain has these kernels and derivatives too; style_epilogue has these kernels, with
+more before the normalization.
 Saved for backward: x, weight, bias, mean and var; the activation is computed again.
 """
 
@@ -47,15 +48,15 @@ _norm_act_double_backward = DifferentiableOp(
     " -> (Tensor, Tensor, Tensor)",
     launch=launch_double_backward,
     fake=lambda v, a, b, dy, x, mean, var, weight, *_: (empty_dense(x), *new_gradients(x, weight)),
-    backward=refuse_third_order("norm_act"),
+    backward=refuse_third_order("norm_act (adain)"),
     is_gradient=True,
 )
 
-_norm_act_backward = DifferentiableOp(
+norm_act_backward = DifferentiableOp(
     "norm_act_backward(Tensor dy, Tensor x, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, bool given,"
     " float eps, str act, float slope, bool[] needs) -> (Tensor, Tensor, Tensor)",
     launch=launch_backward,
-    fake=lambda dy, x, mean, var, weight, bias, *_: new_gradients(x, weight, bias),
+    fake=lambda dy, x, mean, var, weight, bias, *_: new_gradients(x, weight, weight if bias is None else bias),
     setup_context=_save_for_double_backward,
     backward=_double_backward,
     is_gradient=True,
@@ -73,7 +74,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 
 def _backward(ctx: Any, dy: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    return _norm_act_backward(dy, *ctx.saved_tensors, *ctx.settings, list(ctx.needs_input_grad[:3]))
+    return norm_act_backward(dy, *ctx.saved_tensors, *ctx.settings, list(ctx.needs_input_grad[:3]))
 
 
 def _fake(x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, batches: Any, groups: int, *_: Any) -> Any:
@@ -104,7 +105,7 @@ def _save_for_fixed_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) 
 
 def _fixed_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     needs = [ctx.needs_input_grad[i] for i in (0, 3, 4)]
-    dx, dweight, dbias = _norm_act_backward(dy, *ctx.saved_tensors, *ctx.settings, needs)
+    dx, dweight, dbias = norm_act_backward(dy, *ctx.saved_tensors, *ctx.settings, needs)
     return dx, None, None, dweight, dbias
 
 

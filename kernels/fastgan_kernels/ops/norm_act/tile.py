@@ -120,8 +120,15 @@ class NormLaunch:
 
 def affine_rows(*tensors: Tensor | None) -> tuple[tuple[Tensor | None, ...], tuple[int, ...]]:
     """Scale and shift with neighboring channels, and their row strides (0 for [C]); rows may lie apart."""
-    rows = tuple([t if t is None or t.stride(-1) == 1 else t.contiguous() for t in tensors])
-    return rows, tuple([t.stride(0) if t is not None and t.dim() == 2 else 0 for t in rows])
+    rows, strides = [], []
+    for tensor in tensors:
+        stride = (0,) if tensor is None else tensor.stride()
+        if tensor is not None and stride[-1] != 1:
+            tensor = tensor.contiguous()
+            stride = tensor.stride()
+        rows.append(tensor)
+        strides.append(stride[0] if len(stride) == 2 else 0)
+    return tuple(rows), tuple(strides)
 
 
 class Operands(NamedTuple):

@@ -428,7 +428,7 @@ _spectral_normalize_backward = DifferentiableOp(
 _spectral_normalize = DifferentiableOp(
     "spectral_normalize(Tensor[] weights, Tensor[] us, Tensor[] vs, Tensor? sigma, int[] dims)"
     " -> (Tensor[], Tensor, Tensor)",
-    internal=2,
+    returns_first=True,
     launch=_launch_forward,
     fake=_new_outputs,
     setup_context=_save_for_backward,

@@ -249,7 +249,7 @@ def _fake(
     return weights[0].new_empty(len(weights), dtype=compute_dtype(weights[0].dtype))
 
 
-_launch_there = on_the_device_of_its_tensors(_launch)
+_launch_there = on_the_device_of_its_tensors(_launch, operands=3)
 _registered = torch.library.custom_op(
     "fastgan::power_iteration",
     _launch_there,
