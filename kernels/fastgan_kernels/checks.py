@@ -35,14 +35,15 @@ def check_operand(
             f"{op}: {name} has shape {list(operand.shape)}, expected {list(shape)} for {name_of_x} of shape"
             f" {list(x.shape)}"
         )
-    check_float(op, name, operand)
+    if operand.dtype not in FLOAT_TYPES:  # not by a call: every op checks several operands
+        raise _not_float(op, name, operand)
     if operand.device != x.device:
         raise ValueError(f"{op}: {name} is on {operand.device} and {name_of_x} on {x.device}, expected one device")
 
 
 def check_strength(op: str, strength: Tensor, x: Tensor) -> None:
     """``strength`` must have one number per channel of ``x``, or one for all."""
-    if strength.dim() and list(strength.shape) != [x.shape[1]]:
+    if strength.dim() and strength.shape != x.shape[1:2]:
         raise ValueError(
             f"{op}: strength has shape {list(strength.shape)}, expected [] or {[x.shape[1]]} for x of shape"
             f" {list(x.shape)}"
@@ -106,4 +107,8 @@ def check_eps(op: str, eps: float) -> None:
 
 def check_float(op: str, name: str, tensor: Tensor) -> None:
     if tensor.dtype not in FLOAT_TYPES:
-        raise TypeError(f"{op}: {name} is {tensor.dtype}, expected float16, bfloat16, float32 or float64")
+        raise _not_float(op, name, tensor)
+
+
+def _not_float(op: str, name: str, tensor: Tensor) -> TypeError:
+    return TypeError(f"{op}: {name} is {tensor.dtype}, expected float16, bfloat16, float32 or float64")

@@ -224,13 +224,13 @@ def style_epilogue(
     check_operand("style_epilogue", "scale", scale, planes, x)
     check_operand("style_epilogue", "shift", shift, planes, x)
     if noise is not None:
-        check_operand("style_epilogue", "noise", noise, (x.shape[0], 1, *x.shape[2:]), x)
+        check_operand("style_epilogue", "noise", noise, (planes[0], 1, *x.shape[2:]), x)
         if strength is None:
             raise ValueError("style_epilogue: noise is given without strength, expected both")
     if strength is not None:
         check_strength("style_epilogue", strength, x)
     if bias is not None:
-        check_operand("style_epilogue", "bias", bias, (x.shape[1],), x)
+        check_operand("style_epilogue", "bias", bias, planes[1:], x)
     check_activation("style_epilogue", act, negative_slope)
     if order not in ORDERS:
         raise ValueError(f"style_epilogue: order is {order!r}, expected {' or '.join(map(repr, ORDERS))}")

@@ -278,19 +278,19 @@ class _Launches:
         self._dtype, self._vectors, self._sigma = weights[0].dtype, vectors, sigma
         table, n = pointers.written_pointers([t for of_layers in tensors for t in of_layers]), len(selected)
         self.tables = [table[i * n : (i + 1) * n] for i in range(len(tensors))]
-        self._products = sigma.new_empty(3, len(self._group.row_items))
+        self._products = sigma.new_empty(3, self._group.row_items.shape[0])
 
     def products(self, hs: Tensor | None, gs: Tensor | None) -> None:
         """Those with an absent H or G are not written."""
         group = self._group
-        products_launch(len(group.row_items), group.kinds, self._dtype, None, copy=False)(
+        products_launch(group.row_items.shape[0], group.kinds, self._dtype, None, copy=False)(
             group.row_items, group.layers, hs, gs, None if gs is None else self.weights, None, None, self._vectors,
             self._products,
         )  # fmt: skip
 
     def terms(self, result: str, a: Tensor, b: Tensor | None, out: Tensor) -> None:
         group = self._group
-        _terms_launch(result, len(group.row_items), group.kinds, self._dtype, None)(
+        _terms_launch(result, group.row_items.shape[0], group.kinds, self._dtype, None)(
             group.row_items, group.layers, a, b, out, None, None, self._vectors, self._products, None, self._sigma
         )
 
@@ -305,7 +305,7 @@ def _launch_forward(
     sigma = first.new_empty(len(weights), dtype=compute_dtype(first.dtype))
     vectors = sigma.new_empty(tables.packed)
     table = pointers.written_pointers(outputs)
-    programs, kinds, vector = len(group.row_items), group.kinds, us[0].dtype
+    programs, kinds, vector = group.row_items.shape[0], group.kinds, us[0].dtype
     products, of_u, of_v = None, tables.us, tables.vs
     if given is None:
         products = sigma.new_empty(3, programs)

@@ -41,7 +41,7 @@ def kept_by_tensors(make: Callable[..., Any]) -> Callable[..., Any]:
             *[t.shape for t in tensors],
             *map(Tensor.stride, tensors),
             *[t.dtype for t in tensors],
-            *[t.device for t in tensors],
+            *map(Tensor.get_device, tensors),
         )
         captured = _captures(tensors[0].device)
         result = _kept.pop(key, _NEW)

@@ -224,14 +224,14 @@ def _launch(
     group, first = tables.group, weights[0]
     sigma = first.new_empty(len(weights), dtype=compute_dtype(first.dtype))
     if n_iterations == 0:
-        products = sigma.new_empty(3, len(group.row_items))
-        products_launch(len(group.row_items), group.kinds, first.dtype, us[0].dtype, copy=False)(
+        products = sigma.new_empty(3, group.row_items.shape[0])
+        products_launch(group.row_items.shape[0], group.kinds, first.dtype, us[0].dtype, copy=False)(
             group.row_items, group.layers, tables.weights, None, None, tables.us, tables.vs, None, products
         )
         _sigma_launch(len(weights), first.dtype)(group.layers, products, sigma)
         return sigma
     times_v, normalize_u, times_u, normalize_v = _launches(
-        len(group.row_items), len(group.col_items), len(weights), group.kinds, first.dtype, us[0].dtype, eps
+        group.row_items.shape[0], group.col_items.shape[0], len(weights), group.kinds, first.dtype, us[0].dtype, eps
     )
     row_partials, col_partials = sigma.new_empty(group.row_partials), sigma.new_empty(group.col_partials)
     vectors = sigma.new_empty(tables.packed)
@@ -302,13 +302,13 @@ def power_iteration(
         dims = [0] * len(weights)
     if not kernels:
         return reference.power_iteration(weights, us, vs, n_iterations=n_iterations, eps=eps, dims=dims)
-    with torch.no_grad():
-        if compiling:
+    if compiling:
+        with torch.no_grad():
             return _registered(weights, us, vs, dims, n_iterations, float(eps))
-        sigma = _launch_there(weights, us, vs, dims, n_iterations, float(eps))
-        if n_iterations:
-            torch.autograd.graph.increment_version([*us, *vs])
-        return sigma
+    sigma = _launch_there(weights, us, vs, dims, n_iterations, float(eps))
+    if n_iterations:
+        torch.autograd.graph.increment_version([*us, *vs])
+    return sigma
 
 
 def _check(weights: list[Tensor], us: list[Tensor], vs: list[Tensor], dims: Sequence[int] | None) -> list[int]:
