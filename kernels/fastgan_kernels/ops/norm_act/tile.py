@@ -57,11 +57,13 @@ def norm_launch(
         wide: whether a feature map is stored in the type of the arithmetic.
     """
     # A scale for each sample is one for each statistic where the statistics are of samples.
-    per_sample = groups < x.shape[0] and any(t is not None and t.dim() == 2 for t in affine)
-    strength_stride = 0 if before.strength is None else before.strength.dim()
-    has_before = any(t is not None for t in before.operands)
-    settings = before.act, act, slope, eps, reduces, tensors, wide
-    return NormLaunch(x.shape, x.is_contiguous(), x.dtype, groups, per_sample, has_before, strength_stride, *settings)
+    shape = x.shape
+    per_sample = groups < shape[0] and any(t is not None and t.dim() == 2 for t in affine)
+    noise, strength, bias, act_before = before
+    strength_stride = 0 if strength is None else strength.dim()
+    has_before = noise is not None or bias is not None
+    settings = act_before, act, slope, eps, reduces, tensors, wide
+    return NormLaunch(shape, x.is_contiguous(), x.dtype, groups, per_sample, has_before, strength_stride, *settings)
 
 
 # Kernels count the pixels of a sample in 32 bits.
@@ -121,12 +123,12 @@ class NormLaunch:
 def affine_rows(*tensors: Tensor | None) -> tuple[tuple[Tensor | None, ...], tuple[int, ...]]:
     """Scale and shift with neighboring channels, and their row strides (0 for [C]); rows may lie apart."""
     rows, strides = [], []
-    for tensor in tensors:
-        stride = (0,) if tensor is None else tensor.stride()
-        if tensor is not None and stride[-1] != 1:
-            tensor = tensor.contiguous()
-            stride = tensor.stride()
-        rows.append(tensor)
+    for row in tensors:
+        stride = () if row is None else row.stride()
+        if stride and stride[-1] != 1:
+            row = row.contiguous()
+            stride = row.stride()
+        rows.append(row)
         strides.append(stride[0] if len(stride) == 2 else 0)
     return tuple(rows), tuple(strides)
 
