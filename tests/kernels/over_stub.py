@@ -27,6 +27,7 @@ def python_calls(function: Callable[[], Any]) -> list[str]:
 
 with stub_driver() as stub:
     import torch
+    import triton
     from torch import Tensor
     from triton import knobs
     from triton.runtime import driver
@@ -72,6 +73,14 @@ with stub_driver() as stub:
     stub.stub_remember(6)
     other = _forward_launch(x.shape, True, x.dtype, "relu", 0.2, 1.0, None)
     found["another constant"] = [record(other, x, bias, y) for _ in range(3)]
+
+    # An instrumented kernel, for which Triton allocates memory at each launch.
+    triton.set_allocator(lambda size, alignment, stream: torch.empty(size, dtype=torch.int8))
+    instrumented = Launch(launch._kernel, launch._grid, launch._numbers, **launch._constants)
+    compiled = launch._kernel[launch._grid](x, bias, y, *launch._numbers, **launch._constants)
+    compiled.run.global_scratch_size = 64
+    found["instrumented"] = [record(instrumented, x, bias, y) for _ in range(3)]
+    compiled.run.global_scratch_size = 0
 
     hooked = []
     knobs.runtime.launch_enter_hook.add(hooked.append)

@@ -10,14 +10,17 @@ from benchmarks.static.host_cost import run_over_stub
 # Python functions that a call runs, autograd's included, with Python 3.11; each costs 0.1 us and more. What goes beyond
 # is either a check or a decision that was made before, and belongs to what is kept.
 MOST_PYTHON_CALLS = {
-    "bias_act/forward": 33,
-    "bias_act/backward": 63,
-    "adain/forward": 55,
-    "adain/backward": 82,
-    "style_epilogue/forward": 63,
-    "style_epilogue/backward": 110,
-    "8 spectral norms/forward": 128,
-    "8 spectral norms/backward": 214,
+    "bias_act/forward": 26,
+    "bias_act/backward": 56,
+    "adain/forward": 31,
+    "adain/backward": 60,
+    "adain/double_backward": 82,
+    "norm_act/forward": 36,
+    "norm_act/backward": 67,
+    "style_epilogue/forward": 41,
+    "style_epilogue/backward": 91,
+    "8 spectral norms/forward": 95,
+    "8 spectral norms/backward": 195,
 }
 HANDLE = 8  # where a record has the kernel's handle; the arguments follow
 
@@ -55,6 +58,10 @@ def test_hooks_of_profilers_are_called(found: tuple[dict, dict]):
     assert [record[0] for record in found[0]["no longer observed"]] == [0]
 
 
+def test_a_kernel_for_which_triton_allocates_memory_is_launched_by_triton(found: tuple[dict, dict]):
+    assert [record[0] for record in found[0]["instrumented"]] == [1, 1, 1]
+
+
 def test_every_launch_of_every_op_is_kept(found: tuple[dict, dict]):
     """Triton binds and looks up none anew."""
     assert {case: by_triton for case, (_, by_triton, _) in found[1].items() if by_triton} == {}
@@ -62,4 +69,4 @@ def test_every_launch_of_every_op_is_kept(found: tuple[dict, dict]):
 
 @pytest.mark.parametrize("case", MOST_PYTHON_CALLS)
 def test_a_call_decides_nothing_twice(found: tuple[dict, dict], case: str):
-    assert found[1][case][2] <= MOST_PYTHON_CALLS[case] * 1.2  # other versions of Python and torch call some more
+    assert found[1][case][2] <= MOST_PYTHON_CALLS[case] * 1.1  # other versions of Python and torch call some more
