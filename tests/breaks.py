@@ -147,8 +147,8 @@ pairs: a tie has a sign
 - (x > 0)
 + (x >= 0)
 pairs: the distance is that of the first chunk of components
-- for start in range(0, components, BLOCK_C):
-+ for start in range(0, BLOCK_C, BLOCK_C):
+- for start in range(0, components, BLOCK[2]):
++ for start in range(0, BLOCK[2], BLOCK[2]):
 @ ops/minibatch_discrimination.py test_huge.py
 pairs: rows of samples counted in 32 bits
 - j * kernels.to(tl.int64)
