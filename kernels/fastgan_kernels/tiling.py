@@ -675,7 +675,6 @@ class FilteredTiling:
     mid_step: int
     tile_y: int
     tile_x: int
-    num_warps: int = 4
 
 
 def filtered_tiling(size: Pair, element_size: int, a: Pair, b: Pair, *, up: Pair, down: Pair) -> FilteredTiling | None:
@@ -687,8 +686,8 @@ def filtered_tiling(size: Pair, element_size: int, a: Pair, b: Pair, *, up: Pair
         a, b: the extents of the two filters, (y, x).
         up, down: the factors, (y, x).
     """
-    # Four warps then take 96 to 168 registers, so that a multiprocessor runs three to five programs. A middle of 64
-    # columns takes 233 in eight warps, and the same number of instructions.
+    # Four warps then take up to 168 registers, so that a multiprocessor runs three programs. A middle of 64 columns takes
+    # 233 in eight warps, of which it runs one program, and as many instructions.
     mid_y, mid_x, most_in, most_y, most_x = 32, 32, 64, 16, 32
     wide = 16 // element_size
     # In steps of bytes of signs, and of wide accesses of the input, one matrix serves all parts of the middle.
@@ -708,7 +707,7 @@ def filtered_tiling(size: Pair, element_size: int, a: Pair, b: Pair, *, up: Pair
 def filtered_turns(columns: int, rows: int) -> int:
     """How many of the ``rows`` tiles below each other a program of filtered_lrelu computes.
 
-    As many as leave every multiprocessor of a large chip (132 on an H200), which holds four programs, busy to the end:
+    As many as leave every multiprocessor of a large chip (132 on an H200), which runs three programs, busy to the end:
     the pixels between two tiles of a program are in the first level of cache when they are read again.
 
     Args:
@@ -717,4 +716,4 @@ def filtered_turns(columns: int, rows: int) -> int:
     """
     candidates = (cdiv(rows, strips) for strips in range(1, rows + 1))
     # Waves of programs, times turns and half of one for what precedes them.
-    return min(candidates, key=lambda turns: cdiv(columns * cdiv(rows, turns), 132 * 4) * (2 * turns + 1))
+    return min(candidates, key=lambda turns: cdiv(columns * cdiv(rows, turns), 132 * 3) * (2 * turns + 1))

@@ -197,13 +197,13 @@ def test_bad_input_is_refused_in_one_sentence(arguments: dict, message: str, bac
 
 
 def test_the_last_of_few_waves_fills_the_chip():
-    """To 70% of an H200, each of whose 132 multiprocessors runs four programs, for problems of 4 MB and more."""
+    """To 70% of an H200, each of whose 132 multiprocessors runs three programs, for problems of 4 MB and more."""
     filters = {"a": (12, 12), "b": (12, 12), "up": (2, 2), "down": (2, 2)}
     for planes, side in itertools.product((16, 32, 64, 128, 512, 2048), (36, 52, 84, 148, 256, 276, 512, 1024)):
         if 4 << 20 <= 4 * planes * side**2 <= 1 << 30:
             t = filtered_tiling((side, side), 4, **filters)
             rows, columns = cdiv(side, t.tile_y), planes * cdiv(side, t.tile_x)
-            waves = columns * cdiv(rows, filtered_turns(columns, rows)) / (132 * 4)
+            waves = columns * cdiv(rows, filtered_turns(columns, rows)) / (132 * 3)
             assert waves > 8 or waves / math.ceil(waves) >= 0.7, (planes, side)
 
 

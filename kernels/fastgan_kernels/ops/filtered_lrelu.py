@@ -263,7 +263,9 @@ def _run(
         LINEAR=linear, CLAMPS=clamp is not None, SEPARABLE_A=a is None or a.dim() == 1,
         SEPARABLE_B=b is None or b.dim() == 1, PRECISION=dot_precision(), WIDE=wide, IN_ALIGN=in_align,
         OUT_ALIGN=out_align, IN_X=tiling.in_x, MID_Y=tiling.mid_y, MID_X=tiling.mid_x, OUT_Y=tiling.out_y,
-        OUT_X=tiling.out_x, num_warps=tiling.num_warps, num_stages=1,
+        OUT_X=tiling.out_x, num_warps=4, num_stages=1,
+        # Three programs per multiprocessor. The assembler would spill some registers to let a fourth one in.
+        maxnreg=168,
     )  # fmt: skip
     return y, None if partials is None else sum_partials(partials)
 
