@@ -686,8 +686,8 @@ def filtered_tiling(size: Pair, element_size: int, a: Pair, b: Pair, *, up: Pair
         a, b: the extents of the two filters, (y, x).
         up, down: the factors, (y, x).
     """
-    # Four warps then take up to 168 registers, so that a multiprocessor runs three programs. A middle of 64 columns takes
-    # 233 in eight warps, of which it runs one program, and as many instructions.
+    # Four warps then take up to 168 registers, so that a multiprocessor runs three programs. A middle of 64 columns
+    # takes 233 in eight warps, of which it runs one program, and as many instructions.
     mid_y, mid_x, most_in, most_y, most_x = 32, 32, 64, 16, 32
     wide = 16 // element_size
     # In steps of bytes of signs, and of wide accesses of the input, one matrix serves all parts of the middle.
