@@ -46,11 +46,11 @@ mask: lanes past the end enter the variance
 - deviation = tl.where(tile.mask, z - over_pixels(mean[:, None]), 0.0)
 + deviation = z - over_pixels(mean[:, None])
 mean: divided by the tile, not by the pixels
-- mean = sum_of_channels(z) / count
+- mean = sum_of_channels(z) / block.count
 + mean = sum_of_channels(z) / BLOCK_PIXELS
 variance: E[x^2] - E[x]^2
-- var = sum_of_channels(deviation * deviation) / count
-+ var = sum_of_channels(z * z) / count - mean * mean
+- var = sum_of_channels(deviation * deviation) / block.count
++ var = sum_of_channels(z * z) / block.count - mean * mean
 variance: tiles combined without the shift of their means
 - m2 = tl.sum(squares, axis=1) - sum_ * sum_ / count
 + m2 = tl.sum(squares, axis=1)
@@ -59,8 +59,8 @@ statistics: the last span is left out
 + (others < spans - 1)
 @ ops/norm_act/tile.py test_adain.py
 stride: every sample takes the style of the first
-- block.group * stride + block.channel
-+ block.group * 0 + block.channel
+- group * operands.scale_stride
++ group * 0
 @ layout.py test_bias_act.py bias_act
 layout: any strides are read as if contiguous
 - return x if x.is_contiguous() or x.movedim(1, -1).is_contiguous() else x.contiguous()
@@ -108,8 +108,8 @@ mask: lanes past the end enter the gradients of bias and strength
 + dx = dx
 @ ops/norm_act/tile.py test_style_epilogue.py
 tutorial's order: the sign of the activation's input without the shift
-- over_pixels(scale * numbers.rstd) + over_pixels(shift)
-+ over_pixels(scale * numbers.rstd)
+- over_pixels(scale * rstd) + over_pixels(shift)
++ over_pixels(scale * rstd)
 @ ops/style_epilogue.py test_style_epilogue.py
 noise: the backward pass draws another
 - needs_x, needs_scale, needs_shift, needs_noise, *needs_before = needs
@@ -281,16 +281,26 @@ resampling: parts start at the first column of the tile
 + tl.range(first_mid, first_mid + 1, mid_step,
 @ ops/norm_act/forward.py test_norm_act.py norm_act
 norm_act: the running variance is the biased one
-- var * (count / (count - 1)) - before
+- var * (block.count / (block.count - 1)) - before
 + var - before
 norm_act: spans combined without the shift of their means
 - m2s + delta * delta * counts
 + m2s
+norm_act: the first tile of a span is not normalized
+- - 1, span * tiles - 1, -1):
++ - 1, span * tiles, -1):
+@ ops/norm_act/tile.py test_norm_act.py norm_act
+norm_act: channels-last, the pixels of the first sample only
+- samples, pixels = 1, samples * pixels
++ samples, pixels = 1, pixels
 @ ops/norm_act/double_backward.py test_norm_act.py norm_act
 norm_act: the second order without what comes by way of 1/std
 - rstd * scale * (mean_vg - 2 *
 + rstd * scale * (-2 *
 @ ops/norm_act/backward.py test_norm_act.py norm_act
+norm_act: sums of spans of deviations, without 1/std
+- lanes_gxh * rstd)
++ lanes_gxh)
 norm_act: samples without the scales of their own in the projection
 - sum_g, sum_gxh, factor = scale * sum_g, scale * sum_gxh, rstd
 + sum_g, sum_gxh, factor = sum_g, sum_gxh, rstd

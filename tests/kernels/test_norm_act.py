@@ -210,7 +210,7 @@ def test_pixels_of_neighboring_samples_are_one_row_in_channels_last():
 def test_accesses_beside_a_wide_gradient_are_as_wide_as_its_stores(
     is_contiguous: bool, dtype: torch.dtype, wide: bool, align: int
 ):
-    settings = 1, False, False, 0, "linear", "linear", 0.2, 1e-5, True, 2
+    settings = 1, False, False, 0, "linear", "linear", 0.2, 1e-5, False, 2
     launch = NormLaunch(torch.Size((2, 16, 4, 4)), is_contiguous, dtype, *settings, wide)
     assert launch.constants["ALIGN"] == align
 

@@ -56,14 +56,15 @@ def _backward_kernel(
     ALIGN: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
     """Channels that fit into registers: dy and x read once, dx written once."""
+    operands = Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, scale_ptr, shift_ptr, scale_stride, shift_stride)
     block = channels_of_program(
-        Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, scale_ptr, shift_ptr, scale_stride, shift_stride),
-        samples, minor_groups, major, tl.program_id(0), STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS,
+        operands, samples, minor_groups, major, tl.program_id(0), STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN,
+        BLOCK_CHANNELS,
     )  # fmt: skip
     mean, rstd = statistics_of(mean_ptr, var_ptr, block, EPS, COMPUTE)
     tile = tile_of_channels(block, 0, 1, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS)
     g, deviation, z, _, scale, _ = backward_tile(
-        dy_ptr, block, mean, rstd, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
+        dy_ptr, operands, block, mean, rstd, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
     )
     sum_g, sum_gxh = tl.sum(g, axis=2), tl.sum(g * deviation, axis=2) * rstd
     if PER_SAMPLE:
@@ -91,7 +92,7 @@ def _backward_kernel(
             dx = tl.where(tile.mask, dx, 0.0)
         if dstrength_ptr is not None:
             # Read again, from L1: it would not fit into registers until here.
-            dstrength = sum_of_channels(dx * noise_of(block, tile, COMPUTE))
+            dstrength = sum_of_channels(dx * noise_of(operands, tile, COMPUTE))
             tl.store(dstrength_ptr + block.index, dstrength, mask=block.exists)
         if dbias_ptr is not None:
             tl.store(dbias_ptr + block.index, sum_of_channels(dx), mask=block.exists)
@@ -112,18 +113,18 @@ def _sums_kernel(
     With a scale for each sample they are the sums of h and h * xh, and parts of dscale and dshift [planes, pixel_tiles]
     are written too.
     """
+    program, span = tl.program_id(0), tl.program_id(1)
+    operands = Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, scale_ptr, shift_ptr, scale_stride, shift_stride)
     block = channels_of_program(
-        Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, scale_ptr, shift_ptr, scale_stride, shift_stride),
-        samples, minor_groups, major, tl.program_id(0), STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS,
-    )  # fmt: skip
+        operands, samples, minor_groups, major, program, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS
+    )
     mean, rstd = statistics_of(mean_ptr, var_ptr, block, EPS, COMPUTE)
-    span = tl.program_id(1)
     lanes_g = tl.zeros([BLOCK_CHANNELS, BLOCK_SAMPLES * BLOCK_PIXELS // FOLD], COMPUTE)
     lanes_gxh = lanes_g
     for i in range(span * tiles, tl.minimum((span + 1) * tiles, all_tiles)):
         tile = tile_of_channels(block, i, pixel_tiles, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS)
         g, deviation, _, _, scale, _ = backward_tile(
-            dy_ptr, block, mean, rstd, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
+            dy_ptr, operands, block, mean, rstd, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
         )
         if PER_SAMPLE:
             plane = planes_of(block, tile) * pixel_tiles + i % pixel_tiles
@@ -152,10 +153,10 @@ def _project_kernel(
     The first span writes dscale and dshift. GIVEN: with given statistics.
     """
     program, span = last_program_first()
+    operands = Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, scale_ptr, shift_ptr, scale_stride, shift_stride)
     block = channels_of_program(
-        Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, scale_ptr, shift_ptr, scale_stride, shift_stride),
-        samples, minor_groups, major, program, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS,
-    )  # fmt: skip
+        operands, samples, minor_groups, major, program, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS
+    )
     mean, rstd = statistics_of(mean_ptr, var_ptr, block, EPS, COMPUTE)
     # Of g, or of h where the samples have scales of their own.
     mean_g = tl.zeros([BLOCK_CHANNELS, 1], COMPUTE)
@@ -174,7 +175,7 @@ def _project_kernel(
         for i in range(tl.minimum((span + 1) * tiles, all_tiles) - 1, span * tiles - 1, -1):
             tile = tile_of_channels(block, i, pixel_tiles, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS)
             g, deviation, z, _, scale, noise = backward_tile(
-                dy_ptr, block, mean, rstd, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
+                dy_ptr, operands, block, mean, rstd, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
             )
             factor = scale * rstd
             if PER_SAMPLE:

@@ -61,12 +61,12 @@ def _second_sums_kernel(
 
     With a scale for each sample h takes the place of g, and sums of a * g and a * g * xh follow.
     """
+    program, span = tl.program_id(0), tl.program_id(1)
+    operands = Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, scale_ptr, shift_ptr, scale_stride, shift_stride)
     block = channels_of_program(
-        Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, scale_ptr, shift_ptr, scale_stride, shift_stride),
-        samples, minor_groups, major, tl.program_id(0), STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS,
-    )  # fmt: skip
+        operands, samples, minor_groups, major, program, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS
+    )
     mean, rstd = statistics_of(mean_ptr, var_ptr, block, EPS, COMPUTE)
-    span = tl.program_id(1)
     zeros = tl.zeros([BLOCK_CHANNELS, BLOCK_SAMPLES * BLOCK_PIXELS // FOLD], COMPUTE)
     of_g, of_gxh, of_v, of_vxh, of_vg, of_ag, of_agxh = zeros, zeros, zeros, zeros, zeros, zeros, zeros
     for i in range(span * tiles, tl.minimum((span + 1) * tiles, all_tiles)):
@@ -74,7 +74,7 @@ def _second_sums_kernel(
         if v_ptr is not None:
             v = tl.load(v_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)
         g, deviation, z, _, scale, _ = backward_tile(
-            dy_ptr, block, mean, rstd, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
+            dy_ptr, operands, block, mean, rstd, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
         )
         if PER_SAMPLE:
             ag = g * over_pixels(of_tile(a_ptr, a_stride, tl.zeros_like(scale), block, tile, PER_SAMPLE))
@@ -114,10 +114,10 @@ def _second_kernel(
     With a scale for each sample, ddscale are partials [planes, pixel_tiles].
     """
     program, span = last_program_first()
+    operands = Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, scale_ptr, shift_ptr, scale_stride, shift_stride)
     block = channels_of_program(
-        Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, scale_ptr, shift_ptr, scale_stride, shift_stride),
-        samples, minor_groups, major, program, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS,
-    )  # fmt: skip
+        operands, samples, minor_groups, major, program, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS
+    )
     mean, rstd = statistics_of(mean_ptr, var_ptr, block, EPS, COMPUTE)
     of_group_a = of_channels(a_ptr, block.group * a_stride + block.channel, block.exists, 0.0, COMPUTE)
     of_group_b = of_channels(b_ptr, block.group * b_stride + block.channel, block.exists, 0.0, COMPUTE)
@@ -153,7 +153,7 @@ def _second_kernel(
         if v_ptr is not None:
             v = tl.load(v_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)
         g, deviation, z, p, scale, _ = backward_tile(
-            dy_ptr, block, mean, rstd, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
+            dy_ptr, operands, block, mean, rstd, tile, ACT_BEFORE, ACT, SLOPE, PER_SAMPLE, COMPUTE
         )
         a = of_tile(a_ptr, a_stride, of_group_a, block, tile, PER_SAMPLE)
         b = of_tile(b_ptr, b_stride, of_group_b, block, tile, PER_SAMPLE)

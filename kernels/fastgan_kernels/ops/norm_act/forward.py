@@ -52,10 +52,10 @@ def _store_statistics(
 
 @triton.jit
 def _output(
-    deviation, rstd, block, tile, ACT: tl.constexpr, SLOPE: tl.constexpr, PER_SAMPLE: tl.constexpr,
+    deviation, rstd, operands, block, tile, ACT: tl.constexpr, SLOPE: tl.constexpr, PER_SAMPLE: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    scale, shift = affine_of(block, tile, PER_SAMPLE)
+    scale, shift = affine_of(operands, block, tile, PER_SAMPLE)
     return activate(deviation * over_pixels(scale * rstd) + over_pixels(shift), ACT, SLOPE, COMPUTE)
 
 
@@ -69,19 +69,20 @@ def _forward_kernel(
     ALIGN: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
     """Channels that fit into registers: read once, written once."""
+    operands = Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, scale_ptr, shift_ptr, scale_stride, shift_stride)
     block = channels_of_program(
-        Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, scale_ptr, shift_ptr, scale_stride, shift_stride),
-        samples, minor_groups, major, tl.program_id(0), STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS,
+        operands, samples, minor_groups, major, tl.program_id(0), STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN,
+        BLOCK_CHANNELS,
     )  # fmt: skip
     tile = tile_of_channels(block, 0, 1, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS)
-    z, _ = input_tile(block, tile, ACT_BEFORE, SLOPE, COMPUTE)
+    z, _ = input_tile(operands, block, tile, ACT_BEFORE, SLOPE, COMPUTE)
     if noise_ptr is not None or bias_ptr is not None:
         z = tl.where(tile.mask, z, 0.0)
     mean = sum_of_channels(z) / block.count
     deviation = tl.where(tile.mask, z - over_pixels(mean[:, None]), 0.0)
     var = sum_of_channels(deviation * deviation) / block.count
     rstd = tl.rsqrt(var + tl.full((), EPS, COMPUTE))[:, None]
-    y = _output(deviation, rstd, block, tile, ACT, SLOPE, PER_SAMPLE, COMPUTE)
+    y = _output(deviation, rstd, operands, block, tile, ACT, SLOPE, PER_SAMPLE, COMPUTE)
     tl.store(y_ptr + tile.offset, y.to(y_ptr.dtype.element_ty), mask=tile.mask)
     _store_statistics(
         mean_ptr, var_ptr, running_mean_ptr, running_var_ptr, batches_ptr, block, mean, var, MOMENTUM, COMPUTE
@@ -102,21 +103,21 @@ def _moments_kernel(
     Deviations are from the mean m of the span's first tile. Over the T tiles the sum of their squares is
     M2 + n (mean - m)^2, at most (1 + T) M2, so the subtraction that gives M2 loses little precision.
     """
+    program, span = tl.program_id(0), tl.program_id(1)
+    operands = Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, None, None, 0, 0)
     block = channels_of_program(
-        Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, None, None, 0, 0),
-        samples, minor_groups, major, tl.program_id(0), STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS,
-    )  # fmt: skip
-    span = tl.program_id(1)
+        operands, samples, minor_groups, major, program, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS
+    )
     start = span * tiles
     tile = tile_of_channels(block, start, pixel_tiles, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS)
     count = _elements(block, start, pixel_tiles, COMPUTE, BLOCK_SAMPLES, BLOCK_PIXELS)
-    z, _ = input_tile(block, tile, ACT_BEFORE, SLOPE, COMPUTE)
+    z, _ = input_tile(operands, block, tile, ACT_BEFORE, SLOPE, COMPUTE)
     m = (sum_of_channels(tl.where(tile.mask, z, 0.0)) / count)[:, None]
     deviation = tl.where(tile.mask, z - over_pixels(m), 0.0)
     sums, squares = folded(deviation, FOLD), folded(deviation * deviation, FOLD)
     for i in range(start + 1, tl.minimum(start + tiles, all_tiles)):
         tile = tile_of_channels(block, i, pixel_tiles, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS)
-        z, _ = input_tile(block, tile, ACT_BEFORE, SLOPE, COMPUTE)
+        z, _ = input_tile(operands, block, tile, ACT_BEFORE, SLOPE, COMPUTE)
         deviation = tl.where(tile.mask, z - over_pixels(m), 0.0)
         sums += folded(deviation, FOLD)
         squares += folded(deviation * deviation, FOLD)
@@ -154,10 +155,10 @@ def _normalize_kernel(
     Without partials the mean and the variance are given.
     """
     program, span = last_program_first()
+    operands = Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, scale_ptr, shift_ptr, scale_stride, shift_stride)
     block = channels_of_program(
-        Operands(x_ptr, noise_ptr, strength_ptr, bias_ptr, scale_ptr, shift_ptr, scale_stride, shift_stride),
-        samples, minor_groups, major, program, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS,
-    )  # fmt: skip
+        operands, samples, minor_groups, major, program, STRENGTH_STRIDE, CHANNELS_LAST, COMPUTE, ALIGN, BLOCK_CHANNELS
+    )
     if partials_ptr is None:
         mean, rstd = statistics_of(mean_ptr, var_ptr, block, EPS, COMPUTE)
     else:
@@ -180,9 +181,9 @@ def _normalize_kernel(
         rstd = tl.rsqrt(var + tl.full((), EPS, COMPUTE))[:, None]
     for i in range(tl.minimum((span + 1) * tiles, all_tiles) - 1, span * tiles - 1, -1):
         tile = tile_of_channels(block, i, pixel_tiles, CHANNELS_LAST, BLOCK_SAMPLES, BLOCK_PIXELS)
-        z, _ = input_tile(block, tile, ACT_BEFORE, SLOPE, COMPUTE)
+        z, _ = input_tile(operands, block, tile, ACT_BEFORE, SLOPE, COMPUTE)
         deviation = z - over_pixels(mean)
-        y = _output(deviation, rstd, block, tile, ACT, SLOPE, PER_SAMPLE, COMPUTE)
+        y = _output(deviation, rstd, operands, block, tile, ACT, SLOPE, PER_SAMPLE, COMPUTE)
         tl.store(y_ptr + tile.offset, y.to(y_ptr.dtype.element_ty), mask=tile.mask)
 
 

@@ -87,14 +87,14 @@ class NormLaunch:
             samples, pixels = 1, samples * pixels
         minor, major = (channels, pixels) if channels_last else (pixels, channels)
         align = alignment(minor)
-        if wide:
-            # A store of 16 bytes, and so every access, has as many elements: otherwise Triton passes a tile from the
-            # layout of wider loads to that of the store through shared memory.
-            align = min(align, 16 // compute_dtype(dtype).itemsize)
         self.tiling: NormTiling = norm_tiling(
             groups, samples, channels, pixels, dtype.itemsize, channels_last=channels_last, reduces=reduces,
             tensors=tensors, before=has_before,
         )  # fmt: skip
+        if wide and not self.tiling.resident:
+            # A store of 16 bytes, and so every access, has as many elements: otherwise Triton passes a tile from the
+            # layout of wider loads to that of the store through shared memory, in a loop.
+            align = min(align, 16 // compute_dtype(dtype).itemsize)
         self.per_sample = per_sample
         self.extents = (samples, minor // align, major)
         self.constants = {
@@ -155,7 +155,6 @@ class Channels(NamedTuple):
     two.
     """
 
-    operands: Any
     group: Any
     channel: Any
     index: Any
@@ -197,7 +196,6 @@ def channels_of_program(
     exists = channel < channels
     scale_row, shift_row = group * operands.scale_stride, group * operands.shift_stride
     return Channels(
-        operands,
         group,
         channel,
         group * channels + channel,
@@ -294,10 +292,10 @@ def of_tile(ptr, stride, of_group, block, tile, PER_SAMPLE: tl.constexpr):
 
 
 @triton.jit
-def affine_of(block, tile, PER_SAMPLE: tl.constexpr):
+def affine_of(operands, block, tile, PER_SAMPLE: tl.constexpr):
     """Scale and shift of the planes of a tile."""
-    scale = of_tile(block.operands.scale_ptr, block.operands.scale_stride, block.scale, block, tile, PER_SAMPLE)
-    return scale, of_tile(block.operands.shift_ptr, block.operands.shift_stride, block.shift, block, tile, PER_SAMPLE)
+    scale = of_tile(operands.scale_ptr, operands.scale_stride, block.scale, block, tile, PER_SAMPLE)
+    return scale, of_tile(operands.shift_ptr, operands.shift_stride, block.shift, block, tile, PER_SAMPLE)
 
 
 @triton.jit
@@ -315,28 +313,28 @@ def statistics_of(mean_ptr, var_ptr, block, EPS: tl.constexpr, COMPUTE: tl.const
 
 
 @triton.jit
-def noise_of(block, tile, COMPUTE: tl.constexpr):
-    return tl.load(block.operands.noise_ptr + tile.of_noise, mask=tile.in_noise, other=0.0).to(COMPUTE)
+def noise_of(operands, tile, COMPUTE: tl.constexpr):
+    return tl.load(operands.noise_ptr + tile.of_noise, mask=tile.in_noise, other=0.0).to(COMPUTE)
 
 
 @triton.jit
-def input_tile(block, tile, ACT_BEFORE: tl.constexpr, SLOPE: tl.constexpr, COMPUTE: tl.constexpr):
+def input_tile(operands, block, tile, ACT_BEFORE: tl.constexpr, SLOPE: tl.constexpr, COMPUTE: tl.constexpr):
     """z of a tile, and the noise under it, zeros if there is none. Elements of z outside of the mask are not 0."""
     noise = tl.zeros([1, 1, 1], COMPUTE)
     # The noise is loaded first: then Triton converts it to the layout of x, not x to that of the noise.
-    if block.operands.noise_ptr is not None:
-        noise = noise_of(block, tile, COMPUTE)
-    z = tl.load(block.operands.x_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)
-    if block.operands.noise_ptr is not None:
+    if operands.noise_ptr is not None:
+        noise = noise_of(operands, tile, COMPUTE)
+    z = tl.load(operands.x_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)
+    if operands.noise_ptr is not None:
         z += over_pixels(block.strength) * noise
-    if block.operands.bias_ptr is not None:
+    if operands.bias_ptr is not None:
         z += over_pixels(block.bias)
     return activate(z, ACT_BEFORE, SLOPE, COMPUTE), noise
 
 
 @triton.jit
 def backward_tile(
-    dy_ptr, block, mean, rstd, tile, ACT_BEFORE: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr,
+    dy_ptr, operands, block, mean, rstd, tile, ACT_BEFORE: tl.constexpr, ACT: tl.constexpr, SLOPE: tl.constexpr,
     PER_SAMPLE: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """Of a tile g (dy times the derivative of the activation after), z - mean, z, the input of the activation after.
@@ -344,8 +342,8 @@ def backward_tile(
     And the scale of its planes, and the noise. Outside of the mask g is 0, the others are not.
     """
     g = tl.load(dy_ptr + tile.offset, mask=tile.mask, other=0.0).to(COMPUTE)
-    z, noise = input_tile(block, tile, ACT_BEFORE, SLOPE, COMPUTE)
-    scale, shift = affine_of(block, tile, PER_SAMPLE)
+    z, noise = input_tile(operands, block, tile, ACT_BEFORE, SLOPE, COMPUTE)
+    scale, shift = affine_of(operands, block, tile, PER_SAMPLE)
     deviation = z - over_pixels(mean)
     p = deviation * over_pixels(scale * rstd) + over_pixels(shift)
     return through_activation(g, p, ACT, SLOPE, COMPUTE), deviation, z, p, scale, noise
