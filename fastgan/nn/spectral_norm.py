@@ -3,9 +3,11 @@
 W / sigma with sigma = u^T W v, where u and v approach the first singular vectors of the weight matrix by power
 iteration: u <- W v / |W v|, v <- W^T u / |W^T u|. The gradient treats u and v as constants.
 
-For a weight of zeros the quotient is undefined. The weight stays zero, with the gradient of the unnormalized weight,
-and u and v stay unchanged: a layer that starts at zero becomes non-zero at the first step and is normalized from then
+For a weight of zeros the quotient is undefined. Such a weight is passed through unchanged, and so is its gradient; u
+and v stay unchanged too: a layer that starts at zero becomes non-zero at the first step and is normalized from then
 on. torch's parametrization returns NaN.
+
+The layers of a group belong to a root: the model that :func:`spectral_norm_` was called on.
 """
 
 import sys
@@ -41,10 +43,10 @@ def spectral_norm(
     :func:`torch.nn.utils.spectral_norm` (``weight_orig``, ``weight_u``, ``weight_v``) load too. A parameter of one axis
     is divided by its norm.
 
-    As in torch, each reading of the parameter in training mode (one reading inside
-    :func:`torch.nn.utils.parametrize.cached`) runs ``n_power_iterations`` on u and v. Unlike in torch, a forward that a
-    checkpoint recomputes does not change them, and uses those of the forward that it repeats; inside ``torch.compile``
-    this holds only for :func:`spectral_norm_`.
+    As in torch, each reading of the parameter in training mode runs ``n_power_iterations`` on u and v (inside
+    :func:`torch.nn.utils.parametrize.cached`, only the first). Unlike in torch, they stay unchanged when a checkpoint
+    recomputes a forward, which then uses the u and v of the original forward; inside ``torch.compile`` this holds only
+    for :func:`spectral_norm_`. Differentiable as often as :func:`fastgan_kernels.spectral_normalize`.
 
     Args:
         module: the module with the parameter; changed in place.
@@ -61,8 +63,6 @@ def spectral_norm(
         ValueError: if there is no such parameter, it is uninitialized, or ``n_power_iterations`` is below 1.
         IndexError: if ``dim`` is out of range.
         TypeError: if ``module`` is not a module, or the parameter is not real floating-point.
-
-    Derivatives exist to the orders of :func:`fastgan_kernels.spectral_normalize`.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"spectral_norm: module is a {type(module).__name__}, expected a torch.nn.Module")
@@ -92,10 +92,11 @@ def spectral_norm_(model: Module) -> Module:
 
     A forward of ``model`` runs one power iteration for all layers (in training mode) and normalizes all weights, in a
     number of launches that does not grow with the number of layers. The normalized weights stay the same throughout
-    this forward, also in a nested forward of ``model``. A part of the model that is called outside such a forward does
-    the same for its layers one by one. Reading ``.weight`` never changes u and v. A forward recomputed by
-    :func:`torch.utils.checkpoint.checkpoint`, reentrant or not, does not change them either: it uses the u and v of the
-    forward that it repeats, even if others followed before the backward pass.
+    this forward, also in a nested forward of ``model``. If only a part of the model is called, each of its layers
+    iterates and normalizes by itself. Reading ``.weight`` never changes u and v. Neither does a forward that
+    :func:`torch.utils.checkpoint.checkpoint` recomputes, reentrant or not: it uses the u and v of the original forward,
+    even if the model ran again before the backward pass. Differentiable as often as
+    :func:`fastgan_kernels.spectral_normalize`.
 
     State dicts equal those of :func:`spectral_norm` on each layer, and those of torch. Processes that start with equal
     weights, u and v keep them equal: if the models were seeded or loaded alike, ``DistributedDataParallel`` need not
@@ -112,8 +113,6 @@ def spectral_norm_(model: Module) -> Module:
         ValueError: if there is no such layer, or a layer's weight is uninitialized or already normalized or
             parametrized; ``model`` is then unchanged.
         TypeError: if ``model`` is not a module, or a weight is not real floating-point.
-
-    Derivatives exist to the orders of :func:`fastgan_kernels.spectral_normalize`.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"spectral_norm_: model is a {type(model).__name__}, expected a torch.nn.Module")
@@ -179,7 +178,7 @@ class SpectralNorm(nn.Module):
         self.n_power_iterations = n_power_iterations
         self.eps = eps
         self.dim = dim
-        # In a group, a forward of the root updates u and v, not each reading.
+        # In a group, u and v are updated by a forward of the root, not by reading the weight.
         self.grouped = False
         self.running: _Running | None = None
         self.normalized: Tensor | None = None
@@ -197,7 +196,7 @@ class SpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         if weight.dim() == 1:
-            # A weight of zeros is replaced by ones, since the norm of zeros has an infinite gradient.
+            # Zeros are replaced by ones only inside normalize, whose gradient would be infinite at zero.
             is_zero = ~weight.any()
             normalized = nn.functional.normalize(torch.where(is_zero, 1.0, weight), dim=0, eps=self.eps)
             return torch.where(is_zero, weight, normalized)
@@ -278,7 +277,7 @@ class _Running:
 
 
 class _Group:
-    """The hooks of the root. They hold only the layers' names, so that a copy of the root uses its own layers."""
+    """The hooks of the root. They hold only names of layers, so that those of a copied root find the copied layers."""
 
     def __init__(self, layers: tuple[tuple[str, ...], ...]) -> None:
         self.layers = layers
@@ -344,7 +343,7 @@ class _Group:
                     dims=[dims[i] for i in moving],
                 )
             if len(moving) < len(norms):
-                sigma = None
+                sigma = None  # it is that of all layers, or is computed anew
         normalized = spectral_normalize(tensors, us, vs, sigma, dims=dims)
         for (norm, weight), of_norm, u, v in zip(weights, normalized, us, vs, strict=True):
             norm.running, norm.normalized, norm.used = running, norm.like_weight(of_norm, weight), (u, v)
@@ -370,15 +369,15 @@ def _iterate_outside_root(layer: nn.Module, args: Any) -> None:
         _iterate_unless_recomputing(norm, norm.weight_in(layer), compiled=torch.compiler.is_compiling())
 
 
-# Whether this is a recomputation is known at run time, not at compile time.
+# Only at run time it is known whether this is a recomputation, so torch.compile must not trace it.
 @torch.compiler.disable
 def _iterate_unless_recomputing(norm: SpectralNorm, weight: Tensor, *, compiled: bool) -> None:
     if not recomputing():
         norm.iterate(weight, norm.n_power_iterations)
     elif compiled:
         raise RuntimeError(
-            "spectral_norm_: a checkpoint recomputes a compiled part of the model, which does not know the u and v of"
-            " the forward that is repeated; compile the model as a whole"
+            "spectral_norm_: a checkpoint recomputes a compiled part of the model, which does not have the u and v of"
+            " the original forward; compile the model as a whole"
         )
 
 

@@ -1,4 +1,4 @@
-"""The layers of StyleGAN's generator: AdaIN, noise injection, a fusion of both with bias and activation, pixel norm."""
+"""The layers of StyleGAN's generator: AdaIN, noise injection, both in one op with bias and activation, pixel norm."""
 
 import torch
 from torch import Tensor, nn
@@ -67,8 +67,8 @@ class StyleEpilogue(nn.Module):
     """Noise, bias, activation and AdaIN in one fused op (Karras et al. 2019, figure 1b).
 
     It follows a convolution that was made with ``bias=False``. One linear layer maps the style to
-    ``2 * num_channels`` numbers, the scales and then the shifts, starting at 1 and 0 as in :class:`AdaIN`; the noise
-    strengths and the bias start at 0.
+    ``2 * num_channels`` numbers, the scales and then the shifts; its biases start at 1 and 0, as in :class:`AdaIN`. The
+    noise strengths and the bias start at 0.
 
     Args:
         num_channels: C.
@@ -76,8 +76,10 @@ class StyleEpilogue(nn.Module):
         noise: whether to add noise, with one learned strength per channel.
         shared_strength: one strength for all channels, as in StyleGAN2.
         bias: whether to add a bias.
-        equalized: whether the linear layer is an :class:`EqualizedLinear`, with the same parameters, as in StyleGAN.
-        act, negative_slope, order, eps: as in :func:`fastgan_kernels.style_epilogue`.
+        equalized: whether the linear layer is an :class:`EqualizedLinear`, as in StyleGAN; names and shapes of the
+            parameters do not change.
+        act, negative_slope, eps: as in :func:`fastgan_kernels.style_epilogue`.
+        order: ``"paper"`` activates before AdaIN, ``"tutorial"`` after.
 
     Shape:
         x [N, C, \\*spatial], style [N, style_dim] and optionally noise [N, 1, \\*spatial] to [N, C, \\*spatial], in the
