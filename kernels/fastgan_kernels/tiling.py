@@ -290,7 +290,7 @@ def norm_tiling(
 
 
 _NORMS_AT_ONCE: dict[tuple[bool, bool], tuple[Pair, Pair, Pair]] = {
-    (False, False): ((5, 6), (4, 5), (9, 12)),
+    (False, False): ((5, 5), (4, 5), (9, 12)),
     (False, True): ((4, 5), (3, 4), (6, 9)),
     (True, False): ((4, 4), (2, 2), (3, 4)),
     (True, True): ((2, 3), (1, 2), (3, 4)),
