@@ -165,7 +165,7 @@ def test_trying_networks_out_changes_neither_buffers_nor_random_state():
 
 def test_trying_networks_out_with_dropout_draws_nothing():
     networks = own_networks.conditional(8, 3)
-    config = TrainingConfig(latent_dim=8, device="cpu")
+    config = TrainingConfig(latent_dim=8, device="cpu", conditional=True)
     precision = Precision(config, torch.device("cpu"))
     tryout = Tryout(*networks, precision, config, 6)
     before = torch.get_rng_state()
