@@ -26,7 +26,9 @@ REPORT, PICTURE = "report.json", "collapse.png"
 def evaluate(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RUN...", help="Folders of runs or exports, or report files (.json) of earlier ones."),
+        typer.Argument(
+            metavar="RUN...", help="Folders of runs or exports, or report files (.json) of earlier evaluations."
+        ),
     ] = None,
     images: Annotated[
         str | None, typer.Option(metavar="A", help="Images to evaluate instead of a run: anything that --data takes.")
@@ -109,7 +111,7 @@ def evaluate(
     earlier = {path: read_report(path) for path in reports}
     options |= {"data": data, "model": model, "device": device, "warn": warner(console)}
     subjects = [Subject(run, **options) for run in folders]
-    # Before the work.
+    # Compared before the slow work.
     bases = {str(subject.run): subject.basis for subject in subjects}
     bases |= {f"{path}, {found.run}": found.basis for path, rows in earlier.items() for found in rows}
     if bases:

@@ -25,7 +25,7 @@ def explore(
     from fastgan import explorer
 
     trained = load_trained(run, device, model)
-    title = f"{run.resolve().name}, step {trained.step}"
+    title = run.resolve().name + ("" if trained.step is None else f", step {trained.step}")
     page = explorer.build_page(explorer.Explorer(trained.generator), title, str(run), model)
     try:
         address = explorer.serve(page, host, port)

@@ -59,7 +59,8 @@ def export(
     about = {"step": trained.step, "settings": settings, "scores": scores, "programs": programs}
     card = exporting.card_of(generator, name=name, **about)
     exporting.save_generator(generator, folder, step=trained.step, card=card)
-    trained.say(f"Generator of step {trained.step}: {folder}")
+    of_step = "" if trained.step is None else f" of step {trained.step}"
+    trained.say(f"Generator{of_step}: {folder}")
     return 0
 
 

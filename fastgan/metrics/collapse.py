@@ -100,7 +100,7 @@ def _by_clustering(clusters: Shares) -> Answer:
     lost = len(clusters.lost())
     evidence = (
         f"{lost} of {len(clusters.names)} clusters are missing, which hold {clusters.lost_share():.0%} of the real "
-        f"images; p = {clusters.p_value():.2g} for equal shares (chi-squared)"
+        f"images; a chi-squared test of equal shares gives p = {clusters.p_value():.2g}"
     )
     return Answer("clustering", clusters.lost_share(), evidence)
 
@@ -114,8 +114,8 @@ def _by_score(real: Features, generated: Features, seed: int) -> Answer:
     chosen = torch.randperm(len(generated.values), generator=random)[:size]
     found = neighbor_scores(first, generated.values[chosen])
     evidence = (
-        f"coverage is {found.coverage:.2f} and recall {found.recall:.2f}, and {of_real.coverage:.2f} and "
-        f"{of_real.recall:.2f} for the same number of real images"
+        f"coverage is {found.coverage:.2f} (of as many real images {of_real.coverage:.2f}), and recall "
+        f"{found.recall:.2f} ({of_real.recall:.2f})"
     )
     if found.precision < _MIN_PRECISION * of_real.precision:
         unlike = f"precision is {found.precision:.2f}, so most images are unlike real ones and do not measure variety"

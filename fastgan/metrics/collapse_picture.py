@@ -33,7 +33,7 @@ def collapse_picture(real: Tensor, generated: Tensor, shares: Shares) -> Tensor:
 
 
 def draw_shares(draw: ImageDraw.ImageDraw, corner: tuple[int, int], size: tuple[int, int], shares: Shares) -> None:
-    """Draws a gray (real) and a blue (generated) bar per class above the class's name, which is red if it is lost.
+    """Draws a gray (real) and a blue (generated) bar per class above the class's name, red if the class is lost.
 
     ``corner`` is the lower left corner of the bars, and ``size`` their total width and height.
     """

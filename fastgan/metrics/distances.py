@@ -5,7 +5,7 @@ from torch import Tensor
 
 from fastgan.metrics import MetricsError
 
-_ROWS = 1024  # of the kernel matrix computed at a time
+_ROWS = 1024  # rows of the kernel matrix that are in memory at a time
 
 
 def frechet_distance(real: Tensor, generated: Tensor) -> float:

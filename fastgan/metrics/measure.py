@@ -21,7 +21,7 @@ _NUM_IMAGES, _NUM_POINTS = 64, 1000
 def measure(
     batches: Iterable[Tensor], network: FeatureNetwork, advance: Callable[[int], None] = lambda count: None
 ) -> tuple[Features, Tensor]:
-    """Computes the features of batches of uint8 images [n, C, S, S], at least one.
+    """Computes the features of one or more batches of uint8 images [n, C, S, S].
 
     ``advance`` is called after each batch with its number of images. Returns the features of all images, and the first
     images, uint8 [n, C, S, S], as many as a picture shows.
@@ -50,7 +50,7 @@ def real_batches(images: Tensor) -> Iterator[Tensor]:
 def generated_batches(generator: nn.Module, count: int, *, seed: int, labels: Tensor | None) -> Iterator[Tensor]:
     """Generates images from a seed, with ``labels`` int64 [count] for a conditional generator.
 
-    Yields batches, uint8 [n, C, S, S] like the real images, so that the compared pixels are those of saved files.
+    Yields batches, uint8 [n, C, S, S] rounded as in saved files, so that a run and its files get the same scores.
     """
     latents = draw_latents(count, generator.latent_dim, seed=seed).split(BATCH_SIZE)
     of_batches = [None] * len(latents) if labels is None else labels.split(BATCH_SIZE)

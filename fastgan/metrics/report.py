@@ -56,7 +56,7 @@ class Evaluation:
 
     Attributes:
         run: folder of the run, or name of the images.
-        step: step of the checkpoint; None for images and for exports without it.
+        step: step of the checkpoint; None for images, and for exports that record none.
         seed: seed of the latents, the choice of real images, and the resampling.
         scores: scores by name, in the order of ``SCALES``; without class logits there is no Inception Score.
         collapse: the three answers and the shares, as JSON types.
@@ -156,6 +156,6 @@ def require_comparable(bases: Mapping[str, Basis]) -> None:
             one, other = getattr(expected, attribute), getattr(basis, attribute)
             if one != other:
                 raise MetricsError(
-                    f"the scores of {first!r} and {name!r} cannot be compared: the first are of {words.format(one)}, "
-                    f"the others of {words.format(other)}"
+                    f"the scores of {first!r} and {name!r} cannot be compared: those of {first!r} are of "
+                    f"{words.format(one)}, those of {name!r} of {words.format(other)}"
                 )

@@ -19,7 +19,7 @@ MIN_IMAGES = 2 * MIN_COUNT
 # From 20 replicates a standard error has a relative error of 1 / sqrt(2 * 19) = 16%.
 REPLICATES = 20
 
-# Maximum number of images per side in a replicate. It bounds the time; the spread is scaled to the count (see below).
+# Maximum number of images per side in a replicate. It bounds the time; the spread is scaled up in :func:`score`.
 _MAX_REPLICATE = 5000
 
 _NORMAL_95 = 1.96
@@ -113,10 +113,10 @@ def score(real: Features, generated: Features, *, seed: int, progress: Iterable[
     A standard error is the spread of the score over random subsets of both samples, drawn without replacement, scaled
     to the full count: the delete-d jackknife (Shao and Wu 1989, https://doi.org/10.1214/aos/1176347263), which needs no
     scaling for halves. With replacement, as in the bootstrap, copies of an image would be neighbors at distance 0. If
-    generated and real images have almost equal distributions, the derivatives of FID and KID vanish, and their errors
-    are too large rather than too small.
+    generated and real images have almost equal distributions, FID and KID are near their minimum, where this
+    overestimates their standard errors.
 
-    The reference of FID compares two samples of the real images, drawn with replacement, of the sizes that are scored.
+    The reference of FID is that of two samples of the real images, drawn with replacement, as many as are scored.
     The reference of the Inception Score is the score of the real images. The other references compare two halves of the
     real images.
 

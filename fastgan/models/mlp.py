@@ -14,7 +14,7 @@ from fastgan.models.dcgan import init_weights_without_batch_norm
 from fastgan.models.sequential import Discriminator, Generator
 from fastgan.nn import BiasAct, MinibatchDiscrimination, MinibatchStdDev
 
-HIDDEN_LAYERS = 3
+_HIDDEN_LAYERS = 3
 
 # Sizes of minibatch discrimination. With the 100 kernels of the authors' code the layer would take more than ten times
 # as long, in plain torch, as the rest of a step on 256 points.
@@ -40,17 +40,17 @@ def build_mlp(
             (Salimans et al. 2016).
     """
     width, shape = base_channels or 128, (num_channels, resolution, resolution)
-    generator = [
-        *_hidden(latent_dim, width, HIDDEN_LAYERS),
+    layers = [
+        *_hidden(latent_dim, width, _HIDDEN_LAYERS),
         nn.Linear(width, math.prod(shape)),
         nn.Tanh(),
         nn.Unflatten(1, shape),
     ]
-    networks = [Generator(generator, latent_dim).apply(init_weights_without_batch_norm)]
-    hidden = _hidden(math.prod(shape), width, HIDDEN_LAYERS - 1)
+    generator = Generator(layers, latent_dim).apply(init_weights_without_batch_norm)
+    hidden = _hidden(math.prod(shape), width, _HIDDEN_LAYERS - 1)
     layer, appended = _minibatch(minibatch, width)
-    discriminator = [nn.Flatten(), *hidden, *layer, *_hidden(width + appended, width, 1), nn.Linear(width, 1)]
-    return *networks, Discriminator(discriminator).apply(init_weights_without_batch_norm)
+    layers = [nn.Flatten(), *hidden, *layer, *_hidden(width + appended, width, 1), nn.Linear(width, 1)]
+    return generator, Discriminator(layers).apply(init_weights_without_batch_norm)
 
 
 def _hidden(in_features: int, width: int, num_layers: int) -> list[nn.Module]:

@@ -47,8 +47,11 @@ class Sheet:
 
 
 def check_output(path: Path, *, animation: bool = False) -> None:
-    """Refuses an output of unknown format before images are generated, and makes its folder: of a file that ends in
-    .png, .jpg, .npz or, with ``animation``, .gif or .mp4; a path without an ending, or an existing one, is a folder."""
+    """Refuses an output of unknown format before images are generated, and makes the folder that it will be in.
+
+    A path without a suffix, or of an existing folder, is a folder. Any other must end in one of ``PICTURES`` or, with
+    ``animation``, ``ANIMATIONS``.
+    """
     known = PICTURES + (ANIMATIONS if animation else ())
     if path.suffix and not path.is_dir():
         if path.suffix not in known:
@@ -82,7 +85,7 @@ def write_sheet(sheet: Sheet, path: Path) -> list[Path]:
         if path.suffix in ANIMATIONS:
             columns = sheet.columns or len(sheet.images)
             there = [picture(sheet.images[i::columns]) for i in range(columns)]
-            # Back to the second frame, so that they repeat without a jump.
+            # Then backwards to the second frame, so that the animation repeats without a jump.
             save_animation(there + there[-2:0:-1], path)
         elif path.suffix == ".npz":
             is_plane = are_points(sheet.images)
@@ -115,7 +118,7 @@ def save_images(images: Tensor, folder: Path, **layout: Any) -> list[Path]:
 
 def require_imageio() -> ModuleType:
     """Imports imageio; MissingExtraError unless it and its ffmpeg are installed."""
-    return require_extra("mp4", "MP4, in place of which there is GIF,", "imageio.v2", "imageio_ffmpeg")
+    return require_extra("mp4", "an .mp4 file (a .gif needs nothing more)", "imageio.v2", "imageio_ffmpeg")
 
 
 def save_animation(frames: Sequence[Tensor], path: Path) -> None:

@@ -26,7 +26,7 @@ _NUM_REAL = 2000
 def columns_by_class(count: int, num_classes: int) -> int | None:
     """Number of columns such that, with the classes in turn, each column of ``count`` images holds one class.
 
-    None, for the default, if that is more than twice the columns of a square grid.
+    None, for a square grid, if that is more than twice as many columns as a square has.
     """
     square = math.ceil(math.sqrt(count))
     columns = num_classes * max(1, square // num_classes)

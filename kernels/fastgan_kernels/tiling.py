@@ -3,17 +3,17 @@
 The thresholds are computed, not yet measured. A chip needs about (bandwidth x latency) bytes in flight: on an H200
 4.8 TB/s x 0.7 us / 132 multiprocessors = 25 KB per multiprocessor, which a few blocks of 16 KB tiles provide.
 
-What names mean in all tilings: ``block_...`` are the extents of a tile, ``num_warps`` is the warps per program. What is
-reduced is cut into ``spans`` of ``tiles`` tiles, with one program each. Arguments are the extents of a problem, each at
-least 1; ``element_size``, the bytes of an element; ``channels_last``: channels, not pixels, are neighbors in memory.
+What names mean in all tilings: ``block_...`` are the extents of a tile, ``num_warps`` is the number of warps of a
+program. A reduced axis is cut into ``spans``; one program reduces each span, which has ``tiles`` tiles. Arguments are
+the extents of a problem, each at least 1; ``element_size``, the bytes of an element; ``channels_last``: channels, not
+pixels, are neighbors in memory.
 """
 
 import functools
 import math
 from dataclasses import dataclass
 
-# Every training step has the same problems.
-_decided_once = functools.lru_cache(maxsize=1024)
+from fastgan_kernels.launch import decided_once
 
 Pair = tuple[int, int]
 """Numbers of both axes, (y, x)."""
@@ -35,7 +35,7 @@ def alignment(cols: int) -> int:
 
 
 def _fair_tile(elements: int, *, least: int, most: int) -> int:
-    """The elements of a tile: ``most``, or fewer where not every multiprocessor of a large chip (132) had a tile."""
+    """The elements of a tile: ``most``, or fewer if a large chip would otherwise have fewer than about 256 tiles."""
     return min(most, max(least, next_power_of_2(elements // 256)))
 
 
@@ -65,7 +65,7 @@ class MatrixTiling(Tiling):
         return (self.row_programs * self.col_programs,)
 
 
-@_decided_once
+@decided_once
 def matrix_tiling(rows: int, cols: int, element_size: int, *, column_sums: bool = False) -> MatrixTiling:
     """Tiles for an elementwise pass over a row-major matrix.
 
@@ -75,10 +75,10 @@ def matrix_tiling(rows: int, cols: int, element_size: int, *, column_sums: bool 
     # 16 elements per thread at eight warps, in float32 four accesses of 16 bytes; with 32 ptxas spills in some kernels.
     tile, per_thread = 16384 // max(element_size, 4), 64
     if not column_sums and not _fills_waves(rows * cols // tile):
-        # With half of that, in as many threads, there are twice as many waves, of more programs.
+        # Half the elements in as many threads make twice as many programs, of which more run at once.
         tile, per_thread = tile // 2, per_thread // 2
     tile = _fair_tile(rows * cols, least=512, most=tile)
-    # In a single row, what belongs to a row is one number for all threads: fewer registers, half of the instructions.
+    # In a tile of one row, the values of the row are the same for all threads: fewer registers, half the instructions.
     widest = 32 if column_sums else tile if cols % tile == 0 else 1024
     block_cols = min(next_power_of_2(cols), widest, tile)
     block_rows = min(next_power_of_2(rows), tile // block_cols)
@@ -92,7 +92,7 @@ def matrix_tiling(rows: int, cols: int, element_size: int, *, column_sums: bool 
 
 
 def _fills_waves(programs: int) -> bool:
-    """Whether a large chip (132 multiprocessors) has two programs each, and 70% of them in the last of few waves.
+    """Whether each multiprocessor of a large chip (132) has two programs, and two to eight waves are 70% full in all.
 
     A multiprocessor runs five, six or eight programs of eight warps, by the registers that an op takes.
     """
@@ -116,7 +116,7 @@ class RowTiling(Tiling):
         return (self.row_programs, self.spans)
 
 
-@_decided_once
+@decided_once
 def row_tiling(rows: int, cols: int, element_size: int) -> RowTiling:
     """Tiles for a pass that reduces every row of a row-major matrix and writes nothing else."""
     # Two accesses of 16 bytes per thread at sixteen warps.
@@ -125,8 +125,8 @@ def row_tiling(rows: int, cols: int, element_size: int) -> RowTiling:
     # Short rows share a block, as long as every multiprocessor of a large chip has one or threads have few elements.
     block_rows = max(1, min(tile, max(512, block_cols * next_power_of_2(cdiv(rows, 256)))) // block_cols)
     row_programs = cdiv(rows, block_rows)
-    # Three programs per multiprocessor of a large chip (132) run at once and have 48 KB in flight. In less than 4 MB
-    # the launch that adds up spans of less than 16K elements would cost more than they save.
+    # Three programs per multiprocessor of a large chip (132) run at once and have 48 KB in flight. Below 4 MB, spans of
+    # less than 16K elements save less than the second launch, which adds them up, costs.
     most_spans = max(1, 3 * 132 // row_programs)
     shortest = tile if rows * cols * element_size >= 4 << 20 else 16384
     tiles = cdiv(min(max(shortest, cdiv(cols, most_spans)), cols), block_cols)
@@ -156,7 +156,7 @@ class SumTiling(Tiling):
         return (self.channel_programs, self.spans)
 
 
-@_decided_once
+@decided_once
 def sum_tiling(channels: int, outer: int, inner: int) -> SumTiling:
     """Tiles for the sums of [outer, channels, inner] over its first and last axis, which may be empty."""
     # 8 elements per thread at sixteen warps. A channel's partials are neighbors in memory, or, if the inner extent is
@@ -207,7 +207,7 @@ class NormTiling(Tiling):
         return (self.channel_programs, self.spans)
 
 
-@_decided_once
+@decided_once
 def norm_tiling(
     groups: int, samples: int, channels: int, pixels: int, element_size: int, *, channels_last: bool,
     reduces: bool = True, tensors: int = 1, before: bool = False,
@@ -220,7 +220,7 @@ def norm_tiling(
         channels_last: channels, not pixels, are neighbors in memory.
         reduces: whether a tile that has whole channels may stay in registers, so that it is read once.
         tensors: how many tensors of this size the pass reads (1 forward, 2 backward, 3 in the second order).
-        before: whether noise or a bias comes before the normalization, for which kernels have more registers.
+        before: whether noise or a bias comes before the normalization, for which the kernels need more registers.
     """
     # 16K float32 elements over 512 threads take 32 registers per thread and tensor, which fit
     # (benchmarks/static/compiled.csv). Channels-last the distances between the addresses of a thread are not constant.
@@ -239,7 +239,7 @@ def norm_tiling(
                 fair_share = next_power_of_2(cdiv(groups * channels, 512))
                 more = max(1, min(4096 // elements, fair_share // block_channels, all_channels // block_channels))
                 if elements == 4096 < capacity and 660 < groups * channels < 1109:
-                    # A multiprocessor runs five of them at once, so this is little more than one wave; or two pairs.
+                    # A multiprocessor runs five such tiles at once: single tiles would be little more than one wave.
                     more = min(2, all_channels)
                 block_channels, elements = block_channels * more, elements * more
             programs = groups * cdiv(channels, block_channels)
@@ -247,8 +247,8 @@ def norm_tiling(
             of_warp = 1024 if element_size == 2 else 512
             num_warps = min(max(elements // of_warp, 2), 16)
             return NormTiling(block_channels, block_samples, block_pixels, 1, 1, 1, 1, True, programs, 1, num_warps)
-    # Four accesses of 16 bytes for each thread; in the second order two of each of three tensors, and half the threads,
-    # of which more programs then fit where registers are few.
+    # Four accesses of 16 bytes for each thread. In the second order a thread makes two to each of three tensors, and a
+    # program has half the threads, so that more programs fit where registers are few.
     num_warps = 8 if tensors < 3 else 4
     access = num_warps * 32 * 16 // element_size
     tile = access * (4 if tensors < 3 else 2)
@@ -256,14 +256,14 @@ def norm_tiling(
     few = 66 * max(at_once)  # half of what the chip runs at once
     most = 256
     if tensors < 3:
-        # A program reads the partials of all spans of its channels: 3% of the bytes of a problem; channels-last, where
-        # channels share programs, of which there are then few, 13%.
+        # A program reads the partials of all spans of its channels: at most 3% of the problem's bytes. Channels-last,
+        # where channels share programs, of which there are few, it is at most 13%.
         most = max(1, math.isqrt(samples * pixels * (element_size if not channels_last else 16) // 256))
     if channels_last:
         # A pixel is read by runs of 128 bytes, in half precision of 64 where registers are few. With runs of 128 bytes
         # the noise of a tile has fewer pixels than the program threads, and each thread loads those that it needs: none
-        # go through shared memory. Where programs would be too few, and L2 keeps what memory sends beside a run, a run
-        # is half as long.
+        # go through shared memory. Runs are halved if there would be too few programs, and L2 can keep the other half
+        # of each 128 bytes.
         block_channels = 128 // (element_size if before and tensors == 1 else max(element_size, 4))
         block_channels = min(all_channels, max(1, block_channels))
         fits_l2 = groups * samples * channels * pixels * element_size <= 32 << 20
@@ -295,9 +295,8 @@ _NORMS_AT_ONCE: dict[tuple[bool, bool], tuple[Pair, Pair, Pair]] = {
     (True, False): ((4, 4), (2, 2), (3, 4)),
     (True, True): ((2, 3), (1, 2), (3, 4)),
 }
-"""How many programs registers let a multiprocessor run, in the two passes over spans: (channels_last, before), tensors.
-
-Those of an H200 with the registers of benchmarks/static/compiled.csv.
+"""``_NORMS_AT_ONCE[channels_last, before][tensors - 1]``: how many programs registers let a multiprocessor of an
+H200 run in the first pass over spans and in the second, from benchmarks/static/compiled.csv.
 """
 
 
@@ -312,7 +311,7 @@ def _even_spans(programs: int, tiles: int, most: int, at_once: Pair) -> tuple[in
     """
 
     def time(spans: int) -> int:
-        """Of both passes, in half tiles: a wave of programs takes that of a span, and half a tile for what precedes."""
+        """Of both passes, in halves of a tile: each wave takes the tiles of a span, and half a tile to start."""
         of_span = cdiv(tiles, spans)
         launched = programs * cdiv(tiles, of_span)
         return sum(cdiv(launched, 132 * n) * (2 * of_span + 1) for n in at_once)
@@ -324,10 +323,10 @@ def _even_spans(programs: int, tiles: int, most: int, at_once: Pair) -> tuple[in
 
 @dataclass(frozen=True)
 class NoiseTiling(Tiling):
-    """How a feature map is shared among programs of one warp that each hold one value per pixel of a block.
+    """How a feature map is shared among programs of one warp; each keeps the noise of its block of pixels.
 
     Attributes:
-        walks: whether a program can take several tiles, each with another block of channels; it takes ``tiles``.
+        walks: whether a program may loop over several blocks of channels; it loops over ``tiles``.
         splits: programs that share the channels of a block of pixels.
         pixel_programs: number of blocks of pixels, over all samples.
     """
@@ -345,7 +344,7 @@ class NoiseTiling(Tiling):
         return (self.pixel_programs, self.splits)
 
 
-@_decided_once
+@decided_once
 def noise_tiling(
     samples: int, channels: int, pixels: int, element_size: int, *, channels_last: bool, sums: bool = False
 ) -> NoiseTiling:
@@ -362,7 +361,7 @@ def noise_tiling(
     if sums and not walks and aligned:
         tile *= 2
     if channels_last:
-        # Two sectors; or, where rows start inside one and need no sums of many pixels, whole rows.
+        # Two sectors of channels; whole rows if rows are not aligned to sectors and no sums are wanted.
         block_channels = min(next_power_of_2(channels), 64 // element_size if aligned or sums else tile)
         block_pixels = min(next_power_of_2(pixels), tile // block_channels)
     else:
@@ -372,7 +371,7 @@ def noise_tiling(
     pixel_programs = samples * cdiv(pixels, block_pixels)
     channel_tiles = cdiv(channels, block_channels)
     # Each program draws or reads the values of its pixels, so it takes as many channels as leave sixteen programs per
-    # multiprocessor, with 32 KB in flight. All of them run at once. Few channels are not split: the values would be a
+    # multiprocessor, which all run at once, with 32 KB in flight. Few channels are not split: the values would be a
     # large part of the traffic.
     wanted = cdiv(16 * 132, pixel_programs) if channels > 16 else 1
     tiles = cdiv(channel_tiles, min(channel_tiles, wanted)) if walks else 1
@@ -399,7 +398,7 @@ class GroupTiling(Tiling):
         return self.row_tiles * self.col_tiles
 
 
-@_decided_once
+@decided_once
 def group_tiling(
     groups: int, members: int, rows: int, cols: int, element_size: int, *, finest: int = 1024
 ) -> GroupTiling:
@@ -449,7 +448,7 @@ class ChannelTiling(Tiling):
         return (self.sample_tiles * self.pixel_tiles,)
 
 
-@_decided_once
+@decided_once
 def channel_tiling(
     samples: int, channels: int, pixels: int, element_size: int, *, channels_last: bool, tensors: int = 1
 ) -> ChannelTiling:
@@ -469,12 +468,13 @@ def channel_tiling(
     strips = [min(strip, next_power_of_2(pixels)) for strip in strips]
     strip = next((strip for strip in strips if all_channels * strip <= capacity), 0)
     resident = strip > 0
-    # Half of the capacity, so that a multiprocessor holds four programs. More where planes start inside a sector, since
-    # longer strips waste less of the sectors at their ends.
+    # A tile has half of the capacity, so that a multiprocessor holds four programs. It is larger where planes start
+    # inside a sector, since longer strips waste less of the sectors at their ends.
     tile = _fair_tile(samples * channels * pixels, least=1024, most=4096 if element_size <= 4 else 2048)
     if not channels_last and pixels * element_size % 32:
         tile = capacity
-    # Three tensors take so many registers that a multiprocessor holds three such programs: 512 would be 1.3 waves.
+    # Three tensors take so many registers that a multiprocessor holds three such programs: 512 of them would be 1.3
+    # waves.
     if tensors == 3 and tile * element_size >= 8192:
         tile = capacity
     if not resident:
@@ -501,7 +501,7 @@ class StripTiling(Tiling):
 
     Attributes:
         rows, cols: rows and columns that a thread computes at once.
-        turns: times ``rows`` that a strip has. A thread computes a strip, and loads each of its input rows once.
+        turns: a strip has ``turns * rows`` rows. A thread computes a strip, and loads each of its input rows once.
         block_strips, block_groups, block_channels: the extents of a tile in strips, groups of ``cols`` columns, and
             channels; 1 channel where pixels are neighbors in memory. The strips of several small images share a tile.
         programs: number of tiles.
@@ -522,7 +522,7 @@ class StripTiling(Tiling):
         return (self.programs,)
 
 
-@_decided_once
+@decided_once
 def strip_tiling(
     images: int, channels: int, height: int, width: int, element_size: int, *, up: Pair, down: Pair,
     channels_last: bool, threads_per_warp: int = 32,
@@ -540,8 +540,8 @@ def strip_tiling(
         threads_per_warp: 64 on AMD.
     """
     # 4 outputs of 16 bits or 32 are a store of at least 8 bytes, and loads of as many. In channels-last a thread has 4
-    # channels of 2 columns. With more than 2 rows a turn would wait for no more loads at once, and take more registers;
-    # but for narrow loads, of fewer columns.
+    # channels of 2 columns. More than 2 rows would take registers and put no more loads in flight, except where
+    # columns are fewer and loads are narrow.
     elements = min(4, 16 // element_size)
     if channels_last:
         rows, cols, block_channels, resident = 2, 2, min(next_power_of_2(channels), 64 // element_size), 512
@@ -581,7 +581,7 @@ def strip_tiling(
         )
 
     def cost(tiling: StripTiling) -> tuple[bool, int]:
-        """Whether much of the chip idles in the last of few waves; the time of all waves, in turns."""
+        """First whether two to eight waves are less than 70% full in all, then the time of all waves, in turns."""
         waves = cdiv(tiling.programs, slots)
         # Two turns read what precedes the first one.
         return 1 < waves <= 8 and tiling.programs < 0.7 * waves * slots, waves * (tiling.turns + 2)
@@ -617,7 +617,7 @@ class BandTiling(Tiling):
         return strips * cdiv(width, self.step) * cdiv(channels, self.block_channels)
 
 
-@_decided_once
+@decided_once
 def band_tiling(
     height: int, width: int, element_size: int, taps: int, *, separable: bool, up: Pair, down: Pair,
     channels_last: bool, widest: int = 128,
@@ -686,8 +686,8 @@ def filtered_tiling(size: Pair, element_size: int, a: Pair, b: Pair, *, up: Pair
         a, b: the extents of the two filters, (y, x).
         up, down: the factors, (y, x).
     """
-    # Four warps then take up to 168 registers, so that a multiprocessor runs three programs. A middle of 64 columns
-    # takes 233 in eight warps, of which it runs one program, and as many instructions.
+    # With these sizes four warps take up to 168 registers, and a multiprocessor runs three programs. With a middle of
+    # 64 columns eight warps take 233, and it runs one program, with no fewer instructions.
     mid_y, mid_x, most_in, most_y, most_x = 32, 32, 64, 16, 32
     wide = 16 // element_size
     # In steps of bytes of signs, and of wide accesses of the input, one matrix serves all parts of the middle.
@@ -703,7 +703,7 @@ def filtered_tiling(size: Pair, element_size: int, a: Pair, b: Pair, *, up: Pair
     return FilteredTiling(in_x, mid_y, mid_x, most_y, most_x, mid_step, tile_y, tile_x)
 
 
-@_decided_once
+@decided_once
 def filtered_turns(columns: int, rows: int) -> int:
     """How many of the ``rows`` tiles below each other a program of filtered_lrelu computes.
 
@@ -715,5 +715,5 @@ def filtered_turns(columns: int, rows: int) -> int:
         rows: tiles in a column.
     """
     candidates = (cdiv(rows, strips) for strips in range(1, rows + 1))
-    # Waves of programs, times turns and half of one for what precedes them.
+    # Waves, times turns and half a turn to start.
     return min(candidates, key=lambda turns: cdiv(columns * cdiv(rows, turns), 132 * 3) * (2 * turns + 1))

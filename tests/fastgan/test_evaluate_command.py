@@ -293,7 +293,7 @@ def inputs(folder):
         ),
         (["RUN", "@junk.json"], "junk.json' is not a report of 'fastgan evaluate'"),
         (["@none.json"], "none.json' cannot be read: No such file or directory"),
-        (["RUN", "POINTS"], "cannot be compared: the first are of features digits, the others of features points"),
+        (["RUN", "POINTS"], " are of features digits, those of "),
         (["RUN", "--out", "/dev/null/x"], "folder '/dev/null/x' cannot be written: Not a directory"),
     ],
 )

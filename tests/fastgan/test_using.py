@@ -2,6 +2,7 @@
 
 import json
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -189,6 +190,22 @@ def test_an_exported_folder_stands_where_a_run_does(fastgan, runs, tmp_path, run
             for folder in (runs[run], tmp_path / "model")
         ]
         assert np.array_equal(*images)
+
+
+def test_a_generator_without_a_step_is_not_called_one_of_step_none(fastgan, runs, tmp_path, monkeypatch):
+    generator, _ = load_trained_generator(runs["PLAIN"], torch.device("cpu"))
+    save_generator(generator, tmp_path / "model")
+    _, out, _ = fastgan("export", tmp_path / "model", "--out", tmp_path / "copy")
+    assert f"Generator: {tmp_path / 'copy'}" in out
+    page = Mock()
+    command = sys.modules["fastgan.cli.explore"]  # as an attribute it is the function
+    monkeypatch.setattr(command, "require_gradio", lambda: None)
+    monkeypatch.setattr(command, "threading", Mock())
+    monkeypatch.setattr("fastgan.explorer.build_page", page)
+    monkeypatch.setattr("fastgan.explorer.serve", lambda *_: "http://here")
+    for folder, title in ((tmp_path / "model", "model"), (runs["PLAIN"], f"{runs['PLAIN'].name}, step 2")):
+        fastgan("explore", folder)
+        assert page.call_args.args[1] == title
 
 
 def test_the_card_has_the_scores_of_the_step(fastgan, tmp_path):

@@ -127,15 +127,15 @@ def tile_of_a_large_problem(images: int, channels: int, height: int, width: int,
 @pytest.mark.parametrize(
     ("shape", "layout", "dtype", "taps", "settings", "accesses", "programs"),
     [
-        # A blur of four taps loads three groups of columns for one, and 35 rows for 32 of output; channels-last five
-        # columns for two, and 19 rows for 16.
+        # A blur of four taps loads three groups of columns for one, and 36 rows for 32 of output (turns have two rows);
+        # channels-last five columns for two, and 20 rows for 16.
         ((1, 1, 128, 128), "contiguous", torch.float32, 4, BLUR, (2.15, 2.15), (1.0, 1.0)),
         tiered((1, 8, 64, 64), "contiguous", torch.bfloat16, 3, {"padding": 1}, (2.1, 2.1), (1.0, 1.0), plain=False),
         ((1, 32, 64, 64), "channels_last", torch.bfloat16, 4, BLUR, (1.95, 1.95), (1.05, 1.05)),
         # Rows of odd length start anywhere within a sector, so columns are loaded one by one.
-        tiered((1, 1, 129, 129), "contiguous", torch.bfloat16, 4, {"padding": 1}, (4.6, 3.4), (1.05, 1.4), plain=False),
+        tiered((1, 1, 129, 129), "contiguous", torch.bfloat16, 4, {"padding": 1}, (4.7, 3.5), (1.05, 1.4), plain=False),
         # Up, and down in the backward pass.
-        tiered((1, 4, 32, 32), "contiguous", torch.float32, 4, DOUBLING, (1.5, 3.5), (1.0, 1.0), plain=False),
+        tiered((1, 4, 32, 32), "contiguous", torch.float32, 4, DOUBLING, (1.5, 3.6), (1.0, 1.0), plain=False),
         tiered((1, 16, 32, 32), "channels_last", torch.float32, 4, DOUBLING, (1.45, 1.5), (1.0, 1.0), plain=False),
     ],
 )

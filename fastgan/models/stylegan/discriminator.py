@@ -10,13 +10,13 @@ from fastgan.nn import BiasAct, Blur, EqualizedConv2d, EqualizedLinear, Minibatc
 
 
 class StyleGANDiscriminator(GrowingNetwork):
-    """A 1x1 convolution from the image at each resolution, blocks that halve it down to 4x4, and a head.
+    """For each resolution a 1x1 convolution from the image and a block that halves it, down to 4x4; then a head.
 
     The head has a minibatch standard deviation, so gradient penalties include a small dependence on the other samples,
     as in the paper.
 
     Args:
-        resolution: of the fully grown images, a power of two from 8 to 1024.
+        resolution: that of the fully grown network, a power of two from 8 to 1024.
         base_channels: see :func:`~fastgan.models.stylegan.growing.widths`.
 
     Shape:

@@ -36,7 +36,7 @@ class GrowingNetwork(nn.Module):
     """A network that works at one of several resolutions, or between one and the next lower.
 
     ``resolution`` and ``fading`` are Python values and decide which layers run. The fade is a buffer on the device, so
-    that a captured graph follows it. Neither is in the state dict: training derives them from the number of images.
+    that a captured graph follows it. None is in the state dict: training derives them from the number of images.
 
     Args:
         resolutions: powers of two, ascending. The network begins fully grown, at the last of them.
@@ -56,11 +56,11 @@ class GrowingNetwork(nn.Module):
 
         Args:
             resolution: one of ``resolutions``, higher or lower than now.
-            fade: from 0, for images of the next lower resolution that are enlarged or reduced, to 1, where only
-                ``resolution`` is computed.
+            fade: weight of ``resolution``: at 0 only the next lower resolution counts, at 1 only this one.
 
         Raises:
-            ValueError: for another resolution or fade, or a fade below the first resolution; one sentence.
+            ValueError: for a resolution not in ``resolutions``, a fade outside [0, 1], or one below 1 at the lowest
+                resolution; one sentence.
         """
         if resolution not in self.resolutions:
             raise ValueError(

@@ -62,7 +62,7 @@ class Synthesis(GrowingNetwork):
     """The blocks, and a 1x1 convolution to an image at each resolution.
 
     Args:
-        resolution: of the fully grown images, see :data:`~fastgan.models.stylegan.growing.RESOLUTIONS`.
+        resolution: that of the fully grown network, see :data:`~fastgan.models.stylegan.growing.RESOLUTIONS`.
         style_dim: length of a style.
         base_channels: see :func:`~fastgan.models.stylegan.growing.widths`.
     """

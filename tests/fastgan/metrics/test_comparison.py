@@ -65,26 +65,29 @@ def test_a_difference_within_the_intervals_is_reported():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"features": "inception"}, "the first are of features digits, the others of features inception"),
+        ({"features": "inception"}, "those of 'a' are of features digits, those of 'b' of features inception"),
         (
             {"features_digest": "x" * 64},
-            "the digest 0123456789ab, the others of features of the digest xxxx",
+            "the digest 0123456789ab, those of 'b' of features of the digest xxxx",
         ),
-        ({"filter": "bicubic"}, "the filter 'none', the others of the filter 'bicubic'"),
-        ({"num_real": 5}, "1,797 real images, the others of 5 real images"),
-        ({"num_generated": 5}, "1,000 generated images, the others of 5 generated images"),
+        ({"filter": "bicubic"}, "the filter 'none', those of 'b' of the filter 'bicubic'"),
+        ({"num_real": 5}, "1,797 real images, those of 'b' of 5 real images"),
+        ({"num_generated": 5}, "1,000 generated images, those of 'b' of 5 generated images"),
         (
             {"data_digest": "y" * 64},
-            "the digest fedcba987654, the others of real images of the digest yyy",
+            "the digest fedcba987654, those of 'b' of real images of the digest yyy",
         ),
-        ({"image_size": "1x32x32", "data": "photos"}, "real images of 'digits', the others of real images of 'photos'"),
+        (
+            {"image_size": "1x32x32", "data": "photos"},
+            "real images of 'digits', those of 'b' of real images of 'photos'",
+        ),
     ],
 )
 def test_scores_with_another_basis_are_not_compared(change, words):
     other = dataclasses.replace(BASIS, **change)
     with pytest.raises(MetricsError) as caught:
         recommend([evaluation("a"), evaluation("b", basis=other)])
-    assert str(caught.value).startswith("the scores of 'a' and 'b' cannot be compared: the first are of ")
+    assert str(caught.value).startswith("the scores of 'a' and 'b' cannot be compared: those of 'a' are of ")
     assert words in str(caught.value)
 
 
