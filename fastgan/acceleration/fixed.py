@@ -23,6 +23,7 @@ from fastgan.random_state import seeded_random_state
 from fastgan_kernels import minibatch_stddev, pixel_norm, upfirdn2d
 
 _WHOLE_BATCH = 2**30
+_PRIME = 521  # no group divides a batch of as many
 # ATen operations that are analytic where differentiable, or only create or move elements.
 _ANALYTIC = frozenset(
     """
@@ -126,19 +127,31 @@ def _as_minibatch_stddev(module: nn.Module) -> Recipe | None:
     if y is None or y.dim() != 4 or y.shape[1] <= channels or not torch.equal(y[:, :channels], x):
         return None
     num_channels = y.shape[1] - channels
-    # In the last batch, a group of 33 to 511 differs from the whole batch.
-    asked = [(x, _answer(module, x)) for x in (_normal(module, n, channels, 3, 2) for n in (*range(1, 33), 48, 512))]
+    constants = sorted({n for n in _integers(module) if 1 <= n <= 256} | {2, 4, 8, 16})
+    batches = {*range(1, 13), 16, 24, *(2 * n for n in constants), *constants, _PRIME}
+    asked = {n: (x, _answer(module, x)) for n, x in ((n, _normal(module, n, channels, 3, 2)) for n in sorted(batches))}
     if channels % num_channels:
         raise Refusal(f"its {num_channels} channels do not fit {channels}")
-    for group_size in (*range(1, 33), _WHOLE_BATCH):
+    for group_size in (*constants, _WHOLE_BATCH):
+        # A batch that tells it from every other size. A module may refuse batches, and smaller ones look alike.
+        if asked[min(2 * group_size, _PRIME)][1] is None:
+            continue
         group = "the batch" if group_size == _WHOLE_BATCH else group_size
         settings = ("group_size", group_size), ("num_channels", num_channels)
         name = f"minibatch_stddev(group_size={group}, num_channels={num_channels})"
         recipe = Recipe(_call, (minibatch_stddev, settings), name)
-        if all(_agrees(module, recipe, x, y, 1e-4) for x, y in asked):
+        if all(_agrees(module, recipe, x, y, 1e-4) for x, y in asked.values()):
             inputs = [_normal(module, n, channels, 4, 3, scale=scale) for n in (4, 8, 12) for scale in (1.0, 1e-4)]
             return _verified(module, recipe, inputs, "sqrt(biased variance + 1e-8) over each group, averaged")
     raise Refusal("its statistics are not those of minibatch_stddev (members i, i + N/G, ...) for any group size")
+
+
+def _integers(module: nn.Module) -> set[int]:
+    """The integers among the module's attributes and in the code of its forward."""
+    code = type(module).forward.__code__
+    found = [*code.co_consts, *(value for m in module.modules() for value in vars(m).values())]
+    found += [type(module).forward.__globals__.get(name) for name in code.co_names]
+    return {n for n in found if type(n) is int}
 
 
 def _as_blur(module: nn.Module) -> Recipe | None:

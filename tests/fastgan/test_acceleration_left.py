@@ -124,6 +124,7 @@ class Function(nn.Module):
     def __init__(self, function, kernel=None):
         super().__init__()
         self.function = function
+        self.group = 64
         self.register_buffer("kernel", kernel)
 
     def forward(self, x):
@@ -156,6 +157,7 @@ SKEWED = BLUR * torch.tensor([1.0, 2.0, 3.0])
         (lambda m, x: x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6), "pixel_norm(eps=1e-06)"),
         (lambda m, x: x / x.pow(2).mean(dim=1, keepdim=True).sqrt(), "pixel_norm(eps=0.0)"),
         (lambda m, x: grouped(x, 4), "minibatch_stddev(group_size=4, num_channels=1)"),
+        (lambda m, x: grouped(x, m.group), "minibatch_stddev(group_size=64, num_channels=1)"),
         (lambda m, x: grouped(x, len(x)), "minibatch_stddev(group_size=the batch, num_channels=1)"),
     ],
 )
@@ -176,7 +178,8 @@ def test_the_unmodified_functions_are_recognized(function, by):
         (lambda m, x: grouped(x, 4, consecutive=True), "for any group size"),
         (lambda m, x: grouped(x, 4, unbiased=True), "for any group size"),
         (lambda m, x: grouped(x, 4, fallback=True), "for any group size"),
-        (lambda m, x: grouped(x, 64), "for any group size"),
+        # The 100 is nowhere in the module: every batch up to it has the statistics of the whole batch.
+        (lambda m, x: grouped(x, sum([10] * 10)), "for any group size"),
         (lambda m, x: grouped(x, 4, eps=1e-4), "for any group size"),
         (lambda m, x: grouped(x, 4, eps=0.0), "close to minibatch_stddev(group_size=4, num_channels=1)"),
     ],
