@@ -189,12 +189,12 @@ def _launch_rows(
 
 
 def _launch_norms(gradients: Tensor) -> Tensor:
-    norms = _new_norms(gradients)
     if gradients.numel() == 0:
-        return norms.zero_()
+        return _new_norms(gradients).zero_()
     partials = _launch_dots(dense(gradients), None, roots_of_rows=True)
     if partials.shape[1] == 1:
         return partials.squeeze(1)
+    norms = _new_norms(gradients)
     _launch_rows(partials, None, norms, None, None, False)
     return norms
 
@@ -260,7 +260,6 @@ def _save_norms(ctx: Any, inputs: tuple[Any, ...], norms: Tensor) -> None:
 
 def _save_penalty(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     gradients, *ctx.settings = inputs
-    ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(gradients, output[1])
 
 
@@ -293,10 +292,11 @@ _gradient_norms = DifferentiableOp(
 
 _gradient_penalty = DifferentiableOp(
     "gradient_penalty(Tensor gradients, float target, bool one_sided) -> (Tensor, Tensor)",
+    returns_first=True,
     launch=_launch_penalty,
     fake=lambda gradients, *_: (gradients.new_empty((), dtype=compute_dtype(gradients.dtype)), _new_norms(gradients)),
     setup_context=_save_penalty,
-    backward=lambda ctx, d, _: _gradient_penalty_backward(d, *ctx.saved_tensors, *ctx.settings),
+    backward=lambda ctx, d: _gradient_penalty_backward(d, *ctx.saved_tensors, *ctx.settings),
 )
 
 
@@ -350,4 +350,4 @@ def gradient_penalty(gradients: Tensor, *, target: float = 1.0, one_sided: bool 
     if not runs_triton(gradients):
         return reference.gradient_penalty(guard_second_order(gradients), target=target, one_sided=one_sided)
     # With target 0 one-sided makes no difference, since no norm is below 0, and the two-sided penalty is smooth there.
-    return _gradient_penalty(gradients, float(target), bool(one_sided and target > 0))[0]
+    return _gradient_penalty(gradients, float(target), bool(one_sided and target > 0))
