@@ -2,9 +2,9 @@
 
 Triton compiles the kernels and launches them by its own launcher, but into a stub of CUDA's driver (stub_driver.c), so
 no GPU is needed and nothing is computed. Operands are small tensors of the CPU, on which plain torch computes next to
-nothing either. What is missing beside a GPU is what CUDA's own driver does in a launch.
+nothing either. A GPU would add the time that CUDA's own driver takes for a launch.
 
-A child process measures, since Triton must be neither interpreted nor have met another driver.
+A child process measures: there Triton is not interpreted, and has loaded no driver before the stub.
 """
 
 import ctypes
@@ -57,10 +57,10 @@ def host_costs(ops: Sequence[str] = ()) -> list[HostCost]:
 
 
 def run_over_stub(*arguments: str) -> str:
-    """The output of Python, run with ``arguments``, in which :func:`stub_driver` can be entered.
+    """Runs Python with ``arguments`` in a child process, which may enter :func:`stub_driver`; returns its output.
 
     Raises:
-        ValueError: if it ends with exit code 2, for bad input; RuntimeError for any other but 0.
+        ValueError: if it ends with exit code 2, for bad input. RuntimeError: if with any other that is not 0.
     """
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "libcuda.so.1"
@@ -153,7 +153,7 @@ def _calls(names: Sequence[str]) -> Iterator[tuple[str, str, Callable[[], Any], 
 
 
 def measure(names: Sequence[str], *, rounds: int = 30, repeats: int = 20) -> list[HostCost]:
-    """All calls and the unit take turns, so a machine that is busy for a while slows them alike; the least counts."""
+    """All calls and the unit take turns, so a busy machine slows them alike. The shortest time of each counts."""
     with stub_driver() as stub:
         import torch
         from torch.nn import functional as F

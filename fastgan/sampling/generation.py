@@ -9,10 +9,10 @@ from fastgan.errors import InputError
 from fastgan.random_state import preserved_random_state
 from fastgan.seeds import Stream, seed_of
 
-# Images per batch; the last batch is padded. The bits of an image depend on the batch size, which
-# decides the order of sums in matrix products. On a CPU (oneDNN and MKL, one thread) the images of all models had the
-# same bits in batches of 16, 24, 32 and 64, at any position, and differed by up to 1e-4 in batches of 1 to 8 and of 17.
-# Batches of 16 are not slower there: a StyleGAN at 64x64 took a third of the time per image of batches of 64.
+# Images per batch; the last batch is padded. The bits of an image depend on the batch size, which decides the order of
+# sums in matrix products. On a CPU (oneDNN and MKL, one thread) the images of all models had the same bits in batches
+# of 16, 24, 32 and 64, at any position, and differed by up to 1e-4 in batches of 1 to 8 and of 17. Batches of 16 are
+# not slower there: a StyleGAN at 64x64 took a third of the time per image of batches of 64.
 ROWS = 16
 
 

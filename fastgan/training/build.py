@@ -191,8 +191,9 @@ def check_group_sizes(discriminator: nn.Module, batch_sizes: list[int], num_micr
     """Checks the groups into which layers of minibatch standard deviation divide each micro-batch.
 
     In a group of one the deviation is always 0, so the discriminator cannot see a collapsed batch, the purpose of the
-    layer, so SettingsError. A group smaller than set works, but is another statistic: one sentence is returned for each
-    such batch size. Sizes are of all ranks together, each with ``accumulate`` of the ``num_micro_batches``.
+    layer: a SettingsError. A group smaller than set works, but is another statistic: one sentence is returned for each
+    such batch size. ``batch_sizes`` are of all ranks together; ``num_micro_batches`` is the number of ranks times
+    ``accumulate``.
     """
     notes = []
     for layer in [module for module in discriminator.modules() if isinstance(module, MinibatchStdDev)]:

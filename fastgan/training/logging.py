@@ -146,8 +146,11 @@ class Reporter:
         num_images: int,
         ongoing: Sequence[str] = (),
     ) -> None:
-        """Reports means up to ``step``, and the throughput since the last report, including pauses; findings of
-        training health when they begin and when they end; ``ongoing`` are the names of the last report's."""
+        """Reports means up to ``step``, and the throughput since the last report, including pauses.
+
+        A finding of training health is reported when it begins and when it ends: ``ongoing`` has the names of those at
+        the last report.
+        """
         self._first_line_is_due = False
         now = time.perf_counter()
         seconds = now - self._last_time

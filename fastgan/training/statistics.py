@@ -178,9 +178,9 @@ class FiniteWatch:
         self._names = [*losses, *of_discriminator, *of_generator]
         self._tensors = [*of_discriminator.values(), *of_generator.values()]
         self._num_of_discriminator = len(of_discriminator)
-        # Time is counted in moments, _MOMENTS per step, so that each discriminator update of a step has its own. The
-        # current one is a tensor, so that a captured graph reads it.
-        # The first of each value; to be reduced to the minimum over all ranks.
+        # Time is counted in moments, _MOMENTS per step, so that each discriminator update of a step has its own: when
+        # each value was first not finite, to be reduced to the minimum over all ranks; and the current moment, a
+        # tensor, so that a captured graph reads it.
         self.moments = torch.full((len(self._names),), _NEVER, dtype=torch.int64, device=loss_sums.device)
         self._moment = torch.zeros((), dtype=torch.int64, device=loss_sums.device)
 

@@ -55,14 +55,7 @@ from fastgan.training.device import resolve_device
 from fastgan.training.distributed import Distributed
 from fastgan.training.ema import EMA
 from fastgan.training.evaluate import Best
-from fastgan.training.fit import (
-    count_of,
-    fit,
-    kept_settings,
-    prepare_folder,
-    require_finite,
-    write_error,
-)
+from fastgan.training.fit import count_of, fit, kept_settings, prepare_folder, require_finite, write_error
 from fastgan.training.health import History
 from fastgan.training.precision import Precision, laid_out_as
 from fastgan.training.progressive import GrowingSchedule, Stage
