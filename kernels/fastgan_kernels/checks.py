@@ -12,8 +12,14 @@ from fastgan_kernels.activation import ACTIVATIONS
 FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+def check_tensor(op: str, name: str, value: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise _no_tensor(op, name, value)
+
+
 def check_feature_map(op: str, x: Tensor) -> None:
     """``x`` must be [N, C, *spatial] of a floating-point type."""
+    check_tensor(op, "x", x)
     if x.dim() < 2:
         raise ValueError(f"{op}: x has shape {list(x.shape)}, expected [N, C, *spatial]")
     check_float(op, "x", x)
@@ -21,6 +27,7 @@ def check_feature_map(op: str, x: Tensor) -> None:
 
 def check_samples(op: str, name: str, tensor: Tensor) -> None:
     """``tensor`` must be [N, ...], with at least one more axis, of a floating-point type."""
+    check_tensor(op, name, tensor)
     if tensor.dim() < 2:
         raise ValueError(f"{op}: {name} has shape {list(tensor.shape)}, expected [N, ...] with two axes or more")
     check_float(op, name, tensor)
@@ -29,13 +36,16 @@ def check_samples(op: str, name: str, tensor: Tensor) -> None:
 def check_operand(
     op: str, name: str, operand: Tensor, shape: Sequence[int], x: Tensor, *, name_of_x: str = "x"
 ) -> None:
-    """``operand`` must have ``shape``, a floating-point type and the device of ``x``."""
+    """``operand`` must be a tensor of ``shape``, of a floating-point type and on the device of ``x``."""
+    # Not by calls of other checks: every op checks several operands.
+    if not isinstance(operand, Tensor):
+        raise _no_tensor(op, name, operand)
     if operand.shape != shape:
         raise ValueError(
             f"{op}: {name} has shape {list(operand.shape)}, expected {list(shape)} for {name_of_x} of shape"
             f" {list(x.shape)}"
         )
-    if operand.dtype not in FLOAT_TYPES:  # not by a call: every op checks several operands
+    if operand.dtype not in FLOAT_TYPES:
         raise _not_float(op, name, operand)
     if operand.device != x.device:
         raise ValueError(f"{op}: {name} is on {operand.device} and {name_of_x} on {x.device}, expected one device")
@@ -43,6 +53,8 @@ def check_operand(
 
 def check_strength(op: str, strength: Tensor, x: Tensor) -> None:
     """``strength`` must have one number per channel of ``x``, or one for all."""
+    if not isinstance(strength, Tensor):
+        raise _no_tensor(op, "strength", strength)
     if strength.dim() and strength.shape != x.shape[1:2]:
         raise ValueError(
             f"{op}: strength has shape {list(strength.shape)}, expected [] or {[x.shape[1]]} for x of shape"
@@ -60,6 +72,7 @@ def check_activation(op: str, act: str, negative_slope: float, *, allowed: Seque
 
 def check_images(op: str, x: Tensor) -> None:
     """``x`` must be [N, C, H, W] of a floating-point type."""
+    check_tensor(op, "x", x)
     if x.dim() != 4:
         raise ValueError(f"{op}: x has shape {list(x.shape)}, expected [N, C, H, W]")
     check_float(op, "x", x)
@@ -69,6 +82,7 @@ def check_fir_kernel(op: str, name: str, kernel: Tensor | None, x: Tensor) -> No
     """A FIR kernel must be [kh, kw] or [k] and not require a gradient, or be ``None``."""
     if kernel is None:
         return
+    check_tensor(op, name, kernel)
     if kernel.dim() not in (1, 2) or kernel.numel() == 0:
         raise ValueError(f"{op}: {name} has shape {list(kernel.shape)}, expected [kh, kw] or [k] of at least 1")
     check_operand(op, name, kernel, kernel.shape, x)
@@ -108,6 +122,10 @@ def check_eps(op: str, eps: float) -> None:
 def check_float(op: str, name: str, tensor: Tensor) -> None:
     if tensor.dtype not in FLOAT_TYPES:
         raise _not_float(op, name, tensor)
+
+
+def _no_tensor(op: str, name: str, value: object) -> TypeError:
+    return TypeError(f"{op}: {name} is a {type(value).__name__}, expected a tensor")
 
 
 def _not_float(op: str, name: str, tensor: Tensor) -> TypeError:

@@ -49,6 +49,15 @@ def test_every_description_is_whole():
         assert any(problem.key for problem in op.problems), op.name
 
 
+@pytest.mark.parametrize("op", OPS.values(), ids=lambda op: op.name)
+def test_what_is_no_tensor_is_refused_in_one_sentence(op: Op):
+    operands = op.draw(op.toy, {}, lambda shape: torch.randn(shape))
+    for name in (name for name, value in operands.items() if isinstance(value, torch.Tensor)):
+        for wrong, kind in ((0.5, "float"), ([0.5], "list")):
+            with pytest.raises(TypeError, match=rf"^{op.name}: {name} is a {kind}, expected a tensor$"):
+                op.op(**operands | {name: wrong}, **op.arguments({}))
+
+
 def wide(op: Op, dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32) if op.wide_output else dtype
 

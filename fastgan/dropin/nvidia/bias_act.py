@@ -8,6 +8,7 @@ from torch import Tensor
 
 import fastgan_kernels
 from fastgan.dropin.arguments import implementation
+from fastgan_kernels.checks import check_tensor
 
 
 class _Settings(dict[str, Any]):
@@ -63,6 +64,7 @@ def bias_act(
         clamp: limits the output to [-clamp, clamp]; at least 0, or None.
         impl: ``"cuda"`` for the fused op, ``"ref"`` for plain torch.
     """
+    check_tensor("bias_act", "x", x)
     defaults = activation_funcs.get(act, activation_funcs["linear"])
     alpha = defaults.def_alpha if alpha is None or act != "lrelu" else alpha
     gain = defaults.def_gain if gain is None else gain

@@ -31,7 +31,7 @@ from torch import Tensor
 from fastgan_kernels import reference
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.backend import runs_triton
-from fastgan_kernels.checks import check_float
+from fastgan_kernels.checks import check_float, check_tensor
 from fastgan_kernels.launch import Launch, decided_once
 from fastgan_kernels.precision import triton_compute_dtype
 from fastgan_kernels.tiling import Tiling, alignment, cdiv, next_power_of_2
@@ -260,6 +260,7 @@ def minibatch_discrimination(m: Tensor) -> Tensor:
         TypeError: for an integer or complex tensor.
         RuntimeError: from the kernels, for a third order.
     """
+    check_tensor("minibatch_discrimination", "m", m)
     if m.dim() != 3:
         raise ValueError(f"minibatch_discrimination: m has shape {list(m.shape)}, expected [N, B, C]")
     check_float("minibatch_discrimination", "m", m)

@@ -27,7 +27,7 @@ from torch import Tensor
 from fastgan_kernels import reference
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order
 from fastgan_kernels.backend import runs_triton
-from fastgan_kernels.checks import check_feature_map, check_operand, check_strength
+from fastgan_kernels.checks import check_feature_map, check_operand, check_strength, check_tensor
 from fastgan_kernels.launch import Launch, decided_once
 from fastgan_kernels.layout import contiguous, dense, empty_dense, extents, matrix_of
 from fastgan_kernels.noise import draw_seed, standard_normal
@@ -345,10 +345,12 @@ def noise_injection(x: Tensor, strength: Tensor, noise: Tensor | None = None) ->
         TypeError: for an integer or complex tensor.
     """
     check_feature_map("noise_injection", x)
+    check_tensor("noise_injection", "strength", strength)
     if list(strength.shape) == [1]:
         strength = strength.reshape(())
     check_strength("noise_injection", strength, x)
     if noise is not None:
+        check_tensor("noise_injection", "noise", noise)
         shape = x.shape[0], 1, *x.shape[2:]
         if list(noise.shape) == [1, *shape[1:]]:
             noise = noise.expand(shape)

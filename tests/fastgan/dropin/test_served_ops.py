@@ -429,6 +429,7 @@ X, F, W = torch.zeros(1, 2, 4, 4), torch.ones(3, 3), torch.zeros(2, 2, 3, 3)
 REFUSED = [
     (bias.bias_act, (X,), {"act": "gelu"}, "act is 'gelu', expected one of 'linear'"),
     (bias.bias_act, (X,), {"act": None}, "act is None, expected one of"),
+    (bias.bias_act, ([1.0],), {}, "x is a list, expected a tensor"),
     (bias.bias_act, (X, torch.zeros(3)), {}, "bias has shape [3], expected [2] for x of shape [1, 2, 4, 4]"),
     (bias.bias_act, (X, torch.zeros(2)), {"dim": 4}, "dim is 4, expected an axis of x"),
     (bias.bias_act, (X, torch.zeros(2)), {"dim": -3}, "dim is -3, expected an axis of x"),
@@ -440,6 +441,7 @@ REFUSED = [
     (fir.upfirdn2d, (X[0], F), {}, "x has shape [2, 4, 4], expected [N, C, H, W]"),
     (fir.upfirdn2d, (X, F.clone().requires_grad_()), {}, "requires a gradient, expected a constant"),
     (fir.upfirdn2d, (X, F[None]), {}, "has shape [1, 3, 3], expected [kh, kw] or [k]"),
+    (fir.upfirdn2d, (X, [1, 2]), {}, "kernel is a list, expected a tensor"),
     (fir.upfirdn2d, (X, torch.ones(5, 5)), {}, "is [5, 5], expected at most [4, 4]"),
     (fir.upfirdn2d, (X, F), {"up": 0}, "up is 0, expected an integer of at least 1"),
     (fir.upfirdn2d, (X, F), {"up": 1.5}, "up is 1.5, expected an integer"),

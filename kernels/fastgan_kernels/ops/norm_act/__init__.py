@@ -20,7 +20,7 @@ from torch import Tensor
 from fastgan_kernels import reference
 from fastgan_kernels.autograd import DifferentiableOp, guard_second_order, refuse_third_order
 from fastgan_kernels.backend import runs_triton
-from fastgan_kernels.checks import check_activation, check_eps, check_feature_map, check_operand
+from fastgan_kernels.checks import check_activation, check_eps, check_feature_map, check_operand, check_tensor
 from fastgan_kernels.layout import empty_dense
 from fastgan_kernels.ops.norm_act.backward import launch_backward, new_gradients
 from fastgan_kernels.ops.norm_act.double_backward import launch_double_backward
@@ -165,6 +165,7 @@ def norm_act(
     check_feature_map("norm_act", x)
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None:
+            check_tensor("norm_act", name, tensor)
             check_operand("norm_act", name, tensor, x.shape[: tensor.dim()] if tensor.dim() == 2 else x.shape[1:2], x)
     if norm not in NORMS:
         raise ValueError(f"norm_act: norm is {norm!r}, expected {' or '.join(map(repr, NORMS))}")
